@@ -1,0 +1,1 @@
+"""The command line and one script for each claim or data set."""

@@ -1,0 +1,214 @@
+"""The command line: `beliefzoo list` and `beliefzoo run NAME`.
+
+An experiment is a module of this package that defines
+
+- a docstring, whose first line is its title;
+- `Settings`, a frozen dataclass with `seed: int = 0` and, below each field, a string that says
+  what it is and why it has its default;
+- `SMOKE`, replacements of fields with which a run takes seconds;
+- `run(settings) -> Outcome` (`experiments.report`);
+- `draw(posterior, figures) -> dict[str, Figure]`.
+
+Its name on the command line is that of the module with dashes. Nothing needs registering.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import pkgutil
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Protocol, TypeVar, cast
+
+import tyro
+
+from .. import __version__
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..inference.arviz_groups import Idata
+    from .report import Outcome
+
+# The heavy imports (torch through the experiments, matplotlib) wait until one is run.
+
+NOT_EXPERIMENTS = frozenset({"benchmarks", "cli", "data", "report"})
+"""Modules of this package that are not experiments."""
+
+_USAGE = """\
+usage: beliefzoo list
+       beliefzoo run NAME [--smoke] [--seed N] [--out DIR] [--force] [--SETTING VALUE ...]
+       beliefzoo run NAME --help
+       beliefzoo --version
+
+`list` names the experiments; `run NAME --help` shows every setting with its default and why.
+"""
+
+
+class Experiment(Protocol):
+    """What a module must define to be an experiment."""
+
+    Settings: type[Any]
+    SMOKE: Mapping[str, object]
+    run: Callable[[Any], Outcome]
+    draw: Callable[[Idata, Mapping[str, Any]], Mapping[str, Figure]]
+
+
+S = TypeVar("S")
+Flag = Annotated[bool, tyro.conf.FlagCreatePairsOff]  # --force without a --no-force
+
+
+@dataclass(frozen=True)
+class Command(Generic[S]):
+    """Arguments of `beliefzoo run NAME`: the settings of the experiment, and these."""
+
+    settings: tyro.conf.OmitArgPrefixes[S]
+    out: Path
+    """Folder to write to; it must not exist yet."""
+    force: Flag = False
+    """Replace the files of an earlier run in that folder."""
+    smoke: Flag = False
+    """Take settings with which the run is over in seconds; its figures mean nothing."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line.
+
+    Args:
+        argv: the arguments after the command's name; those of the process if None.
+
+    Returns:
+        The exit status: 0; 2 for bad input, with a message on standard error; 130 if interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _dispatch(arguments)
+    except ValueError as error:
+        if sys.flags.dev_mode:  # python -X dev: whoever writes an experiment wants the traceback
+            raise
+        print(f"beliefzoo: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("beliefzoo: interrupted", file=sys.stderr)
+        return 130
+    except SystemExit as stop:  # tyro: 0 after --help, 2 after a bad argument
+        return stop.code if isinstance(stop.code, int) else 2
+    return 0
+
+
+def experiments() -> dict[str, str]:
+    """Names of the experiments and their titles, without importing any of them.
+
+    Raises:
+        ValueError: for a module without docstring.
+    """
+    titles = {}
+    for module in pkgutil.iter_modules(import_module(__package__).__path__):
+        if module.name in NOT_EXPERIMENTS:
+            continue
+        spec = module.module_finder.find_spec(module.name, None)
+        source = Path(spec.origin) if spec and spec.origin else None
+        docstring = ast.get_docstring(ast.parse(source.read_bytes())) if source else None
+        if not docstring:
+            raise ValueError(f"{module.name} must begin with a docstring that gives its title")
+        titles[module.name.replace("_", "-")] = docstring.splitlines()[0].rstrip(".")
+    return dict(sorted(titles.items()))
+
+
+def load(name: str) -> Experiment:
+    """Import an experiment by its name on the command line.
+
+    Raises:
+        ValueError: if there is none of that name, or its module lacks a part.
+    """
+    known = list(experiments())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise ValueError(f"NAME must be one of {', '.join(known) or '(none)'}; got {name!r}{hint}")
+    module = import_module(f"{__package__}.{name.replace('-', '_')}")
+    missing = [part for part in ("Settings", "SMOKE", "run", "draw") if not hasattr(module, part)]
+    if missing:
+        raise ValueError(f"experiment {name} must define {', '.join(missing)}")
+    if not dataclasses.is_dataclass(module.Settings):
+        raise ValueError(f"Settings of {name} must be a dataclass; got {module.Settings!r}")
+    fields = {field.name for field in dataclasses.fields(module.Settings)}
+    if "seed" not in fields:
+        raise ValueError(f"Settings of {name} must have a field seed; got {sorted(fields)}")
+    if not set(module.SMOKE) <= fields:
+        raise ValueError(f"SMOKE of {name} must replace fields of Settings; got {module.SMOKE}")
+    return cast(Experiment, module)
+
+
+def _dispatch(arguments: Sequence[str]) -> None:
+    match arguments:
+        case ["list"]:
+            titles = experiments()
+            width = max(map(len, titles), default=0)
+            for name, title in titles.items():
+                print(f"{name:{width}}  {title}")
+        case ["run", name, *rest] if not name.startswith("-"):
+            _run(name, rest)
+        case ["--version"]:
+            print(f"beliefzoo {__version__}")
+        case ["-h" | "--help"] | ["run" | "list", "-h" | "--help"]:
+            print(_USAGE, end="")
+        case ["run"]:
+            raise ValueError(
+                f"NAME must be one of {', '.join(experiments())}; got none\n\n{_USAGE}"
+            )
+        case _:
+            got = " ".join(arguments) or "nothing"
+            raise ValueError(f"the command must be list or run; got {got}\n\n{_USAGE}")
+
+
+def _run(name: str, arguments: Sequence[str]) -> None:
+    """Check everything, run, write."""
+    import matplotlib
+
+    matplotlib.use("agg")  # before an experiment imports pyplot: PNG files need no display
+
+    experiment = load(name)
+    smoke = "--smoke" in arguments  # ahead of the rest: it sets their defaults
+
+    defaults = experiment.Settings()
+    if smoke:
+        defaults = dataclasses.replace(defaults, **dict(experiment.SMOKE))
+    command = tyro.cli(
+        cast(Any, Command)[experiment.Settings],
+        prog=f"beliefzoo run {name}",
+        description=inspect.getdoc(experiment),
+        args=list(arguments),
+        default=Command(settings=defaults, out=Path("runs") / name),
+    )
+    _run_and_write(name, experiment, command.settings, command.out, command.force)
+
+
+def _run_and_write(
+    name: str, experiment: Experiment, settings: Any, folder: Path, force: bool
+) -> None:
+    from .report import check_folder, leaves, plain, readable, write_report
+
+    check_folder(folder, force=force)
+    plain(dataclasses.asdict(settings), "settings")
+    started = time.perf_counter()
+    outcome = experiment.run(settings)
+    write_report(
+        folder,
+        experiment=name,
+        title=experiments()[name],
+        settings=settings,
+        outcome=outcome,
+        draw=experiment.draw,
+        seconds=time.perf_counter() - started,
+    )
+    for path, value in leaves(outcome.figures):
+        print(f"{path}: {readable(value)}")
+    print(f"written to {folder}")

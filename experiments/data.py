@@ -1,0 +1,142 @@
+"""Loaders of the data sets of the experiments.
+
+Small series come with the package, English text with Python itself. Larger sets are read from the
+folder that the environment variable ``BELIEFZOO_DATA`` names, and only if their SHA-256 is the
+expected one. Nothing is downloaded: none of these sets has a public address with a published
+checksum. `experiments/data/README.md` states where each comes from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from ..models import Sequences
+
+_SERIES = Path(__file__).parent / "data"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_NOTES = ("C", "C#", "D", "D#", "E", "F", "F#", "G", "G#", "A", "A#", "B")
+
+_SHAKESPEARE = (
+    "text/letters_shakespeare_100k.txt",
+    "de59cb3eacc31bcef5d9af505de12f4886215e73930139c2584da66a81346d6d",
+)
+_CHORALES = (
+    "music/jsb_chorales.npz",
+    "c243f5ccd6c7ee5c28bb6bb6a523de6508cc64e03430e7071bcc30fe42a65fcf",
+)
+
+
+def load_earthquakes() -> Sequences:
+    """Earthquakes of magnitude 7 and above in the world, a year, 1900 to 2006.
+
+    One sequence of 107 counts (shape (1, 107, 1)); ``times`` are the years.
+    """
+    return _series("earthquakes", "count")
+
+
+def load_nile() -> Sequences:
+    """Yearly flow of the Nile at Aswan, 1871 to 1970, in 10⁸ m³.
+
+    One sequence of 100 flows (shape (1, 100, 1)); ``times`` are the years.
+    """
+    return _series("nile", "flow")
+
+
+def load_english_letters(
+    length: int = 100, *, source: Literal["pydoc", "shakespeare"] = "pydoc"
+) -> Sequences:
+    """English text as codes of 27 symbols: 0 the space, shown as "_", then a to z.
+
+    Letters are lower-cased and every run of other characters is one space. The text is cut into
+    pieces of ``length`` characters, in order; the last piece may be shorter.
+
+    Args:
+        length: characters a piece, at least 1.
+        source: ``"pydoc"``, the help topics of the running Python (about 375 000 letters and
+            spaces; they differ a little between Python versions), or ``"shakespeare"``, 100 000
+            characters from the folder BELIEFZOO_DATA.
+
+    Raises:
+        ValueError: for another source or length, and, with ``"shakespeare"``, where
+            BELIEFZOO_DATA is not set or does not hold the file with the expected checksum.
+    """
+    if source not in ("pydoc", "shakespeare"):
+        raise ValueError(f"source must be 'pydoc' or 'shakespeare'; got {source!r}")
+    if not isinstance(length, int) or length < 1:
+        raise ValueError(f"length must be a whole number of at least 1; got {length!r}")
+    if source == "pydoc":
+        from pydoc_data.topics import topics
+
+        text = " ".join(topics[name] for name in sorted(topics))
+    else:
+        text = _from_data_folder(*_SHAKESPEARE).read_text(encoding="ascii")
+    text = re.sub(r"[^a-z]+", " ", text.lower()).strip()
+    pieces = [text[start : start + length] for start in range(0, len(text), length)]
+    letters = Sequences.from_text(pieces, alphabet=" " + _LETTERS)
+    return Sequences.from_tensors(
+        letters.values, letters.mask, letters.lengths, codes=True, symbols=("_", *_LETTERS)
+    )
+
+
+def load_jsb_chorales() -> tuple[Sequences, Sequences, Sequences]:
+    """Chorales by J. S. Bach: which of 88 pitches sound, a quarter-beat at a time.
+
+    The splits of Boulanger-Lewandowski, Bengio and Vincent (2012), as (train, valid, test) of
+    229, 76 and 77 sequences with 25 to 160 steps and 88 features (0 or 1), named from A0 to C8.
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    with np.load(_from_data_folder(*_CHORALES), allow_pickle=False) as archive:
+        train, valid, test = (
+            _piano_rolls(archive[f"{split}_bits"], archive[f"{split}_lengths"])
+            for split in ("train", "valid", "test")
+        )
+    return train, valid, test
+
+
+def _series(name: str, feature: str) -> Sequences:
+    """A yearly series of the package."""
+    table = np.loadtxt(_SERIES / f"{name}.csv", delimiter=",", skiprows=1, dtype=np.int64)
+    return Sequences.from_arrays(
+        [table[:, 1]], times=[table[:, 0]], labels=[name], features=[feature]
+    )
+
+
+def _piano_rolls(bits: np.ndarray, lengths: np.ndarray) -> Sequences:
+    """Stacked frames of 88 packed bits, cut into sequences."""
+    frames = np.unpackbits(bits, axis=1, count=88)
+    return Sequences.from_arrays(
+        np.split(frames, np.cumsum(lengths)[:-1]), features=list(_pitch_names())
+    )
+
+
+def _pitch_names() -> Iterator[str]:
+    """Names of MIDI pitches 21 to 108, the keys of a piano."""
+    for pitch in range(21, 109):
+        yield f"{_NOTES[pitch % 12]}{pitch // 12 - 1}"
+
+
+def _from_data_folder(relative: str, sha256: str) -> Path:
+    """A file below the folder BELIEFZOO_DATA, its checksum verified."""
+    named = os.environ.get("BELIEFZOO_DATA")
+    if not named:
+        raise ValueError(
+            f"the environment variable BELIEFZOO_DATA must name the folder that holds {relative}; "
+            "it is not set"
+        )
+    path = Path(named) / relative
+    if not path.is_file():
+        raise ValueError(f"BELIEFZOO_DATA must name a folder that holds {relative}; got {named!r}")
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{relative} must have the SHA-256 {sha256}; the file there has {found}")
+    return path

@@ -1,0 +1,541 @@
+"""ArviZ on both of its majors: groups, NetCDF files, Pareto diagnostics, leave-one-out.
+
+ArviZ 0.x keeps results in an `InferenceData`, ArviZ 1.x in an `xarray.DataTree`. Every function
+here gives and takes whichever the installed ArviZ uses, and a file written under one major reads
+under the other. This is the only module of the library that imports ArviZ, and it needs nothing
+else but numpy, xarray and netCDF4.
+
+References:
+    Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, JMLR 25.
+    Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
+    cross-validation and WAIC, Statistics and Computing 27.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import xarray as xr
+
+with warnings.catch_warnings():
+    # 0.23 announces its successor once a day; both are supported here, so nobody need act on it.
+    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
+    import arviz
+
+if TYPE_CHECKING:
+    from arviz import InferenceData
+    from numpy.typing import ArrayLike, NDArray
+
+Idata: TypeAlias = "InferenceData | xr.DataTree"
+"""What the installed ArviZ calls inference data."""
+
+az: Any = arviz  # most of its functions carry no types, and some exist in one major only
+
+_ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+
+_SAMPLES = ("chain", "draw")
+_SAMPLED_GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "predictions",
+    "prior",
+    "prior_predictive",
+    "log_likelihood",
+    "sample_stats",
+)
+_FIXED_GROUPS = ("observed_data", "constant_data")
+_FREE_GROUPS = ("posterior_states",)
+GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
+"""Groups that `build` knows."""
+
+_LEAST_WEIGHTS = 25  # a fifth of them is the tail, and a Pareto fit needs five points
+_EQUAL = 1e-3  # a tail this narrow in log weights is float32 rounding as likely as not
+
+
+def build(
+    groups: Mapping[str, Mapping[str, ArrayLike]],
+    *,
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
+    attrs: Mapping[str, Any] | None = None,
+) -> Idata:
+    """Inference data with named dimensions from plain arrays.
+
+    Args:
+        groups: group name -> variable name -> array. In `posterior`, `posterior_predictive`,
+            `predictions`, `prior`, `prior_predictive`, `log_likelihood` and `sample_stats` an
+            array has shape (chain, draw, *dims of the variable); in `observed_data` and
+            `constant_data` it has the variable's dims alone. In `posterior_states` a variable
+            has exactly the dims given, `chain` and `draw` among them where it has these: draws
+            of states are large, and often fewer than the draws of the parameters.
+            A group without variables is left out.
+        dims: variable name -> names of its dimensions; a variable not named has none beyond
+            chain and draw.
+        coords: dimension -> labels, distinct and as many as the dimension is long. Dimensions
+            not named here count from 0, as `chain` and `draw` always do.
+        attrs: attributes of the whole. Strings and real numbers are kept as they are, anything
+            else is stored as JSON text, since NetCDF has no other types.
+
+    Returns:
+        `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
+
+    Raises:
+        ValueError: for an unknown group, a variable that bears a dimension's name, an array
+            whose shape does not fit its dims, its coords or the other variables of its group,
+            repeated labels, or an attribute that JSON cannot hold.
+    """
+    unknown = [name for name in groups if name not in GROUPS]
+    if unknown:
+        raise ValueError(f"groups must be among {', '.join(GROUPS)}; got {', '.join(unknown)}")
+    labels = _labels(coords or {})
+    reserved = {*_SAMPLES, *labels, *(name for names in dims.values() for name in names)}
+    datasets = {
+        name: _dataset(name, variables, dims, labels, reserved)
+        for name, variables in groups.items()
+        if variables
+    }
+    if not datasets:
+        raise ValueError(f"groups must hold at least one variable; got {dict(groups)}")
+    return _assemble(
+        datasets, {key: _attribute(key, value) for key, value in (attrs or {}).items()}
+    )
+
+
+def group(idata: Idata, name: str) -> xr.Dataset:
+    """The group `name` as a Dataset, under either major; ValueError if there is none."""
+    datasets = _datasets(idata)
+    if name not in datasets:
+        raise ValueError(f"idata must have a group {name!r}; it has {', '.join(datasets)}")
+    return datasets[name]
+
+
+def write(idata: Idata, path: str | os.PathLike[str]) -> None:
+    """Write a NetCDF file at `path`, whole or not at all, replacing a file that is there.
+
+    Numbers are compressed without loss. Either ArviZ major reads the file.
+
+    Raises:
+        ValueError: if the folder of `path` does not exist.
+    """
+    encoding = {
+        f"/{name}": {
+            str(key): {"zlib": True, "complevel": 1}
+            for key, variable in dataset.data_vars.items()
+            if variable.dtype.kind in "biuf" and variable.ndim > 0
+        }
+        for name, dataset in _datasets(idata).items()
+    }
+    tree = _tree(_datasets(idata), idata.attrs)
+    with replacing(path) as unfinished:
+        tree.to_netcdf(unfinished, engine="netcdf4", format="NETCDF4", encoding=encoding)
+
+
+def read(path: str | os.PathLike[str]) -> Idata:
+    """Read a NetCDF file that `write` or ArviZ of either major wrote, into memory.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is not NetCDF or is incomplete.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"path must be a NetCDF file; there is none at {path}")
+    try:
+        with xr.open_datatree(path, engine="netcdf4") as tree:
+            datasets = {name: node.to_dataset().load() for name, node in tree.children.items()}
+            return _assemble(datasets, tree.attrs)
+    except (OSError, RuntimeError) as error:
+        raise ValueError(f"path must be a complete NetCDF file; {path}: {error}") from error
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary path beside `path` that is moved onto it when the block ends without error.
+
+    A reader of `path` sees the old file or the new one, never a part of either; after an error
+    the old file stays and the temporary one is gone.
+
+    Raises:
+        ValueError: if the folder of `path` does not exist.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise ValueError(f"path must lie in an existing folder; {target.parent} is none")
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as folder:
+        # A folder of its own: the file inside is made with the user's usual permissions.
+        unfinished = Path(folder) / target.name
+        yield unfinished
+        os.replace(unfinished, target)
+
+
+def k_threshold(draws: int) -> float:
+    """Largest Pareto k̂ at which `draws` importance weights can be relied on.
+
+        min(1 - 1 / log10 S, 0.7),   S = draws                     (Vehtari et al. 2024)
+
+    Raises:
+        ValueError: for fewer than two draws.
+    """
+    if draws < 2:
+        raise ValueError(f"draws must be at least 2; got {draws}")
+    return min(1.0 - 1.0 / math.log10(draws), 0.7)
+
+
+def pareto_k(log_weights: ArrayLike) -> float:
+    """Shape k̂ of the generalized Pareto tail of importance weights.
+
+    With weights w_s = p(x_s) / q(x_s) of draws x_s from q, moments of w of order 1/k̂ and above
+    are infinite: above 0.5 the variance, above 1 the mean. Compare with `k_threshold`.
+
+    Args:
+        log_weights: log w_s, any shape, at least 25 values. The constant of normalisation does
+            not matter. -inf is a weight of zero.
+
+    Returns:
+        k̂; 0 where the weights of the tail are equal to one part in a thousand, inf where the
+        Pareto fit fails, as it does when too few weights differ from zero in float64.
+
+    Raises:
+        ValueError: for too few weights, NaN, +inf, or no positive weight.
+    """
+    _, k = _smooth(_weights(log_weights)[None], 1.0)
+    return float(k[0])
+
+
+def psis_log_mean(log_weights: ArrayLike) -> float:
+    """Log of the mean importance weight, its tail Pareto-smoothed.
+
+        log( 1/S Σ_s w̃_s ),   w̃ = w with its largest values replaced by quantiles of the fitted
+                              Pareto tail, none above the largest w
+
+    With log w_s = log p(x_s, y) - log q(x_s) this is the importance-corrected log evidence. It is
+    to be trusted where `pareto_k` of the same weights is below `k_threshold`.
+
+    Args and errors as in `pareto_k`; here the constant of normalisation is the point.
+    """
+    raw = _weights(log_weights)
+    smoothed, k = _smooth(raw[None], 1.0)
+    body = np.argsort(raw, kind="stable")[-_tail_length(raw.size, 1.0) - 1]
+    if math.isinf(k[0]) or math.isinf(raw[body]):  # not smoothed
+        return float(_log_sum_exp(raw[None])[0]) - math.log(raw.size)
+    # Smoothing leaves the body alone, so any weight there tells what normalisation took away.
+    return float(raw[body] - smoothed[0, body]) - math.log(raw.size)
+
+
+@dataclass(frozen=True)
+class LeaveOneOut:
+    """Expected log predictive density (nats) by Pareto-smoothed leave-one-out.
+
+    elpd is Σ_i log p(y_i | y_-i), p the effective number of parameters, se the standard error of
+    elpd from the spread over units (NaN for a single unit). elpd_i and pareto_k hold one value a
+    unit, in the row-major order of the log-likelihood's dimensions with padding left out. draws
+    is the number of posterior draws.
+    """
+
+    elpd: float
+    se: float
+    p: float
+    unit: str
+    draws: int
+    elpd_i: NDArray[np.float64] = field(repr=False)
+    pareto_k: NDArray[np.float64] = field(repr=False)
+
+    @property
+    def unreliable(self) -> int:
+        """Number of units whose k̂ is above `k_threshold`."""
+        return int(np.sum(self.pareto_k > k_threshold(self.draws)))
+
+
+def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
+    """Pareto-smoothed leave-one-out over the units of one log-likelihood variable.
+
+        elpd = Σ_i log Σ_s w̃_is p(y_i | θ_s) / Σ_s w̃_is,   w_is = 1 / p(y_i | θ_s)
+
+    Args:
+        idata: with the group `log_likelihood`.
+        unit: what is left out: the last dimension of the variable to use. `"sequence"` leaves
+            out whole sequences; `"time"` uses the variable of log p(y_t | y_<t, θ) and leaves out
+            one such factor at a time, all later ones keeping y_t in their past.
+            Units that are NaN in every draw are padding and are passed over.
+
+    Returns:
+        A `LeaveOneOut`. Nothing is warned of: read `pareto_k` and `unreliable`.
+
+    Raises:
+        ValueError: if not exactly one variable of `log_likelihood` ends in `unit`, there are
+            fewer than 25 draws, or a log-likelihood is +inf, NaN in some draws only, or -inf.
+    """
+    draws = _unit_log_likelihood(idata, unit)
+    samples = draws.shape[1]
+    if samples < _LEAST_WEIGHTS:
+        raise ValueError(f"idata must hold at least {_LEAST_WEIGHTS} draws; got {samples}")
+    if not np.isfinite(draws).all():
+        bad = int(np.argmin(np.isfinite(draws).all(1)))
+        raise ValueError(
+            f"log_likelihood over {unit!r} must be finite, or NaN in all draws of a padded unit; "
+            f"unit {bad} holds {draws[bad][~np.isfinite(draws[bad])][0]}"
+        )
+    weights, k = _smooth(-draws, _relative_efficiency(idata, draws))
+    elpd_i = _log_sum_exp(weights + draws)
+    in_sample = _log_sum_exp(draws) - math.log(samples)
+    return LeaveOneOut(
+        elpd=float(elpd_i.sum()),
+        se=_standard_error(elpd_i),
+        p=float((in_sample - elpd_i).sum()),
+        unit=unit,
+        draws=samples,
+        elpd_i=elpd_i,
+        pareto_k=k,
+    )
+
+
+def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
+    """Leave-one-out of several models of the same data, best first.
+
+    Args:
+        models: name -> inference data with `log_likelihood`; also `observed_data`, where there
+            is any, which must be the same for all.
+        unit: as in `loo`.
+
+    Returns:
+        A pandas DataFrame, one row a model, with the columns `elpd`, `se`, `difference` (elpd
+        minus that of the best, hence ≤ 0), `se_difference` (from the differences unit by unit;
+        NaN for a single unit), `p` and `worst_k`. A difference of less than about 4, or of few
+        standard errors, does not tell models apart.
+
+    Raises:
+        ValueError: as in `loo`, for no model at all, and for models of different data.
+    """
+    if not models:
+        raise ValueError("models must name at least one model; got none")
+    results = {name: loo(idata, unit) for name, idata in models.items()}
+    first = next(iter(models))
+    for name in models:
+        ours, theirs = results[first].elpd_i.size, results[name].elpd_i.size
+        if ours != theirs:
+            raise ValueError(
+                f"models must share their data; {first!r} has {ours} units of {unit!r}, "
+                f"{name!r} has {theirs}"
+            )
+        if not _same_observations(models[first], models[name]):
+            raise ValueError(f"models must share their data; {name!r} and {first!r} do not")
+    order = sorted(results, key=lambda name: -results[name].elpd)
+    gaps = [results[name].elpd_i - results[order[0]].elpd_i for name in order]
+    columns = {
+        "elpd": [results[name].elpd for name in order],
+        "se": [results[name].se for name in order],
+        "difference": [gap.sum() for gap in gaps],
+        "se_difference": [_standard_error(gap) for gap in gaps],
+        "p": [results[name].p for name in order],
+        "worst_k": [results[name].pareto_k.max() for name in order],
+    }
+    rows = {name: ("model", values) for name, values in columns.items()}
+    return xr.Dataset(rows, coords={"model": order}).to_dataframe()
+
+
+def _labels(coords: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Coordinates as one-dimensional arrays of distinct labels."""
+    labels = {}
+    for name, values in coords.items():
+        if name in _SAMPLES:
+            raise ValueError(f"coords must not label {name!r}, which counts from 0")
+        array = np.asarray(values)
+        if array.ndim != 1:
+            raise ValueError(f"coords[{name!r}] must be one-dimensional; got shape {array.shape}")
+        if len(set(array.tolist())) != array.size:
+            raise ValueError(f"coords[{name!r}] must be distinct; got {array.tolist()}")
+        labels[name] = array
+    return labels
+
+
+def _dataset(
+    group_name: str,
+    variables: Mapping[str, ArrayLike],
+    dims: Mapping[str, Sequence[str]],
+    labels: Mapping[str, NDArray[Any]],
+    reserved: set[str],
+) -> xr.Dataset:
+    """One group, every shape checked against dims, labels and the group's other variables."""
+    leading = _SAMPLES if group_name in _SAMPLED_GROUPS else ()
+    sizes = {name: (values.size, "coords") for name, values in labels.items()}
+    data = {}
+    for name, values in variables.items():
+        where = f"{group_name}[{name!r}]"
+        if name in reserved:
+            raise ValueError(f"{where} must not bear the name of a dimension")
+        names = (*leading, *dims.get(name, ()))
+        array = np.asarray(values)
+        if array.dtype.kind not in "biufU":
+            raise ValueError(f"{where} must hold numbers or strings; got dtype {array.dtype}")
+        if array.ndim != len(names):
+            raise ValueError(f"{where} must have the dims {names}; got shape {array.shape}")
+        if len(set(names)) != len(names):
+            raise ValueError(f"dims of {name!r} must be distinct; got {names}")
+        for dim, size in zip(names, array.shape, strict=True):
+            known, source = sizes.setdefault(dim, (size, where))
+            if size != known:
+                raise ValueError(
+                    f"{where} must have {known} along {dim!r} as {source} has; "
+                    f"got shape {array.shape} for the dims {names}"
+                )
+        data[name] = (names, array)
+    used = {dim for names, _ in data.values() for dim in names}
+    coords = {dim: labels.get(dim, np.arange(sizes[dim][0])) for dim in sizes if dim in used}
+    return xr.Dataset(data, coords=coords)
+
+
+def _attribute(name: str, value: Any) -> str | int | float:
+    """An attribute as NetCDF can store it."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, str | float) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    try:
+        return json.dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"attrs[{name!r}] must be a value that JSON can hold; {error}") from error
+
+
+def _assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> Idata:
+    """The container of the installed ArviZ."""
+    if _ARVIZ_1:
+        return _tree(datasets, attrs)
+    idata: Idata = az.InferenceData(attrs=dict(attrs), **datasets)
+    return idata
+
+
+def _tree(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> xr.DataTree:
+    return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **datasets})
+
+
+def _datasets(idata: Idata) -> dict[str, xr.Dataset]:
+    """Group name -> Dataset."""
+    if isinstance(idata, xr.DataTree):
+        return {name: node.to_dataset() for name, node in idata.children.items()}
+    return {name: idata[name] for name in idata.groups()}
+
+
+def _weights(log_weights: ArrayLike) -> NDArray[np.float64]:
+    """Checked log weights, flat."""
+    weights = np.asarray(log_weights, dtype=np.float64).ravel()
+    if weights.size < _LEAST_WEIGHTS:
+        raise ValueError(f"log_weights must be at least {_LEAST_WEIGHTS}; got {weights.size}")
+    if np.isnan(weights).any() or np.isposinf(weights).any():
+        raise ValueError("log_weights must be finite or -inf; got NaN or +inf")
+    if np.isneginf(weights).all():
+        raise ValueError("log_weights must hold a positive weight; all are -inf")
+    return weights
+
+
+def _tail_length(samples: int, efficiency: float) -> int:
+    """Weights in the tail, the longer where the two majors round apart."""
+    return math.ceil(min(samples / 5.0, 3.0 * math.sqrt(samples / efficiency)))
+
+
+def _smooth(
+    log_weights: NDArray[np.float64], efficiency: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smoothed, normalised log weights and k̂ of each row, shape (rows, samples).
+
+    Rows that have no tail to fit keep their weights. ArviZ 0.23 calls their k̂ infinite, 1.x
+    raises or divides by zero.
+    """
+    rows, samples = log_weights.shape
+    tail = np.sort(log_weights, axis=1)[:, -_tail_length(samples, efficiency) - 1 :]
+    k = np.full(rows, np.inf)
+    normalised = log_weights - _log_sum_exp(log_weights)[:, None]
+    with np.errstate(invalid="ignore"):  # -inf - -inf where most weights are zero
+        equal = tail[:, -1] - tail[:, 1] < _EQUAL
+    k[equal] = 0.0
+    # Below this the weight relative to the largest is zero in float64.
+    fits = ~equal & (tail[:, 0] - tail[:, -1] > math.log(np.finfo(np.float64).tiny))
+    if fits.any():
+        smoothed, fitted = _arviz_psis(log_weights[fits], efficiency)
+        good = np.isfinite(fitted) & ~np.isnan(smoothed).any(axis=1)
+        chosen = np.flatnonzero(fits)[good]
+        normalised[chosen], k[chosen] = smoothed[good], fitted[good]
+    return normalised, k
+
+
+def _arviz_psis(
+    log_weights: NDArray[np.float64], efficiency: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """ArviZ's own routine: 0.x takes log weights, 1.x log-likelihoods, which it negates."""
+    with np.errstate(all="ignore"):  # overflow on the way is harmless, the caller looks at the end
+        if _ARVIZ_1:
+            array_stats = import_module("arviz_stats.base").array_stats
+            smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
+        else:
+            smoothed, k = az.psislw(log_weights, reff=efficiency)
+    return np.asarray(smoothed), np.asarray(k)
+
+
+def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the sum of exponentials of each row, none of which is all -inf."""
+    largest = values.max(axis=1)
+    return np.asarray(largest + np.log(np.exp(values - largest[:, None]).sum(axis=1)))
+
+
+def _standard_error(values: NDArray[np.float64]) -> float:
+    """Standard error of the sum of independent values."""
+    return math.sqrt(values.size) * float(values.std(ddof=1)) if values.size > 1 else math.nan
+
+
+def _unit_log_likelihood(idata: Idata, unit: str) -> NDArray[np.float64]:
+    """Log-likelihoods as (units, draws), padding left out."""
+    dataset = group(idata, "log_likelihood")
+    ending = {str(name): tuple(map(str, v.dims)) for name, v in dataset.data_vars.items()}
+    names = [name for name, dims in ending.items() if dims and dims[-1] == unit]
+    if len(names) != 1:
+        raise ValueError(
+            f"unit must be the last dimension of one variable of log_likelihood; got {unit!r}, "
+            f"and the variables are {ending}"
+        )
+    variable = dataset[names[0]].transpose(..., *_SAMPLES)
+    samples = variable.sizes["chain"] * variable.sizes["draw"]
+    draws = np.asarray(variable.values, dtype=np.float64).reshape(-1, samples)
+    kept = draws[~np.isnan(draws).all(axis=1)]
+    if not kept.size:
+        raise ValueError(f"log_likelihood over {unit!r} must have a unit that is not NaN")
+    return kept
+
+
+def _relative_efficiency(idata: Idata, draws: NDArray[np.float64]) -> float:
+    """Effective over actual draws of the likelihoods p(y_i | θ_s), averaged over units.
+
+    It only sets the length of the tail, so two hundred units are enough to judge it by. Draws of
+    one chain count as independent, as in ArviZ.
+    """
+    sizes = group(idata, "log_likelihood").sizes
+    chains, samples = sizes["chain"], draws.shape[1]
+    if chains == 1:
+        return 1.0
+    chosen = draws[np.unique(np.linspace(0, len(draws) - 1, 200).astype(int))]
+    chosen = chosen[np.ptp(chosen, axis=1) > 0]
+    if not chosen.size:
+        return 1.0
+    likelihood = np.exp(chosen - chosen.max(axis=1, keepdims=True)).reshape(
+        -1, chains, sizes["draw"]
+    )
+    dataset = xr.Dataset({"likelihood": (("unit", *_SAMPLES), likelihood)})
+    effective = np.asarray(az.ess(dataset, method="mean")["likelihood"])
+    effective = effective[np.isfinite(effective)]
+    if not effective.size:
+        return 1.0
+    return float(np.clip(effective.mean() / samples, 1.0 / samples, 1.0))
+
+
+def _same_observations(one: Idata, other: Idata) -> bool:
+    """Whether the observed data agree; data that are not there cannot disagree."""
+    ours, theirs = _datasets(one).get("observed_data"), _datasets(other).get("observed_data")
+    return ours is None or theirs is None or bool(ours.equals(theirs))

@@ -1,0 +1,458 @@
+"""Exact inference on discrete Markov chains: evidence, filter, smoother, Viterbi, path samples.
+
+A chain has K states, N sequences padded to T steps, and any leading draw dimensions ``*D``
+(broadcast against each other; an axis of size 1 is shared, and is not expanded in memory):
+
+- ``log_initial``     ``(*D, N|1, K)``            log p(z_1)
+- ``log_transition``  ``(*D, N|1, T-1|1, K, K)``  log p(z_{t+1} = column | z_t = row)
+- ``log_likelihood``  ``(*D, N, T, K)``           log O_k(y_t) in nats; 0 where the step is missing
+- ``lengths``         ``(N,)`` int64              1 <= length <= T; None: every sequence has T steps
+
+All in one precision (float32 or float64) and on one device; ``-inf`` is an exact zero. Zeros are
+kept exact in both directions: a state gets ``-inf`` only where no path leads, however small its
+probability. Likelihoods and beliefs beyond a sequence's length are ignored, whatever they are.
+
+If y_t is impossible given the past, the evidence is ``-inf`` with zero gradient, and everything
+else but Viterbi treats y_t as missing, so that no NaN arises and later steps remain meaningful.
+
+Gradients flow through :func:`log_evidence`, :func:`predicted_beliefs` and
+:func:`backward_marginals` (first order, analytic); the other functions return constants.
+Every argument that does not fit is a ``ValueError``.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from . import exact_kernels as kernels
+from .exact_kernels import Filtered
+
+__all__ = [
+    "Filtered",
+    "backward_marginals",
+    "expected_transitions",
+    "filter_chain",
+    "log_evidence",
+    "most_likely_path",
+    "pair_marginals",
+    "predict_states",
+    "predicted_beliefs",
+    "sample_backward",
+    "sample_paths",
+    "smooth_chain",
+    "support",
+]
+
+
+def _check_chain(
+    log_transition: Tensor,
+    steps: Mapping[str, Tensor],
+    lengths: Tensor | None = None,
+    initial: Mapping[str, Tensor] | None = None,
+) -> Tensor | None:
+    """Refuse what does not fit; return the step mask ``(N, T)``, None if there is no padding.
+
+    ``steps`` holds the arguments of shape ``(*D, N, T, K)``, ``initial`` that of ``(*D, N|1, K)``.
+    """
+    initial = initial or {}
+    (name, first), *_ = steps.items()
+    if first.ndim < 3 or 0 in first.shape[-3:]:
+        raise ValueError(f"{name} must have shape (..., N, T, K), none 0; got {tuple(first.shape)}")
+    n, t, k = first.shape[-3:]
+    expected: dict[str, tuple[tuple[int, ...], ...]] = dict.fromkeys(steps, ((n,), (t,), (k,)))
+    expected |= dict.fromkeys(initial, ((n, 1), (k,)))
+    expected["log_transition"] = ((n, 1), (t - 1, 1), (k,), (k,))
+    tensors = {**steps, **initial, "log_transition": log_transition}
+    for name, tensor in tensors.items():
+        axes = expected[name]
+        sizes = tensor.shape[-len(axes) :]
+        if len(sizes) < len(axes) or any(s not in a for s, a in zip(sizes, axes, strict=True)):
+            wanted = ", ".join("|".join(map(str, dict.fromkeys(axis))) for axis in axes)
+            raise ValueError(f"{name} must have shape (..., {wanted}); got {tuple(tensor.shape)}")
+        if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != first.dtype:
+            raise ValueError(f"{name} must be float32 or float64 as all others; got {tensor.dtype}")
+        if tensor.device != first.device:
+            raise ValueError(f"{name} must be on {first.device} as all others; got {tensor.device}")
+    leading = {name: tuple(x.shape[: -len(expected[name])]) for name, x in tensors.items()}
+    try:
+        torch.broadcast_shapes(*leading.values())
+    except RuntimeError as error:
+        raise ValueError(f"leading dimensions must broadcast; got {leading}") from error
+    return _step_mask(lengths, n, t, first.device)
+
+
+def _step_mask(lengths: Tensor | None, n: int, t: int, device: torch.device) -> Tensor | None:
+    if lengths is None:
+        return None
+    if lengths.shape != (n,) or lengths.dtype != torch.int64 or lengths.device != device:
+        raise ValueError(
+            f"lengths must be int64 of shape ({n},) on {device}; "
+            f"got {lengths.dtype} of shape {tuple(lengths.shape)} on {lengths.device}"
+        )
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    if shortest < 1 or longest > t:
+        raise ValueError(f"lengths must be in 1..{t}; got {shortest}..{longest}")
+    return None if shortest == t else torch.arange(t, device=device) < lengths.unsqueeze(-1)
+
+
+def _check_model(
+    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, lengths: Tensor | None
+) -> Tensor | None:
+    steps, initial = {"log_likelihood": log_likelihood}, {"log_initial": log_initial}
+    return _check_chain(log_transition, steps, lengths, initial)
+
+
+def _check_count(name: str, value: int) -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a whole number >= 1; got {value!r}")
+
+
+# --- evidence, filter, smoother -------------------------------------------------------------------
+
+
+class _LogEvidence(torch.autograd.Function):
+    """The gradient of the evidence is the posterior: marginals, and expected transition counts."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        step_mask: Tensor | None,
+    ) -> Tensor:
+        filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
+        ctx.save_for_backward(log_transition, *filtered, step_mask)
+        ctx.shapes = log_initial.shape, log_likelihood.shape
+        # Summed in float64, so that a long float32 sequence loses nothing.
+        return filtered.log_increments.sum(-1, dtype=torch.float64).to(log_likelihood.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_transition, log_beliefs, log_predicted, log_increments, step_mask = ctx.saved_tensors
+        filtered = Filtered(log_beliefs, log_predicted, log_increments)
+        possible = log_increments.amin(-1) > -math.inf
+        marginals = kernels.marginals(log_transition, filtered, step_mask)
+        marginals = marginals * gradient.where(possible, 0)[..., None, None]
+        counts = None
+        if ctx.needs_input_grad[1]:
+            counts = kernels.pairs_over_steps(
+                log_transition,
+                log_beliefs[..., :-1, :],
+                log_predicted[..., 1:, :],
+                marginals[..., 1:, :],
+            )
+        initial_shape, likelihood_shape = ctx.shapes
+        initial = marginals[..., 0, :].sum_to_size(initial_shape)
+        return initial, counts, marginals.sum_to_size(likelihood_shape), None
+
+
+def log_evidence(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """log p(y_{1:T}) in nats ``(*D, N)``, all states summed out.
+
+    Differentiable (first order): the gradient is the posterior, p(z_1 | y) for ``log_initial``, the
+    expected transition counts for ``log_transition``, p(z_t | y) for ``log_likelihood``, summed
+    over shared axes. Memory is of order N T K. An impossible sequence gives -inf, gradient zero.
+    """
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    arguments = log_initial, log_transition, log_likelihood, step_mask
+    return cast(Tensor, _LogEvidence.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def filter_chain(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Filtered:
+    """Beliefs p(z_t | y_{1:t}), predictions p(z_t | y_{1:t-1}), increments log p(y_t | y_{1:t-1}).
+
+    Beyond a sequence's length the last belief is repeated, so ``log_beliefs[..., -1, :]`` is the
+    final belief of every sequence. After an impossible observation (increment -inf) the belief is
+    the prediction.
+    """
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    return kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
+
+
+@torch.no_grad()
+def smooth_chain(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """log p(z_t | y_{1:T}) ``(*D, N, T, K)``; beyond the length the last marginal is repeated."""
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
+    return kernels.log_smooth(log_transition, filtered, step_mask)
+
+
+def _smoothed_pairs(
+    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, lengths: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Per transition: log belief before it, log prediction and smoothed marginal after it."""
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
+    after = kernels.marginals(log_transition, filtered, step_mask)[..., 1:, :]
+    return filtered.log_beliefs[..., :-1, :], filtered.log_predicted[..., 1:, :], after
+
+
+@torch.no_grad()
+def pair_marginals(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """p(z_t, z_{t+1} | y_{1:T}) ``(*D, N, T-1, K, K)``, zero beyond the length.
+
+    The only function that holds K x K numbers per sequence and step.
+    """
+    before, predicted, after = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths)
+    every_step = (*log_transition.shape[:-4], *after.shape[-3:-1], *log_transition.shape[-2:])
+    return kernels.kernel_pairs(before, log_transition.expand(every_step), predicted, after)
+
+
+@torch.no_grad()
+def expected_transitions(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Expected number of transitions given the data, Σ_t p(z_t, z_{t+1} | y) ``(*D, N, K, K)``."""
+    steps = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths)
+    n, t, k = steps[0].shape[-3:]
+    leading = log_transition.shape[:-4]
+    if log_transition.shape[-3] == 1:
+        per_sequence = log_transition.expand(*leading, n, 1, k, k)
+        return kernels.kernel_pairs(steps[0], per_sequence, *steps[1:]).squeeze(-3)
+    counts = steps[2].new_zeros(*steps[2].shape[:-2], k, k)
+    matrices = log_transition.expand(*leading, n, t, k, k)
+    for matrix, before, predicted, after in zip(
+        matrices.unbind(-3), *(x.unbind(-2) for x in steps), strict=True
+    ):
+        counts += kernels.kernel_pairs(before, matrix, predicted, after)
+    return counts
+
+
+@torch.no_grad()
+def predict_states(log_belief: Tensor, log_transition: Tensor, steps: int) -> Tensor:
+    """log p(z_{T+h} | y_{1:T}), h = 1..H ``(*D, N, H, K)``, from the final belief ``(*D, N, K)``.
+
+    ``log_transition`` ``(*D, N|1, H|1, K, K)`` holds the H = ``steps`` transitions to come.
+    """
+    _check_count("steps", steps)
+    if log_belief.ndim < 2:
+        raise ValueError(f"log_belief must have shape (..., N, K); got {tuple(log_belief.shape)}")
+    n, k = log_belief.shape[-2:]
+    nothing = log_belief.new_zeros(n, steps + 1, k)  # no observations: the filter only predicts
+    _check_chain(log_transition, {"log_belief": nothing}, None, {"log_belief": log_belief})
+    return kernels.forward(log_belief, log_transition, nothing, None).log_predicted[..., 1:, :]
+
+
+@torch.no_grad()
+def support(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """States that the exact filter can hold, p(z_t | y_{1:t}) > 0 ``(*D, N, T, K)`` bool.
+
+    Depends on the zeros of the arguments only; beyond the length as the last step.
+    """
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    initial, transition, likelihood = (
+        torch.zeros_like(x).masked_fill(x == -math.inf, -math.inf)
+        for x in (log_initial, log_transition, log_likelihood)
+    )
+    return kernels.forward(initial, transition, likelihood, step_mask).log_beliefs > -math.inf
+
+
+# --- the backward factorisation of any beliefs, the filter's or a network's -----------------------
+
+
+class _Predict(torch.autograd.Function):
+    """log Σ_i β_t(i) P_t(i, j), all steps in one product."""
+
+    @staticmethod
+    def forward(ctx: Any, log_beliefs: Tensor, log_transition: Tensor) -> Tensor:
+        log_matrix = kernels.fold_matrix(log_transition)
+        rows = kernels.fold(log_beliefs, log_transition)
+        rows = kernels.log_product(rows, log_matrix, log_matrix.exp())
+        log_predicted = kernels.unfold(rows, log_transition, log_beliefs)
+        ctx.save_for_backward(log_beliefs, log_transition, log_predicted)
+        return log_predicted
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_beliefs, log_transition, log_predicted = ctx.saved_tensors
+        after = gradient.masked_fill(log_predicted == -math.inf, 0)
+        log_rows, log_totals, rows = (
+            kernels.fold(x, log_transition) for x in (log_beliefs, log_predicted, after)
+        )
+        before = kernels.kernel_sums(
+            log_rows, kernels.fold_matrix(log_transition), log_totals, rows
+        )
+        beliefs = kernels.unfold(before, log_transition, log_beliefs)
+        if not ctx.needs_input_grad[1]:
+            return beliefs, None
+        return beliefs, kernels.pairs_over_steps(log_transition, log_beliefs, log_predicted, after)
+
+
+def predicted_beliefs(log_initial: Tensor, log_transition: Tensor, log_beliefs: Tensor) -> Tensor:
+    """log π ``(*D, N, T, K)``: π_1 = p(z_1), π_{t+1}(z') = Σ_z β_t(z) p(z' | z).
+
+    For normalised ``log_beliefs`` β ``(*D, N, T, K)`` of any origin. Differentiable in all three
+    arguments (first order); where π is exactly 0 the gradient is 0.
+    """
+    _check_chain(log_transition, {"log_beliefs": log_beliefs}, None, {"log_initial": log_initial})
+    leading = torch.broadcast_shapes(
+        log_initial.shape[:-2], log_transition.shape[:-4], log_beliefs.shape[:-3]
+    )
+    n, t, k = log_beliefs.shape[-3:]
+    first = log_initial.expand(*leading, n, k).unsqueeze(-2)
+    if t == 1:
+        return first.clone()
+    before = log_beliefs[..., :-1, :].expand(*leading, -1, -1, -1)
+    after = _Predict.apply(before, log_transition)  # type: ignore[no-untyped-call]
+    return torch.cat([first, after], -2)
+
+
+class _BackwardMarginals(torch.autograd.Function):
+    """The marginals are linear in m going back; their adjoint is the same kernel going forward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        log_predicted: Tensor,
+        step_mask: Tensor | None,
+    ) -> Tensor:
+        if step_mask is not None:
+            log_beliefs, log_predicted = (
+                x.where(step_mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
+            )
+        messages = kernels.log_messages(log_transition, log_beliefs, log_predicted, step_mask)
+        marginals = (log_beliefs + messages).exp()
+        if step_mask is not None:
+            marginals = marginals * step_mask.unsqueeze(-1)
+        ctx.save_for_backward(log_transition, log_beliefs, log_predicted, marginals)
+        return marginals
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_transition, log_beliefs, log_predicted, marginals = ctx.saved_tensors
+        # A state that q never visits has no effect; its gradient may be NaN (as that of m log m).
+        gradient = gradient.masked_fill(marginals == 0, 0)
+        adjoints, carried = kernels.adjoints(log_transition, log_beliefs, log_predicted, gradient)
+        counts = None
+        if ctx.needs_input_grad[0]:
+            counts = kernels.pairs_over_steps(
+                log_transition,
+                log_beliefs[..., :-1, :],
+                log_predicted[..., 1:, :],
+                marginals[..., 1:, :],
+                adjoints[..., :-1, :],
+            )
+        return counts, adjoints * marginals, -carried * marginals, None
+
+
+def backward_marginals(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    lengths: Tensor | None = None,
+) -> Tensor:
+    """Marginals m ``(*D, N, T, K)`` of the trajectory law that beliefs β and the chain define.
+
+    q(z_{1:T}) = β_T(z_T) Π_t β_t(z_t) p(z_{t+1} | z_t) / π_{t+1}(z_{t+1}), hence m_T = β_T at each
+    sequence's last step and m_t(z) = β_t(z) Σ_z' p(z' | z) m_{t+1}(z') / π_{t+1}(z') before it.
+
+    ``log_predicted`` is what :func:`predicted_beliefs` gives for ``log_beliefs``; both have shape
+    ``(*D, N, T, K)``. Where π = 0, the ratio is 0: a belief in a state that cannot be reached loses
+    that mass. Probabilities, not logs; exactly 0 beyond the length. With β the filter, m is the
+    smoother. Differentiable in the three tensors (first order); memory of order N T K.
+    """
+    steps = {"log_beliefs": log_beliefs, "log_predicted": log_predicted}
+    step_mask = _check_chain(log_transition, steps, lengths)
+    leading = torch.broadcast_shapes(
+        log_transition.shape[:-4], log_beliefs.shape[:-3], log_predicted.shape[:-3]
+    )
+    beliefs, predicted = (x.expand(*leading, -1, -1, -1) for x in steps.values())
+    arguments = log_transition, beliefs, predicted, step_mask
+    return cast(Tensor, _BackwardMarginals.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+# --- whole paths ----------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def most_likely_path(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Viterbi: argmax_z p(z_{1:T}, y_{1:T}) and the log of that maximum in nats.
+
+    Returns int64 paths ``(*D, N, T)``, -1 beyond the length, and ``(*D, N)``. If every path is
+    impossible the log probability is -inf and the path arbitrary. Holds N K² scores at a time.
+    """
+    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    paths, log_joint = kernels.best_paths(log_initial, log_transition, log_likelihood, step_mask)
+    return paths if step_mask is None else paths.where(step_mask, -1), log_joint
+
+
+def sample_paths(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None = None,
+    n: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draws from p(z_{1:T} | y_{1:T}), int64 ``(n, *D, N, T)``, -1 beyond the length."""
+    _check_count("n", n)
+    filtered = filter_chain(log_initial, log_transition, log_likelihood, lengths)
+    return sample_backward(log_transition, filtered.log_beliefs, lengths, n, generator)
+
+
+@torch.no_grad()
+def sample_backward(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    lengths: Tensor | None = None,
+    n: int = 1,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draws from the law of :func:`backward_marginals`, int64 ``(n, *D, N, T)``, -1 as padding.
+
+    z_T ~ β_T, then z_t ~ β_t(z) p(z_{t+1} | z) / π_{t+1}(z_{t+1}). Raises ``ValueError`` if a draw
+    is in a state that the beliefs before it cannot reach.
+    """
+    _check_count("n", n)
+    step_mask = _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths)
+    paths, possible = kernels.backward_draws(log_transition, log_beliefs, step_mask, n, generator)
+    if not possible:
+        raise ValueError(
+            "log_beliefs must give mass only to states that the belief a step before can reach "
+            "through log_transition; got a draw that is in no such state"
+        )
+    return paths if step_mask is None else paths.where(step_mask, -1)

@@ -1,0 +1,224 @@
+"""Guides: beliefs of a filter and the model's own laws, joined to a posterior over everything.
+
+A guide is a Pyro program with the model's latent sites: one a parameter, and ``states``. Plain
+``TraceMeanField_ELBO`` computes its bound, exactly in the states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Self
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_median, init_to_value
+from torch import Tensor, nn
+
+from ..models import HiddenMarkovModel, Laws, Sequences
+from ..models.emissions import Parameters
+from .filters import ExactFilter, Filter
+from .posteriors import Backward, Forward, MeanField, PathPosterior
+
+Uncertainty = Literal["normal", "multivariate", "map", "ml"]
+UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
+
+
+class ParameterDraw(NamedTuple):
+    """Parameter values with their log densities under prior and guide, in nats."""
+
+    values: dict[str, Tensor]
+    log_prior: Tensor
+    log_q: Tensor
+
+
+class Guide(nn.Module, ABC):
+    """What all guides share; see ``BeliefGuide``, ``ForwardGuide``, ``MeanFieldGuide``.
+
+    Args:
+        model: the model whose posterior this is.
+        filter: exact or recurrent; its weights are made here.
+        parameters: posterior of the unknown parameters: ``"normal"`` (independent normals on the
+            unconstrained scale), ``"multivariate"`` (one joint normal), ``"map"`` (point estimate)
+            or ``"ml"`` (point estimate, priors ignored).
+    """
+
+    def __init__(
+        self,
+        model: HiddenMarkovModel,
+        filter: Filter,  # noqa: A002 - the field's name
+        *,
+        parameters: Uncertainty = "normal",
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, HiddenMarkovModel):
+            raise ValueError(f"model: must be a HiddenMarkovModel, got {model!r}")
+        if parameters not in UNCERTAINTIES:
+            raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
+        self._check_filter(filter)
+        filter.build(model)
+        self.model = model
+        self.filter = filter
+        self.uncertainty: Uncertainty = parameters
+        self._auto = self._make_auto({})
+
+    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+        """Refuse filters that this guide cannot use."""
+
+    def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
+        if not self.model.priors:
+            return None
+        init = init_to_value(values=dict(start), fallback=init_to_median)
+        program = self.model.sample_parameters
+        auto: Any
+        with _local_parameters():
+            if self.uncertainty == "normal":
+                auto = AutoNormal(program, init_loc_fn=init, init_scale=0.05)
+            elif self.uncertainty == "multivariate":
+                auto = AutoMultivariateNormal(program, init_loc_fn=init, init_scale=0.05)
+            else:
+                auto = AutoDelta(program, init_loc_fn=init)
+            auto()  # makes the variational parameters
+        made: nn.Module = auto
+        return made
+
+    def fresh(self, start: Mapping[str, Tensor]) -> Self:
+        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        out = copy.copy(self)
+        out._modules = dict(self._modules)
+        out.filter = copy.deepcopy(self.filter)
+        out._auto = out._make_auto(start)
+        return out
+
+    @abstractmethod
+    def posterior(self, laws: Laws, *, learn: bool = True) -> PathPosterior:
+        """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
+
+    def sleep_loss(self, laws: Laws, paths: Tensor) -> Tensor:
+        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        return -self.posterior(laws).path_log_prob(paths)
+
+    def sample_parameters(self) -> dict[str, Tensor]:
+        """The guide's Pyro program above the data."""
+        if self._auto is None:
+            return {}
+        flat = poutine.mask(mask=False) if self.uncertainty == "ml" else contextlib.nullcontext()
+        with _local_parameters(), flat:
+            values: dict[str, Tensor] = self._auto()
+        return values
+
+    def forward(self, data: Sequences, *, scale: float = 1.0) -> PathPosterior:
+        laws = self.model.laws(self.sample_parameters(), data)
+        posterior = self.posterior(laws)
+        with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
+            pyro.sample("states", posterior)
+        return posterior
+
+    def median(self) -> dict[str, Tensor]:
+        """Posterior medians of the unknown parameters (the point estimate, if it is one)."""
+        if self._auto is None:
+            return {}
+        with _local_parameters(), torch.no_grad():
+            values: dict[str, Tensor] = self._auto.median()  # type: ignore[operator]
+        return {name: value.detach() for name, value in values.items()}
+
+    def draw_parameters(self) -> ParameterDraw:
+        """One draw of the unknown parameters with its densities; differentiable."""
+        trace = poutine.trace(self.sample_parameters).get_trace()
+        values: dict[str, Tensor] = trace.nodes["_RETURN"]["value"]
+        zero = torch.zeros(())
+        if self.uncertainty == "ml" or not values:
+            return ParameterDraw(values, zero, zero)
+        priors = self.model.priors
+        log_prior = sum((priors[n].log_prob(v) for n, v in values.items()), zero)
+        log_q = zero if self.uncertainty == "map" else trace.log_prob_sum()
+        return ParameterDraw(values, log_prior, log_q)
+
+    def parameter_modules(self) -> Iterator[nn.Parameter]:
+        """Variational parameters of the model's parameters."""
+        if self._auto is not None:
+            yield from self._auto.parameters()
+
+    def filter_shapes(self) -> dict[str, Tensor]:
+        """Everything that the filter stores, by name."""
+        return dict(self.filter.state_dict()) if isinstance(self.filter, nn.Module) else {}
+
+    def filter_modules(self) -> Iterator[nn.Parameter]:
+        """Weights of the filter."""
+        if isinstance(self.filter, nn.Module):
+            yield from self.filter.parameters()
+
+
+class BeliefGuide(Guide):
+    r"""Causal beliefs β_t joined by the model's own backward kernel (SCIENCE I1).
+
+    .. math::
+        q(z|y) = \beta_T(z_T) \prod_{t<T} \frac{\beta_t(z_t) T(z_{t+1}|z_t)}
+        {\sum_z \beta_t(z) T(z_{t+1}|z)}
+
+    Its bound is the evidence iff β is the exact filter, so maximising it teaches the network to
+    filter. The bound is exact in the states: no sampling noise, memory (sequence, time, state).
+    """
+
+    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+        if not filter.causal:
+            raise ValueError(
+                "filter: BeliefGuide needs beliefs about the past only, got a bidirectional "
+                "network; use it in a ForwardGuide or MeanFieldGuide"
+            )
+
+    def posterior(self, laws: Laws, *, learn: bool = True) -> Backward:
+        beliefs = self.filter(laws)
+        return Backward(laws, beliefs if learn else beliefs.detach())
+
+    def sleep_loss(self, laws: Laws, paths: Tensor) -> Tensor:
+        """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says."""
+        posterior = self.posterior(laws)
+        return -posterior._pick(posterior.log_beliefs, paths).sum(-1)
+
+
+class ForwardGuide(Guide):
+    """q(z_t | z_{t-1}, h_t) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)), s_t read off the network.
+
+    With a bidirectional network it can be the exact smoother; with a causal one it is the plain
+    causal guide, which cannot (SCIENCE I2).
+    """
+
+    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+        if isinstance(filter, ExactFilter):
+            raise ValueError(
+                "filter: ForwardGuide needs a recurrent filter, whose scores look ahead; got "
+                "ExactFilter, which belongs into a BeliefGuide"
+            )
+
+    def posterior(self, laws: Laws, *, learn: bool = True) -> Forward:
+        scores = self.filter.scores(laws)  # type: ignore[attr-defined]
+        return Forward(laws, scores if learn else scores.detach())
+
+
+class MeanFieldGuide(Guide):
+    """q(z | y) = Π_t β_t(z_t): the comparison that ignores the chain.
+
+    With a causal filter this is the trap of SCIENCE I2: its optimum is not the filter.
+    """
+
+    def posterior(self, laws: Laws, *, learn: bool = True) -> MeanField:
+        beliefs = self.filter(laws)
+        return MeanField(laws, beliefs if learn else beliefs.detach())
+
+
+@contextlib.contextmanager
+def _local_parameters() -> Iterator[None]:
+    """Keep variational parameters in their module, out of Pyro's global store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+def parameters_of(guide: Guide, values: Parameters | None = None) -> HiddenMarkovModel:
+    """The guide's model with all parameters known: at ``values`` or the posterior medians."""
+    chosen = guide.median() if values is None else values
+    return guide.model.with_parameters(**chosen)

@@ -1,0 +1,126 @@
+"""What a fit minimises: one scalar in nats per step, for a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import torch
+from pyro.infer import TraceMeanField_ELBO
+from torch import Tensor
+
+from ..models import Laws, Sequences
+from .guides import Guide, ParameterDraw
+from .posteriors import PathPosterior
+
+Objective = Literal["elbo", "iwae", "rws", "forward_kl"]
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+class Batch(NamedTuple):
+    """A minibatch, its weight (all sequences / sequences here), and draws per sequence."""
+
+    data: Sequences
+    scale: float
+    particles: int
+
+
+Loss = Callable[[Guide, Batch], Tensor]
+
+
+def elbo(guide: Guide, batch: Batch) -> Tensor:
+    r"""−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
+
+    Exact in the states; ``particles`` draws of the parameters.
+    """
+    bound = TraceMeanField_ELBO(num_particles=batch.particles)
+    loss: Tensor = bound.differentiable_loss(guide.model, guide, batch.data, scale=batch.scale)
+    return loss
+
+
+def iwae(guide: Guide, batch: Batch) -> Tensor:
+    r"""−(log p(θ) − log q(θ) + Σ_n log (1/S) Σ_s w_ns), w_ns = p(y_n, z_ns | θ) / q(z_ns | y_n, θ).
+
+    S hard trajectories per sequence for one draw of the parameters; tends to the exact evidence in
+    the states as S grows (Burda et al. 2016). The guide's gradient is VIMCO's (Mnih & Rezende 2016).
+    """
+    draw, laws = _draw(guide, batch.data)
+    posterior = guide.posterior(laws)
+    paths = posterior.sample_paths(batch.particles)
+    log_q = posterior.path_log_prob(paths)
+    log_w = _joint(posterior, paths) - log_q
+    bound = log_mean_exp(log_w)
+    credit = (bound - _without_each(log_w.detach())).detach()
+    surrogate = bound + (credit * log_q).sum(0) - (credit * log_q).sum(0).detach()
+    return -(draw.log_prior - draw.log_q) - batch.scale * surrogate.sum()
+
+
+def _without_each(log_w: Tensor) -> Tensor:
+    """The bound with each weight replaced by the geometric mean of the others, (S, N)."""
+    draws = len(log_w)
+    if draws == 1:
+        return torch.zeros_like(log_w)
+    others = (log_w.sum(0) - log_w) / (draws - 1)
+    table = log_w.unsqueeze(0).repeat(draws, 1, 1)
+    table.diagonal(dim1=0, dim2=1).copy_(others.mT)
+    return log_mean_exp(table, 1)
+
+
+def rws(guide: Guide, batch: Batch) -> Tensor:
+    """Reweighted wake-sleep (Bornschein & Bengio 2015).
+
+    The parameters follow the importance-weighted joint (wake); the guide's network follows log q of
+    the weighted draws of the data (wake) and of simulations (sleep), half each.
+    """
+    draw, laws = _draw(guide, batch.data)
+    fixed = _constant(guide, draw, batch.data)
+    posterior = guide.posterior(fixed)
+    paths = posterior.sample_paths(batch.particles)
+    log_q = posterior.path_log_prob(paths)
+    log_p = _joint(guide.posterior(laws, learn=False), paths)
+    weight = (log_p - log_q).detach().softmax(0)
+    wake = -(weight * (log_p + 0.5 * log_q)).sum()
+    sleep = 0.5 * _sleep(guide, draw, batch.data)
+    return -(draw.log_prior - draw.log_q) + batch.scale * (wake + sleep)
+
+
+def forward_kl(guide: Guide, batch: Batch) -> Tensor:
+    """The network follows simulations of the model alone, −log q(z|y) for (z, y) ~ p (sleep).
+
+    The parameters, where unknown, follow the ELBO with the network held constant.
+    """
+    draw, laws = _draw(guide, batch.data)
+    loss = batch.scale * _sleep(guide, draw, batch.data)
+    if guide.model.priors:
+        bound = guide.posterior(laws, learn=False).elbo().sum()
+        loss = loss - (draw.log_prior - draw.log_q) - batch.scale * bound
+    return loss
+
+
+LOSSES: dict[Objective, Loss] = {"elbo": elbo, "iwae": iwae, "rws": rws, "forward_kl": forward_kl}
+
+
+def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
+    """log of the mean of exp(log_w) along ``dim``."""
+    size = torch.tensor(float(log_w.shape[dim]), dtype=log_w.dtype)
+    return log_w.logsumexp(dim) - size.log()
+
+
+def _draw(guide: Guide, data: Sequences) -> tuple[ParameterDraw, Laws]:
+    draw = guide.draw_parameters()
+    return draw, guide.model.laws(draw.values, data)
+
+
+def _constant(guide: Guide, draw: ParameterDraw, data: Sequences) -> Laws:
+    return guide.model.laws({name: v.detach() for name, v in draw.values.items()}, data)
+
+
+def _joint(posterior: PathPosterior, paths: Tensor) -> Tensor:
+    return posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+
+
+def _sleep(guide: Guide, draw: ParameterDraw, data: Sequences) -> Tensor:
+    values = {name: v.detach() for name, v in draw.values.items()}
+    simulated = guide.model.simulate(values, data)
+    laws = guide.model.laws(values, simulated.data)
+    return guide.sleep_loss(laws, simulated.states).sum()

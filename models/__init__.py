@@ -1,0 +1,36 @@
+"""Sequences and the generative models: three laws and one Pyro program each."""
+
+from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .emissions import Emission, Regression
+from .hmm import HiddenMarkovModel, Laws, Simulation
+from .laws import InputTransition, MatrixTransition
+from .neural import NeuralEmission, NeuralTransition
+from .persistence import load_model, save_model
+from .priors import Ordered
+from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .sequences import Sequences
+
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "Emission",
+    "FullGaussian",
+    "Gaussian",
+    "GaussianMixture",
+    "HiddenMarkovModel",
+    "InputTransition",
+    "Laws",
+    "LowRankGaussian",
+    "MatrixTransition",
+    "Multinomial",
+    "NeuralEmission",
+    "NeuralTransition",
+    "Ordered",
+    "Poisson",
+    "Regression",
+    "Sequences",
+    "Simulation",
+    "StudentT",
+    "load_model",
+    "save_model",
+]

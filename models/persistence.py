@@ -1,0 +1,185 @@
+"""Saving and loading models as data: a description and tensors, nothing that has to be unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .emissions import Regression
+from .hmm import HiddenMarkovModel
+from .laws import InputTransition, MatrixTransition
+from .neural import NeuralEmission, NeuralTransition
+from .priors import Ordered
+from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+
+FORMAT = 1
+
+_PARTS: dict[str, type[Any]] = {
+    part.__name__: part
+    for part in (
+        *(Bernoulli, Categorical, Multinomial, Poisson, Regression, NeuralEmission),
+        *(Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture),
+        *(MatrixTransition, InputTransition, NeuralTransition),
+    )
+}
+
+
+def describe(model: HiddenMarkovModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A JSON-ready description of the model, and its tensors (known values, own priors).
+
+    Raises:
+        ValueError: for a law or a prior that is not one of the library's or Pyro's.
+    """
+    tensors = {f"known.{name}": value.detach().clone() for name, value in model.known.items()}
+    priors = {}
+    for name, prior in model.replaced_priors.items():
+        priors[name] = _describe_prior(prior, f"prior.{name}", tensors)
+    description = {
+        "format": FORMAT,
+        "kind": "HiddenMarkovModel",
+        "states": model.states,
+        "emission": _describe_part(model.emission),
+        "transition": _describe_part(model.transition),
+        "initial": model.initial,
+        "ordered": model.ordered,
+        "priors": priors,
+    }
+    return description, tensors
+
+
+def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMarkovModel:
+    """The model that ``describe`` described."""
+    if description.get("format") != FORMAT or description.get("kind") != "HiddenMarkovModel":
+        raise ValueError(
+            f"path: needs a model of format {FORMAT}, got kind {description.get('kind')!r}, "
+            f"format {description.get('format')!r}"
+        )
+    priors = {
+        name: _restore_prior(prior, f"prior.{name}", tensors)
+        for name, prior in description["priors"].items()
+    }
+    model = HiddenMarkovModel(
+        description["states"],
+        _restore_part(description["emission"]),
+        initial=description["initial"],
+        transition=_restore_part(description["transition"]),
+        ordered=description["ordered"],
+        priors=priors,
+    )
+    start = len("known.")
+    known = {name[start:]: value for name, value in tensors.items() if name.startswith("known.")}
+    return model.with_parameters(**known) if known else model
+
+
+def save_model(model: HiddenMarkovModel, path: str | os.PathLike[str]) -> Path:
+    """Write the model to one file, atomically."""
+    description, tensors = describe(model)
+    return write_tensors(path, {"model": json.dumps(description), "tensors": tensors})
+
+
+def load_model(path: str | os.PathLike[str]) -> HiddenMarkovModel:
+    """Read a model written by ``save_model``.
+
+    Raises:
+        ValueError: missing, truncated or foreign file.
+    """
+    content = read_tensors(path, {"model", "tensors"})
+    return restore(json.loads(content["model"]), content["tensors"])
+
+
+def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:
+    """Write tensors and plain values with ``torch.save``: whole, or not at all."""
+    target = Path(path)
+    if target.is_dir() or not target.parent.is_dir():
+        raise ValueError(f"path: needs a file in an existing folder, got {os.fspath(path)!r}")
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def read_tensors(path: str | os.PathLike[str], keys: set[str]) -> dict[str, Any]:
+    """Read what ``write_tensors`` wrote, never unpickling; it must have ``keys``."""
+    name = os.fspath(path)
+    if not Path(path).is_file():
+        raise ValueError(f"path: needs an existing file, got {name!r}")
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises many kinds for truncated and foreign files
+        raise ValueError(
+            f"path: needs a whole file written by beliefzoo, got {name!r}, which cannot be read "
+            f"({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict) or not keys <= set(content):
+        have = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
+        raise ValueError(f"path: needs a file with {sorted(keys)}, got {name!r} with {have}")
+    return content
+
+
+def _describe_part(part: Any) -> dict[str, Any]:
+    kind = type(part).__name__
+    if _PARTS.get(kind) is not type(part):
+        raise ValueError(f"model: can save {sorted(_PARTS)}, got {part!r}")
+    fields = {}
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        fields[field.name] = _describe_part(value) if dataclasses.is_dataclass(value) else value
+    return {"kind": kind, **fields}
+
+
+def _restore_part(description: dict[str, Any]) -> Any:
+    kind = description.get("kind", "")
+    if kind not in _PARTS:
+        raise ValueError(f"path: needs a law of {sorted(_PARTS)}, got {kind!r}")
+    fields = {}
+    for name, value in description.items():
+        if isinstance(value, dict):
+            fields[name] = _restore_part(value)
+        elif name != "kind":
+            fields[name] = tuple(value) if isinstance(value, list) else value
+    return _PARTS[kind](**fields)
+
+
+def _describe_prior(prior: Any, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if isinstance(prior, Ordered):
+        return {"kind": "Ordered", "base": _describe_prior(prior.base, place, tensors)}
+    if isinstance(prior, dist.Independent):
+        base = _describe_prior(prior.base_dist, place, tensors)
+        return {"kind": "Independent", "base": base, "event": prior.reinterpreted_batch_ndims}
+    kind = type(prior).__name__
+    if getattr(dist, kind, None) is not type(prior) or not prior.arg_constraints:
+        raise ValueError(f"priors: can save distributions of pyro.distributions, got {prior!r}")
+    whole = {"dim": prior.dim} if kind == "LKJCholesky" else {}
+    names = [n for n in prior.arg_constraints if n in prior.__dict__ or kind == "Beta"]
+    names = names or list(prior.arg_constraints)
+    for name in names:
+        tensors[f"{place}.{name}"] = torch.as_tensor(getattr(prior, name)).detach().clone()
+    return {"kind": kind, "arguments": names, **whole}
+
+
+def _restore_prior(description: dict[str, Any], place: str, tensors: dict[str, Tensor]) -> Any:
+    kind = description["kind"]
+    if kind == "Ordered":
+        return Ordered(_restore_prior(description["base"], place, tensors))
+    if kind == "Independent":
+        return _restore_prior(description["base"], place, tensors).to_event(description["event"])
+    arguments = {name: tensors[f"{place}.{name}"] for name in description["arguments"]}
+    if "dim" in description:
+        arguments["dim"] = description["dim"]
+    return getattr(dist, kind)(**arguments)

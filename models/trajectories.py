@@ -1,0 +1,173 @@
+"""Distributions over whole trajectories: the chain of states, and what it emits.
+
+Trajectories are one-hot, shape (sequence, time, state), and zero beyond the length of their
+sequence. A guide may hand on the *mean* of its trajectories instead of a draw; everything here
+that is linear in the trajectory is then an exact expectation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+
+def safe_log(probability: Tensor) -> Tensor:
+    """log p with exact -inf at p = 0 and gradient 0 there (torch gives inf, then NaN)."""
+    positive = probability > 0
+    return torch.where(positive, probability, 1).log().masked_fill(~positive, -torch.inf)
+
+
+def one_hot(paths: Tensor, states: int, dtype: torch.dtype) -> Tensor:
+    """One-hot trajectories (…, time, state) of paths (…, time); -1 (padding) becomes zeros."""
+    codes = torch.arange(states, device=paths.device)
+    return (paths.unsqueeze(-1) == codes).to(dtype)
+
+
+def transition_log_prob(log_transition: Tensor, paths: Tensor, lengths: Tensor) -> Tensor:
+    """Σ_t log T_t(z_{t+1} | z_t) of hard paths (…, N, T), shape (…, N).
+
+    Entries are picked by index, so neither the value nor its gradient builds a tensor of
+    (time, from, to) when the transition is the same at every step.
+    """
+    steps = paths.shape[-1]
+    if steps == 1:
+        return log_transition.new_zeros(paths.shape[:-1])
+    origin, target = paths[..., :-1].clamp_min(0), paths[..., 1:].clamp_min(0)
+    picked = _pick(log_transition, origin, target)
+    inside = torch.arange(1, steps, device=paths.device) < lengths.unsqueeze(-1)
+    return torch.where(inside, picked, 0).sum(-1)
+
+
+def _pick(log_transition: Tensor, origin: Tensor, target: Tensor) -> Tensor:
+    lead = log_transition.shape[:-2]
+    index: list[Tensor] = []
+    for position, size in enumerate(lead):
+        axis = torch.arange(size, device=origin.device)
+        index.append(axis.reshape(-1, *[1] * (len(lead) - 1 - position)))
+    return log_transition[(*index, origin, target)]
+
+
+def sample_chain(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    sequences: int,
+    steps: int,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Ancestral draws of hidden paths, int64 (N, T).
+
+    ``log_initial`` (N|1, K) and ``log_transition`` (N|1, T-1|1, K, K) as everywhere in the
+    library: the first emission is at the first state, no transition comes before it.
+    """
+    cumulative_first = log_initial.exp().cumsum(-1)
+    cumulative = log_transition.exp().cumsum(-1)
+    uniform = torch.rand(
+        steps, sequences, 1, generator=generator, dtype=log_initial.dtype, device=log_initial.device
+    )
+    rows = torch.arange(log_transition.shape[0], device=log_initial.device)
+    paths = torch.empty(sequences, steps, dtype=torch.int64, device=log_initial.device)
+    paths[:, 0] = _invert(cumulative_first, uniform[0])
+    fixed = log_transition.shape[1] == 1
+    for t in range(1, steps):
+        table = cumulative[rows, 0 if fixed else t - 1, paths[:, t - 1]]
+        paths[:, t] = _invert(table, uniform[t])
+    return paths
+
+
+def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
+    """Inverse of a cumulative law; scaled by its last entry, so rounding never falls outside,
+    and strict, so that a state of probability zero is never drawn."""
+    threshold = uniform * cumulative[..., -1:]
+    last = cumulative.shape[-1] - 1
+    return (cumulative <= threshold).sum(-1).clamp_max(last)
+
+
+class MarkovChain(dist.TorchDistribution):
+    r"""Hidden paths of a batch of sequences, as one-hot trajectories.
+
+    .. math:: p(z_{1:L}) = p(z_1) \prod_{t=1}^{L-1} T_t(z_{t+1} \mid z_t)
+
+    Batch shape (N,), event shape (T, K). ``log_prob`` is of hard (0/1) trajectories.
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.independent(constraints.unit_interval, 2)
+
+    def __init__(self, log_initial: Tensor, log_transition: Tensor, lengths: Tensor, steps: int):
+        self.log_initial = log_initial
+        self.log_transition = log_transition
+        self.lengths = lengths
+        event = torch.Size([steps, log_initial.shape[-1]])
+        super().__init__(lengths.shape, event, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(
+                f"MarkovChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"sequence; got {tuple(batch_shape)}"
+            )
+        return self
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        if torch.Size(sample_shape).numel() != 1:
+            raise ValueError(f"MarkovChain: one draw at a time, got {tuple(sample_shape)}")
+        steps, states = self.event_shape
+        with torch.no_grad():
+            paths = sample_chain(self.log_initial, self.log_transition, len(self.lengths), steps)
+            beyond = torch.arange(steps, device=paths.device) >= self.lengths.unsqueeze(-1)
+            draw = one_hot(paths.masked_fill(beyond, -1), states, self.log_initial.dtype)
+        return draw.reshape(torch.Size(sample_shape) + draw.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        paths = value.argmax(-1)
+        first = torch.where(value[..., 0, :] > 0, self.log_initial, 0).mul(value[..., 0, :]).sum(-1)
+        return first + transition_log_prob(self.log_transition, paths, self.lengths)
+
+
+class Emitted(dist.TorchDistribution):
+    r"""Observations given a trajectory: log p(y | z) = Σ_t Σ_k z_tk log O_k(y_t).
+
+    ``score(y)`` gives log O_k(y_t) as (N, T, K) with zeros where nothing was observed; ``draw`` samples
+    observations for hard paths (N, T). Batch shape (N,), event (T,) for codes or (T, F).
+    """
+
+    arg_constraints: dict[str, Any] = {}
+    support = constraints.real_vector
+
+    def __init__(
+        self,
+        states: Tensor,
+        score: Callable[[Tensor], Tensor],
+        draw: Callable[[Tensor], Tensor],
+        event_shape: torch.Size,
+    ) -> None:
+        self.states = states
+        self._score = score
+        self._draw = draw
+        super().__init__(states.shape[:-2], event_shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Emitted:
+        if torch.Size(batch_shape) != self.batch_shape:
+            raise ValueError(
+                f"Emitted: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"sequence; got {tuple(batch_shape)}"
+            )
+        return self
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        if torch.Size(sample_shape).numel() != 1:
+            raise ValueError(f"Emitted: one draw at a time, got {tuple(sample_shape)}")
+        with torch.no_grad():
+            draw = self._draw(self.states.argmax(-1))
+        return draw.reshape(torch.Size(sample_shape) + draw.shape)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+
+        log_likelihood = self._score(value)
+        possible = self.states > 0
+        return torch.where(possible, log_likelihood, 0).mul(self.states).sum((-1, -2))
