@@ -1,1 +1,49 @@
-"""Exact and recurrent filters, guides, fitting, and the export of what they infer."""
+"""Filters, guides, exact inference, fitting, and everything that measures a fit."""
+
+from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
+from .fit import Fit, FitSettings, NonFiniteLossError, fit
+from .gaps import EvidenceGap, evidence_gap
+from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .queries import (
+    Forecast,
+    MostLikely,
+    filter,
+    forecast,
+    log_evidence,
+    most_likely_states,
+    predict,
+    sample_states,
+    smooth,
+    smooth_pairs,
+    step_log_likelihood,
+)
+from .start import starting_values
+
+__all__ = [
+    "BeliefGuide",
+    "ElmanFilter",
+    "EvidenceGap",
+    "ExactFilter",
+    "Fit",
+    "FitSettings",
+    "Forecast",
+    "ForwardGuide",
+    "GRUFilter",
+    "LSTMFilter",
+    "MeanFieldGuide",
+    "MostLikely",
+    "NonFiniteLossError",
+    "evidence_gap",
+    "filter",
+    "fit",
+    "forecast",
+    "log_evidence",
+    "most_likely_states",
+    "predict",
+    "recurrent_gates",
+    "sample_states",
+    "smooth",
+    "smooth_pairs",
+    "starting_values",
+    "step_log_likelihood",
+]

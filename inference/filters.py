@@ -8,7 +8,7 @@ library.
 from __future__ import annotations
 
 import copy
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -64,7 +64,7 @@ class ExactFilter(nn.Module):
             ).log_beliefs
 
 
-class _RecurrentFilter(nn.Module):
+class RecurrentFilter(nn.Module):
     """A recurrent network followed by a linear read-out of the log belief.
 
     Args:
@@ -136,7 +136,8 @@ class _RecurrentFilter(nn.Module):
                 )
             return
         if self.network is None:
-            self.network = self.kind(
+            made: type[Any] = self.kind  # the base class has another signature
+            self.network = made(
                 width,
                 self.hidden_size,
                 num_layers=self.layers,
@@ -213,9 +214,7 @@ class _RecurrentFilter(nn.Module):
         if self.causal:  # what comes after the end of a sequence cannot matter
             out: Tensor = self.network(x)[0]
             return out
-        packed = pack_padded_sequence(
-            x, laws.lengths.cpu(), batch_first=True, enforce_sorted=False
-        )
+        packed = pack_padded_sequence(x, laws.lengths.cpu(), batch_first=True, enforce_sorted=False)
         padded, _ = pad_packed_sequence(
             self.network(packed)[0], batch_first=True, total_length=x.shape[1]
         )
@@ -237,31 +236,34 @@ class _RecurrentFilter(nn.Module):
         return recurrent_gates(self.network, self.channels(laws))
 
 
-class LSTMFilter(_RecurrentFilter):
-    __doc__ = f"""``torch.nn.LSTM`` as a filter; gates i, f, g, o, cell c, output h.
+class LSTMFilter(RecurrentFilter):
+    """``torch.nn.LSTM`` as a filter; gates i, f, g, o, cell c, output h.
 
-{_RecurrentFilter.__doc__}"""
+    For the arguments see ``RecurrentFilter``.
+    """
+
     kind = nn.LSTM
     parts = ("i", "f", "g", "o", "c", "h")
 
 
-class GRUFilter(_RecurrentFilter):
-    __doc__ = f"""``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.
+class GRUFilter(RecurrentFilter):
+    """``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.
 
-{_RecurrentFilter.__doc__}"""
+    For the arguments see ``RecurrentFilter``.
+    """
+
     kind = nn.GRU
     parts = ("r", "z", "n", "h")
 
 
-class ElmanFilter(_RecurrentFilter):
-    __doc__ = f"""``torch.nn.RNN`` (tanh) as a filter; output h.
+class ElmanFilter(RecurrentFilter):
+    """``torch.nn.RNN`` (tanh) as a filter; output h.
 
-{_RecurrentFilter.__doc__}"""
+    For the arguments see ``RecurrentFilter``.
+    """
+
     kind = nn.RNN
     parts = ("h",)
-
-
-RecurrentFilter = LSTMFilter | GRUFilter | ElmanFilter
 
 
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
@@ -271,9 +273,7 @@ def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
     r, z, n, h (GRU), h (RNN). The network must read in one direction.
     """
     if network.bidirectional or network.proj_size:
-        raise ValueError(
-            f"network: gates need one direction and no projection, got {network}"
-        )
+        raise ValueError(f"network: gates need one direction and no projection, got {network}")
     layers: list[dict[str, Tensor]] = []
     for layer in range(network.num_layers):
         one = _layer_gates(network, layer, x)

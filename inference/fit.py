@@ -170,7 +170,9 @@ def _check(
     heldout: Sequences | None,
 ) -> None:
     if not isinstance(guide, Guide):
-        raise ValueError(f"guide: must be a BeliefGuide, ForwardGuide or MeanFieldGuide, got {guide!r}")
+        raise ValueError(
+            f"guide: must be a BeliefGuide, ForwardGuide or MeanFieldGuide, got {guide!r}"
+        )
     if guide.model is not model:
         raise ValueError(
             f"guide: must be made from the model that is fitted, {model}, got one for {guide.model}"
@@ -281,7 +283,10 @@ class _Run:
     def _make_optimizer(self, guide: Guide) -> torch.optim.Adam:
         groups = [
             {"params": list(guide.filter_modules()), "lr": self.settings.learning_rate},
-            {"params": list(guide.parameter_modules()), "lr": self.settings.parameter_learning_rate},
+            {
+                "params": list(guide.parameter_modules()),
+                "lr": self.settings.parameter_learning_rate,
+            },
         ]
         for group in groups:
             group["initial_lr"] = group["lr"]

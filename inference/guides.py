@@ -50,7 +50,7 @@ class Guide(nn.Module, ABC):
     def __init__(
         self,
         model: HiddenMarkovModel,
-        filter: Filter,  # noqa: A002 - the field's name
+        filter: Filter,
         *,
         parameters: Uncertainty = "normal",
     ) -> None:
@@ -66,7 +66,7 @@ class Guide(nn.Module, ABC):
         self.uncertainty: Uncertainty = parameters
         self._auto = self._make_auto({})
 
-    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+    def _check_filter(self, filter: Filter) -> None:
         """Refuse filters that this guide cannot use."""
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
@@ -123,7 +123,8 @@ class Guide(nn.Module, ABC):
         if self._auto is None:
             return {}
         with _local_parameters(), torch.no_grad():
-            values: dict[str, Tensor] = self._auto.median()  # type: ignore[operator]
+            auto: Any = self._auto
+            values: dict[str, Tensor] = auto.median()
         return {name: value.detach() for name, value in values.items()}
 
     def draw_parameters(self) -> ParameterDraw:
@@ -135,7 +136,7 @@ class Guide(nn.Module, ABC):
             return ParameterDraw(values, zero, zero)
         priors = self.model.priors
         log_prior = sum((priors[n].log_prob(v) for n, v in values.items()), zero)
-        log_q = zero if self.uncertainty == "map" else trace.log_prob_sum()
+        log_q = zero if self.uncertainty == "map" else torch.as_tensor(trace.log_prob_sum())
         return ParameterDraw(values, log_prior, log_q)
 
     def parameter_modules(self) -> Iterator[nn.Parameter]:
@@ -164,7 +165,7 @@ class BeliefGuide(Guide):
     filter. The bound is exact in the states: no sampling noise, memory (sequence, time, state).
     """
 
-    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+    def _check_filter(self, filter: Filter) -> None:
         if not filter.causal:
             raise ValueError(
                 "filter: BeliefGuide needs beliefs about the past only, got a bidirectional "
@@ -188,7 +189,7 @@ class ForwardGuide(Guide):
     causal guide, which cannot (SCIENCE I2).
     """
 
-    def _check_filter(self, filter: Filter) -> None:  # noqa: A002
+    def _check_filter(self, filter: Filter) -> None:
         if isinstance(filter, ExactFilter):
             raise ValueError(
                 "filter: ForwardGuide needs a recurrent filter, whose scores look ahead; got "

@@ -42,7 +42,8 @@ def iwae(guide: Guide, batch: Batch) -> Tensor:
     r"""−(log p(θ) − log q(θ) + Σ_n log (1/S) Σ_s w_ns), w_ns = p(y_n, z_ns | θ) / q(z_ns | y_n, θ).
 
     S hard trajectories per sequence for one draw of the parameters; tends to the exact evidence in
-    the states as S grows (Burda et al. 2016). The guide's gradient is VIMCO's (Mnih & Rezende 2016).
+    the states as S grows (Burda et al. 2016). The guide's gradient is VIMCO's (Mnih & Rezende
+    2016).
     """
     draw, laws = _draw(guide, batch.data)
     posterior = guide.posterior(laws)

@@ -9,6 +9,7 @@ every expectation that is linear in the trajectory is exact. ``kl_divergence`` t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Any
 
 import pyro.distributions as dist
@@ -286,7 +287,7 @@ def _normalisers(laws: Laws, scores: Tensor) -> tuple[Tensor, Tensor]:
     return total.log() + top, first
 
 
-def _reversal(laws: Laws) -> Any:
+def _reversal(laws: Laws) -> Callable[[Tensor], Tensor]:
     """Turn (N, T, K) around within each sequence's length; its own inverse there."""
     steps = torch.arange(laws.data.max_length, device=laws.lengths.device)
     index = (laws.lengths.unsqueeze(-1) - 1 - steps).clamp_min(0).unsqueeze(-1)
@@ -308,4 +309,5 @@ def _reverse_transition(laws: Laws) -> Tensor:
 
 
 def _draw(logits: Tensor) -> Tensor:
-    return dist.Categorical(logits=logits, validate_args=False).sample()
+    drawn: Tensor = dist.Categorical(logits=logits, validate_args=False).sample()
+    return drawn

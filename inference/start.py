@@ -53,12 +53,14 @@ def starting_values(
         if isinstance(start, Mapping):
             unknown = sorted(set(start) - set(values))
             if unknown:
-                raise ValueError(f"start: no such unknown parameters {unknown}; got {sorted(start)}")
+                raise ValueError(
+                    f"start: no such unknown parameters {unknown}; got {sorted(start)}"
+                )
             values.update({name: torch.as_tensor(v, dtype=dtype) for name, v in start.items()})
             return values
         if start not in STARTS:
             raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
-        if start == "prior" or model.states == 1 and model.emission.codes:
+        if start == "prior" or (model.states == 1 and model.emission.codes):
             return values
         read = _from_clusters(model, data, start, seed)
     values.update({name: v.to(dtype) for name, v in read.items() if name in values})
@@ -107,9 +109,7 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
     return counts + 1.0 / states + 0.5 * torch.eye(states, dtype=torch.float64)
 
 
-def _cluster_frames(
-    model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int
-) -> Tensor:
+def _cluster_frames(model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int) -> Tensor:
     y, mask = model.emission.observed(data)
     seen = mask.any(-1)
     weight = mask[seen].double()
@@ -122,9 +122,7 @@ def _cluster_frames(
     return labels
 
 
-def _cluster_symbols(
-    model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int
-) -> Tensor:
+def _cluster_symbols(model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int) -> Tensor:
     """Symbols by their neighbours: the laws of the symbol before and after, weighted by use."""
     y, seen = model.emission.observed(data)
     size = model.emission.encoding_size

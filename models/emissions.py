@@ -97,8 +97,8 @@ class Emission(ABC):
         Zero where it is missing. Families with a mean centre by it, so that a missing or
         non-existing lag means "at its mean".
         """
-        encoded = self.encode(y)
-        return encoded.unsqueeze(-2)
+        seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
+        return (self.encode(y) * seen).unsqueeze(-2)
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate convenient names (``covariance``) to the family's own parameters."""
@@ -236,22 +236,33 @@ class Regression(Emission):
         weight = parameters["input_weight"]
         return torch.einsum("ntu,...ksu->...ntks", inputs.to(weight.dtype), weight)
 
-    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+    def draw(
+        self,
+        parameters: Parameters,
+        paths: Tensor,
+        shift: Tensor | None = None,
+        past: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor:
+        """Observations for paths; ``past`` are the last observations before them and their mask."""
         if not self.lags:
             return self.base.draw(parameters, paths, shift)
-        steps = paths.shape[1]
-        drawn: list[Tensor] = []
-        for t in range(steps):  # each observation depends on the ones before it
-            window = paths[:, max(0, t - self.lags) : t + 1]
-            blank = self.base.draw(parameters, paths[:, t : t + 1])
-            y = torch.cat([*drawn[max(0, t - self.lags) :], torch.zeros_like(blank)], 1)
-            seen = torch.ones_like(y, dtype=torch.bool)
+        before = 0 if past is None else past[0].shape[1]
+        ys = [] if past is None else list(past[0].split(1, 1))
+        seen = [] if past is None else list(past[1].split(1, 1))
+        for t in range(paths.shape[1]):  # each observation depends on the ones before it
             here = None if shift is None else shift[..., t : t + 1, :, :]
-            own = self._add(parameters, y, seen, None)
-            own = None if own is None else own[..., -1:, :, :]
-            total = own if here is None else here if own is None else own + here
-            drawn.append(self.base.draw(parameters, window[:, -1:], total))
-        return torch.cat(drawn, 1)
+            recent = slice(max(0, before + t - self.lags), None)
+            if ys:
+                blank = torch.zeros_like(ys[0])
+                y = torch.cat([*ys[recent], blank], 1)
+                mask = torch.cat([*seen[recent], torch.zeros_like(seen[0])], 1)
+                own = self._add(parameters, y, mask, None)
+                own = None if own is None else own[..., -1:, :, :]
+                here = own if here is None else here if own is None else here + own
+            drawn = self.base.draw(parameters, paths[:, t : t + 1], here)
+            ys.append(drawn)
+            seen.append(torch.ones_like(drawn, dtype=torch.bool))
+        return torch.cat(ys[before:], 1)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         out = self.base.start(y, mask, weight)

@@ -80,9 +80,18 @@ class Laws:
         mask = self.emission.observed(self.data)[1]
         return self.emission.score(self.parameters, y, mask, self._shift)
 
-    def draw(self, paths: Tensor) -> Tensor:
-        """Observations for hidden paths (N, T), one draw."""
-        return self.emission.draw(self.parameters, paths.clamp_min(0), self._shift)
+    def draw(self, paths: Tensor, past: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Observations for hidden paths (N, T), one draw.
+
+        With ``past``, observations and mask before the second step, the first step of the paths is
+        the last that was seen, and observations are drawn from the second step on.
+        """
+        paths, shift = paths.clamp_min(0), self._shift
+        if past is not None:
+            paths, shift = paths[:, 1:], None if shift is None else shift[..., 1:, :, :]
+            if isinstance(self.emission, Regression):
+                return self.emission.draw(self.parameters, paths, shift, past)
+        return self.emission.draw(self.parameters, paths, shift)
 
     @property
     def _shift(self) -> Tensor | None:
@@ -368,9 +377,7 @@ class HiddenMarkovModel:
         """
         laws = self.laws(parameters, like)
         with torch.no_grad():
-            paths = sample_chain(
-                laws.log_initial, laws.log_transition, len(like), like.max_length
-            )
+            paths = sample_chain(laws.log_initial, laws.log_transition, len(like), like.max_length)
             y = laws.draw(paths)
         mask = self.emission.observed(like)[1]
         data = Sequences.from_tensors(y, mask=mask, lengths=like.lengths, inputs=like.inputs)

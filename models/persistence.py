@@ -1,4 +1,4 @@
-"""Saving and loading models as data: a description and tensors, nothing that has to be unpickled."""
+"""Saving and loading models as data: a description and tensors, nothing to be unpickled."""
 
 from __future__ import annotations
 

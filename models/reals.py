@@ -224,8 +224,8 @@ def _factor(parameters: Parameters) -> Tensor:
 class LowRankGaussian(_Real):
     """High-dimensional reals: O_k(y) = N(y; mean[k], W_k W_k' + diag(scale[k]²)), W_k (F, rank).
 
-    Cost is linear in F (Woodbury). W is determined up to a rotation of its columns. Missing features
-    are integrated out exactly.
+    Cost is linear in F (Woodbury). W is determined up to a rotation of its columns. Missing
+    features are integrated out exactly.
     """
 
     features: int = 2

@@ -132,8 +132,8 @@ class MarkovChain(dist.TorchDistribution):
 class Emitted(dist.TorchDistribution):
     r"""Observations given a trajectory: log p(y | z) = Σ_t Σ_k z_tk log O_k(y_t).
 
-    ``score(y)`` gives log O_k(y_t) as (N, T, K) with zeros where nothing was observed; ``draw`` samples
-    observations for hard paths (N, T). Batch shape (N,), event (T,) for codes or (T, F).
+    ``score(y)`` gives log O_k(y_t) as (N, T, K) with zeros where nothing was observed; ``draw``
+    samples observations for hard paths (N, T). Batch shape (N,), event (T,) for codes or (T, F).
     """
 
     arg_constraints: dict[str, Any] = {}

@@ -334,6 +334,8 @@ def test_padding_is_ignored_whatever_it_holds() -> None:
             )
         assert (exact.most_likely_path(*spoiled)[0][i, length:] == -1).all()
         assert (exact.sample_paths(*spoiled, n=5)[:, i, length:] == -1).all()
+    nan_beliefs = exact.filter_chain(*chain).log_beliefs.where(step_mask(chain) > 0, NAN)
+    assert (exact.sample_backward(chain[1], nan_beliefs, chain.lengths) < 3).all()
 
 
 def test_padding_has_no_gradient_whatever_it_holds() -> None:
@@ -479,6 +481,20 @@ def test_impossible_observation_counts_as_missing_and_has_no_gradient() -> None:
     assert exact.most_likely_path(*inputs)[1].isneginf().tolist() == [False, True, False]
 
 
+def test_belief_in_an_unreachable_state_loses_its_mass_and_gives_no_nan() -> None:
+    stuck = torch.eye(2, dtype=torch.float64).log()[None, None].requires_grad_()
+    jumping = torch.tensor([[[1.0, 0], [0, 1]]], dtype=torch.float64).log().requires_grad_()
+    half = torch.full((1, 2), 0.5, dtype=torch.float64).log()
+    predicted = exact.predicted_beliefs(half, stuck, jumping)
+    close(predicted.detach().exp(), [[[0.5, 0.5], [1, 0]]])
+    marginals = exact.backward_marginals(stuck, jumping, predicted)
+    close(marginals.detach(), [[[0.0, 0], [0, 1]]])
+    unknown = torch.tensor([[[1.0, 1], [1, NAN]]], dtype=torch.float64)  # at log π = -inf
+    for outputs, weights in ((marginals, torch.ones_like(marginals)), (predicted, unknown)):
+        gradients = torch.autograd.grad(outputs, (stuck, jumping), weights, retain_graph=True)
+        assert all(g.isfinite().all() for g in gradients)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_float32_agrees_with_float64(kind: dict[str, Any]) -> None:
     chain = random_chain(17, **kind)
@@ -536,8 +552,10 @@ def test_shared_laws_equal_repeated_ones_and_layout_is_free() -> None:
     also = Chain(
         *(x.expand(2, *x.shape) for x in unbatched[:2]), chain.log_likelihood, chain.lengths
     )
+    alone = chain._replace(log_likelihood=chain.log_likelihood[0])
+    both = chain._replace(log_likelihood=chain.log_likelihood[:1].expand(2, 3, 5, 3))
     beliefs = random_beliefs(chain, 4)
-    for one, two in ((chain, repeated), (unbatched, also)):
+    for one, two in ((chain, repeated), (unbatched, also), (alone, both)):
         names = ("log_evidence", "smooth_chain", "expected_transitions", "support")
         for name in names:
             close(getattr(exact, name)(*one), getattr(exact, name)(*two))

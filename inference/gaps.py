@@ -1,0 +1,177 @@
+"""How far a guide is from exact inference, in nats."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..models import Laws, Sequences
+from . import exact
+from .fit import Fit
+from .guides import Guide
+from .posteriors import Backward, PathPosterior
+from .queries import BATCH
+
+
+@dataclass(frozen=True)
+class EvidenceGap:
+    """A guide beside the exact answer, at fixed parameters; all figures in nats per step.
+
+    A step is one time step of one sequence. ``log_evidence`` and ``elbo`` (N,) are per sequence;
+    ``kl_filter`` and ``update_error`` (N, T) per step, zero beyond the length of a sequence.
+    """
+
+    log_evidence: Tensor
+    """log p(y_n), the states summed out exactly, (N,)."""
+    elbo: Tensor
+    """The guide's bound on it, exact in the states, (N,)."""
+    kl_filter: Tensor | None
+    """KL(b_t ‖ β_t): exact filter against the guide's belief (N, T); None where it has none."""
+    update_error: Tensor | None
+    """u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)): what this step's update adds, (N, T)."""
+    surprise: Tensor
+    """−log p(y_t | y_1 … y_{t-1}) under the exact filter, (N, T)."""
+    lengths: Tensor
+    """Lengths of the sequences, (N,)."""
+
+    @property
+    def steps(self) -> int:
+        """Time steps over all sequences."""
+        return int(self.lengths.sum())
+
+    @property
+    def evidence_per_step(self) -> float:
+        """Σ log p(y_n) / steps."""
+        return float(self.log_evidence.sum()) / self.steps
+
+    @property
+    def elbo_per_step(self) -> float:
+        """Σ ELBO_n / steps."""
+        return float(self.elbo.sum()) / self.steps
+
+    @property
+    def gap_per_step(self) -> float:
+        """(Σ log p(y_n) − ELBO_n) / steps, never negative but for rounding."""
+        return float((self.log_evidence - self.elbo).sum()) / self.steps
+
+    @property
+    def gap_standard_error(self) -> float:
+        """Standard error of ``gap_per_step`` over sequences; NaN for a single sequence."""
+        return _standard_error(self.log_evidence - self.elbo, self.lengths)
+
+    @property
+    def kl_filter_per_step(self) -> float:
+        """Mean of KL(exact filter ‖ guide's belief); NaN where the guide has no belief."""
+        return math.nan if self.kl_filter is None else float(self.kl_filter.sum()) / self.steps
+
+    @property
+    def kl_filter_standard_error(self) -> float:
+        """Standard error of ``kl_filter_per_step`` over sequences."""
+        if self.kl_filter is None:
+            return math.nan
+        return _standard_error(self.kl_filter.sum(-1), self.lengths)
+
+    @property
+    def update_error_per_step(self) -> float:
+        """Mean of the local update error; NaN where the guide has no belief."""
+        return (
+            math.nan if self.update_error is None else float(self.update_error.sum()) / self.steps
+        )
+
+    def over_time(self, values: Tensor) -> Tensor:
+        """Mean over the sequences that reach each step, of a (N, T) field, (T,)."""
+        reached = torch.arange(values.shape[1]) < self.lengths.unsqueeze(-1)
+        return (values * reached).sum(0) / reached.sum(0).clamp_min(1)
+
+    def __str__(self) -> str:
+        rows = [
+            ("log evidence", self.evidence_per_step, ""),
+            ("ELBO", self.elbo_per_step, ""),
+            ("gap: evidence − ELBO", self.gap_per_step, f" ± {self.gap_standard_error:.1e}"),
+        ]
+        if self.kl_filter is not None:
+            spread = f" ± {self.kl_filter_standard_error:.1e}"
+            rows.append(("KL(exact filter ‖ guide)", self.kl_filter_per_step, spread))
+            rows.append(("update error of a step", self.update_error_per_step, ""))
+        lines = [f"  {name:<26}{value:>12.6f}{spread}" for name, value, spread in rows]
+        head = f"{len(self.lengths)} sequences, {self.steps} steps; nats per step"
+        return "\n".join([head, *lines])
+
+
+def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
+    """Compare a fitted guide with exact inference at the posterior medians of the parameters.
+
+    Args:
+        fitted: a fit, or a guide on its own.
+        data: sequences, seen in training or not.
+
+    Raises:
+        ValueError: data that the model cannot emit.
+    """
+    guide = fitted.guide if isinstance(fitted, Fit) else fitted
+    if not isinstance(guide, Guide):
+        raise ValueError(f"fitted: must be a Fit or a guide, got {type(fitted).__name__}")
+    guide.model.check(data)
+    medians = {name: value.double() for name, value in guide.median().items()}
+    parts = []
+    with torch.no_grad():
+        for batch in data.batches(BATCH):
+            laws = guide.model.laws(medians, batch)
+            parts.append(_compare(laws, guide.posterior(laws), data.max_length))
+    evidence, bound, kl, update, surprise = zip(*parts, strict=True)
+    return EvidenceGap(
+        torch.cat(evidence),
+        torch.cat(bound),
+        _join(kl),
+        _join(update),
+        torch.cat(surprise),
+        data.lengths,
+    )
+
+
+def _compare(
+    laws: Laws, posterior: PathPosterior, steps: int
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
+    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
+    filtered = exact.filter_chain(*chain)
+    inside = laws.data.step_mask
+    beliefs = getattr(posterior, "log_beliefs", None)
+    kl = update = None
+    if beliefs is not None:
+        kl = _wide(_divergence(filtered.log_beliefs, beliefs) * inside, steps)
+    if isinstance(posterior, Backward):
+        bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
+        update = _wide(_divergence(posterior.log_beliefs, bayes) * inside, steps)
+    evidence = exact.log_evidence(*chain)
+    surprise = _wide(-filtered.log_increments * inside, steps)
+    return evidence, posterior.elbo(), kl, update, surprise
+
+
+def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) along the last axis, with 0 log 0 = 0."""
+    possible = ~log_p.isneginf()
+    difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)
+    return (log_p.exp() * difference).sum(-1)
+
+
+def _wide(values: Tensor, steps: int) -> Tensor:
+    """Batches are cut to their longest sequence: back to the common number of steps."""
+    return torch.nn.functional.pad(values, (0, steps - values.shape[-1]))
+
+
+def _join(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _standard_error(totals: Tensor, lengths: Tensor) -> float:
+    """Of Σ totals / Σ lengths, a ratio over independent sequences (delta method)."""
+    n = len(totals)
+    if n < 2:
+        return math.nan
+    mean_length = float(lengths.double().mean())
+    residual = totals - lengths * (float(totals.sum()) / float(lengths.sum()))
+    return float(residual.double().std()) / math.sqrt(n) / mean_length

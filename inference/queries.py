@@ -1,0 +1,217 @@
+"""Exact inference in words of the field: a model with known parameters, and data.
+
+Everything is computed in float64 on batches of sequences; nothing here is approximate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..models import HiddenMarkovModel, Laws, Regression, Sequences
+from ..models.randomness import seeded
+from ..models.trajectories import sample_chain
+from . import exact
+
+BATCH = 256
+"""Sequences that are worked on at once."""
+
+
+class MostLikely(NamedTuple):
+    """Viterbi's answer: states int64 (N, T), −1 beyond the length; log p(y, states) (N,)."""
+
+    states: Tensor
+    log_joint: Tensor
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What comes after the end of each sequence, ``steps`` ahead.
+
+    ``state_probability`` (N, H, K) is exact. ``mean`` (N, H, F) is the expected observation (for
+    codes the probability of each symbol): exact, but with inputs or lags in the emission the mean
+    of the draws (for codes then None). ``draws`` (S, N, H[, F]) are simulated continuations, which
+    answer every other question.
+    """
+
+    state_probability: Tensor
+    mean: Tensor | None
+    draws: Tensor
+
+    def quantile(self, q: float) -> Tensor:
+        """Quantile of the draws, (N, H[, F])."""
+        return torch.quantile(self.draws.double(), q, dim=0)
+
+
+def log_evidence(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """log p(y_n) of every sequence with the states summed out, (N,) nats.
+
+    Differentiable in the known parameters. With inputs: given the inputs.
+
+    Raises:
+        ValueError: a parameter is not known, or data that the model cannot emit.
+    """
+    return _over_batches(model, data, lambda laws: exact.log_evidence(*_chain(laws)))
+
+
+def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """p(z_t | y_1 … y_t), (N, T, K); zero beyond the length of a sequence."""
+    return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_beliefs))
+
+
+def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """p(z_t | y_1 … y_{t-1}), (N, T, K); zero beyond the length of a sequence."""
+    return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_predicted))
+
+
+def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """p(z_t | y_1 … y_T), (N, T, K); zero beyond the length of a sequence."""
+    return _over_batches(model, data, lambda laws: _within(laws, exact.smooth_chain(*_chain(laws))))
+
+
+def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """p(z_t, z_{t+1} | y), (N, T-1, K, K): the only result with a (from, to) table per step."""
+    return _over_batches(model, data, lambda laws: exact.pair_marginals(*_chain(laws)), pad_from=1)
+
+
+def step_log_likelihood(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+    """log p(y_t | y_1 … y_{t-1}), (N, T) nats; they sum to the evidence; 0 where nothing is seen."""
+    return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
+
+
+def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
+    """The single most probable path of every sequence (Viterbi)."""
+    found = [exact.most_likely_path(*_chain(laws)) for laws in _laws(model, data)]
+    paths = _stack([path for path, _ in found], data.max_length, fill=-1)
+    return MostLikely(paths, torch.cat([joint for _, joint in found]))
+
+
+def sample_states(
+    model: HiddenMarkovModel, data: Sequences, draws: int = 1, *, seed: int | None = None
+) -> Tensor:
+    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length."""
+    if draws < 1:
+        raise ValueError(f"draws: must be >= 1, got {draws}")
+    with seeded(seed):
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    parts = [
+        exact.sample_paths(*_chain(laws), n=draws, generator=generator)
+        for laws in _laws(model, data)
+    ]
+    return _stack(parts, data.max_length, fill=-1, sequence=1)
+
+
+def forecast(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    seed: int | None = None,
+) -> Forecast:
+    """Continue every sequence by ``steps`` steps.
+
+    Args:
+        model: parameters known.
+        data: what was seen.
+        steps: how far ahead, H >= 1.
+        draws: simulated continuations.
+        inputs: covariates of the future (N, H, columns), where the model takes them.
+        seed: of the simulation.
+    """
+    if steps < 1 or draws < 1:
+        raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
+    model.complete({})
+    model.check(data)
+    future = _future(model, data, steps, inputs)
+    last = filter(model, data)[torch.arange(len(data)), data.lengths - 1]
+    log_states = exact.predict_states(last.log(), model.laws({}, future).log_transition, steps)
+    copies = torch.arange(len(data)).repeat(draws)
+    laws = model.laws({}, future[copies])
+    with seeded(seed):
+        paths = sample_chain(last.log()[copies], laws.log_transition, len(copies), steps + 1)
+        drawn = laws.draw(paths, past=_past(model, data[copies]))
+    drawn = drawn.reshape(draws, len(data), *drawn.shape[1:])
+    if isinstance(model.emission, Regression):
+        mean = None if model.emission.codes else drawn.double().mean(0)
+    else:
+        mean = log_states.exp() @ model.emission.mean(laws.parameters)
+    return Forecast(log_states.exp(), mean, drawn)
+
+
+def _future(
+    model: HiddenMarkovModel, data: Sequences, steps: int, inputs: Tensor | None
+) -> Sequences:
+    """The last step of every sequence, which drives the first transition, and those to come."""
+    y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
+    if not model.inputs:
+        return Sequences.from_tensors(y)
+    if inputs is None or inputs.shape != (len(data), steps, model.inputs):
+        came = None if inputs is None else tuple(inputs.shape)
+        raise ValueError(
+            f"inputs: forecasting needs future covariates of shape "
+            f"({len(data)}, {steps}, {model.inputs}), got {came}"
+        )
+    assert data.inputs is not None  # checked with the data
+    last = data.inputs[torch.arange(len(data)), data.lengths - 1]
+    return Sequences.from_tensors(y, inputs=torch.cat([last.unsqueeze(1), inputs.to(last)], 1))
+
+
+def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
+    """The last observations of every sequence, as many as the emission looks back on."""
+    y, mask = model.emission.observed(data)
+    lags = getattr(model.emission, "lags", 0)
+    place = data.lengths.unsqueeze(-1) - lags + torch.arange(lags)
+    rows = torch.arange(len(data)).unsqueeze(-1)
+    past, seen = y[rows, place.clamp_min(0)], mask[rows, place.clamp_min(0)]
+    before = place < 0
+    return past, seen & ~(before.unsqueeze(-1) if seen.ndim == 3 else before)
+
+
+def _chain(laws: Laws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
+
+
+def _filtered(laws: Laws) -> exact.Filtered:
+    return exact.filter_chain(*_chain(laws))
+
+
+def _within(laws: Laws, log_probability: Tensor) -> Tensor:
+    return log_probability.exp() * laws.data.step_mask.unsqueeze(-1)
+
+
+def _laws(model: HiddenMarkovModel, data: Sequences) -> list[Laws]:
+    model.complete({})  # says which parameters are not known, before anything is computed
+    model.check(data)
+    return [model.laws({}, batch) for batch in data.batches(BATCH)]
+
+
+def _over_batches(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    query: Callable[[Laws], Tensor],
+    *,
+    pad_from: int = 0,
+) -> Tensor:
+    parts = [query(laws) for laws in _laws(model, data)]
+    if parts[0].ndim == 1:
+        return torch.cat(parts)
+    return _stack(parts, data.max_length - pad_from, fill=0)
+
+
+def _stack(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
+    """Join batches, which are cut to their own longest sequence, along the sequences."""
+    time = sequence + 1
+    padded = []
+    for part in parts:
+        lacking = steps - part.shape[time]
+        if lacking:
+            shape = [*part.shape[:time], lacking, *part.shape[time + 1 :]]
+            part = torch.cat([part, part.new_full(shape, fill)], time)
+        padded.append(part)
+    return torch.cat(padded, sequence)
