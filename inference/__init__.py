@@ -17,6 +17,7 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
+from .saving import load_fit, save_fit
 from .start import starting_values
 
 __all__ = [
@@ -37,11 +38,13 @@ __all__ = [
     "filter",
     "fit",
     "forecast",
+    "load_fit",
     "log_evidence",
     "most_likely_states",
     "predict",
     "recurrent_gates",
     "sample_states",
+    "save_fit",
     "smooth",
     "smooth_pairs",
     "starting_values",

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
 import xarray as xr
@@ -43,6 +43,8 @@ Idata: TypeAlias = "InferenceData | xr.DataTree"
 az: Any = arviz  # most of its functions carry no types, and some exist in one major only
 
 _ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
+
+_Entry = TypeVar("_Entry")
 
 _SAMPLES = ("chain", "draw")
 _SAMPLED_GROUPS = (
@@ -81,9 +83,11 @@ def build(
             of states are large, and often fewer than the draws of the parameters.
             A group without variables is left out.
         dims: variable name -> names of its dimensions; a variable not named has none beyond
-            chain and draw.
-        coords: dimension -> labels, distinct and as many as the dimension is long. Dimensions
-            not named here count from 0, as `chain` and `draw` always do.
+            chain and draw. The key "group/variable" says it for one group alone.
+        coords: dimension -> labels, distinct and as many as the dimension is long. The key
+            "group/dimension" labels a dimension in one group alone, which may then have another
+            length there. Dimensions not named here count from 0, as `chain` always does and `draw`
+            does unless labelled for a group.
         attrs: attributes of the whole. Strings and real numbers are kept as they are, anything
             else is stored as JSON text, since NetCDF has no other types.
 
@@ -98,10 +102,11 @@ def build(
     unknown = [name for name in groups if name not in GROUPS]
     if unknown:
         raise ValueError(f"groups must be among {', '.join(GROUPS)}; got {', '.join(unknown)}")
+    _check_scopes(dims, coords or {})
     labels = _labels(coords or {})
     reserved = {*_SAMPLES, *labels, *(name for names in dims.values() for name in names)}
     datasets = {
-        name: _dataset(name, variables, dims, labels, reserved)
+        name: _dataset(name, variables, _scoped(dims, name), _scoped(labels, name), reserved)
         for name, variables in groups.items()
         if variables
     }
@@ -263,17 +268,18 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
 
     Args:
         idata: with the group `log_likelihood`.
-        unit: what is left out: the last dimension of the variable to use. `"sequence"` leaves
-            out whole sequences; `"time"` uses the variable of log p(y_t | y_<t, θ) and leaves out
-            one such factor at a time, all later ones keeping y_t in their past.
-            Units that are NaN in every draw are padding and are passed over.
+        unit: what is left out: the last dimension of the variable to use, of `log_likelihood` or,
+            if none there ends in it, of the variables of `sample_stats` whose names end in
+            "log_likelihood". `"sequence"` leaves out whole sequences; `"time"` uses the variable of
+            log p(y_t | y_<t, θ) and leaves out one such factor at a time, all later ones keeping
+            y_t in their past. Units that are NaN in every draw are padding and are passed over.
 
     Returns:
         A `LeaveOneOut`. Nothing is warned of: read `pareto_k` and `unreliable`.
 
     Raises:
-        ValueError: if not exactly one variable of `log_likelihood` ends in `unit`, there are
-            fewer than 25 draws, or a log-likelihood is +inf, NaN in some draws only, or -inf.
+        ValueError: if not exactly one such variable ends in `unit`, there are fewer than 25
+            draws, or a log-likelihood is +inf, NaN in some draws only, or -inf.
     """
     draws = _unit_log_likelihood(idata, unit)
     samples = draws.shape[1]
@@ -341,6 +347,24 @@ def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
     }
     rows = {name: ("model", values) for name, values in columns.items()}
     return xr.Dataset(rows, coords={"model": order}).to_dataframe()
+
+
+def _check_scopes(*entries: Mapping[str, Any]) -> None:
+    for name in (name for part in entries for name in part if "/" in name):
+        if name.split("/")[0] not in GROUPS:
+            raise ValueError(f"dims and coords must name a group before '/'; got {name!r}")
+
+
+def _scoped(entries: Mapping[str, _Entry], group_name: str) -> dict[str, _Entry]:
+    """The entries that hold in a group: its own, "group/name", before those for all."""
+    prefix = f"{group_name}/"
+    general = {name: entry for name, entry in entries.items() if "/" not in name}
+    own = {
+        name.removeprefix(prefix): entry
+        for name, entry in entries.items()
+        if name.startswith(prefix)
+    }
+    return general | own
 
 
 def _labels(coords: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -493,21 +517,32 @@ def _standard_error(values: NDArray[np.float64]) -> float:
 
 def _unit_log_likelihood(idata: Idata, unit: str) -> NDArray[np.float64]:
     """Log-likelihoods as (units, draws), padding left out."""
-    dataset = group(idata, "log_likelihood")
-    ending = {str(name): tuple(map(str, v.dims)) for name, v in dataset.data_vars.items()}
-    names = [name for name, dims in ending.items() if dims and dims[-1] == unit]
-    if len(names) != 1:
-        raise ValueError(
-            f"unit must be the last dimension of one variable of log_likelihood; got {unit!r}, "
-            f"and the variables are {ending}"
-        )
-    variable = dataset[names[0]].transpose(..., *_SAMPLES)
+    variable = _ending_in(unit, group(idata, "log_likelihood"), idata).transpose(..., *_SAMPLES)
     samples = variable.sizes["chain"] * variable.sizes["draw"]
     draws = np.asarray(variable.values, dtype=np.float64).reshape(-1, samples)
     kept = draws[~np.isnan(draws).all(axis=1)]
     if not kept.size:
         raise ValueError(f"log_likelihood over {unit!r} must have a unit that is not NaN")
     return kept
+
+
+def _ending_in(unit: str, dataset: xr.Dataset, idata: Idata) -> xr.DataArray:
+    """The one variable of log-likelihoods whose last dimension is `unit`."""
+    rest = _datasets(idata).get("sample_stats", xr.Dataset())
+    spare = rest[[name for name in rest.data_vars if str(name).endswith("log_likelihood")]]
+    found: dict[str, tuple[str, ...]] = {}
+    for place in (dataset, spare):
+        ending = {str(name): tuple(map(str, v.dims)) for name, v in place.data_vars.items()}
+        names = [name for name, dims in ending.items() if dims and dims[-1] == unit]
+        if len(names) == 1:
+            return place[names[0]]
+        found |= ending
+        if names:
+            break
+    raise ValueError(
+        f"unit must be the last dimension of one variable of log_likelihood; got {unit!r}, "
+        f"and the variables are {found}"
+    )
 
 
 def _relative_efficiency(idata: Idata, draws: NDArray[np.float64]) -> float:

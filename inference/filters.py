@@ -58,9 +58,10 @@ class ExactFilter(nn.Module):
         """Nothing to calibrate."""
 
     def forward(self, laws: Laws) -> Tensor:
+        log_likelihood = laws.log_likelihood  # kept by the laws: computed with its gradient
         with torch.no_grad():
             return exact.filter_chain(
-                laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
+                laws.log_initial, laws.log_transition, log_likelihood, laws.lengths
             ).log_beliefs
 
 

@@ -10,7 +10,7 @@ import os
 import platform
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -134,6 +134,7 @@ def fit(
     heldout: Sequences | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    callback: Callable[[int, Guide], None] | None = None,
 ) -> Fit:
     """Fit model and guide together by maximising one objective over minibatches of sequences.
 
@@ -150,14 +151,16 @@ def fit(
         heldout: sequences for early stopping; by default a share of ``data``.
         checkpoint: file that is written while fitting, and continued from if it exists.
         progress: show a bar.
+        callback: called with the step and the guide, in evaluation mode, every
+            ``settings.evaluate_every`` steps; it must not draw random numbers.
 
     Raises:
         ValueError: bad argument, or a checkpoint of another fit; before anything is computed.
         NonFiniteLossError: naming step, site and sequence.
     """
     settings = settings or FitSettings()
-    _check(model, guide, data, objective, heldout)
-    run = _Run(guide, data, objective, settings, seed, heldout, checkpoint, progress)
+    _check(model, guide, data, objective, heldout, checkpoint)
+    run = _Run(guide, data, objective, settings, seed, heldout, checkpoint, progress, callback)
     with seeded(seed):
         return run.finish()
 
@@ -168,6 +171,7 @@ def _check(
     data: Sequences,
     objective: str,
     heldout: Sequences | None,
+    checkpoint: str | os.PathLike[str] | None,
 ) -> None:
     if not isinstance(guide, Guide):
         raise ValueError(
@@ -185,6 +189,10 @@ def _check(
         raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
     if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):
         raise ValueError(f"objective: {objective!r} trains a network, got ExactFilter")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(
+            f"checkpoint: needs a file in an existing folder, got {os.fspath(checkpoint)!r}"
+        )
     for part in (data, heldout):
         if part is not None:
             model.check(part)
@@ -203,12 +211,14 @@ class _Run:
         heldout: Sequences | None,
         checkpoint: str | os.PathLike[str] | None,
         progress: bool,
+        callback: Callable[[int, Guide], None] | None,
     ) -> None:
         self.model = guide.model
         self.objective = objective
         self.settings = settings
         self.seed = seed
         self.progress = progress
+        self.callback = callback
         if heldout is None and settings.holdout and len(data) >= SMALLEST_SPLIT:
             data, heldout = data.split([1 - settings.holdout, settings.holdout], seed=seed)
         self.data = data
@@ -380,6 +390,11 @@ class _Run:
             self._save()
 
     def _evaluate(self) -> None:
+        if self.callback is not None:
+            self.guide.eval()
+            with torch.no_grad():
+                self.callback(self.step, self.guide)
+            self.guide.train()
         if self.heldout is None:
             return
         bound = bound_per_step(self.guide, self.heldout)

@@ -124,7 +124,7 @@ class Guide(nn.Module, ABC):
             return {}
         with _local_parameters(), torch.no_grad():
             auto: Any = self._auto
-            values: dict[str, Tensor] = auto.median()
+            values = auto.median()
         return {name: value.detach() for name, value in values.items()}
 
     def draw_parameters(self) -> ParameterDraw:

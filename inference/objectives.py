@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
@@ -62,9 +63,18 @@ def _without_each(log_w: Tensor) -> Tensor:
     if draws == 1:
         return torch.zeros_like(log_w)
     others = (log_w.sum(0) - log_w) / (draws - 1)
-    table = log_w.unsqueeze(0).repeat(draws, 1, 1)
-    table.diagonal(dim1=0, dim2=1).copy_(others.mT)
-    return log_mean_exp(table, 1)
+    total = log_w.logsumexp(0)
+    # Sum of the others: by subtraction, except for the largest weight, where that would cancel.
+    largest = log_w == log_w.amax(0)
+    rest = total + torch.log1p(-(log_w - total).exp().clamp_max(0.75))
+    apart = log_w.masked_fill(_first(largest), -torch.inf).logsumexp(0)
+    rest = torch.where(_first(largest), apart, rest)
+    return torch.logaddexp(rest, others) - math.log(draws)
+
+
+def _first(flags: Tensor) -> Tensor:
+    """Only the first True along axis 0."""
+    return flags & (flags.cumsum(0) == 1)
 
 
 def rws(guide: Guide, batch: Batch) -> Tensor:

@@ -79,7 +79,7 @@ def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
 
 
 def step_log_likelihood(model: HiddenMarkovModel, data: Sequences) -> Tensor:
-    """log p(y_t | y_1 … y_{t-1}), (N, T) nats; they sum to the evidence; 0 where nothing is seen."""
+    """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
     return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
 
 

@@ -1,0 +1,112 @@
+"""Saving and loading fits: one file of tensors and plain values, nothing to be unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..models import HiddenMarkovModel
+from ..models.persistence import describe, read_tensors, restore, write_tensors
+from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
+from .fit import Fit, FitSettings
+from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
+
+_GUIDES: dict[str, type[Guide]] = {
+    kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide)
+}
+_NETWORKS: dict[str, type[RecurrentFilter]] = {
+    kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
+}
+_KEYS = {"fit", "model", "tensors", "guide", "losses", "evaluations", "restart_bounds"}
+
+
+def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
+    """Write a fit to one file, atomically.
+
+    Raises:
+        ValueError: no existing folder, or a law, prior or filter that is not the library's.
+    """
+    description, tensors = describe(fit.model)
+    settings = dataclasses.asdict(fit.settings)
+    if not isinstance(fit.settings.start, str):
+        settings["start"] = "kmeans"  # where it began is in the past: the fit does not need it
+    record = {
+        "guide": type(fit.guide).__name__,
+        "uncertainty": fit.guide.uncertainty,
+        "filter": _describe_filter(fit.guide.filter),
+        "objective": fit.objective,
+        "settings": settings,
+        "seed": fit.seed,
+        "seconds": fit.seconds,
+        "versions": dict(fit.versions),
+    }
+    content = {
+        "fit": json.dumps(record),
+        "model": json.dumps(description),
+        "tensors": tensors,
+        "guide": fit.guide.state_dict(),
+        "losses": fit.losses,
+        "evaluations": fit.evaluations,
+        "restart_bounds": fit.restart_bounds,
+    }
+    return write_tensors(path, content)
+
+
+def load_fit(path: str | os.PathLike[str]) -> Fit:
+    """Read a fit written by ``save_fit``.
+
+    Raises:
+        ValueError: missing, truncated or foreign file.
+    """
+    content = read_tensors(path, _KEYS)
+    record = json.loads(content["fit"])
+    model = restore(json.loads(content["model"]), content["tensors"])
+    guide = _restore_guide(record, model, content["guide"])
+    return Fit(
+        model=model,
+        guide=guide,
+        objective=record["objective"],
+        settings=FitSettings(**record["settings"]),
+        seed=record["seed"],
+        losses=content["losses"],
+        evaluations=content["evaluations"],
+        restart_bounds=content["restart_bounds"],
+        seconds=record["seconds"],
+        versions=record["versions"],
+    )
+
+
+def _describe_filter(kept: Filter) -> dict[str, Any]:
+    if isinstance(kept, ExactFilter):
+        return {"kind": "ExactFilter"}
+    if not isinstance(kept, RecurrentFilter) or type(kept).__name__ not in _NETWORKS:
+        raise ValueError(f"fit: can save ExactFilter and {sorted(_NETWORKS)}, got {kept!r}")
+    assert kept.network is not None  # it is in a guide, so it was built
+    network = {
+        name: getattr(kept.network, name)
+        for name in ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
+    }
+    if isinstance(kept.network, nn.RNN):
+        network["nonlinearity"] = kept.network.nonlinearity
+    return {"kind": type(kept).__name__, "reads": kept.reads, "network": network}
+
+
+def _restore_guide(
+    record: dict[str, Any], model: HiddenMarkovModel, state: dict[str, Tensor]
+) -> Guide:
+    description = record["filter"]
+    kept: Filter = ExactFilter()
+    if description["kind"] != "ExactFilter":
+        kind = _NETWORKS[description["kind"]]
+        make: type[Any] = kind.kind
+        kept = kind(reads=description["reads"], network=make(**description["network"]))
+    guide = _GUIDES[record["guide"]](model, kept, parameters=record["uncertainty"])
+    dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
+    guide.to(dtype)
+    guide.load_state_dict(state)
+    return guide.eval()

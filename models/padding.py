@@ -1,0 +1,236 @@
+"""Padded tensors: brought into the one form that ``Sequences`` holds, and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from .sequences import Sequences
+
+_LARGEST_WHOLE = 2**53  # whole numbers beyond it are not exact in float64
+
+
+def canonical(
+    values: Tensor,
+    mask: Tensor | None,
+    lengths: Tensor | None,
+    along: Mapping[str, Tensor | None],
+    *,
+    codes: bool,
+) -> dict[str, Tensor]:
+    """The tensors of a ``Sequences``, copied, from what ``Sequences.from_tensors`` accepts.
+
+    ``along`` are the times, actions and inputs.
+    """
+    values = tensor(values, "values")
+    given = {
+        name: tensor(data, name).to(values.device)
+        for name, data in {"mask": mask, **along}.items()
+        if data is not None
+    }
+    if values.ndim == 1:
+        values, given = values[None], {name: data[None] for name, data in given.items()}
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise ValueError(
+            "values must have shape (sequences, steps, features), (sequences, steps) or "
+            f"(steps,), none of them 0; got {tuple(values.shape)}"
+        )
+    if values.ndim == 2:
+        values = values[..., None]
+    if codes and values.shape[2] != 1:
+        raise ValueError(f"codes must have one feature; got {values.shape[2]} features")
+    n, t = values.shape[:2]
+    lengths = torch.full((n,), t) if lengths is None else tensor(lengths, "lengths")
+    check_lengths(lengths, n, t)
+    lengths = lengths.to(values.device, torch.int64, copy=True)
+    steps = torch.arange(t, device=values.device) < lengths[:, None]
+    observed = _observed(values, given.pop("mask", None), steps)
+    if not observed.any():
+        raise ValueError("values must hold at least one observed number; all are missing")
+    if codes:
+        observed = observed[..., 0]
+        values = whole(values[..., 0], observed, "codes")
+    else:
+        values = _floating(values).masked_fill(~observed, 0)
+    return {
+        "values": values,
+        "mask": observed,
+        "lengths": lengths,
+        **_filled(_aligned(given, steps), lengths, steps),
+    }
+
+
+def _observed(values: Tensor, mask: Tensor | None, steps: Tensor) -> Tensor:
+    """(N, T, F) bool: within the sequence, not NaN and not masked."""
+    observed = ~values.isnan() & steps[..., None]
+    if mask is None:
+        return observed
+    if mask.dtype != torch.bool or mask.shape not in (values.shape, values.shape[:2]):
+        raise ValueError(
+            f"mask must be bool of shape {tuple(values.shape)} or {tuple(values.shape[:2])}; "
+            f"got {mask.dtype} of shape {tuple(mask.shape)}"
+        )
+    return observed & (mask if mask.ndim == 3 else mask[..., None])
+
+
+def _aligned(given: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
+    """Times and actions (N, T), inputs (N, T, U)."""
+    shape = tuple(steps.shape)
+    made = {}
+    for name, data in given.items():
+        wide = data.expand(shape) if name == "times" and data.shape == shape[1:] else data
+        wide = wide[..., None] if wide.ndim == 2 else wide
+        if tuple(wide.shape[:-1]) != shape or (name != "inputs" and wide.shape[2] != 1):
+            axes = f"{shape} or {(*shape, 'U')}" if name == "inputs" else f"{shape}"
+            raise ValueError(
+                f"{name} must have shape {axes}, an entry a step; got {tuple(data.shape)}"
+            )
+        made[name] = wide if name == "inputs" else wide[..., 0]
+    return made
+
+
+def _filled(given: dict[str, Tensor], lengths: Tensor, steps: Tensor) -> dict[str, Tensor]:
+    """Times, actions and inputs in their types, with the padding that the container has."""
+    if "times" in given:
+        times = given["times"].double()
+        given["times"] = torch.where(steps, times, times.gather(1, lengths[:, None] - 1))
+    if "actions" in given:
+        given["actions"] = whole(given["actions"], steps, "actions")
+    if "inputs" in given:
+        given["inputs"] = _floating(given["inputs"]).masked_fill(~steps[..., None], 0)
+    return given
+
+
+def _floating(numbers: Tensor) -> Tensor:
+    return numbers if numbers.is_floating_point() else numbers.to(torch.get_default_dtype())
+
+
+def whole(numbers: Tensor, where: Tensor, name: str, labels: Sequence[str] = ()) -> Tensor:
+    """int64 of whole numbers 0, 1, 2, …; 0 where ``where`` is False, whatever stood there."""
+    if not numbers.is_floating_point():
+        numbers = numbers.to(torch.int64)
+    kept = numbers.masked_fill(~where, 0)
+    bad = kept < 0
+    if kept.is_floating_point():
+        bad |= (kept != kept.floor()) | (kept >= _LARGEST_WHOLE)
+    _refuse(bad, kept, f"{name} must be whole numbers 0, 1, 2, …", labels)
+    return kept.to(torch.int64)
+
+
+# Checks
+
+
+def tensor(data: Tensor, name: str) -> Tensor:
+    """The tensor itself, detached, or a ValueError if it is none or complex."""
+    if not isinstance(data, Tensor) or data.is_complex():
+        got = data.dtype if isinstance(data, Tensor) else type(data).__name__
+        raise ValueError(f"{name} must be a real torch.Tensor; got {got}")
+    return data.detach()
+
+
+def names(
+    given: Iterable[object], name: str, default: Sequence[object] | None = None
+) -> tuple[str, ...]:
+    """Names as strings, all different; as many as ``default``, which stands in for ()."""
+    if isinstance(given, str):
+        raise ValueError(f"{name} must be a list of names; got the single string {given!r}")
+    if default is not None and isinstance(given, tuple) and not given:
+        given = default
+    strings = tuple(str(one) for one in given)
+    if default is not None and len(strings) != len(default):
+        raise ValueError(f"{name} must be {len(default)} names; got {len(strings)}")
+    if len(set(strings)) < len(strings):
+        twice = next(one for one in strings if strings.count(one) > 1)
+        raise ValueError(f"{name} must all be different; got {twice!r} more than once")
+    return strings
+
+
+def check_lengths(lengths: Tensor, n: int, t: int) -> None:
+    """Whole numbers in 1..t, one for each of n sequences."""
+    numbers = not lengths.is_floating_point() and lengths.dtype != torch.bool
+    if not numbers or tuple(lengths.shape) != (n,):
+        raise ValueError(
+            f"lengths must be whole numbers of shape ({n},), one a sequence; "
+            f"got {lengths.dtype} of shape {tuple(lengths.shape)}"
+        )
+    outside = (lengths < 1) | (lengths > t)
+    if outside.any():
+        at = int(torch.nonzero(outside)[0])
+        raise ValueError(
+            f"lengths must lie in 1..{t}, the number of steps; "
+            f"got {int(lengths[at])} for sequence {at}"
+        )
+
+
+def check_layout(data: Sequences) -> None:
+    """Types, shapes and devices of the tensors, and the range of the lengths."""
+    values, inputs = tensor(data.values, "values"), data.inputs
+    codes = values.ndim == 2 and values.dtype == torch.int64
+    if not (codes or (values.ndim == 3 and values.is_floating_point())) or 0 in values.shape:
+        raise ValueError(
+            "values must be floating (sequences, steps, features) or int64 codes "
+            f"(sequences, steps), no size 0; got {values.dtype} of shape {tuple(values.shape)}"
+        )
+    shape = tuple(values.shape[:2])
+    required: dict[str, tuple[tuple[object, ...], torch.dtype | str]] = {
+        "mask": (tuple(values.shape), torch.bool),
+        "lengths": (shape[:1], torch.int64),
+        "times": (shape, torch.float64),
+        "actions": (shape, torch.int64),
+        "inputs": ((*shape, *(() if inputs is None else inputs.shape[2:3] or ["U"])), "floating"),
+    }
+    for name, (size, dtype) in required.items():
+        part = getattr(data, name)
+        if part is None and name not in ("mask", "lengths"):
+            continue
+        tensor(part, name)
+        if part.device != values.device:
+            raise ValueError(f"{name} must be on {values.device}, as values; got {part.device}")
+        typed = part.is_floating_point() if dtype == "floating" else part.dtype == dtype
+        if not typed or tuple(part.shape) != size:
+            raise ValueError(
+                f"{name} must be {dtype} of shape {size}; got {part.dtype} "
+                f"of shape {tuple(part.shape)}"
+            )
+    check_lengths(data.lengths, *shape)
+
+
+def check_entries(data: Sequences) -> None:
+    """Every number, of tensors whose layout is right."""
+    values, mask, labels = data.values, data.mask, data.labels
+    if data.is_codes:
+        _refuse(mask & (values < 0), values, "codes must be 0, 1, 2, …", labels)
+        if data.symbols is not None:
+            requirement = f"codes must be below {len(data.symbols)}, the number of symbols"
+            _refuse(mask & (values >= len(data.symbols)), values, requirement, labels)
+    else:
+        requirement = "values must be finite where observed (NaN alone marks missing values)"
+        _refuse(mask & ~values.isfinite(), values, requirement, labels)
+    steps = data.step_mask if data.is_codes else data.step_mask[..., None]
+    _refuse(mask & ~steps, mask, "mask must be False beyond lengths", labels)
+    _refuse(~mask & (values != 0), values, "values must be 0 where mask is False", labels)
+    if data.times is not None:
+        _refuse(~data.times.isfinite(), data.times, "times must be finite", labels)
+        falls = data.times.diff(dim=1, prepend=data.times[:, :1]) < 0
+        _refuse(falls, data.times, "times must not decrease in a sequence", labels)
+    if data.actions is not None:
+        _refuse(data.actions < 0, data.actions, "actions must be 0, 1, 2, …", labels)
+    if data.inputs is not None:
+        _refuse(~data.inputs.isfinite(), data.inputs, "inputs must be finite", labels)
+
+
+def _refuse(bad: Tensor, shown: Tensor, requirement: str, labels: Sequence[str]) -> None:
+    """Raise a ValueError that gives the first entry where ``bad`` is True, and its place."""
+    if not bad.any():
+        return
+    place = torch.nonzero(bad)[0].tolist()
+    name = f" ({labels[place[0]]!r})" if labels else ""
+    feature = f", feature {place[2]}" if len(place) == 3 else ""
+    raise ValueError(
+        f"{requirement}; got {shown[tuple(place)].item()} "
+        f"in sequence {place[0]}{name}, step {place[1]}{feature}"
+    )

@@ -1,0 +1,195 @@
+"""Filters: the exact one against sums over paths, the recurrent ones against torch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import oracles
+from beliefzoo.inference import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
+from beliefzoo.models import (
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    HiddenMarkovModel,
+    InputTransition,
+    Sequences,
+)
+
+RECURRENT = [LSTMFilter, GRUFilter, ElmanFilter]
+recurrent = pytest.mark.parametrize("kind", RECURRENT, ids=lambda k: k.__name__)
+
+
+def gaussian_case(lengths=(5, 3, 1)):
+    model = HiddenMarkovModel(2, "gaussian")
+    drawn = model.sample(len(lengths), list(lengths), seed=3)
+    known = model.with_parameters(**drawn.parameters)
+    return known, known.laws({}, drawn.data)
+
+
+def test_exact_filter_is_the_sum_over_all_paths():
+    _, laws = gaussian_case()
+    beliefs = ExactFilter()(laws).exp().numpy()
+    first, onward = laws.log_initial[0].numpy(), laws.log_transition[0, 0].numpy()
+    for n, length in enumerate(laws.lengths.tolist()):
+        for t in range(length):
+            likelihood = laws.log_likelihood[n, : t + 1].numpy()
+            table = np.broadcast_to(onward, (t, 2, 2))
+            expected = oracles.posterior(first, table, likelihood).marginals[-1]
+            np.testing.assert_allclose(beliefs[n, t], expected, atol=1e-12)
+
+
+@recurrent
+def test_beliefs_are_laws_and_causal(kind):
+    model, laws = gaussian_case()
+    network = kind(8)
+    network.build(model)
+    beliefs = network(laws)
+    assert torch.allclose(beliefs.exp().sum(-1), torch.ones((), dtype=beliefs.dtype))
+    changed = laws.data.values.clone()
+    changed[:, 3:] += 5
+    later = model.laws({}, Sequences.from_tensors(changed, lengths=laws.lengths))
+    assert torch.equal(network(later)[:, :3], beliefs[:, :3])
+    assert not torch.allclose(network(later)[0, 3:], beliefs[0, 3:])
+
+
+@recurrent
+def test_bidirectional_reads_the_future_but_not_the_padding(kind):
+    model, laws = gaussian_case()
+    network = kind(8, bidirectional=True)
+    network.build(model)
+    beliefs = network(laws)
+    changed = laws.data.values.clone()
+    changed[0, 4] += 5
+    later = model.laws({}, Sequences.from_tensors(changed, lengths=laws.lengths))
+    assert not torch.allclose(network(later)[0, 0], beliefs[0, 0])
+    alone = model.laws({}, laws.data[1])
+    torch.testing.assert_close(network(alone)[0], beliefs[1, :3])
+
+
+@recurrent
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gates_reproduce_torch(kind, layers):
+    network = kind.kind(3, 5, num_layers=layers, batch_first=True).double()
+    x = torch.randn(4, 7, 3, dtype=torch.float64)
+    parts = recurrent_gates(network, x)
+    assert set(parts) == set(kind.parts)
+    output, final = network(x)
+    torch.testing.assert_close(parts["h"][:, :, -1], output, atol=1e-12, rtol=0)
+    if kind is LSTMFilter:
+        torch.testing.assert_close(parts["c"][:, -1].movedim(1, 0), final[1], atol=1e-12, rtol=0)
+        inside = [parts[name] for name in ("i", "f", "o")]
+        assert all(bool(((g > 0) & (g < 1)).all()) for g in inside)
+
+
+def test_gates_of_a_filter_and_of_unsupported_networks():
+    model, laws = gaussian_case()
+    network = LSTMFilter(4)
+    network.build(model)
+    gates = network.gates(laws)
+    assert gates["f"].shape == (3, 5, 1, 4)
+    torch.testing.assert_close(gates["h"][:, :, 0], network.hidden(laws))
+    with pytest.raises(ValueError, match="one direction"):
+        recurrent_gates(nn.LSTM(2, 3, bidirectional=True), torch.zeros(1, 1, 2))
+    relu = nn.RNN(2, 3, nonlinearity="relu", bias=False, batch_first=True)
+    x = torch.randn(2, 4, 2)
+    torch.testing.assert_close(recurrent_gates(relu, x)["h"][:, :, 0], relu(x)[0])
+
+
+@recurrent
+@pytest.mark.parametrize("reads", ["observations", "likelihoods", "both"])
+def test_every_reading(kind, reads):
+    model, laws = gaussian_case()
+    network = kind(4, reads=reads)
+    network.build(model)
+    network.calibrate(model, laws.data)
+    width = {"observations": 2, "likelihoods": 2, "both": 4}[reads]  # value and flag; two states
+    assert network.channels(laws).shape == (3, 5, width)
+    assert network(laws).shape == (3, 5, 2)
+
+
+def test_likelihood_channels_survive_zero_probabilities():
+    model = HiddenMarkovModel(2, Categorical(2)).with_parameters(
+        initial=[0.5, 0.5], transition=[[0.5, 0.5], [0, 1]], probs=[[1, 0], [0.5, 0.5]]
+    )
+    laws = model.laws({}, Sequences.from_arrays([[0, 1, 1]], codes=True))
+    network = LSTMFilter(4, reads="likelihoods")
+    network.build(model)
+    assert bool(network.channels(laws).isfinite().all())
+
+
+def test_missing_values_are_flagged_and_at_the_mean():
+    values = np.array([[[1.0, 10.0], [np.nan, 30.0], [3.0, np.nan]]])
+    data = Sequences.from_array(values)
+    model = HiddenMarkovModel(2, Gaussian(2))
+    network = LSTMFilter(4)
+    network.build(model)
+    network.calibrate(model, data)
+    fixed = model.with_parameters(**model.sample(1, 2, seed=0).parameters)
+    channels = network.channels(fixed.laws({}, data))[0]
+    expected = [[-1, -1, 0, 0], [0, 1, 1, 0], [1, 0, 0, 1]]
+    torch.testing.assert_close(channels, torch.tensor(expected, dtype=channels.dtype))
+
+
+def test_symbols_and_bits_are_read_as_they_are():
+    model = HiddenMarkovModel(2, Categorical(3))
+    network = LSTMFilter(4)
+    network.build(model)
+    data = Sequences.from_arrays([[2.0, np.nan, 0.0]], codes=True)
+    network.calibrate(model, data)
+    known = model.with_parameters(**model.sample(1, 2, seed=0).parameters)
+    assert network.channels(known.laws({}, data))[0].tolist() == [[0, 0, 1], [0, 0, 0], [1, 0, 0]]
+    bits = Sequences.from_array(np.array([[[1.0, 0.0], [0.0, 0.0]]]))
+    pair = HiddenMarkovModel(2, Bernoulli(2))
+    network = LSTMFilter(4)
+    network.build(pair)
+    network.calibrate(pair, bits)
+    assert network.shift.tolist() == [0, 0]
+    assert network.scale.tolist() == [1, 1]
+
+
+def test_inputs_are_read():
+    model = HiddenMarkovModel(2, "gaussian", transition=InputTransition(2))
+    drawn = model.sample(3, 4, seed=0, inputs=np.ones((3, 4, 2)))
+    known = model.with_parameters(**drawn.parameters)
+    network = GRUFilter(4)
+    network.build(known)
+    assert network.channels(known.laws({}, drawn.data)).shape == (3, 4, 4)
+
+
+def test_a_users_network_drops_in():
+    own = nn.LSTM(1, 6, batch_first=True)
+    model, laws = gaussian_case()
+    network = LSTMFilter(network=own)
+    network.build(model)
+    hidden = network.hidden(laws)
+    torch.testing.assert_close(hidden, own(laws.data.values.float())[0])
+    assert network.network is not own
+    with pytest.raises(ValueError, match="input_size=3"):
+        LSTMFilter(network=nn.LSTM(3, 6)).build(model)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: LSTMFilter(0), "hidden_size: must be a whole number >= 1, got 0"),
+        (lambda: LSTMFilter(4, layers=0), "layers"),
+        (lambda: LSTMFilter(4, reads="entrails"), "reads: .* got 'entrails'"),
+        (lambda: GRUFilter(network=nn.LSTM(1, 2)), "network: must be a torch.nn.GRU"),
+        (lambda: LSTMFilter(network=nn.LSTM(1, 4, proj_size=2)), "without projection"),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_a_filter_serves_one_shape_of_model():
+    network = LSTMFilter(4)
+    network.build(HiddenMarkovModel(2, "gaussian"))
+    network.build(HiddenMarkovModel(2, "poisson"))  # the same shape
+    with pytest.raises(ValueError, match="make a new LSTMFilter"):
+        network.build(HiddenMarkovModel(3, "gaussian"))
+    _, laws = gaussian_case()
+    with pytest.raises(ValueError, match="build"):
+        LSTMFilter(4).scores(laws)
