@@ -1,9 +1,12 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
+from .arviz_groups import LeaveOneOut, compare, loo, read, write
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, FitSettings, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .importance import Importance, importance
+from .predictive_check import predictive_check
 from .queries import (
     Forecast,
     MostLikely,
@@ -19,6 +22,7 @@ from .queries import (
 )
 from .saving import load_fit, save_fit
 from .start import starting_values
+from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
@@ -30,18 +34,25 @@ __all__ = [
     "Forecast",
     "ForwardGuide",
     "GRUFilter",
+    "Importance",
     "LSTMFilter",
+    "LeaveOneOut",
     "MeanFieldGuide",
     "MostLikely",
     "NonFiniteLossError",
+    "compare",
     "evidence_gap",
     "filter",
     "fit",
     "forecast",
+    "importance",
     "load_fit",
     "log_evidence",
+    "loo",
     "most_likely_states",
     "predict",
+    "predictive_check",
+    "read",
     "recurrent_gates",
     "sample_states",
     "save_fit",
@@ -49,4 +60,6 @@ __all__ = [
     "smooth_pairs",
     "starting_values",
     "step_log_likelihood",
+    "to_arviz",
+    "write",
 ]

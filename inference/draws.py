@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -52,7 +52,8 @@ def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
     with torch.no_grad(), pyro.plate("draws", draws, dim=-1):
         trace = poutine.trace(double.sample_parameters).get_trace()
     trace.compute_log_prob()
-    values: dict[str, Tensor] = dict(trace.nodes["_RETURN"]["value"])
+    returned: Any = trace.nodes["_RETURN"]["value"]
+    values: dict[str, Tensor] = dict(returned)
     log_q = torch.zeros(draws, dtype=torch.float64)
     for node in trace.nodes.values():
         if node["type"] == "sample" and guide.uncertainty in ("normal", "multivariate"):
@@ -241,7 +242,7 @@ class _RunOnce(nn.Module):
     def __init__(self, filter: RecurrentFilter, laws: Laws) -> None:
         super().__init__()
         self.causal = filter.causal
-        self._scores = filter.scores(laws)
+        self._scores: Tensor = filter.scores(laws)
 
     def build(self, model: HiddenMarkovModel) -> None:
         """Built before it was run."""
@@ -251,8 +252,7 @@ class _RunOnce(nn.Module):
 
     def scores(self, laws: Laws) -> Tensor:
         """The read-out of the batch, once per draw."""
-        scores: Tensor = self._scores
-        return scores.repeat(len(laws.data) // len(scores), 1, 1)
+        return self._scores.repeat(len(laws.data) // len(self._scores), 1, 1)
 
     def forward(self, laws: Laws) -> Tensor:
         return self.scores(laws).log_softmax(-1)

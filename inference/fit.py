@@ -348,8 +348,8 @@ class _Run:
             rate = share if settings.schedule == "cosine" else 1.0
             group["lr"] = group["initial_lr"] * max(rate, 0.01)
         whole = Batch(batch, len(self.data) / len(batch), settings.particles)
-        # The first step is checked by Pyro as well; later ones have the same shapes.
-        with pyro.validation_enabled(step == 0):
+        # Everything was checked before; what is not finite is named below, with its sequence.
+        with pyro.validation_enabled(False):
             loss = LOSSES[objective](guide, whole) / self.data.n_steps
         if not bool(loss.isfinite()):
             self._stop(f"loss {loss.item()}", step, batch, guide)

@@ -1,0 +1,41 @@
+"""Bad input, said in one sentence: the argument, what is required of it, what came."""
+
+from __future__ import annotations
+
+from numbers import Integral, Real
+
+from .sequences import Sequences
+
+
+def require(condition: bool, argument: str, requirement: str, came: object) -> None:
+    """Raise ``ValueError`` naming the argument, the requirement and what came, unless met."""
+    if not condition:
+        raise ValueError(f"{argument}: {requirement}, got {came}")
+
+
+def require_count(value: object, argument: str, least: int = 1) -> None:
+    """Raise ``ValueError`` unless the value is a whole number of at least ``least``."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    require(
+        whole and int(value) >= least,  # type: ignore[call-overload]
+        argument,
+        f"must be a whole number >= {least}",
+        repr(value),
+    )
+
+
+def require_positive(value: object, argument: str) -> None:
+    """Raise ``ValueError`` unless the value is a finite number > 0."""
+    number = float(value) if isinstance(value, Real) else float("nan")
+    require(0 < number < float("inf"), argument, "must be a finite number > 0", repr(value))
+
+
+def require_inputs(data: Sequences, columns: int, reader: str) -> None:
+    """Raise ``ValueError`` unless the data bring the input columns that a law reads, if any."""
+    width = 0 if data.inputs is None else data.inputs.shape[-1]
+    require(
+        not columns or width == columns,
+        "data.inputs",
+        f"{reader}(inputs={columns}) needs {columns} column(s)",
+        width,
+    )
