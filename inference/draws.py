@@ -211,7 +211,8 @@ def draw_paths(guide: Guide, block: Block) -> PathDraw:
     beliefs: Tensor | None = getattr(posterior, "log_beliefs", None)
 
     def unfold(x: Tensor) -> Tensor:
-        return x.unflatten(0, (block.draws, -1))
+        out: Tensor = x.unflatten(0, (block.draws, -1))
+        return out
 
     return PathDraw(
         unfold(paths),

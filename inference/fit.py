@@ -161,7 +161,9 @@ def fit(
     settings = settings or FitSettings()
     _check(model, guide, data, objective, heldout, checkpoint)
     run = _Run(guide, data, objective, settings, seed, heldout, checkpoint, progress, callback)
-    with seeded(seed):
+    with seeded(seed), warnings.catch_warnings():
+        # Pyro's warning without a name, where an error with step, site and sequence follows.
+        warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
         return run.finish()
 
 

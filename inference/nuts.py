@@ -10,7 +10,8 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,19 +20,26 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import NUTS
+from pyro.ops.integrator import potential_grad
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 from tqdm import tqdm
 
 from ..models import HiddenMarkovModel, Sequences
-from ..models.emissions import Parameters, Priors
+from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from . import exact
 from .fit import versions
 from .start import STARTS, Start, starting_values
 
-JITTER = 0.3
-"""Standard deviation of the chains' starts around the starting values, unconstrained scale."""
+JITTER = 1.0
+"""Standard deviation of the chains' starts, in units of the posterior's width at the start."""
+
+WIDEST = 1.0
+"""Largest width that is believed, on the unconstrained scale; flat directions have no other."""
+
+_STEP = 1e-4
+"""Of the differences that the curvature is read off."""
 
 SMALL = 50
 """Up to so many unconstrained parameters the mass matrix is dense unless told otherwise."""
@@ -138,7 +146,8 @@ def nuts(
         seed: each chain is seeded by (seed, chain) and runs on one thread, so that its numbers do
             not depend on ``jobs``; torch's global generator is left as it was.
         start: see ``starting_values``; every chain reads it with its own seed and moves away from
-            it by normal noise of standard deviation 0.3 on the unconstrained scale.
+            it by normal noise on the unconstrained scale, as wide as the posterior is there by its
+            curvature (at most 1).
         target_accept: acceptance that the step size aims at; raise it if draws diverge.
         max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
         full_mass: dense mass matrix; by default for up to 50 unconstrained parameters.
@@ -151,8 +160,10 @@ def nuts(
             at which the density is not finite.
     """
     _check(model, data, seed, jobs)
-    priors = {name: _in_double(prior) for name, prior in model.priors.items()}
-    size = sum(math.prod(_bijection(p).inverse_shape(p.event_shape)) for p in priors.values())
+    size = sum(
+        math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
+        for prior in model.priors.values()
+    )
     dense = size <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):
@@ -164,7 +175,7 @@ def nuts(
     )
     return NutsFit(
         model=model,
-        draws={name: _stack([chain.draws[name] for chain in found]) for name in priors},
+        draws={name: _stack([chain.draws[name] for chain in found]) for name in model.priors},
         log_density=_stack([chain.log_density for chain in found]),
         divergences=_stack([chain.divergences for chain in found]),
         accept=torch.tensor([chain.accept for chain in found], dtype=torch.float64),
@@ -194,31 +205,46 @@ def _stack(parts: list[Any]) -> Tensor:
 
 
 class _Target:
-    """The collapsed posterior on the unconstrained scale, as Pyro's kernel asks for it."""
+    """The collapsed posterior in the kernel's coordinates x.
 
-    def __init__(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    θ = transform(z), z = centre + width ∘ x: the unconstrained scale, moved to the start and
+    stretched to unit curvature there. Without it the mass matrix, at first the identity, costs
+    several times more in warm-up than all the rest.
+    """
+
+    def __init__(self, model: HiddenMarkovModel, data: Sequences, start: Parameters) -> None:
         self.model = model
         self.data = data
-        self.priors: Priors = {name: _in_double(prior) for name, prior in model.priors.items()}
-        self.transforms = {name: _bijection(prior) for name, prior in self.priors.items()}
+        self.priors = {name: _in_double(prior) for name, prior in model.priors.items()}
+        self.transforms = {name: biject_to(prior.support) for name, prior in self.priors.items()}
+        self.centre = {
+            name: transform.inv(start[name].double()) for name, transform in self.transforms.items()
+        }
+        for name, value in self.centre.items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"start[{name!r}]: needs values inside the support "
+                    f"{self.priors[name].support}, got {start[name].tolist()}"
+                )
+        self.width = {name: torch.ones_like(value) for name, value in self.centre.items()}
+        self.width = self._widths()
+
+    def constrain(self, x: Parameters) -> dict[str, Tensor]:
+        """Parameters at coordinates with or without leading axes of draws."""
+        return {name: self.transforms[name](z) for name, z in self._stretched(x).items()}
 
     def log_density(self, values: Parameters) -> Tensor:
         """log p(θ) + Σ_n log p(y_n | θ); ``values`` may have leading axes of draws."""
         prior = torch.stack([self.priors[name].log_prob(v) for name, v in values.items()]).sum(0)
         laws = self.model.laws(values, self.data)
         chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        evidence: Tensor = prior + exact.log_evidence(*chain).sum(-1)
-        return evidence
+        density: Tensor = prior + exact.log_evidence(*chain).sum(-1)
+        return density
 
-    def constrain(self, z: Parameters) -> dict[str, Tensor]:
-        return {name: self.transforms[name](z[name]) for name in self.priors}
-
-    def unconstrain(self, values: Parameters) -> dict[str, Tensor]:
-        return {name: self.transforms[name].inv(values[name].double()) for name in self.priors}
-
-    def potential(self, z: Parameters) -> Tensor:
-        """−log density of the unconstrained parameters, the Jacobian included."""
-        values = self.constrain(z)
+    def potential(self, x: Parameters) -> Tensor:
+        """−log density of the coordinates, up to a constant."""
+        stretched = self._stretched(x)
+        values = {name: self.transforms[name](z) for name, z in stretched.items()}
         try:
             density = self.log_density(values)
         except ValueError as error:
@@ -227,8 +253,8 @@ class _Target:
             if self.model.initial != "stationary":
                 raise
             raise RuntimeError("singular: the chain has no single stationary law") from error
-        for name, transform in self.transforms.items():
-            density = density + transform.log_abs_det_jacobian(z[name], values[name]).sum()
+        for name, z in stretched.items():
+            density = density + self.transforms[name].log_abs_det_jacobian(z, values[name]).sum()
         return -density
 
     def densities(self, draws: Parameters) -> Tensor:
@@ -242,6 +268,26 @@ class _Target:
         ]
         return torch.cat(parts)
 
+    def _stretched(self, x: Parameters) -> dict[str, Tensor]:
+        return {name: self.centre[name] + self.width[name] * x[name] for name in self.centre}
+
+    def _widths(self) -> dict[str, Tensor]:
+        """1 / √curvature along every coordinate, by one difference of gradients each."""
+        origin = {name: torch.zeros_like(value) for name, value in self.centre.items()}
+        here, _ = potential_grad(self.potential, origin)
+        widths = {}
+        for name, zero in origin.items():
+            curvature = torch.empty_like(zero)
+            for index in range(zero.numel()):
+                moved = zero.clone()
+                moved.view(-1)[index] = _STEP
+                there, _ = potential_grad(self.potential, {**origin, name: moved})
+                difference = (there[name] - here[name]).reshape(-1)[index]
+                curvature.view(-1)[index] = difference / _STEP
+            believed = curvature > WIDEST**-2  # False for NaN
+            widths[name] = torch.where(believed, curvature, WIDEST**-2).rsqrt()
+        return widths
+
 
 def _run_chain(
     model: HiddenMarkovModel,
@@ -254,7 +300,6 @@ def _run_chain(
 ) -> _Chain:
     """One chain; a function of (seed, number) alone, in whatever process it runs."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
-    target = _Target(model, data)
     bar = tqdm(
         total=settings.warmup + settings.draws,
         desc=f"chain {number}",
@@ -263,72 +308,58 @@ def _run_chain(
         disable=not progress,
     )
     with bar, _ONE_AT_A_TIME, _one_thread(), seeded(own), pyro.validation_enabled(False):
-        z = _start(target, settings.start, own)
+        target = _Target(model, data, starting_values(model, data, settings.start, seed=own))
         kernel = NUTS(
             potential_fn=target.potential,
             target_accept_prob=settings.target_accept,
             max_tree_depth=settings.max_tree_depth,
             full_mass=settings.full_mass,
         )
-        return _sample(kernel, target, z, settings, bar)
+        kernel.initial_params = _start(target)
+        return _sample(kernel, target, settings, bar)
 
 
-def _sample(
-    kernel: Any, target: _Target, z: dict[str, Tensor], settings: NutsSettings, bar: Any
-) -> _Chain:
-    kernel.initial_params = z
+def _start(target: _Target) -> dict[str, Tensor]:
+    """The start moved by noise; by less where the density there is not finite."""
+    noise = {name: torch.randn_like(value) for name, value in target.centre.items()}
+    scales = [*(JITTER / 2**halvings for halvings in range(8)), 0.0]
+    for scale in scales:
+        x = {name: scale * value for name, value in noise.items()}
+        if bool(target.log_density(target.constrain(x)).isfinite()):
+            return x
+    values = {name: value.tolist() for name, value in target.constrain(x).items()}
+    raise ValueError(f"start: the density of parameters and data must be finite, not at {values}")
+
+
+def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> _Chain:
     kernel.setup(settings.warmup)
+    x = kernel.initial_params
     kept: list[dict[str, Tensor]] = []
     for step in range(settings.warmup + settings.draws):
-        z = kernel.sample(z)
+        x = kernel.sample(x)
         if step >= settings.warmup:
-            kept.append(z)
+            kept.append(x)
         if bar.update():
             bar.set_postfix(kernel.logging(), refresh=False)
-    stacked = {name: torch.stack([z[name].detach() for z in kept]) for name in target.priors}
     diverged = np.zeros(settings.draws, dtype=np.bool_)
     diverged[kernel.diagnostics()["divergences"]] = True
     with torch.no_grad():
+        stacked = {name: torch.stack([x[name].detach() for x in kept]) for name in target.priors}
         draws = target.constrain(stacked)
         density = target.densities(draws)
     accept = float(kernel.logging()["acc. prob"])  # the mean that Pyro shows, three digits
     return _Chain({n: v.numpy() for n, v in draws.items()}, density.numpy(), diverged, accept)
 
 
-def _start(target: _Target, start: Start | Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Starting values, moved by noise; by less where the density there is not finite."""
-    values = starting_values(target.model, target.data, start, seed=seed)
-    centre = target.unconstrain(values)
-    for name, value in centre.items():
-        if not bool(value.isfinite().all()):
-            raise ValueError(
-                f"start[{name!r}]: needs values inside the support {target.priors[name].support}, "
-                f"got {values[name].tolist()}"
-            )
-    noise = {name: torch.randn_like(value) for name, value in centre.items()}
-    scales = [*(JITTER / 2**halvings for halvings in range(8)), 0.0]
-    for scale in scales:
-        z = {name: value + scale * noise[name] for name, value in centre.items()}
-        if bool(target.log_density(target.constrain(z)).isfinite()):
-            return z
-    raise ValueError(
-        f"start: the density of parameters and data must be finite there, got none at {values}"
-    )
-
-
-class _one_thread:
-    """Sums over threads are rounded in another order; chains are the parallelism."""
-
-    def __enter__(self) -> None:
-        self.threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.threads)
-
-
-def _bijection(prior: Any) -> Any:
-    return biject_to(prior.support)
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Chains are the parallelism; sums over several threads would be rounded in another order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _in_double(prior: Any) -> Any:

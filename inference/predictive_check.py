@@ -45,7 +45,8 @@ def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = 
     replicas = np.where(np.isnan(observed), np.nan, drawn.reshape(-1, *observed.shape))
     if statistics is None:
         codes = idata.attrs.get("observations") == "codes"
-        names = [str(x) for x in group(idata, "observed_data").coords.get("feature", [])]
+        coords = group(idata, "observed_data").coords
+        names = [str(name) for name in coords["feature"].values] if "feature" in coords else []
         statistics = _OF_SYMBOLS if codes else _of_numbers(names)
     rows = {name: _row(name, function, observed, replicas) for name, function in statistics.items()}
     columns = {column: ("statistic", [row[column] for row in rows.values()]) for column in _COLUMNS}

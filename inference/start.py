@@ -6,13 +6,20 @@ assigns frames to states does not.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
+import pyro.distributions as dist
 import torch
+from scipy.optimize import quadratic_assignment
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
+from torch.distributions import biject_to, constraints
 
 from ..models import HiddenMarkovModel, Sequences
 from ..models.randomness import seeded
@@ -21,10 +28,21 @@ Start = Literal["kmeans", "frames", "prior"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
 _FRAMES = 20_000
-"""Frames that are clustered; a start needs no more."""
+"""Frames that are clustered and that the laws are read off; a start needs no more."""
 
-_CERTAINTY = 0.8
-"""Weight of a frame's own cluster; the rest is spread, so that no state starts at a corner."""
+_CERTAINTY, _CERTAINTY_OF_SYMBOLS = 0.95, 0.8
+"""Share of its own cluster in a state's law; the rest is the law of all frames.
+
+Less for symbols: a cluster has all frames of a symbol or none, as no state in truth has.
+"""
+
+_APART = 0.02
+"""Least distance of neighbours among ordered values, in units of their mean distance."""
+
+_NEIGHBOURS = 512
+"""Symbols are compared by neighbours in this many groups, or by each if there are fewer."""
+
+Array = npt.NDArray[np.float64]
 
 
 def starting_values(
@@ -37,68 +55,189 @@ def starting_values(
     """Values of the model's unknown parameters to start a fit from.
 
     Args:
-        model: gives the families; parameters that it knows are left out.
+        model: gives the families; parameters that it knows are left out, and the others fit them:
+            with known means, for instance, frames belong to the states nearest.
         data: the training data.
         start: ``"prior"`` draws from the prior; ``"kmeans"`` clusters the frames (for symbols: the
             symbols, by what comes before and after them) and reads every law off the clusters;
-            ``"frames"`` does the same with random frames for cluster centres; or values by name.
-        seed: of the draws and of the clustering.
+            ``"frames"`` does the same with random frames for cluster centres; or values by name,
+            where names left out are drawn from the prior.
+        seed: of the draws and of the clustering; torch's global generator is left as it was.
+
+    Returns:
+        Values by name, in torch's default dtype. States are in increasing order of the family's
+        location, unless known parameters say otherwise.
 
     Raises:
-        ValueError: unknown ``start``, or values that are no parameters of the model.
+        ValueError: unknown ``start``, data that cannot come from the model, or values by name that
+            are no unknown parameters, have the wrong shape or do not lie inside the support.
     """
-    dtype = torch.get_default_dtype()
+    if not isinstance(start, Mapping) and start not in STARTS:
+        raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
+    model.check(data)
+    given = _inside(model, start) if isinstance(start, Mapping) else {}
     with seeded(seed), torch.no_grad():
         values = {name: prior.sample() for name, prior in model.priors.items()}
-        if isinstance(start, Mapping):
-            unknown = sorted(set(start) - set(values))
-            if unknown:
-                raise ValueError(
-                    f"start: no such unknown parameters {unknown}; got {sorted(start)}"
-                )
-            values.update({name: torch.as_tensor(v, dtype=dtype) for name, v in start.items()})
-            return values
-        if start not in STARTS:
-            raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
-        if start == "prior" or (model.states == 1 and model.emission.codes):
-            return values
-        read = _from_clusters(model, data, start, seed)
-    values.update({name: v.to(dtype) for name, v in read.items() if name in values})
+        if values and start in ("kmeans", "frames"):
+            given = _from_clusters(model, data.to("cpu"), lloyd=start == "kmeans")
+    for name, prior in model.priors.items():
+        # A prior of the user's own can exclude what the data say; its draw then stays.
+        if name in given and bool(_support(prior).check(given[name]).all()):
+            values[name] = given[name]
+    return {name: value.to(torch.get_default_dtype()) for name, value in values.items()}
+
+
+def _inside(model: HiddenMarkovModel, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The values by the parameters' own names, all inside the support."""
+    values = model.with_parameters(**start).known  # checks names, shapes and supports
+    known = sorted(name for name, value in model.known.items() if values[name] is not value)
+    if known:
+        raise ValueError(f"start: needs parameters that are not known to the model, got {known}")
+    values = {name: value.detach() for name, value in values.items() if name in model.priors}
+    for name, value in values.items():
+        if not bool(biject_to(_support(model.priors[name])).inv(value).isfinite().all()):
+            raise ValueError(
+                f"start[{name!r}]: needs values inside the support, none at its edge, "
+                f"got {value.tolist()}"
+            )
     return values
 
 
-def _from_clusters(
-    model: HiddenMarkovModel, data: Sequences, start: Start, seed: int
-) -> dict[str, Tensor]:
-    y, mask = model.emission.observed(data)
-    member = _cluster_symbols if model.emission.codes else _cluster_frames
-    labels = member(model, data, start == "kmeans", seed)  # (N, T), -1 where nothing was seen
-    seen = labels >= 0
-    weight = torch.nn.functional.one_hot(labels[seen], model.states).double()
-    weight = _CERTAINTY * weight + (1 - _CERTAINTY) / model.states
-    frames = y[seen] if model.emission.codes else y[seen].double()
-    values = model.emission.start(frames, mask[seen], weight)
-    order = _order(model, values)
-    values = {name: v[order] if v.shape[:1] == order.shape else v for name, v in values.items()}
-    rank = order.argsort()
-    labels = torch.where(seen, rank[labels.clamp_min(0)], -1)
-    values.update(model.transition.start(_transition_counts(labels, model.states)))
-    first = torch.nn.functional.one_hot(labels[:, 0].clamp_min(0), model.states).double()
-    initial = (first * (labels[:, :1] >= 0)).sum(0) + 1
-    return {**values, "initial": initial / initial.sum()}
+def _support(prior: dist.TorchDistribution) -> constraints.Constraint:
+    support: constraints.Constraint | None = prior.support
+    assert support is not None  # torch's type for laws that declare none
+    return support
 
 
-def _order(model: HiddenMarkovModel, values: Mapping[str, Tensor]) -> Tensor:
-    """States by the family's location where it has one, so that starts look alike."""
-    name = model.emission.ordering
-    if name is None or name not in values:
-        return torch.arange(model.states)
-    location = values[name].reshape(model.states, -1)[:, 0]
-    if model.ordered:  # strictly increasing, as the ordered prior demands
-        ranks = location.argsort().argsort()
-        gap = 1e-3 * (location.max() - location.min()) + 1e-6
-        values[name].add_((gap * ranks).reshape(values[name].shape))
-    return location.argsort()
+def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
+    emission, states = model.emission, model.states
+    y, mask = emission.observed(data)
+    y = y if emission.codes else y.double()
+    seen = data.observed_steps.nonzero()
+    some = seen[torch.randperm(len(seen))[:_FRAMES]].unbind(1)
+    if _located(model):
+        one = torch.ones(len(some[0]), 1, dtype=torch.float64)
+        labels = _nearest(model, data, emission.start(y[some], mask[some], one))
+    else:
+        labels = _clustered(model, y, mask, some, lloyd)
+    sure = _CERTAINTY_OF_SYMBOLS if emission.codes else _CERTAINTY
+    own = torch.nn.functional.one_hot(labels[some], states).double()
+    share = (own.sum(0) + 1) / (len(own) + states)
+    laws = emission.start(y[some], mask[some], sure * own + (1 - sure) * share)
+    order = _order(model, laws, _transition_counts(labels, states))
+    laws = _named(model, laws, order)
+    labels = torch.where(labels >= 0, order.argsort()[labels], -1)
+    first = labels[:, 0]
+    initial = torch.bincount(first[first >= 0], minlength=states).double() + 1
+    transition = model.transition.start(_transition_counts(labels, states))
+    return {**laws, **transition, "initial": initial / initial.sum()}
+
+
+# Frames to states: labels (N, T), −1 where nothing was observed
+
+
+def _located(model: HiddenMarkovModel) -> bool:
+    """Whether it is known where each state's observations lie."""
+    emission = model.emission
+    return emission.ordering in model.known or set(emission.dims()) <= set(model.known)
+
+
+def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Tensor]) -> Tensor:
+    """The state of highest likelihood; what is not known of it has its value for all frames."""
+    emission, states = model.emission, model.states
+    laws = {name: model.known[name] for name in emission.dims() if name in model.known}
+    unknown = {name: v for name, v in common.items() if name not in laws}
+    laws |= {name: v.expand(states, *v.shape[1:]) for name, v in unknown.items()}
+    labels = torch.full(data.observed_steps.shape, -1)
+    at = 0
+    for part in data.batches(256):
+        shift = emission.from_inputs(laws, part.inputs)
+        likeliest = emission.score(laws, *emission.observed(part), shift).argmax(-1)
+        labels[at : at + len(part), : part.max_length] = likeliest
+        at += len(part)
+    return torch.where(data.observed_steps, labels, -1)
+
+
+def _clustered(
+    model: HiddenMarkovModel, y: Tensor, mask: Tensor, some: tuple[Tensor, ...], lloyd: bool
+) -> Tensor:
+    emission, states = model.emission, model.states
+    if emission.codes:
+        labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd)
+        if labels is not None:
+            return labels
+    seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
+    x = _standardised(emission.encode(y).double(), seen)
+    if len(x[some].unique(dim=0)) < states:
+        x = _windows(x)
+    steps = seen.any(-1)
+    labels = torch.full(steps.shape, -1)
+    labels[steps] = _kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd)
+    return labels
+
+
+def _standardised(x: Tensor, seen: Tensor) -> Tensor:
+    """Features with mean 0 and standard deviation 1 over what was observed, 0 elsewhere."""
+    weight = seen.double()
+    count = weight.sum((0, 1)).clamp_min(1)
+    centred = (x - (x * weight).sum((0, 1)) / count) * weight
+    spread = (centred.square().sum((0, 1)) / count).sqrt()
+    return centred / torch.where(spread > 0, spread, 1)
+
+
+def _windows(x: Tensor, reach: int = 4) -> Tensor:
+    """Every frame with those around it: states are told apart by more than few distinct values."""
+    padded = torch.nn.functional.pad(x, (0, 0, reach, reach))
+    return torch.cat([padded[:, s : s + x.shape[1]] for s in range(2 * reach + 1)], -1)
+
+
+def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: bool) -> Tensor | None:
+    """Symbols by the laws of the symbols before and after; None if there are too few for that."""
+    columns = min(size, _NEIGHBOURS)
+    group = torch.randperm(size) % columns
+    pairs = seen[:, :-1] & seen[:, 1:]
+    here, there = y[:, :-1][pairs], y[:, 1:][pairs]
+    flat = torch.cat([here * 2 * columns + group[there], (there * 2 + 1) * columns + group[here]])
+    counts = torch.bincount(flat, minlength=size * 2 * columns).reshape(size, 2 * columns)
+    use = torch.bincount(y[seen], minlength=size).double()
+    used = use > 0
+    context = (counts[used] / use[used].unsqueeze(-1)).sqrt()
+    if len(context.unique(dim=0)) < states:
+        return None
+    member = torch.zeros(size, dtype=torch.int64)
+    x = context.numpy()
+    member[used] = _kmeans(x, x, states, lloyd, use[used].numpy())
+    return torch.where(seen, member[y], -1)
+
+
+def _kmeans(
+    sample: Array, x: Array, states: int, lloyd: bool, weight: Array | None = None
+) -> Tensor:
+    """Labels of x from clusters of a sample of it."""
+    rng = _generator()
+    distinct = np.unique(sample, axis=0)
+    clusters = min(states, len(distinct))
+    if lloyd:
+        fitted = KMeans(clusters, n_init=3, max_iter=50, random_state=int(rng.integers(2**31)))
+        with warnings.catch_warnings():
+            # Frames that differ by rounding only can leave a cluster empty; see below.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels = fitted.fit(sample, sample_weight=weight).predict(x).astype(np.int64)
+    else:
+        centres = distinct[rng.permutation(len(distinct))[:clusters]]
+        labels = pairwise_distances_argmin(x, centres)
+    spare = np.setdiff1d(np.arange(states), labels)
+    if len(spare):  # no cluster left for them: random frames, so that no state starts dead
+        taken = rng.random(len(x)) < len(spare) / states
+        labels[taken] = rng.choice(spare, taken.sum())
+    return torch.from_numpy(labels)
+
+
+def _generator() -> np.random.Generator:
+    return np.random.default_rng(int(torch.randint(2**31 - 1, ())))
+
+
+# Names of the states
 
 
 def _transition_counts(labels: Tensor, states: int) -> Tensor:
@@ -109,50 +248,45 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
     return counts + 1.0 / states + 0.5 * torch.eye(states, dtype=torch.float64)
 
 
-def _cluster_frames(model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int) -> Tensor:
-    y, mask = model.emission.observed(data)
-    seen = mask.any(-1)
-    weight = mask[seen].double()
-    x = y[seen].double()
-    mean = (x * weight).sum(0) / weight.sum(0).clamp_min(1)
-    spread = (((x - mean).square() * weight).sum(0) / weight.sum(0).clamp_min(1)).sqrt()
-    x = ((x - mean) / torch.where(spread > 0, spread, 1)) * weight  # missing: at the mean
-    labels = torch.full(seen.shape, -1, dtype=torch.int64)
-    labels[seen] = _kmeans(x.numpy(), model.states, lloyd, seed)
-    return labels
+def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
+    """The cluster of each state."""
+    name, known = model.emission.ordering, model.known.get("transition")
+    if _located(model):
+        return torch.arange(model.states)
+    if known is not None and not model.ordered:
+        return _matched(known.clamp_min(1e-6).log().numpy(), counts.numpy())
+    if name is not None and name in laws:
+        return laws[name].reshape(model.states, -1)[:, 0].argsort()
+    return torch.arange(model.states)
 
 
-def _cluster_symbols(model: HiddenMarkovModel, data: Sequences, lloyd: bool, seed: int) -> Tensor:
-    """Symbols by their neighbours: the laws of the symbol before and after, weighted by use."""
-    y, seen = model.emission.observed(data)
-    size = model.emission.encoding_size
-    pairs = seen[:, :-1] & seen[:, 1:]
-    flat = y[:, :-1][pairs] * size + y[:, 1:][pairs]
-    counts = torch.bincount(flat, minlength=size * size).double().reshape(size, size)
-    use = torch.bincount(y[seen], minlength=size).double()
-    context = torch.cat([counts, counts.mT], -1) / use.clamp_min(1).unsqueeze(-1)
-    used = int((use > 0).sum())
-    states = min(model.states, used)
-    member = _kmeans(context.sqrt().numpy(), states, lloyd, seed, (use + 1e-9).numpy())
-    return torch.where(seen, torch.as_tensor(member, dtype=torch.int64)[y], -1)
+def _named(
+    model: HiddenMarkovModel, laws: Mapping[str, Tensor], order: Tensor
+) -> dict[str, Tensor]:
+    """The laws of the states from those of the clusters."""
+    axes, name = model.emission.dims(), model.emission.ordering
+    named = {key: law[order] if axes[key][0] == "state" else law for key, law in laws.items()}
+    if model.ordered and model.states > 1 and name is not None and name in model.priors:
+        named[name] = _apart(named[name], _support(model.emission.priors(model.states)[name]))
+    return named
 
 
-def _kmeans(
-    x: np.ndarray[tuple[int, int], np.dtype[np.float64]],
-    states: int,
-    lloyd: bool,
-    seed: int,
-    weight: np.ndarray[tuple[int], np.dtype[np.float64]] | None = None,
-) -> Tensor:
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(x))[:_FRAMES]
-    sample = x[chosen]
-    distinct = np.unique(sample, axis=0)
-    states = min(states, len(distinct))
-    centres: str | np.ndarray[tuple[int, int], np.dtype[np.float64]] = "k-means++"
-    if not lloyd:
-        centres = distinct[rng.permutation(len(distinct))[:states]]
-    fitted = KMeans(
-        states, init=centres, n_init=1, max_iter=100 if lloyd else 1, random_state=seed
-    ).fit(sample, sample_weight=None if weight is None else weight[chosen])
-    return torch.as_tensor(fitted.predict(x), dtype=torch.int64)
+def _matched(log_transition: Array, counts: Array) -> Tensor:
+    """The cluster of each state that makes the transitions of the clusters most likely."""
+    options = {"maximize": True, "rng": _generator()}  # a search by swaps, from several starts
+    found = [quadratic_assignment(log_transition, counts, "2opt", options) for _ in range(10)]
+    return torch.from_numpy(max(found, key=lambda one: float(one.fun)).col_ind)
+
+
+def _apart(location: Tensor, support: constraints.Constraint) -> Tensor:
+    """Increasing values, moved up (in their unconstrained form) where neighbours are too near."""
+    bijection = biject_to(support)
+    x = bijection.inv(location)
+    extent, largest = float(x[-1] - x[0]), float(x.abs().max())
+    # Rounding must not close a gap: means are in units of the data, logs and logits have none.
+    real = getattr(support, "base_constraint", support) is constraints.real
+    finest = 1e-6 * largest if real else 1e-3
+    gap = max(_APART * (extent or largest or 1.0) / (len(x) - 1), finest)
+    steps = gap * torch.arange(len(x), dtype=x.dtype)
+    moved: Tensor = bijection((x - steps).cummax(0).values + steps)
+    return moved

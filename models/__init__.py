@@ -1,13 +1,14 @@
 """Sequences and the generative models: three laws and one Pyro program each."""
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
-from .emissions import Emission, Regression
+from .emissions import Emission
 from .hmm import HiddenMarkovModel, Laws, Simulation
 from .laws import InputTransition, MatrixTransition
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .regression import Regression
 from .sequences import Sequences
 
 __all__ = [

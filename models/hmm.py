@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,39 +16,39 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from .counts import Bernoulli, Categorical, Multinomial, Poisson
-from .emissions import Emission, Parameters, Priors, Regression
-from .laws import FreeInitial, MatrixTransition, StationaryInitial
-from .priors import Ordered
+from .checks import require, require_count
+from .counts import Bernoulli, Poisson
+from .emissions import Emission, Parameters, Priors
+from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
+from .priors import Ordered, elementary, within
 from .randomness import seeded
-from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .reals import Gaussian, GaussianMixture, StudentT
 from .sequences import Sequences
 from .trajectories import Emitted, MarkovChain, sample_chain
 
 SHORTHAND: Mapping[str, type[Emission]] = {
-    "categorical": Categorical,
     "poisson": Poisson,
     "bernoulli": Bernoulli,
-    "multinomial": Multinomial,
     "gaussian": Gaussian,
-    "full-gaussian": FullGaussian,
-    "low-rank-gaussian": LowRankGaussian,
     "student-t": StudentT,
     "gaussian-mixture": GaussianMixture,
 }
-"""Short names of the emission families: ``emission="poisson"`` is ``emission=Poisson()``."""
+"""Short names of the families of one feature: ``emission="poisson"`` is ``emission=Poisson()``."""
+
+_SIZED = {
+    "categorical": "Categorical(symbols=27)",
+    "multinomial": "Multinomial(features=5)",
+    "full-gaussian": "FullGaussian(features=3)",
+    "low-rank-gaussian": "LowRankGaussian(features=20, rank=2)",
+}
+
+_ROUNDING = 1e-12
+"""Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""
+
+_PRINTED = 1e-5
+"""Rows that miss it by no more than this were rounded in print, and are normalised."""
 
 Number = Tensor | npt.ArrayLike
-
-
-class TransitionLaw(Protocol):
-    """T(z' | z): what a model needs of it."""
-
-    def priors(self, states: int) -> Priors: ...
-    def dims(self) -> dict[str, tuple[str, ...]]: ...
-    def __call__(self, parameters: Parameters, states: int, data: Sequences) -> Tensor: ...
-    def start(self, counts: Tensor) -> dict[str, Tensor]: ...
-    def check(self, data: Sequences) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -87,17 +88,14 @@ class Laws:
         the last that was seen, and observations are drawn from the second step on.
         """
         paths, shift = paths.clamp_min(0), self._shift
-        if past is not None:
-            paths, shift = paths[:, 1:], None if shift is None else shift[..., 1:, :, :]
-            if isinstance(self.emission, Regression):
-                return self.emission.draw(self.parameters, paths, shift, past)
-        return self.emission.draw(self.parameters, paths, shift)
+        if past is None:
+            return self.emission.draw(self.parameters, paths, shift)
+        shift = None if shift is None else shift[..., 1:, :, :]
+        return self.emission.continued(self.parameters, paths[:, 1:], shift, past)
 
     @property
     def _shift(self) -> Tensor | None:
-        if isinstance(self.emission, Regression):
-            return self.emission.from_inputs(self.parameters, self.data.inputs)
-        return None
+        return self.emission.from_inputs(self.parameters, self.data.inputs)
 
     def states(self) -> MarkovChain:
         """The law of the hidden trajectories."""
@@ -154,30 +152,40 @@ class HiddenMarkovModel:
         ordered: bool = False,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
-        if not isinstance(states, int) or states < 1:
-            raise ValueError(f"states: must be a whole number >= 1, got {states!r}")
+        require_count(states, "states")
         if initial not in ("free", "stationary"):
             raise ValueError(f"initial: must be 'free' or 'stationary', got {initial!r}")
-        if transition is not None and sticky:
-            raise ValueError(
-                "sticky: belongs to the default transition; give it to the law passed as "
-                f"transition instead, got sticky={sticky} beside {transition}"
-            )
-        self.states = states
+        self.states = int(states)
         self.emission = _emission(emission)
         self.initial = initial
-        self.transition = transition or MatrixTransition(sticky=sticky)
+        self.transition = _transition(transition, sticky)
         self.ordered = ordered
         self._replaced = dict(priors or {})
         self._known: dict[str, Tensor] = {}
+        self._check_laws()
         self._all = self._assemble()
 
+    def _check_laws(self) -> None:
+        moving = self.transition.inputs
+        require(
+            self.initial == "free" or not moving,
+            "initial",
+            "'stationary' needs transitions that are the same at every step",
+            repr(self.transition),
+        )
+        read = {moving, self.emission.inputs} - {0}
+        require(
+            len(read) < 2,
+            "transition, emission",
+            "read the same input columns and need the same number of them",
+            f"{moving} and {self.emission.inputs}",
+        )
+
     def _assemble(self) -> Priors:
-        own = {
-            **self._initial_law.priors(self.states),
-            **self.transition.priors(self.states),
-            **self.emission.priors(self.states),
-        }
+        own = self.emission.priors(self.states)
+        if self.states > 1:  # a single state has no chain, hence no parameters of one
+            chain = self._initial_law.priors(self.states), self.transition.priors(self.states)
+            own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
             name = self.emission.ordering
             if name is None or own[name].event_shape != (self.states,):
@@ -189,17 +197,12 @@ class HiddenMarkovModel:
         for name, prior in self._replaced.items():
             if name not in own:
                 raise ValueError(f"priors: unknown parameter {name!r}; there are {sorted(own)}")
-            if prior.event_shape != own[name].event_shape or prior.batch_shape:
-                raise ValueError(
-                    f"priors[{name!r}]: needs event shape {tuple(own[name].event_shape)} and no "
-                    f"batch shape, got event {tuple(prior.event_shape)}, "
-                    f"batch {tuple(prior.batch_shape)}"
-                )
+            _check_prior(name, prior, own[name])
             own[name] = prior
         return own
 
     @property
-    def _initial_law(self) -> FreeInitial | StationaryInitial:
+    def _initial_law(self) -> InitialLaw:
         return FreeInitial() if self.initial == "free" else StationaryInitial()
 
     @property
@@ -225,11 +228,12 @@ class HiddenMarkovModel:
     @property
     def inputs(self) -> int:
         """Number of input columns that the transition or the emission reads; 0 for none."""
-        return max(getattr(self.transition, "inputs", 0), getattr(self.emission, "inputs", 0))
+        return max(self.transition.inputs, self.emission.inputs)
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
-        dims = {"initial": ("state",), **self.transition.dims(), **self.emission.dims()}
+        chain = {**self._initial_law.dims(), **self.transition.dims()}
+        dims = {**chain, **self.emission.dims()}
         return {name: dims[name] for name in self._all}
 
     def __repr__(self) -> str:
@@ -245,54 +249,48 @@ class HiddenMarkovModel:
         Raises:
             ValueError: unknown name, wrong shape, or a value outside the parameter's support.
         """
-        given = {
-            name: value.double() if isinstance(value, Tensor) else _tensor(name, value)
-            for name, value in values.items()
-        }
-        out = self._copy()
+        given = {name: _tensor(name, value) for name, value in values.items()}
+        out = copy.copy(self)
+        out._known = dict(self._known)
         for name, value in self.emission.natural(given).items():
             out._known[name] = self._accept(name, value)
         return out
 
-    def _copy(self) -> HiddenMarkovModel:
-        out = HiddenMarkovModel.__new__(HiddenMarkovModel)
-        out.__dict__.update(self.__dict__)
-        out._known = dict(self._known)
-        return out
-
     def _accept(self, name: str, value: Tensor) -> Tensor:
         if name not in self._all:
-            hint = " (it follows from the transition)" if name == "initial" else ""
-            raise ValueError(f"{name}: no such parameter{hint}; there are {sorted(self._all)}")
-        prior = self._all[name]
-        if value.shape != prior.event_shape:
             raise ValueError(
-                f"{name}: needs shape {tuple(prior.event_shape)}, got {tuple(value.shape)}"
+                f"{name}: needs the name of a parameter, one of {sorted(self._all)}, got {name!r}"
+                f"{self._why_absent(name)}"
             )
-        if isinstance(prior.support, type(dist.constraints.simplex)) or "Simplex" in repr(
-            prior.support
-        ):
-            total = value.sum(-1, keepdim=True)
-            if bool((value < 0).any()) or bool(((total - 1).abs() > 1e-5).any()):
-                raise ValueError(
-                    f"{name}: needs probabilities >= 0 that sum to 1 along the last axis, got sums "
-                    f"{total.squeeze(-1).tolist()} and minimum {float(value.detach().min())}"
-                )
-            return value / total
-        if not bool(prior.support.check(value).all()):
-            raise ValueError(f"{name}: needs values in {prior.support}, got {value.tolist()}")
+        prior = self._all[name]
+        shape = tuple(prior.event_shape)
+        require(value.shape == shape, name, f"needs shape {shape}", tuple(value.shape))
+        require(bool(value.isfinite().all()), name, "needs finite numbers", value.tolist())
+        value = _on_support(name, prior.support, value)
+        check: Any = prior.support
+        if not bool(check.check(value).all()):
+            raise ValueError(f"{name}: needs values in {check}, got {value.tolist()}")
         return value
+
+    def _why_absent(self, name: str) -> str:
+        if self.states == 1 and name in (*self._initial_law.dims(), *self.transition.dims()):
+            return " (a single state has no chain)"
+        if name == "initial":
+            return " (the stationary law follows from the transition)"
+        return ""
 
     def scaled_to(self, data: Sequences) -> HiddenMarkovModel:
         """The same model with the emission's priors on the scale of the data."""
         self.emission.check(data)
-        out = self._copy()
+        out = copy.copy(self)
         out.emission = self.emission.scaled_to(data)
         out._all = out._assemble()
         return out
 
     def check(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the data can come from this model."""
+        if not isinstance(data, Sequences):
+            raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
         self.emission.check(data)
         self.transition.check(data)
         observed = int(data.observed_steps.sum())
@@ -323,10 +321,14 @@ class HiddenMarkovModel:
         Values may have leading axes of draws, the same for all.
         """
         values = self.complete(parameters)
-        log_transition = self.transition(values, self.states, data)
-        if log_transition.shape[-3] > 1 and self.initial == "stationary":
-            raise ValueError("initial='stationary': needs transitions that are fixed over time")
-        log_initial = self._initial_law(values, log_transition)
+        if self.states == 1:
+            name, value = next(iter(values.items()))
+            draws = value.shape[: value.ndim - len(self._all[name].event_shape)]
+            log_transition = value.new_zeros(*draws, 1, 1, 1, 1)
+            log_initial = value.new_zeros(*draws, 1, 1)
+        else:
+            log_transition = self.transition(values, data)
+            log_initial = self._initial_law(values, log_transition)
         return Laws(log_initial, log_transition, self.emission, values, data)
 
     def sample_parameters(self) -> dict[str, Tensor]:
@@ -379,44 +381,116 @@ class HiddenMarkovModel:
         with torch.no_grad():
             paths = sample_chain(laws.log_initial, laws.log_transition, len(like), like.max_length)
             y = laws.draw(paths)
-        mask = self.emission.observed(like)[1]
-        data = Sequences.from_tensors(y, mask=mask, lengths=like.lengths, inputs=like.inputs)
+        data = Sequences.from_tensors(
+            y,
+            mask=self.emission.observed(like)[1],
+            lengths=like.lengths,
+            codes=self.emission.codes,
+            times=like.times,
+            actions=like.actions,
+            inputs=like.inputs,
+            labels=like.labels,
+            features=like.features,
+            symbols=like.symbols,
+        )
         return Simulation(paths.masked_fill(~like.step_mask, -1), data, dict(laws.parameters))
 
     def _blank(self, n: int, length: int | Sequence[int], inputs: Number | None) -> Sequences:
-        if n < 1:
-            raise ValueError(f"n: must be >= 1, got {n}")
-        lengths = torch.as_tensor([length] * n if isinstance(length, int) else list(length))
-        if lengths.shape != (n,) or bool((lengths < 1).any()):
-            raise ValueError(f"length: needs {n} length(s) >= 1, got {length}")
-        steps = int(lengths.max())
-        if self.emission.codes:
-            y = torch.zeros(n, steps, dtype=torch.int64)
-        else:
-            y = torch.zeros(n, steps, self.emission.features)
-        covariates = None if inputs is None else torch.as_tensor(np.asarray(inputs))
-        blank = Sequences.from_tensors(y, lengths=lengths, inputs=covariates)
+        require_count(n, "n")
+        lengths = list(length) if isinstance(length, Sequence) else [length] * n
+        for each in lengths:
+            require_count(each, "length")
+        require(len(lengths) == n, "length", f"needs one length, or {n}", f"{len(lengths)} lengths")
+        given = {}
+        if inputs is not None:
+            require(self.inputs > 0, "inputs", f"{self} reads none", type(inputs).__name__)
+            given["inputs"] = _tensor("inputs", inputs)
+        blank = Sequences.from_tensors(
+            self.emission.observations.blank(n, max(lengths)),
+            lengths=torch.tensor(lengths),
+            codes=self.emission.codes,
+            **given,
+        )
         self.emission.check(blank)
         self.transition.check(blank)
         return blank
 
 
+def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistribution) -> None:
+    """A prior may replace the law's own if it has the same shape and a support inside of it."""
+    argument = f"priors[{name!r}]"
+    # Pyro's distributions, unlike torch's, have ``to_event``.
+    named = isinstance(prior, torch.distributions.Distribution) and hasattr(prior, "to_event")
+    require(named, argument, "must be a distribution of pyro.distributions", repr(prior))
+    event, batch = tuple(prior.event_shape), tuple(prior.batch_shape)
+    require(
+        event == tuple(own.event_shape) and not batch,
+        argument,
+        f"needs event shape {tuple(own.event_shape)} and no batch shape (use expand and to_event)",
+        f"event {event}, batch {batch}",
+    )
+    require(within(prior.support, own.support), argument, f"needs {own.support}", prior.support)
+
+
+def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
+    """Undo the rounding of rows that must have sum 1, or norm 1, and refuse worse."""
+    kind = elementary(support)
+    if isinstance(kind, type(dist.constraints.simplex)):
+        size = value.sum(-1, keepdim=True)
+        requirement = "probabilities >= 0 that sum to 1 along the last axis"
+        fits = bool((value >= 0).all())
+    elif isinstance(kind, type(dist.constraints.corr_cholesky)):
+        size = value.norm(dim=-1, keepdim=True)
+        requirement = "a Cholesky factor of a correlation matrix, with rows of norm 1"
+        fits = True  # the rest is left to the support's own check
+    else:
+        return value
+    off = (size - 1).abs()
+    if not fits or bool((off > _PRINTED).any()):
+        raise ValueError(
+            f"{name}: needs {requirement}, got {size.squeeze(-1).tolist()} and "
+            f"minimum {float(value.detach().min())}"
+        )
+    # What is right already stays as it is, bit for bit: a saved model loads to the same numbers.
+    return torch.where(off > _ROUNDING, value / size, value)
+
+
 def _emission(emission: Emission | str) -> Emission:
     if isinstance(emission, Emission):
         return emission
+    if isinstance(emission, str) and emission in _SIZED:
+        raise ValueError(
+            f"emission: {emission!r} needs a size; for instance emission={_SIZED[emission]}"
+        )
     if not isinstance(emission, str) or emission not in SHORTHAND:
         raise ValueError(
             f"emission: must be an Emission or one of {sorted(SHORTHAND)}, got {emission!r}"
         )
-    if emission == "categorical":
+    return SHORTHAND[emission]()
+
+
+def _transition(transition: TransitionLaw | None, sticky: float) -> TransitionLaw:
+    if transition is None:
+        return MatrixTransition(sticky=sticky)
+    require(
+        isinstance(transition, TransitionLaw),
+        "transition",
+        "must be a transition law, for instance MatrixTransition() (known values are set with "
+        "with_parameters)",
+        repr(transition),
+    )
+    if sticky:
         raise ValueError(
-            "emission='categorical': needs the number of symbols, for instance "
-            "emission=Categorical(symbols=27)"
+            "sticky: belongs to the default transition; give it to the law passed as "
+            f"transition instead, got sticky={sticky} beside {transition}"
         )
-    return SHORTHAND[emission]()  # sizes have defaults: one feature, or two where one cannot be
+    return transition
 
 
-def _tensor(name: str, value: npt.ArrayLike) -> Tensor:
+def _tensor(name: str, value: Number) -> Tensor:
+    """Numbers as float64, keeping the graph of a tensor."""
+    if isinstance(value, Tensor):
+        return value.double()
     try:
         return torch.tensor(np.asarray(value, dtype=np.float64))
     except (TypeError, ValueError) as error:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Transform, transform_to
 
+from .checks import require, require_count
 from .emissions import Emission, Parameters, Priors
-from .laws import MatrixTransition
+from .observations import Observations
+from .priors import elementary
+from .regression import Regression
 from .sequences import Sequences
 
 
@@ -25,7 +29,7 @@ class _Perceptron:
 
     def priors(self) -> Priors:
         out: Priors = {}
-        for layer, (fan_in, fan_out) in enumerate(zip(self.sizes, self.sizes[1:], strict=False)):
+        for layer, (fan_in, fan_out) in enumerate(pairwise(self.sizes)):
             weight = dist.Normal(torch.zeros(fan_in, fan_out), 1 / math.sqrt(fan_in)).to_event(2)
             out[f"{self.name}_weight{layer}"] = weight
             out[f"{self.name}_bias{layer}"] = dist.Normal(torch.zeros(fan_out), 1.0).to_event(1)
@@ -56,22 +60,24 @@ class NeuralTransition:
 
     e_i, u_j are embeddings with N(0, 1) priors, f a tanh network. 2 K H + O(H W) parameters
     instead of K² (Chiu & Rush 2020).
+
+    Raises:
+        ValueError: a size that is no whole number >= 1.
     """
 
     embedding: int = 32
     width: int = 64
+    inputs = 0
 
     def __post_init__(self) -> None:
-        if min(self.embedding, self.width) < 1:
-            raise ValueError(f"embedding, width: NeuralTransition needs at least 1, got {self}")
+        require_count(self.embedding, "embedding")
+        require_count(self.width, "width")
 
     @property
     def _network(self) -> _Perceptron:
         return _Perceptron("transition", (self.embedding, self.width, self.embedding))
 
     def priors(self, states: int) -> Priors:
-        if states == 1:
-            return {}
         rows = dist.Normal(torch.zeros(states, self.embedding), 1.0).to_event(2)
         return {"transition_from": rows, "transition_into": rows, **self._network.priors()}
 
@@ -82,10 +88,9 @@ class NeuralTransition:
             **self._network.dims(),
         }
 
-    def __call__(self, parameters: Parameters, states: int, data: Sequences) -> Tensor:
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """log T, shape (…draws, 1, 1, K, K)."""
-        if states == 1:
-            return MatrixTransition()(parameters, states, data)
+        del data
         source = self._network(parameters, parameters["transition_from"])
         scores = source @ parameters["transition_into"].mT
         return scores.log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
@@ -99,12 +104,53 @@ class NeuralTransition:
         """Any data will do."""
 
 
+class _Output(NamedTuple):
+    """How one parameter of the base family comes out of the network.
+
+    θ = transform(centre + unit · x), x the network's free numbers: x = 0 is the centre of the base
+    family's prior, and a real θ moves by the prior's standard deviation when x moves by one.
+    """
+
+    transform: Transform
+    shape: torch.Size
+    centre: Tensor
+    unit: Tensor
+
+    @classmethod
+    def of(cls, prior: dist.TorchDistribution) -> _Output:
+        """Read off the base family's prior for one state."""
+        transform = transform_to(prior.support)
+        kind = elementary(prior.support)
+        if isinstance(kind, type(dist.constraints.corr_cholesky)):
+            centre = torch.zeros(transform.inverse_shape(prior.event_shape))  # no correlation
+        else:
+            centre = transform.inv(prior.mean)
+        real = isinstance(kind, type(dist.constraints.real))
+        unit = prior.stddev if real else torch.ones_like(centre)
+        return cls(transform, centre.shape[1:], centre[0], unit[0])
+
+    def value(self, free: Tensor) -> Tensor:
+        """The parameter, from free numbers (…, K, size)."""
+        free = free.reshape(*free.shape[:-1], *self.shape)
+        constrained: Tensor = self.transform(self.centre.to(free) + self.unit.to(free) * free)
+        return constrained
+
+    def free(self, value: Tensor) -> Tensor:
+        """Free numbers (size,) of the parameter of a single state."""
+        unconstrained: Tensor = self.transform.inv(value)[0]
+        return ((unconstrained - self.centre.to(value)) / self.unit.to(value)).reshape(-1)
+
+
 @dataclass(frozen=True)
 class NeuralEmission(Emission):
     """Any plain family whose per-state parameters come from state embeddings.
 
-    Every parameter θ_k of ``base`` is g(e_k), g a tanh network followed by the bijection onto the
-    support of θ: K H + O(W) parameters instead of K × (size of θ).
+    Every parameter θ_k of ``base`` is g(e_k), g a tanh network followed by a transform onto the
+    support of θ (exp, sigmoid, softmax): K H + O(W) parameters instead of K × (size of θ). Of the
+    base family's priors only centre and scale are used, as origin and unit of the network's output.
+
+    Raises:
+        ValueError: a size that is no whole number >= 1, or a base that is not plain.
     """
 
     base: Emission
@@ -112,29 +158,36 @@ class NeuralEmission(Emission):
     width: int = 64
 
     def __post_init__(self) -> None:
-        if min(self.embedding, self.width) < 1:
-            raise ValueError(f"embedding, width: NeuralEmission needs at least 1, got {self}")
+        require_count(self.embedding, "embedding")
+        require_count(self.width, "width")
+        plain = not isinstance(self.base, NeuralEmission | Regression)
+        require(
+            plain and isinstance(self.base, Emission),
+            "base",
+            "must be a plain Emission (put a NeuralEmission into a Regression, not a Regression "
+            "into a NeuralEmission)",
+            repr(self.base),
+        )
 
     @property
-    def features(self) -> int:  # type: ignore[override]
+    def observations(self) -> Observations:
+        return self.base.observations
+
+    @property
+    def features(self) -> int:
         return self.base.features
 
     @property
-    def codes(self) -> bool:  # type: ignore[override]
-        return self.base.codes
+    def predictor_scale(self) -> Tensor:
+        return self.base.predictor_scale
 
-    def _sizes(self) -> dict[str, tuple[int, torch.distributions.Transform, torch.Size]]:
-        """For each base parameter: free numbers per state, bijection, their trailing shape."""
-        out = {}
-        for name, prior in self.base.priors(1).items():
-            bijection = biject_to(prior.support)
-            free = bijection.inverse_shape(prior.event_shape)[1:]
-            out[name] = (free.numel(), bijection, free)
-        return out
+    @property
+    def _outputs(self) -> dict[str, _Output]:
+        return {name: _Output.of(prior) for name, prior in self.base.priors(1).items()}
 
     @property
     def _network(self) -> _Perceptron:
-        total = sum(size for size, _, _ in self._sizes().values())
+        total = sum(output.shape.numel() for output in self._outputs.values())
         return _Perceptron("emission", (self.embedding, self.width, total))
 
     def priors(self, states: int) -> Priors:
@@ -147,11 +200,12 @@ class NeuralEmission(Emission):
     def expanded(self, parameters: Parameters) -> dict[str, Tensor]:
         """The base family's own parameters, one row a state."""
         free = self._network(parameters, parameters["emission_from"])
-        out, at = {}, 0
-        for name, (size, bijection, shape) in self._sizes().items():
-            part = free[..., at : at + size].reshape(*free.shape[:-1], *shape)
-            out[name], at = bijection(part), at + size
-        return out
+        outputs = self._outputs
+        parts = free.split([output.shape.numel() for output in outputs.values()], -1)
+        return {
+            name: output.value(part)
+            for (name, output), part in zip(outputs.items(), parts, strict=True)
+        }
 
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
@@ -164,37 +218,14 @@ class NeuralEmission(Emission):
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """The output bias at the global fit of the data; embeddings start from their prior."""
         one = self.base.start(y, mask, weight.sum(-1, keepdim=True))
-        parts = [
-            bijection.inv(one[name]).reshape(-1)
-            for name, (_, bijection, _) in self._sizes().items()
-        ]
+        parts = [output.free(one[name]) for name, output in self._outputs.items()]
         return {"emission_bias1": torch.cat(parts)}
 
     def mean(self, parameters: Parameters) -> Tensor:
         return self.base.mean(self.expanded(parameters))
 
-    def check(self, data: Sequences) -> None:
-        self.base.check(data)
-
-    def observed(self, data: Sequences) -> tuple[Tensor, Tensor]:
-        return self.base.observed(data)
-
-    @property
-    def encoding_size(self) -> int:
-        return self.base.encoding_size
-
-    def encode(self, y: Tensor) -> Tensor:
-        return self.base.encode(y)
-
-    @property
-    def shift_size(self) -> int:
-        return self.base.shift_size
-
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         return self.base.lagged(self.expanded(parameters), y, mask)
 
-    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return dict(values)
-
-    def scaled_to(self, data: Sequences) -> Emission:
-        return NeuralEmission(self.base.scaled_to(data), self.embedding, self.width)
+    def scaled_to(self, data: Sequences) -> NeuralEmission:
+        return replace(self, base=self.base.scaled_to(data))

@@ -103,8 +103,8 @@ class Vectors:
             data.n_features,
         )
         seen = data.values[data.mask]
-        bad = seen[~self.support.check(seen)]
-        require(not len(bad), "data", f"{family} needs {_REQUIREMENTS[self.support]}", bad[:1])
+        bad = seen[~self.support.check(seen)].tolist()
+        require(not bad, "data", f"{family} needs {_REQUIREMENTS[self.support]}", bad[:1])
         partly = int((data.mask.any(-1) & ~data.mask.all(-1)).sum())
         require(
             not (self.whole and partly),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import tempfile
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
-from .emissions import Regression
 from .hmm import HiddenMarkovModel
 from .laws import InputTransition, MatrixTransition
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .regression import Regression
 
 FORMAT = 1
 
@@ -32,12 +32,31 @@ _PARTS: dict[str, type[Any]] = {
     )
 }
 
+# What each kind of prior is made of: its constructor's arguments, which are also its attributes.
+_PRIORS = {
+    "Beta": ("concentration1", "concentration0"),
+    "Cauchy": ("loc", "scale"),
+    "Dirichlet": ("concentration",),
+    "Exponential": ("rate",),
+    "Gamma": ("concentration", "rate"),
+    "HalfCauchy": ("scale",),
+    "HalfNormal": ("scale",),
+    "InverseGamma": ("concentration", "rate"),
+    "LKJCholesky": ("dim", "concentration"),
+    "Laplace": ("loc", "scale"),
+    "LogNormal": ("loc", "scale"),
+    "MultivariateNormal": ("loc", "scale_tril"),
+    "Normal": ("loc", "scale"),
+    "StudentT": ("df", "loc", "scale"),
+    "Uniform": ("low", "high"),
+}
+
 
 def describe(model: HiddenMarkovModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A JSON-ready description of the model, and its tensors (known values, own priors).
 
     Raises:
-        ValueError: for a law or a prior that is not one of the library's or Pyro's.
+        ValueError: for a law that is not the library's, or a prior of a kind that is not known.
     """
     tensors = {f"known.{name}": value.detach().clone() for name, value in model.known.items()}
     priors = {}
@@ -57,12 +76,25 @@ def describe(model: HiddenMarkovModel) -> tuple[dict[str, Any], dict[str, Tensor
 
 
 def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMarkovModel:
-    """The model that ``describe`` described."""
+    """The model that ``describe`` described.
+
+    Raises:
+        ValueError: another format, or a description that is not whole.
+    """
     if description.get("format") != FORMAT or description.get("kind") != "HiddenMarkovModel":
         raise ValueError(
             f"path: needs a model of format {FORMAT}, got kind {description.get('kind')!r}, "
             f"format {description.get('format')!r}"
         )
+    try:
+        return _restore(description, tensors)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"path: needs a whole description of a model, got one that lacks or distorts {error}"
+        ) from error
+
+
+def _restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMarkovModel:
     priors = {
         name: _restore_prior(prior, f"prior.{name}", tensors)
         for name, prior in description["priors"].items()
@@ -93,6 +125,11 @@ def load_model(path: str | os.PathLike[str]) -> HiddenMarkovModel:
         ValueError: missing, truncated or foreign file.
     """
     content = read_tensors(path, {"model", "tensors"})
+    if not isinstance(content["model"], str) or not isinstance(content["tensors"], dict):
+        raise ValueError(
+            f"path: needs a model written by save_model, got {os.fspath(path)!r} with other "
+            "content under the same names"
+        )
     return restore(json.loads(content["model"]), content["tensors"])
 
 
@@ -101,15 +138,17 @@ def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"path: needs a file in an existing folder, got {os.fspath(path)!r}")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    # Beside the target, so that it can be renamed onto it; not from tempfile, whose files nobody
+    # but their owner may read.
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, target)
+        temporary.replace(target)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     return target
 
@@ -163,14 +202,13 @@ def _describe_prior(prior: Any, place: str, tensors: dict[str, Tensor]) -> dict[
         base = _describe_prior(prior.base_dist, place, tensors)
         return {"kind": "Independent", "base": base, "event": prior.reinterpreted_batch_ndims}
     kind = type(prior).__name__
-    if getattr(dist, kind, None) is not type(prior) or not prior.arg_constraints:
-        raise ValueError(f"priors: can save distributions of pyro.distributions, got {prior!r}")
-    whole = {"dim": prior.dim} if kind == "LKJCholesky" else {}
-    names = [n for n in prior.arg_constraints if n in prior.__dict__ or kind == "Beta"]
-    names = names or list(prior.arg_constraints)
-    for name in names:
+    if kind not in _PRIORS or getattr(dist, kind) is not type(prior):
+        raise ValueError(
+            f"priors: can save {sorted(_PRIORS)}, Independent and Ordered of them, got {prior!r}"
+        )
+    for name in _PRIORS[kind]:
         tensors[f"{place}.{name}"] = torch.as_tensor(getattr(prior, name)).detach().clone()
-    return {"kind": kind, "arguments": names, **whole}
+    return {"kind": kind}
 
 
 def _restore_prior(description: dict[str, Any], place: str, tensors: dict[str, Tensor]) -> Any:
@@ -179,7 +217,7 @@ def _restore_prior(description: dict[str, Any], place: str, tensors: dict[str, T
         return Ordered(_restore_prior(description["base"], place, tensors))
     if kind == "Independent":
         return _restore_prior(description["base"], place, tensors).to_event(description["event"])
-    arguments = {name: tensors[f"{place}.{name}"] for name in description["arguments"]}
-    if "dim" in description:
-        arguments["dim"] = description["dim"]
+    arguments: dict[str, Any] = {name: tensors[f"{place}.{name}"] for name in _PRIORS[kind]}
+    if "dim" in arguments:  # a size, where all others are tensors
+        arguments["dim"] = int(arguments["dim"])
     return getattr(dist, kind)(**arguments)

@@ -1,4 +1,4 @@
-"""Priors that Pyro does not ship: order statistics, which break the symmetry of the states."""
+"""Priors: order statistics, which break the symmetry of the states, and what may replace what."""
 
 from __future__ import annotations
 
@@ -8,18 +8,22 @@ from typing import Any
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints, transform_to
+from torch.distributions.transforms import ComposeTransform
 
 
 class Ordered(dist.TorchDistribution):
     r"""The law of K independent draws of ``base``, sorted in increasing order.
 
-    .. math:: p(x) = K! \prod_k p_{base}(x_k) \quad\text{on}\quad x_1 < x_2 < \dots < x_K
+    .. math:: p(x) = K! \prod_k p_{base}(x_k) \quad\text{on}\quad x_1 \le x_2 \le \dots \le x_K
 
     As a prior it names the states by their size, so that chains of a sampler and draws of a
     guide cannot switch labels. ``base`` has event shape (K,) with independent, identical entries
-    (for instance ``Gamma(2, .1).expand([K]).to_event(1)``); its support is the real line or the
-    positive half-line.
+    (for instance ``Gamma(2, .1).expand([K]).to_event(1)``); its support is the real line, the
+    positive numbers, or the unit interval.
+
+    Raises:
+        ValueError: a base of another shape.
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -35,9 +39,7 @@ class Ordered(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        one = getattr(self.base.support, "base_constraint", self.base.support)
-        positive = getattr(one, "lower_bound", -math.inf) >= 0
-        return constraints_ordered(positive)
+        return IncreasingVector(elementary(self.base.support))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Ordered:
         return Ordered(self.base.expand(batch_shape))
@@ -46,15 +48,65 @@ class Ordered(dist.TorchDistribution):
         return self.base.sample(torch.Size(sample_shape)).sort(-1).values
 
     def log_prob(self, value: Tensor) -> Tensor:
-        inside = (value[..., 1:] > value[..., :-1]).all(-1)
+        inside = (value.diff(dim=-1) >= 0).all(-1)
         log_p = self.base.log_prob(value) + math.lgamma(value.shape[-1] + 1)
-        return torch.where(inside, log_p, torch.full_like(log_p, -math.inf))
+        return torch.where(inside, log_p, -math.inf)
 
 
-def constraints_ordered(positive: bool) -> constraints.Constraint:
-    """The constraint of increasing vectors, over the reals or over the positive numbers."""
-    kinds = dist.constraints
-    chosen: constraints.Constraint = (
-        kinds.positive_ordered_vector if positive else kinds.ordered_vector
-    )
-    return chosen
+class IncreasingVector(constraints.Constraint):
+    """Vectors whose entries increase and each satisfy ``entry``."""
+
+    is_discrete = False
+    event_dim = 1
+
+    def __init__(self, entry: constraints.Constraint) -> None:
+        self.entry = entry
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        inside: Tensor = (value.diff(dim=-1) >= 0).all(-1) & self.entry.check(value).all(-1)
+        return inside
+
+    def __repr__(self) -> str:
+        return f"IncreasingVector({self.entry})"
+
+
+@biject_to.register(IncreasingVector)
+@transform_to.register(IncreasingVector)
+def _increasing(constraint: IncreasingVector) -> ComposeTransform:
+    """Reals -> increasing reals -> increasing entries: torch's maps from the reals increase."""
+    entrywise = biject_to(constraint.entry)
+    return ComposeTransform([dist.transforms.OrderedTransform(), entrywise])
+
+
+def elementary(constraint: Any) -> Any:
+    """The constraint inside all layers of ``independent``."""
+    while isinstance(constraint, constraints.independent):
+        constraint = constraint.base_constraint
+    return constraint
+
+
+def within(inner: Any, outer: Any) -> bool:
+    """Whether all values that satisfy ``inner`` satisfy ``outer``, event shapes being equal."""
+    inner, outer = elementary(inner), elementary(outer)
+    if isinstance(outer, IncreasingVector):
+        return isinstance(inner, IncreasingVector) and within(inner.entry, outer.entry)
+    if isinstance(inner, IncreasingVector):
+        return within(inner.entry, outer)
+    if isinstance(outer, type(constraints.simplex) | type(constraints.corr_cholesky)):
+        return isinstance(inner, type(outer))
+    small, large = _bounds(inner), _bounds(outer)
+    if small is None or large is None:
+        return False
+    return small[0] >= large[0] and small[1] <= large[1]
+
+
+def _bounds(constraint: Any) -> tuple[float, float] | None:
+    """The ends of an interval of reals; None for any other constraint."""
+    if isinstance(constraint, type(constraints.real) | type(constraints.real_vector)):
+        return -math.inf, math.inf
+    ends = [getattr(constraint, name, None) for name in ("lower_bound", "upper_bound")]
+    if ends == [None, None] or constraint.is_discrete:
+        return None
+    low, high = (torch.as_tensor(math.nan if end is None else end) for end in ends)
+    return float(low.nan_to_num(-math.inf).min()), float(high.nan_to_num(math.inf).max())

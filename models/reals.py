@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Self
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .counts import _at, _require
+from .checks import require, require_count
 from .emissions import (
     Emission,
     Parameters,
     Priors,
+    along_paths,
     feature_dims,
     group_means,
     group_spreads,
@@ -23,7 +24,9 @@ from .emissions import (
     per_feature,
     wide,
 )
+from .observations import Vectors
 from .sequences import Sequences
+from .trajectories import safe_log
 
 
 @dataclass(frozen=True)
@@ -37,31 +40,46 @@ class _Real(Emission):
     features: int = 1
     location: float | tuple[float, ...] = 0.0
     spread: float | tuple[float, ...] = 2.0
-    ordering: ClassVar[str] = "mean"  # type: ignore[misc]
 
     def __post_init__(self) -> None:
-        name = type(self).__name__
-        _require(self.features >= 1, "features", f"{name} needs at least 1", self.features)
+        require_count(self.features, "features")
         for argument in ("location", "spread"):
             size = torch.as_tensor(getattr(self, argument)).numel()
-            _require(
+            require(
                 size in (1, self.features),
                 argument,
                 f"needs one number or one per feature ({self.features})",
                 f"{size} numbers",
             )
-        lowest = float(torch.as_tensor(self.spread).min())
-        _require(lowest > 0, "spread", "must be > 0", lowest)
+        finite = bool(torch.as_tensor(self.location).isfinite().all())
+        require(finite, "location", "must be finite", self.location)
+        spread = torch.as_tensor(self.spread)
+        usable = bool((spread.isfinite() & (spread > 0)).all())
+        require(usable, "spread", "must be finite and > 0", self.spread)
+
+    @property
+    def observations(self) -> Vectors:
+        return Vectors(self.features)
+
+    @property
+    def ordering(self) -> str | None:
+        return "mean"
+
+    @property
+    def predictor_scale(self) -> Tensor:
+        return self._fill(self.spread, (self.features,))
 
     def _locations(self, *lead: int) -> dist.TorchDistribution:
         shape = (*lead, *per_feature(self.features))
         loc, spread = (self._fill(x, shape) for x in (self.location, self.spread))
-        return dist.Normal(loc, spread).to_event(len(shape))
+        prior: dist.TorchDistribution = dist.Normal(loc, spread).to_event(len(shape))
+        return prior
 
     def _scales(self, *lead: int) -> dist.TorchDistribution:
         shape = (*lead, *per_feature(self.features))
         centre = (self._fill(self.spread, shape) / 2).log()
-        return dist.LogNormal(centre, 1.0).to_event(len(shape))
+        prior: dist.TorchDistribution = dist.LogNormal(centre, 1.0).to_event(len(shape))
+        return prior
 
     @staticmethod
     def _fill(value: float | tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
@@ -69,7 +87,7 @@ class _Real(Emission):
 
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         centre = over_time(self.mean(parameters), 2)
-        return (y.to(centre.dtype).unsqueeze(-2) - centre) * mask.unsqueeze(-2)
+        return torch.where(mask.unsqueeze(-2), y.to(centre.dtype).unsqueeze(-2) - centre, 0)
 
     def mean(self, parameters: Parameters) -> Tensor:
         return wide(parameters["mean"], self.features)
@@ -80,12 +98,18 @@ class _Real(Emission):
         residual = y.to(mean.dtype).unsqueeze(-2) - mean
         return residual if shift is None else residual - shift
 
-    def scaled_to(self, data: Sequences) -> Emission:
+    def _means_along(self, parameters: Parameters, paths: Tensor, shift: Tensor | None) -> Tensor:
+        """mean_k + shift of the states along the paths, (N, T, F)."""
+        mean = self.mean(parameters)[paths]
+        return mean if shift is None else mean + along_paths(shift, paths)
+
+    def scaled_to(self, data: Sequences) -> Self:
         seen = data.mask.double()
         count = seen.sum((0, 1)).clamp_min(1)
         values = data.values.double()
         mean = (values * seen).sum((0, 1)) / count
-        spread = (((values - mean).square() * seen).sum((0, 1)) / count).sqrt().clamp_min(1e-8)
+        spread = (((values - mean).square() * seen).sum((0, 1)) / count).sqrt()
+        spread = torch.where(spread > 0, spread, 1)  # a feature that never varies has no scale
         return replace(self, location=tuple(mean.tolist()), spread=tuple(spread.tolist()))
 
 
@@ -109,17 +133,12 @@ class Gaussian(_Real):
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         scale = wide(parameters["scale"], self.features)[paths]
-        return _located(self, parameters, paths, shift) + scale * torch.randn_like(scale)
+        return self._means_along(parameters, paths, shift) + scale * torch.randn_like(scale)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         shape = (-1, *per_feature(self.features))
         mean, scale = group_means(y, mask, weight), group_spreads(y, mask, weight)
         return {"mean": mean.reshape(shape), "scale": scale.reshape(shape)}
-
-
-def _located(family: _Real, parameters: Parameters, paths: Tensor, shift: Tensor | None) -> Tensor:
-    mean = family.mean(parameters)[paths]
-    return mean if shift is None else mean + _at(shift, paths)
 
 
 def _by_pattern(
@@ -130,16 +149,21 @@ def _by_pattern(
     ``residual`` (…draws, N, T, K, F), ``mask`` (N, T, F); ``density(residual, kept)`` gets
     (…draws, M, K, kept features) and the indices of these features, and returns (…draws, M, K).
     """
-    sequences, steps, features = mask.shape
-    flat = residual.reshape(*residual.shape[:-4], sequences * steps, *residual.shape[-2:])
-    patterns, member = mask.reshape(-1, features).unique(dim=0, return_inverse=True)
-    out = flat.new_zeros(flat.shape[:-1])
-    for number, pattern in enumerate(patterns):
-        if pattern.any():
-            rows, kept = (member == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
-            part = flat.index_select(-3, rows).index_select(-1, kept)
-            out = out.index_add(-2, rows, density(part, kept))
-    return out.reshape(*residual.shape[:-4], sequences, steps, residual.shape[-2])
+    flat = residual.flatten(-4, -3)
+    rows = mask.flatten(0, 1)
+    some, whole = rows.any(-1), rows.all(-1)
+    if torch.equal(some, whole):  # steps are missing, if at all, as a whole
+        scored = density(flat, torch.arange(rows.shape[-1], device=rows.device))
+        out = torch.where(whole.unsqueeze(-1), scored, 0)
+    else:
+        patterns, member = rows.unique(dim=0, return_inverse=True)
+        out = 0 * flat[..., 0]
+        for number, pattern in enumerate(patterns):
+            if pattern.any():
+                place, kept = (member == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
+                part = flat.index_select(-3, place).index_select(-1, kept)
+                out = out.index_add(-2, place, density(part, kept))
+    return out.unflatten(-2, mask.shape[:2])
 
 
 @dataclass(frozen=True)
@@ -154,7 +178,7 @@ class FullGaussian(_Real):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(self.features >= 2, "features", "FullGaussian needs at least 2", self.features)
+        require_count(self.features, "features", 2)
 
     def priors(self, states: int) -> Priors:
         correlation = dist.LKJCholesky(self.features, 1.0).expand([states]).to_event(1)
@@ -192,7 +216,7 @@ class FullGaussian(_Real):
         return _by_pattern(self._residual(parameters, y, shift), mask, density)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        mean = _located(self, parameters, paths, shift)
+        mean = self._means_along(parameters, paths, shift)
         noise = torch.randn_like(mean).unsqueeze(-1)
         return mean + (_factor(parameters)[paths] @ noise).squeeze(-1)
 
@@ -206,12 +230,25 @@ class FullGaussian(_Real):
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         out = dict(values)
-        if "covariance" in out:
-            covariance = out.pop("covariance")
-            factor, info = torch.linalg.cholesky_ex(covariance)
-            _require(not bool(info.any()), "covariance", "must be positive definite", covariance)
-            out["scale"] = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
-            out["correlation_factor"] = factor / out["scale"].unsqueeze(-1)
+        if "covariance" not in out:
+            return out
+        covariance = out.pop("covariance")
+        both = sorted({"scale", "correlation_factor"} & set(out))
+        require(not both, "covariance", "stands for scale and correlation_factor", f"{both} too")
+        size = self.features
+        fits = covariance.ndim == 3 and covariance.shape[1:] == (size, size)
+        came = f"shape {tuple(covariance.shape)}"
+        require(fits, "covariance", f"needs shape (states, {size}, {size})", came)
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        symmetric = torch.allclose(covariance, covariance.mT, rtol=1e-6, atol=0)
+        require(
+            symmetric and not bool(info.any()),
+            "covariance",
+            "needs symmetric positive definite matrices",
+            covariance.tolist(),
+        )
+        out["scale"] = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        out["correlation_factor"] = factor / out["scale"].unsqueeze(-1)
         return out
 
 
@@ -233,10 +270,11 @@ class LowRankGaussian(_Real):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
-            1 <= self.rank < self.features,
+        require_count(self.rank, "rank")
+        require(
+            self.rank < self.features,
             "rank",
-            f"LowRankGaussian(features={self.features}) needs 1 <= rank < features",
+            f"LowRankGaussian(features={self.features}) needs rank < features",
             self.rank,
         )
 
@@ -275,7 +313,7 @@ class LowRankGaussian(_Real):
         return _by_pattern(self._residual(parameters, y, shift), mask, density)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        mean = _located(self, parameters, paths, shift)
+        mean = self._means_along(parameters, paths, shift)
         factors = torch.randn(*paths.shape, self.rank, 1, dtype=mean.dtype)
         common = (parameters["loading"][paths] @ factors).squeeze(-1)
         return mean + common + parameters["scale"][paths] * torch.randn_like(mean)
@@ -323,7 +361,7 @@ class StudentT(_Real):
         scale = wide(parameters["scale"], self.features)[paths]
         freedom = wide(parameters["freedom"], self.features)[paths]
         noise: Tensor = dist.StudentT(freedom, 0.0, scale, validate_args=False).sample()
-        return _located(self, parameters, paths, shift) + noise
+        return self._means_along(parameters, paths, shift) + noise
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         shape = (-1, *per_feature(self.features))
@@ -340,13 +378,14 @@ class GaussianMixture(_Real):
     """Multimodal reals: O_k(y) = Σ_m weight[k, m] Π_f N(y_f; mean[k, m, f], scale[k, m, f]²)."""
 
     components: int = 2
-    ordering: ClassVar[None] = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require(
-            self.components >= 2, "components", "GaussianMixture needs at least 2", self.components
-        )
+        require_count(self.components, "components", 2)
+
+    @property
+    def ordering(self) -> str | None:
+        return None  # components have no order of their own
 
     def priors(self, states: int) -> Priors:
         return {
@@ -368,14 +407,14 @@ class GaussianMixture(_Real):
             residual = residual - shift.unsqueeze(-2)
         terms = -0.5 * (residual / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
         joint = torch.where(mask[..., None, None, :], terms, 0).sum(-1)
-        mixed = (joint + over_time(parameters["weight"].log(), 2)).logsumexp(-1)
+        mixed = (joint + over_time(safe_log(parameters["weight"]), 2)).logsumexp(-1)
         # Exactly zero where nothing was observed, not the rounding of a sum of weights.
         return torch.where(mask.any(-1, keepdim=True), mixed, 0)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        member = dist.Categorical(parameters["weight"][paths]).sample()
+        member = dist.Categorical(parameters["weight"][paths], validate_args=False).sample()
         mean, scale = (wide(parameters[n], self.features)[paths, member] for n in ("mean", "scale"))
-        located = mean if shift is None else mean + _at(shift, paths)
+        located = mean if shift is None else mean + along_paths(shift, paths)
         return located + scale * torch.randn_like(scale)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -80,11 +80,14 @@ def sample_chain(
 
 
 def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of a cumulative law; scaled by its last entry, so rounding never falls outside,
-    and strict, so that a state of probability zero is never drawn."""
-    threshold = uniform * cumulative[..., -1:]
-    last = cumulative.shape[-1] - 1
-    return (cumulative <= threshold).sum(-1).clamp_max(last)
+    """Inverse of a cumulative law (…, K) at uniform numbers (…, 1) from [0, 1).
+
+    Scaled by the law's last entry and cut at the last state that adds to it, so that rounding never
+    leads to a state of probability zero.
+    """
+    total = cumulative[..., -1:]
+    last = (cumulative < total).sum(-1)
+    return (cumulative <= uniform * total).sum(-1).minimum(last)
 
 
 class MarkovChain(dist.TorchDistribution):
@@ -137,7 +140,6 @@ class Emitted(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.real_vector
 
     def __init__(
         self,
@@ -150,6 +152,10 @@ class Emitted(dist.TorchDistribution):
         self._score = score
         self._draw = draw
         super().__init__(states.shape[:-2], event_shape, validate_args=False)
+
+    @constraints.dependent_property(is_discrete=False)
+    def support(self) -> constraints.Constraint:
+        return constraints.independent(constraints.real, len(self.event_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Emitted:
         if torch.Size(batch_shape) != self.batch_shape:
@@ -167,7 +173,6 @@ class Emitted(dist.TorchDistribution):
         return draw.reshape(torch.Size(sample_shape) + draw.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-
         log_likelihood = self._score(value)
         possible = self.states > 0
         return torch.where(possible, log_likelihood, 0).mul(self.states).sum((-1, -2))

@@ -95,6 +95,31 @@ def test_dimensions_without_labels_count_from_zero() -> None:
     assert group(idata, "observed_data")["time"].values.tolist() == list(range(TIME))
 
 
+def test_a_group_may_have_dims_and_labels_of_its_own() -> None:
+    arrays_ = {
+        "posterior": {"rate": np.ones((1, 30, 2))},
+        "posterior_predictive": {"obs": np.ones((1, 3, 4))},
+        "log_likelihood": {"obs": np.ones((1, 30, 3))},
+        "predictions": {"obs": np.ones((1, 3, 2))},
+    }
+    idata = build(
+        arrays_,
+        dims={"rate": ("state",), "obs": ("time",), "predictions/obs": ("ahead",)},
+        coords={
+            "time": [1, 2, 3, 4],
+            "log_likelihood/time": [1, 2, 4],
+            "posterior_predictive/draw": [0, 14, 29],
+        },
+    )
+    assert group(idata, "log_likelihood")["time"].values.tolist() == [1, 2, 4]
+    assert group(idata, "posterior_predictive")["time"].values.tolist() == [1, 2, 3, 4]
+    assert group(idata, "posterior_predictive")["draw"].values.tolist() == [0, 14, 29]
+    assert group(idata, "predictions")["obs"].dims == ("chain", "draw", "ahead")
+    assert group(idata, "predictions")["draw"].values.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="must name a group before '/'; got 'likelihood/time'"):
+        build(arrays_, dims={}, coords={"likelihood/time": [1]})
+
+
 def test_empty_groups_are_left_out() -> None:
     idata = built(groups={"posterior": {}})
     with pytest.raises(ValueError, match=r"idata must have a group 'posterior'; it has .*log_lik"):
@@ -390,6 +415,22 @@ def test_padding_and_missing_steps_do_not_count() -> None:
     np.testing.assert_array_equal(result.elpd_i, [*plain.elpd_i, 0.0])
     assert result.pareto_k[-1] == 0.0
     assert result.p == pytest.approx(plain.p, abs=1e-9)
+
+
+def test_sample_stats_stand_in_for_a_unit_that_log_likelihood_lacks() -> None:
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(2, 50, 3, 4))
+    steps[:, :, 1, 2:] = np.nan
+    dims = {"obs": ("sequence",), "step_log_likelihood": ("sequence", "time"), "lp": ()}
+    stats_ = {"step_log_likelihood": steps, "lp": np.ones((2, 50))}
+    groups = {"log_likelihood": {"obs": np.nansum(steps, -1)}, "sample_stats": stats_}
+    both = build(groups, dims=dims)
+    alone = build({"log_likelihood": {"step": steps}}, dims={"step": ("sequence", "time")})
+    ours, theirs = loo(both, "time"), loo(alone, "time")
+    np.testing.assert_array_equal(ours.elpd_i, theirs.elpd_i)
+    assert loo(both, "sequence").elpd_i.size == 3
+    with pytest.raises(ValueError, match=r"got 'state', and the variables are .*step_log"):
+        loo(both, "state")
 
 
 def test_correlated_draws_lengthen_the_tail() -> None:
