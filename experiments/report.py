@@ -14,13 +14,10 @@ import inspect
 import json
 import math
 import os
-import platform
 import re
-import subprocess
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +27,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from .. import __version__
+from ..inference import provenance
 from ..inference.arviz_groups import Idata, read, replacing, write
 
 __all__ = [
@@ -47,7 +44,6 @@ __all__ = [
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 _POSTERIOR, _HTML, _JSON = "posterior.nc", "report.html", "report.json"
 _SOFTWARE = "beliefzoo"  # in the metadata of every PNG: tells ours from what a user put beside them
-_PACKAGES = {"torch": "torch", "pyro": "pyro-ppl", "arviz": "arviz", "numpy": "numpy"}
 
 
 @dataclass(frozen=True)
@@ -142,10 +138,8 @@ def setting_notes(settings: type) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Versions of what computed a result, and the git commit if this file is under git."""
-    found = {"python": platform.python_version(), "beliefzoo": __version__}
-    found |= {name: version(package) for name, package in _PACKAGES.items()}
-    commit = _commit()
-    return found | ({"commit": commit} if commit else {})
+    commit = provenance.source_commit()
+    return provenance.versions() | ({"commit": commit} if commit else {})
 
 
 def write_report(
@@ -267,25 +261,3 @@ def _is_ours(path: Path) -> bool:
             return image.info.get("Software") == _SOFTWARE
     except OSError:
         return False
-
-
-def _commit() -> str | None:
-    """Commit of the checkout that holds this file, None outside of one."""
-    source = Path(__file__).resolve()
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ["git", "-C", str(source.parent), *arguments], capture_output=True, text=True
-        )
-
-    try:
-        # An environment inside somebody's repository is not a checkout of this library.
-        if git("ls-files", "--error-unmatch", source.name).returncode:
-            return None
-        head = git("rev-parse", "HEAD")
-        changed = git("status", "--porcelain", "--untracked-files=no").stdout.strip()
-    except OSError:  # no git on this machine
-        return None
-    if head.returncode:
-        return None
-    return head.stdout.strip() + (" with changes" if changed else "")

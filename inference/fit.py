@@ -7,12 +7,10 @@ import hashlib
 import json
 import math
 import os
-import platform
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +25,7 @@ from ..models.randomness import seeded
 from .filters import ExactFilter
 from .guides import BeliefGuide, Guide, parameters_of
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
+from .provenance import versions
 from .start import STARTS, Start, starting_values
 
 SMALLEST_SPLIT = 20
@@ -489,12 +488,6 @@ def bound_per_step(guide: Guide, data: Sequences, batch_size: int = 256) -> floa
             laws = guide.model.laws(median, batch)
             total += float(guide.posterior(laws).elbo().double().sum())
     return total / data.n_steps
-
-
-def versions() -> dict[str, str]:
-    """Versions of everything that the numbers depend on."""
-    names = ("beliefzoo", "torch", "pyro-ppl", "numpy", "arviz")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _blame(guide: Guide, batch: Sequences) -> tuple[str, str]:

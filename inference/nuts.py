@@ -29,7 +29,7 @@ from ..models import HiddenMarkovModel, Sequences
 from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from . import exact
-from .fit import versions
+from .provenance import versions
 from .start import STARTS, Start, starting_values
 
 JITTER = 1.0

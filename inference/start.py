@@ -39,7 +39,7 @@ Less for symbols: a cluster has all frames of a symbol or none, as no state in t
 _APART = 0.02
 """Least distance of neighbours among ordered values, in units of their mean distance."""
 
-_NEIGHBOURS = 512
+_NEIGHBOURS = 128
 """Symbols are compared by neighbours in this many groups, or by each if there are fewer."""
 
 Array = npt.NDArray[np.float64]

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -35,6 +32,7 @@ from .fit import Fit
 from .guides import Guide
 from .importance import corrected_evidence, is_point, k_hat
 from .nuts import NutsFit
+from .provenance import source_commit
 
 MOST_STEPS = 20_000_000
 """Numbers up to which ``steps="auto"`` keeps log p(y_t | y_1 … y_{t-1}) of every draw."""
@@ -690,22 +688,3 @@ def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
     start = settings.get("start")
     values = {"start": sorted(start)} if isinstance(start, Mapping) else {}
     return {**settings, **values}
-
-
-@lru_cache
-def source_commit() -> str | None:
-    """Commit of the checkout that this file is part of, None outside of one."""
-    source = Path(__file__).resolve()
-
-    def git(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = ["git", "-C", str(source.parent), *arguments]
-        return subprocess.run(command, capture_output=True, text=True)
-
-    try:
-        # An environment inside somebody's repository is not a checkout of this library.
-        if git("ls-files", "--error-unmatch", source.name).returncode:
-            return None
-        head = git("rev-parse", "HEAD")
-    except OSError:  # no git on this machine
-        return None
-    return head.stdout.strip() if head.returncode == 0 else None

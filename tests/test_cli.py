@@ -21,6 +21,7 @@ from beliefzoo import experiments as package
 from beliefzoo.experiments import cli, report
 from beliefzoo.experiments.cli import main
 from beliefzoo.experiments.report import leaves, plain, readable, setting_notes
+from beliefzoo.inference import provenance
 from beliefzoo.inference.arviz_groups import build, group, read
 
 COIN = '''
@@ -38,6 +39,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from beliefzoo.experiments.report import Outcome
+from beliefzoo.inference import provenance
 from beliefzoo.inference.arviz_groups import build
 
 EVENTS: list[str] = []
@@ -495,11 +497,11 @@ def test_commit_is_named_only_inside_a_checkout(
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     git("init", "--quiet")
-    source = tmp_path / "report.py"
+    source = tmp_path / "provenance.py"
     source.write_text("one")
-    monkeypatch.setattr(report, "__file__", str(source))
+    monkeypatch.setattr(provenance, "__file__", str(source))
     assert "commit" not in report.versions()  # in a repository, but not part of it
-    git("add", "report.py")
+    git("add", "provenance.py")
     git("commit", "--quiet", "--no-verify", "--message", "one")
     head = git("rev-parse", "HEAD")
     assert report.versions()["commit"] == head
