@@ -124,13 +124,14 @@ class Guide(nn.Module, ABC):
             return {}
         with _local_parameters(), torch.no_grad():
             auto: Any = self._auto
-            values = auto.median()
+            values: dict[str, Tensor] = dict(auto.median())
         return {name: value.detach() for name, value in values.items()}
 
     def draw_parameters(self) -> ParameterDraw:
         """One draw of the unknown parameters with its densities; differentiable."""
         trace = poutine.trace(self.sample_parameters).get_trace()
-        values: dict[str, Tensor] = trace.nodes["_RETURN"]["value"]
+        returned: Any = trace.nodes["_RETURN"]["value"]
+        values: dict[str, Tensor] = returned
         zero = torch.zeros(())
         if self.uncertainty == "ml" or not values:
             return ParameterDraw(values, zero, zero)

@@ -322,7 +322,8 @@ def test_nullable_integer_codes() -> None:
 
 
 @pytest.mark.parametrize(
-    "dtype", [torch.float16, torch.bfloat16, torch.uint8, torch.int8, torch.int32]
+    "dtype",
+    [torch.float16, torch.bfloat16, torch.uint8, torch.uint16, torch.int8, torch.int32],
 )
 def test_codes_of_every_number_type(dtype: torch.dtype) -> None:
     data = Sequences.from_tensors(torch.tensor([[0, 2, 1]], dtype=dtype), codes=True)

@@ -115,7 +115,9 @@ def test_states_of_probability_zero_are_never_drawn():
         paths = sample_chain(first.log(), move.log()[None, None], 2000, 50)
         assert 3 not in paths
         assert 0 not in paths[:, 0]
-        moves = set(zip(paths[:, :-1].flatten().tolist(), paths[:, 1:].flatten().tolist()))
+        moves = set(
+            zip(paths[:, :-1].flatten().tolist(), paths[:, 1:].flatten().tolist(), strict=True)
+        )
         assert moves <= {(0, 1), (1, 1), (1, 2), (2, 0), (2, 1)}
 
 
