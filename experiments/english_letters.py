@@ -96,19 +96,19 @@ def run(settings: Settings) -> Outcome:
         delayed(_replicate)(settings, settings.seed + number, train, heldout, number == 0)
         for number in range(settings.replicates)
     )
-    first, climbs = done[0][0], done[0][1]
-    each = [figures for _, _, figures in done]
+    first, climb, _ = done[0]
+    each = [one for _, _, one in done]
     gaps = [figures["evidence_gap_per_char"] for figures in each]
     found = [figures["vowel_solution"] for figures in each]
     figures = {
         "evidence_gap_per_char": float(np.mean(gaps)),
         "evidence_gap_per_char_largest": float(np.max(gaps)),
-        "vowel_solution": f"{sum(found)} of {len(found)} seeds",
+        "vowel_solution": f"{round(sum(found))} of {len(found)} seeds",
         "vowel_solution_share": float(np.mean(found)),
         "reach": {"evidence_gap_per_char": 1e-4, "vowel_solution_share": 0.9},
-        "by_seed": {f"seed{settings.seed + n}": figures for n, figures in enumerate(each)},
+        "by_seed": {f"seed{settings.seed + n}": one for n, one in enumerate(each)},
         "baselines": _baselines(train, heldout),
-        "training": climbs,
+        "training": climb,
     }
     posterior = to_arviz(
         first, heldout[: min(100, len(heldout))], draws=settings.draws, seed=settings.seed
@@ -128,7 +128,7 @@ def _replicate(
 ) -> tuple[Fit | None, dict[str, list[float]], dict[str, Any]]:
     if settings.jobs > 1:
         torch.set_num_threads(1)
-    model = HiddenMarkovModel(2, Categorical(train_symbols(train)))
+    model = HiddenMarkovModel(2, Categorical(_symbols(train)))
     guide = BeliefGuide(model, LSTMFilter(settings.hidden_size))
     watched = heldout[:200]
     climb: dict[str, list[float]] = {"step": [], "evidence_per_char": [], "elbo_per_char": []}
@@ -172,8 +172,7 @@ def _replicate(
     return (result if show else None), climb, figures
 
 
-def train_symbols(data: Sequences) -> int:
-    """Number of symbols of the text."""
+def _symbols(data: Sequences) -> int:
     assert data.symbols is not None
     return len(data.symbols)
 
@@ -192,7 +191,7 @@ def is_vowel_solution(probs: torch.Tensor) -> bool:
 
 def _baselines(train: Sequences, heldout: Sequences) -> dict[str, float]:
     """Log probability per character of letters drawn independently, and of letter pairs."""
-    size = train_symbols(train)
+    size = _symbols(train)
     counts = torch.bincount(train.codes().flatten(), minlength=size).double() + 0.5
     single = (counts / counts.sum()).log()
     pairs = torch.zeros(size, size, dtype=torch.float64) + 0.5

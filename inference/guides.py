@@ -13,11 +13,14 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple, Self
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
 from pyro.infer.autoguide.initialization import init_to_median, init_to_value
+from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
+from torch.distributions import register_kl
 
 from ..models import HiddenMarkovModel, Laws, Sequences
 from ..models.emissions import Parameters
@@ -107,7 +110,7 @@ class Guide(nn.Module, ABC):
         if self._auto is None:
             return {}
         flat = poutine.mask(mask=False) if self.uncertainty == "ml" else contextlib.nullcontext()
-        with _local_parameters(), flat:
+        with _local_parameters(), flat, _KeepDensities():
             values: dict[str, Tensor] = self._auto()
         return values
 
@@ -211,6 +214,30 @@ class MeanFieldGuide(Guide):
     def posterior(self, laws: Laws, *, learn: bool = True) -> MeanField:
         beliefs = self.filter(laws)
         return MeanField(laws, beliefs if learn else beliefs.detach())
+
+
+class _Placed(dist.Delta):
+    """A value that an autoguide computed, with the log density of the map that led there."""
+
+
+@register_kl(_Placed, dist.Distribution)
+def _kl_placed(q: _Placed, p: Any) -> Tensor:
+    kl: Tensor = q.log_density - p.log_prob(q.v)
+    return kl
+
+
+class _KeepDensities(Messenger):
+    """Makes autoguides safe for ``TraceMeanField_ELBO``.
+
+    An autoguide draws on the unconstrained scale and puts the constrained value at its site as a
+    ``Delta`` with the log Jacobian for a log density. Pyro's KL of a ``Delta`` drops that density:
+    the bound would be that of a model without Jacobian, whose probabilities are drawn to 0 and 1.
+    """
+
+    def _pyro_sample(self, message: Any) -> None:
+        law = message["fn"]
+        if type(law) is dist.Delta:
+            message["fn"] = _Placed(law.v, law.log_density, law.event_dim)
 
 
 @contextlib.contextmanager

@@ -150,7 +150,7 @@ def _future(
     """The last step of every sequence, which drives the first transition, and those to come."""
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
     if not model.inputs:
-        return Sequences.from_tensors(y)
+        return Sequences.from_tensors(y, codes=data.is_codes)
     if inputs is None or inputs.shape != (len(data), steps, model.inputs):
         came = None if inputs is None else tuple(inputs.shape)
         raise ValueError(
@@ -159,7 +159,8 @@ def _future(
         )
     assert data.inputs is not None  # checked with the data
     last = data.inputs[torch.arange(len(data)), data.lengths - 1]
-    return Sequences.from_tensors(y, inputs=torch.cat([last.unsqueeze(1), inputs.to(last)], 1))
+    driven = torch.cat([last.unsqueeze(1), inputs.to(last)], 1)
+    return Sequences.from_tensors(y, codes=data.is_codes, inputs=driven)
 
 
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:

@@ -305,31 +305,38 @@ class HiddenMarkovModel:
         Raises:
             ValueError: if a parameter is neither given nor known.
         """
-        missing = [name for name in self._all if name not in {**parameters, **self._known}]
+        missing = [n for n in self._all if n not in parameters and n not in self._known]
         if missing:
             raise ValueError(
                 f"parameters: needs values for {missing}; set them with with_parameters(…) or use "
                 "a fitted model"
             )
         dtype = next((value.dtype for value in parameters.values()), torch.float64)
-        known = {name: value.to(dtype) for name, value in self._known.items()}
-        return {name: {**known, **parameters}[name] for name in self._all}
+        values = {name: value.to(dtype) for name, value in self._known.items()} | {**parameters}
+        return {name: values[name] for name in self._all}
 
     def laws(self, parameters: Parameters, data: Sequences) -> Laws:
         """The three laws at given values of the unknown parameters: a pure function.
 
-        Values may have leading axes of draws, the same for all.
+        Values may have leading axes of draws, the same for all that are given.
         """
         values = self.complete(parameters)
         if self.states == 1:
-            name, value = next(iter(values.items()))
-            draws = value.shape[: value.ndim - len(self._all[name].event_shape)]
-            log_transition = value.new_zeros(*draws, 1, 1, 1, 1)
-            log_initial = value.new_zeros(*draws, 1, 1)
+            log_initial, log_transition = self._still(values)
         else:
             log_transition = self.transition(values, data)
             log_initial = self._initial_law(values, log_transition)
         return Laws(log_initial, log_transition, self.emission, values, data)
+
+    def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
+        """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""
+        leading = (
+            value.shape[: value.ndim - len(self._all[name].event_shape)]
+            for name, value in values.items()
+        )
+        draws = torch.broadcast_shapes(*leading)
+        some = next(iter(values.values()))
+        return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
 
     def sample_parameters(self) -> dict[str, Tensor]:
         """The part of the Pyro program above the data: one site a parameter, from its prior."""
@@ -354,7 +361,7 @@ class HiddenMarkovModel:
     def sample(
         self,
         n: int,
-        length: int | Sequence[int],
+        length: int | Sequence[int] | Tensor,
         *,
         seed: int | None = None,
         inputs: Number | None = None,
@@ -363,7 +370,7 @@ class HiddenMarkovModel:
 
         Args:
             n: number of sequences.
-            length: one length for all, or one each.
+            length: one length for all, or one each (a list, an array or a tensor).
             seed: makes the draw reproducible and leaves torch's global generator untouched.
             inputs: covariates (n, length, columns), where the model takes them.
         """
@@ -395,9 +402,11 @@ class HiddenMarkovModel:
         )
         return Simulation(paths.masked_fill(~like.step_mask, -1), data, dict(laws.parameters))
 
-    def _blank(self, n: int, length: int | Sequence[int], inputs: Number | None) -> Sequences:
+    def _blank(
+        self, n: int, length: int | Sequence[int] | Tensor, inputs: Number | None
+    ) -> Sequences:
         require_count(n, "n")
-        lengths = list(length) if isinstance(length, Sequence) else [length] * n
+        lengths = np.asarray(length).tolist() if np.ndim(length) else [length] * n
         for each in lengths:
             require_count(each, "length")
         require(len(lengths) == n, "length", f"needs one length, or {n}", f"{len(lengths)} lengths")

@@ -125,12 +125,14 @@ def load_model(path: str | os.PathLike[str]) -> HiddenMarkovModel:
         ValueError: missing, truncated or foreign file.
     """
     content = read_tensors(path, {"model", "tensors"})
-    if not isinstance(content["model"], str) or not isinstance(content["tensors"], dict):
+    try:
+        description = json.loads(content["model"])
+        return restore(description, dict(content["tensors"]))
+    except (TypeError, AttributeError, json.JSONDecodeError) as error:
         raise ValueError(
             f"path: needs a model written by save_model, got {os.fspath(path)!r} with other "
-            "content under the same names"
-        )
-    return restore(json.loads(content["model"]), content["tensors"])
+            f"content under the same names ({error})"
+        ) from error
 
 
 def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:

@@ -162,8 +162,11 @@ def _by_pattern(
             if pattern.any():
                 place, kept = (member == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
                 part = flat.index_select(-3, place).index_select(-1, kept)
-                out = out.index_add(-2, place, density(part, kept))
-    return out.unflatten(-2, mask.shape[:2])
+                scored = density(part, kept)
+                # Axes of draws can come in with the density alone, where the mean is known.
+                out = out.expand(*scored.shape[:-2], *out.shape[-2:])
+                out = out.index_add(-2, place, scored)
+    return out.reshape(*out.shape[:-2], *mask.shape[:2], out.shape[-1])
 
 
 @dataclass(frozen=True)

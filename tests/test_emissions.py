@@ -399,6 +399,23 @@ def test_draws_of_the_parameters_are_a_leading_axis(case):
 
 
 @every_case
+def test_what_is_known_needs_no_axis_of_draws(case):
+    """Each parameter in turn is known, the others come in draws: as if all came in draws."""
+    data = data_for(case)
+    values = as_tensors(CHAIN | case.values)
+    draws = {n: torch.stack([v * (1 + 0.01 * i) for i in range(2)]) for n, v in values.items()}
+    for name in case.values:
+        mixed = draws | {name: values[name]}
+        laws = case.model.laws(mixed, data)
+        got = evidence_of(laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths)
+        full = case.model.laws(draws | {name: torch.stack([values[name]] * 2)}, data)
+        expected = evidence_of(
+            full.log_initial, full.log_transition, full.log_likelihood, full.lengths
+        )
+        torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+
+
+@every_case
 def test_a_single_state_takes_draws_of_the_parameters_too(case):
     data = data_for(case)
     model = HiddenMarkovModel(1, case.emission)
