@@ -13,8 +13,7 @@ import copy
 import dataclasses
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -49,7 +48,7 @@ from ..inference.filters import Filter, RecurrentFilter
 from ..inference.guides import Guide
 from ..inference.objectives import Objective
 from ..models import HiddenMarkovModel, Laws, Sequences, Simulation
-from ..models.randomness import seeded
+from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
 
 Array = npt.NDArray[np.float64]
@@ -221,7 +220,7 @@ def train(
     """
     seed = stream(settings, 1, case, number)
     model = chain(*settings.cases[case])
-    with _one_thread():
+    with one_thread():
         data = model.sample(settings.training_sequences, settings.length, seed=seed).data
         with seeded(seed):
             network = copy.deepcopy(start) or _network(settings, method)
@@ -255,17 +254,6 @@ def train(
 def _network(settings: Settings, method: Method) -> RecurrentFilter:
     kind = {"lstm": LSTMFilter, "gru": GRUFilter, "elman": ElmanFilter}[method.network]
     return kind(settings.hidden_size, bidirectional=method.bidirectional)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Fits run side by side, so each has one core; a sum over threads would also round apart."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 # --- how it is measured ---------------------------------------------------------------------------
@@ -449,7 +437,7 @@ def best_affine_slope(model: HiddenMarkovModel, data: Sequences) -> float:
 def _baselines(case: tuple[float, float], data: Sequences) -> dict[str, Any]:
     epsilon, _ = case
     model = chain(*case)
-    with _one_thread():
+    with one_thread():
         slope = best_affine_slope(model, data)
         best = summary([measure(BeliefGuide(model, AffineFilter(slope)), data)])
         steep = summary(
@@ -468,7 +456,7 @@ def _floors(case: tuple[float, float], data: Sequences) -> dict[str, dict[str, f
     In a mean-field guide it shows why the trap is one: training finds a better bound elsewhere.
     """
     model = chain(*case)
-    with _one_thread():
+    with one_thread():
         gap = evidence_gap(BeliefGuide(model, ExactFilter()), data)
         trap = evidence_gap(MeanFieldGuide(model, ExactFilter()), data)
     relative = ((gap.elbo - gap.log_evidence) / gap.log_evidence).abs()
@@ -544,7 +532,7 @@ def _fit_all(settings: Settings) -> list[Fits]:
 
 
 def _gap(pair: tuple[float, float], fitted: Measured, test: Simulation) -> EvidenceGap:
-    with _one_thread():
+    with one_thread():
         return evidence_gap(BeliefGuide(chain(*pair), fitted.filter), test.data)
 
 
@@ -609,7 +597,7 @@ def _shown(
     few = test.data[: min(settings.shown_sequences, len(test.data))]
     kinds = methods(settings.comparison_networks)
     beliefs = []
-    with _one_thread(), seeded(stream(settings, 2, case)):
+    with one_thread(), seeded(stream(settings, 2, case)):
         for name, method in kinds.items():
             guide = method.guide(model, fits[name][0].filter)
             beliefs.append(log_beliefs(guide, few)[..., 1].exp().numpy())

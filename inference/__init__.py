@@ -1,11 +1,13 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
-from .arviz_groups import LeaveOneOut, compare, loo, read, write
+from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, FitSettings, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, importance
+from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -26,6 +28,7 @@ from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
+    "Convergence",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -35,21 +38,27 @@ __all__ = [
     "ForwardGuide",
     "GRUFilter",
     "Importance",
+    "InformationCriteria",
     "LSTMFilter",
     "LeaveOneOut",
     "MeanFieldGuide",
     "MostLikely",
     "NonFiniteLossError",
+    "NutsFit",
+    "NutsSettings",
     "compare",
+    "convergence",
     "evidence_gap",
     "filter",
     "fit",
     "forecast",
     "importance",
+    "information_criteria",
     "load_fit",
     "log_evidence",
     "loo",
     "most_likely_states",
+    "nuts",
     "predict",
     "predictive_check",
     "read",

@@ -261,6 +261,46 @@ class LeaveOneOut:
         return int(np.sum(self.pareto_k > k_threshold(self.draws)))
 
 
+@dataclass(frozen=True)
+class Convergence:
+    """Worst figures of Markov chains over all parameters; meaningless for a guide's draws."""
+
+    r_hat: float
+    """Largest rank-normalised split r̂; 1 if all chains tell the same, reach 1.01."""
+    ess_bulk: float
+    """Smallest effective number of draws for means."""
+    ess_tail: float
+    """Smallest effective number of draws for 5 % and 95 % quantiles."""
+
+
+def convergence(idata: Idata) -> Convergence:
+    """Judge Markov chains by the group ``posterior`` (Vehtari et al. 2021).
+
+    Raises:
+        ValueError: fewer than two chains, or four draws each.
+    """
+    posterior = group(idata, "posterior")
+    chains, draws = (posterior.sizes.get(name, 0) for name in ("chain", "draw"))
+    if chains < 2 or draws < 4:
+        raise ValueError(
+            f"idata: convergence needs at least 2 chains of 4 draws, got {chains} of {draws}"
+        )
+    worst: list[tuple[float, float, float]] = []
+    for variable in posterior.data_vars.values():
+        table = np.asarray(variable.transpose("chain", "draw", ...), dtype=np.float64)
+        for scalar in np.moveaxis(table.reshape(chains, draws, -1), -1, 0):
+            if np.ptp(scalar) > 0:  # a constant, such as a zero in a matrix, converged long ago
+                worst.append(
+                    (
+                        float(az.rhat(scalar)),
+                        float(az.ess(scalar, method="bulk")),
+                        float(az.ess(scalar, method="tail")),
+                    )
+                )
+    r_hat, bulk, tail = zip(*worst, strict=True)
+    return Convergence(max(r_hat), min(bulk), min(tail))
+
+
 def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
     """Pareto-smoothed leave-one-out over the units of one log-likelihood variable.
 

@@ -237,7 +237,8 @@ class _KeepDensities(Messenger):
     def _pyro_sample(self, message: Any) -> None:
         law = message["fn"]
         if type(law) is dist.Delta:
-            message["fn"] = _Placed(law.v, law.log_density, law.event_dim)
+            placed: Any = _Placed
+            message["fn"] = placed(law.v, law.log_density, law.event_dim)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,7 @@ import copy
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -27,7 +26,7 @@ from tqdm import tqdm
 
 from ..models import HiddenMarkovModel, Sequences
 from ..models.emissions import Parameters
-from ..models.randomness import seeded
+from ..models.randomness import one_thread, seeded
 from . import exact
 from .provenance import versions
 from .start import STARTS, Start, starting_values
@@ -307,7 +306,7 @@ def _run_chain(
         position=number if beside_others else None,
         disable=not progress,
     )
-    with bar, _ONE_AT_A_TIME, _one_thread(), seeded(own), pyro.validation_enabled(False):
+    with bar, _ONE_AT_A_TIME, one_thread(), seeded(own), pyro.validation_enabled(False):
         target = _Target(model, data, starting_values(model, data, settings.start, seed=own))
         kernel = NUTS(
             potential_fn=target.potential,
@@ -349,17 +348,6 @@ def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> 
         density = target.densities(draws)
     accept = float(kernel.logging()["acc. prob"])  # the mean that Pyro shows, three digits
     return _Chain({n: v.numpy() for n, v in draws.items()}, density.numpy(), diverged, accept)
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Chains are the parallelism; sums over several threads would be rounded in another order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _in_double(prior: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Seeded draws that leave torch's global generator as it was."""
+"""Reproducible numbers: seeded draws, and sums that no number of threads changes."""
 
 from __future__ import annotations
 
@@ -20,3 +20,18 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One torch thread inside, as many as before afterwards.
+
+    For small tensors, where threads wait for each other, for work that runs side by side anyway,
+    and because sums over several threads are rounded in another order.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -15,8 +15,6 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from oracles import Floats
-from oracles import log_evidence as sum_over_paths
 from scipy import stats
 
 from beliefzoo.inference.nuts import NutsFit, nuts
@@ -31,6 +29,8 @@ from beliefzoo.models import (
     Sequences,
     StudentT,
 )
+from oracles import Floats
+from oracles import log_evidence as sum_over_paths
 
 COUNTS = [[3.0, 0.0, 7.0], [8.0], [1.0, 2.0]]
 """Ragged, and with gaps in `gappy`."""
