@@ -33,7 +33,7 @@ from ..models import (
 from ..models.emissions import Emission, Parameters
 from .filters import RecurrentFilter
 from .guides import Guide, ParameterDraw
-from .nuts import _in_double
+from .nuts import in_double
 
 BLOCK = 2**21
 """Numbers in one table over draws, sequences, time and states (16 MiB); a dozen live at a time."""
@@ -63,14 +63,14 @@ def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
 
 def draw_prior(model: HiddenMarkovModel, draws: int) -> dict[str, Tensor]:
     """Draws of the unknown parameters from their priors in float64, (draws, …)."""
-    return {name: _in_double(prior).sample((draws,)) for name, prior in model.priors.items()}
+    return {name: in_double(prior).sample((draws,)) for name, prior in model.priors.items()}
 
 
 def log_prior(model: HiddenMarkovModel, values: Parameters, draws: int) -> Tensor:
     """log p(θ) of every draw, (draws,) nats."""
     total = torch.zeros(draws, dtype=torch.float64)
     for name, prior in model.priors.items():
-        total = total + _in_double(prior).log_prob(values[name])
+        total = total + in_double(prior).log_prob(values[name])
     return total
 
 

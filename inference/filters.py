@@ -115,8 +115,10 @@ class RecurrentFilter(nn.Module):
         self.reads = reads
         self.causal = not bidirectional
         self.network = network
+        self._users = network is not None
         self.head: nn.Linear | None = None
         self._flags = 0
+        self._inputs = 0
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -150,6 +152,7 @@ class RecurrentFilter(nn.Module):
                 f"network: this model's observations have {width} channels, got a network with "
                 f"input_size={self.network.input_size}"
             )
+        self._inputs = model.inputs
         channels = self.hidden_size * (1 if self.causal else 2)
         self.head = nn.Linear(channels, model.states)
         size = model.emission.encoding_size if self.reads != "likelihoods" else 0
@@ -170,8 +173,11 @@ class RecurrentFilter(nn.Module):
         return plain + self._flags
 
     def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
-        """Standardise the channels by the data, unless they are symbols or bits."""
-        if self.reads == "likelihoods" or model.emission.codes:
+        """Standardise the channels by the data, unless they are symbols or bits.
+
+        A network of the user's own goes on reading what it always read.
+        """
+        if self.reads == "likelihoods" or model.emission.codes or self._users:
             return
         seen = data.values[data.mask]
         if bool(((seen == 0) | (seen == 1)).all()):
@@ -200,13 +206,10 @@ class RecurrentFilter(nn.Module):
         if self.reads != "observations":
             relative = laws.log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
             parts.append(relative.to(dtype))
-        if laws.data.inputs is not None and self._reads_inputs(parts):
+        if self._inputs:
+            assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
         return torch.cat(parts, -1)
-
-    def _reads_inputs(self, parts: list[Tensor]) -> bool:
-        assert self.network is not None
-        return sum(part.shape[-1] for part in parts) < int(self.network.input_size)
 
     def hidden(self, laws: Laws) -> Tensor:
         """The network's output at every step, (N, T, hidden_size), twice that if bidirectional."""

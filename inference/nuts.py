@@ -214,7 +214,7 @@ class _Target:
     def __init__(self, model: HiddenMarkovModel, data: Sequences, start: Parameters) -> None:
         self.model = model
         self.data = data
-        self.priors = {name: _in_double(prior) for name, prior in model.priors.items()}
+        self.priors = {name: in_double(prior) for name, prior in model.priors.items()}
         self.transforms = {name: biject_to(prior.support) for name, prior in self.priors.items()}
         self.centre = {
             name: transform.inv(start[name].double()) for name, transform in self.transforms.items()
@@ -350,7 +350,7 @@ def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> 
     return _Chain({n: v.numpy() for n, v in draws.items()}, density.numpy(), diverged, accept)
 
 
-def _in_double(prior: Any) -> Any:
+def in_double(prior: Any) -> Any:
     """A copy of a distribution whose numbers are float64.
 
     Without support checks: at the end of a divergent trajectory values may be 0 or NaN, and the

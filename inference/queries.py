@@ -166,7 +166,7 @@ def _future(
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
     """The last observations of every sequence, as many as the emission looks back on."""
     y, mask = model.emission.observed(data)
-    lags = getattr(model.emission, "lags", 0)
+    lags = model.emission.lags
     place = data.lengths.unsqueeze(-1) - lags + torch.arange(lags)
     rows = torch.arange(len(data)).unsqueeze(-1)
     past, seen = y[rows, place.clamp_min(0)], mask[rows, place.clamp_min(0)]

@@ -80,6 +80,10 @@ class Categorical(Emission):
         return parameters["probs"]
 
 
+_LARGEST_RATE = 1e15
+"""Beyond it torch's draws overflow; an explosive regression on lags gets there."""
+
+
 @dataclass(frozen=True)
 class Poisson(Emission):
     """Counts: O_k(y) = Π_f Poisson(y_f; rate[k, f]), rate ~ Gamma(shape, shape / typical).
@@ -131,7 +135,9 @@ class Poisson(Emission):
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         rate = self.mean(parameters)[paths]
-        return torch.poisson(rate if shift is None else rate * along_paths(shift, paths).exp())
+        if shift is not None:
+            rate = rate * along_paths(shift, paths).exp()
+        return torch.poisson(rate.clamp_max(_LARGEST_RATE))
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         rate = group_means(y, mask, weight).clamp_min(1e-2)

@@ -165,6 +165,8 @@ def test_a_users_network_drops_in():
     hidden = network.hidden(laws)
     torch.testing.assert_close(hidden, own(laws.data.values.float())[0])
     assert network.network is not own
+    network.calibrate(model, laws.data)  # a trained network goes on reading what it always read
+    torch.testing.assert_close(network.hidden(laws), hidden)
     with pytest.raises(ValueError, match="input_size=3"):
         LSTMFilter(network=nn.LSTM(3, 6)).build(model)
 
