@@ -7,7 +7,6 @@ Monte Carlo error that r̂ and the effective sample size of its draws speak of.
 from __future__ import annotations
 
 import copy
-import math
 import threading
 import time
 from collections.abc import Mapping
@@ -28,6 +27,7 @@ from ..models import HiddenMarkovModel, Sequences
 from ..models.emissions import Parameters
 from ..models.randomness import one_thread, seeded
 from . import exact
+from .diagnostics import free_parameters
 from .provenance import versions
 from .start import STARTS, Start, starting_values
 
@@ -159,11 +159,7 @@ def nuts(
             at which the density is not finite.
     """
     _check(model, data, seed, jobs)
-    size = sum(
-        math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
-        for prior in model.priors.values()
-    )
-    dense = size <= SMALL if full_mass is None else full_mass
+    dense = free_parameters(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):
         starting_values(model, data, start, seed=seed)  # refuses unknown names

@@ -246,6 +246,7 @@ def test_corners_end_a_trajectory_and_not_the_run() -> None:
         model.with_parameters(rate=[1.0, 2.0]), Sequences.from_arrays([[1.0], [2.0]]), draws=40
     )
     assert bool(found.draws["transition"].isfinite().all())
+    assert bool(found.divergences.any())  # it did get there
 
 
 def test_no_warnings_and_no_bars(capfd: pytest.CaptureFixture[str]) -> None:
@@ -269,7 +270,7 @@ def test_no_warnings_and_no_bars(capfd: pytest.CaptureFixture[str]) -> None:
         ({"seed": 0.5}, "seed: must be a whole number >= 0, got 0.5"),
         ({"jobs": 0}, "jobs: must be a whole number other than 0"),
         ({"start": "best"}, "start: must be one of .* got 'best'"),
-        ({"start": {"mean": torch.ones(2)}}, r"start: .*\['mean'\]"),
+        ({"start": {"mean": torch.ones(2)}}, "got 'mean'"),
         ({"start": {"rate": torch.tensor([0.0, 1.0])}}, r"rate.*\[0.0, 1.0\]"),
     ],
 )
