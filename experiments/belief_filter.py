@@ -829,7 +829,7 @@ def _draw_update_errors(posterior: Idata) -> Figure:
                     known[dim], values, color=COLOURS[network], label=_proper(network), **style
                 )
             axis.grid(color="0.92")
-            if row is axes[-1]:
+            if case == cases[-1]:
                 axis.set_xlabel(label)
         row[0].set_ylabel("update error, nats")
         row[0].set_title(_title(posterior, case), loc="left", fontsize=10)
