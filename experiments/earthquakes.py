@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
@@ -30,6 +31,7 @@ from ..inference import (
     importance,
     information_criteria,
     log_evidence,
+    loo,
     most_likely_states,
     nuts,
     predictive_check,
@@ -47,7 +49,19 @@ PUBLISHED = {
     "stationary": {1: 391.9189, 2: 342.3183, 3: 329.4603, 4: 327.8316},
     "free": {1: 391.9189, 2: 341.8787, 3: 328.5275, 4: 326.6749},
 }
-"""−log L at the maximum by number of states, from runs of the book's own code."""
+"""−log L at the maximum by number of states, from runs of the book's own code.
+
+With a free start and four states that run had stopped short: the likelihood has better maxima, down
+to 326.29 (the best of 200 random starts), hence misses below count only in the other direction.
+"""
+
+PUBLISHED_CRITERIA = {
+    1: (785.84, 788.51),
+    2: (692.6365, 703.3278),
+    3: (676.9206, 700.9760),
+    4: (687.6632, 730.4284),
+}
+"""AIC and BIC by number of states, stationary start."""
 
 PRINTED: dict[str, dict[str, Any]] = {
     "stationary": {
@@ -73,12 +87,19 @@ PRINTED: dict[str, dict[str, Any]] = {
 """Printed parameters of three states, and −log L at exactly these."""
 
 REACH = {
-    "maximum_likelihood_error": 1e-2,
+    "minus_log_likelihood_above_published": 1e-2,
     "fixed_parameters_error": 1e-4,
     "nuts_r_hat": 1.01,
     "multivariate_mean_error_in_sd": 0.5,
 }
 """What was to be reached, fixed before any run."""
+
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+LOO_NOTE = (
+    "Every year is predicted from the years before it, with parameters informed by all other "
+    "years, later ones too: this is leave-one-out of the one-step-ahead terms, not leave-future-out"
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +116,8 @@ class Settings:
     """Of the parameters. High, because some transition probabilities are zero at the maximum, far
     out on the unconstrained scale."""
     restarts: int = 8
-    """Starts of a maximum-likelihood fit: four states have several local maxima."""
+    """Starts of a maximum-likelihood fit. Four states have many local maxima, and eight starts miss
+    the best; the figures say by how much."""
     typical: float = 20.0
     """Prior mean of a rate, the scale of the counts; rate ~ Gamma(2, 2 / typical)."""
     sticky: float = 2.0
@@ -111,9 +133,11 @@ class Settings:
     chain_draws: int = 500
     """Draws kept of a chain."""
     jobs: int = 2
-    """Chains that run at the same time."""
+    """Fits and chains that run at the same time; no number depends on it."""
     draws: int = 1000
     """Draws of a guide that its posterior is judged by."""
+    replications: int = 400
+    """Replicated series of the predictive check: its tails are then right to about .025."""
 
 
 SMOKE: Mapping[str, object] = {
@@ -123,46 +147,79 @@ SMOKE: Mapping[str, object] = {
     "bayes_steps": 3,
     "chains": 2,
     "warmup": 4,
-    "chain_draws": 5,
+    "chain_draws": 15,
     "jobs": 1,
     "draws": 30,
+    "replications": 10,
 }
 
 
+@one_thread()
 def run(settings: Settings) -> Outcome:
     """Maximum likelihood, then full Bayes with the number of states that the book prefers."""
     data = load_earthquakes()
-    with one_thread():
-        figures: dict[str, Any] = {"reach": REACH, "fixed_parameters": _at_printed(data)}
-        figures["maximum_likelihood"] = {
-            start: {
-                f"states{states}": _maximum(settings, data, states, start)
-                for states in range(1, settings.largest + 1)
-            }
-            for start in PUBLISHED
-        }
-        states = min(3, settings.largest)
-        sampled = nuts(
-            _bayes_model(settings, states),
-            data,
-            chains=settings.chains,
-            draws=settings.chain_draws,
-            warmup=settings.warmup,
-            seed=settings.seed,
-            target_accept=0.8,
-            jobs=settings.jobs,
-        )
-        posterior = to_arviz(sampled, data, seed=settings.seed, prior_draws=0)
-        figures["nuts"] = _nuts_figures(posterior, sampled)
-        figures["variational"] = _variational(settings, data, states, sampled)
-        figures["model_comparison"] = _comparison(settings, data)
-        check = predictive_check(posterior)
-        figures["predictive_check"] = {
-            str(name): {column: float(row[column]) for column in ("observed", "mean", "sd", "tail")}
-            for name, row in check.iterrows()
-        }
-        figures["decoded"] = _decoded(data, posterior)
-    return Outcome(figures, posterior)
+    many = range(1, settings.largest + 1)
+    states = min(3, settings.largest)
+    side_by_side = Parallel(n_jobs=settings.jobs)  # every task takes one thread
+    maxima = side_by_side(
+        delayed(_maximum)(settings, data, m, start) for start in PUBLISHED for m in many
+    )
+    sampled = nuts(
+        _bayes_model(settings, states),
+        data,
+        chains=settings.chains,
+        draws=settings.chain_draws,
+        warmup=settings.warmup,
+        seed=settings.seed,
+        target_accept=0.8,
+        jobs=settings.jobs,
+    )
+    posterior = to_arviz(
+        sampled, data, seed=settings.seed, predictive_draws=settings.replications, prior_draws=0
+    )
+    beside = side_by_side(delayed(_beside)(settings, data, sampled, name) for name in GUIDES)
+    exported = side_by_side(delayed(_exported)(settings, data, m) for m in many)
+    found = iter(maxima)
+    figures: dict[str, Any] = {
+        "reach": REACH,
+        "maximum_likelihood": {
+            f"{start}_start": {f"states{m}": next(found) for m in many} for start in PUBLISHED
+        },
+        "fixed_parameters": _at_printed(data),
+        "nuts": _nuts_figures(posterior, sampled),
+        "variational": dict(zip(GUIDES, beside, strict=True)),
+        "model_comparison": _comparison(dict(zip(many, exported, strict=True)), posterior),
+        "predictive_check": _checked(posterior),
+        "decoded": _decoded(data, posterior),
+    }
+    return Outcome({"not_reached": not_reached(figures), **figures}, posterior)
+
+
+def not_reached(figures: Mapping[str, Any]) -> list[str]:
+    """What fell short of `REACH`, in words; nothing if the list is empty."""
+    ml = figures["maximum_likelihood"]
+    found = {
+        "minus_log_likelihood_above_published": {
+            f"{start}, {states}": row["above_published"]
+            for start, rows in ml.items()
+            for states, row in rows.items()
+        },
+        "fixed_parameters_error": {
+            start: row["error"] for start, row in figures["fixed_parameters"].items()
+        },
+        "nuts_r_hat": {"all parameters": figures["nuts"]["r_hat_largest"]},
+        "multivariate_mean_error_in_sd": {
+            "exact filter": figures["variational"]["multivariate_normal_exact_filter"][
+                "mean_error_in_sd_largest"
+            ]
+        },
+    }
+    return [
+        f"{name} ({where}): {value:.4g}, reach {REACH[name]:g}"
+        for name, values in found.items()
+        for where, value in values.items()
+        if not value <= REACH[name]
+    ]
 
 
 def _at_printed(data: Sequences) -> dict[str, dict[str, float]]:
@@ -180,6 +237,7 @@ def _at_printed(data: Sequences) -> dict[str, dict[str, float]]:
     return found
 
 
+@one_thread()
 def _maximum(settings: Settings, data: Sequences, states: int, start: str) -> dict[str, Any]:
     model = HiddenMarkovModel(states, Poisson(typical=settings.typical), initial=start)
     how = FitSettings(
@@ -194,14 +252,17 @@ def _maximum(settings: Settings, data: Sequences, states: int, start: str) -> di
     result = fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
     found = information_criteria(result, data)
     published = PUBLISHED[start][states]
-    return {
+    figures = {
         "minus_log_likelihood": -found.log_likelihood,
         "published": published,
-        "error": abs(-found.log_likelihood - published),
+        "above_published": -found.log_likelihood - published,
         "aic": found.aic,
         "bic": found.bic,
         "rate": sorted(result.fitted.known["rate"].reshape(-1).tolist()),
     }
+    if start == "stationary":
+        figures["aic_published"], figures["bic_published"] = PUBLISHED_CRITERIA[states]
+    return figures
 
 
 def _bayes_model(settings: Settings, states: int) -> HiddenMarkovModel:
@@ -227,33 +288,37 @@ def _nuts_figures(posterior: Idata, sampled: NutsFit) -> dict[str, Any]:
     }
 
 
-def _variational(
-    settings: Settings, data: Sequences, states: int, sampled: NutsFit
-) -> dict[str, Any]:
-    """Every guide beside NUTS: means in units of its sd, ratios of sds."""
-    guides: dict[str, tuple[Uncertainty, ExactFilter | LSTMFilter]] = {
-        "multivariate_normal_exact_filter": ("multivariate", ExactFilter()),
-        "independent_normal_exact_filter": ("normal", ExactFilter()),
-        "multivariate_normal_lstm": ("multivariate", LSTMFilter(16, reads="likelihoods")),
+def _checked(posterior: Idata) -> dict[str, dict[str, float]]:
+    columns = ("observed", "mean", "sd", "tail")
+    return {
+        str(name): {column: float(row[column]) for column in columns}
+        for name, row in predictive_check(posterior).iterrows()
     }
-    found = {}
-    for name, (uncertainty, filt) in guides.items():
-        model = _bayes_model(settings, states)
-        result = fit(
-            model,
-            BeliefGuide(model, filt, parameters=uncertainty),
-            data,
-            settings=FitSettings(
-                steps=settings.bayes_steps, particles=settings.bayes_particles, patience=None
-            ),
-            seed=settings.seed,
-            progress=False,
-        )
-        found[name] = _beside(result, data, sampled, settings)
-    return found
 
 
-def _beside(result: Fit, data: Sequences, sampled: NutsFit, settings: Settings) -> dict[str, Any]:
+GUIDES: dict[str, tuple[Uncertainty, bool]] = {
+    "multivariate_normal_exact_filter": ("multivariate", False),
+    "independent_normal_exact_filter": ("normal", False),
+    "multivariate_normal_lstm": ("multivariate", True),
+}
+"""Posterior of the parameters, and whether an LSTM takes the place of the exact filter."""
+
+
+def _variational(
+    settings: Settings, data: Sequences, states: int, uncertainty: Uncertainty, recurrent: bool
+) -> Fit:
+    model = _bayes_model(settings, states)
+    # Beliefs must follow the parameters while these are uncertain: the LSTM reads log O_k(y_t).
+    filter = LSTMFilter(16, reads="likelihoods") if recurrent else ExactFilter()
+    how = FitSettings(steps=settings.bayes_steps, particles=settings.bayes_particles, patience=None)
+    guide = BeliefGuide(model, filter, parameters=uncertainty)
+    return fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
+
+
+@one_thread()
+def _beside(settings: Settings, data: Sequences, sampled: NutsFit, name: str) -> dict[str, Any]:
+    """A guide beside NUTS: means in units of its sd, ratios of sds."""
+    result = _variational(settings, data, sampled.model.states, *GUIDES[name])
     exported = group(
         to_arviz(result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0),
         "posterior",
@@ -280,37 +345,28 @@ def _beside(result: Fit, data: Sequences, sampled: NutsFit, settings: Settings) 
         "k_hat_joint": judged.k_hat_joint,
         "k_hat_threshold": judged.threshold,
         "evidence_gap_per_step_at_median": gap.gap_per_step,
-        "rate_mean": torch.as_tensor(exported["rate"].values[0]).mean(0).tolist(),
-        "rate_sd": torch.as_tensor(exported["rate"].values[0]).std(0).tolist(),
+        "rate_quantiles": np.quantile(exported["rate"].values[0], QUANTILES, axis=0).tolist(),
         "seconds": result.seconds,
     }
 
 
-def _comparison(settings: Settings, data: Sequences) -> dict[str, Any]:
-    """LOO over one-step-ahead predictions, by a multivariate guide for every number of states.
+@one_thread()
+def _exported(settings: Settings, data: Sequences, states: int) -> Idata:
+    result = _variational(settings, data, states, "multivariate", False)
+    return to_arviz(result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0)
 
-    One series has no exchangeable units: log p(y_t | y_<t, θ) is left out year by year, with the
-    state still informed by the years before. It is not leave-future-out.
-    """
-    exported = {}
-    for states in range(1, settings.largest + 1):
-        model = _bayes_model(settings, states)
-        result = fit(
-            model,
-            BeliefGuide(model, ExactFilter(), parameters="multivariate"),
-            data,
-            settings=FitSettings(steps=settings.bayes_steps, patience=None),
-            seed=settings.seed,
-            progress=False,
-        )
-        exported[f"states{states}"] = to_arviz(
-            result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0
-        )
-    table = compare(exported, unit="time")
-    return {
-        str(name): {str(column): float(value) for column, value in row.items() if value == value}
+
+def _comparison(exported: Mapping[int, Idata], sampled: Idata) -> dict[str, Any]:
+    """LOO by a multivariate guide for every number of states, and by NUTS for one."""
+    table = compare({f"states{states}": idata for states, idata in exported.items()}, unit="time")
+    rows: dict[str, Any] = {
+        str(name): {str(column): float(value) for column, value in row.items()}
         for name, row in table.iterrows()
     }
+    gold = loo(sampled, unit="time")
+    states = group(sampled, "posterior").sizes["state"]
+    rows[f"states{states}_by_nuts"] = {"elpd": gold.elpd, "se": gold.se, "p": gold.p}
+    return {"note": LOO_NOTE, **rows}
 
 
 def _decoded(data: Sequences, posterior: Idata) -> dict[str, Any]:
@@ -324,17 +380,18 @@ def _decoded(data: Sequences, posterior: Idata) -> dict[str, Any]:
     smoothed = smooth(model, data)[0].argmax(-1)
     return {
         "most_likely_path": path.tolist(),
-        "years_per_state": torch.bincount(path, minlength=states).tolist(),
+        "years_in_each_state": torch.bincount(path, minlength=states).tolist(),
         "years_where_smoother_differs": int((path != smoothed).sum()),
     }
 
 
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """The series with its states, the posteriors of the rates, the comparison of models."""
+    """The series and its states, the rates, the comparison of models, the predictive check."""
     return {
         "series": _draw_series(posterior, figures),
         "rates": _draw_rates(posterior, figures),
         "comparison": _draw_comparison(figures),
+        "predictive_check": _draw_check(posterior, figures),
     }
 
 
@@ -344,15 +401,18 @@ def _draw_series(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     rate = group(posterior, "posterior")["rate"].mean(("chain", "draw")).values
     path = np.asarray(figures["decoded"]["most_likely_path"])
     smoothed = group(posterior, "posterior_states")["smoothed_probability"].isel(sequence=0)
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(2, 1))
-    top.plot(years, counts.values, "o-", color="grey", ms=3, lw=0.8, label="earthquakes a year")
-    top.step(years, rate[path], where="mid", color="tab:red", label="rate on the most likely path")
-    top.set(ylabel="count", title="World earthquakes of magnitude 7 and more")
-    top.legend(loc="upper right")
     states = smoothed.transpose("state", "time").values
-    shades = plt.get_cmap("viridis")(np.linspace(0.15, 0.9, len(states)))
-    names = [f"state {k}" for k in range(len(states))]
-    bottom.stackplot(years, states, colors=shades, labels=names)
+    shades = _shades(len(states))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(2, 1))
+    top.step(years, rate[path], where="mid", color="black", lw=1.2, label="rate, most likely path")
+    top.plot(years, counts.values, color="lightgrey", lw=0.8, zorder=0)
+    for state, shade in enumerate(shades):
+        here = path == state
+        top.plot(years[here], counts.values[here], "o", color=shade, ms=4)
+    top.set(ylabel="earthquakes a year", title="World earthquakes of magnitude 7 and more")
+    top.legend(loc="upper right", frameon=False)
+    names = [f"rate {value:.1f}" for value in rate]
+    bottom.stackplot(years, states, colors=shades, labels=names, step="mid")
     bottom.set(
         ylim=(0, 1), xlabel="year", ylabel="p(state | all years)", xlim=(years[0], years[-1])
     )
@@ -360,47 +420,85 @@ def _draw_series(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
+def _shades(states: int) -> Any:
+    return plt.get_cmap("viridis")(np.linspace(0.1, 0.85, states))
+
+
 def _draw_rates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    rates = group(posterior, "posterior")["rate"].stack(sample=("chain", "draw"))
-    figure, axis = plt.subplots(figsize=(8, 3.6))
-    grid = np.linspace(float(rates.min()) - 1, float(rates.max()) + 1, 400)
-    for number, one in enumerate(rates.transpose("state", "sample").values):
-        axis.hist(
-            one, bins=40, density=True, color="lightgrey", label="NUTS" if number == 0 else None
-        )
-    styles = {
-        "multivariate_normal_exact_filter": ("tab:red", "-", "multivariate normal"),
-        "independent_normal_exact_filter": ("tab:blue", "--", "independent normals"),
-        "multivariate_normal_lstm": ("tab:green", ":", "multivariate normal, LSTM"),
+    """Densities by NUTS; under them median, 50 % and 90 % interval of NUTS and of every guide."""
+    drawn = group(posterior, "posterior")["rate"].stack(sample=("chain", "draw"))
+    rates = drawn.transpose("state", "sample").values
+    shades = _shades(len(rates))
+    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
+    bins = np.linspace(rates.min(), rates.max(), 90)
+    for shade, one in zip(shades, rates, strict=True):
+        top.hist(one, bins=bins, density=True, color=shade, alpha=0.8)
+    top.set(ylabel="density (NUTS)", yticks=[], title="Posterior of the rates")
+    rows = {"NUTS": np.quantile(rates, QUANTILES, axis=1)}
+    labels = {
+        "multivariate_normal_exact_filter": "multivariate normal",
+        "independent_normal_exact_filter": "independent normals",
+        "multivariate_normal_lstm": "multivariate normal, LSTM",
     }
-    for name, (color, line, label) in styles.items():
-        found = figures["variational"][name]
-        pairs = zip(found["rate_mean"], found["rate_sd"], strict=True)
-        for number, (mean, sd) in enumerate(pairs):
-            density = np.exp(-0.5 * ((grid - mean) / sd) ** 2) / (sd * np.sqrt(2 * np.pi))
-            axis.plot(grid, density, line, color=color, label=label if number == 0 else None)
-    axis.set(xlabel="rate, earthquakes a year", ylabel="density", yticks=[])
-    axis.set_title("Posterior of the rates: guides (by mean and sd) against NUTS")
-    axis.legend()
+    for name, label in labels.items():
+        rows[label] = np.asarray(figures["variational"][name]["rate_quantiles"])
+    for place, quantiles in enumerate(rows.values()):
+        for shade, (low, left, middle, right, high) in zip(shades, quantiles.T, strict=True):
+            bottom.plot([low, high], [place, place], color=shade, lw=1.5)
+            bottom.plot([left, right], [place, place], color=shade, lw=5, solid_capstyle="butt")
+            bottom.plot(middle, place, "o", color="white", mec=shade, ms=5)
+    bottom.set_yticks(range(len(rows)), list(rows))
+    bottom.set_ylim(len(rows) - 0.5, -0.5)
+    bottom.set(xlabel="earthquakes a year (median, 50 % and 90 % interval)")
     return figure
 
 
 def _draw_comparison(figures: Mapping[str, Any]) -> Figure:
-    table = figures["maximum_likelihood"]["stationary"]
+    table = figures["maximum_likelihood"]["stationary_start"]
     names = list(table)
     states = [int(name.removeprefix("states")) for name in names]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
     for key, color in (("aic", "tab:blue"), ("bic", "tab:orange")):
-        left.plot(
-            states, [table[name][key] for name in names], "o-", color=color, label=key.upper()
-        )
-    left.set(xlabel="states", title="At the maximum (stationary start)", xticks=states)
-    left.legend()
+        ours = [table[name][key] for name in names]
+        theirs = [table[name][f"{key}_published"] for name in names]
+        left.plot(states, ours, "o-", color=color, label=key.upper())
+        left.plot(states, theirs, "x", color="black", ms=9, label=None)
+    left.plot([], [], "x", color="black", ms=9, label="published")
+    left.set(xlabel="states", ylabel="criterion (small is good)", xticks=states)
+    left.set_title("Maximum likelihood, stationary start")
+    left.legend(frameon=False)
     compared = figures["model_comparison"]
-    elpd = [compared[name]["elpd"] for name in names]
-    spread = [compared[name]["se"] for name in names]
-    right.errorbar(states, elpd, yerr=spread, fmt="o-", color="tab:green", capsize=3)
-    right.set(
-        xlabel="states", ylabel="elpd, nats", title="LOO, one step ahead (± se)", xticks=states
-    )
+    rows = [compared[name] for name in names]
+    elpd = [row["elpd"] for row in rows]
+    spread = [row["se_difference"] for row in rows]
+    label = "left out (bar: se of the\ndifference to the best)"
+    right.errorbar(states, elpd, spread, fmt="o-", color="tab:green", capsize=3, label=label)
+    within = [row["elpd"] + row["p"] for row in rows]
+    right.plot(states, within, "o-", color="lightgrey", label="in sample", zorder=0)
+    right.set(xlabel="states", ylabel="elpd, nats (large is good)", xticks=states)
+    right.set_title("Full Bayes, one step ahead")
+    right.legend(frameon=False)
+    return figure
+
+
+def _draw_check(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+    """Statistics of replicated series, from the saved replications, and of the data."""
+    replicas = group(posterior, "posterior_predictive")["obs"].isel(sequence=0)
+    series = replicas.stack(sample=("chain", "draw")).transpose("sample", "time", ...).values
+    series = series.reshape(series.shape[:2])
+    deviation = series - series.mean(1, keepdims=True)
+    variance = deviation.var(1)
+    statistics = {
+        "mean": series.mean(1),
+        "variance": variance,
+        "lag-1 autocorrelation": (deviation[:, 1:] * deviation[:, :-1]).mean(1) / variance,
+    }
+    checked = figures["predictive_check"]
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
+    for axis, (name, values) in zip(axes, statistics.items(), strict=True):
+        (row,) = [row for full, row in checked.items() if full.startswith(name)]
+        axis.hist(values, bins=20, color="lightgrey")
+        axis.axvline(row["observed"], color="tab:red")
+        axis.set(xlabel=name, yticks=[], title=f"tail {row['tail']:.2f}")
+    figure.suptitle("Replicated series (grey) and the data (red)")
     return figure

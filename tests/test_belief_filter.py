@@ -6,6 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from beliefzoo.experiments.belief_filter import (
     PUBLISHED_AFFINE,
@@ -13,6 +14,7 @@ from beliefzoo.experiments.belief_filter import (
     AffineFilter,
     Settings,
     best_affine_slope,
+    best_mean_field,
     chain,
     divergence,
     heldout,
@@ -35,6 +37,7 @@ from beliefzoo.inference import (
     MeanFieldGuide,
     evidence_gap,
     filter,
+    log_evidence,
     smooth,
 )
 from beliefzoo.models import Sequences
@@ -115,6 +118,28 @@ def test_best_affine_is_the_published_one(case):
     )
     assert best < min(below, above)
     assert best == pytest.approx(PUBLISHED_AFFINE[case], rel=0.15)
+
+
+def test_best_mean_field_is_the_best():
+    """Against L-BFGS from 12 random starts on the bound written out, four steps long."""
+    model = chain(0.1, 1.0)
+    data = model.sample(8, 4, seed=8).data
+    found = best_mean_field(model, data).elbo()
+    assert bool((found <= log_evidence(model, data)).all())
+    onward = np.log([[0.9, 0.1], [0.1, 0.9]])
+    score = model.laws({}, data).log_likelihood.numpy()
+
+    def negative_bound(logits, likelihood):
+        log_q = -np.logaddexp(0, np.stack([logits, -logits], -1))
+        q = np.exp(log_q)
+        pairs = sum(q[t] @ onward @ q[t + 1] for t in range(3))
+        return -(math.log(0.5) + pairs + (q * (likelihood - log_q)).sum())
+
+    rng = np.random.default_rng(0)
+    for n in range(8):
+        starts = rng.normal(0, 3, (12, 4))
+        best = min(minimize(negative_bound, x, args=(score[n],)).fun for x in starts)
+        assert float(found[n]) == pytest.approx(-best, abs=1e-6)
 
 
 def test_divergence_is_by_definition():
@@ -232,7 +257,7 @@ def test_training_goes_on_from_a_network_and_leaves_it_alone():
     after = first.filter.state_dict()
     assert all(torch.equal(x, after[name]) for name, x in before.items())
     moved = second.filter.state_dict()["head.weight"] - before["head.weight"]
-    assert 0 < float(moved.abs().max()) < 0.2  # Adam's steps are at most the learning rate each
+    assert 0 < float(moved.abs().max()) < 0.02  # Adam's steps are about the learning rate, 3e-3
 
 
 @pytest.mark.slow
@@ -247,6 +272,8 @@ def test_numbers_do_not_depend_on_the_number_of_jobs():
     [
         ({"seeds": 0}, "seeds: must be >= 1, got 0"),
         ({"length": 1}, "length: must be >= 2, got 1"),
+        ({"sleep_steps": -1}, "sleep_steps: must be >= 0, got -1"),
+        ({"learning_rate": math.nan}, "learning_rate: must be finite and > 0, got nan"),
         ({"cases": ()}, "cases: needs distinct pairs"),
         ({"cases": ((0.6, 1.0),)}, "cases: needs distinct pairs"),
         ({"cases": ((0.1, 1.0), (0.1, 1.0))}, "cases: needs distinct pairs"),
