@@ -30,6 +30,7 @@ from ..inference import (
 )
 from ..inference.arviz_groups import Idata, group
 from ..models import Categorical, HiddenMarkovModel, Sequences
+from ..models.randomness import one_thread
 from .data import load_english_letters
 from .report import Outcome
 
@@ -88,6 +89,7 @@ SMOKE: Mapping[str, object] = {
 }
 
 
+@one_thread()
 def run(settings: Settings) -> Outcome:
     """Fit every replicate; compare each with exact inference on the held-out text."""
     train, heldout = _text(settings)
@@ -123,11 +125,10 @@ def _text(settings: Settings) -> tuple[Sequences, Sequences]:
     return train, heldout
 
 
+@one_thread()  # also where replicates run in processes of their own
 def _replicate(
     settings: Settings, seed: int, train: Sequences, heldout: Sequences, show: bool
 ) -> tuple[Fit | None, dict[str, list[float]], dict[str, Any]]:
-    if settings.jobs > 1:
-        torch.set_num_threads(1)
     model = HiddenMarkovModel(2, Categorical(_symbols(train)))
     guide = BeliefGuide(model, LSTMFilter(settings.hidden_size))
     watched = heldout[:200]
