@@ -7,6 +7,9 @@ A chain has K states, N sequences padded to T steps, and any leading draw dimens
 - ``log_transition``  ``(*D, N|1, T-1|1, K, K)``  log p(z_{t+1} = column | z_t = row)
 - ``log_likelihood``  ``(*D, N, T, K)``           log O_k(y_t) in nats; 0 where the step is missing
 - ``lengths``         ``(N,)`` int64              1 <= length <= T; None: every sequence has T steps
+- ``choice``          ``(N, T-1)`` int64          which matrix drives step t (an action, a time gap)
+
+With ``choice``, ``log_transition`` is ``(*D, 1, A, K, K)``, the A matrices to choose from.
 
 All in one precision (float32 or float64) and on one device; ``-inf`` is an exact zero. Zeros are
 kept exact in both directions: a state gets ``-inf`` only where no path leads, however small its
@@ -18,18 +21,22 @@ else but Viterbi treats y_t as missing, so that no NaN arises and later steps re
 Gradients flow through :func:`log_evidence`, :func:`predicted_beliefs` and
 :func:`backward_marginals` (first order, analytic); the other functions return constants.
 Every argument that does not fit is a ``ValueError``.
+
+On the CPU the recursions are machine code (``exact_compiled``), elsewhere torch
+(``exact_kernels``).
 """
 
 import math
 from collections.abc import Mapping
-from typing import Any, cast
+from importlib import import_module
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from . import exact_kernels as kernels
-from .exact_kernels import Filtered
+from .exact_kernels import Filtered, Gradient, step_mask
 
 __all__ = [
     "Filtered",
@@ -48,13 +55,59 @@ __all__ = [
 ]
 
 
+class _Recursions(Protocol):
+    """What ``exact_kernels`` and ``exact_compiled`` both have."""
+
+    def evidence(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, f: bool, /
+    ) -> tuple[Tensor, Gradient]: ...
+
+    def forward(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+    ) -> Filtered: ...
+
+    def log_messages(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+    ) -> Tensor: ...
+
+    def marginals(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+    ) -> Tensor: ...
+
+    def adjoints(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor | None, f: Tensor | None, /
+    ) -> Tensor: ...
+
+    def best_paths(
+        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+    ) -> tuple[Tensor, Tensor]: ...
+
+    def backward_draws(
+        self,
+        a: Tensor,
+        b: Tensor,
+        c: Tensor | None,
+        d: Tensor | None,
+        e: int,
+        f: torch.Generator | None,
+        /,
+    ) -> tuple[Tensor, bool]: ...
+
+
+def _recursions(tensor: Tensor) -> _Recursions:
+    """Machine code for the CPU, torch elsewhere. Imported when first used: numba takes a while."""
+    name = "exact_compiled" if tensor.device.type == "cpu" else "exact_kernels"
+    return cast(_Recursions, import_module(f".{name}", __package__))
+
+
 def _check_chain(
     log_transition: Tensor,
     steps: Mapping[str, Tensor],
-    lengths: Tensor | None = None,
+    lengths: Tensor | None,
+    choice: Tensor | None,
     initial: Mapping[str, Tensor] | None = None,
-) -> Tensor | None:
-    """Refuse what does not fit; return the step mask ``(N, T)``, None if there is no padding.
+) -> None:
+    """Refuse what does not fit.
 
     ``steps`` holds the arguments of shape ``(*D, N, T, K)``, ``initial`` that of ``(*D, N|1, K)``.
     """
@@ -66,6 +119,10 @@ def _check_chain(
     expected: dict[str, tuple[tuple[int, ...], ...]] = dict.fromkeys(steps, ((n,), (t,), (k,)))
     expected |= dict.fromkeys(initial, ((n, 1), (k,)))
     expected["log_transition"] = ((n, 1), (t - 1, 1), (k,), (k,))
+    if choice is not None:
+        count = log_transition.shape[-3] if log_transition.ndim > 2 else 0
+        expected["log_transition"] = ((1,), (count,), (k,), (k,))
+        _check_choice(choice, n, t, count, first.device)
     tensors = {**steps, **initial, "log_transition": log_transition}
     for name, tensor in tensors.items():
         axes = expected[name]
@@ -82,12 +139,11 @@ def _check_chain(
         torch.broadcast_shapes(*leading.values())
     except RuntimeError as error:
         raise ValueError(f"leading dimensions must broadcast; got {leading}") from error
-    return _step_mask(lengths, n, t, first.device)
+    if lengths is not None:
+        _check_lengths(lengths, n, t, first.device)
 
 
-def _step_mask(lengths: Tensor | None, n: int, t: int, device: torch.device) -> Tensor | None:
-    if lengths is None:
-        return None
+def _check_lengths(lengths: Tensor, n: int, t: int, device: torch.device) -> None:
     if lengths.shape != (n,) or lengths.dtype != torch.int64 or lengths.device != device:
         raise ValueError(
             f"lengths must be int64 of shape ({n},) on {device}; "
@@ -96,14 +152,30 @@ def _step_mask(lengths: Tensor | None, n: int, t: int, device: torch.device) -> 
     shortest, longest = int(lengths.min()), int(lengths.max())
     if shortest < 1 or longest > t:
         raise ValueError(f"lengths must be in 1..{t}; got {shortest}..{longest}")
-    return None if shortest == t else torch.arange(t, device=device) < lengths.unsqueeze(-1)
+
+
+def _check_choice(choice: Tensor, n: int, t: int, count: int, device: torch.device) -> None:
+    if choice.shape != (n, t - 1) or choice.dtype != torch.int64 or choice.device != device:
+        raise ValueError(
+            f"choice must be int64 of shape ({n}, {t - 1}) on {device}; "
+            f"got {choice.dtype} of shape {tuple(choice.shape)} on {choice.device}"
+        )
+    if choice.numel() and not 0 <= int(choice.min()) <= int(choice.max()) < count:
+        raise ValueError(
+            f"choice must be in 0..{count - 1}, the matrices of log_transition; "
+            f"got {int(choice.min())}..{int(choice.max())}"
+        )
 
 
 def _check_model(
-    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, lengths: Tensor | None
-) -> Tensor | None:
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> None:
     steps, initial = {"log_likelihood": log_likelihood}, {"log_initial": log_initial}
-    return _check_chain(log_transition, steps, lengths, initial)
+    _check_chain(log_transition, steps, lengths, choice, initial)
 
 
 def _check_count(name: str, value: int) -> None:
@@ -123,33 +195,23 @@ class _LogEvidence(torch.autograd.Function):
         log_initial: Tensor,
         log_transition: Tensor,
         log_likelihood: Tensor,
-        step_mask: Tensor | None,
+        lengths: Tensor | None,
+        choice: Tensor | None,
     ) -> Tensor:
-        filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
-        ctx.save_for_backward(log_transition, *filtered, step_mask)
-        ctx.shapes = log_initial.shape, log_likelihood.shape
-        # Summed in float64, so that a long float32 sequence loses nothing.
-        return filtered.log_increments.sum(-1, dtype=torch.float64).to(log_likelihood.dtype)
+        evidence, ctx.gradient = _recursions(log_likelihood).evidence(
+            log_initial, log_transition, log_likelihood, lengths, choice, any(ctx.needs_input_grad)
+        )
+        # Kept by torch, which notices if they are changed in place before the gradient is taken.
+        ctx.save_for_backward(log_initial, log_transition, log_likelihood)
+        return evidence
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        log_transition, log_beliefs, log_predicted, log_increments, step_mask = ctx.saved_tensors
-        filtered = Filtered(log_beliefs, log_predicted, log_increments)
-        possible = log_increments.amin(-1) > -math.inf
-        marginals = kernels.marginals(log_transition, filtered, step_mask)
-        marginals = marginals * gradient.where(possible, 0)[..., None, None]
-        counts = None
-        if ctx.needs_input_grad[1]:
-            counts = kernels.pairs_over_steps(
-                log_transition,
-                log_beliefs[..., :-1, :],
-                log_predicted[..., 1:, :],
-                marginals[..., 1:, :],
-            )
-        initial_shape, likelihood_shape = ctx.shapes
-        initial = marginals[..., 0, :].sum_to_size(initial_shape)
-        return initial, counts, marginals.sum_to_size(likelihood_shape), None
+        log_initial, _, log_likelihood = ctx.saved_tensors
+        marginals, counts = ctx.gradient(gradient, ctx.needs_input_grad[1])
+        initial = marginals[..., 0, :].sum_to_size(log_initial.shape)
+        return initial, counts, marginals.sum_to_size(log_likelihood.shape), None, None
 
 
 def log_evidence(
@@ -157,6 +219,7 @@ def log_evidence(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """log p(y_{1:T}) in nats ``(*D, N)``, all states summed out.
 
@@ -164,8 +227,8 @@ def log_evidence(
     expected transition counts for ``log_transition``, p(z_t | y) for ``log_likelihood``, summed
     over shared axes. Memory is of order N T K. An impossible sequence gives -inf, gradient zero.
     """
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
-    arguments = log_initial, log_transition, log_likelihood, step_mask
+    arguments = log_initial, log_transition, log_likelihood, lengths, choice
+    _check_model(*arguments)
     return cast(Tensor, _LogEvidence.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
@@ -175,6 +238,7 @@ def filter_chain(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Filtered:
     """Beliefs p(z_t | y_{1:t}), predictions p(z_t | y_{1:t-1}), increments log p(y_t | y_{1:t-1}).
 
@@ -182,8 +246,9 @@ def filter_chain(
     final belief of every sequence. After an impossible observation (increment -inf) the belief is
     the prediction.
     """
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
-    return kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
+    arguments = log_initial, log_transition, log_likelihood, lengths, choice
+    _check_model(*arguments)
+    return _recursions(log_likelihood).forward(*arguments)
 
 
 @torch.no_grad()
@@ -192,21 +257,43 @@ def smooth_chain(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """log p(z_t | y_{1:T}) ``(*D, N, T, K)``; beyond the length the last marginal is repeated."""
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
-    filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
-    return kernels.log_smooth(log_transition, filtered, step_mask)
+    arguments = log_initial, log_transition, log_likelihood, lengths, choice
+    _check_model(*arguments)
+    recursions = _recursions(log_likelihood)
+    beliefs, predicted, _ = recursions.forward(*arguments)
+    messages = recursions.log_messages(log_transition, beliefs, predicted, lengths, choice)
+    log_marginals = beliefs + messages
+    # The sum is 1 up to rounding, which adds up over a long sequence in float32.
+    total = log_marginals.logsumexp(-1, keepdim=True)
+    return log_marginals - total.clamp_min(torch.finfo(total.dtype).min)
 
 
 def _smoothed_pairs(
-    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, lengths: Tensor | None
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Per transition: log belief before it, log prediction and smoothed marginal after it."""
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
-    filtered = kernels.forward(log_initial, log_transition, log_likelihood, step_mask)
-    after = kernels.marginals(log_transition, filtered, step_mask)[..., 1:, :]
-    return filtered.log_beliefs[..., :-1, :], filtered.log_predicted[..., 1:, :], after
+    arguments = log_initial, log_transition, log_likelihood, lengths, choice
+    _check_model(*arguments)
+    recursions = _recursions(log_likelihood)
+    beliefs, predicted, _ = recursions.forward(*arguments)
+    after = recursions.marginals(log_transition, beliefs, predicted, lengths, choice)
+    after /= after.sum(-1, keepdim=True).clamp_min(torch.finfo(after.dtype).tiny)
+    return beliefs[..., :-1, :], predicted[..., 1:, :], after[..., 1:, :]
+
+
+def _every_step(log_transition: Tensor, choice: Tensor | None, after: Tensor) -> Tensor:
+    """The matrices of all steps ``(*D, N, T-1, K, K)``, expanded or gathered."""
+    if choice is not None:
+        return log_transition.squeeze(-4)[..., choice, :, :]
+    shape = (*log_transition.shape[:-4], *after.shape[-3:-1], *log_transition.shape[-2:])
+    return log_transition.expand(shape)
 
 
 @torch.no_grad()
@@ -215,14 +302,17 @@ def pair_marginals(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """p(z_t, z_{t+1} | y_{1:T}) ``(*D, N, T-1, K, K)``, zero beyond the length.
 
     The only function that holds K x K numbers per sequence and step.
     """
-    before, predicted, after = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths)
-    every_step = (*log_transition.shape[:-4], *after.shape[-3:-1], *log_transition.shape[-2:])
-    return kernels.kernel_pairs(before, log_transition.expand(every_step), predicted, after)
+    before, predicted, after = _smoothed_pairs(
+        log_initial, log_transition, log_likelihood, lengths, choice
+    )
+    matrices = _every_step(log_transition, choice, after)
+    return kernels.kernel_pairs(before, matrices, predicted, after)
 
 
 @torch.no_grad()
@@ -231,19 +321,20 @@ def expected_transitions(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Expected number of transitions given the data, Σ_t p(z_t, z_{t+1} | y) ``(*D, N, K, K)``."""
-    steps = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths)
-    n, t, k = steps[0].shape[-3:]
+    steps = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths, choice)
+    n, _, k = steps[0].shape[-3:]
     leading = log_transition.shape[:-4]
-    if log_transition.shape[-3] == 1:
+    if choice is None and log_transition.shape[-3] == 1:
         per_sequence = log_transition.expand(*leading, n, 1, k, k)
         return kernels.kernel_pairs(steps[0], per_sequence, *steps[1:]).squeeze(-3)
     counts = steps[2].new_zeros(*steps[2].shape[:-2], k, k)
-    matrices = log_transition.expand(*leading, n, t, k, k)
-    for matrix, before, predicted, after in zip(
-        matrices.unbind(-3), *(x.unbind(-2) for x in steps), strict=True
-    ):
+    matrix_of = kernels.step_matrices(log_transition, choice)
+    each = zip(*(x.unbind(-2) for x in steps), strict=True)
+    for step, (before, predicted, after) in enumerate(each):
+        matrix = matrix_of(step)[0].expand(*leading, n, k, k)
         counts += kernels.kernel_pairs(before, matrix, predicted, after)
     return counts
 
@@ -259,8 +350,9 @@ def predict_states(log_belief: Tensor, log_transition: Tensor, steps: int) -> Te
         raise ValueError(f"log_belief must have shape (..., N, K); got {tuple(log_belief.shape)}")
     n, k = log_belief.shape[-2:]
     nothing = log_belief.new_zeros(n, steps + 1, k)  # no observations: the filter only predicts
-    _check_chain(log_transition, {"log_belief": nothing}, None, {"log_belief": log_belief})
-    return kernels.forward(log_belief, log_transition, nothing, None).log_predicted[..., 1:, :]
+    _check_chain(log_transition, {"log_belief": nothing}, None, None, {"log_belief": log_belief})
+    predicted = _recursions(log_belief).forward(log_belief, log_transition, nothing, None, None)
+    return predicted.log_predicted[..., 1:, :]
 
 
 @torch.no_grad()
@@ -269,17 +361,19 @@ def support(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """States that the exact filter can hold, p(z_t | y_{1:t}) > 0 ``(*D, N, T, K)`` bool.
 
     Depends on the zeros of the arguments only; beyond the length as the last step.
     """
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
+    _check_model(log_initial, log_transition, log_likelihood, lengths, choice)
     initial, transition, likelihood = (
         torch.zeros_like(x).masked_fill(x == -math.inf, -math.inf)
         for x in (log_initial, log_transition, log_likelihood)
     )
-    return kernels.forward(initial, transition, likelihood, step_mask).log_beliefs > -math.inf
+    forward = _recursions(log_likelihood).forward
+    return forward(initial, transition, likelihood, lengths, choice).log_beliefs > -math.inf
 
 
 # --- the backward factorisation of any beliefs, the filter's or a network's -----------------------
@@ -289,38 +383,38 @@ class _Predict(torch.autograd.Function):
     """log Σ_i β_t(i) P_t(i, j), all steps in one product."""
 
     @staticmethod
-    def forward(ctx: Any, log_beliefs: Tensor, log_transition: Tensor) -> Tensor:
-        log_matrix = kernels.fold_matrix(log_transition)
-        rows = kernels.fold(log_beliefs, log_transition)
-        rows = kernels.log_product(rows, log_matrix, log_matrix.exp())
-        log_predicted = kernels.unfold(rows, log_transition, log_beliefs)
-        ctx.save_for_backward(log_beliefs, log_transition, log_predicted)
+    def forward(
+        ctx: Any, log_beliefs: Tensor, log_transition: Tensor, choice: Tensor | None
+    ) -> Tensor:
+        log_predicted = kernels.predict(log_beliefs, log_transition, choice)
+        ctx.save_for_backward(log_beliefs, log_transition, log_predicted, choice)
         return log_predicted
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        log_beliefs, log_transition, log_predicted = ctx.saved_tensors
+        log_beliefs, log_transition, log_predicted, choice = ctx.saved_tensors
         after = gradient.masked_fill(log_predicted == -math.inf, 0)
-        log_rows, log_totals, rows = (
-            kernels.fold(x, log_transition) for x in (log_beliefs, log_predicted, after)
-        )
-        before = kernels.kernel_sums(
-            log_rows, kernels.fold_matrix(log_transition), log_totals, rows
-        )
-        beliefs = kernels.unfold(before, log_transition, log_beliefs)
+        steps = log_beliefs, log_predicted, after
+        beliefs = kernels.sums_over_steps(log_beliefs, log_transition, *steps[1:], choice)
         if not ctx.needs_input_grad[1]:
-            return beliefs, None
-        return beliefs, kernels.pairs_over_steps(log_transition, log_beliefs, log_predicted, after)
+            return beliefs, None, None
+        return beliefs, kernels.pairs_over_steps(log_transition, *steps, choice), None
 
 
-def predicted_beliefs(log_initial: Tensor, log_transition: Tensor, log_beliefs: Tensor) -> Tensor:
+def predicted_beliefs(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    choice: Tensor | None = None,
+) -> Tensor:
     """log π ``(*D, N, T, K)``: π_1 = p(z_1), π_{t+1}(z') = Σ_z β_t(z) p(z' | z).
 
     For normalised ``log_beliefs`` β ``(*D, N, T, K)`` of any origin. Differentiable in all three
     arguments (first order); where π is exactly 0 the gradient is 0.
     """
-    _check_chain(log_transition, {"log_beliefs": log_beliefs}, None, {"log_initial": log_initial})
+    initial = {"log_initial": log_initial}
+    _check_chain(log_transition, {"log_beliefs": log_beliefs}, None, choice, initial)
     leading = torch.broadcast_shapes(
         log_initial.shape[:-2], log_transition.shape[:-4], log_beliefs.shape[:-3]
     )
@@ -329,7 +423,7 @@ def predicted_beliefs(log_initial: Tensor, log_transition: Tensor, log_beliefs: 
     if t == 1:
         return first.clone()
     before = log_beliefs[..., :-1, :].expand(*leading, -1, -1, -1)
-    after = _Predict.apply(before, log_transition)  # type: ignore[no-untyped-call]
+    after = _Predict.apply(before, log_transition, choice)  # type: ignore[no-untyped-call]
     return torch.cat([first, after], -2)
 
 
@@ -342,36 +436,40 @@ class _BackwardMarginals(torch.autograd.Function):
         log_transition: Tensor,
         log_beliefs: Tensor,
         log_predicted: Tensor,
-        step_mask: Tensor | None,
+        lengths: Tensor | None,
+        choice: Tensor | None,
     ) -> Tensor:
-        if step_mask is not None:
-            log_beliefs, log_predicted = (
-                x.where(step_mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
-            )
-        messages = kernels.log_messages(log_transition, log_beliefs, log_predicted, step_mask)
-        marginals = (log_beliefs + messages).exp()
-        if step_mask is not None:
-            marginals = marginals * step_mask.unsqueeze(-1)
-        ctx.save_for_backward(log_transition, log_beliefs, log_predicted, marginals)
+        steps = log_transition, log_beliefs, log_predicted
+        marginals = _recursions(log_beliefs).marginals(*steps, lengths, choice)
+        ctx.save_for_backward(*steps, marginals, lengths, choice)
         return marginals
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        log_transition, log_beliefs, log_predicted, marginals = ctx.saved_tensors
+        log_transition, log_beliefs, log_predicted, marginals, lengths, choice = ctx.saved_tensors
         # A state that q never visits has no effect; its gradient may be NaN (as that of m log m).
         gradient = gradient.masked_fill(marginals == 0, 0)
-        adjoints, carried = kernels.adjoints(log_transition, log_beliefs, log_predicted, gradient)
+        carried = _recursions(log_beliefs).adjoints(
+            log_transition, log_beliefs, log_predicted, gradient, lengths, choice
+        )
+        adjoints = gradient + carried
         counts = None
         if ctx.needs_input_grad[0]:
+            mask = step_mask(lengths, log_beliefs)
+            if mask is not None:  # what lies beyond the length may be NaN
+                log_beliefs, log_predicted = (
+                    x.where(mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
+                )
             counts = kernels.pairs_over_steps(
                 log_transition,
                 log_beliefs[..., :-1, :],
                 log_predicted[..., 1:, :],
                 marginals[..., 1:, :],
+                choice,
                 adjoints[..., :-1, :],
             )
-        return counts, adjoints * marginals, -carried * marginals, None
+        return counts, adjoints * marginals, -carried * marginals, None, None
 
 
 def backward_marginals(
@@ -379,6 +477,7 @@ def backward_marginals(
     log_beliefs: Tensor,
     log_predicted: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Marginals m ``(*D, N, T, K)`` of the trajectory law that beliefs β and the chain define.
 
@@ -391,12 +490,12 @@ def backward_marginals(
     smoother. Differentiable in the three tensors (first order); memory of order N T K.
     """
     steps = {"log_beliefs": log_beliefs, "log_predicted": log_predicted}
-    step_mask = _check_chain(log_transition, steps, lengths)
+    _check_chain(log_transition, steps, lengths, choice)
     leading = torch.broadcast_shapes(
         log_transition.shape[:-4], log_beliefs.shape[:-3], log_predicted.shape[:-3]
     )
     beliefs, predicted = (x.expand(*leading, -1, -1, -1) for x in steps.values())
-    arguments = log_transition, beliefs, predicted, step_mask
+    arguments = log_transition, beliefs, predicted, lengths, choice
     return cast(Tensor, _BackwardMarginals.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
@@ -409,15 +508,18 @@ def most_likely_path(
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
+    choice: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Viterbi: argmax_z p(z_{1:T}, y_{1:T}) and the log of that maximum in nats.
 
     Returns int64 paths ``(*D, N, T)``, -1 beyond the length, and ``(*D, N)``. If every path is
     impossible the log probability is -inf and the path arbitrary. Holds N K² scores at a time.
     """
-    step_mask = _check_model(log_initial, log_transition, log_likelihood, lengths)
-    paths, log_joint = kernels.best_paths(log_initial, log_transition, log_likelihood, step_mask)
-    return paths if step_mask is None else paths.where(step_mask, -1), log_joint
+    arguments = log_initial, log_transition, log_likelihood, lengths, choice
+    _check_model(*arguments)
+    paths, log_joint = _recursions(log_likelihood).best_paths(*arguments)
+    mask = step_mask(lengths, log_likelihood)
+    return paths if mask is None else paths.where(mask, -1), log_joint
 
 
 def sample_paths(
@@ -427,11 +529,12 @@ def sample_paths(
     lengths: Tensor | None = None,
     n: int = 1,
     generator: torch.Generator | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Draws from p(z_{1:T} | y_{1:T}), int64 ``(n, *D, N, T)``, -1 beyond the length."""
     _check_count("n", n)
-    filtered = filter_chain(log_initial, log_transition, log_likelihood, lengths)
-    return sample_backward(log_transition, filtered.log_beliefs, lengths, n, generator)
+    filtered = filter_chain(log_initial, log_transition, log_likelihood, lengths, choice)
+    return sample_backward(log_transition, filtered.log_beliefs, lengths, n, generator, choice)
 
 
 @torch.no_grad()
@@ -441,6 +544,7 @@ def sample_backward(
     lengths: Tensor | None = None,
     n: int = 1,
     generator: torch.Generator | None = None,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Draws from the law of :func:`backward_marginals`, int64 ``(n, *D, N, T)``, -1 as padding.
 
@@ -448,11 +552,14 @@ def sample_backward(
     is in a state that the beliefs before it cannot reach.
     """
     _check_count("n", n)
-    step_mask = _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths)
-    paths, possible = kernels.backward_draws(log_transition, log_beliefs, step_mask, n, generator)
+    _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths, choice)
+    paths, possible = _recursions(log_beliefs).backward_draws(
+        log_transition, log_beliefs, lengths, choice, n, generator
+    )
     if not possible:
         raise ValueError(
             "log_beliefs must give mass only to states that the belief a step before can reach "
             "through log_transition; got a draw that is in no such state"
         )
-    return paths if step_mask is None else paths.where(step_mask, -1)
+    mask = step_mask(lengths, log_beliefs)
+    return paths if mask is None else paths.where(mask, -1)

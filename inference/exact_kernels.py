@@ -1,8 +1,8 @@
 """Recursions and products on discrete chains, the insides of :mod:`beliefzoo.inference.exact`.
 
-Shapes and meaning of the arguments are given there and checked there, not here; ``step_mask``
-``(N, T)`` is True within the sequences' lengths, None if there is no padding. Nothing here records
-gradients: call it under ``torch.no_grad`` or inside an ``autograd.Function``.
+In torch, for any device; ``exact_compiled`` has the same recursions for the CPU. Shapes and meaning
+of the arguments are given in ``exact`` and checked there, not here. Nothing here records gradients:
+call it under ``torch.no_grad`` or inside an ``autograd.Function``.
 """
 
 import math
@@ -15,6 +15,9 @@ from torch import Tensor
 
 _CHUNK = 2**22  # numbers held at once where single entries are recomputed
 _BLOCK = 2**12  # rows summed in one product
+
+
+Gradient = Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]
 
 
 class Filtered(NamedTuple):
@@ -149,39 +152,106 @@ def unfold(rows: Tensor, log_transition: Tensor, like: Tensor) -> Tensor:
     return rows.unflatten(-2, like.shape[-3:-1]) if s == 1 else rows.transpose(-3, -2)
 
 
+def predict(log_beliefs: Tensor, log_transition: Tensor, choice: Tensor | None) -> Tensor:
+    """log Σ_i β_t(i) P_t(i, j) of all steps ``(*D, N, T-1, K)``."""
+    if choice is None:
+        log_matrix = fold_matrix(log_transition)
+        rows = log_product(fold(log_beliefs, log_transition), log_matrix, log_matrix.exp())
+        return unfold(rows, log_transition, log_beliefs)
+    log_predicted = torch.empty_like(log_beliefs)
+    for chosen, log_matrix in _by_choice(log_transition, choice):
+        rows = log_beliefs[..., chosen, :]
+        log_predicted[..., chosen, :] = log_product(rows, log_matrix, log_matrix.exp())
+    return log_predicted
+
+
+def sums_over_steps(
+    log_beliefs: Tensor,
+    log_transition: Tensor,
+    log_predicted: Tensor,
+    after: Tensor,
+    choice: Tensor | None,
+) -> Tensor:
+    """Σ_j B_t(i, j) v_t(j) of all steps ``(*D, N, T-1, K)``."""
+    if choice is None:
+        rows = (fold(x, log_transition) for x in (log_beliefs, log_predicted, after))
+        log_rows, log_totals, values = rows
+        sums = kernel_sums(log_rows, fold_matrix(log_transition), log_totals, values)
+        return unfold(sums, log_transition, log_beliefs)
+    before = torch.empty_like(log_beliefs)
+    for chosen, log_matrix in _by_choice(log_transition, choice):
+        log_rows, log_totals, values = (
+            x[..., chosen, :] for x in (log_beliefs, log_predicted, after)
+        )
+        before[..., chosen, :] = kernel_sums(log_rows, log_matrix, log_totals, values)
+    return before
+
+
+def _by_choice(log_transition: Tensor, choice: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Steps ``(N, T-1)`` at which each matrix ``(*D, 1, K, K)`` was chosen."""
+    for number, log_matrix in enumerate(log_transition.unbind(-3)):
+        chosen = choice == number
+        if bool(chosen.any()):
+            yield chosen, log_matrix
+
+
 def pairs_over_steps(
     log_transition: Tensor,
     log_beliefs: Tensor,
     log_predicted: Tensor,
     after: Tensor,
+    choice: Tensor | None,
     before: Tensor | None = None,
 ) -> Tensor:
     """Σ a B v over all steps from t to t + 1, reduced to the shape of ``log_transition``."""
-    pairs = kernel_pairs(
-        fold(log_beliefs, log_transition),
-        fold_matrix(log_transition),
-        fold(log_predicted, log_transition),
-        fold(after, log_transition),
-        None if before is None else fold(before, log_transition),
-    )
-    n, s = log_transition.shape[-4:-2]
-    if n == 1:
-        pairs = pairs.unsqueeze(-3) if s == 1 else pairs.transpose(-4, -3)
-    return pairs.sum_to_size(log_transition.shape)
+    if choice is None:
+        pairs = kernel_pairs(
+            fold(log_beliefs, log_transition),
+            fold_matrix(log_transition),
+            fold(log_predicted, log_transition),
+            fold(after, log_transition),
+            None if before is None else fold(before, log_transition),
+        )
+        n, s = log_transition.shape[-4:-2]
+        if n == 1:
+            pairs = pairs.unsqueeze(-3) if s == 1 else pairs.transpose(-4, -3)
+        return pairs.sum_to_size(log_transition.shape)
+    sums = torch.zeros_like(log_transition)
+    for chosen, log_matrix in _by_choice(log_transition, choice):
+        log_rows, log_totals, values = (
+            x[..., chosen, :] for x in (log_beliefs, log_predicted, after)
+        )
+        weights = None if before is None else before[..., chosen, :]
+        pairs = kernel_pairs(log_rows, log_matrix, log_totals, values, weights)
+        sums[..., int(choice[chosen][0]), :, :] = pairs.sum_to_size(log_matrix.shape)
+    return sums
 
 
-# --- the two recursions ---------------------------------------------------------------------------
+# --- the recursions -------------------------------------------------------------------------------
 
 
-def step_matrices(log_transition: Tensor) -> Callable[[int], tuple[Tensor, Tensor]]:
+def step_mask(lengths: Tensor | None, like: Tensor) -> Tensor | None:
+    """``(N, T)``, True within the sequences; None if there is no padding. ``like`` (…, T, K)."""
+    steps = like.shape[-2]
+    if lengths is None or bool((lengths == steps).all()):
+        return None
+    return torch.arange(steps, device=lengths.device) < lengths.unsqueeze(-1)
+
+
+def step_matrices(
+    log_transition: Tensor, choice: Tensor | None
+) -> Callable[[int], tuple[Tensor, Tensor]]:
     """t -> (log P, P) of the step from t to t + 1, both ``(*D, N|1, K, K)``."""
-    if log_transition.shape[-3] == 1:
+    if choice is None and log_transition.shape[-3] == 1:
         fixed = log_transition.squeeze(-3)
         pair = fixed, fixed.exp()
         return lambda t: pair
 
     def varying(t: int) -> tuple[Tensor, Tensor]:
-        log_matrix = log_transition[..., t, :, :]
+        if choice is None:
+            log_matrix = log_transition[..., t, :, :]
+        else:
+            log_matrix = log_transition.squeeze(-4)[..., choice[:, t], :, :]
         return log_matrix, log_matrix.exp()
 
     return varying
@@ -192,14 +262,19 @@ def _has_zeros(*tensors: Tensor) -> bool:
 
 
 def forward(
-    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, step_mask: Tensor | None
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
 ) -> Filtered:
     """b_t ∝ O(y_t) (b_{t-1} P_{t-1}), the forward recursion."""
-    if step_mask is not None:
-        log_likelihood = log_likelihood.where(step_mask.unsqueeze(-1), 0)
-    matrices = step_matrices(log_transition)
+    inside = step_mask(lengths, log_likelihood)
+    if inside is not None:
+        log_likelihood = log_likelihood.where(inside.unsqueeze(-1), 0)
+    matrices = step_matrices(log_transition, choice)
     zeros = _has_zeros(log_initial, log_transition, log_likelihood)
-    observed = None if step_mask is None else step_mask.unsqueeze(-1).unbind(-2)
+    observed = None if inside is None else inside.unsqueeze(-1).unbind(-2)
     leading = torch.broadcast_shapes(log_transition.shape[:-4], log_likelihood.shape[:-3])
     shape = torch.broadcast_shapes(log_initial.shape, (*leading, *log_likelihood.shape[-3::2]))
     log_prediction = log_initial.expand(shape)
@@ -218,22 +293,31 @@ def forward(
         beliefs.append(log_belief)
     log_predicted = torch.stack(predicted, -2)
     log_increments = (log_predicted + log_likelihood).logsumexp(-1)
-    if step_mask is not None:
-        log_increments = log_increments.where(step_mask, 0)
+    if inside is not None:
+        log_increments = log_increments.where(inside, 0)
     return Filtered(torch.stack(beliefs, -2), log_predicted, log_increments)
 
 
 def log_messages(
-    log_transition: Tensor, log_beliefs: Tensor, log_predicted: Tensor, step_mask: Tensor | None
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
 ) -> Tensor:
     """log s_t, s_t = P_t (s_{t+1} b_{t+1} / π_{t+1}), s = 1 from the last step on; b_t s_t is m_t.
 
     With b the filter, s is the scaled backward message p(y_{t+1:T} | z_t) / p(y_{t+1:T} | y_{1:t}).
     """
-    matrices = step_matrices(log_transition)
+    mask = step_mask(lengths, log_beliefs)
+    if mask is not None:
+        log_beliefs, log_predicted = (
+            x.where(mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
+        )
+    matrices = step_matrices(log_transition, choice)
     lowest = torch.finfo(log_beliefs.dtype).min
     gains = (log_beliefs - log_predicted).masked_fill(log_predicted == -math.inf, -math.inf)
-    inside = None if step_mask is None else step_mask.unsqueeze(-1).unbind(-2)
+    inside = None if mask is None else mask.unsqueeze(-1).unbind(-2)
     leading = torch.broadcast_shapes(log_transition.shape[:-4], log_beliefs.shape[:-3])
     message = log_beliefs.new_zeros(*leading, *log_beliefs.shape[-3::2])
     messages = [message]
@@ -247,29 +331,37 @@ def log_messages(
     return torch.stack(messages[::-1], -2)
 
 
-def log_smooth(log_transition: Tensor, filtered: Filtered, step_mask: Tensor | None) -> Tensor:
-    """log p(z_t | y_{1:T})."""
-    messages = log_messages(log_transition, filtered.log_beliefs, filtered.log_predicted, step_mask)
-    log_marginals = filtered.log_beliefs + messages
-    # The sum is 1 up to rounding, which adds up over a long sequence in float32.
-    total = log_marginals.logsumexp(-1, keepdim=True)
-    return log_marginals - total.clamp_min(torch.finfo(total.dtype).min)
-
-
-def marginals(log_transition: Tensor, filtered: Filtered, step_mask: Tensor | None) -> Tensor:
-    """p(z_t | y_{1:T}), zero beyond the length."""
-    probabilities = log_smooth(log_transition, filtered, step_mask).exp()
-    return probabilities if step_mask is None else probabilities * step_mask.unsqueeze(-1)
+def marginals(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Tensor:
+    """m_T = b_T, m_t(i) = b_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length."""
+    mask = step_mask(lengths, log_beliefs)
+    messages = log_messages(log_transition, log_beliefs, log_predicted, lengths, choice)
+    if mask is not None:
+        log_beliefs = log_beliefs.where(mask.unsqueeze(-1), 0)
+    probabilities = (log_beliefs + messages).exp()
+    return probabilities if mask is None else probabilities * mask.unsqueeze(-1)
 
 
 def adjoints(
-    log_transition: Tensor, log_beliefs: Tensor, log_predicted: Tensor, gradient: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Adjoint of the marginals m: a_1 = g_1, a_{t+1} = g_{t+1} + Σ_i a_t(i) B_t(i, ·).
-
-    Returns a and the second term alone, both ``(*D, N, T, K)``.
-    """
-    matrices = step_matrices(log_transition)
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    gradient: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Tensor:
+    """Adjoint of the marginals: c_1 = 0, c_{t+1}(j) = Σ_i (g_t(i) + c_t(i)) B_t(i, j)."""
+    mask = step_mask(lengths, log_beliefs)
+    if mask is not None:
+        log_beliefs, log_predicted = (
+            x.where(mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
+        )
+    matrices = step_matrices(log_transition, choice)
     beliefs, log_rows = log_beliefs.exp().unbind(-2), log_beliefs.unbind(-2)
     inverse, small = (x.unbind(-2) for x in _inverse(log_predicted))
     direct, log_totals = gradient.unbind(-2), log_predicted.unbind(-2)
@@ -285,14 +377,51 @@ def adjoints(
                 mean[index] = (adjoint[index[:-1]] * weights).sum(-1)
         carried.append(mean)
     through = torch.stack(carried, -2)
-    return gradient + through, through
+    return through if mask is None else through * mask.unsqueeze(-1)
+
+
+def evidence(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+    both: bool,
+) -> tuple[Tensor, Gradient]:
+    """The evidence ``(*D, N)``, and the function that gives its gradient.
+
+    That function takes the gradient of the evidence and whether the expected transitions are wanted
+    too. It returns the marginals ``(*D, N, T, K)`` and the transitions in the shape of
+    ``log_transition``, both weighted by it. ``both``: the gradient will be asked for.
+    """
+    del both
+    filtered = forward(log_initial, log_transition, log_likelihood, lengths, choice)
+    log_beliefs, log_predicted, increments = filtered
+    possible = increments.amin(-1) > -math.inf
+
+    def gradient(upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
+        smoothed = marginals(log_transition, log_beliefs, log_predicted, lengths, choice)
+        # The sum is 1 up to rounding, which adds up over a long sequence in float32.
+        smoothed /= smoothed.sum(-1, keepdim=True).clamp_min(torch.finfo(smoothed.dtype).tiny)
+        smoothed *= upstream.where(possible, 0)[..., None, None]
+        if not transition:
+            return smoothed, None
+        steps = (log_beliefs[..., :-1, :], log_predicted[..., 1:, :], smoothed[..., 1:, :])
+        return smoothed, pairs_over_steps(log_transition, *steps, choice)
+
+    return increments.sum(-1, dtype=torch.float64).to(log_likelihood.dtype), gradient
 
 
 def best_paths(
-    log_initial: Tensor, log_transition: Tensor, log_likelihood: Tensor, step_mask: Tensor | None
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """Viterbi: paths ``(*D, N, T)``, arbitrary beyond the length, and log joints ``(*D, N)``."""
-    matrices = step_matrices(log_transition)
+    mask = step_mask(lengths, log_likelihood)
+    matrices = step_matrices(log_transition, choice)
     lowest = torch.finfo(log_likelihood.dtype).min
     steps = log_likelihood.unbind(-2)
     stay = torch.arange(log_likelihood.shape[-1], device=log_likelihood.device)
@@ -308,8 +437,8 @@ def best_paths(
         best = best - scale
         scores, pointer = (best.unsqueeze(-1) + matrices(t - 1)[0]).max(-2)
         scores = scores + steps[t]
-        if step_mask is not None:
-            inside = step_mask[:, t, None]
+        if mask is not None:
+            inside = mask[:, t, None]
             scores, pointer = scores.where(inside, best), pointer.where(inside, stay)
         best = scores
         pointers.append(pointer)
@@ -323,15 +452,17 @@ def best_paths(
 def backward_draws(
     log_transition: Tensor,
     log_beliefs: Tensor,
-    step_mask: Tensor | None,
+    lengths: Tensor | None,
+    choice: Tensor | None,
     n: int,
     generator: torch.Generator | None,
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, bool]:
     """Paths ``(n, *D, N, T)`` drawn from the last step back, and whether all were possible."""
-    matrices = step_matrices(log_transition)
+    mask = step_mask(lengths, log_beliefs)
+    matrices = step_matrices(log_transition, choice)
     leading = torch.broadcast_shapes(log_transition.shape[:-4], log_beliefs.shape[:-3])
-    if step_mask is not None:
-        log_beliefs = log_beliefs.where(step_mask.unsqueeze(-1), 0)
+    if mask is not None:
+        log_beliefs = log_beliefs.where(mask.unsqueeze(-1), 0)
     beliefs = log_beliefs.expand(*leading, -1, -1, -1).unbind(-2)
     tiny = torch.finfo(log_beliefs.dtype).tiny
     possible = torch.ones((), dtype=torch.bool, device=log_beliefs.device)
@@ -342,12 +473,10 @@ def backward_draws(
             # The column of each draw's next state; past the last step there is none.
             columns = matrices(t)[0].mT.expand(*logits.shape, -1)
             column = columns.take_along_dim(path[-1][..., None, None], -2).squeeze(-2)
-            logits = logits + (
-                column if step_mask is None else column.where(step_mask[:, t + 1, None], 0)
-            )
+            logits = logits + (column if mask is None else column.where(mask[:, t + 1, None], 0))
         noise = torch.empty_like(logits, memory_format=torch.contiguous_format)
         noise = noise.exponential_(generator=generator).clamp_min(tiny).log()
         value, state = (logits - noise).max(-1)  # the Gumbel trick: exact zeros are never drawn
         possible = possible & (value > -math.inf).all()
         path.append(state)
-    return torch.stack(path[::-1], -1), possible
+    return torch.stack(path[::-1], -1), bool(possible)

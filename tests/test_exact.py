@@ -13,9 +13,18 @@ from scipy.stats import chisquare
 from torch import Tensor
 
 import oracles
-from beliefzoo.inference import exact
+from beliefzoo.inference import exact, exact_compiled, exact_kernels
 
 INF, NAN = math.inf, math.nan
+
+
+@pytest.fixture(params=["machine", "torch"], scope="module", autouse=True)
+def recursions(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Every test of this file holds for the machine code and for the path of other devices."""
+    chosen = exact_compiled if request.param == "machine" else exact_kernels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact, "_recursions", lambda tensor: chosen)
+        yield request.param
 
 
 class Chain(NamedTuple):

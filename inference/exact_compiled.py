@@ -1,0 +1,480 @@
+"""Exact inference on discrete chains by machine code, for tensors on the CPU.
+
+The same functions as in ``exact_kernels``. ``Rows`` lays a chain out for the kernels of
+``exact_machine`` without copying what rows share; the kernels run on threads of our own, as many as
+torch uses, which share nothing but their output.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from . import exact_machine as machine
+from .exact_kernels import Filtered, Gradient
+from .exact_machine import Array, Data, Steps
+
+GROUPED_STATES = 32
+"""From here on sequences that share a matrix are multiplied by it together, by BLAS."""
+
+SERIAL_WORK = 200_000
+"""Products of numbers below which starting a thread costs more than it saves."""
+
+Task = Callable[[], None]
+
+
+# --- rows and threads -----------------------------------------------------------------------------
+
+
+def _flat(tensor: Tensor, leading: Sequence[int], trailing: int) -> tuple[Tensor, Array]:
+    """``(*D|1, N|1, …)`` with the leading axes in one, and the entry of each row of ``leading``."""
+    own = tensor.shape[: tensor.ndim - trailing]
+    entries = torch.arange(math.prod(own)).reshape(own).expand(*leading)
+    flat = tensor.detach().reshape(math.prod(own), *tensor.shape[tensor.ndim - trailing :])
+    return flat.contiguous(), entries.reshape(-1).numpy()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A chain as rows, (draw, sequence) in one axis of size B; what rows share is not copied."""
+
+    leading: tuple[int, ...]
+    """(*D, N)"""
+    lengths: Array
+    order: Array
+    """All rows by falling length."""
+    log_matrices: Tensor
+    steps: Steps
+
+    @classmethod
+    def of(
+        cls,
+        log_transition: Tensor,
+        leading: Sequence[int],
+        length: int,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+    ) -> Rows:
+        """``leading`` is (*D, N), ``length`` T."""
+        *_, n = leading
+        count = math.prod(leading)
+        log_matrices, entries = _flat(log_transition, leading, 3)
+        own = torch.full((n,), length) if lengths is None else lengths
+        every = own.repeat(count // n).numpy()
+        order = np.arange(count) if lengths is None else np.argsort(-every, kind="stable")
+        chosen = torch.zeros((0, 0), dtype=torch.int64) if choice is None else choice.contiguous()
+        different = log_matrices.shape[1]
+        stride = int(different > 1 and choice is None)
+        steps = Steps(entries * different, stride, chosen.numpy())
+        return cls(tuple(leading), every, order, log_matrices.flatten(0, 1), steps)
+
+    @property
+    def shared(self) -> bool:
+        """Whether all rows have the same matrix at all steps."""
+        return len(self.log_matrices) == 1
+
+    @property
+    def work(self) -> int:
+        """Products of a sweep."""
+        states = self.log_matrices.shape[-1]
+        return int(self.lengths.sum()) * states * states
+
+    def shares(self) -> list[Array]:
+        """Rows dealt out to the threads, each share by falling length."""
+        threads = min(torch.get_num_threads(), len(self.order))
+        return [self.order[start::threads] for start in range(threads)]
+
+    def shaped(self, tensor: Tensor) -> Tensor:
+        """(B, …) with the axes (*D, N, …)."""
+        return tensor.reshape(*self.leading, *tensor.shape[1:])
+
+
+@lru_cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="beliefzoo")
+
+
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork; there is none on Windows
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+def _together(tasks: Sequence[Task], work: int) -> None:
+    """Run tasks on torch's number of threads, or one after the other where that is faster."""
+    threads = torch.get_num_threads()
+    if threads == 1 or len(tasks) == 1 or work < SERIAL_WORK:
+        for task in tasks:
+            task()
+        return
+    others = [_pool(threads).submit(task) for task in tasks[1:]]
+    try:
+        tasks[0]()
+    finally:
+        for other in others:
+            other.result()
+
+
+def _cut(size: int) -> list[tuple[int, int]]:
+    """0 … size in one piece a thread."""
+    threads = max(1, min(torch.get_num_threads(), size))
+    return list(itertools.pairwise(size * part // threads for part in range(threads + 1)))
+
+
+def _in_parts(kernel: Any, places: Array, shared: Sequence[Any], own: Sequence[Tensor]) -> None:
+    """Run a kernel on ``places``, one part a thread; ``own`` are tensors in their order."""
+    tasks = []
+    for begin, end in _cut(len(places)):
+        arrays = (tensor[begin:end].numpy() for tensor in own)
+        tasks.append(partial(kernel, places[begin:end], *shared, *arrays))
+    _together(tasks, own[0].numel() * own[0].shape[-1])
+
+
+# --- the evidence ---------------------------------------------------------------------------------
+
+
+@lru_cache
+def _floor(dtype: torch.dtype) -> float:
+    """Sums of probabilities above it are exact in spite of terms that were rounded to zero."""
+    info = torch.finfo(dtype)
+    return info.tiny / info.eps**2
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """A whole model as rows."""
+
+    rows: Rows
+    log_initial: Tensor
+    likelihood: Tensor
+    data: Data
+
+    @classmethod
+    def of(
+        cls,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+    ) -> _Chain:
+        n, length = log_likelihood.shape[-3:-1]
+        draws = torch.broadcast_shapes(
+            log_initial.shape[:-2], log_transition.shape[:-4], log_likelihood.shape[:-3]
+        )
+        leading = (*draws, n)
+        rows = Rows.of(log_transition, leading, length, lengths, choice)
+        initial, initial_of = _flat(log_initial, leading, 1)
+        likelihood, source = _flat(log_likelihood, leading, 2)
+        data = Data(likelihood.numpy(), source, rows.lengths, initial.numpy(), initial_of)
+        return cls(rows, initial, likelihood, data)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.likelihood.dtype
+
+    @property
+    def sizes(self) -> tuple[int, int, int]:
+        """(rows, steps, states)."""
+        return len(self.rows.lengths), *self.likelihood.shape[-2:]
+
+    def new(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self.dtype)
+
+
+class _Evidence:
+    """The evidence by the fast kernels, and what its gradient needs."""
+
+    def __init__(self, chain: _Chain, both: bool) -> None:
+        self.chain = chain
+        rows = chain.rows
+        self.matrices = rows.log_matrices.exp()
+        self.floor = _floor(chain.dtype)
+        b, t, k = chain.sizes
+        self.beliefs, self.scales = chain.new(b, t, k), chain.new(b, t)
+        self.totals = torch.zeros(b, dtype=torch.float64)
+        self.failed = np.zeros(b, np.bool_)
+        self.grouped = rows.shared and k >= GROUPED_STATES
+        tasks = self._forward_tasks()
+        self.messages: Tensor | None = None
+        threads = torch.get_num_threads()
+        if both and threads > 1 and b < 2 * threads:
+            # Too few rows for the threads: filter and messages at the same time.
+            self.messages = chain.new(b, t, k)
+            tasks += self._message_tasks(self.messages)
+        _together(tasks, rows.work)
+        self.careful: Filtered | None = None
+        self._redo()
+
+    def _forward_tasks(self) -> list[Task]:
+        rows = self.chain.rows
+        linked = np.zeros((0, 0, 0), np.bool_)
+        if not bool((self.matrices >= self.floor).all()):
+            linked = (rows.log_matrices > -math.inf).numpy()
+        outputs = self.beliefs.numpy(), self.scales.numpy(), self.totals.numpy(), self.failed
+        kernel = machine.forward_grouped if self.grouped else machine.forward
+        law = self.matrices.numpy(), linked, rows.steps
+        return [
+            partial(kernel, share, self.chain.data, *law, self.floor, *outputs)
+            for share in rows.shares()
+        ]
+
+    def _message_tasks(self, messages: Tensor) -> list[Task]:
+        rows = self.chain.rows
+        kernel = machine.messages_grouped if self.grouped else machine.messages
+        law = self.matrices.mT.contiguous().numpy(), rows.steps
+        return [
+            partial(kernel, share, self.chain.data, *law, messages.numpy())
+            for share in rows.shares()
+        ]
+
+    def _redo(self) -> None:
+        """Filter the rows that failed, in logs."""
+        self.redone = np.flatnonzero(self.failed)
+        if len(self.redone):
+            self.careful = _filter(self.chain, self.redone)
+            increments = self.careful.log_increments
+            self.totals[torch.from_numpy(self.redone)] = increments.sum(-1, dtype=torch.float64)
+
+    def gradient(self, upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
+        """Marginals (B, T, K) and expected transitions (M, K, K), times ``upstream`` (B,)."""
+        chain, messages = self.chain, self.messages
+        if messages is None:
+            messages = chain.new(*chain.sizes)
+            _together(self._message_tasks(messages), chain.rows.work)
+        marginals = chain.new(*chain.sizes)
+        weights = chain.new(0, 0, 0)
+        if transition:  # messages made here are not needed again: their place is taken
+            weights = messages if self.messages is None else torch.empty_like(messages)
+        self._combine(upstream, messages, marginals, weights)
+        if self.failed.sum() > len(self.redone):
+            self._redo()
+        counts = None
+        if transition:
+            redone = torch.from_numpy(self.redone)
+            self.beliefs[redone] = 0
+            weights[redone] = 0
+            counts = self._pairs(weights)
+        if self.careful is not None:
+            self._careful_gradient(self.careful, upstream, marginals, counts)
+        return marginals, counts
+
+    def _combine(
+        self, upstream: Tensor, messages: Tensor, marginals: Tensor, weights: Tensor
+    ) -> None:
+        b, t, k = self.chain.sizes
+        tensors = self.beliefs, self.scales, messages, marginals, weights
+        shared = upstream.numpy(), self.floor, *(x.numpy() for x in tensors), self.failed
+        parts = _cut(b * t)
+        tasks = [partial(machine.combine, *part, self.chain.data, *shared) for part in parts]
+        _together(tasks, 16 * b * t * k)
+
+    def _pairs(self, weights: Tensor) -> Tensor:
+        """Σ b_t(i) P(i, j) w_{t+1}(j) of each matrix."""
+        rows = self.chain.rows
+        if rows.shared:
+            # w is zero at first steps, so that pairs across the border of two rows add nothing.
+            before, after = self.beliefs.flatten(0, 1)[:-1], weights.flatten(0, 1)[1:]
+            return (_blocked_product(before, after) * self.matrices[0]).unsqueeze(0)
+        sums = torch.zeros(self.matrices.shape, dtype=torch.float64)
+        tensors = self.beliefs, weights, sums
+        shared = rows.order, rows.steps, rows.lengths, *(x.numpy() for x in tensors)
+        parts = _cut(sums.shape[-1])
+        _together([partial(machine.pairs, *part, *shared) for part in parts], rows.work)
+        return (sums * self.matrices).to(self.matrices)
+
+    def _careful_gradient(
+        self, filtered: Filtered, upstream: Tensor, marginals: Tensor, counts: Tensor | None
+    ) -> None:
+        """Replace what belongs to the rows that were done again; impossible ones get zero."""
+        rows, places = self.chain.rows, torch.from_numpy(self.redone)
+        beliefs, predicted, increments = filtered
+        own = _row_marginals(rows, self.redone, beliefs, predicted)
+        share = upstream[places].where(increments.amin(-1) > -math.inf, 0)
+        # The sum is 1 up to rounding, which adds up over a long sequence in float32.
+        total = own.sum(-1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
+        own = own / total * share[:, None, None]
+        marginals[places] = own
+        if counts is None:
+            return
+        sums = torch.zeros(counts.shape, dtype=torch.float64)
+        tensors = rows.log_matrices, beliefs, predicted, own, sums
+        matrices, *others = (x.numpy() for x in tensors)
+        machine.pairs_in_logs(self.redone, matrices, rows.steps, rows.lengths, *others)
+        counts += sums.to(counts)
+
+
+def _blocked_product(before: Tensor, after: Tensor, block: int = 4096) -> Tensor:
+    """before' after over many rows. In blocks: float32 would lose two digits over 10^5 of them."""
+    whole = len(before) // block * block
+    size = before.shape[-1]
+    blocks = before[:whole].reshape(-1, block, size).mT @ after[:whole].reshape(-1, block, size)
+    rest = before[whole:].mT @ after[whole:]
+    return (blocks.sum(0, dtype=torch.float64) + rest).to(before)
+
+
+def evidence(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+    both: bool,
+) -> tuple[Tensor, Gradient]:
+    """The evidence ``(*D, N)``, and the function that gives its gradient.
+
+    ``both``: the gradient will be asked for, so that the messages may run beside the filter.
+    """
+    chain = _Chain.of(log_initial, log_transition, log_likelihood, lengths, choice)
+    run = _Evidence(chain, both)
+
+    def gradient(upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
+        flat = upstream.reshape(-1).to(chain.dtype).contiguous()
+        marginals, counts = run.gradient(flat, transition)
+        shaped = None if counts is None else counts.reshape(log_transition.shape)
+        return chain.rows.shaped(marginals), shaped
+
+    return chain.rows.shaped(run.totals.to(chain.dtype)), gradient
+
+
+# --- the rest, in logs ----------------------------------------------------------------------------
+
+
+def _filter(chain: _Chain, places: Array) -> Filtered:
+    """The filter in logs for some rows, in their order."""
+    _, t, k = chain.sizes
+    count = len(places)
+    filtered = Filtered(chain.new(count, t, k), chain.new(count, t, k), chain.new(count, t))
+    log_matrices = chain.rows.log_matrices
+    law = log_matrices.exp().numpy(), log_matrices.numpy(), chain.rows.steps
+    shared = chain.data, *law, _floor(chain.dtype)
+    _in_parts(machine.forward_in_logs, places, shared, filtered)
+    return filtered
+
+
+def _row_marginals(rows: Rows, places: Array, log_beliefs: Tensor, log_predicted: Tensor) -> Tensor:
+    marginals = torch.empty_like(log_beliefs)
+    transposed = rows.log_matrices.exp().mT.contiguous()
+    law = transposed.numpy(), rows.log_matrices.numpy(), rows.steps
+    shared = *law, rows.lengths, math.log(_floor(log_beliefs.dtype))
+    _in_parts(machine.marginals, places, shared, (log_beliefs, log_predicted, marginals))
+    return marginals
+
+
+def forward(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Filtered:
+    """b_t ∝ O(y_t) (b_{t-1} P_{t-1}), the forward recursion."""
+    chain = _Chain.of(log_initial, log_transition, log_likelihood, lengths, choice)
+    filtered = _filter(chain, np.arange(len(chain.rows.lengths)))
+    return Filtered(*(chain.rows.shaped(x) for x in filtered))
+
+
+def _as_rows(
+    log_transition: Tensor, lengths: Tensor | None, choice: Tensor | None, *steps: Tensor
+) -> tuple[Rows, list[Tensor]]:
+    """Rows of the chain, and tensors ``(*D, N, T, K)`` as (B, T, K)."""
+    draws = torch.broadcast_shapes(log_transition.shape[:-4], *(x.shape[:-3] for x in steps))
+    n, *sizes = steps[0].shape[-3:]
+    rows = Rows.of(log_transition, (*draws, n), sizes[0], lengths, choice)
+    wide = (x.detach().expand(*rows.leading, *sizes) for x in steps)
+    return rows, [x.reshape(-1, *sizes).contiguous() for x in wide]
+
+
+def log_messages(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Tensor:
+    """log s_t, s_t = P_t (s_{t+1} b_{t+1} / π_{t+1}), s = 1 from the last step on."""
+    rows, steps = _as_rows(log_transition, lengths, choice, log_beliefs, log_predicted)
+    messages = torch.empty_like(steps[0])
+    transposed = rows.log_matrices.exp().mT.contiguous()
+    law = transposed.numpy(), rows.log_matrices.numpy(), rows.steps
+    shared = *law, rows.lengths, _floor(messages.dtype)
+    _in_parts(machine.messages_in_logs, np.arange(len(messages)), shared, (*steps, messages))
+    return rows.shaped(messages)
+
+
+def marginals(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Tensor:
+    """m_T = b_T, m_t(i) = b_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length."""
+    rows, steps = _as_rows(log_transition, lengths, choice, log_beliefs, log_predicted)
+    return rows.shaped(_row_marginals(rows, np.arange(len(rows.lengths)), *steps))
+
+
+def adjoints(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    gradient: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> Tensor:
+    """Adjoint of the marginals: c_1 = 0, c_{t+1}(j) = Σ_i (g_t(i) + c_t(i)) B_t(i, j)."""
+    tensors = log_beliefs, log_predicted, gradient
+    rows, steps = _as_rows(log_transition, lengths, choice, *tensors)
+    carried = torch.empty_like(steps[0])
+    law = rows.log_matrices.exp().numpy(), rows.log_matrices.numpy(), rows.steps
+    shared = *law, rows.lengths, math.log(_floor(carried.dtype))
+    _in_parts(machine.adjoints, np.arange(len(carried)), shared, (*steps, carried))
+    return rows.shaped(carried)
+
+
+def best_paths(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> tuple[Tensor, Tensor]:
+    """Viterbi: paths ``(*D, N, T)``, arbitrary beyond the length, and log joints ``(*D, N)``."""
+    chain = _Chain.of(log_initial, log_transition, log_likelihood, lengths, choice)
+    rows = chain.rows
+    b, t, _ = chain.sizes
+    paths = torch.empty(b, t, dtype=torch.int64)
+    log_joint = torch.empty(b, dtype=torch.float64)
+    shared = chain.data, rows.log_matrices.numpy(), rows.steps, paths.numpy(), log_joint.numpy()
+    tasks = [partial(machine.best_paths, share, *shared) for share in rows.shares()]
+    _together(tasks, rows.work)
+    return rows.shaped(paths), rows.shaped(log_joint.to(chain.dtype))
+
+
+def backward_draws(
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+    n: int,
+    generator: torch.Generator | None,
+) -> tuple[Tensor, bool]:
+    """Paths ``(n, *D, N, T)`` drawn from the last step back, and whether all were possible."""
+    rows, (beliefs,) = _as_rows(log_transition, lengths, choice, log_beliefs)
+    b, t, _ = beliefs.shape
+    uniform = torch.rand(n, b, t, generator=generator, dtype=torch.float64)
+    paths = torch.empty(n, b, t, dtype=torch.int64)
+    impossible = np.zeros(b, np.bool_)
+    law = rows.log_matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
+    shared = *law, beliefs.numpy(), uniform.numpy(), paths.numpy(), impossible
+    tasks = [partial(machine.draw_paths, share, *shared) for share in rows.shares()]
+    _together(tasks, 8 * n * beliefs.numel())
+    return paths.reshape(n, *rows.leading, t), not impossible.any()
