@@ -41,8 +41,10 @@ from .exact_kernels import Filtered, Gradient, step_mask
 __all__ = [
     "Filtered",
     "backward_marginals",
+    "belief_elbo",
     "expected_transitions",
     "filter_chain",
+    "join_beliefs",
     "log_evidence",
     "most_likely_path",
     "pair_marginals",
@@ -497,6 +499,144 @@ def backward_marginals(
     beliefs, predicted = (x.expand(*leading, -1, -1, -1) for x in steps.values())
     arguments = log_transition, beliefs, predicted, lengths, choice
     return cast(Tensor, _BackwardMarginals.apply(*arguments))  # type: ignore[no-untyped-call]
+
+
+class _Join(torch.autograd.Function):
+    """Predictions and marginals by one sweep each way, the gradient by one more."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, log_transition: Tensor, log_beliefs: Tensor, joined: Any
+    ) -> tuple[Tensor, Tensor]:
+        ctx.joined, ctx.shapes = joined, (log_transition.shape, log_beliefs.shape)
+        ctx.save_for_backward(log_transition, log_beliefs)
+        shaped = joined.rows.shaped
+        return shaped(joined.predicted).log()[..., 1:, :], shaped(joined.marginals)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_after: Tensor, to_marginals: Tensor) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors  # torch notices changes in place
+        transition_shape, beliefs_shape = ctx.shapes
+        to_predicted = torch.nn.functional.pad(to_after, (0, 0, 1, 0))
+        beliefs, counts = ctx.joined.gradient(to_predicted, to_marginals, ctx.needs_input_grad[0])
+        shaped = None if counts is None else counts.reshape(transition_shape)
+        return shaped, ctx.joined.rows.shaped(beliefs).sum_to_size(beliefs_shape), None
+
+
+def join_beliefs(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_beliefs: Tensor,
+    lengths: Tensor | None = None,
+    choice: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """:func:`predicted_beliefs` and their :func:`backward_marginals` in one go.
+
+    On the CPU, and if no transition is very unlikely, this takes three sweeps where the two take
+    many passes; otherwise it is the two.
+    """
+    initial = {"log_initial": log_initial}
+    _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths, choice, initial)
+    draws = torch.broadcast_shapes(
+        log_initial.shape[:-2], log_transition.shape[:-4], log_beliefs.shape[:-3]
+    )
+    log_beliefs = log_beliefs.expand(*draws, -1, -1, -1)
+    joined = _joined(log_transition, log_beliefs, lengths, choice)
+    if joined is None:
+        predicted = predicted_beliefs(log_initial, log_transition, log_beliefs, choice)
+        return predicted, backward_marginals(
+            log_transition, log_beliefs, predicted, lengths, choice
+        )
+    after, marginals = _Join.apply(log_transition, log_beliefs, joined)  # type: ignore[no-untyped-call]
+    first = log_initial.unsqueeze(-2).expand(*after.shape[:-2], 1, -1)
+    return torch.cat([first, after], -2), marginals
+
+
+def _joined(
+    log_transition: Tensor, log_beliefs: Tensor, lengths: Tensor | None, choice: Tensor | None
+) -> Any:
+    recursions: Any = _recursions(log_beliefs)
+    if not hasattr(recursions, "Joined"):
+        return None
+    return recursions.Joined.of(log_transition, log_beliefs, lengths, choice)
+
+
+class _BeliefElbo(torch.autograd.Function):
+    """Σ_t E_m[log π + log O − log β] with its gradient by one sweep."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        log_beliefs: Tensor,
+        joined: Any,
+    ) -> Tensor:
+        shaped = joined.rows.shaped
+        marginals = shaped(joined.marginals)
+        residual = shaped(joined.predicted).log()
+        residual[..., 0, :] = log_initial
+        residual += log_likelihood
+        residual -= log_beliefs
+        # 0 · log 0 = 0; beyond the length there may be anything.
+        residual = torch.where(marginals > 0, residual, 0)
+        ctx.joined, ctx.residual = joined, residual
+        ctx.save_for_backward(log_initial, log_transition, log_likelihood, log_beliefs)
+        # Summed in float64, so that a long float32 sequence loses nothing.
+        terms = torch.einsum("...tk,...tk->...t", marginals, residual)
+        return terms.sum(-1, dtype=torch.float64).to(residual.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_initial, log_transition, log_likelihood, _ = ctx.saved_tensors
+        joined, share = ctx.joined, gradient[..., None, None]
+        to_each = joined.rows.shaped(joined.marginals) * share
+        beliefs, counts = joined.gradient(to_each, ctx.residual * share, ctx.needs_input_grad[1])
+        return (
+            to_each[..., 0, :].sum_to_size(log_initial.shape),
+            None if counts is None else counts.reshape(log_transition.shape),
+            to_each.sum_to_size(log_likelihood.shape),
+            joined.rows.shaped(beliefs) - to_each,
+            None,
+        )
+
+
+def belief_elbo(
+    log_initial: Tensor,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    log_beliefs: Tensor,
+    lengths: Tensor | None = None,
+    choice: Tensor | None = None,
+) -> Tensor:
+    r"""The bound on the evidence that beliefs β give ``(*D, N)``, in nats.
+
+    .. math:: \sum_t E_{m_t}[\log π_t(z_t) + \log O_t(z_t) - \log β_t(z_t)]
+
+    with π of :func:`predicted_beliefs` and m of :func:`backward_marginals`. It is the evidence if β
+    is the filter. Differentiable in the four tensors (first order, analytic): a sweep each way, and
+    one more for the gradient, with memory of order N T K.
+    """
+    steps = {"log_beliefs": log_beliefs, "log_likelihood": log_likelihood}
+    _check_chain(log_transition, steps, lengths, choice, {"log_initial": log_initial})
+    draws = torch.broadcast_shapes(
+        log_initial.shape[:-2],
+        log_transition.shape[:-4],
+        *(x.shape[:-3] for x in (log_likelihood, log_beliefs)),
+    )
+    beliefs = log_beliefs.expand(*draws, -1, -1, -1)
+    joined = _joined(log_transition, beliefs, lengths, choice)
+    if joined is not None:
+        arguments = log_initial, log_transition, log_likelihood, beliefs, joined
+        return cast(Tensor, _BeliefElbo.apply(*arguments))  # type: ignore[no-untyped-call]
+    log_predicted = predicted_beliefs(log_initial, log_transition, beliefs, choice)
+    marginals = backward_marginals(log_transition, beliefs, log_predicted, lengths, choice)
+    residual = log_predicted + log_likelihood - beliefs
+    terms = torch.where(marginals > 0, residual, 0).mul(marginals).sum(-1)
+    return terms.sum(-1, dtype=torch.float64).to(terms.dtype)
 
 
 # --- whole paths ----------------------------------------------------------------------------------

@@ -284,12 +284,7 @@ class _Evidence:
             # w is zero at first steps, so that pairs across the border of two rows add nothing.
             before, after = self.beliefs.flatten(0, 1)[:-1], weights.flatten(0, 1)[1:]
             return (_blocked_product(before, after) * self.matrices[0]).unsqueeze(0)
-        sums = torch.zeros(self.matrices.shape, dtype=torch.float64)
-        tensors = self.beliefs, weights, sums
-        shared = rows.order, rows.steps, rows.lengths, *(x.numpy() for x in tensors)
-        parts = _cut(sums.shape[-1])
-        _together([partial(machine.pairs, *part, *shared) for part in parts], rows.work)
-        return (sums * self.matrices).to(self.matrices)
+        return (_pair_sums(rows, self.beliefs, weights) * self.matrices).to(self.matrices)
 
     def _careful_gradient(
         self, filtered: Filtered, upstream: Tensor, marginals: Tensor, counts: Tensor | None
@@ -310,6 +305,16 @@ class _Evidence:
         matrices, *others = (x.numpy() for x in tensors)
         machine.pairs_in_logs(self.redone, matrices, rows.steps, rows.lengths, *others)
         counts += sums.to(counts)
+
+
+def _pair_sums(rows: Rows, before: Tensor, after: Tensor) -> Tensor:
+    """Σ before_t(i) after_{t+1}(j) over the steps of each matrix, float64."""
+    sums = torch.zeros(rows.log_matrices.shape, dtype=torch.float64)
+    tensors = before, after, sums
+    shared = rows.order, rows.steps, rows.lengths, *(x.numpy() for x in tensors)
+    parts = _cut(sums.shape[-1])
+    _together([partial(machine.pairs, *part, *shared) for part in parts], rows.work)
+    return sums
 
 
 def _blocked_product(before: Tensor, after: Tensor, block: int = 4096) -> Tensor:
@@ -343,6 +348,71 @@ def evidence(
         return chain.rows.shaped(marginals), shaped
 
     return chain.rows.shaped(run.totals.to(chain.dtype)), gradient
+
+
+# --- beliefs of any origin, joined ----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Predictions π and marginals m of the law that beliefs and a chain define."""
+
+    rows: Rows
+    matrices: Tensor
+    log_beliefs: Tensor
+    predicted: Tensor
+    marginals: Tensor
+
+    @classmethod
+    def of(
+        cls,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+    ) -> Joined | None:
+        """None if some transition is so unlikely that sums of probabilities would not be exact."""
+        rows, (beliefs,) = _as_rows(log_transition, lengths, choice, log_beliefs)
+        matrices = rows.log_matrices.exp()
+        if not bool((matrices >= _floor(beliefs.dtype)).all()):
+            return None
+        predicted, marginals = torch.empty_like(beliefs), torch.empty_like(beliefs)
+        tensors = beliefs, predicted, marginals
+        law = matrices.numpy(), matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
+        shared = *law, *(x.numpy() for x in tensors)
+        _together([partial(machine.join, share, *shared) for share in rows.shares()], rows.work)
+        return cls(rows, matrices, *tensors)
+
+    def gradient(
+        self, to_predicted: Tensor, to_marginals: Tensor, transition: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """To log β (B, T, K) and log P (M, K, K), from those to log π and m."""
+        rows, sizes = self.rows, self.log_beliefs.shape
+        to_beliefs = torch.empty_like(self.log_beliefs)
+        parts = 2 if transition else 0
+        before, after = (self.log_beliefs.new_empty(parts, *sizes) for _ in range(2))
+        given = (x.expand(*rows.leading, *sizes[1:]) for x in (to_predicted, to_marginals))
+        tensors = (
+            self.log_beliefs,
+            self.predicted,
+            self.marginals,
+            *(x.reshape(sizes).contiguous() for x in given),
+            to_beliefs,
+            before,
+            after,
+        )
+        matrices = self.matrices
+        law = matrices.numpy(), matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
+        shared = *law, *(x.numpy() for x in tensors)
+        tasks = [partial(machine.join_gradient, share, *shared) for share in rows.shares()]
+        _together(tasks, 2 * rows.work)
+        if not transition:
+            return to_beliefs, None
+        if rows.shared:
+            pairs = _blocked_product(before.flatten(0, 2)[:-1], after.flatten(0, 2)[1:])
+            return to_beliefs, (pairs * matrices[0]).unsqueeze(0)
+        pairs = _pair_sums(rows, before[0], after[0]) + _pair_sums(rows, before[1], after[1])
+        return to_beliefs, (pairs * matrices).to(matrices)
 
 
 # --- the rest, in logs ----------------------------------------------------------------------------

@@ -487,6 +487,128 @@ def pairs(
                     sums[m, i, j] += belief * weights[row, t + 1, j]
 
 
+@_fast
+def _probabilities(table: Array, begin: int, end: int, out: Array) -> None:
+    """out[t - begin] = exp table[t] of steps begin … end."""
+    flat = out.reshape(-1)
+    place = 0
+    for t in range(begin, end):
+        for k in range(table.shape[1]):
+            flat[place] = table[t, k]
+            place += 1
+    for place in range((end - begin) * table.shape[1]):
+        flat[place] = _exp(flat[place])
+
+
+@_fast
+def join(
+    rows: Array,
+    matrices: Array,
+    transposed: Array,
+    steps: Steps,
+    lengths: Array,
+    log_beliefs: Array,
+    predicted: Array,
+    marginals: Array,
+) -> None:
+    """Any beliefs β joined by the backward kernel: π_{t+1} = β_t P_t, and the marginals m.
+
+    m_T = β_T, m_t(i) = β_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length. π_1 is
+    left as it is. For matrices without small entries.
+    """
+    states = log_beliefs.shape[2]
+    weights = np.empty((1, states), log_beliefs.dtype)
+    behind = np.empty((1, states), log_beliefs.dtype)
+    for row in rows:
+        own, ahead, table = marginals[row], predicted[row], log_beliefs[row]
+        length = lengths[row]
+        for start in range(0, length, CHUNK):
+            stop = min(start + CHUNK, length)
+            _probabilities(table, start, stop, own[start:stop])
+        for t in range(length - 1):
+            _times(own, t, matrices, _matrix(steps, row, t), ahead, t + 1)
+        for t in range(length, own.shape[0]):
+            _clear(marginals, row, t)
+            for k in range(states):
+                ahead[t, k] = 1
+        for t in range(length - 2, -1, -1):
+            for k in range(states):
+                weights[0, k] = own[t + 1, k] / ahead[t + 1, k]
+            _times(weights, 0, transposed, _matrix(steps, row, t), behind, 0)
+            for k in range(states):
+                own[t, k] *= behind[0, k]
+
+
+@_fast
+def join_gradient(  # noqa: C901 - one sweep
+    rows: Array,
+    matrices: Array,
+    transposed: Array,
+    steps: Steps,
+    lengths: Array,
+    log_beliefs: Array,
+    predicted: Array,
+    marginals: Array,
+    to_predicted: Array,
+    to_marginals: Array,
+    to_beliefs: Array,
+    before: Array,
+    after: Array,
+) -> None:
+    """Gradient of ``join`` in log β, given those in log π and in m.
+
+    With a_t = g_t + c_t and c_{t+1}(j) = Σ_i a_t(i) β_t(i) P(i, j) / π_{t+1}(j), the part of the
+    marginals is a m to log β and −c m to log π. What then goes to π, v, goes on to log β as
+    β_t(i) Σ_j P(i, j) v_{t+1}(j). The gradient in P is the sum over steps, and over the two entries
+    of ``before`` and ``after``, of before_t(i) after_{t+1}(j).
+    """
+    states = log_beliefs.shape[2]
+    beliefs = np.empty((CHUNK, states), log_beliefs.dtype)
+    one = np.empty((1, states), log_beliefs.dtype)
+    carried = np.zeros((1, states), log_beliefs.dtype)
+    share = np.empty((1, states), log_beliefs.dtype)
+    behind = np.empty((1, states), log_beliefs.dtype)
+    for row in rows:
+        length = lengths[row]
+        for part in range(len(before)):
+            _clear(after[part], row, 0)
+            for t in range(length - 1, log_beliefs.shape[1]):
+                _clear(before[part], row, t)
+            for t in range(length, log_beliefs.shape[1]):
+                _clear(after[part], row, t)
+        for t in range(length, log_beliefs.shape[1]):
+            _clear(to_beliefs, row, t)
+        carried[:] = 0
+        for t in range(length):
+            c = t % CHUNK
+            if c == 0:
+                _probabilities(log_beliefs[row], t, min(t + CHUNK, length), beliefs)
+            for k in range(states):
+                adjoint = to_marginals[row, t, k] + carried[0, k]
+                to_beliefs[row, t, k] = adjoint * marginals[row, t, k]
+                one[0, k] = adjoint * beliefs[c, k]
+            if t + 1 == length:
+                break
+            m = _matrix(steps, row, t)
+            _times(one, 0, matrices, m, carried, 0)
+            if len(before):
+                for k in range(states):
+                    before[0, row, t, k] = beliefs[c, k]
+                    before[1, row, t, k] = one[0, k]
+            for k in range(states):
+                inverse = 1 / predicted[row, t + 1, k]
+                share[0, k] = marginals[row, t + 1, k] * inverse
+                carried[0, k] *= inverse
+                one[0, k] = to_predicted[row, t + 1, k] * inverse - carried[0, k] * share[0, k]
+            if len(after):
+                for k in range(states):
+                    after[0, row, t + 1, k] = one[0, k]
+                    after[1, row, t + 1, k] = share[0, k]
+            _times(one, 0, transposed, m, behind, 0)
+            for k in range(states):
+                to_beliefs[row, t, k] += beliefs[c, k] * behind[0, k]
+
+
 # --- careful kernels: logs ------------------------------------------------------------------------
 
 

@@ -120,11 +120,8 @@ class Backward(PathPosterior):
 
     def __init__(self, laws: Laws, log_beliefs: Tensor) -> None:
         self.log_beliefs = _supported(laws, log_beliefs)
-        self.log_predicted = exact.predicted_beliefs(
-            laws.log_initial, laws.log_transition, self.log_beliefs
-        )
-        marginals = exact.backward_marginals(
-            laws.log_transition, self.log_beliefs, self.log_predicted, laws.lengths
+        self.log_predicted, marginals = exact.join_beliefs(
+            laws.log_initial, laws.log_transition, self.log_beliefs, laws.lengths
         )
         super().__init__(laws, marginals)
 

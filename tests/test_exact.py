@@ -210,7 +210,14 @@ def test_gradcheck(kind: dict[str, Any]) -> None:
     assert torch.autograd.gradcheck(
         lambda *x: exact.backward_marginals(*x, chain.lengths), arguments
     )
+    assert torch.autograd.gradcheck(
+        lambda *x: exact.belief_elbo(*x, chain.lengths)[finite], [*inputs, beliefs]
+    )
     # exp: finite differences of -inf are no numbers
+    assert torch.autograd.gradcheck(
+        lambda *x: tuple(y.exp() for y in exact.join_beliefs(*x, chain.lengths)),
+        [*chain[:2], beliefs],
+    )
     assert torch.autograd.gradcheck(
         lambda *x: exact.predicted_beliefs(*x).exp(), [*chain[:2], beliefs]
     )
@@ -235,6 +242,7 @@ def test_elbo_of_any_beliefs_equals_its_sum_over_paths(case: dict[str, Any]) -> 
         close(marginals[index][:length], expected)
         assert (marginals[index][length:] == 0).all()
         close(elbo[index], oracles.elbo(*arguments, log_beliefs), 1e-10)
+        close(exact.belief_elbo(*chain[:3], beliefs, chain.lengths)[index], elbo[index], 1e-12)
 
 
 @settings(max_examples=30, deadline=None)

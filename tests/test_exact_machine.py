@@ -134,6 +134,38 @@ def test_the_bound_of_any_beliefs_takes_choices() -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["fixed", "by_step", "by_sequence", "chosen"])
+def test_joined_beliefs_equal_the_two_passes(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bound and gradient by the fused sweeps, against the careful recursions by autograd."""
+    matrices = {"fixed": 1, "by_step": 6, "by_sequence": 1, "chosen": 2}[kind]
+    initial, transition, likelihood = chain(5, 4, 7, matrices=matrices)
+    if kind == "by_sequence":
+        transition = transition + torch.linspace(0, 0.5, 4)[:, None, None, None]
+        transition = (transition * torch.linspace(1, 2, 5)).log_softmax(-1)
+    choice = torch.arange(24).reshape(4, 6) % 2 if kind == "chosen" else None
+    lengths = torch.tensor([7, 5, 1, 2])
+    found = []
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(exact, "_joined", lambda *arguments: None)
+        beliefs = (0.3 * likelihood).log_softmax(-1)
+        leaves = [x.clone().requires_grad_() for x in (initial, transition, likelihood, beliefs)]
+        bound = exact.belief_elbo(*leaves, lengths, choice)
+        pair = exact.join_beliefs(*leaves[:2], leaves[3], lengths, choice)
+        inside = torch.arange(7) < lengths[:, None]
+        other = (pair[0][inside] * pair[1][inside]).sum()
+        weights = torch.linspace(0.5, 1.5, 4, dtype=torch.float64)
+        found.append(
+            [
+                bound.detach(),
+                *torch.autograd.grad(bound, leaves, weights, retain_graph=True),
+                *torch.autograd.grad(other, [*leaves[:2], leaves[3]]),
+            ]
+        )
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-12)
+
+
 @pytest.mark.parametrize(("states", "sequences"), [(3, 9), (40, 9), (3, 1), (40, 1), (40, 3)])
 def test_the_number_of_threads_changes_no_number(
     states: int, sequences: int, monkeypatch: pytest.MonkeyPatch, threads: None
