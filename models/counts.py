@@ -60,12 +60,13 @@ class Categorical(Emission):
     ) -> Tensor:
         logs = safe_log(parameters["probs"])
         if shift is None:
-            picked = logs[..., y].movedim(-3, -1)  # (…draws, K, N, T) -> (…draws, N, T, K)
+            rows = logs.mT.contiguous().index_select(-2, y.flatten())  # of (…draws, symbol, K)
+            picked = rows.unflatten(-2, y.shape)
         else:
             table = (over_time(logs, 2) + shift).log_softmax(-1)
             index = y[..., None, None].expand(*table.shape[:-1], 1)
             picked = table.gather(-1, index).squeeze(-1)
-        return torch.where(mask.unsqueeze(-1), picked, 0)
+        return picked if bool(mask.all()) else torch.where(mask.unsqueeze(-1), picked, 0)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         logits = _shifted(safe_log(parameters["probs"]), paths, shift)

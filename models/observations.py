@@ -70,7 +70,7 @@ class Symbols:
         return torch.zeros(sequences, steps, dtype=torch.int64)
 
     def encode(self, y: Tensor) -> Tensor:
-        return torch.nn.functional.one_hot(y, self.size).to(torch.get_default_dtype())
+        return torch.zeros(*y.shape, self.size, device=y.device).scatter_(-1, y.unsqueeze(-1), 1)
 
 
 @dataclass(frozen=True)
