@@ -544,6 +544,44 @@ def test_draws_follow_the_density(case):
         assert bool((flat.mean(0).abs() <= 7 * error + 1e-9).all())
 
 
+def test_symbols_are_the_inverse_of_the_cumulative_law():
+    """Every draw against a search in the law of its own state; zeros at every place of a row."""
+    states, symbols, shape = 300, 7, (40, 500)
+    probs = torch.rand(states, symbols, dtype=torch.float64)
+    probs[torch.rand(states, symbols) < 0.4] = 0
+    probs[torch.arange(states), torch.randint(symbols, (states,))] += 0.1
+    probs /= probs.sum(-1, keepdim=True)
+    paths = torch.randint(states, shape)
+    for dtype in (torch.float64, torch.float32):
+        values = {"probs": probs.to(dtype)}
+        torch.manual_seed(5)
+        drawn = Categorical(symbols).draw(values, paths)
+        torch.manual_seed(5)
+        assert torch.equal(Categorical(symbols).draw(values, paths), drawn)
+        torch.manual_seed(5)
+        uniform = torch.rand(shape, dtype=torch.float64)
+        cumulative = values["probs"].double().cumsum(-1)
+        for (n, t), code in np.ndenumerate(drawn.numpy()):
+            k = paths[n, t]
+            assert probs[k, code] > 0
+            upper, u = float(cumulative[k, code]), float(uniform[n, t] * cumulative[k, -1])
+            assert upper - float(values["probs"][k, code]) - 1e-9 <= u <= upper + 1e-9
+
+
+def test_symbols_of_probability_zero_are_never_drawn_at_the_ends_of_the_unit_interval(monkeypatch):
+    probs = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]] * 500)
+    paths = torch.arange(1500)[None]
+    shift = torch.zeros(1, 1500, 1, 3)
+    for edge in (0.0, 1 - 2**-53):
+        monkeypatch.setattr(
+            torch, "rand", lambda size, value=edge, **kind: torch.full(size, value, **kind)
+        )
+        first = Categorical(3).draw({"probs": probs}, paths)
+        assert bool((probs[paths, first] > 0).all())
+        shifted = Categorical(3).draw({"probs": probs}, paths, shift)
+        assert bool((probs[paths, shifted] > 0).all())
+
+
 @pytest.mark.parametrize(
     "name", [n for n, c in CASES.items() if not isinstance(c.emission, Regression)]
 )
