@@ -345,8 +345,9 @@ def write_folder(
     """Write sequences into a new folder that ``SequenceFolder`` reads, many to a file.
 
     Args:
-        sequences: arrays (steps,) or (steps, features) of one type, NaN = missing, from an iterable
-            that is gone through once; or ``Sequences`` with all they have but their names.
+        sequences: arrays (steps,) or (steps, features), NaN = missing, whole or of one floating
+            type, from an iterable that is gone through once; or ``Sequences`` with all they have
+            but their names.
         path: a folder that does not exist, or is empty. It appears when all is written.
         codes: the numbers are categories 0, 1, 2, … (for ``Sequences``: as they are).
         file_size: bytes after which another file is begun; also what is held in memory.
@@ -493,7 +494,8 @@ def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict
         if bad.any():
             requirement = "hold codes 0, 1, 2, …" if codes else "be finite (NaN = missing)"
             raise ValueError(f"{name} must {requirement}; got {rows[bad][0]}")
-        yield {"values": rows}
+        # Whole numbers take no more room than they came in: counts in one byte, for instance.
+        yield {"values": given if isinstance(given, np.ndarray) else rows}
 
 
 def _shards(rows: Iterator[dict[str, Array]], file_size: int) -> Iterator[dict[str, list[Array]]]:
