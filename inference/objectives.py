@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from ..models import Laws, Sequences
@@ -36,11 +35,16 @@ Loss = Callable[[Guide, Batch], Tensor]
 def elbo(guide: Guide, batch: Batch) -> Tensor:
     r"""−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
 
-    Exact in the states; ``particles`` draws of the parameters.
+    Exact in the states; ``particles`` draws of the parameters. The value of Pyro's
+    ``TraceMeanField_ELBO`` for the same draws, without the log densities of trajectories that it
+    computes and does not use.
     """
-    bound = TraceMeanField_ELBO(num_particles=batch.particles)
-    loss: Tensor = bound.differentiable_loss(guide.model, guide, batch.data, scale=batch.scale)
-    return loss
+    loss = torch.zeros(())
+    for _ in range(batch.particles):
+        draw, laws = _draw(guide, batch)
+        loss = loss - (draw.log_prior - draw.log_q)
+        loss = loss - batch.scale * guide.posterior(laws).elbo().sum()
+    return loss / batch.particles
 
 
 def iwae(guide: Guide, batch: Batch) -> Tensor:

@@ -504,6 +504,28 @@ def test_zero_probabilities_are_exact_and_have_finite_gradients(name, kind):
         assert grad is None or bool(grad.isfinite().all())
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e3, 9e3, 1e6], ids=str)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "missing"])
+def test_gaussians_are_exact_however_far_apart_they_lie(apart, whole):
+    """Against the residuals in long double; far from zero, too. Squares are multiplied out."""
+    rng = np.random.default_rng(0)
+    mean = 1e3 + apart * rng.normal(size=(3, 2))
+    mean[0], mean[1] = 1e3 - apart, 1e3 + apart
+    scale = rng.uniform(0.9, 2, (3, 2))
+    paths = rng.integers(3, size=(4, 50))
+    y = mean[paths] + scale[paths] * rng.normal(size=(4, 50, 2))
+    seen = rng.random(y.shape) < (1 if whole else 0.7)
+    values = as_tensors({"mean": mean, "scale": scale})
+    mask = torch.tensor(seen)
+    got = Gaussian(2).score(values, torch.tensor(np.where(seen, y, 0)), mask).numpy()
+    residual = (y.astype(np.longdouble)[..., None, :] - mean) / scale
+    terms = -0.5 * residual**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    expected = np.where(seen[..., None, :], terms, 0).sum(-1)
+    np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=3e-8)
+    if apart < 10:
+        np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=1e-12)
+
+
 # Draws
 
 

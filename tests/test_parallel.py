@@ -270,5 +270,3 @@ def test_what_one_process_finds_out_all_raise(results):
     assert "site 'states', sequence '29'" in one[0]
     assert "belongs to another fit" in one[1]
     assert first[2].startswith("ValueError: data, heldout, objective, settings, seed: must be the")
-
-
