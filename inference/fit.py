@@ -221,12 +221,14 @@ def _check(
         raise ValueError(
             f"checkpoint: needs a file in an existing folder, got {os.fspath(checkpoint)!r}"
         )
-    for name, part in {"data": data, "heldout": data if heldout is None else heldout}.items():
+    for name, part in ("data", data), ("heldout", heldout):
+        if part is None and name == "heldout":
+            continue
         if not isinstance(part, Sequences | SequenceFolder):
             raise ValueError(
                 f"{name}: must be Sequences or a SequenceFolder, got {type(part).__name__}"
             )
-        if isinstance(part, Sequences):
+        if isinstance(part, Sequences):  # a folder is checked as it is read
             model.check(part)
 
 

@@ -55,7 +55,8 @@ class Minibatches:
         self.train = checked(model, data)
         self.heldout = None if heldout is None else checked(model, heldout)
         self.sample = bounded(self.train, seed)
-        model.check(self.sample)
+        if isinstance(data, SequenceFolder):
+            model.check(self.sample)
         self.n_steps = data.n_steps
         self._size = min(size, len(data))
         self._seed = seed

@@ -16,6 +16,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from . import padding
 from .checks import require, require_count
 from .counts import Bernoulli, Poisson
 from .emissions import Emission, Parameters, Priors
@@ -405,14 +406,11 @@ class HiddenMarkovModel:
         with torch.no_grad():
             paths = sample_chain(laws.log_initial, laws.log_transition, len(like), like.max_length)
             y = laws.draw(paths)
-        data = Sequences.from_tensors(
-            y,
-            mask=self.emission.observed(like)[1],
-            lengths=like.lengths,
-            codes=self.emission.codes,
-            times=like.times,
-            actions=like.actions,
-            inputs=like.inputs,
+        along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
+        codes, mask = self.emission.codes, self.emission.observed(like)[1]
+        data = Sequences(
+            # A minibatch may consist of sequences of which nothing was seen.
+            **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
             labels=like.labels,
             features=like.features,
             symbols=like.symbols,

@@ -311,6 +311,18 @@ def test_a_non_finite_loss_names_step_site_and_sequence(tmp_path):
     assert all(bool(v.isfinite().all()) for v in last.fitted.known.values())
 
 
+@pytest.mark.parametrize("objective", ["elbo", "iwae", "rws", "forward_kl"])
+def test_minibatches_of_sequences_of_which_nothing_was_seen(objective):
+    model = HiddenMarkovModel(2, "poisson")
+    data = Sequences.from_arrays([[1, 9, 8, 2], [np.nan] * 3, [np.nan], [2, 8]])
+    guide = BeliefGuide(model, LSTMFilter(3))
+    settings = FitSettings(steps=4, batch_size=1, sleep_steps=4, evaluate_every=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a dead state is no matter here
+        result = fit(model, guide, data, objective=objective, settings=settings, progress=False)
+    assert bool(result.losses.isfinite().all())
+
+
 def test_dead_states_are_named():
     model = HiddenMarkovModel(2, "poisson")
     data = Sequences.from_arrays([[1, 2, 1, 0, 2, 1]] * 4)

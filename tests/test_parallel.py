@@ -237,7 +237,7 @@ def test_two_processes_take_the_steps_of_one(results, case):
     one, first, second = (found[case] for found in results)
     assert one.keys() == first.keys()
     for name, value in one.items():
-        torch.testing.assert_close(first[name], value, rtol=1e-5, atol=1e-8, msg=name)
+        torch.testing.assert_close(first[name], value, rtol=1e-7, atol=1e-10, msg=name)
         assert torch.equal(first[name], second[name]), name
     if case == "early stopping":
         assert len(one["losses"]) < 80
