@@ -9,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -312,7 +313,7 @@ class _Run:
             return {}
         best: dict[str, Tensor] = {}
         for number in range(settings.restarts):
-            values = self.processes.by_first(lambda n=number: self._start(n))  # type: ignore[misc]
+            values = self.processes.by_first(partial(self._start, number))
             if settings.restarts == 1:
                 return values
             bound, values = self._improve(values)

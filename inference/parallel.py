@@ -26,8 +26,12 @@ class Fabric(Protocol):
     def global_rank(self) -> int:
         """Which of them this is, from 0."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where its messages are sent from."""
+
     def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """The mean (or ``"sum"``) of a tensor over the processes, on each of them."""
+        """The mean of a tensor over the processes, on each of them."""
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
         """What process ``src`` has, on each of them."""
@@ -81,7 +85,9 @@ class Processes:
         """The mean over the processes; not finite on all if it is not on one."""
         if self._fabric is None or self.size == 1:
             return value
-        return cast(Tensor, self._fabric.all_reduce(value.detach().clone(), reduce_op="mean"))
+        own = value.detach().to(self._fabric.device, copy=True)  # it is overwritten
+        averaged: Tensor = self._fabric.all_reduce(own, reduce_op="mean")
+        return averaged.to(value.device)
 
     def total(self, value: float) -> float:
         """The sum over the processes, the same bits on each of them."""
