@@ -20,6 +20,7 @@ from .emissions import (
     feature_dims,
     group_means,
     group_spreads,
+    in_blocks,
     over_time,
     per_feature,
     wide,
@@ -130,11 +131,15 @@ def _log_normal(
     mean, scale = torch.broadcast_tensors(mean, scale)  # either can be known, without draws
     centre = mean.detach().reshape(-1, mean.shape[-1]).mean(0)
     if shift is not None or bool(((mean - centre) / scale).abs().max() > _FAR):
-        residual = y.to(mean.dtype).unsqueeze(-2) - over_time(mean, 2)
-        residual = residual if shift is None else residual - shift
-        wider = over_time(scale, 2)
-        terms = -0.5 * (residual / wider).square() - wider.log() - 0.5 * math.log(2 * math.pi)
-        return torch.where(mask.unsqueeze(-2), terms, 0).sum(-1)
+        located, wider = over_time(mean, 2), over_time(scale, 2)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = y.to(mean.dtype).unsqueeze(-2) - located
+            residual = residual if shift is None else residual - shift
+            terms = -0.5 * (residual / wider).square() - wider.log() - 0.5 * math.log(2 * math.pi)
+            return torch.where(mask.unsqueeze(-2), terms, 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, mean.numel())
     precision, offset = scale.double().pow(-2), mean.double() - centre
     constant = 0.5 * (precision * offset.square() + math.log(2 * math.pi)) + scale.double().log()
     x, seen = y.double() - centre, mask.double()
@@ -248,7 +253,10 @@ class FullGaussian(_Real):
             out: Tensor = law.log_prob(residual)
             return out
 
-        return _by_pattern(self._residual(parameters, y, shift), mask, density)
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         mean = self._means_along(parameters, paths, shift)
@@ -345,7 +353,10 @@ class LowRankGaussian(_Real):
             out: Tensor = law.log_prob(residual)
             return out
 
-        return _by_pattern(self._residual(parameters, y, shift), mask, density)
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         mean = self._means_along(parameters, paths, shift)
@@ -388,9 +399,13 @@ class StudentT(_Real):
     ) -> Tensor:
         scale = over_time(wide(parameters["scale"], self.features), 2)
         freedom = over_time(wide(parameters["freedom"], self.features), 2)
-        residual = self._residual(parameters, y, shift)
         law = dist.StudentT(freedom, 0.0, scale, validate_args=False)
-        return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = self._residual(parameters, y, shift)
+            return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         scale = wide(parameters["scale"], self.features)[paths]

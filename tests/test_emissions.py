@@ -29,6 +29,7 @@ from beliefzoo.models import (
     Regression,
     Sequences,
     StudentT,
+    emissions,
 )
 
 STATES = 3
@@ -524,6 +525,26 @@ def test_gaussians_are_exact_however_far_apart_they_lie(apart, whole):
     np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=3e-8)
     if apart < 10:
         np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=1e-12)
+
+
+@every_case
+def test_scores_taken_in_blocks_of_steps_are_the_same(case, monkeypatch):
+    """Values and gradients, with draws, inputs, lags, missing elements; blocks of a few steps."""
+    data = data_for(case)
+    found = []
+    for limit in (2**22, 0):
+        monkeypatch.setattr(emissions, "_LARGE", limit)
+        monkeypatch.setattr(emissions, "_BLOCK", 40)
+        leaves = {
+            name: torch.stack([value, value * 1.01]).requires_grad_()
+            for name, value in as_tensors(case.values).items()
+        }
+        chain = {name: torch.stack([value] * 2) for name, value in as_tensors(CHAIN).items()}
+        table = case.model.laws(chain | leaves, data).log_likelihood
+        slope = torch.linspace(0, 1, table.numel(), dtype=table.dtype).reshape(table.shape)
+        found.append([table, *torch.autograd.grad((table * slope).sum(), list(leaves.values()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
 
 
 # Draws
