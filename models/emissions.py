@@ -223,7 +223,8 @@ def in_blocks(
         checkpoint(score, *block, use_reentrant=False, preserve_rng_state=False)
         for block in zip(*blocks, shifts, strict=False)
     ]
-    return torch.cat(scored, -2).squeeze(-3).unflatten(-2, mask.shape[:2])
+    joined: Tensor = torch.cat(scored, -2).squeeze(-3).unflatten(-2, mask.shape[:2])
+    return joined
 
 
 def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -37,9 +37,25 @@ _BLOCK = 1024
 class _Header(NamedTuple):
     """What the header of a file says."""
 
-    steps: int
-    columns: int
-    kind: str  # "whole" or the name of a floating type
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    offset: int
+    size: int
+    """Bytes of the file, header and numbers."""
+
+    @property
+    def steps(self) -> int:
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return 1 if len(self.shape) == 1 else self.shape[1]
+
+    @property
+    def kind(self) -> str:
+        """Either whole, or the name of a floating type."""
+        return self.dtype.newbyteorder("=").name if self.dtype.kind == "f" else "whole"
 
 
 class SequenceFolder:
@@ -86,10 +102,12 @@ class SequenceFolder:
             raise ValueError("symbols name integer codes; needs codes=True")
         self.is_codes = codes
         self._names, self._parts = _named_files(self.path)
-        headers = [self._headers(name) for name in self._names]
-        self.n_features = self._agreed(headers)
-        self._steps = [header["values"].steps for header in headers]
-        self._index(headers)
+        self._headers = [
+            {part: _header(self._file(name, part), part) for part in ("values", *self._parts)}
+            for name in self._names
+        ]
+        self.n_features = self._agreed()
+        self._index()
         plain = ("code",) if codes else range(self.n_features)
         self.features = padding.names(features or (), "features", plain)
         self.symbols = None if symbols is None else padding.names(symbols, "symbols")
@@ -100,13 +118,10 @@ class SequenceFolder:
     def _file(self, name: str, part: str) -> Path:
         return self.path / (f"{name}.npy" if part == "values" else f"{name}.{part}.npy")
 
-    def _headers(self, name: str) -> dict[str, _Header]:
-        return {part: _header(self._file(name, part), part) for part in ("values", *self._parts)}
-
-    def _agreed(self, headers: list[dict[str, _Header]]) -> int:
+    def _agreed(self) -> int:
         """The number of features that all files have; they agree in all that must be the same."""
-        first = headers[0]
-        for name, header in zip(self._names, headers, strict=True):
+        first = self._headers[0]
+        for name, header in zip(self._names, self._headers, strict=True):
             for part, own in header.items():
                 file = self._file(name, part).name
                 if own.steps != header["values"].steps:
@@ -134,10 +149,10 @@ class SequenceFolder:
             )
         return first["values"].columns
 
-    def _index(self, headers: list[dict[str, _Header]]) -> None:
+    def _index(self) -> None:
         """File, first row, number of rows and place in its file of every sequence."""
         lengths = []
-        for name, header in zip(self._names, headers, strict=True):
+        for name, header in zip(self._names, self._headers, strict=True):
             beside = self._file(name, "lengths")
             if beside.exists():
                 lengths.append(_lengths(beside, header["values"].steps))
@@ -232,14 +247,17 @@ class SequenceFolder:
         return data
 
     def _mapped(self, file: int, part: str) -> Array:
-        path = self._file(self._names[file], part)
-        mapped = _mapped(path)
-        if len(mapped) != self._steps[file]:
+        path, header = self._file(self._names[file], part), self._headers[file][part]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ValueError(f"path: {path.name!r} cannot be read any more ({error})") from error
+        if size != header.size:
             raise ValueError(
-                f"path: {path.name!r} has changed, it had {self._steps[file]} rows when the "
-                f"folder was opened; got {len(mapped)}"
+                f"path: {path.name!r} has changed, it had {header.size} bytes when the folder was "
+                f"opened; got {size}"
             )
-        return mapped
+        return np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
 
     def _culprit(self, chosen: Array) -> str:
         """The file of the first of the sequences that cannot be read by itself."""
@@ -321,7 +339,7 @@ class SequenceFolder:
             for part in ("values", *self._parts):
                 path = self._file(name, part)
                 size = path.stat().st_size
-                digest.update(repr((path.name, self._steps[number], size)).encode())
+                digest.update(repr((path.name, self._headers[number][part].shape, size)).encode())
                 with path.open("rb") as file:
                     for start in (0, (size - _BLOCK) // 2, size - _BLOCK):
                         file.seek(max(start, 0))
@@ -418,7 +436,7 @@ def _suffixes() -> tuple[str, ...]:
     return tuple(f".{part}" for part in _BESIDE)
 
 
-def _mapped(path: Path) -> Array:
+def _mapped(path: Path) -> np.memmap[Any, Any]:
     """The numbers of a file, mapped into memory and not read yet."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
@@ -442,8 +460,9 @@ def _header(path: Path, part: str) -> _Header:
         )
     if mapped.dtype.kind not in "biuf":
         raise ValueError(f"path: {path.name!r} must hold numbers; got dtype {mapped.dtype}")
-    kind = mapped.dtype.newbyteorder("=").name if mapped.dtype.kind == "f" else "whole"
-    return _Header(len(mapped), 1 if mapped.ndim == 1 else mapped.shape[1], kind)
+    order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
+    size = mapped.offset + mapped.nbytes
+    return _Header(mapped.dtype, mapped.shape, order, mapped.offset, size)
 
 
 def _lengths(path: Path, steps: int) -> Array:

@@ -99,6 +99,12 @@ def test_what_is_read_is_what_from_arrays_makes(tmp_path, packed, features, dtyp
     assert [len(piece) for piece in folder.pieces()] == [9]
 
 
+def test_arrays_in_fortran_order_are_read_as_they_are(tmp_path):
+    arrays = [np.asfortranarray(one) for one in ragged()]
+    folder = SequenceFolder(one_file_each(arrays, tmp_path / "data"))
+    assert same(folder[[3, 1]], Sequences.from_arrays(arrays)[[3, 1]])
+
+
 def test_names(plain):
     assert SequenceFolder(plain).labels[:2] == ("000", "001")
     folder = SequenceFolder(plain, features=["left", "right"])
@@ -248,8 +254,11 @@ def test_values_that_are_none_are_refused_with_their_file_when_they_are_read(pla
     ):
         folder[2:]
     np.save(plain / "006.npy", np.ones((99, 2)))
-    with pytest.raises(ValueError, match=r"'006\.npy' has changed, .*; got 99"):
+    with pytest.raises(ValueError, match=r"'006\.npy' has changed, .*; got \d+"):
         folder[6]
+    (plain / "007.npy").unlink()
+    with pytest.raises(ValueError, match=r"'007\.npy' cannot be read any more"):
+        folder[[1, 7]]
 
 
 def test_bad_writing_leaves_nothing_behind(tmp_path):
