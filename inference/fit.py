@@ -508,7 +508,7 @@ def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
         median = guide.median()
         for first in range(processes.rank * size, len(data), processes.size * size):
             laws = guide.model.laws(median, data[first : first + size])
-            total += float(guide.posterior(laws).elbo().double().sum())
+            total += float(guide.bound(laws).double().sum())
     return processes.total(total) / data.n_steps
 
 
@@ -522,7 +522,7 @@ def _blame(guide: Guide, batch: Sequences) -> str | None:
         laws = guide.model.laws(draw.values, batch)
         likelihood = laws.log_likelihood
         for site, table in (("obs", likelihood.amax(-1).sum(-1)), ("states", None)):
-            each = guide.posterior(laws).elbo() if table is None else table
+            each = guide.bound(laws) if table is None else table
             bad = (~each.isfinite()).nonzero()[:, 0].tolist()
             if bad:
                 return f"site {site!r}, sequence {batch.labels[bad[0]]!r}"

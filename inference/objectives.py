@@ -43,7 +43,7 @@ def elbo(guide: Guide, batch: Batch) -> Tensor:
     for _ in range(batch.particles):
         draw, laws = _draw(guide, batch)
         loss = loss - (draw.log_prior - draw.log_q)
-        loss = loss - batch.scale * guide.posterior(laws).elbo().sum()
+        loss = loss - batch.scale * guide.bound(laws).sum()
     return loss / batch.particles
 
 
