@@ -3,7 +3,7 @@
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
-from .fit import Fit, FitSettings, NonFiniteLossError, fit
+from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, importance
@@ -23,6 +23,7 @@ from .queries import (
     step_log_likelihood,
 )
 from .saving import load_fit, save_fit
+from .settings import FitSettings
 from .start import starting_values
 from .to_arviz import to_arviz
 

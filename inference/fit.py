@@ -3,96 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import math
 import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models import HiddenMarkovModel, Sequences
-from ..models.persistence import describe, read_tensors, write_tensors
+from ..models import HiddenMarkovModel, SequenceFolder, Sequences
+from ..models.folders import Data
+from ..models.persistence import write_tensors
 from ..models.randomness import seeded
+from .checkpoints import digest_of, fingerprint, read_checkpoint
 from .filters import ExactFilter
 from .guides import BeliefGuide, Guide, parameters_of
+from .minibatches import Minibatches
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
+from .parallel import Fabric, Processes
 from .provenance import versions
-from .start import STARTS, Start, starting_values
-
-SMALLEST_SPLIT = 20
-"""Sequences needed before some are held out."""
+from .settings import FitSettings
+from .start import starting_values
 
 DEAD_SHARE = 1e-3
 """A state with less than this share of the expected visits of an average state is dead."""
 
-
-@dataclass(frozen=True)
-class FitSettings:
-    """Everything that a fit can be told; every value is checked."""
-
-    steps: int = 1500
-    """Gradient steps."""
-    batch_size: int = 64
-    """Sequences per step."""
-    learning_rate: float = 1e-2
-    """Adam's, for the filter's weights."""
-    parameter_learning_rate: float = 3e-2
-    """Adam's, for the posterior of the model's parameters (on the unconstrained scale)."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Both rates fall to a hundredth along a half cosine, or stay."""
-    clip_norm: float = 5.0
-    """Gradients are scaled down to this norm (loss in nats per step)."""
-    particles: int = 1
-    """Draws of the parameters (elbo) or of the trajectories (iwae, rws) per step."""
-    start: Start | Mapping[str, Tensor] = "kmeans"
-    """Where the parameters start; see ``starting_values``."""
-    restarts: int = 1
-    """Starts that are tried; each is improved with the exact filter, the best bound goes on."""
-    restart_steps: int = 150
-    """Steps of that improvement."""
-    sleep_steps: int = 100
-    """First the network alone learns to filter simulations of the start, so that no state dies."""
-    holdout: float = 0.1
-    """Share of the sequences held out for early stopping (none below 20 sequences)."""
-    evaluate_every: int = 50
-    """Steps between evaluations on what is held out."""
-    patience: int | None = 10
-    """Evaluations without a better bound before stopping; None: never stop early."""
-    checkpoint_every: int = 250
-    """Steps between checkpoints, where a checkpoint file was named."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "batch_size", "particles", "evaluate_every"):
-            self._need(name, getattr(self, name) >= 1, "must be >= 1")
-        for name in ("sleep_steps", "restart_steps"):
-            self._need(name, getattr(self, name) >= 0, "must be >= 0")
-        for name in ("learning_rate", "parameter_learning_rate", "clip_norm"):
-            value = getattr(self, name)
-            self._need(name, math.isfinite(value) and value > 0, "must be finite and > 0")
-        self._need("checkpoint_every", self.checkpoint_every >= 1, "must be >= 1")
-        self._need("holdout", 0 <= self.holdout < 1, "must be in [0, 1)")
-        self._need("patience", self.patience is None or self.patience >= 1, "must be >= 1 or None")
-        self._need("schedule", self.schedule in ("cosine", "constant"), "'cosine' or 'constant'")
-        known = isinstance(self.start, Mapping) or self.start in STARTS
-        self._need("start", known, f"must be one of {STARTS} or values by name")
-
-    def _need(self, name: str, condition: bool, requirement: str) -> None:
-        if not condition:
-            raise ValueError(f"settings.{name}: {requirement}, got {getattr(self, name)!r}")
+EVALUATED = 2**20
+"""Steps, padding included, and at most 256 sequences, that are evaluated at once."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of a fit: the fitted guide, and all that is needed to tell how it came about."""
+    """The result of a fit: the fitted guide, and all that is needed to tell how it came about.
+
+    The guide is in the best state that the fit came by, see ``FitSettings``.
+    """
 
     model: HiddenMarkovModel
     guide: Guide
@@ -100,7 +52,7 @@ class Fit:
     settings: FitSettings
     seed: int
     losses: Tensor
-    """Loss of every step, nats per observed-sequence step."""
+    """Loss of every step, at the state before it, nats per observed-sequence step."""
     evaluations: Tensor
     """(evaluations, 2): step, and bound on the held-out sequences at the medians, nats per step."""
     restart_bounds: Tensor
@@ -125,25 +77,36 @@ class NonFiniteLossError(ArithmeticError):
 def fit(
     model: HiddenMarkovModel,
     guide: Guide,
-    data: Sequences,
+    data: Data,
     *,
     objective: Objective = "elbo",
     settings: FitSettings | None = None,
     seed: int = 0,
-    heldout: Sequences | None = None,
+    heldout: Data | None = None,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = True,
     callback: Callable[[int, Guide], None] | None = None,
+    fabric: Fabric | None = None,
 ) -> Fit:
     """Fit model and guide together by maximising one objective over minibatches of sequences.
 
     The guide that is passed in stays as it is; the fitted one is in the result. The same seed gives
     the same numbers, also when a killed fit is taken up again from its checkpoint.
 
+    Of a ``SequenceFolder`` one minibatch is in memory at a time, and besides it what
+    ``SequenceFolder.sample`` takes for starting values and scales, and what is held out. If these
+    hold all sequences, the numbers are those of a fit of the same data in memory.
+
+    With ``fabric`` every process calls this with the same arguments and gets the same result. All
+    take the steps of a single process: each works on its part of every minibatch, and gradients are
+    averaged. ``"elbo"`` gives the numbers of a single process up to rounding; the other objectives
+    draw trajectories in every process and agree in law. The processes start from the weights of the
+    first one, which alone writes the checkpoint and shows the bar.
+
     Args:
         model: the model; what it knows stays fixed.
         guide: a guide made from this model.
-        data: training sequences.
+        data: training sequences, in memory or in a folder.
         objective: ``"elbo"``, ``"iwae"``, ``"rws"`` (reweighted wake-sleep) or ``"forward_kl"``.
         settings: see ``FitSettings``.
         seed: of starts, batches and noise; torch's global generator is left as it was.
@@ -151,15 +114,21 @@ def fit(
         checkpoint: file that is written while fitting, and continued from if it exists.
         progress: show a bar.
         callback: called with the step and the guide, in evaluation mode, every
-            ``settings.evaluate_every`` steps; it must not draw random numbers.
+            ``settings.evaluate_every`` steps; it must not draw random numbers. With ``fabric`` in
+            every process.
+        fabric: a launched ``lightning.fabric.Fabric``, to share the work among its processes.
 
     Raises:
-        ValueError: bad argument, or a checkpoint of another fit; before anything is computed.
-        NonFiniteLossError: naming step, site and sequence.
+        ValueError: bad argument, or a checkpoint of another fit; before anything is computed. From
+            a folder also when values that the model cannot emit are read; it names the file.
+        NonFiniteLossError: naming step, site and sequence; in every process.
     """
     settings = settings or FitSettings()
     _check(model, guide, data, objective, heldout, checkpoint)
-    run = _Run(guide, data, objective, settings, seed, heldout, checkpoint, progress, callback)
+    processes = Processes(fabric)
+    run = _Run(
+        guide, data, objective, settings, seed, heldout, checkpoint, progress, callback, processes
+    )
     with seeded(seed), warnings.catch_warnings():
         # Pyro's warning without a name, where an error with step, site and sequence follows.
         warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
@@ -169,9 +138,9 @@ def fit(
 def _check(
     model: HiddenMarkovModel,
     guide: Guide,
-    data: Sequences,
+    data: Data,
     objective: str,
-    heldout: Sequences | None,
+    heldout: Data | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> None:
     if not isinstance(guide, Guide):
@@ -184,8 +153,6 @@ def _check(
         )
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
-    if not isinstance(data, Sequences):
-        raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     if objective != "elbo" and isinstance(guide.filter, ExactFilter) and not model.priors:
         raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
     if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):
@@ -194,8 +161,14 @@ def _check(
         raise ValueError(
             f"checkpoint: needs a file in an existing folder, got {os.fspath(checkpoint)!r}"
         )
-    for part in (data, heldout):
-        if part is not None:
+    for name, part in ("data", data), ("heldout", heldout):
+        if part is None and name == "heldout":
+            continue
+        if not isinstance(part, Sequences | SequenceFolder):
+            raise ValueError(
+                f"{name}: must be Sequences or a SequenceFolder, got {type(part).__name__}"
+            )
+        if isinstance(part, Sequences):  # a folder is checked as it is read
             model.check(part)
 
 
@@ -205,54 +178,61 @@ class _Run:
     def __init__(
         self,
         guide: Guide,
-        data: Sequences,
+        data: Data,
         objective: Objective,
         settings: FitSettings,
         seed: int,
-        heldout: Sequences | None,
+        heldout: Data | None,
         checkpoint: str | os.PathLike[str] | None,
         progress: bool,
         callback: Callable[[int, Guide], None] | None,
+        processes: Processes,
     ) -> None:
         self.model = guide.model
+        self.origin = guide
         self.objective = objective
         self.settings = settings
         self.seed = seed
         self.progress = progress
         self.callback = callback
-        if heldout is None and settings.holdout and len(data) >= SMALLEST_SPLIT:
-            data, heldout = data.split([1 - settings.holdout, settings.holdout], seed=seed)
-        self.data = data
-        self.heldout = heldout
+        self.processes = processes
+        processes.must_agree(
+            lambda: repr(
+                (digest_of(data), heldout and digest_of(heldout), objective, settings, seed)
+            ),
+            "data, heldout, objective, settings, seed",
+        )
         self.path = None if checkpoint is None else Path(checkpoint)
-        self.print = _fingerprint(guide, data, objective, settings, seed)
-        saved = self._saved()
+        self.print = ""
+        if self.path is not None:
+            plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
+            self.print = fingerprint(guide, data, heldout, objective, plain, seed)
+        saved = processes.by_first(lambda: read_checkpoint(self.path, self.print))
+        self.batches = Minibatches(
+            self.model,
+            data,
+            heldout,
+            share=settings.holdout,
+            size=settings.batch_size,
+            seed=seed,
+            processes=processes,
+        )
         self.started = time.monotonic()
         self.restart_bounds: list[float] = []
         self.losses: list[float] = []
         self.evaluations: list[tuple[float, float]] = []
         self.step = 0
+        self.lowest = math.inf
         self.best: dict[str, Tensor] | None = None
-        self.origin = guide
         self.start: dict[str, Tensor] = {} if saved is None else saved["start"]
         self.resumed = saved
-
-    def _saved(self) -> dict[str, Any] | None:
-        if self.path is None or not self.path.exists():
-            return None
-        saved = read_tensors(self.path, {"fingerprint", "step", "guide", "optimizer", "random"})
-        if saved["fingerprint"] != self.print:
-            raise ValueError(
-                f"checkpoint: {os.fspath(self.path)!r} belongs to another fit (model, guide, data, "
-                "objective, settings or seed differ); name another file or remove it"
-            )
-        return saved
 
     def finish(self) -> Fit:
         if self.resumed is None:
             self.start = self._best_start()
         self.guide = self.origin.fresh(self.start)
-        self.guide.filter.calibrate(self.model, self.data)
+        self.guide.filter.calibrate(self.model, self.batches.sample)
+        self.guide.load_state_dict(self.processes.by_first(self.guide.state_dict))
         self.guide.train()
         self.optimizer = self._make_optimizer(self.guide)
         if self.resumed is None:
@@ -260,8 +240,7 @@ class _Run:
         else:
             self._restore(self.resumed)
         self._loop()
-        if self.best is not None:
-            self.guide.load_state_dict(self.best)
+        self._end_at_the_best()
         self.guide.eval()
         self._warn_of_dead_states()
         return self._record()
@@ -273,9 +252,7 @@ class _Run:
             return {}
         best: dict[str, Tensor] = {}
         for number in range(settings.restarts):
-            values = starting_values(
-                self.model, self.data, settings.start, seed=self.seed + 7919 * number
-            )
+            values = self.processes.by_first(partial(self._start, number))
             if settings.restarts == 1:
                 return values
             bound, values = self._improve(values)
@@ -284,12 +261,20 @@ class _Run:
                 best = values
         return best
 
+    def _start(self, number: int) -> dict[str, Tensor]:
+        seed = self.seed + 7919 * number
+        return starting_values(self.model, self.batches.sample, self.settings.start, seed=seed)
+
     def _improve(self, values: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
         point = BeliefGuide(self.model, ExactFilter(), parameters="map").fresh(values)
         optimizer = self._make_optimizer(point)
         for step in range(self.settings.restart_steps):
-            self._descend(point, optimizer, "elbo", step, self.settings.restart_steps)
-        return bound_per_step(point, self.heldout or self.data), point.median()
+            self._differentiate(point, optimizer, "elbo", step)
+            self._descend(optimizer, step, self.settings.restart_steps)
+        return self._bound(point, self.batches.heldout or self.batches.sample), point.median()
+
+    def _bound(self, guide: Guide, data: Data) -> float:
+        return bound_per_step(guide, data, self.processes)
 
     def _make_optimizer(self, guide: Guide) -> torch.optim.Adam:
         groups = [
@@ -310,72 +295,81 @@ class _Run:
 
     def _sleep(self) -> None:
         """Bring the network near the filter of the start, on simulations."""
-        if self.settings.sleep_steps == 0 or not list(self.guide.filter_modules()):
+        weights = list(self.guide.filter_modules())
+        if self.settings.sleep_steps == 0 or not weights:
             return
         values = {n: v.to(torch.get_default_dtype()) for n, v in self.start.items()}
-        optimizer = torch.optim.Adam(self.guide.filter_modules(), self.settings.learning_rate)
+        optimizer = torch.optim.Adam(weights, self.settings.learning_rate)
         for step in range(self.settings.sleep_steps):
-            simulated = self.model.simulate(values, self._batch(step))
-            laws = self.model.laws(values, simulated.data)
-            loss = self.guide.sleep_loss(laws, simulated.states).sum() / simulated.data.n_steps
+            # Every process simulates the whole minibatch, so that their generators stay together.
+            states, whole, _ = self.model.simulate(values, self.batches.whole(step))
+            rows, weight = self.processes.part(len(whole))
+            data = whole[rows]
+            laws = self.model.laws(values, data)
+            each = self.guide.sleep_loss(laws, states[rows, : data.max_length])
+            loss = each.sum() * (weight / whole.n_steps)
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.guide.filter_modules(), self.settings.clip_norm)
+            self.processes.average_gradients(weights)
+            torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
             optimizer.step()
 
-    def _batch(self, step: int) -> Sequences:
-        """The minibatch of a step: a function of seed and step, so a resumed fit sees the same."""
-        size = min(self.settings.batch_size, len(self.data))
-        if size == len(self.data):
-            return self.data
-        per_epoch = len(self.data) // size
-        epoch, place = divmod(step, per_epoch)
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(len(self.data), generator=generator)
-        return self.data[order[place * size : (place + 1) * size]]
+    def _loss(self, guide: Guide, objective: Objective, step: int) -> Tensor:
+        """The objective of a step on this process's part; the mean over processes is that of all.
 
-    def _descend(
-        self,
-        guide: Guide,
-        optimizer: torch.optim.Adam,
-        objective: Objective,
-        step: int,
-        steps: int,
-    ) -> float:
-        settings = self.settings
-        batch = self._batch(step)
-        for group in optimizer.param_groups:
-            share = 0.5 * (1 + math.cos(math.pi * step / steps))
-            rate = share if settings.schedule == "cosine" else 1.0
-            group["lr"] = group["initial_lr"] * max(rate, 0.01)
-        whole = Batch(batch, len(self.data) / len(batch), settings.particles)
+        With draws of trajectories each process goes its own way after the parameters are drawn, and
+        all are together again afterwards.
+        """
+        part = self.batches.part(step)
+        noise = None if objective == "elbo" else self.processes.noise()
+        own = None if noise is None else noise[1]
+        batch = Batch(part.data, part.scale, self.settings.particles, own)
         # Everything was checked before; what is not finite is named below, with its sequence.
         with pyro.validation_enabled(False):
-            loss = LOSSES[objective](guide, whole) / self.data.n_steps
-        if not bool(loss.isfinite()):
-            self._stop(f"loss {loss.item()}", step, batch, guide)
+            loss = LOSSES[objective](guide, batch) / self.batches.n_steps
+        if noise is not None:
+            torch.manual_seed(noise[0])
+        return loss
+
+    def _differentiate(
+        self, guide: Guide, optimizer: torch.optim.Adam, objective: Objective, step: int
+    ) -> float:
+        """Loss and clipped gradient of the whole minibatch, in every process."""
+        loss = self._loss(guide, objective, step)
+        value = self.processes.mean(loss.detach())
+        if not bool(value.isfinite()):
+            self._stop(f"loss {value.item()}", step, guide)
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(guide.parameters(), settings.clip_norm)
+        self.processes.average_gradients(guide.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(guide.parameters(), self.settings.clip_norm)
         if not bool(norm.isfinite()):
-            self._stop("gradient", step, batch, guide)
+            self._stop("gradient", step, guide)
+        return value.item()
+
+    def _descend(self, optimizer: torch.optim.Adam, step: int, steps: int) -> None:
+        for group in optimizer.param_groups:
+            share = 0.5 * (1 + math.cos(math.pi * step / steps))
+            rate = share if self.settings.schedule == "cosine" else 1.0
+            group["lr"] = group["initial_lr"] * max(rate, 0.01)
         optimizer.step()
-        return loss.item()
 
     def _loop(self) -> None:
         settings = self.settings
         bar = tqdm(
             total=settings.steps,
             initial=self.step,
-            disable=not self.progress,
+            disable=not self.progress or not self.processes.first,
             unit="step",
             desc=f"fit {self.objective}",
         )
         with bar:
             while self.step < settings.steps and not self._out_of_patience():
-                loss = self._descend(
-                    self.guide, self.optimizer, self.objective, self.step, settings.steps
-                )
+                loss = self._differentiate(self.guide, self.optimizer, self.objective, self.step)
+                if self._exact and loss < self.lowest:
+                    self.lowest = loss
+                    self._keep()
+                self._descend(self.optimizer, self.step, settings.steps)
                 self.losses.append(loss)
                 self.step += 1
                 if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
@@ -384,11 +378,31 @@ class _Run:
                     if self.evaluations:
                         shown["held out"] = f"{self.evaluations[-1][1]:.4f}"
                     bar.set_postfix(shown, refresh=False)
-                if self.path is not None and self.step % settings.checkpoint_every == 0:
+                if self.step % settings.checkpoint_every == 0:
                     self._save()
                 bar.update()
-        if self.path is not None:
-            self._save()
+        self._save()
+
+    @property
+    def _exact(self) -> bool:
+        """Whether the loss alone tells how good a state is: no noise, and nothing held out."""
+        known = not self.model.priors or self.origin.uncertainty in ("map", "ml")
+        whole = self.batches.full and self.batches.heldout is None
+        return whole and known and self.objective == "elbo"
+
+    def _keep(self) -> None:
+        self.best = {n: v.detach().clone() for n, v in self.guide.state_dict().items()}
+
+    def _end_at_the_best(self) -> None:
+        if self.best is None:
+            return
+        if self._exact:
+            # A loss belongs to the state before its step: that of the last state is not known yet.
+            with torch.no_grad():
+                last = self.processes.mean(self._loss(self.guide, self.objective, self.step))
+            if last.item() <= self.lowest:
+                return
+        self.guide.load_state_dict(self.best)
 
     def _evaluate(self) -> None:
         if self.callback is not None:
@@ -396,11 +410,11 @@ class _Run:
             with torch.no_grad():
                 self.callback(self.step, self.guide)
             self.guide.train()
-        if self.heldout is None:
+        if self.batches.heldout is None:
             return
-        bound = bound_per_step(self.guide, self.heldout)
+        bound = self._bound(self.guide, self.batches.heldout)
         if all(bound > earlier for _, earlier in self.evaluations):
-            self.best = {n: v.detach().clone() for n, v in self.guide.state_dict().items()}
+            self._keep()
         self.evaluations.append((float(self.step), bound))
 
     def _out_of_patience(self) -> bool:
@@ -410,7 +424,8 @@ class _Run:
         return len(bounds) - 1 - bounds.index(max(bounds)) >= self.settings.patience
 
     def _save(self) -> None:
-        assert self.path is not None
+        if self.path is None:
+            return
         content = {
             "fingerprint": self.print,
             "step": self.step,
@@ -423,7 +438,8 @@ class _Run:
             "evaluations": torch.tensor(self.evaluations, dtype=torch.float64),
             "restart_bounds": torch.tensor(self.restart_bounds, dtype=torch.float64),
         }
-        write_tensors(self.path, content)
+        path = self.path
+        self.processes.by_first(lambda: write_tensors(path, content))
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.guide.load_state_dict(saved["guide"])
@@ -431,17 +447,19 @@ class _Run:
         self.step = saved["step"]
         self.best = saved["best"]
         self.losses = saved["losses"].tolist()
+        self.lowest = min(self.losses, default=math.inf)
         self.evaluations = [(step, bound) for step, bound in saved["evaluations"].tolist()]
         self.restart_bounds = saved["restart_bounds"].tolist()
         torch.set_rng_state(saved["random"])
 
-    def _stop(self, what: str, step: int, batch: Sequences, guide: Guide) -> None:
+    def _stop(self, what: str, step: int, guide: Guide) -> None:
         """Name the first site and sequence that is not finite, and give up."""
-        site, sequence = _blame(guide, batch)
-        if self.path is not None and hasattr(self, "guide"):
+        found = self.processes.of_any(_blame(guide, self.batches.part(step).data))
+        place = found or "site unknown, sequence unknown"
+        if hasattr(self, "guide"):
             self._save()
         raise NonFiniteLossError(
-            f"fit: {what} is not finite at step {step}, site {site!r}, sequence {sequence}; "
+            f"fit: {what} is not finite at step {step}, {place}; "
             "the state before this step is in last_good",
             self._record() if hasattr(self, "guide") else self._record_of(guide),
         )
@@ -464,9 +482,9 @@ class _Run:
         )
 
     def _warn_of_dead_states(self) -> None:
-        if not self.model.priors:
+        if not self.model.priors or not self.processes.first:
             return
-        data = self.data[: 4 * self.settings.batch_size]
+        data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():
             marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean
         visits = marginals.sum((0, 1)) / marginals.sum() * self.model.states
@@ -479,43 +497,33 @@ class _Run:
             )
 
 
-def bound_per_step(guide: Guide, data: Sequences, batch_size: int = 256) -> float:
-    """ELBO of the states at the posterior medians, nats per step; no noise."""
+def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
+    """ELBO of the states at the posterior medians, nats per step; no noise.
+
+    Processes take turns with the batches.
+    """
     total = 0.0
+    size = max(1, min(256, EVALUATED // data.max_length))
     with torch.no_grad():
         median = guide.median()
-        for batch in data.batches(batch_size):
-            laws = guide.model.laws(median, batch)
-            total += float(guide.posterior(laws).elbo().double().sum())
-    return total / data.n_steps
+        for first in range(processes.rank * size, len(data), processes.size * size):
+            laws = guide.model.laws(median, data[first : first + size])
+            total += float(guide.bound(laws).double().sum())
+    return processes.total(total) / data.n_steps
 
 
-def _blame(guide: Guide, batch: Sequences) -> tuple[str, str]:
+def _blame(guide: Guide, batch: Sequences) -> str | None:
+    """Site and sequence of the first number that is not finite; None if all are."""
     with torch.no_grad():
         draw = guide.draw_parameters()
         for name, value in draw.values.items():
             if not bool(value.isfinite().all()):
-                return name, "all"
+                return f"site {name!r}, sequence all"
         laws = guide.model.laws(draw.values, batch)
         likelihood = laws.log_likelihood
         for site, table in (("obs", likelihood.amax(-1).sum(-1)), ("states", None)):
-            each = guide.posterior(laws).elbo() if table is None else table
+            each = guide.bound(laws) if table is None else table
             bad = (~each.isfinite()).nonzero()[:, 0].tolist()
             if bad:
-                return site, repr(batch.labels[bad[0]])
-    return "unknown", "all"
-
-
-def _fingerprint(
-    guide: Guide, data: Sequences, objective: str, settings: FitSettings, seed: int
-) -> str:
-    """Tells fits apart: model, guide, data, objective, settings, seed."""
-    description, tensors = describe(guide.model)
-    digest = hashlib.sha256()
-    plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
-    shapes = {name: list(value.shape) for name, value in guide.filter_shapes().items()}
-    parts = [type(guide).__name__, guide.uncertainty, objective, seed, plain, description, shapes]
-    digest.update(json.dumps(parts, sort_keys=True, default=repr).encode())
-    for tensor in (*tensors.values(), data.values, data.mask, data.lengths):
-        digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())
-    return digest.hexdigest()
+                return f"site {site!r}, sequence {batch.labels[bad[0]]!r}"
+    return None

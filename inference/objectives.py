@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple, get_args
 
 import torch
-from pyro.infer import TraceMeanField_ELBO
 from torch import Tensor
 
 from ..models import Laws, Sequences
@@ -19,11 +18,15 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
 class Batch(NamedTuple):
-    """A minibatch, its weight (all sequences / sequences here), and draws per sequence."""
+    """A minibatch, its weight (all sequences / sequences here), and draws per sequence.
+
+    ``noise`` seeds what is drawn after the parameters, where several processes share a minibatch.
+    """
 
     data: Sequences
     scale: float
     particles: int
+    noise: int | None = None
 
 
 Loss = Callable[[Guide, Batch], Tensor]
@@ -32,11 +35,16 @@ Loss = Callable[[Guide, Batch], Tensor]
 def elbo(guide: Guide, batch: Batch) -> Tensor:
     r"""−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
 
-    Exact in the states; ``particles`` draws of the parameters.
+    Exact in the states; ``particles`` draws of the parameters. The value of Pyro's
+    ``TraceMeanField_ELBO`` for the same draws, without the log densities of trajectories that it
+    computes and does not use.
     """
-    bound = TraceMeanField_ELBO(num_particles=batch.particles)
-    loss: Tensor = bound.differentiable_loss(guide.model, guide, batch.data, scale=batch.scale)
-    return loss
+    loss = torch.zeros(())
+    for _ in range(batch.particles):
+        draw, laws = _draw(guide, batch)
+        loss = loss - (draw.log_prior - draw.log_q)
+        loss = loss - batch.scale * guide.bound(laws).sum()
+    return loss / batch.particles
 
 
 def iwae(guide: Guide, batch: Batch) -> Tensor:
@@ -46,7 +54,7 @@ def iwae(guide: Guide, batch: Batch) -> Tensor:
     the states as S grows (Burda et al. 2016). The guide's gradient is VIMCO's (Mnih & Rezende
     2016).
     """
-    draw, laws = _draw(guide, batch.data)
+    draw, laws = _draw(guide, batch)
     posterior = guide.posterior(laws)
     paths = posterior.sample_paths(batch.particles)
     log_q = posterior.path_log_prob(paths)
@@ -83,7 +91,7 @@ def rws(guide: Guide, batch: Batch) -> Tensor:
     The parameters follow the importance-weighted joint (wake); the guide's network follows log q of
     the weighted draws of the data (wake) and of simulations (sleep), half each.
     """
-    draw, laws = _draw(guide, batch.data)
+    draw, laws = _draw(guide, batch)
     fixed = _constant(guide, draw, batch.data)
     posterior = guide.posterior(fixed)
     paths = posterior.sample_paths(batch.particles)
@@ -100,7 +108,7 @@ def forward_kl(guide: Guide, batch: Batch) -> Tensor:
 
     The parameters, where unknown, follow the ELBO with the network held constant.
     """
-    draw, laws = _draw(guide, batch.data)
+    draw, laws = _draw(guide, batch)
     loss = batch.scale * _sleep(guide, draw, batch.data)
     if guide.model.priors:
         bound = guide.posterior(laws, learn=False).elbo().sum()
@@ -117,9 +125,11 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     return log_w.logsumexp(dim) - size.log()
 
 
-def _draw(guide: Guide, data: Sequences) -> tuple[ParameterDraw, Laws]:
+def _draw(guide: Guide, batch: Batch) -> tuple[ParameterDraw, Laws]:
     draw = guide.draw_parameters()
-    return draw, guide.model.laws(draw.values, data)
+    if batch.noise is not None:
+        torch.manual_seed(batch.noise)
+    return draw, guide.model.laws(draw.values, batch.data)
 
 
 def _constant(guide: Guide, draw: ParameterDraw, data: Sequences) -> Laws:

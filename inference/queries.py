@@ -5,7 +5,7 @@ Everything is computed in float64 on batches of sequences; nothing here is appro
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -186,10 +186,11 @@ def _within(laws: Laws, log_probability: Tensor) -> Tensor:
     return log_probability.exp() * laws.data.step_mask.unsqueeze(-1)
 
 
-def _laws(model: HiddenMarkovModel, data: Sequences) -> list[Laws]:
+def _laws(model: HiddenMarkovModel, data: Sequences) -> Iterator[Laws]:
+    """The laws of one batch after the other; what was computed for one goes with it."""
     model.complete({})  # says which parameters are not known, before anything is computed
     model.check(data)
-    return [model.laws({}, batch) for batch in data.batches(BATCH)]
+    return (model.laws({}, batch) for batch in data.batches(BATCH))
 
 
 def _over_batches(

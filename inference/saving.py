@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from ..models import HiddenMarkovModel
 from ..models.persistence import describe, read_tensors, restore, write_tensors
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
-from .fit import Fit, FitSettings
+from .fit import Fit
 from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
+from .settings import FitSettings
 
 _GUIDES: dict[str, type[Guide]] = {
     kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide)

@@ -21,7 +21,8 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ..models import HiddenMarkovModel, Sequences
+from ..models import HiddenMarkovModel, SequenceFolder, Sequences
+from ..models.folders import Data
 from ..models.randomness import seeded
 
 Start = Literal["kmeans", "frames", "prior"]
@@ -47,7 +48,7 @@ Array = npt.NDArray[np.float64]
 
 def starting_values(
     model: HiddenMarkovModel,
-    data: Sequences,
+    data: Data,
     start: Start | Mapping[str, Tensor] = "kmeans",
     *,
     seed: int = 0,
@@ -57,7 +58,7 @@ def starting_values(
     Args:
         model: gives the families; parameters that it knows are left out, and the others fit them:
             with known means, for instance, frames belong to the states nearest.
-        data: the training data.
+        data: the training data; of a folder a sample is read, see ``SequenceFolder.sample``.
         start: ``"prior"`` draws from the prior; ``"kmeans"`` clusters the frames (for symbols: the
             symbols, by what comes before and after them) and reads every law off the clusters;
             ``"frames"`` does the same with random frames for cluster centres; or values by name,
@@ -74,6 +75,7 @@ def starting_values(
     """
     if not isinstance(start, Mapping) and start not in STARTS:
         raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
+    data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
     given = _inside(model, start) if isinstance(start, Mapping) else {}
     with seeded(seed), torch.no_grad():

@@ -2,6 +2,7 @@
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .emissions import Emission
+from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws, Simulation
 from .laws import InputTransition, MatrixTransition
 from .neural import NeuralEmission, NeuralTransition
@@ -29,9 +30,11 @@ __all__ = [
     "Ordered",
     "Poisson",
     "Regression",
+    "SequenceFolder",
     "Sequences",
     "Simulation",
     "StudentT",
     "load_model",
     "save_model",
+    "write_folder",
 ]

@@ -23,7 +23,7 @@ from .emissions import (
 )
 from .observations import Symbols, Vectors
 from .sequences import Sequences
-from .trajectories import safe_log
+from .trajectories import invert, safe_log
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,12 @@ class Categorical(Emission):
         return picked if bool(mask.all()) else torch.where(mask.unsqueeze(-1), picked, 0)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        logits = _shifted(safe_log(parameters["probs"]), paths, shift)
-        drawn: Tensor = dist.Categorical(logits=logits, validate_args=False).sample()
-        return drawn
+        probs = parameters["probs"]
+        if shift is None:
+            return _symbols(probs, paths)
+        logits = _shifted(safe_log(probs), paths, shift)
+        uniform = torch.rand((*paths.shape, 1), dtype=probs.dtype, device=probs.device)
+        return invert(logits.softmax(-1).cumsum(-1), uniform)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         seen = torch.nn.functional.one_hot(y, self.symbols) * mask.unsqueeze(-1)
@@ -272,6 +275,23 @@ class Multinomial(Emission):
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         counts = super().lagged(parameters, y, mask)
         return counts / counts.sum(-1, keepdim=True).clamp_min(1)
+
+
+def _symbols(probs: Tensor, paths: Tensor) -> Tensor:
+    """One symbol a step from the row of ``probs`` (K, V) of its state, by bisection.
+
+    The rows' cumulative laws are laid end to end, that of state k from k to k + 1, so that a single
+    search answers for all states. A symbol of probability zero takes up no room and is never found.
+    """
+    states, size = probs.shape
+    rows = probs.double().cumsum(-1)
+    row = torch.arange(states, dtype=torch.float64, device=probs.device)
+    ends = (rows / rows[:, -1:] + row.unsqueeze(-1)).flatten()
+    uniform = torch.rand(paths.shape, dtype=torch.float64, device=probs.device)
+    found = torch.searchsorted(ends, uniform + paths, right=True) - size * paths
+    # k + u can be rounded up to k + 1, where the next state's law begins.
+    last = (rows < rows[:, -1:]).sum(-1)
+    return found.minimum(last[paths])
 
 
 def _dirichlet_rows(states: int, size: int, concentration: float) -> dist.TorchDistribution:

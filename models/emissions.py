@@ -8,12 +8,14 @@ through the same functions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import repeat
 from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from .checks import require_inputs
 from .observations import Observations
@@ -189,6 +191,40 @@ def along_paths(table: Tensor, paths: Tensor) -> Tensor:
         return table.squeeze(-2)
     index = paths[..., None, None].expand(*paths.shape, 1, table.shape[-1])
     return table.gather(-2, index).squeeze(-2)
+
+
+_LARGE, _BLOCK = 2**22, 2**20
+"""Numbers per intermediate above which a score is taken in blocks, and numbers per block."""
+
+
+def in_blocks(
+    score: Callable[[Tensor, Tensor, Tensor | None], Tensor],
+    y: Tensor,
+    mask: Tensor,
+    shift: Tensor | None,
+    width: int,
+) -> Tensor:
+    """``score(y, mask, shift)`` (…draws, N, T, K), in blocks of steps if there are many.
+
+    For families whose scores pass through ``width`` numbers per step, states times features: these
+    are held for one block at a time, and computed again for the gradient. The score of a step must
+    depend on that step alone.
+    """
+    steps = mask.shape[0] * mask.shape[1]
+    if steps * width <= _LARGE:
+        return score(y, mask, shift)
+    rows = max(1, _BLOCK // width)
+    whole = [y.flatten(0, 1)[None], mask.flatten(0, 1)[None]]
+    blocks = [part.split(rows, 1) for part in whole]
+    shifts: Iterable[Tensor | None] = repeat(None)
+    if shift is not None:
+        shifts = shift.flatten(-4, -3).unsqueeze(-4).split(rows, -3)
+    scored = [
+        checkpoint(score, *block, use_reentrant=False, preserve_rng_state=False)
+        for block in zip(*blocks, shifts, strict=False)
+    ]
+    joined: Tensor = torch.cat(scored, -2).squeeze(-3).unflatten(-2, mask.shape[:2])
+    return joined
 
 
 def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:

@@ -16,9 +16,11 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
+from . import padding
 from .checks import require, require_count
 from .counts import Bernoulli, Poisson
 from .emissions import Emission, Parameters, Priors
+from .folders import Data, SequenceFolder
 from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
 from .priors import Ordered, elementary, within
 from .randomness import seeded
@@ -279,25 +281,41 @@ class HiddenMarkovModel:
             return " (the stationary law follows from the transition)"
         return ""
 
-    def scaled_to(self, data: Sequences) -> HiddenMarkovModel:
-        """The same model with the emission's priors on the scale of the data."""
+    def scaled_to(self, data: Data) -> HiddenMarkovModel:
+        """The same model with the emission's priors on the scale of the data.
+
+        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        """
+        data = data.sample() if isinstance(data, SequenceFolder) else data
         self.emission.check(data)
         out = copy.copy(self)
         out.emission = self.emission.scaled_to(data)
         out._all = out._assemble()
         return out
 
-    def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the data can come from this model."""
-        if not isinstance(data, Sequences):
-            raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
-        self.emission.check(data)
-        self.transition.check(data)
-        observed = int(data.observed_steps.sum())
+    def check(self, data: Data) -> None:
+        """Raise ``ValueError`` unless the data can come from this model.
+
+        A folder is read once from beginning to end, a few sequences at a time; the message names
+        the file.
+        """
+        if isinstance(data, SequenceFolder):
+            parts = data.checked_by(self.check_values).pieces()
+            observed = sum(int(part.observed_steps.sum()) for part in parts)
+        else:
+            self.check_values(data)
+            observed = int(data.observed_steps.sum())
         if self.priors and observed < self.states:
             raise ValueError(
                 f"data: {self.states} states need at least as many observed steps, got {observed}"
             )
+
+    def check_values(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        if not isinstance(data, Sequences):
+            raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
+        self.emission.check(data)
+        self.transition.check(data)
 
     def complete(self, parameters: Parameters) -> dict[str, Tensor]:
         """All parameters: the given ones and the known ones, in one dtype.
@@ -388,14 +406,11 @@ class HiddenMarkovModel:
         with torch.no_grad():
             paths = sample_chain(laws.log_initial, laws.log_transition, len(like), like.max_length)
             y = laws.draw(paths)
-        data = Sequences.from_tensors(
-            y,
-            mask=self.emission.observed(like)[1],
-            lengths=like.lengths,
-            codes=self.emission.codes,
-            times=like.times,
-            actions=like.actions,
-            inputs=like.inputs,
+        along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
+        codes, mask = self.emission.codes, self.emission.observed(like)[1]
+        data = Sequences(
+            # A minibatch may consist of sequences of which nothing was seen.
+            **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
             labels=like.labels,
             features=like.features,
             symbols=like.symbols,

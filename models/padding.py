@@ -21,10 +21,11 @@ def canonical(
     along: Mapping[str, Tensor | None],
     *,
     codes: bool,
+    blank: bool = False,
 ) -> dict[str, Tensor]:
     """The tensors of a ``Sequences``, copied, from what ``Sequences.from_tensors`` accepts.
 
-    ``along`` are the times, actions and inputs.
+    ``along`` are the times, actions and inputs. With ``blank`` nothing needs to be observed.
     """
     values = tensor(values, "values")
     given = {
@@ -49,7 +50,7 @@ def canonical(
     lengths = lengths.to(values.device, torch.int64, copy=True)
     steps = torch.arange(t, device=values.device) < lengths[:, None]
     observed = _observed(values, given.pop("mask", None), steps)
-    if not observed.any():
+    if not blank and not observed.any():
         raise ValueError("values must hold at least one observed number; all are missing")
     if codes:
         observed = observed[..., 0]

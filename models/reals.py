@@ -20,6 +20,7 @@ from .emissions import (
     feature_dims,
     group_means,
     group_spreads,
+    in_blocks,
     over_time,
     per_feature,
     wide,
@@ -113,6 +114,44 @@ class _Real(Emission):
         return replace(self, location=tuple(mean.tolist()), spread=tuple(spread.tolist()))
 
 
+_FAR = 1e4
+"""Distance of means, in standard deviations, up to which squares may be multiplied out: an error of
+1e-8 nats in float64."""
+
+
+def _log_normal(
+    y: Tensor, mask: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None
+) -> Tensor:
+    """log N(y; mean + shift, scale²) summed over the observed features.
+
+    ``y``, ``mask`` (N, T, F), ``mean``, ``scale`` (…draws, K, F), ``shift`` (…draws, N, T, 1|K, F)
+    or None; returns (…draws, N, T, K). Without a shift it is one product of the powers of y with
+    the coefficients of the quadratic, in float64, and nothing of size (N, T, K, F) is made.
+    """
+    mean, scale = torch.broadcast_tensors(mean, scale)  # either can be known, without draws
+    centre = mean.detach().reshape(-1, mean.shape[-1]).mean(0)
+    if shift is not None or bool(((mean - centre) / scale).abs().max() > _FAR):
+        located, wider = over_time(mean, 2), over_time(scale, 2)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = y.to(mean.dtype).unsqueeze(-2) - located
+            residual = residual if shift is None else residual - shift
+            terms = -0.5 * (residual / wider).square() - wider.log() - 0.5 * math.log(2 * math.pi)
+            return torch.where(mask.unsqueeze(-2), terms, 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, mean.numel())
+    precision, offset = scale.double().pow(-2), mean.double() - centre
+    constant = 0.5 * (precision * offset.square() + math.log(2 * math.pi)) + scale.double().log()
+    x, seen = y.double() - centre, mask.double()
+    if bool(mask.all()):  # the constants of all features are one
+        seen, constant = seen[..., :1], constant.sum(-1, keepdim=True)
+    else:
+        x = x * seen
+    powers = torch.cat([x.square(), x, seen], -1)
+    coefficients = torch.cat([-0.5 * precision, precision * offset, -constant], -1)
+    return (powers @ coefficients.mT.unsqueeze(-3)).to(mean.dtype)
+
+
 @dataclass(frozen=True)
 class Gaussian(_Real):
     """Independent features: O_k(y) = Π_f N(y_f; mean[k, f], scale[k, f]²)."""
@@ -126,10 +165,8 @@ class Gaussian(_Real):
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
-        scale = over_time(wide(parameters["scale"], self.features), 2)
-        standard = self._residual(parameters, y, shift) / scale
-        terms = -0.5 * standard.square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        return torch.where(mask.unsqueeze(-2), terms, 0).sum(-1)
+        mean, scale = self.mean(parameters), wide(parameters["scale"], self.features)
+        return _log_normal(y, mask, mean, scale, shift)
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         scale = wide(parameters["scale"], self.features)[paths]
@@ -216,7 +253,10 @@ class FullGaussian(_Real):
             out: Tensor = law.log_prob(residual)
             return out
 
-        return _by_pattern(self._residual(parameters, y, shift), mask, density)
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         mean = self._means_along(parameters, paths, shift)
@@ -313,7 +353,10 @@ class LowRankGaussian(_Real):
             out: Tensor = law.log_prob(residual)
             return out
 
-        return _by_pattern(self._residual(parameters, y, shift), mask, density)
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         mean = self._means_along(parameters, paths, shift)
@@ -356,9 +399,13 @@ class StudentT(_Real):
     ) -> Tensor:
         scale = over_time(wide(parameters["scale"], self.features), 2)
         freedom = over_time(wide(parameters["freedom"], self.features), 2)
-        residual = self._residual(parameters, y, shift)
         law = dist.StudentT(freedom, 0.0, scale, validate_args=False)
-        return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = self._residual(parameters, y, shift)
+            return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         scale = wide(parameters["scale"], self.features)[paths]
@@ -404,12 +451,11 @@ class GaussianMixture(_Real):
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
-        mean, scale = (over_time(wide(parameters[n], self.features), 3) for n in ("mean", "scale"))
-        residual = y.to(mean.dtype)[..., None, None, :] - mean
-        if shift is not None:
-            residual = residual - shift.unsqueeze(-2)
-        terms = -0.5 * (residual / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
-        joint = torch.where(mask[..., None, None, :], terms, 0).sum(-1)
+        mean, scale = (wide(parameters[n], self.features) for n in ("mean", "scale"))
+        if shift is not None and shift.shape[-2] > 1:
+            shift = shift.repeat_interleave(self.components, -2)
+        flat = _log_normal(y, mask, mean.flatten(-3, -2), scale.flatten(-3, -2), shift)
+        joint = flat.unflatten(-1, mean.shape[-3:-1])
         mixed = (joint + over_time(safe_log(parameters["weight"]), 2)).logsumexp(-1)
         # Exactly zero where nothing was observed, not the rounding of a sum of weights.
         return torch.where(mask.any(-1, keepdim=True), mixed, 0)

@@ -29,8 +29,8 @@ Padded = dict[str, Any]
 def read_array(array: npt.ArrayLike, along: Mapping[str, npt.ArrayLike | None]) -> Padded:
     """Arrays that are padded already: the values, and ``along`` what goes with them."""
     given = {name: data for name, data in along.items() if data is not None}
-    arrays = {"values": _numbers(array, "array")}
-    arrays |= {name: _numbers(data, name) for name, data in given.items()}
+    arrays = {"values": as_numbers(array, "array")}
+    arrays |= {name: as_numbers(data, name) for name, data in given.items()}
     return {name: torch.from_numpy(data.copy()) for name, data in arrays.items()}
 
 
@@ -47,7 +47,7 @@ def read_arrays(
     }
 
 
-def _numbers(data: Any, name: str) -> Array:
+def as_numbers(data: Any, name: str) -> Array:
     """A numpy array of bool, int64 or floating numbers, or a ValueError that names the argument."""
     array: Array
     if isinstance(data, Tensor):
@@ -83,7 +83,7 @@ def _joined(data: Any, name: str, like: Array | None = None) -> tuple[Array, Arr
     table = hasattr(data, "iloc") or hasattr(data, "coords")
     if table or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
         raise ValueError(f"{name} must be a list of arrays; got {type(data).__name__}")
-    items = [_numbers(item, f"{name}[{n}]") for n, item in enumerate(data)]
+    items = [as_numbers(item, f"{name}[{n}]") for n, item in enumerate(data)]
     if not items or (like is not None and len(items) != len(like)):
         count = "at least one array" if like is None else f"{len(like)} arrays, one a sequence"
         raise ValueError(f"{name} must hold {count}; got {len(items)}")
@@ -244,7 +244,7 @@ def read_xarray(
             f"{time!r} and {feature!r}; got {type(array).__name__} with dimensions {dims}"
         )
     order = [name for name in (sequence, time, feature) if name in dims]
-    numbers = _numbers(array.transpose(*order).to_numpy(), "array")
+    numbers = as_numbers(array.transpose(*order).to_numpy(), "array")
     names = {dim: array.coords[dim].to_numpy() for dim in order if dim in array.coords}
     stamps = names.get(time)
     timed = stamps is not None and stamps.dtype.kind in "iufMm"

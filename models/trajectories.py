@@ -7,6 +7,7 @@ that is linear in the trajectory is then an exact expectation.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,11 @@ def _pick(log_transition: Tensor, origin: Tensor, target: Tensor) -> Tensor:
     return log_transition[(*index, origin, target)]
 
 
+_FEW = 32
+"""Up to so many paths are walked one by one: a step in plain Python costs less than a call of torch
+for so few numbers, a hundredth for a single path."""
+
+
 def sample_chain(
     log_initial: Tensor,
     log_transition: Tensor,
@@ -71,15 +77,37 @@ def sample_chain(
     )
     rows = torch.arange(log_transition.shape[0], device=log_initial.device)
     paths = torch.empty(sequences, steps, dtype=torch.int64, device=log_initial.device)
-    paths[:, 0] = _invert(cumulative_first, uniform[0])
+    paths[:, 0] = invert(cumulative_first, uniform[0])
     fixed = log_transition.shape[1] == 1
+    if fixed and sequences <= _FEW:
+        walks = [_walker(table) for table in cumulative[:, 0]]
+        for n in range(sequences):
+            walk = walks[n % len(walks)]
+            paths[n, 1:] = torch.tensor(walk(int(paths[n, 0]), uniform[1:, n, 0].tolist()))
+        return paths
     for t in range(1, steps):
         table = cumulative[rows, 0 if fixed else t - 1, paths[:, t - 1]]
-        paths[:, t] = _invert(table, uniform[t])
+        paths[:, t] = invert(table, uniform[t])
     return paths
 
 
-def _invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
+def _walker(cumulative: Tensor) -> Callable[[int, list[float]], list[int]]:
+    """From a first state and uniform numbers to the states that ``invert`` would choose."""
+    total = cumulative[:, -1:]
+    last = (cumulative < total).sum(-1).tolist()
+    tables, totals = cumulative.tolist(), total[:, 0].tolist()
+
+    def walk(state: int, uniform: list[float]) -> list[int]:
+        path = []
+        for u in uniform:
+            state = min(bisect_right(tables[state], u * totals[state]), last[state])
+            path.append(state)
+        return path
+
+    return walk
+
+
+def invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
     """Inverse of a cumulative law (…, K) at uniform numbers (…, 1) from [0, 1).
 
     Scaled by the law's last entry and cut at the last state that adds to it, so that rounding never

@@ -29,6 +29,7 @@ from beliefzoo.models import (
     Regression,
     Sequences,
     StudentT,
+    emissions,
 )
 
 STATES = 3
@@ -504,6 +505,48 @@ def test_zero_probabilities_are_exact_and_have_finite_gradients(name, kind):
         assert grad is None or bool(grad.isfinite().all())
 
 
+@pytest.mark.parametrize("apart", [1.0, 1e3, 9e3, 1e6], ids=str)
+@pytest.mark.parametrize("whole", [True, False], ids=["whole", "missing"])
+def test_gaussians_are_exact_however_far_apart_they_lie(apart, whole):
+    """Against the residuals in long double; far from zero, too. Squares are multiplied out."""
+    rng = np.random.default_rng(0)
+    mean = 1e3 + apart * rng.normal(size=(3, 2))
+    mean[0], mean[1] = 1e3 - apart, 1e3 + apart
+    scale = rng.uniform(0.9, 2, (3, 2))
+    paths = rng.integers(3, size=(4, 50))
+    y = mean[paths] + scale[paths] * rng.normal(size=(4, 50, 2))
+    seen = rng.random(y.shape) < (1 if whole else 0.7)
+    values = as_tensors({"mean": mean, "scale": scale})
+    mask = torch.tensor(seen)
+    got = Gaussian(2).score(values, torch.tensor(np.where(seen, y, 0)), mask).numpy()
+    residual = (y.astype(np.longdouble)[..., None, :] - mean) / scale
+    terms = -0.5 * residual**2 - np.log(scale) - 0.5 * np.log(2 * np.pi)
+    expected = np.where(seen[..., None, :], terms, 0).sum(-1)
+    np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=3e-8)
+    if apart < 10:
+        np.testing.assert_allclose(got, expected.astype(float), rtol=1e-12, atol=1e-12)
+
+
+@every_case
+def test_scores_taken_in_blocks_of_steps_are_the_same(case, monkeypatch):
+    """Values and gradients, with draws, inputs, lags, missing elements; blocks of a few steps."""
+    data = data_for(case)
+    found = []
+    for limit in (2**22, 0):
+        monkeypatch.setattr(emissions, "_LARGE", limit)
+        monkeypatch.setattr(emissions, "_BLOCK", 40)
+        leaves = {
+            name: torch.stack([value, value * 1.01]).requires_grad_()
+            for name, value in as_tensors(case.values).items()
+        }
+        chain = {name: torch.stack([value] * 2) for name, value in as_tensors(CHAIN).items()}
+        table = case.model.laws(chain | leaves, data).log_likelihood
+        slope = torch.linspace(0, 1, table.numel(), dtype=table.dtype).reshape(table.shape)
+        found.append([table, *torch.autograd.grad((table * slope).sum(), list(leaves.values()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+
+
 # Draws
 
 
@@ -542,6 +585,44 @@ def test_draws_follow_the_density(case):
         flat = slopes.flatten(1)
         error = flat.std(0) / groups**0.5
         assert bool((flat.mean(0).abs() <= 7 * error + 1e-9).all())
+
+
+def test_symbols_are_the_inverse_of_the_cumulative_law():
+    """Every draw against a search in the law of its own state; zeros at every place of a row."""
+    states, symbols, shape = 300, 7, (40, 500)
+    probs = torch.rand(states, symbols, dtype=torch.float64)
+    probs[torch.rand(states, symbols) < 0.4] = 0
+    probs[torch.arange(states), torch.randint(symbols, (states,))] += 0.1
+    probs /= probs.sum(-1, keepdim=True)
+    paths = torch.randint(states, shape)
+    for dtype in (torch.float64, torch.float32):
+        values = {"probs": probs.to(dtype)}
+        torch.manual_seed(5)
+        drawn = Categorical(symbols).draw(values, paths)
+        torch.manual_seed(5)
+        assert torch.equal(Categorical(symbols).draw(values, paths), drawn)
+        torch.manual_seed(5)
+        uniform = torch.rand(shape, dtype=torch.float64)
+        cumulative = values["probs"].double().cumsum(-1)
+        for (n, t), code in np.ndenumerate(drawn.numpy()):
+            k = paths[n, t]
+            assert probs[k, code] > 0
+            upper, u = float(cumulative[k, code]), float(uniform[n, t] * cumulative[k, -1])
+            assert upper - float(values["probs"][k, code]) - 1e-9 <= u <= upper + 1e-9
+
+
+def test_symbols_of_probability_zero_are_never_drawn_at_the_ends_of_the_unit_interval(monkeypatch):
+    probs = torch.tensor([[0.0, 1.0, 0.0], [0.5, 0.0, 0.5], [0.0, 0.0, 1.0]] * 500)
+    paths = torch.arange(1500)[None]
+    shift = torch.zeros(1, 1500, 1, 3)
+    for edge in (0.0, 1 - 2**-53):
+        monkeypatch.setattr(
+            torch, "rand", lambda size, value=edge, **kind: torch.full(size, value, **kind)
+        )
+        first = Categorical(3).draw({"probs": probs}, paths)
+        assert bool((probs[paths, first] > 0).all())
+        shifted = Categorical(3).draw({"probs": probs}, paths, shift)
+        assert bool((probs[paths, shifted] > 0).all())
 
 
 @pytest.mark.parametrize(

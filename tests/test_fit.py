@@ -1,5 +1,6 @@
 """fit: what it learns, that it can be killed and resumed, and what it refuses."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -219,6 +220,60 @@ def test_early_stopping_keeps_the_best_state():
     assert bound == pytest.approx(float(result.evaluations[best, 1]), abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("rate", "steps"), [(0.8, 25), (0.01, 25), (0.8, 1)], ids=["too high", "low", "one step"]
+)
+def test_without_noise_and_holdout_a_fit_ends_at_the_best_state_it_visited(rate, steps):
+    """Lowest loss of all states, the last one too, whose loss is the first of a longer fit."""
+    model, _, data = two_rates(10, 20)
+    guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    losses, bounds = [], []
+    for n in (steps, steps + 1):
+        settings = FitSettings(
+            steps=n, parameter_learning_rate=rate, schedule="constant", start="prior"
+        )
+        result = fit(model, guide, data, settings=settings, seed=4, progress=False)
+        losses.append(result.losses)
+        bounds.append(float(log_evidence(result.fitted, data).sum()) / data.n_steps)
+    assert torch.equal(losses[1][:-1], losses[0])
+    assert bounds[0] == pytest.approx(-float(losses[1].min()), rel=1e-5)
+    if (rate, steps) == (0.8, 25):
+        assert float(losses[0][-1]) > float(losses[0].min()) + 0.01  # it did go astray
+    assert bounds[1] >= bounds[0] - 1e-6
+
+
+def test_a_resumed_fit_ends_at_the_best_state_of_both_halves(tmp_path):
+    model, _, data = two_rates(10, 20)
+    guide = BeliefGuide(model, ExactFilter(), parameters="map")
+    settings = FitSettings(
+        steps=30, parameter_learning_rate=1.0, schedule="constant", checkpoint_every=15
+    )
+    whole = fit(model, guide, data, settings=settings, progress=False)
+    assert int(whole.losses.argmin()) < 25
+
+    def interrupt(step, _):
+        raise KeyboardInterrupt
+
+    path = tmp_path / "fit.pt"
+    first = dataclasses.replace(settings, evaluate_every=20)
+    whole = fit(model, guide, data, settings=first, progress=False)
+    with pytest.raises(KeyboardInterrupt):
+        fit(
+            model,
+            guide,
+            data,
+            settings=first,
+            checkpoint=path,
+            callback=interrupt,
+            progress=False,
+        )
+    for _ in range(2):  # resumed, and asked again when it is finished
+        again = fit(model, guide, data, settings=first, checkpoint=path, progress=False)
+        assert torch.equal(again.losses, whole.losses)
+        for name, value in whole.guide.state_dict().items():
+            assert torch.equal(again.guide.state_dict()[name], value), name
+
+
 def test_restarts_keep_the_best_bound():
     model = HiddenMarkovModel(3, Gaussian(1))
     truth = model.with_parameters(
@@ -254,6 +309,18 @@ def test_a_non_finite_loss_names_step_site_and_sequence(tmp_path):
         fit(model, guide, named, settings=QUICK, progress=False)
     last = caught.value.last_good
     assert all(bool(v.isfinite().all()) for v in last.fitted.known.values())
+
+
+@pytest.mark.parametrize("objective", ["elbo", "iwae", "rws", "forward_kl"])
+def test_minibatches_of_sequences_of_which_nothing_was_seen(objective):
+    model = HiddenMarkovModel(2, "poisson")
+    data = Sequences.from_arrays([[1, 9, 8, 2], [np.nan] * 3, [np.nan], [2, 8]])
+    guide = BeliefGuide(model, LSTMFilter(3))
+    settings = FitSettings(steps=4, batch_size=1, sleep_steps=4, evaluate_every=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a dead state is no matter here
+        result = fit(model, guide, data, objective=objective, settings=settings, progress=False)
+    assert bool(result.losses.isfinite().all())
 
 
 def test_dead_states_are_named():
@@ -310,7 +377,11 @@ def test_bad_arguments():
     cases = [
         ((other, guide, data), {}, "guide: must be made from the model"),
         ((model, "guide", data), {}, "guide: must be a BeliefGuide"),
-        ((model, guide, data.values), {}, "data: must be Sequences, got Tensor"),
+        (
+            (model, guide, data.values),
+            {},
+            "data: must be Sequences or a SequenceFolder, got Tensor",
+        ),
         ((model, guide, data), {"objective": "em"}, "got 'em'"),
         ((model, guide, Sequences.from_arrays([[-1.0, 2.0]])), {}, "whole numbers >= 0"),
         ((model, guide, Sequences.from_arrays([[1]])), {}, "2 states need at least as many"),
@@ -324,22 +395,3 @@ def test_bad_arguments():
     for arguments, options, message in cases:
         with pytest.raises(ValueError, match=message):
             fit(*arguments, progress=False, **options)
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("steps", 0),
-        ("batch_size", 0),
-        ("learning_rate", -1.0),
-        ("parameter_learning_rate", float("nan")),
-        ("holdout", 1.0),
-        ("patience", 0),
-        ("schedule", "linear"),
-        ("start", "random"),
-        ("checkpoint_every", 0),
-    ],
-)
-def test_bad_settings(field, value):
-    with pytest.raises(ValueError, match=rf"settings\.{field}: .* got"):
-        FitSettings(**{field: value})

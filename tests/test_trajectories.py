@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import oracles
+from beliefzoo.models import trajectories
 from beliefzoo.models.trajectories import (
     Emitted,
     MarkovChain,
@@ -167,3 +168,15 @@ def test_emitted_is_linear_in_the_trajectory():
         law(hard).sample((2,))
     with pytest.raises(ValueError, match=r"batch shape is fixed at \(1,\)"):
         law(hard).expand((3,))
+
+
+@pytest.mark.parametrize("own", [1, 5], ids=["shared", "own"])
+def test_paths_walked_one_by_one_are_those_walked_together(own, monkeypatch):
+    first, move = rows(1, 6), rows(own, 1, 6, 6, seed=1)
+    move = torch.where(move < 0.1, 0, move)  # zeros, also at the ends of a row
+    drawn = []
+    for few in (trajectories._FEW, 0):
+        monkeypatch.setattr(trajectories, "_FEW", few)
+        generator = torch.Generator().manual_seed(3)
+        drawn.append(sample_chain(first.log(), move.log(), 5, 400, generator))
+    assert torch.equal(*drawn)

@@ -1,0 +1,538 @@
+"""Data larger than memory: a folder of files, of which a few sequences are read at a time."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from . import padding, tables
+from .parts import distinct, positions, split_bounds
+from .sequences import Sequences
+
+Array = npt.NDArray[Any]
+
+_ALONG = ("times", "actions", "inputs")
+_BESIDE = ("lengths", *_ALONG)
+
+_AT_ONCE = 2**22
+"""Numbers, padding included, that a pass over all files holds in memory."""
+
+_BLOCK = 1024
+"""Bytes at the beginning, in the middle and at the end of a file that a fingerprint reads."""
+
+
+class _Header(NamedTuple):
+    """What the header of a file says."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+    order: Literal["C", "F"]
+    offset: int
+    size: int
+    """Bytes of the file, header and numbers."""
+
+    @property
+    def steps(self) -> int:
+        return self.shape[0]
+
+    @property
+    def columns(self) -> int:
+        return 1 if len(self.shape) == 1 else self.shape[1]
+
+    @property
+    def kind(self) -> str:
+        """Either whole, or the name of a floating type."""
+        return self.dtype.newbyteorder("=").name if self.dtype.kind == "f" else "whole"
+
+
+class SequenceFolder:
+    """N sequences in a folder of ``.npy`` files, read from disk as they are asked for.
+
+    ``NAME.npy`` holds a sequence, (steps,) or (steps, features), NaN = missing; with a file
+    ``NAME.lengths.npy`` of whole numbers beside it, it holds as many sequences as there are
+    lengths, end to end along the first axis: the form for many short ones, which ``write_folder``
+    writes. ``NAME.times.npy``, ``NAME.actions.npy`` and ``NAME.inputs.npy``, for all files or for
+    none, hold what goes with the steps, row by row. Files of other kinds and hidden ones are left
+    alone. The order is that of the names; a sequence is called NAME, or NAME[0], NAME[1], …
+
+    What is read becomes ``Sequences`` as by ``Sequences.from_arrays``: whole numbers in torch's
+    default floating type unless ``codes=True``, floating values in their precision. Opening reads
+    the headers (and lengths) of all files and memory-maps nothing for longer than that: memory
+    grows with the number of sequences (24 bytes each), not with their sizes.
+
+    Args:
+        path: the folder.
+        codes: the values are categories 0, 1, 2, …, of any whole type (floating with NaN where
+            some are missing).
+        features: names of the features.
+        symbols: names of the codes.
+
+    Raises:
+        ValueError: if there is no such folder or no such file in it, or, naming the file, if one is
+            not a whole ``.npy`` file of numbers (nothing is ever unpickled), is shorter or longer
+            than its header says, is empty, or does not fit the others in its features, its type or
+            the files beside it. When values are read: infinite ones, or codes that are none.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        codes: bool = False,
+        features: Iterable[object] | None = None,
+        symbols: Iterable[object] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if not self.path.is_dir():
+            raise ValueError(f"path must be a folder; got {os.fspath(path)!r}")
+        if symbols is not None and not codes:
+            raise ValueError("symbols name integer codes; needs codes=True")
+        self.is_codes = codes
+        self._names, self._parts = _named_files(self.path)
+        self._headers = [
+            {part: _header(self._file(name, part), part) for part in ("values", *self._parts)}
+            for name in self._names
+        ]
+        self.n_features = self._agreed()
+        self._index()
+        plain = ("code",) if codes else range(self.n_features)
+        self.features = padding.names(features or (), "features", plain)
+        self.symbols = None if symbols is None else padding.names(symbols, "symbols")
+        self._checks: tuple[Callable[[Sequences], None], ...] = ()
+
+    # Opening
+
+    def _file(self, name: str, part: str) -> Path:
+        return self.path / (f"{name}.npy" if part == "values" else f"{name}.{part}.npy")
+
+    def _agreed(self) -> int:
+        """The number of features that all files have; they agree in all that must be the same."""
+        first = self._headers[0]
+        for name, header in zip(self._names, self._headers, strict=True):
+            for part, own in header.items():
+                file = self._file(name, part).name
+                if own.steps != header["values"].steps:
+                    raise ValueError(
+                        f"path: {file!r} must have {header['values'].steps} rows, as "
+                        f"{name + '.npy'!r}; got {own.steps}"
+                    )
+                if own.columns != first[part].columns:
+                    raise ValueError(
+                        f"path: all files must have the same number of columns; got "
+                        f"{first[part].columns} in {self._file(self._names[0], part).name!r} and "
+                        f"{own.columns} in {file!r}"
+                    )
+                # Whole numbers become codes or times whatever their type is.
+                free = part in ("times", "actions") or (part == "values" and self.is_codes)
+                if own.kind != first[part].kind and not free:
+                    raise ValueError(
+                        f"path: all files must be of the same type; got {first[part].kind} numbers "
+                        f"in {self._file(self._names[0], part).name!r} and {own.kind} in {file!r}"
+                    )
+        if self.is_codes and first["values"].columns != 1:
+            raise ValueError(
+                f"path: codes must have one feature; got {first['values'].columns} columns in "
+                f"{self._names[0] + '.npy'!r}"
+            )
+        return first["values"].columns
+
+    def _index(self) -> None:
+        """File, first row, number of rows and place in its file of every sequence."""
+        lengths = []
+        for name, header in zip(self._names, self._headers, strict=True):
+            beside = self._file(name, "lengths")
+            if beside.exists():
+                lengths.append(_lengths(beside, header["values"].steps))
+            else:
+                lengths.append(np.array([header["values"].steps]))
+        counts = [len(one) for one in lengths]
+        self._length = np.concatenate(lengths)
+        self._in_file = np.repeat(np.arange(len(counts), dtype=np.int32), counts)
+        self._begin = np.concatenate([one.cumsum() - one for one in lengths])
+        self._place = np.concatenate([np.arange(count, dtype=np.int32) for count in counts])
+        self._packed = [self._file(name, "lengths").exists() for name in self._names]
+
+    # Sizes
+
+    def __len__(self) -> int:
+        return len(self._length)
+
+    @property
+    def n_sequences(self) -> int:
+        """Number of sequences N."""
+        return len(self)
+
+    @property
+    def lengths(self) -> Tensor:
+        """(N,) int64, the number of steps of every sequence."""
+        return torch.from_numpy(self._length.copy())
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """Names of the sequences: of their files, with the place in the file if there are more."""
+        return tuple(self._label(n) for n in range(len(self)))
+
+    @property
+    def max_length(self) -> int:
+        """Number of steps of the longest sequence."""
+        return int(self._length.max())
+
+    @property
+    def n_steps(self) -> int:
+        """Number of steps of all sequences."""
+        return int(self._length.sum())
+
+    def _label(self, n: int) -> str:
+        file = int(self._in_file[n])
+        return f"{self._names[file]}[{self._place[n]}]" if self._packed[file] else self._names[file]
+
+    def __repr__(self) -> str:
+        kind = "codes" if self.is_codes else "numbers"
+        return (
+            f"SequenceFolder({os.fspath(self.path)!r}, n_sequences={len(self)}, "
+            f"max_length={self.max_length}, n_features={self.n_features}, "
+            f"n_steps={self.n_steps}, {kind})"
+        )
+
+    # Parts
+
+    def __getitem__(self, index: int | slice | Sequence[int] | Tensor | Array) -> Sequences:
+        """The chosen sequences, read from disk; ``index`` as for ``Sequences``."""
+        chosen = positions(index, len(self)).numpy()
+        try:
+            return self._read(chosen)
+        except ValueError as error:
+            raise ValueError(f"{self._culprit(chosen)!r}: {error}") from error
+
+    def __iter__(self) -> Iterator[Sequences]:
+        return (self[n] for n in range(len(self)))
+
+    def _read(self, chosen: Array) -> Sequences:
+        names = ("values", *self._parts)
+        arrays: dict[str, list[Array]] = {part: [np.empty(0)] * len(chosen) for part in names}
+        opened, mapped = -1, dict[str, Array]()
+        for n in np.argsort(self._in_file[chosen], kind="stable"):
+            one = chosen[n]
+            if self._in_file[one] != opened:
+                opened = self._in_file[one]
+                mapped = {part: self._mapped(opened, part) for part in names}
+            rows = slice(self._begin[one], self._begin[one] + self._length[one])
+            for part in names:
+                arrays[part][n] = np.array(mapped[part][rows])
+        read = tables.read_arrays(arrays.pop("values"), {p: arrays.get(p) for p in _ALONG})
+        along = {part: read.get(part) for part in _ALONG}
+        data = Sequences(
+            **padding.canonical(
+                read["values"], None, read["lengths"], along, codes=self.is_codes, blank=True
+            ),
+            labels=distinct([self._label(n) for n in chosen]),
+            features=self.features,
+            symbols=self.symbols,
+        )
+        for check in self._checks:
+            check(data)
+        return data
+
+    def _mapped(self, file: int, part: str) -> Array:
+        path, header = self._file(self._names[file], part), self._headers[file][part]
+        try:
+            size = path.stat().st_size
+        except OSError as error:
+            raise ValueError(f"path: {path.name!r} cannot be read any more ({error})") from error
+        if size != header.size:
+            raise ValueError(
+                f"path: {path.name!r} has changed, it had {header.size} bytes when the folder was "
+                f"opened; got {size}"
+            )
+        return np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
+
+    def _culprit(self, chosen: Array) -> str:
+        """The file of the first of the sequences that cannot be read by itself."""
+        for one in chosen:
+            try:
+                self._read(one[None])
+            except ValueError:
+                return f"{self._names[self._in_file[one]]}.npy"
+        return os.fspath(self.path)
+
+    def _view(self, chosen: Array) -> SequenceFolder:
+        part = copy.copy(self)
+        for name in ("_length", "_in_file", "_begin", "_place"):
+            setattr(part, name, getattr(self, name)[chosen])
+        return part
+
+    def split(
+        self, parts: Sequence[float] | Sequence[int], *, seed: int
+    ) -> tuple[SequenceFolder, ...]:
+        """Disjoint parts of randomly chosen sequences, the same as of ``Sequences.split``.
+
+        Nothing is read: each part is the same folder with fewer sequences.
+        """
+        bounds = split_bounds(parts, len(self))
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).numpy()
+        return tuple(self._view(np.sort(order[low:high])) for low, high in pairwise(bounds))
+
+    def batches(
+        self, size: int, *, generator: torch.Generator | None = None
+    ) -> Iterator[Sequences]:
+        """All sequences once, ``size`` read at a time (the last batch may be smaller).
+
+        In order, or shuffled by ``generator``: the same batches as of ``Sequences.batches``.
+        """
+        _need_count(size, "size")
+        if generator is None:
+            order = torch.arange(len(self))
+        else:
+            order = torch.randperm(len(self), generator=generator, device=generator.device)
+        return (self[chosen] for chosen in order.split(int(size)))
+
+    def sample(self, n: int = 4096, *, seed: int = 0, numbers: int = 2**24) -> Sequences:
+        """Random sequences in the order of the folder, for whatever needs only some of the data.
+
+        Args:
+            n: how many at most.
+            seed: of the choice.
+            numbers: as many as fit into so many numbers, padding included (2^24 are 64 MB in
+                float32); one at least.
+        """
+        _need_count(n, "n")
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).numpy()
+        order = order[: int(n)]
+        padded = np.maximum.accumulate(self._length[order]) * np.arange(1, len(order) + 1)
+        fitting = int((padded * self.n_features <= numbers).sum())
+        return self[np.sort(order[: max(1, fitting)])]
+
+    def pieces(self) -> Iterator[Sequences]:
+        """All sequences once, in order, as many at a time as a few megabytes hold."""
+        return self.batches(max(1, _AT_ONCE // (self.max_length * self.n_features)))
+
+    def checked_by(self, check: Callable[[Sequences], None]) -> SequenceFolder:
+        """The same folder, with ``check`` called on all that is read.
+
+        A ``ValueError`` that it raises is raised again with the name of the file.
+        """
+        part = copy.copy(self)
+        part._checks = (*self._checks, check)
+        return part
+
+    def fingerprint(self) -> str:
+        """Tells folders apart without reading them whole; no matter where they lie, or since when.
+
+        A digest of the names, headers and sizes of the files, of a few kilobytes of each, and of
+        which sequences there are.
+        """
+        digest = hashlib.sha256(repr((self.is_codes, self.features, self.symbols)).encode())
+        for number, name in enumerate(self._names):
+            for part in ("values", *self._parts):
+                path = self._file(name, part)
+                size = path.stat().st_size
+                digest.update(repr((path.name, self._headers[number][part].shape, size)).encode())
+                with path.open("rb") as file:
+                    for start in (0, (size - _BLOCK) // 2, size - _BLOCK):
+                        file.seek(max(start, 0))
+                        digest.update(file.read(_BLOCK))
+        for index in (self._length, self._in_file, self._begin):
+            digest.update(index.tobytes())
+        return digest.hexdigest()
+
+
+Data = Sequences | SequenceFolder
+"""Sequences in memory or on disk."""
+
+
+def write_folder(
+    sequences: Sequences | Iterable[npt.ArrayLike],
+    path: str | os.PathLike[str],
+    *,
+    codes: bool = False,
+    file_size: int = 2**27,
+) -> Path:
+    """Write sequences into a new folder that ``SequenceFolder`` reads, many to a file.
+
+    Args:
+        sequences: arrays (steps,) or (steps, features), NaN = missing, whole or of one floating
+            type, from an iterable that is gone through once; or ``Sequences`` with all they have
+            but their names.
+        path: a folder that does not exist, or is empty. It appears when all is written.
+        codes: the numbers are categories 0, 1, 2, … (for ``Sequences``: as they are).
+        file_size: bytes after which another file is begun; also what is held in memory.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: if there is no sequence, one is empty, or they are not of one type and number of
+            features; infinite values; codes that are none; or ``path`` cannot be made.
+    """
+    target = Path(path)
+    empty = target.is_dir() and not any(target.iterdir())
+    if not target.absolute().parent.is_dir() or (target.exists() and not empty):
+        raise ValueError(
+            f"path must be a new folder inside an existing one; got {os.fspath(path)!r}"
+        )
+    _need_count(file_size, "file_size")
+    if isinstance(sequences, Sequences):
+        rows = _rows_of(sequences)
+    else:
+        rows = _checked_rows(sequences, codes)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
+    try:
+        temporary.mkdir()
+        for number, shard in enumerate(_shards(rows, file_size)):
+            for part, arrays in shard.items():
+                suffix = "" if part == "values" else f".{part}"
+                np.save(temporary / f"{number:06d}{suffix}.npy", np.concatenate(arrays))
+            lengths = np.array([len(one) for one in shard["values"]])
+            np.save(temporary / f"{number:06d}.lengths.npy", lengths)
+        if not any(temporary.iterdir()):
+            raise ValueError("sequences must hold at least one array; got none")
+        temporary.replace(target)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return target
+
+
+# Files
+
+
+def _named_files(path: Path) -> tuple[list[str], tuple[str, ...]]:
+    """Names of the files with values, in order, and which files of ``_ALONG`` there are beside."""
+    found = {file.name for file in path.glob("*.npy") if not file.name.startswith(".")}
+    beside = {file for file in found if file.removesuffix(".npy").endswith(_suffixes())}
+    names = sorted(file.removesuffix(".npy") for file in found - beside)
+    if not names:
+        raise ValueError(f"path must be a folder of .npy files; got none in {os.fspath(path)!r}")
+    for file in sorted(beside):
+        if f"{file.removesuffix('.npy').rpartition('.')[0]}.npy" not in found:
+            raise ValueError(
+                f"path: {file!r} must lie beside the file that it belongs to; got none"
+            )
+    parts = tuple(part for part in _ALONG if any(f"{name}.{part}.npy" in found for name in names))
+    for part in parts:
+        for name in names:
+            if f"{name}.{part}.npy" not in found:
+                raise ValueError(
+                    f"path: all files or none must have {part} beside them; "
+                    f"got no {f'{name}.{part}.npy'!r}"
+                )
+    return names, parts
+
+
+def _suffixes() -> tuple[str, ...]:
+    return tuple(f".{part}" for part in _BESIDE)
+
+
+def _mapped(path: Path) -> np.memmap[Any, Any]:
+    """The numbers of a file, mapped into memory and not read yet."""
+    try:
+        mapped = np.lib.format.open_memmap(path, mode="r")
+    except (ValueError, OSError) as error:  # what numpy has for cut, foreign and pickled content
+        raise ValueError(
+            f"path: {path.name!r} must be a whole .npy file of numbers ({error})"
+        ) from error
+    size, told = path.stat().st_size, mapped.offset + mapped.nbytes
+    if size != told:
+        raise ValueError(f"path: {path.name!r} must have {told} bytes by its header; got {size}")
+    return mapped
+
+
+def _header(path: Path, part: str) -> _Header:
+    mapped = _mapped(path)
+    wide = part in ("values", "inputs")
+    if mapped.ndim not in ((1, 2) if wide else (1,)) or 0 in mapped.shape:
+        shape = "(steps,) or (steps, columns)" if wide else "(steps,)"
+        raise ValueError(
+            f"path: {path.name!r} must have shape {shape}, none of them 0; got {mapped.shape}"
+        )
+    if mapped.dtype.kind not in "biuf":
+        raise ValueError(f"path: {path.name!r} must hold numbers; got dtype {mapped.dtype}")
+    order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
+    size = mapped.offset + mapped.nbytes
+    return _Header(mapped.dtype, mapped.shape, order, mapped.offset, size)
+
+
+def _lengths(path: Path, steps: int) -> Array:
+    mapped = _mapped(path)
+    whole = mapped.ndim == 1 and mapped.dtype.kind in "iu" and len(mapped) > 0
+    if not whole or mapped.min() < 1 or mapped.sum() != steps:
+        told = f"sum {mapped.sum()}" if whole else f"{mapped.dtype} of shape {mapped.shape}"
+        raise ValueError(
+            f"path: {path.name!r} must hold whole numbers >= 1 that sum to {steps}, the rows of "
+            f"the file beside it; got {told}"
+        )
+    return np.array(mapped, dtype=np.int64)
+
+
+# Writing
+
+
+def _rows_of(data: Sequences) -> Iterator[dict[str, Array]]:
+    """Every sequence with what goes with its steps, without the padding."""
+    for one in data.batches(1):
+        rows = {"values": one.arrays()[0]}
+        for part in _ALONG:
+            along = getattr(one, part)
+            if along is not None:
+                rows[part] = along[0].cpu().numpy()
+        yield rows
+
+
+def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict[str, Array]]:
+    if isinstance(arrays, str | bytes | dict) or not isinstance(arrays, Iterable):
+        raise ValueError(f"sequences must be arrays, one a sequence; got {type(arrays).__name__}")
+    first: Array | None = None
+    for n, given in enumerate(arrays):
+        name = f"sequences[{n}]"
+        rows = tables.as_numbers(given, name)
+        first = rows if first is None else first
+        if rows.ndim not in (1, 2) or 0 in rows.shape or rows.shape[1:] != first.shape[1:]:
+            axes = "(steps,) or (steps, features)"
+            raise ValueError(
+                f"{name} must have shape {axes}, as all others, none of them 0; got {rows.shape}"
+            )
+        if rows.dtype != first.dtype and not codes:
+            raise ValueError(f"{name} must be {first.dtype}, as those before; got {rows.dtype}")
+        bad = np.isinf(rows)
+        if codes:
+            seen = np.where(np.isnan(rows), 0, rows)
+            bad |= (seen < 0) | (seen != np.floor(seen))
+        if bad.any():
+            requirement = "hold codes 0, 1, 2, …" if codes else "be finite (NaN = missing)"
+            raise ValueError(f"{name} must {requirement}; got {rows[bad][0]}")
+        # Whole numbers take no more room than they came in: counts in one byte, for instance.
+        yield {"values": given if isinstance(given, np.ndarray) else rows}
+
+
+def _shards(rows: Iterator[dict[str, Array]], file_size: int) -> Iterator[dict[str, list[Array]]]:
+    """Sequences gathered until they fill a file."""
+    shard: dict[str, list[Array]] = {}
+    held = 0
+    for one in rows:
+        size = sum(part.nbytes for part in one.values())
+        if shard and held + size > file_size:
+            yield shard
+            shard, held = {}, 0
+        for name, part in one.items():
+            shard.setdefault(name, []).append(part)
+        held += size
+    if shard:
+        yield shard
+
+
+def _need_count(value: object, name: str) -> None:
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+        raise ValueError(f"{name} must be a whole number of at least 1; got {value!r}")
