@@ -579,13 +579,15 @@ def join_gradient(  # noqa: C901 - one sweep
         for t in range(length, log_beliefs.shape[1]):
             _clear(to_beliefs, row, t)
         carried[:] = 0
+        table, own, ahead = log_beliefs[row], marginals[row], predicted[row]
+        given, direct, out = to_predicted[row], to_marginals[row], to_beliefs[row]
         for t in range(length):
             c = t % CHUNK
             if c == 0:
-                _probabilities(log_beliefs[row], t, min(t + CHUNK, length), beliefs)
+                _probabilities(table, t, min(t + CHUNK, length), beliefs)
             for k in range(states):
-                adjoint = to_marginals[row, t, k] + carried[0, k]
-                to_beliefs[row, t, k] = adjoint * marginals[row, t, k]
+                adjoint = direct[t, k] + carried[0, k]
+                out[t, k] = adjoint * own[t, k]
                 one[0, k] = adjoint * beliefs[c, k]
             if t + 1 == length:
                 break
@@ -596,17 +598,17 @@ def join_gradient(  # noqa: C901 - one sweep
                     before[0, row, t, k] = beliefs[c, k]
                     before[1, row, t, k] = one[0, k]
             for k in range(states):
-                inverse = 1 / predicted[row, t + 1, k]
-                share[0, k] = marginals[row, t + 1, k] * inverse
+                inverse = 1 / ahead[t + 1, k]
+                share[0, k] = own[t + 1, k] * inverse
                 carried[0, k] *= inverse
-                one[0, k] = to_predicted[row, t + 1, k] * inverse - carried[0, k] * share[0, k]
+                one[0, k] = given[t + 1, k] * inverse - carried[0, k] * share[0, k]
             if len(after):
                 for k in range(states):
                     after[0, row, t + 1, k] = one[0, k]
                     after[1, row, t + 1, k] = share[0, k]
             _times(one, 0, transposed, m, behind, 0)
             for k in range(states):
-                to_beliefs[row, t, k] += beliefs[c, k] * behind[0, k]
+                out[t, k] += beliefs[c, k] * behind[0, k]
 
 
 # --- careful kernels: logs ------------------------------------------------------------------------

@@ -209,7 +209,7 @@ class RecurrentFilter(nn.Module):
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
-        return torch.cat(parts, -1)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def hidden(self, laws: Laws) -> Tensor:
         """The network's output at every step, (N, T, hidden_size), twice that if bidirectional."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import pyro.distributions as dist
@@ -32,10 +33,17 @@ class PathPosterior(dist.TorchDistribution, ABC):
     support = constraints.independent(constraints.unit_interval, 2)
     has_rsample = True
 
-    def __init__(self, laws: Laws, marginals: Tensor) -> None:
+    def __init__(self, laws: Laws, shape: torch.Size) -> None:
         self.laws = laws
-        self.marginals = marginals
-        super().__init__(marginals.shape[:-2], marginals.shape[-2:], validate_args=False)
+        super().__init__(shape[:-2], shape[-2:], validate_args=False)
+
+    @cached_property
+    def marginals(self) -> Tensor:
+        """q(z_t), (N, T, K)."""
+        return self._marginals()
+
+    @abstractmethod
+    def _marginals(self) -> Tensor: ...
 
     @property
     def mean(self) -> Tensor:
@@ -120,10 +128,24 @@ class Backward(PathPosterior):
 
     def __init__(self, laws: Laws, log_beliefs: Tensor) -> None:
         self.log_beliefs = _supported(laws, log_beliefs)
-        self.log_predicted, marginals = exact.join_beliefs(
-            laws.log_initial, laws.log_transition, self.log_beliefs, laws.lengths
-        )
-        super().__init__(laws, marginals)
+        super().__init__(laws, self.log_beliefs.shape)
+
+    @cached_property
+    def _joined(self) -> tuple[Tensor, Tensor]:
+        chain = self.laws.log_initial, self.laws.log_transition
+        return exact.join_beliefs(*chain, self.log_beliefs, self.laws.lengths)
+
+    @property
+    def log_predicted(self) -> Tensor:
+        """log π_t, (N, T, K)."""
+        return self._joined[0]
+
+    def _marginals(self) -> Tensor:
+        return self._joined[1]
+
+    def elbo(self) -> Tensor:
+        chain = self.laws.log_initial, self.laws.log_transition, self.laws.log_likelihood
+        return exact.belief_elbo(*chain, self.log_beliefs, self.laws.lengths)
 
     def sample_paths(self, n: int) -> Tensor:
         with torch.no_grad():
@@ -154,13 +176,14 @@ class Forward(PathPosterior):
         log_z, first = _normalisers(laws, scores)
         self.scores, self.log_first = scores, first
         self.log_normalisers = log_z  # (N, T-1, K) by the state that is left
-        super().__init__(laws, self._sweep(laws))
+        super().__init__(laws, scores.shape)
 
-    def _sweep(self, laws: Laws) -> Tensor:
-        """Marginals: the backward sweep of I1 on the reversed chain.
+    def _marginals(self) -> Tensor:
+        """The backward sweep of I1 on the reversed chain.
 
         m_t = e^{s_t} ∘ T'(m_{t-1} / Z_t) has the form m_t = β_t ∘ T(m_{t+1} / π_{t+1}).
         """
+        laws = self.laws
         turned = _reversal(laws)
         weight = torch.cat([self.log_first.unsqueeze(1), self.scores[:, 1:]], 1)
         divisor = torch.cat([self.log_normalisers, torch.zeros_like(weight[:, :1])], 1)
@@ -218,7 +241,10 @@ class MeanField(PathPosterior):
                 "use BeliefGuide or ForwardGuide"
             )
         self.log_beliefs = log_beliefs
-        super().__init__(laws, log_beliefs.exp() * laws.data.step_mask.unsqueeze(-1))
+        super().__init__(laws, log_beliefs.shape)
+
+    def _marginals(self) -> Tensor:
+        return self.log_beliefs.exp() * self._inside.unsqueeze(-1)
 
     def sample_paths(self, n: int) -> Tensor:
         with torch.no_grad():
