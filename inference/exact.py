@@ -216,21 +216,123 @@ class _LogEvidence(torch.autograd.Function):
         return initial, counts, marginals.sum_to_size(log_likelihood.shape), None, None
 
 
+class _BySegments(torch.autograd.Function):
+    """The evidence in parts of the time, of which only the belief before each is kept.
+
+    A part begins with the last step of the one before it, whose observation is in its initial law
+    already. Hence its transitions are all there, and the gradient in its initial law is the
+    posterior of the state that the part before it ends in.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        segment: int,
+    ) -> Tensor:
+        arguments = log_transition, log_likelihood, lengths, choice
+        filter_part = _recursions(log_likelihood).forward
+        before, total = log_initial, torch.zeros((), dtype=torch.float64)
+        ctx.borders = []
+        for start in range(0, log_likelihood.shape[-2], segment):
+            ctx.borders.append(before)
+            filtered = filter_part(before, *_part(start, segment, *arguments))
+            total = total + filtered.log_increments.sum(-1, dtype=torch.float64)
+            before = filtered.log_beliefs[..., -1, :].clone()
+        ctx.save_for_backward(log_initial, log_transition, log_likelihood, lengths, choice)
+        ctx.segment, ctx.possible = segment, total > -math.inf
+        return total.to(log_likelihood.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        log_initial, log_transition, log_likelihood, lengths, choice = ctx.saved_tensors
+        arguments = log_transition, log_likelihood, lengths, choice
+        evidence = _recursions(log_likelihood).evidence
+        gradient = gradient.where(ctx.possible, 0)
+        one, last = torch.ones_like(gradient), None
+        plain = torch.equal(gradient, one)
+        counts = torch.zeros_like(log_transition) if ctx.needs_input_grad[1] else None
+        to_likelihood = torch.zeros_like(log_likelihood)
+        for number in reversed(range(len(ctx.borders))):
+            start = number * ctx.segment
+            part = _part(start, ctx.segment, *arguments)
+            _, gradient_of = evidence(ctx.borders[number], *part, False)
+            marginals, moves = gradient_of(one, counts is not None and plain, last)
+            if counts is not None:
+                moves = moves if plain else gradient_of(gradient, True, last)[1]
+                _add_counts(counts, moves, start, choice)
+            last = marginals[..., 0, :]
+            own = marginals[..., min(start, 1) :, :] * gradient[..., None, None]
+            place = to_likelihood[..., start : start + ctx.segment, :]
+            place += own.sum_to_size(place.shape)
+        assert last is not None
+        initial = (last * gradient.unsqueeze(-1)).sum_to_size(log_initial.shape)
+        return initial, counts, to_likelihood, None, None, None
+
+
+def _part(
+    start: int,
+    segment: int,
+    log_transition: Tensor,
+    log_likelihood: Tensor,
+    lengths: Tensor | None,
+    choice: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The steps from ``start`` on, behind the one before them."""
+    first = max(start - 1, 0)
+    likelihood = log_likelihood[..., first : start + segment, :]
+    if start:
+        likelihood = likelihood.clone()
+        likelihood[..., 0, :] = 0
+    n, length = likelihood.shape[-3:-1]
+    every = torch.full((n,), log_likelihood.shape[-2], device=likelihood.device)
+    own = ((every if lengths is None else lengths) - first).clamp(1, length)
+    moves = slice(first, first + length - 1)
+    if choice is not None:
+        return log_transition, likelihood, own, choice[:, moves]
+    if log_transition.shape[-3] > 1:
+        log_transition = log_transition[..., moves, :, :]
+    return log_transition, likelihood, own, None
+
+
+def _add_counts(counts: Tensor, part: Tensor | None, start: int, choice: Tensor | None) -> None:
+    assert part is not None
+    if choice is not None or counts.shape[-3] == 1:
+        counts += part
+    else:
+        first = max(start - 1, 0)
+        counts[..., first : first + part.shape[-3], :, :] += part
+
+
 def log_evidence(
     log_initial: Tensor,
     log_transition: Tensor,
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
+    *,
+    segment: int | None = None,
 ) -> Tensor:
     """log p(y_{1:T}) in nats ``(*D, N)``, all states summed out.
 
     Differentiable (first order): the gradient is the posterior, p(z_1 | y) for ``log_initial``, the
     expected transition counts for ``log_transition``, p(z_t | y) for ``log_likelihood``, summed
     over shared axes. Memory is of order N T K. An impossible sequence gives -inf, gradient zero.
+
+    With ``segment``, beliefs are kept every so many steps only and the others computed again for
+    the gradient: besides the likelihoods and their gradient, memory is of order N K (segment +
+    T / segment), at two to three times the time.
     """
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
+    if segment is not None:
+        _check_count("segment", segment)
+        return cast(Tensor, _BySegments.apply(*arguments, segment))  # type: ignore[no-untyped-call]
     return cast(Tensor, _LogEvidence.apply(*arguments))  # type: ignore[no-untyped-call]
 
 

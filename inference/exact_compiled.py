@@ -209,7 +209,7 @@ class _Evidence:
         if both and threads > 1 and b < 2 * threads:
             # Too few rows for the threads: filter and messages at the same time.
             self.messages = chain.new(b, t, k)
-            tasks += self._message_tasks(self.messages)
+            tasks += self._message_tasks(self.messages, None)
         _together(tasks, rows.work)
         self.careful: Filtered | None = None
         self._redo()
@@ -227,14 +227,25 @@ class _Evidence:
             for share in rows.shares()
         ]
 
-    def _message_tasks(self, messages: Tensor) -> list[Task]:
+    def _message_tasks(self, messages: Tensor, last: Tensor | None) -> list[Task]:
         rows = self.chain.rows
+        at_end = self._last_messages(last)
         kernel = machine.messages_grouped if self.grouped else machine.messages
         law = self.matrices.mT.contiguous().numpy(), rows.steps
         return [
-            partial(kernel, share, self.chain.data, *law, messages.numpy())
+            partial(kernel, share, self.chain.data, *law, at_end.numpy(), messages.numpy())
             for share in rows.shares()
         ]
+
+    def _last_messages(self, last: Tensor | None) -> Tensor:
+        """From p(z_T | all data) to what the belief in z_T has to be multiplied by."""
+        if last is None:
+            return self.chain.new(0, 0)
+        ends = torch.from_numpy(self.chain.rows.lengths) - 1
+        beliefs = self.beliefs[torch.arange(len(ends)), ends]
+        lost = (last > 0) & (beliefs < self.floor)
+        self.failed |= lost.any(-1).numpy()
+        return torch.where(beliefs < self.floor, 0, last / beliefs)
 
     def _redo(self) -> None:
         """Filter the rows that failed, in logs."""
@@ -244,16 +255,18 @@ class _Evidence:
             increments = self.careful.log_increments
             self.totals[torch.from_numpy(self.redone)] = increments.sum(-1, dtype=torch.float64)
 
-    def gradient(self, upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
+    def gradient(
+        self, upstream: Tensor, transition: bool, last: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
         """Marginals (B, T, K) and expected transitions (M, K, K), times ``upstream`` (B,)."""
         chain, messages = self.chain, self.messages
-        if messages is None:
+        if messages is None or last is not None:
             messages = chain.new(*chain.sizes)
-            _together(self._message_tasks(messages), chain.rows.work)
+            _together(self._message_tasks(messages, last), chain.rows.work)
         marginals = chain.new(*chain.sizes)
         weights = chain.new(0, 0, 0)
         if transition:  # messages made here are not needed again: their place is taken
-            weights = messages if self.messages is None else torch.empty_like(messages)
+            weights = torch.empty_like(messages) if messages is self.messages else messages
         self._combine(upstream, messages, marginals, weights)
         if self.failed.sum() > len(self.redone):
             self._redo()
@@ -264,7 +277,7 @@ class _Evidence:
             weights[redone] = 0
             counts = self._pairs(weights)
         if self.careful is not None:
-            self._careful_gradient(self.careful, upstream, marginals, counts)
+            self._careful_gradient(self.careful, upstream, marginals, counts, last)
         return marginals, counts
 
     def _combine(
@@ -287,12 +300,18 @@ class _Evidence:
         return (_pair_sums(rows, self.beliefs, weights) * self.matrices).to(self.matrices)
 
     def _careful_gradient(
-        self, filtered: Filtered, upstream: Tensor, marginals: Tensor, counts: Tensor | None
+        self,
+        filtered: Filtered,
+        upstream: Tensor,
+        marginals: Tensor,
+        counts: Tensor | None,
+        last: Tensor | None,
     ) -> None:
         """Replace what belongs to the rows that were done again; impossible ones get zero."""
         rows, places = self.chain.rows, torch.from_numpy(self.redone)
         beliefs, predicted, increments = filtered
-        own = _row_marginals(rows, self.redone, beliefs, predicted)
+        after = None if last is None else last[places]
+        own = _row_marginals(rows, self.redone, beliefs, predicted, after)
         share = upstream[places].where(increments.amin(-1) > -math.inf, 0)
         # The sum is 1 up to rounding, which adds up over a long sequence in float32.
         total = own.sum(-1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
@@ -341,9 +360,12 @@ def evidence(
     chain = _Chain.of(log_initial, log_transition, log_likelihood, lengths, choice)
     run = _Evidence(chain, both)
 
-    def gradient(upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
+    def gradient(
+        upstream: Tensor, transition: bool, last: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         flat = upstream.reshape(-1).to(chain.dtype).contiguous()
-        marginals, counts = run.gradient(flat, transition)
+        at_end = None if last is None else last.reshape(len(flat), -1).contiguous()
+        marginals, counts = run.gradient(flat, transition, at_end)
         shaped = None if counts is None else counts.reshape(log_transition.shape)
         return chain.rows.shaped(marginals), shaped
 
@@ -430,12 +452,20 @@ def _filter(chain: _Chain, places: Array) -> Filtered:
     return filtered
 
 
-def _row_marginals(rows: Rows, places: Array, log_beliefs: Tensor, log_predicted: Tensor) -> Tensor:
+def _row_marginals(
+    rows: Rows,
+    places: Array,
+    log_beliefs: Tensor,
+    log_predicted: Tensor,
+    after: Tensor | None = None,
+) -> Tensor:
     marginals = torch.empty_like(log_beliefs)
+    at_end = torch.zeros_like(log_beliefs[:, 0]) if after is None else after
     transposed = rows.log_matrices.exp().mT.contiguous()
     law = transposed.numpy(), rows.log_matrices.numpy(), rows.steps
-    shared = *law, rows.lengths, math.log(_floor(log_beliefs.dtype))
-    _in_parts(machine.marginals, places, shared, (log_beliefs, log_predicted, marginals))
+    shared = *law, rows.lengths, math.log(_floor(log_beliefs.dtype)), after is not None
+    own = log_beliefs, log_predicted, at_end, marginals
+    _in_parts(machine.marginals, places, shared, own)
     return marginals
 
 

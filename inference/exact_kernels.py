@@ -8,7 +8,7 @@ call it under ``torch.no_grad`` or inside an ``autograd.Function``.
 import math
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -17,7 +17,16 @@ _CHUNK = 2**22  # numbers held at once where single entries are recomputed
 _BLOCK = 2**12  # rows summed in one product
 
 
-Gradient = Callable[[Tensor, bool], tuple[Tensor, Tensor | None]]
+class Gradient(Protocol):
+    """From the gradient of the evidence ``(*D, N)`` to those of likelihoods and transitions."""
+
+    def __call__(
+        self, upstream: Tensor, transition: bool, last: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor | None]:
+        """Marginals ``(*D, N, T, K)`` and expected transitions (None if not wanted), weighted by
+        ``upstream``, the latter in the shape of ``log_transition``. ``last``: p(z_T) given more
+        data than these."""
+        ...
 
 
 class Filtered(NamedTuple):
@@ -304,12 +313,13 @@ def log_messages(
     log_predicted: Tensor,
     lengths: Tensor | None,
     choice: Tensor | None,
+    last: Tensor | None = None,
 ) -> Tensor:
     """log s_t, s_t = P_t (s_{t+1} b_{t+1} / π_{t+1}), s = 1 from the last step on; b_t s_t is m_t.
 
     With b the filter, s is the scaled backward message p(y_{t+1:T} | z_t) / p(y_{t+1:T} | y_{1:t}).
     """
-    mask = step_mask(lengths, log_beliefs)
+    mask, at_end = step_mask(lengths, log_beliefs), log_beliefs[..., -1, :]
     if mask is not None:
         log_beliefs, log_predicted = (
             x.where(mask.unsqueeze(-1), 0) for x in (log_beliefs, log_predicted)
@@ -320,6 +330,8 @@ def log_messages(
     inside = None if mask is None else mask.unsqueeze(-1).unbind(-2)
     leading = torch.broadcast_shapes(log_transition.shape[:-4], log_beliefs.shape[:-3])
     message = log_beliefs.new_zeros(*leading, *log_beliefs.shape[-3::2])
+    if last is not None:  # m_T is given
+        message = torch.where(last > 0, last.log() - at_end, -math.inf)
     messages = [message]
     for t, gain in reversed(list(enumerate(gains.unbind(-2)))[1:]):
         ratio = gain + message
@@ -337,10 +349,11 @@ def marginals(
     log_predicted: Tensor,
     lengths: Tensor | None,
     choice: Tensor | None,
+    last: Tensor | None = None,
 ) -> Tensor:
     """m_T = b_T, m_t(i) = b_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length."""
     mask = step_mask(lengths, log_beliefs)
-    messages = log_messages(log_transition, log_beliefs, log_predicted, lengths, choice)
+    messages = log_messages(log_transition, log_beliefs, log_predicted, lengths, choice, last)
     if mask is not None:
         log_beliefs = log_beliefs.where(mask.unsqueeze(-1), 0)
     probabilities = (log_beliefs + messages).exp()
@@ -388,19 +401,16 @@ def evidence(
     choice: Tensor | None,
     both: bool,
 ) -> tuple[Tensor, Gradient]:
-    """The evidence ``(*D, N)``, and the function that gives its gradient.
-
-    That function takes the gradient of the evidence and whether the expected transitions are wanted
-    too. It returns the marginals ``(*D, N, T, K)`` and the transitions in the shape of
-    ``log_transition``, both weighted by it. ``both``: the gradient will be asked for.
-    """
+    """The evidence ``(*D, N)``, and what gives its gradient; ``both``: it will be asked for."""
     del both
     filtered = forward(log_initial, log_transition, log_likelihood, lengths, choice)
     log_beliefs, log_predicted, increments = filtered
     possible = increments.amin(-1) > -math.inf
 
-    def gradient(upstream: Tensor, transition: bool) -> tuple[Tensor, Tensor | None]:
-        smoothed = marginals(log_transition, log_beliefs, log_predicted, lengths, choice)
+    def gradient(
+        upstream: Tensor, transition: bool, last: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        smoothed = marginals(log_transition, log_beliefs, log_predicted, lengths, choice, last)
         # The sum is 1 up to rounding, which adds up over a long sequence in float32.
         smoothed /= smoothed.sum(-1, keepdim=True).clamp_min(torch.finfo(smoothed.dtype).tiny)
         smoothed *= upstream.where(possible, 0)[..., None, None]

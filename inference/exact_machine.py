@@ -351,20 +351,24 @@ def messages(
     data: Data,
     transposed: Array,
     steps: Steps,
+    last: Array,
     messages: Array,
 ) -> None:
-    """p(y_{t+1:T} | z_t) up to a factor per step. Needs no beliefs: may run beside the filter."""
+    """p(y_{t+1:T} | z_t) up to a factor per step. Needs no beliefs: may run beside the filter.
+
+    ``last``, (rows, states), takes the place of the ones at the last step, unless it is empty.
+    """
     weights = np.empty((1, data.likelihood.shape[2]), data.likelihood.dtype)
     scaled = np.empty((CHUNK, data.likelihood.shape[2]), data.likelihood.dtype)
     tops = np.empty(CHUNK, data.likelihood.dtype)
     for row in rows:
         table, own = data.likelihood[data.source[row]], messages[row]
-        last = data.lengths[row] - 1
+        end = data.lengths[row] - 1
         for k in range(own.shape[1]):
-            own[last, k] = 1
-        for t in range(last - 1, -1, -1):
+            own[end, k] = last[row, k] if len(last) else 1
+        for t in range(end - 1, -1, -1):
             c = (t + 1) % CHUNK
-            if t == last - 1 or c == CHUNK - 1:
+            if t == end - 1 or c == CHUNK - 1:
                 _likelihoods(table, t + 1 - c, t + 2, scaled, tops)
             _weigh(scaled, c, own, t + 1, weights, 0)
             m = _matrix(steps, row, t)
@@ -377,6 +381,7 @@ def messages_grouped(
     data: Data,
     transposed: Array,
     steps: Steps,
+    last: Array,
     messages: Array,
 ) -> None:
     """``messages`` for rows of falling length that share a matrix."""
@@ -390,7 +395,7 @@ def messages_grouped(
         for r in range(joined):
             row = rows[start + r]
             for k in range(messages.shape[2]):
-                messages[row, data.lengths[row] - 1, k] = 1
+                messages[row, data.lengths[row] - 1, k] = last[row, k] if len(last) else 1
         active = 0
         for t in range(data.lengths[rows[start]] - 2, -1, -1):
             while active < joined and data.lengths[rows[start + active]] > t + 1:
@@ -734,11 +739,16 @@ def marginals(
     steps: Steps,
     lengths: Array,
     log_floor: float,
+    given: bool,
     log_beliefs: Array,
     log_predicted: Array,
+    after: Array,
     marginals: Array,
 ) -> None:
-    """m_T = b_T, m_t(i) = b_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length."""
+    """m_T = b_T, m_t(i) = b_t(i) Σ_j P(i, j) m_{t+1}(j) / π_{t+1}(j); zero beyond the length.
+
+    If ``given``, ``after`` (rows, states) takes the place of b_T.
+    """
     states = log_beliefs.shape[2]
     weights = np.empty((1, states), log_beliefs.dtype)
     behind = np.empty((1, states), log_beliefs.dtype)
@@ -749,7 +759,8 @@ def marginals(
             for k in range(states):
                 marginals[place, t, k] = 0
         for k in range(states):
-            marginals[place, last, k] = _exp(log_beliefs[place, last, k])
+            belief = _exp(log_beliefs[place, last, k])
+            marginals[place, last, k] = after[place, k] if given else belief
         for t in range(last - 1, -1, -1):
             small = False
             for k in range(states):
@@ -764,12 +775,12 @@ def marginals(
             if not small:
                 continue
             for j in range(states):
-                after = marginals[place, t + 1, j]
+                mass = marginals[place, t + 1, j]
                 total = log_predicted[place, t + 1, j]
-                if after > 0 and total < log_floor and total > -np.inf:
+                if mass > 0 and total < log_floor and total > -np.inf:
                     for i in range(states):
                         term = log_beliefs[place, t, i] + log_matrices[m, i, j] - total
-                        marginals[place, t, i] += after * _exp(term)
+                        marginals[place, t, i] += mass * _exp(term)
 
 
 @_fast

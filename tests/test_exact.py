@@ -194,6 +194,26 @@ def test_gradient_of_the_evidence_is_the_posterior(case: dict[str, Any]) -> None
         close(ours, theirs)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("segment", [1, 2, 3, 7])
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_evidence_by_segments_is_the_evidence(
+    kind: dict[str, Any], segment: int, weighted: bool
+) -> None:
+    chain = random_chain(5, **{"steps": 6, "sequences": 4, **kind})
+    inputs = [x.requires_grad_() for x in chain[:3]]
+    found = []
+    for size in (None, segment):
+        evidence = exact.log_evidence(*inputs, chain.lengths, segment=size)
+        weights = torch.ones_like(evidence)
+        if weighted:
+            weights = torch.linspace(-0.5, 1.5, evidence.numel(), dtype=torch.float64)
+        weights = weights.view_as(evidence)
+        found.append([evidence.detach(), *torch.autograd.grad(evidence, inputs, weights)])
+    for ours, theirs in zip(*found, strict=True):
+        close(theirs, ours.numpy(), 1e-10)
+
+
 @pytest.mark.parametrize("kind", KINDS, ids=str)
 def test_gradcheck(kind: dict[str, Any]) -> None:
     chain = random_chain(11, **{"steps": 4, "sequences": 2, **kind})
