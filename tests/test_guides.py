@@ -105,6 +105,20 @@ def test_exact_filter_makes_the_elbo_the_evidence(kind):
     torch.testing.assert_close(posterior.mean, smooth(model, data), atol=1e-12, rtol=0)
 
 
+@every_model
+def test_the_bound_of_the_exact_filter_is_that_of_its_posterior(kind):
+    """Value and gradient: no gradient flows through its beliefs, where the bound is stationary."""
+    model, data = known_case(kind)
+    found = []
+    for way in (BeliefGuide.bound, lambda guide, laws: guide.posterior(laws).elbo()):
+        leaves = {name: value.clone().requires_grad_() for name, value in model.known.items()}
+        bound = way(BeliefGuide(model, ExactFilter()), model.laws(leaves, data))
+        weighted = (bound * torch.tensor([1.0, -2.0, 0.5])).sum()
+        found.append([bound, *torch.autograd.grad(weighted, list(leaves.values()))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
+
+
 @every_guide
 def test_pyro_computes_the_same_bound(make):
     """Plain TraceMeanField_ELBO in Pyro is the closed form, and free of noise."""
