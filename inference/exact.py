@@ -676,19 +676,10 @@ class _BeliefElbo(torch.autograd.Function):
         log_beliefs: Tensor,
         joined: Any,
     ) -> Tensor:
-        shaped = joined.rows.shaped
-        marginals = shaped(joined.marginals)
-        residual = shaped(joined.predicted).log()
-        residual[..., 0, :] = log_initial
-        residual += log_likelihood
-        residual -= log_beliefs
-        # 0 · log 0 = 0; beyond the length there may be anything.
-        residual = torch.where(marginals > 0, residual, 0)
-        ctx.joined, ctx.residual = joined, residual
+        bound, ctx.residual = joined.elbo(log_initial, log_likelihood)
+        ctx.joined = joined
         ctx.save_for_backward(log_initial, log_transition, log_likelihood, log_beliefs)
-        # Summed in float64, so that a long float32 sequence loses nothing.
-        terms = torch.einsum("...tk,...tk->...t", marginals, residual)
-        return terms.sum(-1, dtype=torch.float64).to(residual.dtype)
+        return cast(Tensor, bound)
 
     @staticmethod
     @once_differentiable
@@ -701,7 +692,7 @@ class _BeliefElbo(torch.autograd.Function):
             to_each[..., 0, :].sum_to_size(log_initial.shape),
             None if counts is None else counts.reshape(log_transition.shape),
             to_each.sum_to_size(log_likelihood.shape),
-            joined.rows.shaped(beliefs) - to_each,
+            joined.rows.shaped(beliefs).sub_(to_each),
             None,
         )
 

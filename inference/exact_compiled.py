@@ -405,6 +405,20 @@ class Joined:
         _together([partial(machine.join, share, *shared) for share in rows.shares()], rows.work)
         return cls(rows, matrices, *tensors)
 
+    def elbo(self, log_initial: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ_t E_m[r] ``(*D, N)`` and its terms r = log π + log O − log β, zero where m is."""
+        rows = self.rows
+        likelihood, source = _flat(log_likelihood, rows.leading, 2)
+        initial, initial_of = _flat(log_initial, rows.leading, 1)
+        data = Data(likelihood.numpy(), source, rows.lengths, initial.numpy(), initial_of)
+        residual = torch.empty_like(self.marginals)
+        bounds = torch.empty(len(residual), dtype=torch.float64)
+        tensors = self.log_beliefs, self.predicted, self.marginals, residual, bounds
+        shared = data, *(x.numpy() for x in tensors)
+        tasks = [partial(machine.residuals, share, *shared) for share in rows.shares()]
+        _together(tasks, 8 * residual.numel())
+        return rows.shaped(bounds.to(residual.dtype)), rows.shaped(residual)
+
     def gradient(
         self, to_predicted: Tensor, to_marginals: Tensor, transition: bool
     ) -> tuple[Tensor, Tensor | None]:

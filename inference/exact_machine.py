@@ -129,6 +129,54 @@ def _exp_overload(x: Any) -> Any:
     return exp_single if x == types.float32 else exp_double
 
 
+@intrinsic
+def _to_integer(typing_context: Any, x: Any) -> Any:
+    out = types.int32 if x == types.float32 else types.int64
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return out(x), generate
+
+
+_to_bits: Any = _to_integer
+
+
+def _log(x: Any) -> Any:
+    """log of a normal number x > 0."""
+    raise NotImplementedError("compiled code only")
+
+
+@overload(_log, jit_options={"fastmath": {"contract"}})
+def _log_overload(x: Any) -> Any:
+    single = np.float32
+
+    def log_single(x: Any) -> Any:
+        bits = _to_bits(x)
+        e = single((bits >> 23) - 126)
+        m = _from_bits(np.int32((bits & 0x7FFFFF) | 0x3F000000))  # x = m 2^e, 0.5 <= m < 1
+        low = m < single(0.707106781186547524)
+        e = e - single(1) if low else e
+        r = m + m - single(1) if low else m - single(1)
+        z = r * r
+        p = single(7.0376836292e-2)
+        p = p * r - single(1.1514610310e-1)
+        p = p * r + single(1.1676998740e-1)
+        p = p * r - single(1.2420140846e-1)
+        p = p * r + single(1.4249322787e-1)
+        p = p * r - single(1.6668057665e-1)
+        p = p * r + single(2.0000714765e-1)
+        p = p * r - single(2.4999993993e-1)
+        p = p * r + single(3.3333331174e-1)
+        y = r * z * p - single(2.12194440e-4) * e - single(0.5) * z
+        return r + y + single(0.693359375) * e
+
+    def log_double(x: Any) -> Any:
+        return math.log(x)
+
+    return log_single if x == types.float32 else log_double
+
+
 @_fast
 def _times(p: Array, r: int, matrices: Array, m: int, out: Array, q: int) -> None:
     """out[q] = p[r] M. Eight rows of M at a time, so that ``out`` is read and written less."""
@@ -614,6 +662,40 @@ def join_gradient(  # noqa: C901 - one sweep
             _times(one, 0, transposed, m, behind, 0)
             for k in range(states):
                 out[t, k] += beliefs[c, k] * behind[0, k]
+
+
+@_fast
+def residuals(
+    rows: Array,
+    data: Data,
+    log_beliefs: Array,
+    predicted: Array,
+    marginals: Array,
+    table: Array,
+    bounds: Array,
+) -> None:
+    """log π + log O − log β where m > 0, else 0, and their mean Σ m (log π + log O − log β)."""
+    states = log_beliefs.shape[2]
+    for row in rows:
+        own, ahead, out = marginals[row], predicted[row], table[row]
+        seen, beliefs = data.likelihood[data.source[row]], log_beliefs[row]
+        bound = 0.0
+        for k in range(states):
+            residual = data.log_initial[data.initial_of[row], k] + seen[0, k] - beliefs[0, k]
+            out[0, k] = residual if own[0, k] > 0 else 0
+            bound += own[0, k] * out[0, k]
+        for start in range(1, data.lengths[row], CHUNK):
+            part = own.dtype.type(0)  # short sums in the data's precision, long ones in float64
+            for t in range(start, min(start + CHUNK, data.lengths[row])):
+                for k in range(states):
+                    residual = _log(ahead[t, k]) + seen[t, k] - beliefs[t, k]
+                    residual = residual if own[t, k] > 0 else 0
+                    out[t, k] = residual
+                    part += own[t, k] * residual
+            bound += part
+        bounds[row] = bound
+        for t in range(data.lengths[row], out.shape[0]):
+            _clear(table, row, t)
 
 
 # --- careful kernels: logs ------------------------------------------------------------------------
