@@ -12,7 +12,6 @@ import base64
 import dataclasses
 import inspect
 import json
-import math
 import os
 import re
 import textwrap
@@ -22,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..inference import provenance
 from ..inference.arviz_groups import Idata, read, replacing, write
+from ..inference.plain import plain
 
 __all__ = [
     "Outcome",
@@ -84,32 +83,6 @@ def check_folder(folder: Path, *, force: bool) -> None:
         raise ValueError(
             f"out must be empty or hold the {_JSON} of an earlier run; {folder} holds other files"
         )
-
-
-def plain(value: object, path: str) -> Any:
-    """`value` as JSON can hold it; NumPy scalars, tuples and paths are converted.
-
-    Raises:
-        ValueError: naming the path of a value that is NaN, infinite, or not of such a type.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{path} must be finite, since JSON has no other numbers; got {value}")
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{path}[{number}]") for number, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{path} must have strings as keys; got {key!r}")
-        return {key: plain(item, f"{path}.{key}") for key, item in value.items()}
-    raise ValueError(
-        f"{path} must be a number, string, list or mapping; got {type(value).__name__}"
-    )
 
 
 def leaves(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
