@@ -35,9 +35,11 @@ __all__ = [
     "leaves",
     "plain",
     "readable",
+    "save_drawing",
     "setting_notes",
     "versions",
     "write_report",
+    "write_text",
 ]
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
@@ -158,13 +160,17 @@ def write_report(
             raise ValueError(f"figures.{name} must be a number or a string; got None")
     drawings = draw(read(folder / _POSTERIOR), report["figures"])
     for name, drawing in drawings.items():
-        _save(drawing, name, folder)
-    _write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
-    _write_text(folder / _JSON, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        save_drawing(drawing, name, folder)
+    write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
+    write_text(folder / _JSON, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _save(drawing: Figure, name: str, folder: Path) -> None:
-    """Write one PNG and free the drawing."""
+def save_drawing(drawing: Figure, name: str, folder: Path) -> None:
+    """Write one PNG and free the drawing.
+
+    Raises:
+        ValueError: for a name that is not made of letters, digits, "-" and "_".
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"drawings must have names of letters, digits, '-' and '_'; got {name!r}")
     if drawing.get_layout_engine() is None:
@@ -204,7 +210,8 @@ def readable(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text and a line's end, atomically."""
     with replacing(path) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
 

@@ -303,6 +303,7 @@ class _Run:
             for job in marked or list(self.pending):  # no marks: a folder that workers do not see
                 _mark(self.origin, job).unlink(missing_ok=True)
                 death = self._round([[job]])
+                _mark(self.origin, job).unlink(missing_ok=True)
                 if death and job.key not in self.settled:
                     self._take(_Report(job, None, _failure(job, "WorkerDied", death, "")))
             self._drop_settled()

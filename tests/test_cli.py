@@ -138,7 +138,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"beliefzoo {beliefzoo.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["list", "--help"], ["sweep", "-h"]]
+)
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("usage: beliefzoo list")
@@ -236,7 +238,7 @@ def test_order_of_writing(install: Install, monkeypatch: pytest.MonkeyPatch) -> 
     folder = Path("runs/toy-coin")
     present: dict[str, list[str]] = {}
     given: list[Any] = []
-    draw, write_text = module.draw, report._write_text
+    draw, write_text = module.draw, report.write_text
 
     def watched_draw(posterior: Any, figures: Any) -> Any:
         present["draw"] = sorted(os.listdir(folder))
@@ -248,7 +250,7 @@ def test_order_of_writing(install: Install, monkeypatch: pytest.MonkeyPatch) -> 
         write_text(path, text)
 
     monkeypatch.setattr(module, "draw", watched_draw)
-    monkeypatch.setattr(report, "_write_text", watched_text)
+    monkeypatch.setattr(report, "write_text", watched_text)
     run()
     assert present == {
         "draw": ["posterior.nc"],
@@ -305,9 +307,11 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the command must be list or run; got nothing"),
-        (["walk"], "the command must be list or run; got walk"),
+        ([], "the command must be list, run or sweep; got nothing"),
+        (["walk"], "the command must be list, run or sweep; got walk"),
         (["run"], "NAME must be one of .*toy-coin.*; got none"),
+        (["sweep"], "NAME must be one of .*toy-coin.*; got none"),
+        (["sweep", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),
         (["run", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),
         (["run", "cli"], "NAME must be one of .*; got 'cli'"),
         (["run", "toy_coin"], "NAME must be one of .*; got 'toy_coin'"),
@@ -518,7 +522,7 @@ def test_an_outcome_cannot_be_changed() -> None:
 
 
 def test_the_modules_beside_the_experiments_are_named_once() -> None:
-    beside = {"cli", "data", "report"}
+    beside = {"cli", "data", "report", "sweep", "sweep_table"}
     folder = Path(cli.__file__).parent
     assert beside <= cli.NOT_EXPERIMENTS
     assert all((folder / f"{name}.py").is_file() for name in beside)
