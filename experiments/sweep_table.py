@@ -57,8 +57,13 @@ class Point:
 
 
 def label(settings: Mapping[str, Any]) -> str:
-    """Settings on one line."""
-    return " ".join(f"{name}={readable(value)}" for name, value in settings.items()) or "defaults"
+    """Settings on one line, as `--set` reads them."""
+    return " ".join(f"{name}={shown(value)}" for name, value in settings.items()) or "defaults"
+
+
+def shown(value: Any) -> str:
+    """One value, as `--set` reads it."""
+    return ":".join(map(readable, value)) if isinstance(value, list | tuple) else readable(value)
 
 
 def point(settings: Mapping[str, Any], by_seed: Mapping[int, Mapping[str, Any] | None]) -> Point:
@@ -153,7 +158,7 @@ def draw(points: Sequence[Point], paths: Sequence[str]) -> Figure:
 
 def _panel(axes: Axes, points: Sequence[Point], path: str) -> None:
     across = next(iter(points[0].settings), "")
-    ticks = list(dict.fromkeys(readable(at.settings.get(across, "")) for at in points))
+    ticks = list(dict.fromkeys(shown(at.settings.get(across, "")) for at in points))
     rests = [{k: v for k, v in at.settings.items() if k != across} for at in points]
     groups = list(dict.fromkeys(label(rest) for rest in rests))
     for number, group in enumerate(groups):
@@ -164,7 +169,7 @@ def _panel(axes: Axes, points: Sequence[Point], path: str) -> None:
             found = at.figures.get(path)
             if found is None or label(rest) != group:
                 continue
-            place = ticks.index(readable(at.settings.get(across, ""))) + shift
+            place = ticks.index(shown(at.settings.get(across, ""))) + shift
             seeds = np.linspace(-0.06, 0.06, found.n) if found.n > 1 else np.zeros(1)
             axes.plot(place + seeds, list(found.by_seed.values()), ".", color=colour, alpha=0.35)
             axes.errorbar(

@@ -16,6 +16,8 @@ import pyro
 import pytest
 import torch
 
+from beliefzoo.experiments import cli
+from beliefzoo.experiments.report import leaves
 from beliefzoo.inference import Failure, Sweep, provenance, sweep, sweeps
 from beliefzoo.inference.sweeps import chunk_size, job_key
 
@@ -128,6 +130,18 @@ def test_the_same_numbers_on_every_backend_in_every_order_and_chunk(tmp_path: Pa
     assert reference == found["threading"] == found["loky"] == backwards
     assert reference[3:4] == alone
     assert {result["threads"] for result in reference if result} == {1}
+
+
+def test_an_experiment_in_processes_agrees_with_its_runs(out: Path) -> None:
+    experiment = cli.load("english-letters")
+    options = ["--smoke", "--seeds", "1:3", "--set", "sequences=30", "--set", "replicates=1"]
+    assert cli.main(["sweep", "english-letters", *options, "--jobs", "2", "--out", str(out)]) == 0
+    (point,) = json.loads((out / "sweep.json").read_text())["points"]
+    changes: dict[str, Any] = {**experiment.SMOKE, "sequences": 30, "replicates": 1}
+    for seed in (1, 2):
+        figures = experiment.run(experiment.Settings(**changes, seed=seed)).figures
+        for path in ("evidence_gap_per_char", "baselines.letter_pairs_per_char"):
+            assert point["figures"][path]["by_seed"][str(seed)] == dict(leaves(figures))[path]
 
 
 @pytest.mark.slow
