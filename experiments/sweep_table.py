@@ -87,9 +87,11 @@ def spread(by_seed: Mapping[str, float]) -> Spread:
     """Mean, sd, interval and range of one figure; see `Spread`."""
     values = np.asarray(list(by_seed.values()), dtype=np.float64)
     n, mean = len(values), float(values.mean())
+    if values.min() == values.max():
+        mean = float(values[0])  # free of rounding, as is the sd then
     sd = low = high = None
     if n > 1:
-        sd = float(values.std(ddof=1))
+        sd = math.sqrt(float(((values - mean) ** 2).sum()) / (n - 1))
         half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
         low, high = mean - half, mean + half
     return Spread(mean, sd, low, high, float(values.min()), float(values.max()), n, by_seed)
@@ -136,7 +138,7 @@ def _row(found: Spread) -> str:
 
 
 def draw(points: Sequence[Point], paths: Sequence[str]) -> Figure:
-    """Up to six figures against the first setting that is varied, the others by colour.
+    """Up to six figures against the first setting with several values, the others by colour.
 
     A dot is a seed, a bar mean ± sd.
     """
@@ -156,8 +158,15 @@ def draw(points: Sequence[Point], paths: Sequence[str]) -> Figure:
     return figure
 
 
+def _across(points: Sequence[Point]) -> str:
+    """The setting along the axis; "" if there is none."""
+    names = list(points[0].settings)
+    several = [n for n in names if len({shown(at.settings[n]) for at in points}) > 1]
+    return (several or names or [""])[0]
+
+
 def _panel(axes: Axes, points: Sequence[Point], path: str) -> None:
-    across = next(iter(points[0].settings), "")
+    across = _across(points)
     ticks = list(dict.fromkeys(shown(at.settings.get(across, "")) for at in points))
     rests = [{k: v for k, v in at.settings.items() if k != across} for at in points]
     groups = list(dict.fromkeys(label(rest) for rest in rests))
