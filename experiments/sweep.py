@@ -24,7 +24,7 @@ import tyro
 from ..inference.arviz_groups import write
 from ..inference.plain import plain
 from ..inference.provenance import code_version
-from ..inference.sweeps import Failure, Sweep, job_key, sweep
+from ..inference.sweeps import FailedJob, Sweep, job_key, sweep
 from . import data
 from .cli import Experiment, Flag, load
 from .report import check_folder, save_drawing, versions, write_text
@@ -400,7 +400,7 @@ class _Failed:
     key: str
 
     @classmethod
-    def of(cls, failure: Failure, names: Sequence[str]) -> _Failed:
+    def of(cls, failure: FailedJob, names: Sequence[str]) -> _Failed:
         settings = failure.settings["settings"]
         at = {name: settings[name] for name in names}
         return cls(at, failure.kind, failure.message, failure.key)

@@ -25,7 +25,7 @@ from .queries import (
 from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
-from .sweeps import Failure, Sweep, sweep
+from .sweeps import FailedJob, Sweep, sweep
 from .to_arviz import to_arviz
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
-    "Failure",
+    "FailedJob",
     "Fit",
     "FitSettings",
     "Forecast",

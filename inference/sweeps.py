@@ -42,7 +42,7 @@ from .plain import plain
 from .provenance import code_version, versions
 
 Result = Mapping[str, Any]
-Job = Callable[[Mapping[str, Any]], Result]
+Function = Callable[[Mapping[str, Any]], Result]
 
 LARGEST_CHUNK = 8
 """A task costs a few ms to send, jobs take longer: more of them a task would gain nothing."""
@@ -72,7 +72,7 @@ Taken again by a sweep inside a job.
 
 
 @dataclass(frozen=True)
-class Failure:
+class FailedJob:
     """A job that raised, or whose worker died."""
 
     key: str
@@ -95,7 +95,7 @@ class Sweep:
     jobs: tuple[Mapping[str, Any], ...]
     results: tuple[Result | None, ...]
     """As read from the files; None for a job that failed."""
-    failures: tuple[Failure, ...]
+    failures: tuple[FailedJob, ...]
     computed: int
     """Jobs that this call ran to their end."""
     skipped: int
@@ -128,13 +128,13 @@ class _Report(NamedTuple):
 
     job: _Job
     content: Mapping[str, Any] | None = None
-    failure: Failure | None = None
+    failure: FailedJob | None = None
     death: str = ""
     """Set instead of these two: a worker died in this job before."""
 
 
 def sweep(
-    function: Job,
+    function: Function,
     jobs: Sequence[Mapping[str, Any]],
     folder: str | Path,
     *,
@@ -183,8 +183,10 @@ def sweep(
         )
     if chunk is not None:
         require_count(chunk, "chunk")
+    place = Path(folder).absolute()
+    require(place.is_dir() or not place.exists(), "folder", "must be a folder", str(folder))
     code = code_version() if version is None else version
-    origin = _Origin(Path(folder).absolute(), _name(function, name), code)
+    origin = _Origin(place, _name(function, name), code)
     wanted = [_Job(job_key(job, origin.function, code), _seed(job), job) for job in _checked(jobs)]
     run = _Run(function, origin, wanted, workers, chunk)
     with tqdm(total=len(wanted), initial=run.skipped, unit="job", disable=not progress) as run.bar:
@@ -229,7 +231,7 @@ def _seed(job: Mapping[str, Any]) -> int:
     return int(_digest(plain(job, "settings"))[:8], 16)
 
 
-def _name(function: Job, name: str | None) -> str:
+def _name(function: Function, name: str | None) -> str:
     require(callable(function), "function", "must be callable", repr(function))
     if name is not None:
         require(isinstance(name, str) and name != "", "name", "must be a text", repr(name))
@@ -264,7 +266,7 @@ class _Run:
 
     def __init__(
         self,
-        function: Job,
+        function: Function,
         origin: _Origin,
         jobs: Sequence[_Job],
         workers: int | None,
@@ -386,12 +388,12 @@ class _Run:
         self.bar.update()
 
 
-def _run_chunk(function: Job, origin: _Origin, jobs: Sequence[_Job]) -> list[_Report]:
+def _run_chunk(function: Function, origin: _Origin, jobs: Sequence[_Job]) -> list[_Report]:
     """In the worker: run the jobs one after the other; each is filed before the next begins."""
     return [_run_job(function, origin, job) for job in jobs]
 
 
-def _run_job(function: Job, origin: _Origin, job: _Job) -> _Report:
+def _run_job(function: Function, origin: _Origin, job: _Job) -> _Report:
     path, mark = _result_file(origin, job), _mark(origin, job)
     sees_folder = path.parent.is_dir()
     with _on_its_own(job.seed):
@@ -415,15 +417,16 @@ def _run_job(function: Job, origin: _Origin, job: _Job) -> _Report:
     return _Report(job, content)
 
 
-def _compute(function: Job, origin: _Origin, job: _Job) -> dict[str, Any]:
+def _compute(function: Function, origin: _Origin, job: _Job) -> dict[str, Any]:
     """Content of the result file."""
     began = time.monotonic()
+    settings = plain(job.settings, "settings")  # as they were, whatever the function does to them
     result = function(job.settings)
     require(isinstance(result, Mapping), "result", "must be a mapping", type(result).__name__)
     return {
         "function": origin.function,
         "version": origin.version,
-        "settings": plain(job.settings, "settings"),
+        "settings": settings,
         "result": plain(result, "result"),
         "versions": versions(),
         "seconds": time.monotonic() - began,
@@ -498,8 +501,8 @@ def _death(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}" if _DEATHS & names else ""
 
 
-def _failure(job: _Job, kind: str, message: str, trace: str) -> Failure:
-    return Failure(job.key, plain(job.settings, "settings"), kind, message, trace)
+def _failure(job: _Job, kind: str, message: str, trace: str) -> FailedJob:
+    return FailedJob(job.key, plain(job.settings, "settings"), kind, message, trace)
 
 
 def _result_folder(origin: _Origin) -> Path:
@@ -542,7 +545,7 @@ def _read_content(origin: _Origin, job: _Job) -> Mapping[str, Any]:
     return content
 
 
-def _read_failures(origin: _Origin) -> dict[str, Failure]:
+def _read_failures(origin: _Origin) -> dict[str, FailedJob]:
     """Failures of this function and version, of jobs that are not asked for now among them."""
     path = origin.folder / "failures.json"
     if not path.exists():
@@ -550,4 +553,4 @@ def _read_failures(origin: _Origin) -> dict[str, Failure]:
     content = _read(path, {"function", "version", "failures"})
     if (content["function"], content["version"]) != (origin.function, origin.version):
         return {}
-    return {failure["key"]: Failure(**failure) for failure in content["failures"]}
+    return {failure["key"]: FailedJob(**failure) for failure in content["failures"]}

@@ -18,7 +18,7 @@ import torch
 
 from beliefzoo.experiments import cli
 from beliefzoo.experiments.report import leaves
-from beliefzoo.inference import Failure, Sweep, provenance, sweep, sweeps
+from beliefzoo.inference import FailedJob, Sweep, provenance, sweep, sweeps
 from beliefzoo.inference.sweeps import chunk_size, job_key
 
 Settings = Mapping[str, Any]
@@ -277,7 +277,7 @@ def test_a_job_that_fails_is_recorded_and_run_again(
     asked = jobs(4, fault=fault)
     found = run(misbehave, asked, out, chunk=4)
     (failure,) = found.failures
-    assert isinstance(failure, Failure)
+    assert isinstance(failure, FailedJob)
     assert (failure.settings, failure.kind) == (asked[2], kind)
     assert message in failure.message
     assert "Traceback" in failure.traceback
@@ -425,6 +425,13 @@ def test_bad_input(out: Path, of: Any, options: dict[str, Any], message: str) ->
     with pytest.raises(ValueError, match=message):
         sweep(arguments.pop("function"), of, out, **arguments)
     assert not out.exists()
+
+
+def test_a_file_is_no_folder(out: Path) -> None:
+    out.write_text("mine")
+    with pytest.raises(ValueError, match=r"folder: must be a folder, got .*sweep"):
+        run(square, jobs(1), out)
+    assert out.read_text() == "mine"
 
 
 @pytest.mark.parametrize(
