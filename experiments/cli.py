@@ -1,4 +1,4 @@
-"""The command line: `beliefzoo list` and `beliefzoo run NAME`.
+"""The command line: `beliefzoo list`, `beliefzoo run NAME` and `beliefzoo sweep NAME`.
 
 An experiment is a module of this package that defines
 
@@ -39,16 +39,19 @@ if TYPE_CHECKING:
 
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
 
-NOT_EXPERIMENTS = frozenset({"benchmarks", "cli", "data", "report"})
+NOT_EXPERIMENTS = frozenset({"benchmarks", "cli", "data", "report", "sweep", "sweep_table"})
 """Modules of this package that are not experiments."""
 
 _USAGE = """\
 usage: beliefzoo list
        beliefzoo run NAME [--smoke] [--seed N] [--out DIR] [--force] [--SETTING VALUE ...]
        beliefzoo run NAME --help
+       beliefzoo sweep NAME [--seeds A:B] [--set SETTING=VALUE,VALUE,...]... [--jobs N]
+       beliefzoo sweep NAME --help
        beliefzoo --version
 
-`list` names the experiments; `run NAME --help` shows every setting with its default and why.
+`list` names the experiments; `run NAME --help` shows every setting with its default and why;
+`sweep` runs an experiment for every combination of values, once a seed, and resumes where it was.
 """
 
 
@@ -85,11 +88,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the command's name; those of the process if None.
 
     Returns:
-        The exit status: 0; 2 for bad input, with a message on standard error; 130 if interrupted.
+        The exit status: 0; 1 if jobs of a sweep failed; 2 for bad input, with a message on
+        standard error; 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        _dispatch(arguments)
+        return _dispatch(arguments)
     except ValueError as error:
         if sys.flags.dev_mode:  # python -X dev: whoever writes an experiment wants the traceback
             raise
@@ -100,7 +104,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except SystemExit as stop:  # tyro: 0 after --help, 2 after a bad argument
         return stop.code if isinstance(stop.code, int) else 2
-    return 0
 
 
 def experiments() -> dict[str, str]:
@@ -147,7 +150,7 @@ def load(name: str) -> Experiment:
     return cast(Experiment, module)
 
 
-def _dispatch(arguments: Sequence[str]) -> None:
+def _dispatch(arguments: Sequence[str]) -> int:
     match arguments:
         case ["list"]:
             titles = experiments()
@@ -156,17 +159,22 @@ def _dispatch(arguments: Sequence[str]) -> None:
                 print(f"{name:{width}}  {title}")
         case ["run", name, *rest] if not name.startswith("-"):
             _run(name, rest)
+        case ["sweep", name, *rest] if not name.startswith("-"):
+            from .sweep import run_sweep
+
+            return run_sweep(name, rest)
         case ["--version"]:
             print(f"beliefzoo {__version__}")
-        case ["-h" | "--help"] | ["run" | "list", "-h" | "--help"]:
+        case ["-h" | "--help"] | ["run" | "sweep" | "list", "-h" | "--help"]:
             print(_USAGE, end="")
-        case ["run"]:
+        case ["run" | "sweep"]:
             raise ValueError(
                 f"NAME must be one of {', '.join(experiments())}; got none\n\n{_USAGE}"
             )
         case _:
             got = " ".join(arguments) or "nothing"
-            raise ValueError(f"the command must be list or run; got {got}\n\n{_USAGE}")
+            raise ValueError(f"the command must be list, run or sweep; got {got}\n\n{_USAGE}")
+    return 0
 
 
 def _run(name: str, arguments: Sequence[str]) -> None:

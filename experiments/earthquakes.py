@@ -41,7 +41,7 @@ from ..inference import (
 from ..inference.arviz_groups import Idata, convergence, group
 from ..inference.guides import Uncertainty
 from ..models import HiddenMarkovModel, Poisson, Sequences
-from ..models.randomness import one_thread
+from ..models.randomness import one_thread, seeded
 from .data import load_earthquakes
 from .report import Outcome
 
@@ -326,9 +326,10 @@ def _variational(
 ) -> Fit:
     model = _bayes_model(settings, states)
     # Beliefs must follow the parameters while these are uncertain: the LSTM reads log O_k(y_t).
-    filter = LSTMFilter(16, reads="likelihoods") if recurrent else ExactFilter()
+    with seeded(settings.seed):  # the network's weights
+        filter = LSTMFilter(16, reads="likelihoods") if recurrent else ExactFilter()
+        guide = BeliefGuide(model, filter, parameters=uncertainty)
     how = FitSettings(steps=settings.bayes_steps, particles=settings.bayes_particles, patience=None)
-    guide = BeliefGuide(model, filter, parameters=uncertainty)
     return fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
 
 

@@ -30,7 +30,7 @@ from ..inference import (
 )
 from ..inference.arviz_groups import Idata, group
 from ..models import Categorical, HiddenMarkovModel, Sequences
-from ..models.randomness import one_thread
+from ..models.randomness import one_thread, seeded
 from .data import load_english_letters
 from .report import Outcome
 
@@ -130,7 +130,8 @@ def _replicate(
     settings: Settings, seed: int, train: Sequences, heldout: Sequences, show: bool
 ) -> tuple[Fit | None, dict[str, list[float]], dict[str, Any]]:
     model = HiddenMarkovModel(2, Categorical(_symbols(train)))
-    guide = BeliefGuide(model, LSTMFilter(settings.hidden_size))
+    with seeded(seed):  # the network's weights
+        guide = BeliefGuide(model, LSTMFilter(settings.hidden_size))
     watched = heldout[:200]
     climb: dict[str, list[float]] = {"step": [], "evidence_per_char": [], "elbo_per_char": []}
 

@@ -12,7 +12,6 @@ import base64
 import dataclasses
 import inspect
 import json
-import math
 import os
 import re
 import textwrap
@@ -22,13 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
 from ..inference import provenance
 from ..inference.arviz_groups import Idata, read, replacing, write
+from ..inference.plain import plain
 
 __all__ = [
     "Outcome",
@@ -36,9 +35,11 @@ __all__ = [
     "leaves",
     "plain",
     "readable",
+    "save_drawing",
     "setting_notes",
     "versions",
     "write_report",
+    "write_text",
 ]
 
 _TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
@@ -84,32 +85,6 @@ def check_folder(folder: Path, *, force: bool) -> None:
         raise ValueError(
             f"out must be empty or hold the {_JSON} of an earlier run; {folder} holds other files"
         )
-
-
-def plain(value: object, path: str) -> Any:
-    """`value` as JSON can hold it; NumPy scalars, tuples and paths are converted.
-
-    Raises:
-        ValueError: naming the path of a value that is NaN, infinite, or not of such a type.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{path} must be finite, since JSON has no other numbers; got {value}")
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, os.PathLike):
-        return os.fspath(value)
-    if isinstance(value, list | tuple):
-        return [plain(item, f"{path}[{number}]") for number, item in enumerate(value)]
-    if isinstance(value, Mapping):
-        for key in value:
-            if not isinstance(key, str):
-                raise ValueError(f"{path} must have strings as keys; got {key!r}")
-        return {key: plain(item, f"{path}.{key}") for key, item in value.items()}
-    raise ValueError(
-        f"{path} must be a number, string, list or mapping; got {type(value).__name__}"
-    )
 
 
 def leaves(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
@@ -185,13 +160,17 @@ def write_report(
             raise ValueError(f"figures.{name} must be a number or a string; got None")
     drawings = draw(read(folder / _POSTERIOR), report["figures"])
     for name, drawing in drawings.items():
-        _save(drawing, name, folder)
-    _write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
-    _write_text(folder / _JSON, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+        save_drawing(drawing, name, folder)
+    write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
+    write_text(folder / _JSON, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
 
 
-def _save(drawing: Figure, name: str, folder: Path) -> None:
-    """Write one PNG and free the drawing."""
+def save_drawing(drawing: Figure, name: str, folder: Path) -> None:
+    """Write one PNG and free the drawing.
+
+    Raises:
+        ValueError: for a name that is not made of letters, digits, "-" and "_".
+    """
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError(f"drawings must have names of letters, digits, '-' and '_'; got {name!r}")
     if drawing.get_layout_engine() is None:
@@ -231,7 +210,8 @@ def readable(value: Any) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text and a line's end, atomically."""
     with replacing(path) as unfinished:
         unfinished.write_text(text + "\n", encoding="utf-8")
 

@@ -25,6 +25,7 @@ from .queries import (
 from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
+from .sweeps import FailedJob, Sweep, sweep
 from .to_arviz import to_arviz
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
+    "FailedJob",
     "Fit",
     "FitSettings",
     "Forecast",
@@ -47,6 +49,7 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "Sweep",
     "compare",
     "convergence",
     "evidence_gap",
@@ -70,6 +73,7 @@ __all__ = [
     "smooth_pairs",
     "starting_values",
     "step_log_likelihood",
+    "sweep",
     "to_arviz",
     "write",
 ]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
+
+from .. import __version__, models
 
 _PACKAGES = {
     "beliefzoo": "beliefzoo",
@@ -44,3 +47,21 @@ def source_commit() -> str | None:
     if head.returncode:
         return None
     return head.stdout.strip() + (" with changes" if changed else "")
+
+
+def code_version(*further: Path) -> str:
+    """The library's version and a digest of the source of its models and inference.
+
+    Equal versions mean equal code, in a checkout with changes too.
+
+    Args:
+        further: more files that results depend on.
+    """
+    folders = (Path(models.__file__).parent, Path(__file__).parent)
+    files = [path for folder in folders for path in sorted(folder.rglob("*.py"))]
+    digest = hashlib.sha256()
+    for path in (*files, *further):
+        content = path.read_bytes()
+        digest.update(f"{path.name} {len(content)}\n".encode())
+        digest.update(content)
+    return f"{__version__}+{digest.hexdigest()[:12]}"

@@ -3,10 +3,13 @@
 import base64
 import importlib
 import json
+import math
 import os
 import re
+import statistics
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from matplotlib.image import imread
 
 import beliefzoo
 from beliefzoo import experiments as package
@@ -138,7 +142,9 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"beliefzoo {beliefzoo.__version__}\n"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list", "--help"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["list", "--help"], ["sweep", "-h"]]
+)
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
     assert capsys.readouterr().out.startswith("usage: beliefzoo list")
@@ -236,7 +242,7 @@ def test_order_of_writing(install: Install, monkeypatch: pytest.MonkeyPatch) -> 
     folder = Path("runs/toy-coin")
     present: dict[str, list[str]] = {}
     given: list[Any] = []
-    draw, write_text = module.draw, report._write_text
+    draw, write_text = module.draw, report.write_text
 
     def watched_draw(posterior: Any, figures: Any) -> Any:
         present["draw"] = sorted(os.listdir(folder))
@@ -248,7 +254,7 @@ def test_order_of_writing(install: Install, monkeypatch: pytest.MonkeyPatch) -> 
         write_text(path, text)
 
     monkeypatch.setattr(module, "draw", watched_draw)
-    monkeypatch.setattr(report, "_write_text", watched_text)
+    monkeypatch.setattr(report, "write_text", watched_text)
     run()
     assert present == {
         "draw": ["posterior.nc"],
@@ -305,9 +311,11 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the command must be list or run; got nothing"),
-        (["walk"], "the command must be list or run; got walk"),
+        ([], "the command must be list, run or sweep; got nothing"),
+        (["walk"], "the command must be list, run or sweep; got walk"),
         (["run"], "NAME must be one of .*toy-coin.*; got none"),
+        (["sweep"], "NAME must be one of .*toy-coin.*; got none"),
+        (["sweep", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),
         (["run", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),
         (["run", "cli"], "NAME must be one of .*; got 'cli'"),
         (["run", "toy_coin"], "NAME must be one of .*; got 'toy_coin'"),
@@ -518,7 +526,301 @@ def test_an_outcome_cannot_be_changed() -> None:
 
 
 def test_the_modules_beside_the_experiments_are_named_once() -> None:
-    beside = {"cli", "data", "report"}
+    beside = {"cli", "data", "report", "sweep", "sweep_table"}
     folder = Path(cli.__file__).parent
     assert beside <= cli.NOT_EXPERIMENTS
     assert all((folder / f"{name}.py").is_file() for name in beside)
+
+
+# --- sweeps
+
+FIELDS = (
+    '    seed: int = 0\n    """Seed of the tosses."""\n',
+    '''    seed: int = 0
+    """Seed of the tosses."""
+    rate: float = 1.0
+    """A number."""
+    side: Literal["heads", "tails"] = "heads"
+    """A choice."""
+    fair: bool = True
+    """Yes or no."""
+    limit: int | None = None
+    """A number or none."""
+    weird: dict[str, int] | None = None
+    """What no text can say."""
+''',
+)
+LITERAL = ("from typing import Any\n", "from typing import Any, Literal\n")
+FAULT = (
+    '    EVENTS.append("run")\n',
+    '    EVENTS.append("run")\n    FAULT(settings)\n',
+)
+NO_FAULT = ("EVENTS: list[str] = []\n", "EVENTS: list[str] = []\nFAULT = lambda settings: None\n")
+
+
+def swept(*arguments: str) -> int:
+    return main(["sweep", "toy-coin", *arguments])
+
+
+def found(folder: str = "runs/sweeps/toy-coin") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(Path(folder, "sweep.json").read_text())
+    return loaded
+
+
+def share(seed: int, tosses: int, chance: float = 0.5) -> float:
+    return float((np.random.default_rng(seed).random(tosses) < chance).mean())
+
+
+def test_a_sweep_is_the_grid_times_the_seeds(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install()
+    varied = ("--set", "tosses=10,20", "--set", "shares=0.5,0.9:0.1")
+    assert swept("--seeds", "3:6", *varied) == 0
+    result = found()
+    assert result["experiment"] == "toy-coin"
+    assert result["varied"] == {"tosses": [10, 20], "shares": [[0.5], [0.9, 0.1]]}
+    assert result["seeds"] == [3, 4, 5]
+    assert [point["settings"] for point in result["points"]] == [
+        {"tosses": tosses, "shares": shares}
+        for tosses in (10, 20)
+        for shares in ([0.5], [0.9, 0.1])
+    ]
+    for point in result["points"]:
+        tosses, chance = point["settings"]["tosses"], point["settings"]["shares"][0]
+        values = [share(seed, tosses, chance) for seed in (3, 4, 5)]
+        spread = point["figures"]["heads.share"]
+        assert list(spread["by_seed"].values()) == values
+        mean, sd = statistics.mean(values), statistics.stdev(values)
+        half = 4.302652729911275 * sd / math.sqrt(3)  # Student's t, 2 degrees of freedom
+        expected = [mean, sd, mean - half, mean + half, min(values), max(values), 3]
+        names = ("mean", "sd", "low", "high", "min", "max", "n")
+        assert [spread[name] for name in names] == pytest.approx(expected)
+        assert set(point["figures"]) == {"heads.share", "heads.tosses"}  # "kind" is no number
+        assert point["failed"] == 0
+    assert result["jobs"] == {"computed": 12, "skipped": 0, "failed": 0}
+    shown = capsys.readouterr().out
+    assert re.search(r"^heads.share\n  tosses=10 shares=0.5 +0\.\d+ ± .*\(n = 3\)$", shown, re.M)
+    assert "12 jobs: 12 computed, 0 skipped, 0 failed; written to runs/sweeps/toy-coin" in shown
+    folder = Path("runs/sweeps/toy-coin")
+    assert sorted(os.listdir(folder)) == ["failures.json", "jobs", "sweep.json", "sweep.png"]
+    pixels = imread(folder / "sweep.png")
+    assert pixels.min() < pixels.max()
+
+
+def test_a_sweep_resumes_and_is_extended(install: Install) -> None:
+    module = install()
+    assert swept("--seeds", "0:2", "--set", "tosses=5,6") == 0
+    assert swept("--seeds", "0:3", "--set", "tosses=5,6,7") == 0
+    assert module.EVENTS == ["run"] * 9
+    assert found()["jobs"] == {"computed": 5, "skipped": 4, "failed": 0}
+    assert [point["figures"]["heads.share"]["n"] for point in found()["points"]] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(("seeds", "expected"), [("0:2", [0, 1]), ("4,1", [4, 1]), ("7", [7])])
+def test_seeds(install: Install, seeds: str, expected: list[int]) -> None:
+    install()
+    assert swept("--seeds", seeds, "--smoke", "--out", "here") == 0
+    assert found("here")["seeds"] == expected
+    assert found("here")["base"]["tosses"] == 7
+    (point,) = found("here")["points"]
+    assert point["settings"] == {}
+    assert list(point["figures"]["heads.share"]["by_seed"]) == [str(seed) for seed in expected]
+    one = point["figures"]["heads.share"]["sd"] is None
+    assert one == (len(expected) == 1)
+
+
+def test_values_are_read_by_the_type_of_their_field(install: Install) -> None:
+    install(FIELDS, LITERAL)
+    values = ("rate=1,2e-3", "side=tails,heads", "fair=true,False", "limit=none,3")
+    options = [part for value in values for part in ("--set", value)]
+    assert swept("--seeds", "0", *options) == 0
+    assert found()["varied"] == {
+        "rate": [1.0, 0.002],
+        "side": ["tails", "heads"],
+        "fair": [True, False],
+        "limit": [None, 3],
+    }
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--set", "tosse=3"],
+            "set must name a setting of toy-coin; got 'tosse'; did you mean tosses",
+        ),
+        (["--set", "x=3"], "got 'x'; there are tosses, shares, seed"),
+        (["--set", "tosses"], "set must be SETTING=VALUE,VALUE,…; got 'tosses'"),
+        (["--set", "tosses=3,many"], "set: tosses must be of type int; got 'many'"),
+        (["--set", "tosses=3.0"], "set: tosses must be of type int; got '3.0'"),
+        (["--set", "tosses="], "set: tosses must be of type int; got ''"),
+        (["--set", "tosses=3,3"], "set: values of tosses must differ; got 3 twice"),
+        (["--set", "tosses=3", "--set", "tosses=4"], "each setting once; got tosses twice"),
+        (["--set", "seed=3"], "set must not vary seed, which --seeds does"),
+        (["--set", "tosses=5,0"], "tosses must be positive; got 0"),
+        (["--set", "rate=fast"], "set: rate must be of type float; got 'fast'"),
+        (["--set", "rate=nan"], r"settings\.rate must be finite.*got nan"),
+        (["--set", "side=edge"], r"side must be of type Literal\['heads', 'tails'\]; got 'edge'"),
+        (["--set", "fair=2"], "set: fair must be of type bool; got '2'"),
+        (["--set", "limit=x"], r"set: limit must be of type int \| None; got 'x'"),
+        (
+            ["--set", "weird=3"],
+            r"set: weird is of type dict\[str, int\] \| None, whose values cannot",
+        ),
+        (["--seeds", "3:3"], "seeds must be different numbers >= 0, at least one; got '3:3'"),
+        (["--seeds", "1,1"], "seeds must be different numbers >= 0, at least one; got '1,1'"),
+        (["--seeds", "-3"], "seeds must be different numbers >= 0, at least one; got '-3'"),
+        (["--seeds", "a:b"], "seeds must be a:b, a,b,c or one number; got 'a:b'"),
+        (["--jobs", "0"], "jobs must be a whole number other than 0"),
+        (["--chunk", "0"], "chunk must be a whole number >= 1; got 0"),
+        (["--scheduler", "x"], "scheduler goes with the backends dask and ray; got loky"),
+        (["--backend", "dusk"], "invalid choice 'dusk' for argument '--backend'"),
+        (["--backend", "dask"], r"backend dask needs .* pip install 'beliefzoo\[distributed\]'"),
+        (["--backend", "ray"], r"backend ray needs .* pip install 'beliefzoo\[ray\]'"),
+    ],
+)
+def test_bad_sweeps(
+    install: Install,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
+) -> None:
+    install(FIELDS, LITERAL)
+    for package_name in ("distributed", "ray"):
+        monkeypatch.setitem(sys.modules, package_name, None)  # as if it were not installed
+    refused(capsys, message, "sweep", "toy-coin", *arguments, whole=True)
+    assert not Path("runs").exists()
+
+
+def test_jobs_that_fail(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    module = install(FAULT, NO_FAULT)
+
+    def fault(settings: Any) -> None:
+        if (settings.seed, settings.tosses) in ((1, 6), (0, 7), (1, 7)):
+            raise ArithmeticError("the coin is lost")
+
+    module.FAULT = fault
+    assert swept("--seeds", "0:2", "--set", "tosses=5,6,7") == 1
+    result = found()
+    assert result["jobs"] == {"computed": 3, "skipped": 0, "failed": 3}
+    first = {"settings": {"tosses": 7, "seed": 0}, "kind": "ArithmeticError"}
+    assert first.items() <= result["failures"][0].items()
+    assert [point["failed"] for point in result["points"]] == [0, 1, 2]
+    assert result["points"][2]["figures"] == {}
+    shown = capsys.readouterr()
+    assert "tosses=7  no result" in shown.out
+    assert "failed at tosses=6 seed=1: ArithmeticError: the coin is lost" in shown.err
+    module.FAULT = lambda settings: None
+    assert swept("--seeds", "0:2", "--set", "tosses=5,6,7") == 0
+    assert found()["jobs"] == {"computed": 3, "skipped": 3, "failed": 0}
+
+
+def test_all_jobs_fail(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(("np.float64(heads.mean())", "float('nan')"))
+    assert swept("--seeds", "0") == 1
+    assert found()["failures"][0]["message"].startswith("figures.heads.share must be finite")
+    assert "no result" in capsys.readouterr().out
+    assert not Path("runs/sweeps/toy-coin/sweep.png").exists()
+
+
+def test_an_interrupted_sweep_goes_on(install: Install) -> None:
+    module = install(FAULT, NO_FAULT)
+
+    def fault(settings: Any) -> None:
+        if settings.seed == 2:
+            raise KeyboardInterrupt
+
+    module.FAULT = fault
+    assert swept("--seeds", "0:4") == 130
+    assert not Path("runs/sweeps/toy-coin/sweep.json").exists()
+    module.FAULT = lambda settings: None
+    assert swept("--seeds", "0:4") == 0
+    assert found()["jobs"] == {"computed": 2, "skipped": 2, "failed": 0}
+
+
+def test_threads_take_turns_and_agree(install: Install) -> None:
+    install()
+    options = ("--seeds", "0:3", "--set", "tosses=5,6")
+    assert swept(*options, "--out", "one") == 0
+    assert swept(*options, "--out", "two", "--backend", "threading", "--jobs", "2") == 0
+    assert found("one")["points"] == found("two")["points"]
+
+
+def test_figures_are_chosen(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install(('"kind": "coin"', '"half": 0.5'))
+    assert swept("--seeds", "0:2", "--set", "tosses=5,50") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "heads.share" in lines
+    assert "half" not in lines  # the same everywhere
+    assert swept("--seeds", "0:2", "--set", "tosses=5,50", "--figures", "h*f") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "half" in lines
+    assert "heads.share" not in lines
+    assert swept("--seeds", "0", "--figures", "x*") == 0
+    assert "no figure of this kind" in capsys.readouterr().out
+
+
+def test_posteriors_are_kept(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
+    install()
+    assert swept("--seeds", "0:2", "--keep-posteriors", "--out", "here") == 0
+    keys = {path.stem for path in Path("here/jobs").iterdir()}
+    assert {path.stem for path in Path("here/posteriors").iterdir()} == keys
+    heads = {
+        float(group(read(path), "posterior")["heads"].mean())
+        for path in Path("here/posteriors").iterdir()
+    }
+    assert heads == {share(0, 400), share(1, 400)}
+    assert swept("--seeds", "0:3", "--out", "here") == 0  # one without
+    assert swept("--seeds", "0:3", "--keep-posteriors", "--out", "here") == 2
+    assert "keep_posteriors needs a folder without results that lack" in capsys.readouterr().err
+
+
+def test_what_a_run_says_is_not_shown_but_its_warnings_are_kept(
+    install: Install, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = install(FAULT, NO_FAULT)
+
+    def fault(settings: Any) -> None:
+        sys.stdout.write("chatter")
+        sys.stderr.write("chatter")
+        warnings.warn("the coin is thin", stacklevel=1)
+
+    module.FAULT = fault
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        assert swept("--seeds", "0") == 0
+    shown = capsys.readouterr()
+    assert "chatter" not in shown.out + shown.err
+    (path,) = Path("runs/sweeps/toy-coin/jobs").iterdir()
+    assert json.loads(path.read_text())["result"]["warnings"] == ["UserWarning: the coin is thin"]
+
+
+def test_the_source_of_the_experiment_counts_unless_the_version_is_given(install: Install) -> None:
+    module = install()
+    source = Path(module.__file__)
+    for changed, options in enumerate(((), (), ("--code-version", "1"), ("--code-version", "1"))):
+        source.write_text(source.read_text() + f"# {changed}\n")
+        assert swept("--seeds", "0", *options) == 0
+    assert module.EVENTS == ["run"] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("notes.txt", "mine", "out must be empty or hold an earlier sweep; here holds other files"),
+        ("sweep.json", '{"experiment": "x"}', "must not hold the sweep of another experiment.*: x"),
+        ("sweep.json", "{", "out must hold a sweep.json that can be read"),
+        ("", "mine", "out must be a folder; here is a file"),
+    ],
+)
+def test_a_folder_that_is_not_for_this_sweep(
+    install: Install, capsys: pytest.CaptureFixture[str], name: str, content: str, message: str
+) -> None:
+    install()
+    path = Path("here", name)
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(content)
+    refused(capsys, message, "sweep", "toy-coin", "--out", "here", whole=True)
+    assert path.read_text() == content
