@@ -72,10 +72,17 @@ def _exact_terms(
         yield index, log_rows[index[:-1]] + columns[index]
 
 
-def log_product(log_rows: Tensor, log_matrix: Tensor, matrix: Tensor) -> Tensor:
-    """log Σ_i exp(x_i + A_ij) for rows x whose maximum is about 0; ``matrix`` is exp(A)."""
+def log_product(
+    log_rows: Tensor, log_matrix: Tensor, matrix: Tensor, likely: bool = False
+) -> Tensor:
+    """log Σ_i exp(x_i + A_ij) for rows x whose maximum is about 0; ``matrix`` is exp(A).
+
+    ``likely``: no entry of the matrix is below the floor, hence no sum that is not zero.
+    """
     total = _vecmat(log_rows.exp(), matrix)
     result = total.log()
+    if likely:
+        return result
     floor = math.exp(_log_floor(total.dtype))
     # Written so that a NaN beyond some length does not hide the others.
     if total.numel() and not total.min().item() >= floor:
@@ -249,19 +256,23 @@ def step_mask(lengths: Tensor | None, like: Tensor) -> Tensor | None:
 
 def step_matrices(
     log_transition: Tensor, choice: Tensor | None
-) -> Callable[[int], tuple[Tensor, Tensor]]:
-    """t -> (log P, P) of the step from t to t + 1, both ``(*D, N|1, K, K)``."""
+) -> Callable[[int], tuple[Tensor, Tensor, bool]]:
+    """t -> (log P, P) of the step from t to t + 1, ``(*D, N|1, K, K)``, and if all is ``likely``.
+
+    That is asked once and not at each step, where a GPU would have to wait for the answer.
+    """
+    likely = bool((log_transition >= _log_floor(log_transition.dtype)).all())
     if choice is None and log_transition.shape[-3] == 1:
         fixed = log_transition.squeeze(-3)
-        pair = fixed, fixed.exp()
-        return lambda t: pair
+        once = fixed, fixed.exp(), likely
+        return lambda t: once
 
-    def varying(t: int) -> tuple[Tensor, Tensor]:
+    def varying(t: int) -> tuple[Tensor, Tensor, bool]:
         if choice is None:
             log_matrix = log_transition[..., t, :, :]
         else:
             log_matrix = log_transition.squeeze(-4)[..., choice[:, t], :, :]
-        return log_matrix, log_matrix.exp()
+        return log_matrix, log_matrix.exp(), likely
 
     return varying
 
@@ -336,8 +347,8 @@ def log_messages(
     for t, gain in reversed(list(enumerate(gains.unbind(-2)))[1:]):
         ratio = gain + message
         scale = ratio.amax(-1, keepdim=True).clamp_min(lowest)
-        log_matrix, matrix = matrices(t - 1)
-        update = log_product(ratio - scale, log_matrix.mT, matrix.mT) + scale
+        log_matrix, matrix, likely = matrices(t - 1)
+        update = log_product(ratio - scale, log_matrix.mT, matrix.mT, likely) + scale
         message = update if inside is None else torch.where(inside[t], update, message)
         messages.append(message)
     return torch.stack(messages[::-1], -2)
@@ -382,7 +393,7 @@ def adjoints(
     carried = [torch.zeros_like(direct[0])]
     for t in range(1, len(direct)):
         adjoint = direct[t - 1] + carried[-1]
-        log_matrix, matrix = matrices(t - 1)
+        log_matrix, matrix, _ = matrices(t - 1)
         mean = _vecmat(adjoint * beliefs[t - 1], matrix) * inverse[t]
         if in_logs[t]:
             for index, terms in _exact_terms(small[t], log_rows[t - 1], log_matrix):

@@ -593,6 +593,12 @@ def join(
 
 
 @_fast
+def _clear_from(array: Array, row: int, begin: int) -> None:
+    for t in range(begin, array.shape[1]):
+        _clear(array, row, t)
+
+
+@_fast
 def join_gradient(  # noqa: C901 - one sweep
     rows: Array,
     matrices: Array,
@@ -623,14 +629,11 @@ def join_gradient(  # noqa: C901 - one sweep
     behind = np.empty((1, states), log_beliefs.dtype)
     for row in rows:
         length = lengths[row]
+        _clear_from(to_beliefs, row, length)
         for part in range(len(before)):
+            _clear_from(before[part], row, length - 1)
+            _clear_from(after[part], row, length)
             _clear(after[part], row, 0)
-            for t in range(length - 1, log_beliefs.shape[1]):
-                _clear(before[part], row, t)
-            for t in range(length, log_beliefs.shape[1]):
-                _clear(after[part], row, t)
-        for t in range(length, log_beliefs.shape[1]):
-            _clear(to_beliefs, row, t)
         carried[:] = 0
         table, own, ahead = log_beliefs[row], marginals[row], predicted[row]
         given, direct, out = to_predicted[row], to_marginals[row], to_beliefs[row]

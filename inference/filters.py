@@ -198,8 +198,10 @@ class RecurrentFilter(nn.Module):
         if self.reads != "likelihoods":
             y, mask = laws.emission.observed(laws.data)
             seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-            encoded = (laws.emission.encode(y).to(dtype) - self.shift) / self.scale
-            parts.append(encoded * seen)
+            encoded = laws.emission.encode(y).to(dtype)
+            if not laws.emission.codes:  # symbols are read as they are
+                encoded = (encoded - self.shift) / self.scale
+            parts.append(encoded if bool(seen.all()) else encoded * seen)
             if self._flags:
                 missing = ~seen if self._flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
