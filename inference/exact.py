@@ -142,10 +142,11 @@ def _check_chain(
     except RuntimeError as error:
         raise ValueError(f"leading dimensions must broadcast; got {leading}") from error
     if lengths is not None:
-        _check_lengths(lengths, n, t, first.device)
+        check_lengths(lengths, n, t, first.device)
 
 
-def _check_lengths(lengths: Tensor, n: int, t: int, device: torch.device) -> None:
+def check_lengths(lengths: Tensor, n: int, t: int, device: torch.device) -> None:
+    """Refuse lengths that are not int64 ``(N,)`` in 1 … T."""
     if lengths.shape != (n,) or lengths.dtype != torch.int64 or lengths.device != device:
         raise ValueError(
             f"lengths must be int64 of shape ({n},) on {device}; "

@@ -108,7 +108,7 @@ if hasattr(os, "register_at_fork"):  # threads do not survive a fork; there is n
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-def _together(tasks: Sequence[Task], work: int) -> None:
+def together(tasks: Sequence[Task], work: int) -> None:
     """Run tasks on torch's number of threads, or one after the other where that is faster."""
     threads = torch.get_num_threads()
     if threads == 1 or len(tasks) == 1 or work < SERIAL_WORK:
@@ -123,7 +123,7 @@ def _together(tasks: Sequence[Task], work: int) -> None:
             other.result()
 
 
-def _cut(size: int) -> list[tuple[int, int]]:
+def cut(size: int) -> list[tuple[int, int]]:
     """0 … size in one piece a thread."""
     threads = max(1, min(torch.get_num_threads(), size))
     return list(itertools.pairwise(size * part // threads for part in range(threads + 1)))
@@ -132,17 +132,17 @@ def _cut(size: int) -> list[tuple[int, int]]:
 def _in_parts(kernel: Any, places: Array, shared: Sequence[Any], own: Sequence[Tensor]) -> None:
     """Run a kernel on ``places``, one part a thread; ``own`` are tensors in their order."""
     tasks = []
-    for begin, end in _cut(len(places)):
+    for begin, end in cut(len(places)):
         arrays = (tensor[begin:end].numpy() for tensor in own)
         tasks.append(partial(kernel, places[begin:end], *shared, *arrays))
-    _together(tasks, own[0].numel() * own[0].shape[-1])
+    together(tasks, own[0].numel() * own[0].shape[-1])
 
 
 # --- the evidence ---------------------------------------------------------------------------------
 
 
 @lru_cache
-def _floor(dtype: torch.dtype) -> float:
+def floor_of(dtype: torch.dtype) -> float:
     """Sums of probabilities above it are exact in spite of terms that were rounded to zero."""
     info = torch.finfo(dtype)
     return info.tiny / info.eps**2
@@ -197,7 +197,7 @@ class _Evidence:
         self.chain = chain
         rows = chain.rows
         self.matrices = rows.log_matrices.exp()
-        self.floor = _floor(chain.dtype)
+        self.floor = floor_of(chain.dtype)
         b, t, k = chain.sizes
         self.beliefs, self.scales = chain.new(b, t, k), chain.new(b, t)
         self.totals = torch.zeros(b, dtype=torch.float64)
@@ -210,7 +210,7 @@ class _Evidence:
             # Too few rows for the threads: filter and messages at the same time.
             self.messages = chain.new(b, t, k)
             tasks += self._message_tasks(self.messages, None)
-        _together(tasks, rows.work)
+        together(tasks, rows.work)
         self.careful: Filtered | None = None
         self._redo()
 
@@ -262,7 +262,7 @@ class _Evidence:
         chain, messages = self.chain, self.messages
         if messages is None or last is not None:
             messages = chain.new(*chain.sizes)
-            _together(self._message_tasks(messages, last), chain.rows.work)
+            together(self._message_tasks(messages, last), chain.rows.work)
         marginals = chain.new(*chain.sizes)
         weights = chain.new(0, 0, 0)
         if transition:  # messages made here are not needed again: their place is taken
@@ -286,9 +286,9 @@ class _Evidence:
         b, t, k = self.chain.sizes
         tensors = self.beliefs, self.scales, messages, marginals, weights
         shared = upstream.numpy(), self.floor, *(x.numpy() for x in tensors), self.failed
-        parts = _cut(b * t)
+        parts = cut(b * t)
         tasks = [partial(machine.combine, *part, self.chain.data, *shared) for part in parts]
-        _together(tasks, 16 * b * t * k)
+        together(tasks, 16 * b * t * k)
 
     def _pairs(self, weights: Tensor) -> Tensor:
         """Σ b_t(i) P(i, j) w_{t+1}(j) of each matrix."""
@@ -331,8 +331,8 @@ def _pair_sums(rows: Rows, before: Tensor, after: Tensor) -> Tensor:
     sums = torch.zeros(rows.log_matrices.shape, dtype=torch.float64)
     tensors = before, after, sums
     shared = rows.order, rows.steps, rows.lengths, *(x.numpy() for x in tensors)
-    parts = _cut(sums.shape[-1])
-    _together([partial(machine.pairs, *part, *shared) for part in parts], rows.work)
+    parts = cut(sums.shape[-1])
+    together([partial(machine.pairs, *part, *shared) for part in parts], rows.work)
     return sums
 
 
@@ -396,13 +396,13 @@ class Joined:
         """None if some transition is so unlikely that sums of probabilities would not be exact."""
         rows, (beliefs,) = _as_rows(log_transition, lengths, choice, log_beliefs)
         matrices = rows.log_matrices.exp()
-        if not bool((matrices >= _floor(beliefs.dtype)).all()):
+        if not bool((matrices >= floor_of(beliefs.dtype)).all()):
             return None
         predicted, marginals = torch.empty_like(beliefs), torch.empty_like(beliefs)
         tensors = beliefs, predicted, marginals
         law = matrices.numpy(), matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
         shared = *law, *(x.numpy() for x in tensors)
-        _together([partial(machine.join, share, *shared) for share in rows.shares()], rows.work)
+        together([partial(machine.join, share, *shared) for share in rows.shares()], rows.work)
         return cls(rows, matrices, *tensors)
 
     def elbo(self, log_initial: Tensor, log_likelihood: Tensor) -> tuple[Tensor, Tensor]:
@@ -416,7 +416,7 @@ class Joined:
         tensors = self.log_beliefs, self.predicted, self.marginals, residual, bounds
         shared = data, *(x.numpy() for x in tensors)
         tasks = [partial(machine.residuals, share, *shared) for share in rows.shares()]
-        _together(tasks, 8 * residual.numel())
+        together(tasks, 8 * residual.numel())
         return rows.shaped(bounds.to(residual.dtype)), rows.shaped(residual)
 
     def gradient(
@@ -441,7 +441,7 @@ class Joined:
         law = matrices.numpy(), matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
         shared = *law, *(x.numpy() for x in tensors)
         tasks = [partial(machine.join_gradient, share, *shared) for share in rows.shares()]
-        _together(tasks, 2 * rows.work)
+        together(tasks, 2 * rows.work)
         if not transition:
             return to_beliefs, None
         if rows.shared:
@@ -461,7 +461,7 @@ def _filter(chain: _Chain, places: Array) -> Filtered:
     filtered = Filtered(chain.new(count, t, k), chain.new(count, t, k), chain.new(count, t))
     log_matrices = chain.rows.log_matrices
     law = log_matrices.exp().numpy(), log_matrices.numpy(), chain.rows.steps
-    shared = chain.data, *law, _floor(chain.dtype)
+    shared = chain.data, *law, floor_of(chain.dtype)
     _in_parts(machine.forward_in_logs, places, shared, filtered)
     return filtered
 
@@ -477,7 +477,7 @@ def _row_marginals(
     at_end = torch.zeros_like(log_beliefs[:, 0]) if after is None else after
     transposed = rows.log_matrices.exp().mT.contiguous()
     law = transposed.numpy(), rows.log_matrices.numpy(), rows.steps
-    shared = *law, rows.lengths, math.log(_floor(log_beliefs.dtype)), after is not None
+    shared = *law, rows.lengths, math.log(floor_of(log_beliefs.dtype)), after is not None
     own = log_beliefs, log_predicted, at_end, marginals
     _in_parts(machine.marginals, places, shared, own)
     return marginals
@@ -518,8 +518,8 @@ def log_messages(
     rows, steps = _as_rows(log_transition, lengths, choice, log_beliefs, log_predicted)
     messages = torch.empty_like(steps[0])
     transposed = rows.log_matrices.exp().mT.contiguous()
-    law = transposed.numpy(), rows.log_matrices.numpy(), rows.steps
-    shared = *law, rows.lengths, _floor(messages.dtype)
+    law = transposed.numpy(), rows.log_matrices.mT.numpy(), rows.steps
+    shared = *law, rows.lengths, floor_of(messages.dtype)
     _in_parts(machine.messages_in_logs, np.arange(len(messages)), shared, (*steps, messages))
     return rows.shaped(messages)
 
@@ -549,7 +549,7 @@ def adjoints(
     rows, steps = _as_rows(log_transition, lengths, choice, *tensors)
     carried = torch.empty_like(steps[0])
     law = rows.log_matrices.exp().numpy(), rows.log_matrices.numpy(), rows.steps
-    shared = *law, rows.lengths, math.log(_floor(carried.dtype))
+    shared = *law, rows.lengths, math.log(floor_of(carried.dtype))
     _in_parts(machine.adjoints, np.arange(len(carried)), shared, (*steps, carried))
     return rows.shaped(carried)
 
@@ -569,7 +569,7 @@ def best_paths(
     log_joint = torch.empty(b, dtype=torch.float64)
     shared = chain.data, rows.log_matrices.numpy(), rows.steps, paths.numpy(), log_joint.numpy()
     tasks = [partial(machine.best_paths, share, *shared) for share in rows.shares()]
-    _together(tasks, rows.work)
+    together(tasks, rows.work)
     return rows.shaped(paths), rows.shaped(log_joint.to(chain.dtype))
 
 
@@ -590,5 +590,5 @@ def backward_draws(
     law = rows.log_matrices.mT.contiguous().numpy(), rows.steps, rows.lengths
     shared = *law, beliefs.numpy(), uniform.numpy(), paths.numpy(), impossible
     tasks = [partial(machine.draw_paths, share, *shared) for share in rows.shares()]
-    _together(tasks, 8 * n * beliefs.numel())
+    together(tasks, 8 * n * beliefs.numel())
     return paths.reshape(n, *rows.leading, t), not impossible.any()

@@ -3,6 +3,9 @@
 Kernels take NumPy arrays and work on *rows*: one row is one sequence under one draw of the
 parameters.
 
+A matrix is an entry of an array (M, K, K), or has a structure: ``Bands``, ``Entries``, ``Stages``.
+What is done with it is an overload on that type; everything else is written once.
+
 *Fast* kernels work with scaled probabilities. They are exact as long as no probability of a state
 that can be reached falls below a floor (relative to its neighbours, hence whatever the length); a
 row where one does is reported, and done again by kernels that keep logs. Those in turn multiply
@@ -13,6 +16,7 @@ on disk when this file changes, not when another does.
 """
 
 import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -41,6 +45,38 @@ class Steps(NamedTuple):
     first_of: Array
     stride: int
     choice: Array
+
+
+class Bands(NamedTuple):
+    """A matrix of diagonals: values[w, i] = M(i, i + offsets[w]), in logs or not."""
+
+    values: Array
+    offsets: Array
+    room: Array
+    """(2, K)"""
+
+
+class Entries(NamedTuple):
+    """The entries of a matrix by column: M(sources[e], j) for e in starts[j] … starts[j+1] - 1."""
+
+    values: Array
+    starts: Array
+    sources: Array
+
+
+class Stages(NamedTuple):
+    """A product of matrices, each along one axis of the states.
+
+    Row f of ``table`` is (rows, columns, rest, begin): the states are a table of shape (rows, rest),
+    whose first axis is multiplied by the matrix (rows, columns) that begins at values[begin] and
+    becomes the last, (rest, columns). So all loops are over neighbours in memory, and a Kronecker
+    product ends with its axes in their order.
+    """
+
+    values: Array
+    table: Array
+    room: Array
+    """(3, widest table)"""
 
 
 class Data(NamedTuple):
@@ -177,13 +213,64 @@ def _log_overload(x: Any) -> Any:
     return log_single if x == types.float32 else log_double
 
 
-@_fast
-def _times(p: Array, r: int, matrices: Array, m: int, out: Array, q: int) -> None:
-    """out[q] = p[r] M. Eight rows of M at a time, so that ``out`` is read and written less."""
-    size = out.shape[1]
+def _structure(matrices: Any) -> Any:
+    """Seen from the compiler: the kind of structure of a matrix, None for an array."""
+    return getattr(matrices, "instance_class", None)
+
+
+_overload: Any = partial(
+    overload,
+    jit_options={
+        "nogil": True,
+        "error_model": "numpy",
+        "fastmath": {"reassoc", "contract", "nsz"},
+    },
+)
+
+
+def _times(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> Any:
+    """out[q] = p[r] M."""
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_times)
+def _times_overload(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> Any:
+    def in_bands(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> None:
+        size = out.shape[1]
+        for j in range(size):
+            out[q, j] = 0
+        for w in range(len(matrices.offsets)):
+            o = matrices.offsets[w]
+            before, after = p[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
+            values = matrices.values[w, max(0, -o) :]
+            for i in range(len(before)):
+                after[i] += before[i] * values[i]
+
+    def in_entries(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> None:
+        for j in range(out.shape[1]):
+            total = out.dtype.type(0)
+            for e in range(matrices.starts[j], matrices.starts[j + 1]):
+                total += p[r, matrices.sources[e]] * matrices.values[e]
+            out[q, j] = total
+
+    def in_stages(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> None:
+        last = len(matrices.table) - 1
+        for f in range(last + 1):
+            source = p[r] if f == 0 else matrices.room[f % 2]
+            target = out[q] if f == last else matrices.room[(f + 1) % 2]
+            stage, room = matrices.table[f], matrices.room[2]
+            _times_along(source, matrices.values, stage, room, target)
+
+    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
+    return chosen.get(_structure(matrices), _times_dense)
+
+
+def _times_dense(p: Any, r: Any, matrices: Any, m: Any, out: Any, q: Any) -> None:
+    """Eight rows of M at a time, so that ``out`` is read and written less."""
+    count, size = matrices.shape[1:]
     for j in range(size):
         out[q, j] = 0
-    for block in range(size // 8):
+    for block in range(count // 8):
         i = 8 * block
         a, b, c, d = p[r, i], p[r, i + 1], p[r, i + 2], p[r, i + 3]
         e, f, g, h = p[r, i + 4], p[r, i + 5], p[r, i + 6], p[r, i + 7]
@@ -193,8 +280,8 @@ def _times(p: Array, r: int, matrices: Array, m: int, out: Array, q: int) -> Non
             third = e * matrices[m, i + 4, j] + f * matrices[m, i + 5, j]
             fourth = g * matrices[m, i + 6, j] + h * matrices[m, i + 7, j]
             out[q, j] += (first + second) + (third + fourth)
-    rest = 8 * (size // 8)
-    if rest + 4 <= size:
+    rest = 8 * (count // 8)
+    if rest + 4 <= count:
         i = rest
         a, b, c, d = p[r, i], p[r, i + 1], p[r, i + 2], p[r, i + 3]
         for j in range(size):
@@ -202,10 +289,32 @@ def _times(p: Array, r: int, matrices: Array, m: int, out: Array, q: int) -> Non
             second = c * matrices[m, i + 2, j] + d * matrices[m, i + 3, j]
             out[q, j] += first + second
         rest += 4
-    for i in range(rest, size):
+    for i in range(rest, count):
         a = p[r, i]
         for j in range(size):
             out[q, j] += a * matrices[m, i, j]
+
+
+_rows_times: Any = _fast(_times_dense)
+
+
+@_fast
+def _times_along(source: Array, values: Array, stage: Array, room: Array, target: Array) -> None:
+    """One stage of a product; see ``Stages``. The inner loop runs along the longer axis."""
+    rows, columns, rest, begin = stage
+    matrix = values[begin : begin + rows * columns].reshape(1, rows, columns)
+    before = source[: rows * rest].reshape(1, rows, rest)
+    after = target[: rest * columns].reshape(rest, columns)
+    if rest <= columns:
+        for c in range(rest):
+            _rows_times(before[0].T, c, matrix, 0, after, c)
+        return
+    turned = room[: rest * columns].reshape(columns, rest)
+    for j in range(columns):
+        _rows_times(matrix[0].T, j, before, 0, turned, j)
+    for c in range(rest):
+        for j in range(columns):
+            after[c, j] = turned[j, c]
 
 
 @_fast
@@ -270,21 +379,47 @@ def _absorb(scaled: Array, c: int, ahead: Array, r: int, beliefs: Array, t: int)
     return total
 
 
-@_fast
-def _lost(
-    ahead: Array, r: int, floor: float, beliefs: Array, table: Array, t: int, linked: Array
-) -> bool:
+def _lost(ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any) -> Any:
     """Whether a state that can be reached from step t - 1 has a prediction below the floor.
 
-    A belief of exactly zero may have been rounded to it: the likelihood tells. (A state whose
-    prediction was rounded to zero has been found here a step earlier.)
+    ``own`` are the beliefs. One of exactly zero may have been rounded to it: the likelihood tells.
+    (A state whose prediction was rounded to zero has been found here a step earlier.)
     """
-    for j in range(ahead.shape[1]):
-        if ahead[r, j] < floor:
-            for i in range(ahead.shape[1]):
-                if linked[i, j] and (beliefs[t - 1, i] > 0 or table[t - 1, i] > -np.inf):
-                    return True
-    return False
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_lost)
+def _lost_overload(
+    ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
+) -> Any:
+    def dense(
+        ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
+    ) -> bool:
+        for j in range(ahead.shape[1]):
+            if ahead[r, j] < floor:
+                for i in range(ahead.shape[1]):
+                    if linked[m, i, j] and (own[t - 1, i] > 0 or table[t - 1, i] > -np.inf):
+                        return True
+        return False
+
+    def structured(
+        ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
+    ) -> bool:
+        small = False
+        for j in range(ahead.shape[1]):
+            small |= ahead[r, j] < floor
+        if not small:
+            return False
+        reach = np.empty((2, ahead.shape[1]), ahead.dtype)
+        for i in range(ahead.shape[1]):
+            reach[0, i] = own[t - 1, i] > 0 or table[t - 1, i] > -np.inf
+        _times(reach, 0, linked, m, reach, 1)
+        for j in range(ahead.shape[1]):
+            if ahead[r, j] < floor and reach[1, j] > 0:
+                return True
+        return False
+
+    return dense if _structure(linked) is None else structured
 
 
 @_fast
@@ -302,8 +437,8 @@ def forward(
 ) -> None:
     """Filtered beliefs, their scales Σ_j π_t(j) O_j / max O, and the evidence of every row.
 
-    ``linked`` (matrices > 0 in logs) is empty where all transitions are so likely that nothing can
-    fall below the floor.
+    ``linked`` (1 where a matrix > 0 in logs) is empty where all transitions are so likely that
+    nothing can fall below the floor.
     """
     ahead = np.empty((1, data.likelihood.shape[2]), data.likelihood.dtype)
     scaled = np.empty((CHUNK, data.likelihood.shape[2]), data.likelihood.dtype)
@@ -321,7 +456,7 @@ def forward(
             else:
                 m = _matrix(steps, row, t - 1)
                 _times(own, t - 1, matrices, m, ahead, 0)
-                if len(linked) and _lost(ahead, 0, floor, own, table, t, linked[m]):
+                if len(linked) and _lost(ahead, 0, floor, own, table, t, linked, m):
                     failed[row] = True
             total = _absorb(scaled, c, ahead, 0, own, t)
             if total < floor or tops[c] == -np.inf:
@@ -368,7 +503,7 @@ def forward_grouped(
                     totals[row] = 0
                     for k in range(ahead.shape[1]):
                         ahead[r, k] = _exp(data.log_initial[data.initial_of[row], k])
-                elif len(linked) and _lost(ahead, r, floor, beliefs[row], table, t, linked[0]):
+                elif len(linked) and _lost(ahead, r, floor, beliefs[row], table, t, linked, 0):
                     failed[row] = True
                 _likelihoods(table, t, t + 1, scaled, tops)
                 total = _absorb(scaled, 0, ahead, r, beliefs[row], t)
@@ -704,29 +839,142 @@ def residuals(
 # --- careful kernels: logs ------------------------------------------------------------------------
 
 
-@_fast
-def _predict_in_logs(
-    log_beliefs: Array,
-    before: Array,
-    matrices: Array,
-    log_matrices: Array,
-    m: int,
-    floor: float,
-    log_predicted: Array,
-    t: int,
-) -> None:
-    """log_predicted[t] from log_beliefs[t - 1]; ``before`` is room for two rows."""
-    states = log_beliefs.shape[1]
-    for k in range(states):
-        before[0, k] = _exp(log_beliefs[t - 1, k])
-    _times(before, 0, matrices, m, log_predicted, t)
-    for j in range(states):
-        if log_predicted[t, j] < floor:
-            for i in range(states):
-                before[1, i] = log_beliefs[t - 1, i] + log_matrices[m, i, j]
-            log_predicted[t, j] = _log_sum(before, 1)
+def _times_in_logs(
+    logs: Any, r: Any, room: Any, law: Any, log_law: Any, m: Any, floor: Any, out: Any, q: Any
+) -> Any:
+    """out[q] = log Σ_i exp(x_i + log M(i, ·)) of x = logs[r] whose maximum is about 0.
+
+    ``law`` and ``log_law`` hold M; ``room`` is for two rows.
+    """
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_times_in_logs)
+def _times_in_logs_overload(
+    logs: Any, r: Any, room: Any, law: Any, log_law: Any, m: Any, floor: Any, out: Any, q: Any
+) -> Any:
+    def dense(
+        logs: Any, r: Any, room: Any, law: Any, log_law: Any, m: Any, floor: Any, out: Any, q: Any
+    ) -> None:
+        states = out.shape[1]
+        for k in range(states):
+            room[0, k] = _exp(logs[r, k])
+        _times(room, 0, law, m, out, q)
+        for j in range(states):
+            if out[q, j] < floor:
+                for i in range(states):
+                    room[1, i] = logs[r, i] + log_law[m, i, j]
+                out[q, j] = _log_sum(room, 1)
+            else:
+                out[q, j] = math.log(out[q, j])
+
+    def structured(
+        logs: Any, r: Any, room: Any, law: Any, log_law: Any, m: Any, floor: Any, out: Any, q: Any
+    ) -> None:
+        for k in range(out.shape[1]):
+            room[0, k] = _exp(logs[r, k])
+        _times(room, 0, law, m, out, q)
+        safe = True
+        for j in range(out.shape[1]):
+            safe &= out[q, j] >= floor
+        if safe:
+            for j in range(out.shape[1]):
+                out[q, j] = _log(out[q, j])
         else:
-            log_predicted[t, j] = math.log(log_predicted[t, j])
+            _log_times(logs, r, log_law, out, q)
+
+    return dense if _structure(log_law) is None else structured
+
+
+def _log_times(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
+    """out[q] = log Σ_i exp(logs[r, i] + log M(i, ·)), all in logs: for matrices with a structure."""
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_log_times)
+def _log_times_overload(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
+    def in_bands(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+        size = out.shape[1]
+        for j in range(size):
+            out[q, j] = -np.inf
+            log_law.room[0, j] = 0
+        for w in range(len(log_law.offsets)):
+            o = log_law.offsets[w]
+            before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
+            values = log_law.values[w, max(0, -o) :]
+            for i in range(len(before)):
+                x = before[i] + values[i]
+                after[i] = x if x > after[i] else after[i]
+        lowest = np.finfo(out.dtype).min
+        for w in range(len(log_law.offsets)):
+            o = log_law.offsets[w]
+            before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
+            values, sums = log_law.values[w, max(0, -o) :], log_law.room[0, max(0, o) :]
+            for i in range(len(before)):
+                top = after[i] if after[i] > lowest else lowest
+                sums[i] += _exp(before[i] + values[i] - top)
+        _add_logs(log_law.room[0], out[q], size)
+
+    def in_entries(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+        for j in range(out.shape[1]):
+            top = out.dtype.type(-np.inf)
+            for e in range(log_law.starts[j], log_law.starts[j + 1]):
+                x = logs[r, log_law.sources[e]] + log_law.values[e]
+                top = x if x > top else top
+            out[q, j] = top
+            total = out.dtype.type(0)
+            for e in range(log_law.starts[j], log_law.starts[j + 1]):
+                x = logs[r, log_law.sources[e]] + log_law.values[e]
+                total += _exp(x - (top if top > -np.inf else 0))
+            if total != 0:
+                out[q, j] = (top if top > -np.inf else 0) + math.log(total)
+
+    def in_stages(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+        last = len(log_law.table) - 1
+        for f in range(last + 1):
+            source = logs[r] if f == 0 else log_law.room[f % 2]
+            target = out[q] if f == last else log_law.room[(f + 1) % 2]
+            _log_times_along(source, log_law.values, log_law.table[f], log_law.room[2], target)
+
+    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
+    return chosen[_structure(log_law)]
+
+
+@_fast
+def _add_logs(sums: Array, tops: Array, size: int) -> None:
+    """tops + log sums into tops, where there is anything in the sums."""
+    lowest = np.finfo(tops.dtype).min
+    for j in range(size):
+        top = tops[j] if tops[j] > lowest else lowest
+        total = top + _log(sums[j]) if sums[j] >= 1 else sums[j]  # NaN stays NaN
+        tops[j] = tops[j] if sums[j] == 0 else total
+
+
+@_fast
+def _log_times_along(
+    source: Array, values: Array, stage: Array, sums: Array, target: Array
+) -> None:
+    """One stage of a product in logs; see ``Stages``."""
+    rows, columns, rest, begin = stage
+    matrix = values[begin : begin + rows * columns].reshape(rows, columns)
+    before = source[: rows * rest].reshape(rows, rest)
+    after = target[: rest * columns].reshape(rest, columns)
+    lowest = np.finfo(values.dtype).min
+    for c in range(rest):
+        for j in range(columns):
+            after[c, j] = -np.inf
+            sums[j] = 0
+        for i in range(rows):
+            x = before[i, c]
+            for j in range(columns):
+                y = x + matrix[i, j]
+                after[c, j] = y if y > after[c, j] else after[c, j]
+        for i in range(rows):
+            x = before[i, c]
+            for j in range(columns):
+                top = after[c, j] if after[c, j] > lowest else lowest
+                sums[j] += _exp(x + matrix[i, j] - top)
+        _add_logs(sums, after[c], columns)
 
 
 @_fast
@@ -743,7 +991,7 @@ def forward_in_logs(
 ) -> None:
     """The filter with its logs. ``rows`` number the entries of the outputs, in their order."""
     states = data.likelihood.shape[2]
-    before = np.empty((2, states), data.likelihood.dtype)
+    room = np.empty((2, states), data.likelihood.dtype)
     joint = np.empty((1, states), data.likelihood.dtype)
     for place in range(len(rows)):
         row = rows[place]
@@ -755,7 +1003,7 @@ def forward_in_logs(
                     ahead[t, k] = data.log_initial[data.initial_of[row], k]
             else:
                 m = _matrix(steps, row, t - 1)
-                _predict_in_logs(own, before, matrices, log_matrices, m, floor, ahead, t)
+                _times_in_logs(own, t - 1, room, matrices, log_matrices, m, floor, ahead, t)
             if t >= data.lengths[row]:
                 increments[place, t] = 0
                 for k in range(states):
@@ -773,7 +1021,7 @@ def forward_in_logs(
 def messages_in_logs(
     rows: Array,
     transposed: Array,
-    log_matrices: Array,
+    log_transposed: Array,
     steps: Steps,
     lengths: Array,
     floor: float,
@@ -785,35 +1033,28 @@ def messages_in_logs(
     states = log_beliefs.shape[2]
     zero = log_beliefs.dtype.type(0)
     ratio = np.empty((1, states), log_beliefs.dtype)
-    term = np.empty((1, states), log_beliefs.dtype)
-    weights = np.empty((1, states), log_beliefs.dtype)
-    behind = np.empty((1, states), log_beliefs.dtype)
+    room = np.empty((2, states), log_beliefs.dtype)
     for place in range(len(rows)):
         row = rows[place]
+        own = log_messages[place]
         for t in range(log_messages.shape[1] - 1, lengths[row] - 2, -1):
             for k in range(states):
-                log_messages[place, t, k] = 0
+                own[t, k] = 0
         for t in range(lengths[row] - 2, -1, -1):
             for k in range(states):
                 if log_predicted[place, t + 1, k] == -np.inf:
                     ratio[0, k] = -np.inf
                 else:
                     gain = log_beliefs[place, t + 1, k] - log_predicted[place, t + 1, k]
-                    ratio[0, k] = gain + log_messages[place, t + 1, k]
+                    ratio[0, k] = gain + own[t + 1, k]
             top = _top(ratio, 0)
             top = zero if top == -np.inf else top
             for k in range(states):
                 ratio[0, k] -= top
-                weights[0, k] = _exp(ratio[0, k])
             m = _matrix(steps, row, t)
-            _times(weights, 0, transposed, m, behind, 0)
-            for i in range(states):
-                if behind[0, i] < floor:
-                    for j in range(states):
-                        term[0, j] = log_matrices[m, i, j] + ratio[0, j]
-                    log_messages[place, t, i] = _log_sum(term, 0) + top
-                else:
-                    log_messages[place, t, i] = math.log(behind[0, i]) + top
+            _times_in_logs(ratio, 0, room, transposed, log_transposed, m, floor, own, t)
+            for k in range(states):
+                own[t, k] += top
 
 
 @_fast
@@ -937,24 +1178,279 @@ def pairs_in_logs(
                         sums[m, i, j] += after * _exp(term - log_predicted[place, t + 1, j])
 
 
-# --- whole paths ----------------------------------------------------------------------------------
+@_fast
+def uses_in_logs(
+    rows: Array,
+    log_law: Any,
+    lengths: Array,
+    log_beliefs: Array,
+    log_predicted: Array,
+    marginals: Array,
+    sums: Array,
+) -> None:
+    """Expected uses of every number in ``log_law``, weighted as the marginals are."""
+    for place in range(len(rows)):
+        own, ahead = log_beliefs[place], log_predicted[place]
+        for t in range(lengths[rows[place]] - 1):
+            _count_uses(own[t], log_law, ahead[t + 1], marginals[place, t + 1], sums)
+
+
+def _count_uses(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> Any:
+    """sums += exp(x_i + log M(i, j) - y_j) v_j, x and y the logs before and ahead, v after.
+
+    In stages the states between are summed out likewise, from the last stage back.
+    """
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_count_uses)
+def _count_uses_overload(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> Any:
+    def in_bands(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> None:
+        size = len(before)
+        lowest = np.finfo(before.dtype).min
+        for w in range(len(log_law.offsets)):
+            o = log_law.offsets[w]
+            logs, values = before[max(0, -o) : size - max(0, o)], log_law.values[w, max(0, -o) :]
+            totals, weights = ahead[max(0, o) :], after[max(0, o) :]
+            uses = sums[w, max(0, -o) :]
+            for i in range(len(logs)):
+                top = totals[i] if totals[i] > lowest else lowest
+                uses[i] += weights[i] * _exp(logs[i] + values[i] - top)
+
+    def in_entries(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> None:
+        for j in range(len(before)):
+            if after[j] != 0:
+                for e in range(log_law.starts[j], log_law.starts[j + 1]):
+                    x = before[log_law.sources[e]] + log_law.values[e] - ahead[j]
+                    sums[e] += after[j] * _exp(x)
+
+    def in_stages(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> None:
+        last = len(log_law.table) - 1
+        logs = np.empty((last + 2, log_law.room.shape[1]), before.dtype)
+        logs[0, : len(before)] = before
+        for f in range(last + 1):
+            stage = log_law.table[f]
+            _log_times_along(logs[f], log_law.values, stage, log_law.room[2], logs[f + 1])
+        log_law.room[(last + 1) % 2, : len(after)] = after
+        for f in range(last, -1, -1):
+            back, on = log_law.room[f % 2], log_law.room[(f + 1) % 2]
+            _count_along(logs[f], log_law.values, log_law.table[f], logs[f + 1], on, back, sums)
+
+    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
+    return chosen[_structure(log_law)]
 
 
 @_fast
-def _best_before(
-    best: Array, log_matrices: Array, m: int, ahead: Array, pointers: Array, t: int
+def _count_along(
+    before: Array,
+    values: Array,
+    stage: Array,
+    ahead: Array,
+    after: Array,
+    back: Array,
+    sums: Array,
 ) -> None:
+    """One stage of ``_count_uses``; ``back`` becomes the weights of the states before it."""
+    rows, columns, rest, begin = stage
+    matrix = values[begin : begin + rows * columns].reshape(rows, columns)
+    uses = sums[begin : begin + rows * columns].reshape(rows, columns)
+    logs = before[: rows * rest].reshape(rows, rest)
+    weights = after[: rest * columns].reshape(rest, columns)
+    totals = ahead[: rest * columns].reshape(rest, columns)
+    own = back[: rows * rest].reshape(rows, rest)
+    share = np.empty(columns, values.dtype)
+    lowest = np.finfo(values.dtype).min
+    for i in range(rows):
+        for c in range(rest):
+            x = logs[i, c]
+            total = values.dtype.type(0)
+            for j in range(columns):
+                top = totals[c, j] if totals[c, j] > lowest else lowest
+                share[j] = weights[c, j] * _exp(x + matrix[i, j] - top)
+                total += share[j]
+            for j in range(columns):
+                uses[i, j] += share[j]
+            own[i, c] = total
+
+
+@_fast
+def stage_pairs(
+    begin: int,
+    end: int,
+    lengths: Array,
+    matrices: Stages,
+    beliefs: Array,
+    weights: Array,
+    sums: Array,
+) -> None:
+    """Derivatives of Σ_t <b_t M_1 … M_F, w_{t+1}> in the M_f, of sequences ``begin`` to ``end``."""
+    last = len(matrices.table) - 1
+    products = np.empty((last + 1, matrices.room.shape[1]), beliefs.dtype)
+    turned = np.empty(matrices.room.shape[1], beliefs.dtype)
+    for row in range(begin, end):
+        for t in range(lengths[row] - 1):
+            for f in range(last):
+                before = beliefs[row, t] if f == 0 else products[f]
+                stage, room = matrices.table[f], matrices.room[2]
+                _times_along(before, matrices.values, stage, room, products[f + 1])
+            for f in range(last, -1, -1):
+                before = beliefs[row, t] if f == 0 else products[f]
+                after = weights[row, t + 1] if f == last else matrices.room[(f + 1) % 2]
+                back = matrices.room[f % 2]
+                stage = matrices.table[f]
+                _pairs_along(before, matrices.values, stage, after, turned, back, sums)
+
+
+@_fast
+def _pairs_along(
+    before: Array,
+    values: Array,
+    stage: Array,
+    after: Array,
+    turned: Array,
+    back: Array,
+    sums: Array,
+) -> None:
+    """One stage of ``stage_pairs``; ``back`` becomes the weights of the states before it."""
+    rows, columns, rest, begin = stage
+    matrix = values[begin : begin + rows * columns].reshape(rows, columns)
+    pairs = sums[begin : begin + rows * columns].reshape(rows, columns)
+    own, ahead = before[: rows * rest].reshape(rows, rest), after[: rest * columns]
+    weights = turned[: columns * rest].reshape(1, columns, rest)
+    for c in range(rest):
+        for j in range(columns):
+            weights[0, j, c] = ahead[c * columns + j]
+    for i in range(rows):
+        for j in range(columns):
+            total = values.dtype.type(0)
+            for c in range(rest):
+                total += own[i, c] * weights[0, j, c]
+            pairs[i, j] += total
+    earlier = back[: rows * rest].reshape(rows, rest)
+    for i in range(rows):
+        _rows_times(matrix, i, weights, 0, earlier, i)
+
+
+@_fast
+def entry_pairs(
+    begin: int,
+    end: int,
+    lengths: Array,
+    sources: Array,
+    targets: Array,
+    beliefs: Array,
+    weights: Array,
+    sums: Array,
+) -> None:
+    """Σ b_t(i) w_{t+1}(j) over all steps of the entries (i, j) from ``begin`` to ``end``."""
+    for row in range(len(lengths)):
+        for t in range(lengths[row] - 1):
+            for e in range(begin, end):
+                sums[e] += beliefs[row, t, sources[e]] * weights[row, t + 1, targets[e]]
+
+
+@_fast
+def band_pairs(
+    begin: int,
+    end: int,
+    lengths: Array,
+    offsets: Array,
+    beliefs: Array,
+    weights: Array,
+    sums: Array,
+) -> None:
+    """Σ b_t(i) w_{t+1}(i + offset) over all steps, for states i from ``begin`` to ``end``."""
+    size = beliefs.shape[2]
+    for row in range(len(lengths)):
+        for t in range(lengths[row] - 1):
+            for w in range(len(offsets)):
+                o = offsets[w]
+                first, last = max(begin, -o), min(end, size - o)
+                before, after = beliefs[row, t, first:last], weights[row, t + 1, first + o :]
+                uses = sums[w, first:last]
+                for i in range(len(before)):
+                    uses[i] += before[i] * after[i]
+
+
+# --- whole paths ----------------------------------------------------------------------------------
+
+
+def _best_before(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> Any:
     """ahead_j = max_i best_i + log P(i, j), and where the maximum is."""
-    for j in range(len(ahead)):
-        ahead[j] = -np.inf
-        pointers[t, j] = 0
-    for i in range(len(ahead)):
-        score = best[0, i]
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_best_before)
+def _best_before_overload(
+    best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
+) -> Any:
+    def dense(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
         for j in range(len(ahead)):
-            x = score + log_matrices[m, i, j]
-            better = x > ahead[j]
-            ahead[j] = x if better else ahead[j]
-            pointers[t, j] = i if better else pointers[t, j]
+            ahead[j] = -np.inf
+            pointers[t, j] = 0
+        for i in range(len(ahead)):
+            score = best[0, i]
+            for j in range(len(ahead)):
+                x = score + log_law[m, i, j]
+                better = x > ahead[j]
+                ahead[j] = x if better else ahead[j]
+                pointers[t, j] = i if better else pointers[t, j]
+
+    def in_bands(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
+        size = len(ahead)
+        for j in range(size):
+            ahead[j] = -np.inf
+            pointers[t, j] = 0
+        for w in range(len(log_law.offsets)):
+            o = log_law.offsets[w]
+            for i in range(max(0, -o), min(size, size - o)):
+                x = best[0, i] + log_law.values[w, i]
+                better = x > ahead[i + o]
+                ahead[i + o] = x if better else ahead[i + o]
+                pointers[t, i + o] = i if better else pointers[t, i + o]
+
+    def in_entries(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
+        for j in range(len(ahead)):
+            ahead[j] = -np.inf
+            pointers[t, j] = 0
+            for e in range(log_law.starts[j], log_law.starts[j + 1]):
+                x = best[0, log_law.sources[e]] + log_law.values[e]
+                if x > ahead[j]:
+                    ahead[j] = x
+                    pointers[t, j] = log_law.sources[e]
+
+    def in_stages(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
+        # The axes one after the other: in the end a pointer holds the state before all of them.
+        last = len(log_law.table) - 1
+        origins = np.empty((2, len(ahead)), np.int32)
+        for k in range(len(ahead)):
+            origins[0, k] = k
+        for f in range(last + 1):
+            source = best[0] if f == 0 else log_law.room[f % 2]
+            target = ahead if f == last else log_law.room[(f + 1) % 2]
+            into = pointers[t] if f == last else origins[(f + 1) % 2]
+            _best_along(source, log_law.values, log_law.table[f], target, origins[f % 2], into)
+
+    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
+    return chosen.get(_structure(log_law), dense)
+
+
+@_fast
+def _best_along(
+    source: Array, values: Array, stage: Array, target: Array, origins: Array, into: Array
+) -> None:
+    """One stage of the greatest sum; ``origins`` of the states before it are handed on."""
+    rows, columns, rest, begin = stage
+    for c in range(rest):
+        for j in range(columns):
+            end = c * columns + j
+            target[end] = -np.inf
+            into[end] = 0
+            for i in range(rows):
+                x = source[i * rest + c] + values[begin + i * columns + j]
+                if x > target[end]:
+                    target[end] = x
+                    into[end] = origins[i * rest + c]
 
 
 @_fast
@@ -1019,6 +1515,27 @@ def _draw(logits: Array, uniform: float, sums: Array) -> int:
     return state
 
 
+def _add_column(logits: Any, log_transposed: Any, m: Any, j: Any) -> Any:
+    """logits[0] += log M(·, j), from the transpose of M."""
+    raise NotImplementedError("compiled code only")
+
+
+@_overload(_add_column)
+def _add_column_overload(logits: Any, log_transposed: Any, m: Any, j: Any) -> Any:
+    def dense(logits: Any, log_transposed: Any, m: Any, j: Any) -> None:
+        for k in range(logits.shape[1]):
+            logits[0, k] += log_transposed[m, j, k]
+
+    def structured(logits: Any, log_transposed: Any, m: Any, j: Any) -> None:
+        column = np.full((2, logits.shape[1]), -np.inf, logits.dtype)
+        column[0, j] = 0
+        _log_times(column, 0, log_transposed, column, 1)
+        for k in range(logits.shape[1]):
+            logits[0, k] += column[1, k]
+
+    return dense if _structure(log_transposed) is None else structured
+
+
 @_fast
 def draw_paths(
     rows: Array,
@@ -1044,8 +1561,7 @@ def draw_paths(
                     logits[0, k] = log_beliefs[row, t, k]
                 if target >= 0:
                     m = _matrix(steps, row, t)
-                    for k in range(len(sums)):
-                        logits[0, k] += log_transposed[m, target, k]
+                    _add_column(logits, log_transposed, m, target)
                 target = _draw(logits, uniform[draw, row, t], sums)
                 impossible[row] |= target < 0
                 paths[draw, row, t] = target

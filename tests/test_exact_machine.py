@@ -309,7 +309,7 @@ def test_ten_to_the_fifth_steps_in_float32() -> None:
 
 def _on_threads(queue: "multiprocessing.Queue[int]") -> None:
     done: list[int] = []
-    exact_compiled._together([partial(done.append, number) for number in range(3)], 10**9)
+    exact_compiled.together([partial(done.append, number) for number in range(3)], 10**9)
     queue.put(sum(done))
 
 
