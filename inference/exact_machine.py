@@ -67,10 +67,10 @@ class Entries(NamedTuple):
 class Stages(NamedTuple):
     """A product of matrices, each along one axis of the states.
 
-    Row f of ``table`` is (rows, columns, rest, begin): the states are a table of shape (rows, rest),
-    whose first axis is multiplied by the matrix (rows, columns) that begins at values[begin] and
-    becomes the last, (rest, columns). So all loops are over neighbours in memory, and a Kronecker
-    product ends with its axes in their order.
+    Row f of ``table`` is (rows, columns, rest, begin): the states are a table (rows, rest), whose
+    first axis is multiplied by the matrix (rows, columns) that begins at values[begin] and becomes
+    the last, (rest, columns). So all loops are over neighbours in memory, and a Kronecker product
+    ends with its axes in their order.
     """
 
     values: Array
@@ -414,10 +414,10 @@ def _lost_overload(
         for i in range(ahead.shape[1]):
             reach[0, i] = own[t - 1, i] > 0 or table[t - 1, i] > -np.inf
         _times(reach, 0, linked, m, reach, 1)
+        lost = False
         for j in range(ahead.shape[1]):
-            if ahead[r, j] < floor and reach[1, j] > 0:
-                return True
-        return False
+            lost |= ahead[r, j] < floor and reach[1, j] > 0
+        return lost
 
     return dense if _structure(linked) is None else structured
 
@@ -887,12 +887,14 @@ def _times_in_logs_overload(
 
 
 def _log_times(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
-    """out[q] = log Σ_i exp(logs[r, i] + log M(i, ·)), all in logs: for matrices with a structure."""
+    """out[q] = log Σ_i exp(logs[r, i] + log M(i, ·)), all in logs; for a structure only."""
     raise NotImplementedError("compiled code only")
 
 
 @_overload(_log_times)
-def _log_times_overload(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
+def _log_times_overload(  # noqa: C901 - a case for each structure
+    logs: Any, r: Any, log_law: Any, out: Any, q: Any
+) -> Any:
     def in_bands(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
         size = out.shape[1]
         for j in range(size):
@@ -946,7 +948,7 @@ def _add_logs(sums: Array, tops: Array, size: int) -> None:
     lowest = np.finfo(tops.dtype).min
     for j in range(size):
         top = tops[j] if tops[j] > lowest else lowest
-        total = top + _log(sums[j]) if sums[j] >= 1 else sums[j]  # NaN stays NaN
+        total = sums[j] if math.isnan(sums[j]) else top + _log(sums[j])
         tops[j] = tops[j] if sums[j] == 0 else total
 
 
@@ -1381,7 +1383,7 @@ def _best_before(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: 
 
 
 @_overload(_best_before)
-def _best_before_overload(
+def _best_before_overload(  # noqa: C901 - a case for each structure
     best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
 ) -> Any:
     def dense(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:

@@ -14,8 +14,9 @@ structure           T(z' | z)                                               cost
 
 The functions are those of :mod:`.exact`, with a structure for the transition: ``log_initial``
 ``(N|1, K)``, ``log_likelihood`` ``(N, T, K)``, ``lengths`` ``(N,)`` int64 or None. There are no
-leading draws, and all tensors are on the CPU (elsewhere: ``exact`` with :meth:`dense`). What is said
-there of zeros, impossible observations and precision holds here. Rows need not sum to 1, as there.
+leading draws, and all tensors are on the CPU (elsewhere: ``exact`` with the ``dense()`` matrix).
+What is said there of zeros, impossible observations and precision holds here. Rows need not sum to
+1, as there.
 
 Every argument that does not fit is a ``ValueError``.
 """
@@ -309,13 +310,8 @@ def _check(
             f"log_initial must have shape ({n}|1, {k}), without leading draws; "
             f"got {tuple(log_initial.shape)}"
         )
-    _check_parts(
-        {
-            "log_likelihood": log_likelihood,
-            "log_initial": log_initial,
-            **{"transition": part for part in _tensors(transition)},
-        }
-    )
+    laws = {"log_initial": log_initial, "transition": _tensors(transition)[0]}
+    _check_parts({"log_likelihood": log_likelihood, **laws})
     if log_likelihood.device.type != "cpu":
         raise ValueError(
             "log_likelihood must be on the CPU for a transition with a structure (elsewhere use "
@@ -326,7 +322,7 @@ def _check(
 
 
 class _LogEvidence(torch.autograd.Function):
-    """The gradient of the evidence is the posterior: marginals, and expected uses of each number."""
+    """The gradient of the evidence is the posterior: marginals, and how often numbers are used."""
 
     @staticmethod
     def forward(

@@ -540,7 +540,7 @@ def test_viterbi_refuses_a_low_rank_chain_too_large_for_its_matrix(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(exact_structured, "LARGEST_DENSE", 3)
-    with pytest.raises(ValueError, match="LowRank of more than 3 states, .* got 4"):
+    with pytest.raises(ValueError, match=r"LowRank of more than 3 states, .* got 4"):
         exact_structured.most_likely_path(*case(KINDS["low-rank"]).ours)
 
 
