@@ -891,54 +891,59 @@ def _log_times(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
     raise NotImplementedError("compiled code only")
 
 
+def _log_times_in_bands(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+    size = out.shape[1]
+    for j in range(size):
+        out[q, j] = -np.inf
+        log_law.room[0, j] = 0
+    for w in range(len(log_law.offsets)):
+        o = log_law.offsets[w]
+        before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
+        values = log_law.values[w, max(0, -o) :]
+        for i in range(len(before)):
+            x = before[i] + values[i]
+            after[i] = x if x > after[i] else after[i]
+    lowest = np.finfo(out.dtype).min
+    for w in range(len(log_law.offsets)):
+        o = log_law.offsets[w]
+        before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
+        values, sums = log_law.values[w, max(0, -o) :], log_law.room[0, max(0, o) :]
+        for i in range(len(before)):
+            top = after[i] if after[i] > lowest else lowest
+            sums[i] += _exp(before[i] + values[i] - top)
+    _add_logs(log_law.room[0], out[q], size)
+
+
+def _log_times_in_entries(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+    for j in range(out.shape[1]):
+        top = out.dtype.type(-np.inf)
+        for e in range(log_law.starts[j], log_law.starts[j + 1]):
+            x = logs[r, log_law.sources[e]] + log_law.values[e]
+            top = x if x > top else top
+        out[q, j] = top
+        total = out.dtype.type(0)
+        for e in range(log_law.starts[j], log_law.starts[j + 1]):
+            x = logs[r, log_law.sources[e]] + log_law.values[e]
+            total += _exp(x - (top if top > -np.inf else 0))
+        if total != 0:
+            out[q, j] = (top if top > -np.inf else 0) + math.log(total)
+
+
+def _log_times_in_stages(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+    last = len(log_law.table) - 1
+    for f in range(last + 1):
+        source = logs[r] if f == 0 else log_law.room[f % 2]
+        target = out[q] if f == last else log_law.room[(f + 1) % 2]
+        _log_times_along(source, log_law.values, log_law.table[f], log_law.room[2], target)
+
+
 @_overload(_log_times)
-def _log_times_overload(  # noqa: C901 - a case for each structure
-    logs: Any, r: Any, log_law: Any, out: Any, q: Any
-) -> Any:
-    def in_bands(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
-        size = out.shape[1]
-        for j in range(size):
-            out[q, j] = -np.inf
-            log_law.room[0, j] = 0
-        for w in range(len(log_law.offsets)):
-            o = log_law.offsets[w]
-            before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
-            values = log_law.values[w, max(0, -o) :]
-            for i in range(len(before)):
-                x = before[i] + values[i]
-                after[i] = x if x > after[i] else after[i]
-        lowest = np.finfo(out.dtype).min
-        for w in range(len(log_law.offsets)):
-            o = log_law.offsets[w]
-            before, after = logs[r, max(0, -o) : size - max(0, o)], out[q, max(0, o) :]
-            values, sums = log_law.values[w, max(0, -o) :], log_law.room[0, max(0, o) :]
-            for i in range(len(before)):
-                top = after[i] if after[i] > lowest else lowest
-                sums[i] += _exp(before[i] + values[i] - top)
-        _add_logs(log_law.room[0], out[q], size)
-
-    def in_entries(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
-        for j in range(out.shape[1]):
-            top = out.dtype.type(-np.inf)
-            for e in range(log_law.starts[j], log_law.starts[j + 1]):
-                x = logs[r, log_law.sources[e]] + log_law.values[e]
-                top = x if x > top else top
-            out[q, j] = top
-            total = out.dtype.type(0)
-            for e in range(log_law.starts[j], log_law.starts[j + 1]):
-                x = logs[r, log_law.sources[e]] + log_law.values[e]
-                total += _exp(x - (top if top > -np.inf else 0))
-            if total != 0:
-                out[q, j] = (top if top > -np.inf else 0) + math.log(total)
-
-    def in_stages(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
-        last = len(log_law.table) - 1
-        for f in range(last + 1):
-            source = logs[r] if f == 0 else log_law.room[f % 2]
-            target = out[q] if f == last else log_law.room[(f + 1) % 2]
-            _log_times_along(source, log_law.values, log_law.table[f], log_law.room[2], target)
-
-    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
+def _log_times_overload(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
+    chosen = {
+        Bands: _log_times_in_bands,
+        Entries: _log_times_in_entries,
+        Stages: _log_times_in_stages,
+    }
     return chosen[_structure(log_law)]
 
 
@@ -1382,59 +1387,73 @@ def _best_before(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: 
     raise NotImplementedError("compiled code only")
 
 
+def _best_before_dense(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
+    for j in range(len(ahead)):
+        ahead[j] = -np.inf
+        pointers[t, j] = 0
+    for i in range(len(ahead)):
+        score = best[0, i]
+        for j in range(len(ahead)):
+            x = score + log_law[m, i, j]
+            better = x > ahead[j]
+            ahead[j] = x if better else ahead[j]
+            pointers[t, j] = i if better else pointers[t, j]
+
+
+def _best_before_in_bands(
+    best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
+) -> None:
+    size = len(ahead)
+    for j in range(size):
+        ahead[j] = -np.inf
+        pointers[t, j] = 0
+    for w in range(len(log_law.offsets)):
+        o = log_law.offsets[w]
+        for i in range(max(0, -o), min(size, size - o)):
+            x = best[0, i] + log_law.values[w, i]
+            better = x > ahead[i + o]
+            ahead[i + o] = x if better else ahead[i + o]
+            pointers[t, i + o] = i if better else pointers[t, i + o]
+
+
+def _best_before_in_entries(
+    best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
+) -> None:
+    for j in range(len(ahead)):
+        ahead[j] = -np.inf
+        pointers[t, j] = 0
+        for e in range(log_law.starts[j], log_law.starts[j + 1]):
+            x = best[0, log_law.sources[e]] + log_law.values[e]
+            if x > ahead[j]:
+                ahead[j] = x
+                pointers[t, j] = log_law.sources[e]
+
+
+def _best_before_in_stages(
+    best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
+) -> None:
+    # The axes one after the other: in the end a pointer holds the state before all of them.
+    last = len(log_law.table) - 1
+    origins = np.empty((2, len(ahead)), np.int32)
+    for k in range(len(ahead)):
+        origins[0, k] = k
+    for f in range(last + 1):
+        source = best[0] if f == 0 else log_law.room[f % 2]
+        target = ahead if f == last else log_law.room[(f + 1) % 2]
+        into = pointers[t] if f == last else origins[(f + 1) % 2]
+        _best_along(source, log_law.values, log_law.table[f], target, origins[f % 2], into)
+
+
 @_overload(_best_before)
-def _best_before_overload(  # noqa: C901 - a case for each structure
+def _best_before_overload(
     best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any
 ) -> Any:
-    def dense(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
-        for j in range(len(ahead)):
-            ahead[j] = -np.inf
-            pointers[t, j] = 0
-        for i in range(len(ahead)):
-            score = best[0, i]
-            for j in range(len(ahead)):
-                x = score + log_law[m, i, j]
-                better = x > ahead[j]
-                ahead[j] = x if better else ahead[j]
-                pointers[t, j] = i if better else pointers[t, j]
-
-    def in_bands(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
-        size = len(ahead)
-        for j in range(size):
-            ahead[j] = -np.inf
-            pointers[t, j] = 0
-        for w in range(len(log_law.offsets)):
-            o = log_law.offsets[w]
-            for i in range(max(0, -o), min(size, size - o)):
-                x = best[0, i] + log_law.values[w, i]
-                better = x > ahead[i + o]
-                ahead[i + o] = x if better else ahead[i + o]
-                pointers[t, i + o] = i if better else pointers[t, i + o]
-
-    def in_entries(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
-        for j in range(len(ahead)):
-            ahead[j] = -np.inf
-            pointers[t, j] = 0
-            for e in range(log_law.starts[j], log_law.starts[j + 1]):
-                x = best[0, log_law.sources[e]] + log_law.values[e]
-                if x > ahead[j]:
-                    ahead[j] = x
-                    pointers[t, j] = log_law.sources[e]
-
-    def in_stages(best: Any, log_law: Any, m: Any, ahead: Any, pointers: Any, t: Any) -> None:
-        # The axes one after the other: in the end a pointer holds the state before all of them.
-        last = len(log_law.table) - 1
-        origins = np.empty((2, len(ahead)), np.int32)
-        for k in range(len(ahead)):
-            origins[0, k] = k
-        for f in range(last + 1):
-            source = best[0] if f == 0 else log_law.room[f % 2]
-            target = ahead if f == last else log_law.room[(f + 1) % 2]
-            into = pointers[t] if f == last else origins[(f + 1) % 2]
-            _best_along(source, log_law.values, log_law.table[f], target, origins[f % 2], into)
-
-    chosen = {Bands: in_bands, Entries: in_entries, Stages: in_stages}
-    return chosen.get(_structure(log_law), dense)
+    chosen = {
+        Bands: _best_before_in_bands,
+        Entries: _best_before_in_entries,
+        Stages: _best_before_in_stages,
+    }
+    return chosen.get(_structure(log_law), _best_before_dense)
 
 
 @_fast

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..models import HiddenMarkovModel, Laws, Regression, Sequences
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
-from . import exact
+from . import exact, structures
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -55,7 +55,7 @@ def log_evidence(model: HiddenMarkovModel, data: Sequences) -> Tensor:
     Raises:
         ValueError: a parameter is not known, or data that the model cannot emit.
     """
-    return _over_batches(model, data, lambda laws: exact.log_evidence(*_chain(laws)))
+    return _over_batches(model, data, lambda laws: structures.log_evidence(model, laws))
 
 
 def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, Sequences
+from ..models import BandedTransition, HiddenMarkovModel, Sequences, SparseTransition
 from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
@@ -102,9 +102,10 @@ def to_arviz(
     States have no names of their own, so they get an order, the same for all draws and variables:
     increasing in the mean of the first feature; for symbols, decreasing in the expected number of
     visits. ``attrs["state_order"]`` says which state of the model each one is. They keep the
-    model's order where that means something: parameters of states are known, or the prior (as
-    ``ordered=True``) tells states apart. Chains of NUTS are not relabelled one by one: where they
-    sit in different copies of the posterior, r_hat is large.
+    model's order where that means something: parameters of states are known, the prior (as
+    ``ordered=True``) tells states apart, or the transition lists the moves of each. Chains of NUTS
+    are not relabelled one by one: where they sit in different copies of the posterior, r_hat is
+    large.
 
     Args:
         result: what ``fit`` or ``nuts`` returned.
@@ -451,6 +452,8 @@ def _order(model: HiddenMarkovModel, sample: _Sample, states: _States) -> Tensor
     dims = model.parameter_dims()
     if any({"state", "state_to"} & set(dims[name]) for name in model.known):
         return kept
+    if isinstance(model.transition, BandedTransition | SparseTransition):
+        return kept  # which moves there are depends on the states' numbers
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)

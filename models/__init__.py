@@ -4,7 +4,13 @@ from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws, Simulation
-from .laws import InputTransition, MatrixTransition
+from .laws import (
+    BandedTransition,
+    InputTransition,
+    LowRankTransition,
+    MatrixTransition,
+    SparseTransition,
+)
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
 from .priors import Ordered
@@ -13,6 +19,7 @@ from .regression import Regression
 from .sequences import Sequences
 
 __all__ = [
+    "BandedTransition",
     "Bernoulli",
     "Categorical",
     "Emission",
@@ -23,6 +30,7 @@ __all__ = [
     "InputTransition",
     "Laws",
     "LowRankGaussian",
+    "LowRankTransition",
     "MatrixTransition",
     "Multinomial",
     "NeuralEmission",
@@ -33,6 +41,7 @@ __all__ = [
     "SequenceFolder",
     "Sequences",
     "Simulation",
+    "SparseTransition",
     "StudentT",
     "load_model",
     "save_model",

@@ -216,3 +216,246 @@ class InputTransition:
 
     def check(self, data: Sequences) -> None:
         require_inputs(data, self.inputs, "InputTransition")
+
+
+@dataclass(frozen=True)
+class LowRankTransition:
+    r"""Transitions through one of R classes, for hundreds to thousands of states.
+
+    .. math:: T(j \mid i) = \sum_r L_{ir} R_{rj}
+
+    Rows of L (K, R) and of R (R, K) are parameters with Dirichlet(concentration) priors: 2 K R
+    numbers instead of K². The classes have no names of their own: relabelling them changes nothing.
+
+    Raises:
+        ValueError: a rank that is no whole number >= 1, or a concentration that is not positive.
+    """
+
+    rank: int
+    concentration: float = 1.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        require_count(self.rank, "rank")
+        require_positive(self.concentration, "concentration")
+
+    def priors(self, states: int) -> Priors:
+        left = torch.full((states, self.rank), float(self.concentration))
+        right = torch.full((self.rank, states), float(self.concentration))
+        return {
+            "transition_left": dist.Dirichlet(left).to_event(1),
+            "transition_right": dist.Dirichlet(right).to_event(1),
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "transition_left": ("state", "transition_class"),
+            "transition_right": ("transition_class", "state_to"),
+        }
+
+    def factors(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """log L (…draws, K, R) and log R (…draws, R, K)."""
+        return safe_log(parameters["transition_left"]), safe_log(parameters["transition_right"])
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        product = parameters["transition_left"] @ parameters["transition_right"]
+        return safe_log(product).unsqueeze(-3).unsqueeze(-3)
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        """A factorisation of the counts by a few steps of EM from random factors."""
+        left, right = torch.rand(len(counts), self.rank), torch.rand(self.rank, len(counts))
+        left, right = (_normalised(x.to(counts) + 0.5) for x in (left, right))
+        for _ in range(_START_STEPS):
+            share = counts / (left @ right)
+            left, right = (
+                _normalised(left * (share @ right.mT)),
+                _normalised(right * (left.mT @ share)),
+            )
+        return {"transition_left": left, "transition_right": right}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+
+
+_START_STEPS = 20
+"""Of EM, to factorise the counts of a rough clustering: no need to be exact."""
+
+
+def _normalised(rows: Tensor) -> Tensor:
+    """Rows of positive numbers that sum to 1, none at the edge of the simplex."""
+    rows = rows / rows.sum(-1, keepdim=True)
+    rows = rows + 1e-6
+    return rows / rows.sum(-1, keepdim=True)
+
+
+@dataclass(frozen=True)
+class SparseTransition:
+    r"""Transitions to listed states only; all others are exact zeros.
+
+    .. math:: T(j \mid i) \propto \sum_m B_{im} \, [j = \mathrm{targets}_{im}]
+
+    ``targets[i]`` are the states that state i can move to, itself among them where it can stay.
+    Rows of B (K, M), M the longest list, are parameters with Dirichlet(concentration) priors; what
+    a shorter list leaves unused is left out and the row normalised, which gives T the Dirichlet
+    prior on its own entries. The numbers of the states mean something here: they are never renamed.
+
+    Raises:
+        ValueError: a list that is empty, names a state twice or one that is not there, or a
+            concentration that is not positive.
+    """
+
+    targets: tuple[tuple[int, ...], ...]
+    concentration: float = 1.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(tuple(row) for row in self.targets))
+        require_positive(self.concentration, "concentration")
+        for origin, row in enumerate(self.targets):
+            whole = all(isinstance(j, int) and 0 <= j < len(self.targets) for j in row)
+            require(
+                bool(row) and whole and len(set(row)) == len(row),
+                f"targets[{origin}]",
+                f"must be different states in 0..{len(self.targets) - 1}, at least one",
+                row,
+            )
+
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        """Targets (K, M), and which of them there are."""
+        require(
+            len(self.targets) == states,
+            "targets",
+            f"must have a list for each of the {states} states",
+            f"{len(self.targets)} lists",
+        )
+        longest = max(map(len, self.targets))
+        padded = [[*row, *[-1] * (longest - len(row))] for row in self.targets]
+        table = torch.tensor(padded)
+        return table, table >= 0
+
+    def priors(self, states: int) -> Priors:
+        return _move_priors(self._table(states)[0].shape, self.concentration)
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"transition_move": ("state", "move")}
+
+    def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log T of every move (…draws, K, M), its target (K, M), and whether there is one."""
+        moves = parameters["transition_move"]
+        target, inside = self._table(moves.shape[-2])
+        return _log_moves(moves, inside.to(moves.device)), target, inside
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        return _log_matrix(*self.moves(parameters))
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        return {"transition_move": _started(counts, *self._table(len(counts)))}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+
+
+@dataclass(frozen=True)
+class BandedTransition:
+    r"""Transitions by a few offsets only: left-right chains, walks to neighbours.
+
+    .. math:: T(i + o_w \mid i) \propto B_{iw} \quad\text{where}\quad 0 \le i + o_w < K
+
+    ``offsets`` are (0, 1) for a chain that stays or moves on (the default), (-1, 0, 1) for a walk
+    to nearest neighbours. Rows of B (K, W) are parameters with Dirichlet(concentration) priors; at
+    the ends moves that lead outside are left out and the row normalised, which gives T the
+    Dirichlet prior on its own entries. The numbers of the states mean something here: they are
+    never renamed.
+
+    Raises:
+        ValueError: offsets that are not different whole numbers with 0 among them, or a
+            concentration that is not positive.
+    """
+
+    offsets: tuple[int, ...] = (0, 1)
+    concentration: float = 1.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", tuple(self.offsets))
+        require_positive(self.concentration, "concentration")
+        whole = all(isinstance(offset, int) for offset in self.offsets)
+        require(
+            whole and 0 in self.offsets and len(set(self.offsets)) == len(self.offsets),
+            "offsets",
+            "must be different whole numbers, 0 among them",
+            self.offsets,
+        )
+
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        """Targets (K, W), and which of them there are."""
+        require(
+            all(abs(offset) < states for offset in self.offsets),
+            "offsets",
+            f"must be smaller than the number of states, {states}",
+            self.offsets,
+        )
+        target = torch.arange(states).unsqueeze(-1) + torch.tensor(self.offsets)
+        return target, (target >= 0) & (target < states)
+
+    def priors(self, states: int) -> Priors:
+        return _move_priors(self._table(states)[0].shape, self.concentration)
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"transition_move": ("state", "move")}
+
+    def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log T of every move (…draws, K, W), its target (K, W), and whether there is one."""
+        moves = parameters["transition_move"]
+        target, inside = self._table(moves.shape[-2])
+        return _log_moves(moves, inside.to(moves.device)), target, inside
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        return _log_matrix(*self.moves(parameters))
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        return {"transition_move": _started(counts, *self._table(len(counts)))}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+
+
+def _move_priors(shape: torch.Size, concentration: float) -> Priors:
+    rows = torch.full(tuple(shape), float(concentration))
+    return {"transition_move": dist.Dirichlet(rows).to_event(1)}
+
+
+def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
+    """log of the moves that there are, normalised; -inf for the others."""
+    possible = torch.where(inside, moves, 0)
+    total = possible.sum(-1, keepdim=True)
+    if not bool((total > 0).all()):
+        raise ValueError(
+            "transition_move: needs in every row a probability > 0 of a move that the state can "
+            f"make, got rows {(total <= 0).nonzero()[:, -2].unique().tolist()} without"
+        )
+    return safe_log(possible) - total.log()
+
+
+def _log_matrix(log_moves: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """(…draws, 1, 1, K, K) of moves (…draws, K, M)."""
+    states = log_moves.shape[-2]
+    origin = torch.arange(states).unsqueeze(-1).expand_as(target)
+    out = log_moves.new_full((*log_moves.shape[:-1], states), -torch.inf)
+    places = origin[inside].to(out.device), target[inside].to(out.device)
+    out[..., places[0], places[1]] = log_moves[..., inside.to(out.device)]
+    return out.unsqueeze(-3).unsqueeze(-3)
+
+
+def _started(counts: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Moves in proportion to their counts; those that are not there get what others have."""
+    moves = counts.gather(-1, target.clamp(0, len(counts) - 1))
+    mean = torch.where(inside, moves, 0).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+    moves = torch.where(inside, moves, mean)
+    return moves / moves.sum(-1, keepdim=True)

@@ -15,7 +15,13 @@ from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .hmm import HiddenMarkovModel
-from .laws import InputTransition, MatrixTransition
+from .laws import (
+    BandedTransition,
+    InputTransition,
+    LowRankTransition,
+    MatrixTransition,
+    SparseTransition,
+)
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
@@ -29,6 +35,7 @@ _PARTS: dict[str, type[Any]] = {
         *(Bernoulli, Categorical, Multinomial, Poisson, Regression, NeuralEmission),
         *(Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture),
         *(MatrixTransition, InputTransition, NeuralTransition),
+        *(LowRankTransition, BandedTransition, SparseTransition),
     )
 }
 

@@ -16,6 +16,7 @@ import oracles
 from beliefzoo.experiments.data import load_earthquakes
 from beliefzoo.inference import BeliefGuide, ExactFilter, log_evidence
 from beliefzoo.models import (
+    BandedTransition,
     Bernoulli,
     Categorical,
     FullGaussian,
@@ -24,6 +25,7 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     InputTransition,
     LowRankGaussian,
+    LowRankTransition,
     MatrixTransition,
     Multinomial,
     NeuralEmission,
@@ -32,6 +34,7 @@ from beliefzoo.models import (
     Poisson,
     Regression,
     Sequences,
+    SparseTransition,
     StudentT,
 )
 from beliefzoo.models.hmm import SHORTHAND
@@ -702,6 +705,38 @@ def test_neural_transition_is_the_softmax_of_scores():
     np.testing.assert_allclose(got[0, 0].exp(), expected, rtol=1e-10)
 
 
+def test_low_rank_transition_is_a_product():
+    left, right = [[0.1, 0.9], [0.5, 0.5], [1.0, 0.0]], [[0.2, 0.8, 0.0], [0.3, 0.3, 0.4]]
+    model = HiddenMarkovModel(3, "poisson", transition=LowRankTransition(2))
+    known = model.with_parameters(transition_left=left, transition_right=right)
+    got = known.laws(prior_values(known), COUNTS).log_transition
+    assert got.shape == (1, 1, 3, 3)
+    np.testing.assert_allclose(got[0, 0].exp(), np.array(left) @ np.array(right), rtol=1e-12)
+
+
+def test_banded_and_sparse_transitions_leave_out_what_is_not_there():
+    """The last state of a left-right chain can but stay; both laws say the same chain."""
+    moves = [[0.25, 0.75], [0.5, 0.5], [0.1, 0.9]]
+    expected = [[0.25, 0.75, 0.0], [0.0, 0.5, 0.5], [0.0, 0.0, 1.0]]
+    listed = ((0, 1), (1, 2), (2,))
+    for law in (BandedTransition((0, 1)), SparseTransition(listed)):
+        model = HiddenMarkovModel(3, "poisson", transition=law)
+        known = model.with_parameters(transition_move=moves)
+        got = known.laws(prior_values(known), COUNTS).log_transition
+        np.testing.assert_array_equal(got[0, 0].exp(), expected)
+        draws = model.priors["transition_move"].sample((7,))
+        values = prior_values(known.with_parameters(), 7) | {"transition_move": draws}
+        assert model.laws(values, COUNTS).log_transition.shape == (7, 1, 1, 3, 3)
+        lost = model.with_parameters(transition_move=[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+        with pytest.raises(ValueError, match=r"transition_move: needs in every row .* rows \[2\]"):
+            lost.laws(prior_values(lost), COUNTS)
+
+
+def prior_values(model: HiddenMarkovModel, draws: int | None = None) -> dict[str, torch.Tensor]:
+    shape = () if draws is None else (draws,)
+    return {name: prior.sample(shape).double() for name, prior in model.priors.items()}
+
+
 # Small sizes
 
 
@@ -777,6 +812,11 @@ def program_cases() -> dict[str, HiddenMarkovModel]:
         "ordered-sticky": HiddenMarkovModel(3, "poisson", ordered=True, sticky=3.0),
         "input-transition": HiddenMarkovModel(3, "gaussian", transition=InputTransition(1)),
         "neural-transition": HiddenMarkovModel(3, "poisson", transition=NeuralTransition(3, 4)),
+        "low-rank": HiddenMarkovModel(3, "poisson", transition=LowRankTransition(2)),
+        "banded": HiddenMarkovModel(3, "poisson", transition=BandedTransition((-1, 0, 1))),
+        "sparse": HiddenMarkovModel(
+            3, "gaussian", transition=SparseTransition(((0, 1), (1, 2, 0), (2,)))
+        ),
         "single": HiddenMarkovModel(1, "poisson"),
     }
 
@@ -896,6 +936,20 @@ def test_bad_arguments_are_refused(arguments, message):
         (lambda: InputTransition(0), "inputs: must be a whole number >= 1, got 0"),
         (lambda: InputTransition(1, sticky=-1.0), "sticky: must be finite and >= 0, got -1.0"),
         (lambda: InputTransition(1, weight_scale=0.0), "weight_scale: must be a finite number"),
+        (lambda: LowRankTransition(0), "rank: must be a whole number >= 1, got 0"),
+        (lambda: LowRankTransition(2, 0.0), "concentration: must be a finite number"),
+        (lambda: BandedTransition((1, 2)), r"offsets: must be different .* 0 among them, got"),
+        (lambda: BandedTransition((0, 0)), "offsets: must be different whole numbers"),
+        (lambda: SparseTransition(((0,), ())), r"targets\[1\]: must be different states in 0..1"),
+        (lambda: SparseTransition(((0, 2), (1,))), r"targets\[0\]: .* got \(0, 2\)"),
+        (
+            lambda: HiddenMarkovModel(2, "poisson", transition=BandedTransition((0, 2))),
+            "offsets: must be smaller than the number of states, 2",
+        ),
+        (
+            lambda: HiddenMarkovModel(2, "poisson", transition=SparseTransition(((0,),))),
+            "targets: must have a list for each of the 2 states, got 1 lists",
+        ),
         (lambda: NeuralTransition(0), "embedding: must be a whole number >= 1, got 0"),
         (lambda: NeuralTransition(width=1.5), "width: must be a whole number >= 1, got 1.5"),
         (lambda: Ordered(dist.Normal(0.0, 1.0)), r"Ordered: base must have event shape .* \(\)"),

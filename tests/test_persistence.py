@@ -11,6 +11,7 @@ import torch
 
 from beliefzoo.inference import log_evidence
 from beliefzoo.models import (
+    BandedTransition,
     Bernoulli,
     Categorical,
     Emission,
@@ -20,6 +21,7 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     InputTransition,
     LowRankGaussian,
+    LowRankTransition,
     MatrixTransition,
     Multinomial,
     NeuralEmission,
@@ -28,6 +30,7 @@ from beliefzoo.models import (
     Poisson,
     Regression,
     Sequences,
+    SparseTransition,
     StudentT,
     load_model,
     persistence,
@@ -53,6 +56,9 @@ TRANSITIONS = [
     MatrixTransition(0.5, sticky=3.0),
     InputTransition(1, sticky=1.0, weight_scale=0.3),
     NeuralTransition(embedding=3, width=5),
+    LowRankTransition(2, concentration=0.5),
+    BandedTransition((-1, 0, 1)),
+    SparseTransition(((0, 1), (1, 2, 0), (2,)), concentration=2.0),
 ]
 
 

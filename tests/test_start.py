@@ -12,6 +12,7 @@ from torch.distributions import biject_to
 from beliefzoo.inference import start as start_module
 from beliefzoo.inference.start import STARTS, Start, starting_values
 from beliefzoo.models import (
+    BandedTransition,
     Bernoulli,
     Categorical,
     Emission,
@@ -21,12 +22,14 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     InputTransition,
     LowRankGaussian,
+    LowRankTransition,
     Multinomial,
     NeuralEmission,
     NeuralTransition,
     Poisson,
     Regression,
     Sequences,
+    SparseTransition,
     StudentT,
 )
 
@@ -123,10 +126,13 @@ def test_one_state(emission: Emission) -> None:
     [
         {"transition": InputTransition(inputs=2)},
         {"transition": NeuralTransition(embedding=3, width=4)},
+        {"transition": LowRankTransition(2)},
+        {"transition": BandedTransition((0, 1))},
+        {"transition": SparseTransition(((0, 1), (1, 2, 0), (2,)))},
         {"initial": "stationary"},
         {"sticky": 5.0},
     ],
-    ids=["inputs", "neural", "stationary", "sticky"],
+    ids=["inputs", "neural", "low-rank", "banded", "sparse", "stationary", "sticky"],
 )
 def test_every_transition(kind: dict[str, Any]) -> None:
     model = HiddenMarkovModel(3, "poisson", **kind)

@@ -39,6 +39,7 @@ from beliefzoo.inference import (
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.nuts import NutsFit, NutsSettings
 from beliefzoo.models import (
+    BandedTransition,
     Bernoulli,
     Categorical,
     FullGaussian,
@@ -47,6 +48,7 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     InputTransition,
     LowRankGaussian,
+    LowRankTransition,
     MatrixTransition,
     Multinomial,
     NeuralEmission,
@@ -298,6 +300,15 @@ def test_states_after_nuts_are_drawn_from_the_exact_posterior() -> None:
 # --- order of the states
 
 
+def test_states_whose_moves_are_listed_keep_their_order() -> None:
+    """A left-right chain with other numbers would be another chain."""
+    model = HiddenMarkovModel(3, Poisson(), transition=BandedTransition((0, 1)))
+    data = model.sample(2, 5, seed=1).data
+    exported = to_arviz(fitted(belief_guide(model), {"rate": [30.0, 10.0, 20.0]}), data, **FEW)
+    assert json.loads(exported.attrs["state_order"]) == [0, 1, 2]
+    assert group(exported, "posterior")["transition_move"].dims[-2:] == ("state", "move")
+
+
 @pytest.mark.parametrize(
     ("emission", "start"),
     [
@@ -309,7 +320,9 @@ def test_states_after_nuts_are_drawn_from_the_exact_posterior() -> None:
     ],
     ids=["poisson", "neural", "gaussian", "mixture", "regression"],
 )
-@pytest.mark.parametrize("transition", [MatrixTransition(), NeuralTransition(3, 4)], ids=str)
+@pytest.mark.parametrize(
+    "transition", [MatrixTransition(), NeuralTransition(3, 4), LowRankTransition(2)], ids=str
+)
 def test_relabelled_draws_are_the_same_model(
     emission: Any, start: dict[str, Any], transition: Any
 ) -> None:
