@@ -58,7 +58,7 @@ TRANSITIONS = [
     NeuralTransition(embedding=3, width=5),
     LowRankTransition(2, concentration=0.5),
     BandedTransition((-1, 0, 1)),
-    SparseTransition(((0, 1), (1, 2, 0), (2,)), concentration=2.0),
+    SparseTransition(((0, 1), (1, 2, 0), (2,), (3, 0)), concentration=2.0),
 ]
 
 
@@ -188,7 +188,10 @@ class Loud(Gaussian):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (HiddenMarkovModel(2, Loud()), r"model: can save \['Bernoulli'.* got Loud"),
+        (
+            HiddenMarkovModel(2, Loud()),
+            r"model: can save \['BandedTransition', 'Bernoulli'.* got Loud",
+        ),
         (
             HiddenMarkovModel(
                 2,
@@ -279,7 +282,7 @@ def change(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"emission": {"kind": "Secret"}}, r"path: needs a law of \['Bernoulli'.* got 'Secret'"),
+        ({"emission": {"kind": "Secret"}}, r"path: needs a law of \['BandedTransition', 'Bernoulli'.* got 'Secret'"),
         ({"emission": {"kind": "Poisson", "colour": 1}}, "lacks or distorts .*colour"),
         ({"states": 0}, "states: must be a whole number >= 1"),
         ({"states": 3}, "rate: needs shape"),
