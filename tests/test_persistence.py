@@ -282,7 +282,10 @@ def change(path: Path, **changes: object) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"emission": {"kind": "Secret"}}, r"path: needs a law of \['BandedTransition', 'Bernoulli'.* got 'Secret'"),
+        (
+            {"emission": {"kind": "Secret"}},
+            r"path: needs a law of \['BandedTransition', 'Bernoulli'.* got 'Secret'",
+        ),
         ({"emission": {"kind": "Poisson", "colour": 1}}, "lacks or distorts .*colour"),
         ({"states": 0}, "states: must be a whole number >= 1"),
         ({"states": 3}, "rate: needs shape"),
