@@ -62,6 +62,8 @@ class Entries(NamedTuple):
     values: Array
     starts: Array
     sources: Array
+    room: Array
+    """(2, the greater of K and the number of entries)"""
 
 
 class Stages(NamedTuple):
@@ -915,18 +917,24 @@ def _log_times_in_bands(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> No
 
 
 def _log_times_in_entries(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
+    # The exponentials of all entries in one loop, which the compiler makes vector instructions of.
+    lowest = np.finfo(out.dtype).min
+    terms, sums = log_law.room[0], log_law.room[1]
     for j in range(out.shape[1]):
         top = out.dtype.type(-np.inf)
         for e in range(log_law.starts[j], log_law.starts[j + 1]):
-            x = logs[r, log_law.sources[e]] + log_law.values[e]
-            top = x if x > top else top
+            terms[e] = logs[r, log_law.sources[e]] + log_law.values[e]
+            top = terms[e] if terms[e] > top else top
         out[q, j] = top
-        total = out.dtype.type(0)
         for e in range(log_law.starts[j], log_law.starts[j + 1]):
-            x = logs[r, log_law.sources[e]] + log_law.values[e]
-            total += _exp(x - (top if top > -np.inf else 0))
-        if total != 0:
-            out[q, j] = (top if top > -np.inf else 0) + math.log(total)
+            terms[e] -= top if top > lowest else lowest
+    for e in range(len(log_law.values)):
+        terms[e] = _exp(terms[e])
+    for j in range(out.shape[1]):
+        sums[j] = 0
+        for e in range(log_law.starts[j], log_law.starts[j + 1]):
+            sums[j] += terms[e]
+    _add_logs(sums, out[q], out.shape[1])
 
 
 def _log_times_in_stages(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> None:
@@ -1225,11 +1233,15 @@ def _count_uses_overload(before: Any, log_law: Any, ahead: Any, after: Any, sums
                 uses[i] += weights[i] * _exp(logs[i] + values[i] - top)
 
     def in_entries(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> None:
+        lowest = np.finfo(before.dtype).min
+        terms, weights = log_law.room[0], log_law.room[1]
         for j in range(len(before)):
-            if after[j] != 0:
-                for e in range(log_law.starts[j], log_law.starts[j + 1]):
-                    x = before[log_law.sources[e]] + log_law.values[e] - ahead[j]
-                    sums[e] += after[j] * _exp(x)
+            top = ahead[j] if ahead[j] > lowest else lowest
+            for e in range(log_law.starts[j], log_law.starts[j + 1]):
+                terms[e] = before[log_law.sources[e]] + log_law.values[e] - top
+                weights[e] = after[j]
+        for e in range(len(log_law.values)):
+            sums[e] += weights[e] * _exp(terms[e])
 
     def in_stages(before: Any, log_law: Any, ahead: Any, after: Any, sums: Any) -> None:
         last = len(log_law.table) - 1
@@ -1322,17 +1334,17 @@ def _pairs_along(
     rows, columns, rest, begin = stage
     matrix = values[begin : begin + rows * columns].reshape(rows, columns)
     pairs = sums[begin : begin + rows * columns].reshape(rows, columns)
-    own, ahead = before[: rows * rest].reshape(rows, rest), after[: rest * columns]
+    own = before[: rows * rest].reshape(rows, rest)
+    ahead = after[: rest * columns].reshape(1, rest, columns)
     weights = turned[: columns * rest].reshape(1, columns, rest)
     for c in range(rest):
         for j in range(columns):
-            weights[0, j, c] = ahead[c * columns + j]
+            weights[0, j, c] = ahead[0, c, j]
+    sums_of_step = np.empty((1, columns), values.dtype)
     for i in range(rows):
+        _rows_times(own, i, ahead, 0, sums_of_step, 0)
         for j in range(columns):
-            total = values.dtype.type(0)
-            for c in range(rest):
-                total += own[i, c] * weights[0, j, c]
-            pairs[i, j] += total
+            pairs[i, j] += sums_of_step[0, j]
     earlier = back[: rows * rest].reshape(rows, rest)
     for i in range(rows):
         _rows_times(matrix, i, weights, 0, earlier, i)

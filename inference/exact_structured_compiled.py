@@ -111,7 +111,8 @@ class EntryLayout:
     def _entries(self, values: Tensor, order: Array, sources: Array, targets: Array) -> Law:
         counts = np.bincount(targets, minlength=self.states)
         starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return Entries(values.detach().numpy()[order], starts, sources[order])
+        room = _room(2, max(self.states, len(order)), values)
+        return Entries(values.detach().numpy()[order], starts, sources[order], room)
 
     def uses(self, parts: Parts, beliefs: Tensor, weights: Tensor, lengths: Array) -> list[Tensor]:
         sums = torch.zeros(parts[0].shape, dtype=torch.float64)
