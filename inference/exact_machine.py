@@ -1317,7 +1317,7 @@ def stage_pairs(
                 after = weights[row, t + 1] if f == last else matrices.room[(f + 1) % 2]
                 back = matrices.room[f % 2]
                 stage = matrices.table[f]
-                _pairs_along(before, matrices.values, stage, after, turned, back, sums)
+                _pairs_along(before, matrices.values, stage, after, turned, back, sums, f > 0)
 
 
 @_fast
@@ -1329,22 +1329,25 @@ def _pairs_along(
     turned: Array,
     back: Array,
     sums: Array,
+    further: bool,
 ) -> None:
-    """One stage of ``stage_pairs``; ``back`` becomes the weights of the states before it."""
+    """One stage of ``stage_pairs``; if ``further``, ``back`` becomes the weights before it."""
     rows, columns, rest, begin = stage
     matrix = values[begin : begin + rows * columns].reshape(rows, columns)
     pairs = sums[begin : begin + rows * columns].reshape(rows, columns)
     own = before[: rows * rest].reshape(rows, rest)
     ahead = after[: rest * columns].reshape(1, rest, columns)
-    weights = turned[: columns * rest].reshape(1, columns, rest)
-    for c in range(rest):
-        for j in range(columns):
-            weights[0, j, c] = ahead[0, c, j]
     sums_of_step = np.empty((1, columns), values.dtype)
     for i in range(rows):
         _rows_times(own, i, ahead, 0, sums_of_step, 0)
         for j in range(columns):
             pairs[i, j] += sums_of_step[0, j]
+    if not further:
+        return
+    weights = turned[: columns * rest].reshape(1, columns, rest)
+    for c in range(rest):
+        for j in range(columns):
+            weights[0, j, c] = ahead[0, c, j]
     earlier = back[: rows * rest].reshape(rows, rest)
     for i in range(rows):
         _rows_times(matrix, i, weights, 0, earlier, i)

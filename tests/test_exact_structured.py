@@ -17,6 +17,12 @@ from beliefzoo.inference.exact_structured import Banded, Factorial, LowRank, Spa
 INF, NAN = math.inf, math.nan
 
 
+@pytest.fixture(autouse=True)
+def factor_by_factor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small factorial chains would be done by their whole matrix, and tell nothing."""
+    monkeypatch.setattr(exact_structured, "WHOLE_STATES", 0)
+
+
 class Kind(NamedTuple):
     """A structure: shapes of its laws (rows sum to 1), and how it is made of their logs."""
 
@@ -146,6 +152,18 @@ def test_dense_is_the_matrix_of_the_definition() -> None:
     torch.testing.assert_close(Factorial([a, b, c]).dense().exp(), kronecker)
     assert Factorial([a, b, c]).joined(6).sizes == (6, 2)
     torch.testing.assert_close(Factorial([a, b, c]).joined(6).dense().exp(), kronecker)
+
+
+def test_few_joint_states_go_by_the_whole_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
+    chain = case(KINDS["factorial"])
+    by_factors = exact_structured.log_evidence(*chain.ours)
+    monkeypatch.setattr(exact_structured, "WHOLE_STATES", 4)
+    monkeypatch.setattr(exact_structured, "_plan", None)
+    whole = exact_structured.log_evidence(*chain.ours)
+    torch.testing.assert_close(whole, by_factors)
+    pairs = zip(gradients(whole, chain.leaves), gradients(by_factors, chain.leaves), strict=True)
+    for a, b in pairs:
+        torch.testing.assert_close(a, b)
 
 
 def test_a_low_rank_zero_has_no_gradient() -> None:
