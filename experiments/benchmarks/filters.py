@@ -20,6 +20,7 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
 from ...inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
@@ -238,18 +239,23 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     models = list(_models(figures))
     states = [k for k, _ in models]
     figure, (cost, accuracy) = plt.subplots(2, 1, figsize=(8, 8), sharex=True)
-    for number, name in enumerate(_filters(figures)):
-        colour = "black" if name == "exact" else f"C{number - 1}"
-        label = "exact, float32" if name == "exact" else f"LSTM, {name.removeprefix('lstm')} units"
-        style = {"color": colour, "marker": "o", "ms": 4}
-        micro = [by_name[name]["microseconds_per_step"] for _, by_name in models]
+    micro = [by_name["exact"]["microseconds_per_step"] for _, by_name in models]
+    cost.plot(states, micro, "o-", color="black", ms=4, label="exact, float32")
+    for number, (name, crossing) in enumerate(figures["states_of_equal_cost"].items()):
+        style: dict[str, Any] = {"color": f"C{number}", "marker": "o", "ms": 4}
+        label = f"LSTM, {name.removeprefix('lstm')} units"
+        micro, off, before = (
+            [by_name[name][field] for _, by_name in models]
+            for field in (
+                "microseconds_per_step",
+                "divergence_nats_per_step",
+                "untrained_divergence_nats_per_step",
+            )
+        )
         cost.plot(states, micro, **style, label=label)
-        off = [max(by_name[name]["divergence_nats_per_step"], 1e-16) for _, by_name in models]
         accuracy.plot(states, off, **style, label=label)
-        if name != "exact":
-            before = [by_name[name]["untrained_divergence_nats_per_step"] for _, by_name in models]
-            accuracy.plot(states, before, color=colour, ls=":", lw=1)
-            _mark_crossing(cost, figures["states_of_equal_cost"][name], colour)
+        accuracy.plot(states, before, color=f"C{number}", ls=":", lw=1)
+        _mark_crossing(cost, crossing, f"C{number}")
     entropy = [by_name["entropy_of_belief_nats"] for _, by_name in models]
     accuracy.plot(states, entropy, color="grey", ls="--", label="entropy of the belief")
     accuracy.plot([], [], color="grey", ls=":", label="before training")
@@ -257,11 +263,17 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
         axis.set_xscale("log", base=2)
         axis.set_yscale("log")
         axis.grid(alpha=0.3)
+        axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axis.yaxis.set_minor_formatter(NullFormatter())
     accuracy.set_xticks(states, [str(k) for k in states])
     cost.set_ylabel("µs per step of a sequence")
     cost.set_title("Cost: from observations to beliefs")
+    rounding = max(by_name["exact"]["divergence_nats_per_step"] for _, by_name in models)
     accuracy.set(xlabel="hidden states", ylabel="nats per step")
-    accuracy.set_title("Accuracy: KL(exact filter in float64 ‖ filter)")
+    accuracy.set_title(
+        "Accuracy: KL(exact filter in float64 ‖ LSTM)\n"
+        f"(the exact filter in float32: at most {rounding:.0e} nats per step)"
+    )
     cost.legend(frameon=False)
     accuracy.legend(frameon=False, fontsize=8, ncols=2)
     return {"filters": figure}

@@ -199,10 +199,11 @@ def table(figures: Mapping[str, Any]) -> str:
 
 def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     """A whole step beside the LSTM alone, and the operations that take most of it."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.2, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.4, 1))
     lstm = figures["lstm_alone"]["milliseconds_median"]
     left.barh(0, lstm, color="tab:grey")
     parts = list(figures[STEPS[0]]["parts"])
+    ends = [REACH * lstm]
     for row, name in enumerate(STEPS, 1):
         start = 0.0
         for number, part in enumerate(parts):
@@ -211,21 +212,21 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
             left.barh(row, width, left=start, color=f"C{number}", label=label)
             start += width
         measured, ratio = figures[name]["milliseconds_median"], figures[name]["times_lstm_alone"]
-        left.plot(measured, row, "D", color="black", ms=5)
+        whole = left.plot(measured, row, "D", color="black", ms=5)
+        text = f"{ratio:.2f} ×"
         left.annotate(
-            f"whole: {ratio:.2f} ×",
-            (measured, row),
-            (0, -18),
-            textcoords="offset points",
-            ha="center",
+            text, (max(start, measured), row), (8, 0), textcoords="offset points", va="center"
         )
+        ends.append(max(start, measured))
+    whole[0].set_label("whole step, as measured")
     left.axvline(REACH * lstm, color="black", ls="--", label=f"{REACH:g} × the LSTM")
     left.set_yticks(range(3), ["LSTM alone", *(n.replace("_", "\n") for n in STEPS)])
     left.set(xlabel="milliseconds, forward and backward", ylim=(2.6, -0.5))
-    left.legend(frameon=False, fontsize=8)
+    left.set_xlim(0, 1.2 * max(ends))
+    left.legend(frameon=False, fontsize=8, ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1))
     operations = figures[STEPS[1]]["operations"]
     right.barh(list(operations), list(operations.values()), color="tab:grey")
     right.invert_yaxis()
-    right.set(xlabel="milliseconds a step, by itself", title=STEPS[1].replace("_", " "))
+    right.set(xlabel="milliseconds a step, by itself", title=f"step, {STEPS[1].replace('_', ' ')}")
     right.tick_params(axis="y", labelsize=8)
     return {"step": figure}

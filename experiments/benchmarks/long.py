@@ -17,8 +17,8 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from . import fresh
-from .contenders import PRECISIONS, Precision, ours
-from .problems import FAMILIES, Answer, Case, Family, problem
+from .contenders import ours
+from .problems import FAMILIES, PRECISIONS, Answer, Case, Family, Precision, problem
 from .turns import in_turn
 
 
