@@ -5,7 +5,6 @@ import dataclasses
 import importlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
