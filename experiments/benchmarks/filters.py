@@ -61,8 +61,8 @@ class Settings:
     training_sequences: int = 2000
     """Sequences that the LSTMs learn from, drawn from the model."""
     learning_rate: float = 2e-2
-    """Adam's, falling along a cosine. In trials with 16 states .03 was better for few units, .01 for
-    many."""
+    """Adam's, falling along a cosine. In trials with 16 states .03 was better for few units, .01
+    for many."""
 
     def __post_init__(self) -> None:
         counts = ("threads", "sequences", "rounds", "training_steps", "batch_size")

@@ -93,10 +93,11 @@ def measure(settings: Settings) -> dict[str, Any]:
     lstm = timings["lstm_alone"]
     for name, guide in guides.items():
         ratios = np.array(timings[name].milliseconds) / np.array(lstm.milliseconds)
+        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
         figures[name] |= {
-            "times_lstm_alone": timings[name].median / lstm.median,
-            "times_lstm_alone_lower_quartile": float(np.quantile(ratios, 0.25)),
-            "times_lstm_alone_upper_quartile": float(np.quantile(ratios, 0.75)),
+            "times_lstm_alone": float(middle),
+            "times_lstm_alone_lower_quartile": float(low),
+            "times_lstm_alone_upper_quartile": float(high),
             "times_lstm_alone_to_reach": REACH,
             "parts": _parts(guide, data, settings.rounds),
             "operations": _operations(work[name], settings),
