@@ -84,14 +84,14 @@ def measure(settings: Settings, family: Family, precision: Precision) -> dict[st
     before = _start_of_peak()
     result = prepared.work()
     figures = _peak_since(before)
-    answer = prepared.answer(result)
+    total, gradients = result
     timing = in_turn({"ours": prepared.work}, rounds=settings.rounds)["ours"]
-    found = {name: value.tolist() for name, value in answer.found.items()}
+    named = zip(given.parameters, gradients, strict=True)
     return {
         **figures,
         **timing.figures(),
-        "log_evidence": answer.log_evidence,
-        "found": found,
+        "log_evidence": float(total.detach()),
+        "found": {f"gradient of {name}": gradient.tolist() for name, gradient in named},
     }
 
 

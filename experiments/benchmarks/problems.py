@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -116,8 +116,13 @@ def emission(family: Family) -> Emission:
     return Categorical(SYMBOLS) if family == "categorical" else Gaussian(FEATURES)
 
 
-def problem(case: Case, seed: int) -> Problem:
-    """Random parameters, and sequences drawn from the model that they define."""
+def problem(case: Case, seed: int, off: float = 0.1) -> Problem:
+    """Sequences drawn from a random model, and parameters near those of that model.
+
+    ``off`` says how near, 0 for the very same. There the gradient is what is left of sums that
+    cancel, whose relative error would say little; and nobody asks for it before the last step of a
+    fit.
+    """
     random = np.random.default_rng([seed, case.states, case.sequences, case.length])
     k = case.states
     parameters = {
@@ -128,12 +133,29 @@ def problem(case: Case, seed: int) -> Problem:
     if case.family == "categorical":
         parameters["probs"] = random.dirichlet(np.full(SYMBOLS, 0.5), k) * 0.99 + 0.01 / SYMBOLS
         below = parameters["probs"].cumsum(-1)[paths]
-        y = (random.random((*paths.shape, 1)) > below).sum(-1).clip(max=SYMBOLS - 1)
-        return Problem(case, parameters, y)
+        y: npt.NDArray[Any] = (random.random((*paths.shape, 1)) > below).sum(-1)
+        y = y.clip(max=SYMBOLS - 1)
+        return Problem(case, _moved(random, parameters, off), y)
     parameters["mean"] = random.normal(size=(k, FEATURES))
     parameters["scale"] = random.uniform(0.5, 1.5, size=(k, FEATURES))
     noise = random.normal(size=(*paths.shape, FEATURES))
-    return Problem(case, parameters, parameters["mean"][paths] + parameters["scale"][paths] * noise)
+    y = parameters["mean"][paths] + parameters["scale"][paths] * noise
+    return Problem(case, _moved(random, parameters, off), y)
+
+
+def _moved(
+    random: np.random.Generator, parameters: Mapping[str, Array], off: float
+) -> dict[str, Array]:
+    moved = {}
+    for name, value in parameters.items():
+        if name == "mean":
+            moved[name] = value + off * random.normal(size=value.shape)
+        elif name == "scale":
+            moved[name] = value * np.exp(off * random.normal(size=value.shape))
+        else:
+            other = random.dirichlet(np.ones(value.shape[-1]), value.shape[:-1])
+            moved[name] = (1 - off) * value + off * other
+    return moved
 
 
 def _paths(
