@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -86,12 +87,18 @@ def measure(settings: Settings) -> dict[str, Any]:
     guides = _guides(given, settings.hidden_size)
     network, x = _network(guides["known_parameters"], data)
     work = {name: _step(guide, data) for name, guide in guides.items()}
+    stamps: dict[str, list[list[float]]] = {name: [] for name in guides}
+    in_parts = {
+        f"{name}_in_parts": partial(_note, stamps[name], guide, data)
+        for name, guide in guides.items()
+    }
     timings = in_turn(
-        {"lstm_alone": lambda: network(x)[0].sum().backward(), **work}, rounds=settings.rounds
+        {"lstm_alone": lambda: network(x)[0].sum().backward(), **work, **in_parts},
+        rounds=settings.rounds,
     )
-    figures: dict[str, Any] = {name: timing.figures() for name, timing in timings.items()}
     lstm = timings["lstm_alone"]
-    for name, guide in guides.items():
+    figures: dict[str, Any] = {name: timings[name].figures() for name in ("lstm_alone", *guides)}
+    for name in guides:
         ratios = np.array(timings[name].milliseconds) / np.array(lstm.milliseconds)
         low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
         figures[name] |= {
@@ -99,7 +106,7 @@ def measure(settings: Settings) -> dict[str, Any]:
             "times_lstm_alone_lower_quartile": float(low),
             "times_lstm_alone_upper_quartile": float(high),
             "times_lstm_alone_to_reach": REACH,
-            "parts": _parts(guide, data, settings.rounds),
+            "parts": _parts(stamps[name]),
             "operations": _operations(work[name], settings),
         }
     return figures
@@ -131,14 +138,17 @@ def _step(guide: Guide, data: Sequences) -> Callable[[], None]:
     return step
 
 
-def _parts(guide: Guide, data: Sequences, repeats: int) -> dict[str, float]:
+def _note(stamps: list[list[float]], guide: Guide, data: Sequences) -> None:
+    stamps.append(_stamps(guide, data))
+
+
+def _parts(stamps: list[list[float]]) -> dict[str, float]:
     """Median milliseconds of the parts of a step, taken apart by hand.
 
     The bound is all between beliefs and ELBO. ``pyro`` is what is left of the whole forward pass:
     tracing the two programs, and the parameters' own terms.
     """
-    stamps = np.array([_stamps(guide, data) for _ in range(repeats)])
-    laws, belief, bound, backward, whole = 1e3 * np.median(np.diff(stamps), axis=0)
+    laws, belief, bound, backward, whole = 1e3 * np.median(np.diff(np.array(stamps)), axis=0)
     return {
         "laws_and_emission_milliseconds": laws,
         "lstm_and_readout_milliseconds": belief,

@@ -166,7 +166,9 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     left.axhline(REACH["peak_megabytes"], color="black", ls="--", label="limit")
     left.set_xticks(range(len(families)), families)
     left.set_ylabel("peak memory above that before, MB")
-    left.legend(frameon=False)
+    left.set_ylim(0, 1.4 * REACH["peak_megabytes"])
+    left.set_title("Memory (and time)")
+    left.legend(frameon=False, ncols=3, loc="upper center", columnspacing=1)
     names: list[str] = []
     for family in families:
         for name, value in figures[family]["float32_against_float64"].items():
@@ -178,6 +180,7 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     right.invert_yaxis()
     right.grid(axis="x", alpha=0.3)
     right.set_xlabel("relative error of float32 against float64")
+    right.set_title("Error")
     return {"memory_and_error": figure}
 
 
