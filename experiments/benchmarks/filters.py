@@ -52,8 +52,8 @@ class Settings:
     """Steps of a sequence."""
     rounds: int = 10
     """Turns of each filter."""
-    training_steps: int = 300
-    """Gradient steps of each LSTM: a short training, some seconds up to 256 states and two minutes
+    training_steps: int = 200
+    """Gradient steps of each LSTM: a short training, seconds up to 256 states and a minute or two
     at 1024. The divergence would still fall with more."""
     batch_size: int = 16
     """Sequences of a gradient step, drawn from the training sequences; few, since with a thousand
