@@ -7,9 +7,10 @@ ARGS ?=
 
 BIN := .venv/bin
 STAMP := .venv/.installed
+PEERS := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test check format build clean
+.PHONY: help venv demo bench test check format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -28,6 +29,13 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: $(STAMP) ## fit a hidden Markov model with an LSTM guide to English letters
 	$(BIN)/beliefzoo run english-letters --out runs/english-letters --force $(ARGS)
+
+bench: $(PEERS) ## time exact inference beside the peers of the extra "bench"
+	$(BIN)/beliefzoo bench hmm --out runs/bench-hmm --force $(ARGS)
+
+$(PEERS): $(STAMP) constraints-bench.txt
+	$(BIN)/python -m pip install -c constraints.txt -c constraints-bench.txt -e '.[bench]'
+	@touch $@
 
 # One thread a worker: the tests' tensors are small, and threads of two workers would compete.
 test: export OMP_NUM_THREADS = 1

@@ -1,8 +1,9 @@
-"""What an experiment hands back, and the folder that it is written to.
+"""What an experiment or a benchmark hands back, and the folder that it is written to.
 
 A folder holds `posterior.nc`, one PNG a drawing, `report.html` for reading and `report.json` for
 machines. Drawings are made from the posterior as read back from the file, so that the file alone
-suffices to make them again. `report.json` comes last: where it is, the folder is complete.
+suffices to make them again. `report.json` comes last: where it is, the folder is complete. The
+folder of a benchmark holds the drawings and `report.json` alone.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ __all__ = [
     "save_drawing",
     "setting_notes",
     "versions",
+    "write_benchmark",
     "write_report",
     "write_text",
 ]
@@ -151,18 +153,67 @@ def write_report(
     report = {
         "experiment": experiment,
         "settings": plain(dataclasses.asdict(settings), "settings"),
-        "figures": plain(outcome.figures, "figures"),
+        "figures": _checked(outcome.figures),
         "versions": versions(),
         "seconds": seconds,
     }
-    for name, value in leaves(report["figures"]):
-        if value is None:
-            raise ValueError(f"figures.{name} must be a number or a string; got None")
     drawings = draw(read(folder / _POSTERIOR), report["figures"])
     for name, drawing in drawings.items():
         save_drawing(drawing, name, folder)
     write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
-    write_text(folder / _JSON, json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False))
+    _write_json(folder, report)
+
+
+def write_benchmark(
+    folder: Path,
+    *,
+    benchmark: str,
+    settings: Any,
+    figures: Mapping[str, Any],
+    draw: Callable[[Mapping[str, Any]], Mapping[str, Figure]],
+    peers: Mapping[str, str],
+    machine: Mapping[str, Any],
+    seconds: float,
+) -> None:
+    """Write the folder of one benchmark, replacing the files of an earlier one.
+
+    Args:
+        folder: made if it is not there. See `check_folder`.
+        benchmark: name on the command line.
+        settings: the dataclass instance that it ran with.
+        figures: what it measured, as in `Outcome`.
+        draw: figures -> name -> drawing, as in `write_report`.
+        peers: versions of the packages that it compared with.
+        machine: what it ran on.
+        seconds: wall time of the run.
+
+    Raises:
+        ValueError: if a figure is not finite or not plain, or the name of a drawing is no file
+            name. `report.json` is not written then.
+    """
+    report = {
+        "benchmark": benchmark,
+        "settings": plain(dataclasses.asdict(settings), "settings"),
+        "figures": _checked(figures),
+        "versions": versions() | dict(peers),
+        "machine": plain(machine, "machine"),
+        "seconds": seconds,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for path in _files_of_earlier_run(folder):
+        path.unlink()
+    for name, drawing in draw(report["figures"]).items():
+        save_drawing(drawing, name, folder)
+    _write_json(folder, report)
+
+
+def _checked(figures: Mapping[str, Any]) -> Any:
+    """Figures as JSON can hold them, none of them missing."""
+    converted = plain(figures, "figures")
+    for name, value in leaves(converted):
+        if value is None:
+            raise ValueError(f"figures.{name} must be a number or a string; got None")
+    return converted
 
 
 def save_drawing(drawing: Figure, name: str, folder: Path) -> None:
@@ -216,13 +267,20 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
+def _write_json(folder: Path, report: Mapping[str, Any]) -> None:
+    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
+    write_text(folder / _JSON, text)
+
+
 def _holds_report(folder: Path) -> bool:
     """Whether `report.json` there is one of ours."""
     try:
         report = json.loads((folder / _JSON).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return isinstance(report, dict) and {"experiment", "settings", "figures"} <= report.keys()
+    if not isinstance(report, dict) or not {"settings", "figures"} <= report.keys():
+        return False
+    return "experiment" in report or "benchmark" in report
 
 
 def _files_of_earlier_run(folder: Path) -> list[Path]:

@@ -213,7 +213,8 @@ class _LogEvidence(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         log_initial, _, log_likelihood = ctx.saved_tensors
         marginals, counts = ctx.gradient(gradient, ctx.needs_input_grad[1])
-        initial = marginals[..., 0, :].sum_to_size(log_initial.shape)
+        # A copy: two leaves must not get views of one tensor as their gradients.
+        initial = marginals[..., 0, :].sum_to_size(log_initial.shape).clone()
         return initial, counts, marginals.sum_to_size(log_likelihood.shape), None, None
 
 
@@ -678,7 +679,7 @@ class _BeliefElbo(torch.autograd.Function):
         joined: Any,
     ) -> Tensor:
         bound, ctx.residual = joined.elbo(log_initial, log_likelihood)
-        ctx.joined = joined
+        ctx.joined, ctx.possible = joined, bound > -math.inf
         ctx.save_for_backward(log_initial, log_transition, log_likelihood, log_beliefs)
         return cast(Tensor, bound)
 
@@ -686,11 +687,12 @@ class _BeliefElbo(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         log_initial, log_transition, log_likelihood, _ = ctx.saved_tensors
-        joined, share = ctx.joined, gradient[..., None, None]
+        joined, share = ctx.joined, gradient.where(ctx.possible, 0)[..., None, None]
         to_each = joined.rows.shaped(joined.marginals) * share
-        beliefs, counts = joined.gradient(to_each, ctx.residual * share, ctx.needs_input_grad[1])
+        residual = torch.where(share != 0, ctx.residual * share, 0)
+        beliefs, counts = joined.gradient(to_each, residual, ctx.needs_input_grad[1])
         return (
-            to_each[..., 0, :].sum_to_size(log_initial.shape),
+            to_each[..., 0, :].sum_to_size(log_initial.shape).clone(),
             None if counts is None else counts.reshape(log_transition.shape),
             to_each.sum_to_size(log_likelihood.shape),
             joined.rows.shaped(beliefs).sub_(to_each),
@@ -712,7 +714,7 @@ def belief_elbo(
 
     with π of :func:`predicted_beliefs` and m of :func:`backward_marginals`. It is the evidence if β
     is the filter. Differentiable in the four tensors (first order, analytic): a sweep each way, and
-    one more for the gradient, with memory of order N T K.
+    one more for the gradient, with memory of order N T K. A bound of -inf has gradient zero.
     """
     steps = {"log_beliefs": log_beliefs, "log_likelihood": log_likelihood}
     _check_chain(log_transition, steps, lengths, choice, {"log_initial": log_initial})
@@ -728,9 +730,11 @@ def belief_elbo(
         return cast(Tensor, _BeliefElbo.apply(*arguments))  # type: ignore[no-untyped-call]
     log_predicted = predicted_beliefs(log_initial, log_transition, beliefs, choice)
     marginals = backward_marginals(log_transition, beliefs, log_predicted, lengths, choice)
-    residual = log_predicted + log_likelihood - beliefs
-    terms = torch.where(marginals > 0, residual, 0).mul(marginals).sum(-1)
-    return terms.sum(-1, dtype=torch.float64).to(terms.dtype)
+    residual = torch.where(marginals > 0, log_predicted + log_likelihood - beliefs, 0)
+    impossible = (residual == -math.inf).any(-1).any(-1)
+    terms = residual.where(~impossible[..., None, None], 0).mul(marginals).sum(-1)
+    bound = terms.sum(-1, dtype=torch.float64).to(terms.dtype)
+    return torch.where(impossible, -math.inf, bound)
 
 
 # --- whole paths ----------------------------------------------------------------------------------

@@ -27,6 +27,9 @@ from .exact_machine import Array, Data, Steps
 GROUPED_STATES = 32
 """From here on sequences that share a matrix are multiplied by it together, by BLAS."""
 
+LANE_STATES = 8
+"""Up to here blocks of sequences that share a matrix are worked on side by side."""
+
 SERIAL_WORK = 200_000
 """Products of numbers below which starting a thread costs more than it saves."""
 
@@ -72,10 +75,10 @@ class Rows:
         own = torch.full((n,), length) if lengths is None else lengths
         every = own.repeat(count // n).numpy()
         order = np.arange(count) if lengths is None else np.argsort(-every, kind="stable")
-        chosen = torch.zeros((0, 0), dtype=torch.int64) if choice is None else choice.contiguous()
+        chosen = torch.zeros((0, 0), dtype=torch.int64) if choice is None else choice.clone()
         different = log_matrices.shape[1]
         stride = int(different > 1 and choice is None)
-        steps = Steps(entries * different, stride, chosen.numpy())
+        steps = Steps(entries * different, stride, chosen.contiguous().numpy())
         return cls(tuple(leading), every, order, log_matrices.flatten(0, 1), steps)
 
     @property
@@ -143,7 +146,11 @@ def _in_parts(kernel: Any, places: Array, shared: Sequence[Any], own: Sequence[T
 
 @lru_cache
 def floor_of(dtype: torch.dtype) -> float:
-    """Sums of probabilities above it are exact in spite of terms that were rounded to zero."""
+    """A sum of this size is exact in spite of terms that were rounded to zero.
+
+    What is rounded to zero is below tiny, hence below eps² of it. Where numbers are divided by a
+    scale after the rounding, so is the floor.
+    """
     info = torch.finfo(dtype)
     return info.tiny / info.eps**2
 
@@ -216,14 +223,16 @@ class _Evidence:
 
     def _forward_tasks(self) -> list[Task]:
         rows = self.chain.rows
-        linked = np.zeros((0, 0, 0), np.bool_)
-        if not bool((self.matrices >= self.floor).all()):
-            linked = (rows.log_matrices > -math.inf).numpy()
+        # With all transitions above √floor, predictions and scales from the second step on are
+        # above it too, and their product above the floor: only the first step can lead below.
+        least, linked = math.sqrt(self.floor), np.zeros((0, 0, 0), np.bool_)
+        if not bool((self.matrices >= least).all()):
+            least, linked = self.floor, (rows.log_matrices > -math.inf).numpy()
         outputs = self.beliefs.numpy(), self.scales.numpy(), self.totals.numpy(), self.failed
         kernel = machine.forward_grouped if self.grouped else machine.forward
         law = self.matrices.numpy(), linked, rows.steps
         return [
-            partial(kernel, share, self.chain.data, *law, self.floor, *outputs)
+            partial(kernel, share, self.chain.data, *law, least, *outputs)
             for share in rows.shares()
         ]
 
@@ -326,6 +335,56 @@ class _Evidence:
         counts += sums.to(counts)
 
 
+class _LaneEvidence:
+    """``_Evidence`` for few states, many rows and one matrix without small entries."""
+
+    def __init__(self, chain: _Chain, matrix: Tensor) -> None:
+        self.chain, self.matrix = chain, matrix
+        b, t, k = chain.sizes
+        blocks = -(-b // machine.LANES)
+        self.beliefs = chain.new(blocks, t, k, machine.LANES)
+        self.scales = chain.new(blocks, t, machine.LANES)
+        self.totals = torch.empty(b, dtype=torch.float64)
+        failed = np.zeros(b, np.bool_)
+        tensors = self.beliefs, self.scales, self.totals
+        law = matrix.numpy(), math.sqrt(floor_of(chain.dtype))
+        shared = chain.rows.order, chain.data, *law, *(x.numpy() for x in tensors), failed
+        tasks = [partial(machine.forward_lanes, *part, *shared) for part in cut(blocks)]
+        together(tasks, 8 * chain.rows.work)
+        self.complete = not failed.any()
+
+    @classmethod
+    def of(cls, chain: _Chain) -> _LaneEvidence | None:
+        """None where it does not apply: another kind of chain, or a row that is below the floor."""
+        b, _, k = chain.sizes
+        if not chain.rows.shared or k > LANE_STATES or b < machine.LANES:
+            return None
+        matrix = chain.rows.log_matrices[0].exp()
+        if not bool((matrix >= math.sqrt(floor_of(chain.dtype))).all()):
+            return None
+        run = cls(chain, matrix)
+        return run if run.complete else None
+
+    def gradient(
+        self, upstream: Tensor, transition: bool, last: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """As of ``_Evidence``."""
+        if last is not None:
+            return _Evidence(self.chain, both=False).gradient(upstream, transition, last)
+        b, t, k = self.chain.sizes
+        blocks, rows = len(self.beliefs), self.chain.rows
+        marginals = self.chain.new(b, t, k)
+        sums = torch.zeros(blocks if transition else 0, k, k, dtype=torch.float64)
+        tensors = upstream, self.beliefs, self.scales, marginals, sums
+        law = self.matrix.mT.contiguous().numpy()
+        shared = rows.order, self.chain.data, law, *(x.numpy() for x in tensors)
+        tasks = [partial(machine.backward_lanes, *part, *shared) for part in cut(blocks)]
+        together(tasks, 8 * rows.work)
+        if not transition:
+            return marginals, None
+        return marginals, (sums.sum(0) * self.matrix).to(self.matrix).unsqueeze(0)
+
+
 def _pair_sums(rows: Rows, before: Tensor, after: Tensor) -> Tensor:
     """Σ before_t(i) after_{t+1}(j) over the steps of each matrix, float64."""
     sums = torch.zeros(rows.log_matrices.shape, dtype=torch.float64)
@@ -358,7 +417,7 @@ def evidence(
     ``both``: the gradient will be asked for, so that the messages may run beside the filter.
     """
     chain = _Chain.of(log_initial, log_transition, log_likelihood, lengths, choice)
-    run = _Evidence(chain, both)
+    run = _LaneEvidence.of(chain) or _Evidence(chain, both)
 
     def gradient(
         upstream: Tensor, transition: bool, last: Tensor | None = None
@@ -369,7 +428,8 @@ def evidence(
         shaped = None if counts is None else counts.reshape(log_transition.shape)
         return chain.rows.shaped(marginals), shaped
 
-    return chain.rows.shaped(run.totals.to(chain.dtype)), gradient
+    # A copy: a row that fails in the gradient only is still corrected in ``run``.
+    return chain.rows.shaped(run.totals.to(chain.dtype, copy=True)), gradient
 
 
 # --- beliefs of any origin, joined ----------------------------------------------------------------

@@ -77,7 +77,8 @@ def log_product(
 ) -> Tensor:
     """log Σ_i exp(x_i + A_ij) for rows x whose maximum is about 0; ``matrix`` is exp(A).
 
-    ``likely``: no entry of the matrix is below the floor, hence no sum that is not zero.
+    ``likely``: no entry of the matrix is below the floor, hence no sum but zero is, since the
+    greatest entry of a row is about 1.
     """
     total = _vecmat(log_rows.exp(), matrix)
     result = total.log()

@@ -37,6 +37,9 @@ GROUP = 16
 CHUNK = 64
 """Steps whose likelihoods are made at once."""
 
+LANES = 8
+"""Rows side by side in the kernels for few states."""
+
 
 class Steps(NamedTuple):
     """Which matrix drives row b from t to t + 1: ``first_of[b]`` and as many further on as
@@ -104,6 +107,10 @@ def _matrix(steps: Steps, row: int, t: int) -> Any:
 # instructions of it, which it cannot of a call of the C library.
 
 
+# The intrinsics are called in compiled code without their first argument, hence the second names,
+# of any type.
+
+
 @intrinsic
 def _from_integer(typing_context: Any, bits: Any) -> Any:
     out = types.float32 if bits == types.int32 else types.float64
@@ -114,11 +121,11 @@ def _from_integer(typing_context: Any, bits: Any) -> Any:
     return out(bits), generate
 
 
-_from_bits: Any = _from_integer  # called with the bits alone
+_from_bits: Any = _from_integer
 
 
 def _exp(x: Any) -> Any:
-    """exp of x <= 80; 0 below the least normal number."""
+    """exp of x, 0 below the least normal number, inf above the greatest."""
     raise NotImplementedError("compiled code only")
 
 
@@ -140,6 +147,7 @@ def _exp_overload(x: Any) -> Any:
         p = p * r + single(5.0000001201e-1)
         value = p * r * r + r + single(1)
         value = value * _from_bits(np.int32((np.int32(n) + 127) << 23))
+        value = single(np.inf) if x > single(88.0) else value
         return single(0) if x < low else value
 
     def exp_double(x: Any) -> Any:
@@ -162,6 +170,7 @@ def _exp_overload(x: Any) -> Any:
         p = p * r + 0.5
         value = p * r * r + r + 1.0
         value = value * _from_bits((np.int64(n) + 1023) << 52)
+        value = np.inf if x > 709.0 else value
         return 0.0 if x < low else value
 
     return exp_single if x == types.float32 else exp_double
@@ -381,32 +390,29 @@ def _absorb(scaled: Array, c: int, ahead: Array, r: int, beliefs: Array, t: int)
     return total
 
 
-def _lost(ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any) -> Any:
-    """Whether a state that can be reached from step t - 1 has a prediction below the floor.
+@_fast
+def _hold(ahead: Array, r: int, table: Array, t: int, held: Array) -> None:
+    """Mark the states that the belief of step t can hold, however small its probability."""
+    for k in range(held.shape[1]):
+        held[r, k] = ahead[r, k] > 0 and table[t, k] > -np.inf
 
-    ``own`` are the beliefs. One of exactly zero may have been rounded to it: the likelihood tells.
-    (A state whose prediction was rounded to zero has been found here a step earlier.)
-    """
+
+def _lost(ahead: Any, r: Any, floor: Any, held: Any, linked: Any, m: Any) -> Any:
+    """Whether a state that can be reached from a held one has a prediction below the floor."""
     raise NotImplementedError("compiled code only")
 
 
 @_overload(_lost)
-def _lost_overload(
-    ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
-) -> Any:
-    def dense(
-        ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
-    ) -> bool:
+def _lost_overload(ahead: Any, r: Any, floor: Any, held: Any, linked: Any, m: Any) -> Any:
+    def dense(ahead: Any, r: Any, floor: Any, held: Any, linked: Any, m: Any) -> bool:
         for j in range(ahead.shape[1]):
             if ahead[r, j] < floor:
                 for i in range(ahead.shape[1]):
-                    if linked[m, i, j] and (own[t - 1, i] > 0 or table[t - 1, i] > -np.inf):
+                    if linked[m, i, j] and held[r, i]:
                         return True
         return False
 
-    def structured(
-        ahead: Any, r: Any, floor: Any, own: Any, table: Any, t: Any, linked: Any, m: Any
-    ) -> bool:
+    def structured(ahead: Any, r: Any, floor: Any, held: Any, linked: Any, m: Any) -> bool:
         small = False
         for j in range(ahead.shape[1]):
             small |= ahead[r, j] < floor
@@ -414,7 +420,7 @@ def _lost_overload(
             return False
         reach = np.empty((2, ahead.shape[1]), ahead.dtype)
         for i in range(ahead.shape[1]):
-            reach[0, i] = own[t - 1, i] > 0 or table[t - 1, i] > -np.inf
+            reach[0, i] = held[r, i]
         _times(reach, 0, linked, m, reach, 1)
         lost = False
         for j in range(ahead.shape[1]):
@@ -422,6 +428,16 @@ def _lost_overload(
         return lost
 
     return dense if _structure(linked) is None else structured
+
+
+@_fast
+def _start(ahead: Array, r: int, data: Data, row: int, held: Array) -> None:
+    """The first prediction, and the states that the first belief can hold."""
+    source = data.initial_of[row]
+    for k in range(ahead.shape[1]):
+        ahead[r, k] = _exp(data.log_initial[source, k])
+        seen = data.likelihood[data.source[row], 0, k] > -np.inf
+        held[r, k] = seen and data.log_initial[source, k] > -np.inf
 
 
 @_fast
@@ -439,10 +455,12 @@ def forward(
 ) -> None:
     """Filtered beliefs, their scales Σ_j π_t(j) O_j / max O, and the evidence of every row.
 
-    ``linked`` (1 where a matrix > 0 in logs) is empty where all transitions are so likely that
-    nothing can fall below the floor.
+    Beliefs rounded to zero are less than tiny / scale. A prediction that is ``floor / scale`` or
+    more is exact without them; where there are transitions that lead to less, ``linked`` (matrices
+    > 0 in logs) tells which predictions to look at, and is empty otherwise.
     """
     ahead = np.empty((1, data.likelihood.shape[2]), data.likelihood.dtype)
+    held = np.empty(ahead.shape, np.bool_)
     scaled = np.empty((CHUNK, data.likelihood.shape[2]), data.likelihood.dtype)
     tops = np.empty(CHUNK, data.likelihood.dtype)
     for row in rows:
@@ -453,20 +471,20 @@ def forward(
             if c == 0:
                 _likelihoods(table, t, min(t + CHUNK, data.lengths[row]), scaled, tops)
             if t == 0:
-                for k in range(ahead.shape[1]):
-                    ahead[0, k] = _exp(data.log_initial[data.initial_of[row], k])
+                _start(ahead, 0, data, row, held)
             else:
                 m = _matrix(steps, row, t - 1)
                 _times(own, t - 1, matrices, m, ahead, 0)
-                if len(linked) and _lost(ahead, 0, floor, own, table, t, linked, m):
-                    failed[row] = True
+                if len(linked):
+                    failed[row] |= _lost(ahead, 0, floor / scales[row, t - 1], held, linked, m)
+                    _hold(ahead, 0, table, t, held)
             total = _absorb(scaled, c, ahead, 0, own, t)
             if total < floor or tops[c] == -np.inf:
                 failed[row] = True
             scales[row, t] = total
             logs += tops[c]
             product *= total  # one logarithm for many factors
-            if product < 1e-30:
+            if product < 1e-30 or product > 1e30:
                 logs += math.log(product)
                 product = 1.0
         totals[row] = logs + math.log(product)
@@ -489,6 +507,7 @@ def forward_grouped(
     size = min(GROUP, len(rows))
     before = np.empty((size, data.likelihood.shape[2]), data.likelihood.dtype)
     ahead = np.empty((size, data.likelihood.shape[2]), data.likelihood.dtype)
+    held = np.empty(ahead.shape, np.bool_)
     scaled = np.empty((1, data.likelihood.shape[2]), data.likelihood.dtype)
     tops = np.empty(1, data.likelihood.dtype)
     for start in range(0, len(rows), size):
@@ -503,10 +522,10 @@ def forward_grouped(
                 table = data.likelihood[data.source[row]]
                 if t == 0:
                     totals[row] = 0
-                    for k in range(ahead.shape[1]):
-                        ahead[r, k] = _exp(data.log_initial[data.initial_of[row], k])
-                elif len(linked) and _lost(ahead, r, floor, beliefs[row], table, t, linked, 0):
-                    failed[row] = True
+                    _start(ahead, r, data, row, held)
+                elif len(linked):
+                    failed[row] |= _lost(ahead, r, floor / scales[row, t - 1], held, linked, 0)
+                    _hold(ahead, r, table, t, held)
                 _likelihoods(table, t, t + 1, scaled, tops)
                 total = _absorb(scaled, 0, ahead, r, beliefs[row], t)
                 if total < floor or tops[0] == -np.inf:
@@ -636,7 +655,7 @@ def combine(
             total = beliefs.dtype.type(0)
             for k in range(states):
                 total += beliefs[row, t, k] * messages[row, t, k]
-            if total < floor:
+            if total * scales[row, t] < floor:
                 failed[row] = True
             share = gradient[row] / total
             for k in range(states):
@@ -675,6 +694,221 @@ def pairs(
                 belief = beliefs[row, t, i]
                 for j in range(states):
                     sums[m, i, j] += belief * weights[row, t + 1, j]
+
+
+# With few states a row is too short for vector instructions, and its steps wait for one another.
+# The next two kernels work on blocks of rows instead, (state, lane), where the lanes beyond the end
+# of their sequence see likelihoods of one. They need one matrix for all, without small entries, so
+# that only an impossible observation can make a row fail.
+
+
+@_fast
+def _lane_likelihoods(
+    rows: Array, data: Data, begin: int, end: int, scaled: Array, tops: Array
+) -> None:
+    """``_likelihoods`` of a block of rows: scaled (step, state, lane), tops (step, lane)."""
+    states = scaled.shape[1]
+    for lane in range(LANES):
+        row = rows[min(lane, len(rows) - 1)]
+        table = data.likelihood[data.source[row]]
+        inside = min(max(data.lengths[row], begin), end)
+        for t in range(begin, inside):
+            top = _top(table, t)
+            tops[t - begin, lane] = top
+            for k in range(states):
+                x = table[t, k] - top
+                scaled[t - begin, k, lane] = scaled.dtype.type(0) if top == -np.inf else x
+        for t in range(inside, end):
+            tops[t - begin, lane] = 0
+            for k in range(states):
+                scaled[t - begin, k, lane] = 0
+    flat = scaled.reshape(-1)
+    for place in range((end - begin) * states * LANES):
+        flat[place] = _exp(flat[place])
+
+
+@_fast
+def _lane_times(p: Array, matrix: Array, out: Array) -> None:
+    """out[j, lane] = Σ_i p[i, lane] M[i, j], the sums of the eight lanes in one register."""
+    for j in range(p.shape[0]):
+        a = b = c = d = e = f = g = h = p.dtype.type(0)
+        for i in range(p.shape[0]):
+            x = matrix[i, j]
+            a += x * p[i, 0]
+            b += x * p[i, 1]
+            c += x * p[i, 2]
+            d += x * p[i, 3]
+            e += x * p[i, 4]
+            f += x * p[i, 5]
+            g += x * p[i, 6]
+            h += x * p[i, 7]
+        out[j, 0], out[j, 1], out[j, 2], out[j, 3] = a, b, c, d
+        out[j, 4], out[j, 5], out[j, 6], out[j, 7] = e, f, g, h
+
+
+@_fast
+def forward_lanes(  # noqa: C901 - one sweep
+    first: int,
+    last: int,
+    order: Array,
+    data: Data,
+    matrix: Array,
+    least: float,
+    beliefs: Array,
+    scales: Array,
+    totals: Array,
+    failed: Array,
+) -> None:
+    """``forward`` for blocks ``first`` … ``last`` of ``LANES`` rows by falling length.
+
+    ``beliefs`` (block, step, state, lane) and ``scales`` (block, step, lane).
+    """
+    states = data.likelihood.shape[2]
+    scaled = np.empty((CHUNK, states, LANES), data.likelihood.dtype)
+    tops = np.empty((CHUNK, LANES), data.likelihood.dtype)
+    ahead = np.empty((states, LANES), data.likelihood.dtype)
+    total = np.empty(LANES, data.likelihood.dtype)
+    logs, products = np.empty(LANES), np.empty(LANES)
+    low = np.empty(LANES, np.bool_)
+    for block in range(first, last):
+        rows = order[LANES * block : LANES * (block + 1)]
+        own, norm = beliefs[block], scales[block]
+        length = data.lengths[rows[0]]
+        logs[:] = 0
+        products[:] = 1
+        low[:] = False
+        for t in range(length):
+            c = t % CHUNK
+            if c == 0:
+                _lane_likelihoods(rows, data, t, min(t + CHUNK, length), scaled, tops)
+            if t == 0:
+                for lane in range(LANES):
+                    source = data.initial_of[rows[min(lane, len(rows) - 1)]]
+                    for k in range(states):
+                        ahead[k, lane] = _exp(data.log_initial[source, k])
+            else:
+                _lane_times(own[t - 1], matrix, ahead)
+            total[:] = 0
+            for k in range(states):
+                for lane in range(LANES):
+                    x = ahead[k, lane] * scaled[c, k, lane]
+                    ahead[k, lane] = x
+                    total[lane] += x
+            for lane in range(LANES):
+                norm[t, lane] = total[lane]
+                low[lane] |= total[lane] < least
+                logs[lane] += tops[c, lane]
+                products[lane] *= total[lane]
+                total[lane] = 1 / total[lane]
+            for k in range(states):
+                for lane in range(LANES):
+                    own[t, k, lane] = ahead[k, lane] * total[lane]
+            if products.min() < 1e-30 or products.max() > 1e30 or t + 1 == length:
+                for lane in range(LANES):
+                    logs[lane] += math.log(products[lane])
+                    products[lane] = 1
+        for lane in range(len(rows)):
+            totals[rows[lane]] = logs[lane]
+            failed[rows[lane]] = low[lane] or logs[lane] == -np.inf
+
+
+@_fast
+def backward_lanes(  # noqa: C901 - one sweep
+    first: int,
+    last: int,
+    order: Array,
+    data: Data,
+    transposed: Array,
+    gradient: Array,
+    beliefs: Array,
+    scales: Array,
+    marginals: Array,
+    sums: Array,
+) -> None:
+    """Messages and marginals of the blocks, and Σ b_t(i) w_{t+1}(j) of each in ``sums``.
+
+    ``marginals`` (row, step, state) and ``sums`` (block, state, state) or empty, as in ``combine``
+    times the gradient of the row.
+    """
+    states = data.likelihood.shape[2]
+    scaled = np.empty((CHUNK, states, LANES), data.likelihood.dtype)
+    tops = np.empty((CHUNK, LANES), data.likelihood.dtype)
+    message = np.empty((states, LANES), data.likelihood.dtype)
+    weights = np.empty((states, LANES), data.likelihood.dtype)
+    share = np.empty(LANES, data.likelihood.dtype)
+    given = np.empty(LANES, data.likelihood.dtype)
+    pairs = np.empty((states, states, LANES), data.likelihood.dtype)
+    for block in range(first, last):
+        rows = order[LANES * block : LANES * (block + 1)]
+        own, norm = beliefs[block], scales[block]
+        length = data.lengths[rows[0]]
+        message[:] = 1
+        pairs[:] = 0
+        for lane in range(LANES):
+            given[lane] = gradient[rows[lane]] if lane < len(rows) else 0
+        for t in range(length - 1, -1, -1):
+            c = t % CHUNK
+            if t == length - 1 or c == CHUNK - 1:
+                _lane_likelihoods(rows, data, t - c, t + 1, scaled, tops)
+            share[:] = 0
+            for k in range(states):
+                for lane in range(LANES):
+                    weights[k, lane] = own[t, k, lane] * message[k, lane]
+                    share[lane] += weights[k, lane]
+            for lane in range(LANES):
+                share[lane] = 1 / share[lane]
+            for lane in range(len(rows)):
+                if t < data.lengths[rows[lane]]:
+                    factor = share[lane] * given[lane]
+                    for k in range(states):
+                        marginals[rows[lane], t, k] = weights[k, lane] * factor
+            if t == 0:
+                break
+            for lane in range(LANES):
+                share[lane] /= norm[t, lane]
+            for k in range(states):
+                for lane in range(LANES):
+                    weights[k, lane] = scaled[c, k, lane] * message[k, lane] * share[lane]
+            _lane_times(weights, transposed, message)
+            if sums.size:
+                _lane_pairs(rows, data.lengths, t, own[t - 1], weights, given, pairs)
+                if c == 0 or t == 1:
+                    _lane_sums(pairs, sums[block])
+        for lane in range(len(rows)):
+            _clear_from(marginals, rows[lane], data.lengths[rows[lane]])
+
+
+@_fast
+def _lane_pairs(
+    rows: Array,
+    lengths: Array,
+    t: int,
+    before: Array,
+    weights: Array,
+    given: Array,
+    pairs: Array,
+) -> None:
+    """Add before(i) weights(j) of the lanes that are not beyond their end; spends the weights."""
+    states = before.shape[0]
+    for lane in range(LANES):
+        inside = lane < len(rows) and t < lengths[rows[min(lane, len(rows) - 1)]]
+        factor = given[lane] if inside else before.dtype.type(0)
+        for k in range(states):
+            weights[k, lane] *= factor
+    for i in range(states):
+        for j in range(states):
+            for lane in range(LANES):
+                pairs[i, j, lane] += before[i, lane] * weights[j, lane]
+
+
+@_fast
+def _lane_sums(pairs: Array, sums: Array) -> None:
+    """Move the sums of some steps to float64."""
+    for i in range(pairs.shape[0]):
+        for j in range(pairs.shape[1]):
+            for lane in range(LANES):
+                sums[i, j] += pairs[i, j, lane]
+                pairs[i, j, lane] = 0
 
 
 @_fast
@@ -779,7 +1013,8 @@ def join_gradient(  # noqa: C901 - one sweep
             if c == 0:
                 _probabilities(table, t, min(t + CHUNK, length), beliefs)
             for k in range(states):
-                adjoint = direct[t, k] + carried[0, k]
+                # A state without mass has no effect; its gradient may be NaN (as that of m log m).
+                adjoint = (direct[t, k] if own[t, k] > 0 else 0) + carried[0, k]
                 out[t, k] = adjoint * own[t, k]
                 one[0, k] = adjoint * beliefs[c, k]
             if t + 1 == length:
@@ -1545,6 +1780,8 @@ def _draw(logits: Array, uniform: float, sums: Array) -> int:
         sums[k] = total
         if weight > 0:
             state = k  # the last that can be drawn, whatever the rounding
+    if not total > 0:
+        return -1
     for k in range(len(sums) - 1, -1, -1):
         if sums[k] > uniform * total:
             state = k

@@ -342,14 +342,16 @@ class _LogEvidence(torch.autograd.Function):
         ctx.gradient = run.gradient
         # Kept by torch, which notices if they are changed in place before the gradient is taken.
         ctx.save_for_backward(log_initial, log_likelihood, *parts)
-        return cast(Tensor, run.totals.to(log_likelihood.dtype))
+        return cast(Tensor, run.totals.to(log_likelihood.dtype, copy=True))
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         log_initial, *_ = ctx.saved_tensors
         marginals, counts = ctx.gradient(gradient.contiguous(), any(ctx.needs_input_grad[4:]))
-        return None, None, marginals[:, 0].sum_to_size(log_initial.shape), marginals, *counts
+        # A copy: two leaves must not get views of one tensor as their gradients.
+        initial = marginals[:, 0].sum_to_size(log_initial.shape).clone()
+        return None, None, initial, marginals, *counts
 
 
 def log_evidence(

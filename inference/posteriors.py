@@ -173,6 +173,8 @@ class Forward(PathPosterior):
     """
 
     def __init__(self, laws: Laws, scores: Tensor) -> None:
+        # The law is the same with a number added to all scores of a step: none overflows.
+        scores = scores - scores.detach().amax(-1, keepdim=True)
         log_z, first = _normalisers(laws, scores)
         self.scores, self.log_first = scores, first
         self.log_normalisers = log_z  # (N, T-1, K) by the state that is left

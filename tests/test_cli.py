@@ -143,7 +143,8 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["list", "--help"], ["sweep", "-h"]]
+    "arguments",
+    [["--help"], ["run", "--help"], ["list", "--help"], ["sweep", "-h"], ["bench", "--help"]],
 )
 def test_usage(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 0
@@ -311,8 +312,8 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the command must be list, run or sweep; got nothing"),
-        (["walk"], "the command must be list, run or sweep; got walk"),
+        ([], "the command must be list, run, sweep or bench; got nothing"),
+        (["walk"], "the command must be list, run, sweep or bench; got walk"),
         (["run"], "NAME must be one of .*toy-coin.*; got none"),
         (["sweep"], "NAME must be one of .*toy-coin.*; got none"),
         (["sweep", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),

@@ -55,7 +55,7 @@ def in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_exp_is_within_two_units_in_the_last_place(dtype: torch.dtype) -> None:
+def test_exp_is_exact_to_rounding(dtype: torch.dtype) -> None:
     """Seen through a filter without dynamics, whose beliefs are a softmax of one observation."""
     x = torch.linspace(-80, 0, 4001, dtype=torch.float64).to(dtype)
     likelihood = torch.stack([x, torch.zeros_like(x)], -1).unsqueeze(1)
@@ -68,7 +68,7 @@ def test_exp_is_within_two_units_in_the_last_place(dtype: torch.dtype) -> None:
     assert relative.abs().max() < 4 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("states", [1, 2, 3, 4, 7, 8, 9, 13, 31, 33, 40])
+@pytest.mark.parametrize("states", [1, 2, 3, 4, 5, 6, 7, 8, 9, 13, 31, 33, 40])
 def test_every_number_of_states_agrees_with_torch(
     states: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -79,6 +79,37 @@ def test_every_number_of_states_agrees_with_torch(
     in_torch(monkeypatch)
     for a, b in zip(ours, evidence_and_gradient(laws, lengths=lengths), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-13)
+
+
+@pytest.mark.parametrize("sequences", [8, 9, 16, 23])
+@pytest.mark.parametrize("steps", [1, 2, 63, 64, 65, 130])
+def test_blocks_of_rows_equal_single_rows(
+    sequences: int, steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Few states are worked on in blocks, ragged and with a rest; weights differ by row."""
+    initial, transition, likelihood = chain(4, sequences, steps)
+    generator = torch.Generator().manual_seed(2)
+    lengths = torch.randint(1, steps + 1, (sequences,), generator=generator)
+    weights = torch.randn(sequences, generator=generator, dtype=torch.float64)
+    found = []
+    for blocks in (True, False):
+        if not blocks:
+            monkeypatch.setattr(exact_compiled, "LANE_STATES", 0)
+        leaves = [x.clone().requires_grad_() for x in (initial, transition, likelihood)]
+        evidence = exact.log_evidence(*leaves, lengths)
+        found.append([evidence.detach(), *torch.autograd.grad(evidence, leaves, weights)])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_an_impossible_step_in_a_block_is_done_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    initial, transition, likelihood = chain(4, 9, 20)
+    likelihood[3, 5] = -math.inf
+    ours = evidence_and_gradient((initial, transition, likelihood))
+    assert ours[0][3] == -math.inf
+    in_torch(monkeypatch)
+    for a, b in zip(ours, evidence_and_gradient((initial, transition, likelihood)), strict=True):
+        torch.testing.assert_close(a, b)
 
 
 def test_choices_equal_matrices_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +289,128 @@ def test_a_row_that_fails_does_not_touch_the_others() -> None:
     torch.testing.assert_close(together[0], torch.cat([part[0] for part in parts]))
     torch.testing.assert_close(together[3], torch.cat([part[3] for part in parts]))
     torch.testing.assert_close(together[2], sum(part[2] for part in parts))
+
+
+def textbook(laws: Chain) -> list[Tensor]:
+    """Evidence of every sequence and its gradient: sums of logs in float64, by autograd."""
+    leaves = [x.double().requires_grad_() for x in laws]
+    initial, transition, likelihood = leaves
+    log_alpha = initial + likelihood[:, 0]
+    for t in range(1, likelihood.shape[1]):
+        terms = log_alpha.unsqueeze(-1) + transition[0, 0]
+        possible = terms.amax(-2) > -math.inf
+        summed = terms.transpose(-1, -2)[possible].logsumexp(-1)
+        log_alpha = torch.full_like(log_alpha, -math.inf).masked_scatter(possible, summed)
+        log_alpha = log_alpha + likelihood[:, t]
+    evidence = log_alpha.logsumexp(-1)
+    gradients = torch.autograd.grad(evidence.sum(), leaves)
+    return [evidence.detach(), *(g.nan_to_num(0.0) for g in gradients)]
+
+
+def logs(*rows: Any) -> list[Tensor]:
+    return [torch.tensor(row, dtype=torch.float64).log().float() for row in rows]
+
+
+SMALL: dict[str, Chain] = {
+    # What the first belief rounds to zero explains all later steps.
+    "small in a dense law": (
+        *(x[None] for x in logs([1.0, 1e-24, 1e-24])),
+        logs([[1e-3, 1e-24, 0.999], [1e-24, 1.0, 1e-24], [0.4, 0.3, 0.3]])[0][None, None],
+        torch.tensor([[[-88.0, 0.0, -200.0], [-60.0, -60.0, 0.0]]]),
+    ),
+    "small beside likely transitions": (
+        *(x[None] for x in logs([1.0, 1e-24, 1e-24])),
+        logs([[0.001, 1e-9, 0.999], [1e-9, 1.0, 1e-9], [0.4, 0.3, 0.3]])[0][None, None],
+        torch.tensor([[[-80.0, 0.0, -200.0], [-60.0, -60.0, 0.0]]]),
+    ),
+    "small where a scale is small": (
+        *(x[None] for x in logs([0.5, 0.0, 0.5])),
+        logs([[0.05, 1e-20, 0.95], [0.0, 1.0, 0.0], [0.05, 1e-20, 0.95]])[0][None, None],
+        torch.tensor([[[0.0, 0.0, 0.0], [-86.9, 0.0, -86.9], [0.0, -math.inf, -40.0]]]),
+    ),
+}
+
+
+@pytest.mark.parametrize("copies", [1, 9])
+@pytest.mark.parametrize("case", SMALL)
+def test_what_was_rounded_to_zero_and_matters_later(case: str, copies: int) -> None:
+    initial, transition, likelihood = SMALL[case]
+    laws = initial, transition, likelihood.repeat(copies, 1, 1)
+    for a, b in zip(evidence_and_gradient(laws), textbook(laws), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=2e-5, atol=2e-5)
+
+
+def test_left_right_chains_need_no_logs_where_nothing_is_small() -> None:
+    """States that cannot be reached yet are no reason to do a row again."""
+    initial, transition, _ = left_right(4, 2, torch.float64)
+    transition = transition.where(transition == -math.inf, math.log(0.5))
+    likelihood = torch.randn(3, 20, 4, generator=torch.Generator().manual_seed(0)).double()
+    rows = exact_compiled._Chain.of(initial, transition, likelihood, None, None)
+    assert not exact_compiled._Evidence(rows, both=False).failed.any()
+
+
+def test_gradients_of_two_leaves_share_no_memory() -> None:
+    leaves = [x.clone().requires_grad_() for x in chain(2, 1, 3)]
+    for _ in range(2):
+        exact.log_evidence(*leaves).sum().backward()
+    once = evidence_and_gradient(chain(2, 1, 3))
+    for leaf, gradient in zip(leaves, once[1:], strict=True):
+        assert leaf.grad is not None
+        torch.testing.assert_close(leaf.grad, 2 * gradient)
+
+
+def test_the_choice_may_change_after_the_evidence() -> None:
+    initial, transition, likelihood = chain(3, 2, 5, matrices=2)
+    choice = torch.zeros(2, 4, dtype=torch.int64)
+    transition.requires_grad_()
+    evidence = exact.log_evidence(initial, transition, likelihood, choice=choice)
+    choice.fill_(1)
+    (gradient,) = torch.autograd.grad(evidence.sum(), transition)
+    assert gradient[0, 1].abs().max() == 0
+
+
+def test_laws_need_not_be_normalised() -> None:
+    initial, transition, likelihood = chain(3, 9, 300)
+    shifted = exact.log_evidence(initial, transition + 5, likelihood)
+    expected = exact.log_evidence(initial, transition, likelihood) + 5 * 299
+    torch.testing.assert_close(shifted, expected)
+
+
+def test_joined_beliefs_without_mass_have_no_gradient() -> None:
+    initial, transition, _ = chain(3, 2, 4)
+    beliefs = torch.tensor([0.5, 0.5, 0.0]).double().log().expand(2, 4, 3).clone()
+    leaves = [transition.clone().requires_grad_(), beliefs.requires_grad_()]
+    _, marginals = exact.join_beliefs(initial, leaves[0], leaves[1])
+    entropy = torch.where(marginals > 0, marginals * marginals.log(), 0).sum()
+    for gradient in torch.autograd.grad(entropy, leaves):
+        assert gradient.isfinite().all()
+
+
+def test_an_impossible_bound_has_no_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    initial, transition, likelihood = chain(3, 2, 4)
+    likelihood[0, 1, 2] = -math.inf
+    beliefs = torch.zeros(2, 4, 3).double().log_softmax(-1)
+    alone = likelihood[1:], beliefs[1:]
+    for fused in (True, False):
+        if not fused:
+            monkeypatch.setattr(exact, "_joined", lambda *arguments: None)
+        found = []
+        for data in ((likelihood, beliefs), alone):
+            leaf = transition.clone().requires_grad_()
+            bound = exact.belief_elbo(initial, leaf, *data)
+            found.append(torch.autograd.grad(bound.nan_to_num(neginf=0.0).sum(), leaf)[0])
+        torch.testing.assert_close(*found)
+
+
+def test_the_evidence_stays_when_a_row_fails_in_the_gradient() -> None:
+    """Messages that fall below the floor are noticed in the gradient only."""
+    initial, transition, likelihood = left_right(6, 40, torch.float64)
+    leaf = likelihood.flip(1).clone().requires_grad_()
+    evidence = exact.log_evidence(initial, transition, leaf)
+    before = evidence.detach().clone()
+    torch.autograd.grad(evidence.sum(), leaf, retain_graph=True)
+    torch.autograd.grad((evidence**2).sum(), leaf)
+    assert torch.equal(evidence.detach(), before)
 
 
 def test_a_nan_is_handed_on() -> None:

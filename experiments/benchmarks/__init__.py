@@ -1,0 +1,1 @@
+"""Benchmarks: `beliefzoo bench NAME` measures this library beside the installed peers."""
