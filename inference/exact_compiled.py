@@ -10,8 +10,9 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -104,7 +105,9 @@ class Rows:
 
 @lru_cache
 def _pool(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(threads, thread_name_prefix="beliefzoo")
+    return ThreadPoolExecutor(
+        threads, "beliefzoo", initializer=torch.set_flush_denormal, initargs=(True,)
+    )
 
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork; there is none on Windows
@@ -115,15 +118,33 @@ def together(tasks: Sequence[Task], work: int) -> None:
     """Run tasks on torch's number of threads, or one after the other where that is faster."""
     threads = torch.get_num_threads()
     if threads == 1 or len(tasks) == 1 or work < SERIAL_WORK:
-        for task in tasks:
-            task()
+        with _without_denormals():
+            for task in tasks:
+                task()
         return
     others = [_pool(threads).submit(task) for task in tasks[1:]]
     try:
-        tasks[0]()
+        with _without_denormals():
+            tasks[0]()
     finally:
         for other in others:
             other.result()
+
+
+@contextmanager
+def _without_denormals() -> Iterator[None]:
+    """In this thread, results below the least normal number are zero.
+
+    No kernel counts on them, and with them a product takes up to a hundred times as long.
+    """
+    kept = bool(np.float32(1e-40) * np.float32(0.5) > 0)
+    if kept:
+        torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        if kept:
+            torch.set_flush_denormal(False)
 
 
 def cut(size: int) -> list[tuple[int, int]]:

@@ -413,6 +413,18 @@ def test_the_evidence_stays_when_a_row_fails_in_the_gradient() -> None:
     assert torch.equal(evidence.detach(), before)
 
 
+def test_denormal_numbers_are_left_as_they_were() -> None:
+    """The kernels round them to zero; the thread that called does not, before or after."""
+    small = torch.tensor([1e-40])
+    for flush in (False, True):
+        torch.set_flush_denormal(flush)
+        try:
+            exact.log_evidence(*chain(3, 9, 5))
+            assert bool((small * 0.5 > 0).all()) is not flush
+        finally:
+            torch.set_flush_denormal(False)
+
+
 def test_a_nan_is_handed_on() -> None:
     initial, transition, likelihood = chain(3, 2, 5)
     likelihood[1, 2, 0] = math.nan
