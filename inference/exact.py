@@ -61,37 +61,75 @@ class _Recursions(Protocol):
     """What ``exact_kernels`` and ``exact_compiled`` both have."""
 
     def evidence(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, f: bool, /
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        both: bool,
+        /,
     ) -> tuple[Tensor, Gradient]: ...
 
     def forward(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        /,
     ) -> Filtered: ...
 
     def log_messages(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+        self,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        log_predicted: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        /,
     ) -> Tensor: ...
 
     def marginals(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+        self,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        log_predicted: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        /,
     ) -> Tensor: ...
 
     def adjoints(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor | None, f: Tensor | None, /
+        self,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        log_predicted: Tensor,
+        gradient: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        /,
     ) -> Tensor: ...
 
     def best_paths(
-        self, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None, e: Tensor | None, /
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        log_likelihood: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        /,
     ) -> tuple[Tensor, Tensor]: ...
 
     def backward_draws(
         self,
-        a: Tensor,
-        b: Tensor,
-        c: Tensor | None,
-        d: Tensor | None,
-        e: int,
-        f: torch.Generator | None,
+        log_transition: Tensor,
+        log_beliefs: Tensor,
+        lengths: Tensor | None,
+        choice: Tensor | None,
+        n: int,
+        generator: torch.Generator | None,
         /,
     ) -> tuple[Tensor, bool]: ...
 

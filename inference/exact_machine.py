@@ -107,21 +107,25 @@ def _matrix(steps: Steps, row: int, t: int) -> Any:
 # instructions of it, which it cannot of a call of the C library.
 
 
-# The intrinsics are called in compiled code without their first argument, hence the second names,
-# of any type.
+_SAME_BITS: dict[Any, Any] = {
+    types.int32: types.float32,
+    types.int64: types.float64,
+    types.float32: types.int32,
+    types.float64: types.int64,
+}
 
 
 @intrinsic
-def _from_integer(typing_context: Any, bits: Any) -> Any:
-    out = types.float32 if bits == types.int32 else types.float64
+def _reinterpret(typing_context: Any, x: Any) -> Any:
+    out = _SAME_BITS[x]
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
-    return out(bits), generate
+    return out(x), generate
 
 
-_from_bits: Any = _from_integer
+_recast: Any = _reinterpret  # compiled code calls it without the first argument
 
 
 def _exp(x: Any) -> Any:
@@ -146,7 +150,7 @@ def _exp_overload(x: Any) -> Any:
         p = p * r + single(1.6666665459e-1)
         p = p * r + single(5.0000001201e-1)
         value = p * r * r + r + single(1)
-        value = value * _from_bits(np.int32((np.int32(n) + 127) << 23))
+        value = value * _recast(np.int32((np.int32(n) + 127) << 23))
         value = single(np.inf) if x > single(88.0) else value
         return single(0) if x < low else value
 
@@ -169,24 +173,11 @@ def _exp_overload(x: Any) -> Any:
         p = p * r + 1 / 6.0
         p = p * r + 0.5
         value = p * r * r + r + 1.0
-        value = value * _from_bits((np.int64(n) + 1023) << 52)
+        value = value * _recast((np.int64(n) + 1023) << 52)
         value = np.inf if x > 709.0 else value
         return 0.0 if x < low else value
 
     return exp_single if x == types.float32 else exp_double
-
-
-@intrinsic
-def _to_integer(typing_context: Any, x: Any) -> Any:
-    out = types.int32 if x == types.float32 else types.int64
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
-
-    return out(x), generate
-
-
-_to_bits: Any = _to_integer
 
 
 def _log(x: Any) -> Any:
@@ -199,9 +190,9 @@ def _log_overload(x: Any) -> Any:
     single = np.float32
 
     def log_single(x: Any) -> Any:
-        bits = _to_bits(x)
+        bits = _recast(x)
         e = single((bits >> 23) - 126)
-        m = _from_bits(np.int32((bits & 0x7FFFFF) | 0x3F000000))  # x = m 2^e, 0.5 <= m < 1
+        m = _recast(np.int32((bits & 0x7FFFFF) | 0x3F000000))  # x = m 2^e, 0.5 <= m < 1
         low = m < single(0.707106781186547524)
         e = e - single(1) if low else e
         r = m + m - single(1) if low else m - single(1)
