@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -290,53 +291,19 @@ def _normalised(rows: Tensor) -> Tensor:
     return rows / rows.sum(-1, keepdim=True)
 
 
-@dataclass(frozen=True)
-class SparseTransition:
-    r"""Transitions to listed states only; all others are exact zeros.
+class _Moves(ABC):
+    """What laws share whose states can move to few others: rows of probabilities of these moves."""
 
-    .. math:: T(j \mid i) \propto \sum_m B_{im} \, [j = \mathrm{targets}_{im}]
-
-    ``targets[i]`` are the states that state i can move to, itself among them where it can stay.
-    Rows of B (K, M), M the longest list, are parameters with Dirichlet(concentration) priors; what
-    a shorter list leaves unused is left out and the row normalised, which gives T the Dirichlet
-    prior on its own entries. The numbers of the states mean something here: they are never renamed.
-
-    Raises:
-        ValueError: a list that is empty, names a state twice or one that is not there, or a
-            concentration that is not positive.
-    """
-
-    targets: tuple[tuple[int, ...], ...]
-    concentration: float = 1.0
+    concentration: float
     inputs = 0
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "targets", tuple(tuple(row) for row in self.targets))
-        require_positive(self.concentration, "concentration")
-        for origin, row in enumerate(self.targets):
-            whole = all(isinstance(j, int) and 0 <= j < len(self.targets) for j in row)
-            require(
-                bool(row) and whole and len(set(row)) == len(row),
-                f"targets[{origin}]",
-                f"must be different states in 0..{len(self.targets) - 1}, at least one",
-                row,
-            )
-
+    @abstractmethod
     def _table(self, states: int) -> tuple[Tensor, Tensor]:
-        """Targets (K, M), and which of them there are."""
-        require(
-            len(self.targets) == states,
-            "targets",
-            f"must have a list for each of the {states} states",
-            f"{len(self.targets)} lists",
-        )
-        longest = max(map(len, self.targets))
-        padded = [[*row, *[-1] * (longest - len(row))] for row in self.targets]
-        table = torch.tensor(padded)
-        return table, table >= 0
+        """Targets of the moves (K, M), and which of them there are."""
 
     def priors(self, states: int) -> Priors:
-        return _move_priors(self._table(states)[0].shape, self.concentration)
+        rows = torch.full(tuple(self._table(states)[0].shape), float(self.concentration))
+        return {"transition_move": dist.Dirichlet(rows).to_event(1)}
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"transition_move": ("state", "move")}
@@ -357,10 +324,55 @@ class SparseTransition:
 
     def check(self, data: Sequences) -> None:
         """Any data will do."""
+        del data
 
 
 @dataclass(frozen=True)
-class BandedTransition:
+class SparseTransition(_Moves):
+    r"""Transitions to listed states only; all others are exact zeros.
+
+    .. math:: T(j \mid i) \propto \sum_m B_{im} \, [j = \mathrm{targets}_{im}]
+
+    ``targets[i]`` are the states that state i can move to, itself among them where it can stay.
+    Rows of B (K, M), M the longest list, are parameters with Dirichlet(concentration) priors; what
+    a shorter list leaves unused is left out and the row normalised, which gives T the Dirichlet
+    prior on its own entries. The numbers of the states mean something here: they are never renamed.
+
+    Raises:
+        ValueError: a list that is empty, names a state twice or one that is not there, or a
+            concentration that is not positive.
+    """
+
+    targets: tuple[tuple[int, ...], ...]
+    concentration: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(tuple(row) for row in self.targets))
+        require_positive(self.concentration, "concentration")
+        for origin, row in enumerate(self.targets):
+            whole = all(isinstance(j, int) and 0 <= j < len(self.targets) for j in row)
+            require(
+                bool(row) and whole and len(set(row)) == len(row),
+                f"targets[{origin}]",
+                f"must be different states in 0..{len(self.targets) - 1}, at least one",
+                row,
+            )
+
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        require(
+            len(self.targets) == states,
+            "targets",
+            f"must have a list for each of the {states} states",
+            f"{len(self.targets)} lists",
+        )
+        longest = max(map(len, self.targets))
+        padded = [[*row, *[-1] * (longest - len(row))] for row in self.targets]
+        table = torch.tensor(padded)
+        return table, table >= 0
+
+
+@dataclass(frozen=True)
+class BandedTransition(_Moves):
     r"""Transitions by a few offsets only: left-right chains, walks to neighbours.
 
     .. math:: T(i + o_w \mid i) \propto B_{iw} \quad\text{where}\quad 0 \le i + o_w < K
@@ -378,7 +390,6 @@ class BandedTransition:
 
     offsets: tuple[int, ...] = (0, 1)
     concentration: float = 1.0
-    inputs = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "offsets", tuple(self.offsets))
@@ -392,7 +403,6 @@ class BandedTransition:
         )
 
     def _table(self, states: int) -> tuple[Tensor, Tensor]:
-        """Targets (K, W), and which of them there are."""
         require(
             all(abs(offset) < states for offset in self.offsets),
             "offsets",
@@ -401,34 +411,6 @@ class BandedTransition:
         )
         target = torch.arange(states).unsqueeze(-1) + torch.tensor(self.offsets)
         return target, (target >= 0) & (target < states)
-
-    def priors(self, states: int) -> Priors:
-        return _move_priors(self._table(states)[0].shape, self.concentration)
-
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        return {"transition_move": ("state", "move")}
-
-    def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-        """log T of every move (…draws, K, W), its target (K, W), and whether there is one."""
-        moves = parameters["transition_move"]
-        target, inside = self._table(moves.shape[-2])
-        return _log_moves(moves, inside.to(moves.device)), target, inside
-
-    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
-        del data
-        return _log_matrix(*self.moves(parameters))
-
-    def start(self, counts: Tensor) -> dict[str, Tensor]:
-        return {"transition_move": _started(counts, *self._table(len(counts)))}
-
-    def check(self, data: Sequences) -> None:
-        """Any data will do."""
-
-
-def _move_priors(shape: torch.Size, concentration: float) -> Priors:
-    rows = torch.full(tuple(shape), float(concentration))
-    return {"transition_move": dist.Dirichlet(rows).to_event(1)}
 
 
 def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
