@@ -1,9 +1,10 @@
 """Sequences and the generative models: three laws and one Pyro program each."""
 
+from .beliefs import DiscreteBelief, GaussianBelief
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
-from .hmm import HiddenMarkovModel, Laws, Simulation
+from .hmm import HiddenMarkovModel, Laws
 from .laws import (
     BandedTransition,
     InputTransition,
@@ -11,6 +12,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
 from .priors import Ordered
@@ -22,9 +24,11 @@ __all__ = [
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "DiscreteBelief",
     "Emission",
     "FullGaussian",
     "Gaussian",
+    "GaussianBelief",
     "GaussianMixture",
     "HiddenMarkovModel",
     "InputTransition",
@@ -32,6 +36,7 @@ __all__ = [
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "Model",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",

@@ -1,0 +1,390 @@
+"""What all models share: parameters with priors, known or not, and one Pyro program."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self
+
+import numpy as np
+import numpy.typing as npt
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from . import padding
+from .beliefs import Belief
+from .checks import require, require_count
+from .emissions import Parameters, Priors
+from .folders import Data, SequenceFolder
+from .observations import Observations
+from .priors import elementary, within
+from .randomness import seeded
+from .sequences import Sequences
+
+_ROUNDING = 1e-12
+"""Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""
+
+_PRINTED = 1e-5
+"""Rows that miss it by no more than this were rounded in print, and are normalised."""
+
+Number = Tensor | npt.ArrayLike
+
+
+class Simulation(NamedTuple):
+    """Draws of a model: hidden trajectories, data, parameter values.
+
+    ``states`` are paths (N, T), −1 beyond the length, or continuous trajectories (N, T, D), zero
+    there.
+    """
+
+    states: Tensor
+    data: Sequences
+    parameters: dict[str, Tensor]
+
+
+class TrajectoryLaws(Protocol):
+    """The laws of a model at given parameter values, for given data."""
+
+    @property
+    def data(self) -> Sequences:
+        """The sequences; of values, only those that the laws read."""
+
+    @property
+    def parameters(self) -> Parameters:
+        """All parameters, known or not."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of every sequence, (N,)."""
+
+    def states(self) -> Any:
+        """The law of the hidden trajectories, a distribution with batch shape (N,)."""
+
+    def observations(self, states: Tensor) -> Any:
+        """The law of the observations given trajectories, a distribution of batch shape (N,)."""
+
+    def sample_states(self) -> Tensor:
+        """One draw of the hidden trajectories, paths (N, T) or (N, T, D)."""
+
+    def draw(self, states: Tensor) -> Tensor:
+        """Observations of one draw of the hidden trajectories."""
+
+
+class Model(ABC):
+    """Three laws (initial, transition, emission) and the Pyro program that they make.
+
+    The program has one site a parameter and two sites a sequence batch: ``states`` (whole
+    trajectories) and ``obs``. The first emission is at the first state.
+    """
+
+    states: int
+    """Number of hidden states K, or dimensions D of the hidden state."""
+
+    def _set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
+        """To be called once all laws are there; nothing is known at first."""
+        self._known: dict[str, Tensor] = {}
+        self._replaced = dict(replaced or {})
+        self._all = self._assemble()
+
+    def _assemble(self) -> Priors:
+        own = self._own_priors()
+        for name, prior in self._replaced.items():
+            if name not in own:
+                raise ValueError(f"priors: unknown parameter {name!r}; there are {sorted(own)}")
+            _check_prior(name, prior, own[name])
+            own[name] = prior
+        return own
+
+    @abstractmethod
+    def _own_priors(self) -> Priors:
+        """The laws' own priors of all parameters."""
+
+    @property
+    @abstractmethod
+    def observations(self) -> Observations:
+        """The kind of data that this is a model of."""
+
+    @property
+    @abstractmethod
+    def belief(self) -> Belief:
+        """The kind of law that a filter keeps of the hidden state."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int:
+        """Number of input columns that the laws read; 0 for none."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the laws read ``data.times``: a model in continuous time."""
+        return False
+
+    @abstractmethod
+    def parameter_dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+
+    @abstractmethod
+    def scaled_to(self, data: Data) -> Self:
+        """The same model with its priors on the scale of the data.
+
+        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        """
+
+    @abstractmethod
+    def check_values(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+
+    @abstractmethod
+    def laws(self, parameters: Parameters, data: Sequences) -> Any:
+        """The laws at given values of the unknown parameters, ``TrajectoryLaws``; pure."""
+
+    @property
+    def _least_observed(self) -> int:
+        """Observed steps without which a fit makes no sense."""
+        return 1
+
+    def _why_absent(self, name: str) -> str:
+        """Why there is no parameter of that name, in brackets, where a reason is known."""
+        del name
+        return ""
+
+    @property
+    def priors(self) -> Priors:
+        """Priors of the parameters that are not known, by name."""
+        return {name: prior for name, prior in self._all.items() if name not in self._known}
+
+    @property
+    def known(self) -> Mapping[str, Tensor]:
+        """Values of the parameters that are known, float64."""
+        return dict(self._known)
+
+    @property
+    def replaced_priors(self) -> Mapping[str, dist.TorchDistribution]:
+        """The priors that were given in place of the laws' own."""
+        return dict(self._replaced)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of all parameters, known or not."""
+        return tuple(self._all)
+
+    def with_parameters(self, **values: Number) -> Self:
+        """The same model with some or all parameters at known values.
+
+        Values are kept in float64. Rows of probabilities may miss a sum of 1 by 1e-5 (printed
+        figures do) and are then normalised.
+
+        Raises:
+            ValueError: unknown name, wrong shape, or a value outside the parameter's support.
+        """
+        given = {name: as_tensor(name, value) for name, value in values.items()}
+        out = copy.copy(self)
+        out._known = dict(self._known)
+        for name, value in self._natural(given).items():
+            out._known[name] = self._accept(name, value)
+        return out
+
+    def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate convenient names (``covariance``) to the laws' own parameters."""
+        return dict(values)
+
+    def _accept(self, name: str, value: Tensor) -> Tensor:
+        if name not in self._all:
+            raise ValueError(
+                f"{name}: needs the name of a parameter, one of {sorted(self._all)}, got {name!r}"
+                f"{self._why_absent(name)}"
+            )
+        prior = self._all[name]
+        shape = tuple(prior.event_shape)
+        require(value.shape == shape, name, f"needs shape {shape}", tuple(value.shape))
+        require(bool(value.isfinite().all()), name, "needs finite numbers", value.tolist())
+        value = _on_support(name, prior.support, value)
+        check: Any = prior.support
+        if not bool(check.check(value).all()):
+            raise ValueError(f"{name}: needs values in {check}, got {value.tolist()}")
+        return value
+
+    def check(self, data: Data) -> None:
+        """Raise ``ValueError`` unless the data can come from this model.
+
+        A folder is read once from beginning to end, a few sequences at a time; the message names
+        the file.
+        """
+        if isinstance(data, SequenceFolder):
+            parts = data.checked_by(self.check_values).pieces()
+            observed = sum(int(part.observed_steps.sum()) for part in parts)
+        else:
+            if not isinstance(data, Sequences):
+                raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
+            self.check_values(data)
+            observed = int(data.observed_steps.sum())
+        if self.priors and observed < self._least_observed:
+            raise ValueError(
+                f"data: {self._least_observed} states need at least as many observed steps, "
+                f"got {observed}"
+            )
+
+    def complete(self, parameters: Parameters) -> dict[str, Tensor]:
+        """All parameters: the given ones and the known ones, in one dtype.
+
+        Raises:
+            ValueError: if a parameter is neither given nor known.
+        """
+        missing = [n for n in self._all if n not in parameters and n not in self._known]
+        if missing:
+            raise ValueError(
+                f"parameters: needs values for {missing}; set them with with_parameters(…) or use "
+                "a fitted model"
+            )
+        dtype = next((value.dtype for value in parameters.values()), torch.float64)
+        values = {name: value.to(dtype) for name, value in self._known.items()} | {**parameters}
+        return {name: values[name] for name in self._all}
+
+    def sample_parameters(self) -> dict[str, Tensor]:
+        """The part of the Pyro program above the data: one site a parameter, from its prior."""
+        return {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
+
+    def __call__(self, data: Sequences, *, scale: float = 1.0, observe: bool = True) -> Tensor:
+        """The Pyro program: parameters, then ``states`` and ``obs`` of every sequence.
+
+        Args:
+            data: a batch; with ``observe=False`` only its shape, inputs and lengths are used.
+            scale: weight of a sequence, (all sequences) / (sequences in the batch).
+        """
+        laws = self.laws(self.sample_parameters(), data)
+        y = self.observations.read(data)[0]
+        with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
+            states = pyro.sample("states", laws.states())
+            drawn: Tensor = pyro.sample(
+                "obs", laws.observations(states), obs=y if observe else None
+            )
+        return drawn
+
+    def sample(
+        self,
+        n: int,
+        length: int | Sequence[int] | Tensor,
+        *,
+        seed: int | None = None,
+        inputs: Number | None = None,
+        times: Number | None = None,
+    ) -> Simulation:
+        """Draw n sequences; unknown parameters are drawn from their priors, once.
+
+        Args:
+            n: number of sequences.
+            length: one length for all, or one each (a list, an array or a tensor).
+            seed: makes the draw reproducible and leaves torch's global generator untouched.
+            inputs: covariates (n, length, columns), where the model takes them.
+            times: of the observations, (n, length) or (length,), where the model reads them.
+        """
+        blank = self._blank(n, length, inputs, times)
+        with seeded(seed), torch.no_grad():
+            drawn = {name: prior.sample() for name, prior in self.priors.items()}
+            return self.simulate(drawn, blank)
+
+    def simulate(self, parameters: Parameters, like: Sequences) -> Simulation:
+        """Draw paths and observations at given values, with lengths, inputs and gaps of ``like``.
+
+        Uses torch's global generator.
+        """
+        laws: TrajectoryLaws = self.laws(parameters, like)
+        with torch.no_grad():
+            paths = laws.sample_states()
+            y = laws.draw(paths)
+        along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
+        codes, mask = self.observations.codes, self.observations.read(like)[1]
+        data = Sequences(
+            # A minibatch may consist of sequences of which nothing was seen.
+            **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
+            labels=like.labels,
+            features=like.features,
+            symbols=like.symbols,
+        )
+        beyond = ~like.step_mask
+        if paths.ndim == 2:
+            paths = paths.masked_fill(beyond, -1)
+        else:
+            paths = paths.masked_fill(beyond.unsqueeze(-1), 0)
+        return Simulation(paths, data, dict(laws.parameters))
+
+    def _blank(
+        self,
+        n: int,
+        length: int | Sequence[int] | Tensor,
+        inputs: Number | None,
+        times: Number | None,
+    ) -> Sequences:
+        require_count(n, "n")
+        lengths = np.asarray(length).tolist() if np.ndim(length) else [length] * n
+        for each in lengths:
+            require_count(each, "length")
+        require(len(lengths) == n, "length", f"needs one length, or {n}", f"{len(lengths)} lengths")
+        given = {}
+        if inputs is not None:
+            require(self.inputs > 0, "inputs", f"{self} reads none", type(inputs).__name__)
+            given["inputs"] = as_tensor("inputs", inputs)
+        if times is not None:
+            require(self.timed, "times", f"{self} reads none", type(times).__name__)
+            given["times"] = as_tensor("times", times)
+        blank = Sequences.from_tensors(
+            self.observations.blank(n, max(lengths)),
+            lengths=torch.tensor(lengths),
+            codes=self.observations.codes,
+            **given,
+        )
+        self.check_values(blank)
+        return blank
+
+
+def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistribution) -> None:
+    """A prior may replace the law's own if it has the same shape and a support inside of it."""
+    argument = f"priors[{name!r}]"
+    # Pyro's distributions, unlike torch's, have ``to_event``.
+    named = isinstance(prior, torch.distributions.Distribution) and hasattr(prior, "to_event")
+    require(named, argument, "must be a distribution of pyro.distributions", repr(prior))
+    event, batch = tuple(prior.event_shape), tuple(prior.batch_shape)
+    require(
+        event == tuple(own.event_shape) and not batch,
+        argument,
+        f"needs event shape {tuple(own.event_shape)} and no batch shape (use expand and to_event)",
+        f"event {event}, batch {batch}",
+    )
+    require(within(prior.support, own.support), argument, f"needs {own.support}", prior.support)
+
+
+def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
+    """Undo the rounding of rows that must have sum 1, or norm 1, and refuse worse."""
+    kind = elementary(support)
+    if isinstance(kind, type(dist.constraints.simplex)):
+        size = value.sum(-1, keepdim=True)
+        requirement = "probabilities >= 0 that sum to 1 along the last axis"
+        fits = bool((value >= 0).all())
+    elif isinstance(kind, type(dist.constraints.corr_cholesky)):
+        size = value.norm(dim=-1, keepdim=True)
+        requirement = "a Cholesky factor of a correlation matrix, with rows of norm 1"
+        fits = True  # the rest is left to the support's own check
+    else:
+        return value
+    off = (size - 1).abs()
+    if not fits or bool((off > _PRINTED).any()):
+        raise ValueError(
+            f"{name}: needs {requirement}, got {size.squeeze(-1).tolist()} and "
+            f"minimum {float(value.detach().min())}"
+        )
+    # What is right already stays as it is, bit for bit: a saved model loads to the same numbers.
+    return torch.where(off > _ROUNDING, value / size, value)
+
+
+def as_tensor(name: str, value: Number) -> Tensor:
+    """Numbers as float64, keeping the graph of a tensor."""
+    if isinstance(value, Tensor):
+        return value.double()
+    try:
+        return torch.tensor(np.asarray(value, dtype=np.float64))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{name}: needs an array of numbers, got {value!r}") from error
