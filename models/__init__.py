@@ -2,6 +2,16 @@
 
 from .beliefs import DiscreteBelief, GaussianBelief
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import (
+    Autoregressive,
+    Cycle,
+    Dynamics,
+    LinearDynamics,
+    LocalLevel,
+    LocalLinearTrend,
+    Seasonal,
+)
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws
@@ -12,6 +22,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
@@ -21,10 +32,13 @@ from .regression import Regression
 from .sequences import Sequences
 
 __all__ = [
+    "Autoregressive",
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "Cycle",
     "DiscreteBelief",
+    "Dynamics",
     "Emission",
     "FullGaussian",
     "Gaussian",
@@ -33,6 +47,13 @@ __all__ = [
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
+    "LinearDynamics",
+    "LinearEmission",
+    "LinearGaussianSSM",
+    "LinearLaws",
+    "LinearSDE",
+    "LocalLevel",
+    "LocalLinearTrend",
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
@@ -41,8 +62,10 @@ __all__ = [
     "NeuralEmission",
     "NeuralTransition",
     "Ordered",
+    "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "Seasonal",
     "SequenceFolder",
     "Sequences",
     "Simulation",
