@@ -3,15 +3,7 @@
 from .beliefs import DiscreteBelief, GaussianBelief
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
-from .dynamics import (
-    Autoregressive,
-    Cycle,
-    Dynamics,
-    LinearDynamics,
-    LocalLevel,
-    LocalLinearTrend,
-    Seasonal,
-)
+from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws
@@ -30,6 +22,7 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 
 __all__ = [
     "Autoregressive",

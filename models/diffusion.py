@@ -15,14 +15,14 @@ from .checks import require, require_count, require_positive
 from .dynamics import (
     Dynamics,
     Moves,
+    covariance,
     covariance_dims,
     covariance_priors,
-    initial_priors,
-    require_initial,
-    covariance,
     first_law,
+    initial_priors,
     log_normal,
     no_directions,
+    require_initial,
     split_covariance,
     step_scale,
 )
@@ -41,8 +41,8 @@ def check_times(data: Sequences, reader: str) -> None:
     if bool(still.any()):
         n, step = torch.nonzero(still)[0].tolist()
         raise ValueError(
-            f"data.times: {reader} needs times that increase; got {data.times[n, step + 1]:g} after "
-            f"{data.times[n, step]:g} in sequence {n} ({data.labels[n]!r}), step {step + 1}"
+            f"data.times: {reader} needs times that increase; got {data.times[n, step + 1]:g} "
+            f"after {data.times[n, step]:g} in sequence {n} ({data.labels[n]!r}), step {step + 1}"
         )
 
 
@@ -51,12 +51,12 @@ class Gaps(NamedTuple):
 
     distinct: Tensor
     """(U,) float64."""
-    index: Tensor
+    place: Tensor
     """(N|1, T-1|1) positions in ``distinct``; axes along which all agree have size 1."""
 
     def along(self, table: Tensor) -> Tensor:
         """Entries (U, …) of every step, (N|1, T-1|1, …)."""
-        return table[self.index]
+        return table[self.place]
 
 
 def gaps(data: Sequences) -> Gaps:
@@ -257,8 +257,8 @@ class OrnsteinUhlenbeck(Dynamics):
     r"""Independent processes that return to their means, read at ``data.times``; closed form.
 
     .. math::
-        dz = -\theta (z - m)\, dt + \sigma\, dW , \qquad
-        z_{t+\Delta} | z_t \sim N\big(m + e^{-\theta\Delta} (z_t - m), v (1 - e^{-2\theta\Delta})\big)
+        dz = -\theta (z - m)\, dt + \sigma\, dW , \quad
+        z_{t+\Delta} | z_t \sim N(m + e^{-\theta\Delta} (z_t - m), v (1 - e^{-2\theta\Delta}))
 
     Parameters: ``rate`` θ > 0 ~ LogNormal(−log ``time_scale``, 1), ``mean`` m ~ N(``location``,
     ``spread``²) and, with ``stationary=True``, ``stationary_variance`` v = σ² / 2θ, which is also
@@ -317,7 +317,7 @@ class OrnsteinUhlenbeck(Dynamics):
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         axes = () if self.states == 1 else ("component",)
-        return {name: axes for name in self.priors()}
+        return dict.fromkeys(self.priors(), axes)
 
     def scaled_to(self, data: Sequences) -> Self:
         seen = data.mask.double()

@@ -19,7 +19,6 @@ from .dynamics import (
     Moves,
     along_steps,
     covariance,
-    log_normal,
     split_covariance,
     step_scale,
 )
@@ -628,10 +627,19 @@ class LinearGaussianSSM(Model):
             shape = self._all[name].event_shape
             extra = value.ndim - len(shape) - (name in self._varying and name in self._known)
             require(extra <= 0, name, f"needs one value of shape {tuple(shape)}", value.shape)
-        moves: Moves = self.dynamics.moves(values, data)
+        moves = self.dynamics.moves(values, data)
         readout = self.emission.matrices(values, self.dynamics.loading, data)
         dtype = next(iter(values.values())).dtype
-        return LinearLaws(*(part.to(dtype) for part in (*moves, *readout)), values, data)
+        moves = Moves(*(part.to(dtype) for part in moves))
+        loading, intercept, noise = (part.to(dtype) for part in readout)
+        return LinearLaws(
+            *moves,
+            loading=loading,
+            intercept=intercept,
+            observation_noise=noise,
+            parameters=values,
+            data=data,
+        )
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
         """Values of the unknown parameters to start a fit from, read off the data.
