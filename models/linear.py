@@ -294,7 +294,7 @@ def _normal(
         white = kept @ inverse.reshape(inverse.shape[-2:]).mT
     else:
         white = (inverse @ kept.unsqueeze(-1)).squeeze(-1)
-    count = noisy.sum(-1)
+    count = noisy.sum(-1).to(residual)
     density = -0.5 * (white.square().sum(-1) + count * _LOG_2PI)
     density = density - torch.where(noisy.any(-1), log_det, 0)
     wrong = (exact & (residual.abs() > slack)).any(-1)

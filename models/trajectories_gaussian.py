@@ -79,7 +79,7 @@ class NormalNoise:
     def log_prob(self, residual: Tensor, slack: Tensor | None = None) -> Tensor:
         """log density of residuals (…, D); silent ones may differ from zero by ``slack``."""
         white = _product(self._inverse, residual * self.noisy)
-        count = self.noisy.sum(-1)
+        count = self.noisy.sum(-1).to(residual)
         density = -0.5 * (white.square().sum(-1) + count * _LOG_2PI) - self._log_det
         if bool(self.noisy.all()):
             return density
