@@ -88,9 +88,9 @@ def to_arviz(
       ``log_joint`` = log p(θ, z, y) and ``log_q_joint`` = log q(θ, z | y) (chain, draw). Averaged
       over these draws, ``smoothed_probability`` and ``filtered_probability`` (sequence, time,
       state), both exact, and ``guide_belief`` where the guide has beliefs.
-      Of continuous states ``states`` is (chain, draw, sequence, time, latent), NaN beyond the
+      Of continuous states ``states`` is (chain, draw, sequence, time, component), NaN beyond the
       length, and the beliefs are ``smoothed_mean``, ``smoothed_sd``, ``filtered_mean`` and
-      ``filtered_sd`` (sequence, time, latent), exact where there is exact inference.
+      ``filtered_sd`` (sequence, time, component), exact where there is exact inference.
     - ``posterior_predictive``, ``prior``, ``prior_predictive``: ``obs`` (sequence, time[, feature])
       are whole replications of the data, new states included; gaps are filled in.
     - ``predictions``: ``obs`` (sequence, ahead[, feature]) and ``state_probability`` (sequence,
@@ -279,7 +279,7 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
     step = ("sequence", "time")
     feature = ("feature",) * (len(observed_shape(model, data)) - 2)
     belief = (*step, "state")
-    component = () if isinstance(model, HiddenMarkovModel) else ("latent",)
+    component = () if isinstance(model, HiddenMarkovModel) else ("component",)
     return {
         **model.parameter_dims(),
         "obs": (*step, *feature),
@@ -288,7 +288,7 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
         "sequence_log_likelihood": ("sequence",),
         "step_log_likelihood": step,
         "states": ("chain", "draw", *step, *component),
-        **dict.fromkeys(_MOMENTS, (*step, "latent")),
+        **dict.fromkeys(_MOMENTS, (*step, "component")),
         "log_joint": ("chain", "draw"),
         "log_q_joint": ("chain", "draw"),
         "smoothed_probability": belief,
@@ -309,11 +309,12 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
     out: dict[str, Any] = {
         "state": states,
         "state_to": states,
-        "latent": states,
         "sequence": np.array(data.labels),
         "time": time,
         "ahead": np.arange(1, ahead + 1),
     }
+    if not isinstance(model, HiddenMarkovModel):
+        out["component"] = np.array(model.components)
     features = np.array(data.features)
     out |= {"feature": features, "feature_from": features}
     kind = model.observations

@@ -119,6 +119,11 @@ class Model(ABC):
         """Number of input columns that the laws read; 0 for none."""
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components of a continuous state."""
+        return tuple(str(place) for place in range(self.states))
+
+    @property
     def exact(self) -> bool:
         """Whether the hidden states can be summed out exactly: there is an exact filter."""
         return True
