@@ -148,8 +148,8 @@ def test_a_slow_process_is_a_random_walk() -> None:
         },
     }
     laws = model.laws(values, timed([[0.0, 1.5]]))
-    assert float(laws.noise) == pytest.approx(3.0, rel=1e-12)
-    assert float(laws.transition) == pytest.approx(1.0, rel=1e-12)
+    assert laws.noise.item() == pytest.approx(3.0, rel=1e-12)
+    assert laws.transition.item() == pytest.approx(1.0, rel=1e-12)
     (slope,) = torch.autograd.grad(laws.noise.sum(), values["rate"])
     assert float(slope) == pytest.approx(-2.0 * 1.5**2, rel=1e-9)  # σ²Δ (1 − θΔ + …)
 
