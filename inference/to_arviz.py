@@ -13,7 +13,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models import BandedTransition, HiddenMarkovModel, Sequences, SparseTransition
+from ..models import (
+    BandedTransition,
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Misclassification,
+    Sequences,
+    SparseTransition,
+)
 from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
@@ -71,6 +78,7 @@ def to_arviz(
     prior_draws: Draws = "auto",
     forecast: int = 0,
     inputs: Tensor | None = None,
+    times: Tensor | None = None,
     steps: bool | Literal["auto"] = "auto",
     relabel: bool = True,
 ) -> Idata:
@@ -118,6 +126,7 @@ def to_arviz(
         prior_draws: the same of ``prior`` and ``prior_predictive``.
         forecast: steps to predict after the end of each sequence.
         inputs: covariates of these steps (N, forecast, columns), where the model takes them.
+        times: of these steps (N, forecast), where the model reads them.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
         relabel: whether to bring the states into the order above.
 
@@ -125,7 +134,7 @@ def to_arviz(
         ValueError: bad argument, or data that the model cannot emit; before anything is computed.
     """
     wanted = _Wanted(draws, seed, state_draws, predictive_draws, prior_draws, forecast, steps)
-    wanted.check(result, data, inputs)
+    wanted.check(result, data, inputs, times)
     with seeded(seed), torch.no_grad():
         sample = _sample(result, draws)
         model = result.model
@@ -148,7 +157,8 @@ def to_arviz(
             groups["posterior_predictive"] = {"obs": sample.shaped(drawn)}
             labels["posterior_predictive/draw"] = replicas.labels
         if replicas is not None and forecast:
-            groups["predictions"] = _predictions(model, data, sample, replicas, wanted, inputs)
+            along = inputs, times
+            groups["predictions"] = _predictions(model, data, sample, replicas, wanted, along)
             labels["predictions/draw"] = replicas.labels
             _reorder_last(groups["predictions"], "state_probability", order)
         count = wanted.replications(prior_draws, data) if model.priors else 0
@@ -176,7 +186,7 @@ class _Wanted:
     forecast: int
     steps: bool | Literal["auto"]
 
-    def check(self, result: Any, data: Any, inputs: Tensor | None) -> None:
+    def check(self, result: Any, data: Any, inputs: Tensor | None, times: Tensor | None) -> None:
         if not isinstance(result, Fit | NutsFit):
             raise ValueError(
                 f"result: must be what fit or nuts returned, got {type(result).__name__}"
@@ -198,6 +208,9 @@ class _Wanted:
         if self.forecast and model.inputs and (inputs is None or inputs.shape != needed):
             came = None if inputs is None else tuple(inputs.shape)
             raise ValueError(f"inputs: forecasting needs covariates of shape {needed}, got {came}")
+        if self.forecast and model.timed and (times is None or times.shape != needed[:2]):
+            came = None if times is None else tuple(times.shape)
+            raise ValueError(f"times: forecasting needs times of shape {needed[:2]}, got {came}")
 
     def keeps_steps(self, sample: _Sample, data: Sequences) -> bool:
         """Whether step by step log-likelihoods are kept in ``sample_stats``."""
@@ -452,8 +465,10 @@ def _order(model: HiddenMarkovModel, sample: _Sample, states: _States) -> Tensor
     dims = model.parameter_dims()
     if any({"state", "state_to"} & set(dims[name]) for name in model.known):
         return kept
-    if isinstance(model.transition, BandedTransition | SparseTransition):
+    if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
         return kept  # which moves there are depends on the states' numbers
+    if isinstance(model.emission, Misclassification):
+        return kept
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)
@@ -497,6 +512,8 @@ def _reorder_last(arrays: dict[str, Array], name: str, order: Tensor) -> None:
 def _replicate(model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int) -> Array:
     """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
     like = _observed(model, data)
+    if isinstance(model.transition, GeneratorTransition):
+        data = model.transition.scheduled(data)  # what is seen at the times of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
         inside = _array(batch.step_mask)
@@ -516,13 +533,13 @@ def _predictions(
     sample: _Sample,
     replicas: _Rows,
     wanted: _Wanted,
-    inputs: Tensor | None,
+    along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
-    drawn, probability = [], []
+    (inputs, times), drawn, probability = along, [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})
-        ahead = queries.forecast(known, data, wanted.forecast, draws=1, inputs=inputs)
+        ahead = queries.forecast(known, data, wanted.forecast, draws=1, inputs=inputs, times=times)
         drawn.append(_one_feature(ahead.draws[0]))
         probability.append(ahead.state_probability)
     return {
@@ -607,12 +624,28 @@ def _coords(model: HiddenMarkovModel, data: Sequences, ahead: int) -> dict[str, 
         out |= {"symbol": symbols, "predictor": symbols, "predictor_from": symbols}
     elif not model.emission.codes:
         out |= {"predictor": features, "predictor_from": features}
+    out |= _pair_coords(model)
     seen = _array(data.observed_steps)
     if len(data) > 1:
         out["log_likelihood/sequence"] = np.array(data.labels)[seen.any(1)]
     else:
         out["log_likelihood/time"] = time[seen[0]]
     return out
+
+
+def _pair_coords(model: HiddenMarkovModel) -> dict[str, Any]:
+    """Names of what there is one of per pair of states: "0→1"."""
+    out: dict[str, Any] = {}
+    law, emission = model.transition, model.emission
+    if isinstance(emission, Misclassification):
+        out["misclassification"] = [f"{origin}→{seen}" for origin, seen in emission.errors]
+    if isinstance(law, GeneratorTransition) and model.states > 1:
+        out["jump"] = [f"{origin}→{target}" for origin, target in law.allowed(model.states)]
+        out["effect"] = [
+            f"{column} on " + ", ".join(f"{origin}→{target}" for origin, target in jumps)
+            for column, jumps in law.acting(model.states)
+        ]
+    return {name: np.array(labels) for name, labels in out.items() if labels}
 
 
 def _times(data: Sequences) -> Array:

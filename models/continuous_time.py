@@ -16,7 +16,7 @@ from .misclassification import Misclassification
 Pair = tuple[int, int]
 
 
-def ContinuousTimeHMM(  # noqa: N802 - it makes a model, as a class would
+def ContinuousTimeHMM(
     states: int,
     *,
     jumps: Iterable[Pair] | npt.ArrayLike | None = None,

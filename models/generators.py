@@ -41,7 +41,8 @@ def generator_matrix(rates: Tensor, jumps: Pairs, states: int) -> Tensor:
     moves = torch.zeros(len(jumps), states, states)
     for number, (origin, target) in enumerate(jumps):
         moves[number, origin, target], moves[number, origin, origin] = 1, -1
-    return (rates @ moves.flatten(1).to(rates)).unflatten(-1, (states, states))
+    flat = rates @ moves.flatten(1).to(rates)
+    return flat.reshape(*rates.shape[:-1], states, states)
 
 
 def transition_probabilities(generator: Tensor, gaps: Tensor) -> Tensor:
@@ -67,8 +68,11 @@ def transition_probabilities(generator: Tensor, gaps: Tensor) -> Tensor:
     step = (generator + rate * identity) * size
     out = _series(step, identity) * (-rate * size).exp()
     for _ in range(doublings):
+        # Rows sum to 1 up to rounding, which would double each time. The sum has no gradient.
+        out = out / out.detach().sum(-1, keepdim=True)
         out = out @ out
-    return out / out.sum(-1, keepdim=True)
+    rows: Tensor = out / out.detach().sum(-1, keepdim=True)
+    return rows
 
 
 def _series(x: Tensor, identity: Tensor) -> Tensor:
@@ -89,7 +93,7 @@ def _series(x: Tensor, identity: Tensor) -> Tensor:
 class _Steps(NamedTuple):
     """The different steps that data make: U of them, and which one every step is."""
 
-    index: Tensor
+    choice: Tensor
     """(N, T-1)"""
     gap: Tensor
     """Time that passes, (U,) float64."""
@@ -210,7 +214,9 @@ class GeneratorTransition:
         effect = {"jump_effect": ("effect",)} if self.inputs else {}
         return {"jump_rate": ("jump",), **effect}
 
-    def generator(self, parameters: Parameters, states: int, inputs: Tensor | None = None) -> Tensor:
+    def generator(
+        self, parameters: Parameters, states: int, inputs: Tensor | None = None
+    ) -> Tensor:
         """G (…draws, K, K), or (…draws, U, K, K) at inputs (U, columns)."""
         rates, jumps = parameters["jump_rate"], self.allowed(states)
         if inputs is not None:
@@ -234,7 +240,8 @@ class GeneratorTransition:
         if steps.inputs is None:
             generator = generator.unsqueeze(-3)
         log_step = safe_log(self._step_matrices(generator, steps)).to(rates.dtype)
-        return log_step.index_select(-3, steps.index.flatten()).unflatten(-3, steps.index.shape)
+        chosen = log_step.index_select(-3, steps.choice.flatten())
+        return chosen.reshape(*rates.shape[:-1], *steps.choice.shape, states, states)
 
     def _step_matrices(self, generator: Tensor, steps: _Steps) -> Tensor:
         moved = transition_probabilities(generator, steps.gap)
@@ -273,7 +280,7 @@ class GeneratorTransition:
     def start(self, counts: Tensor) -> dict[str, Tensor]:
         """One jump per typical gap from every state, in proportion to the counts."""
         jumps = self.allowed(len(counts))
-        index = torch.tensor(jumps).mT
+        index = torch.tensor(jumps, dtype=torch.int64).reshape(-1, 2).mT
         share = (counts / counts.sum(-1, keepdim=True))[index[0], index[1]]
         values = {"jump_rate": share.clamp_min(_LEAST_SHARE) * self.typical}
         if self.inputs:

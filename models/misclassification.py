@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-
 from typing import Any
 
 import pyro.distributions as dist
@@ -99,7 +98,8 @@ class Misclassification(Emission):
         for number, (origin, seen) in enumerate(self.errors):
             moves[number, origin, seen], moves[number, origin, origin] = 1, -1
         flat = error @ moves.flatten(1).to(error)
-        return (eye.to(error) + flat.unflatten(-1, eye.shape)).clamp_min(0)
+        moved = flat.reshape(*flat.shape[:-1], *eye.shape)
+        return (eye.to(error) + moved).clamp_min(0)
 
     def possible(self, y: Tensor, mask: Tensor) -> Tensor:
         """States that observations y (N, T) can come from, (N, T, K) bool; all where missing."""
@@ -217,7 +217,9 @@ class PartialDirichlet(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         blocks = (_closed(part) for part in value.split(self.sizes, -1))
-        return torch.stack([self._block(x.shape[-1] - 1, x.dtype).log_prob(x) for x in blocks]).sum(0)
+        return torch.stack([self._block(x.shape[-1] - 1, x.dtype).log_prob(x) for x in blocks]).sum(
+            0
+        )
 
 
 class Subsimplices(constraints.Constraint):
