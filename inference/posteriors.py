@@ -308,8 +308,11 @@ def _reachable(laws: Laws, scores: Tensor) -> Tensor:
     if not any(bool(part.isneginf().any()) for part in parts):
         return scores
     with torch.no_grad():
-        zeros = (torch.zeros_like(x).masked_fill(x.isneginf(), -torch.inf) for x in parts)
-        possible = ~exact.smooth_chain(*zeros, laws.lengths).isneginf()
+        initial, transition, likelihood = (
+            torch.zeros_like(x).masked_fill(x.isneginf(), -torch.inf) for x in parts
+        )
+        smoothed = exact.smooth_chain(initial, transition, likelihood, laws.lengths)
+        possible = ~smoothed.isneginf()
     beyond = ~laws.data.step_mask.unsqueeze(-1)
     return scores.masked_fill(~(possible | beyond), -torch.inf)
 
