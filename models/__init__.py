@@ -1,9 +1,11 @@
 """Sequences and the generative models: three laws and one Pyro program each."""
 
 from .beliefs import DiscreteBelief, GaussianBelief
+from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel, Laws
 from .laws import (
     BandedTransition,
@@ -12,6 +14,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
@@ -24,18 +27,21 @@ __all__ = [
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "ContinuousTimeHMM",
     "DiscreteBelief",
     "Emission",
     "FullGaussian",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
+    "GeneratorTransition",
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "Misclassification",
     "Model",
     "Multinomial",
     "NeuralEmission",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel
 from .laws import (
     BandedTransition,
@@ -22,6 +23,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
@@ -39,6 +41,7 @@ _PARTS: dict[str, type[Any]] = {
         *(Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture),
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
+        *(GeneratorTransition, Misclassification),
     )
 }
 
