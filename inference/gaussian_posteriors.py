@@ -146,6 +146,20 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
         return torch.where(self.inside.unsqueeze(-1), paths, 0)
 
 
+class LinearPosterior(GaussianPosterior):
+    """A law of the trajectories of linear-Gaussian laws: everything in closed form."""
+
+    laws: LinearGaussianLaws
+
+    @abstractmethod
+    def kl_to_chain(self) -> Tensor:
+        """KL(q ‖ p(z)) to the chain that q was built with, (N,) nats."""
+
+    def elbo(self) -> Tensor:
+        told = LinearLikelihood(self.laws).expected(*self._moments)
+        return self._total(told) - self.kl_to_chain()
+
+
 class _Initial:
     """p(z_1) with flat directions: log density −½ (q log 2π + log|B'B|) along those.
 
@@ -257,9 +271,7 @@ class _Joined:
     def sample(self, n: int) -> Tensor:
         """n trajectories: a pair (z_t, z_{t+1}) is drawn forward, then z_t is corrected to the
         z_{t+1} of the path. No factor of W is needed, which may be singular."""
-        beliefs = self.beliefs
-        noise = beliefs.mean.new_empty(n, *beliefs.mean.shape).normal_()
-        drawn = beliefs.mean + beliefs.spread(noise)
+        drawn = _independent(self.beliefs, n)
         before = drawn[..., :-1, :]
         onward = product(self.chain.transition, before) + self.chain.offset
         onward = onward + self.chain.draw(onward)
@@ -268,7 +280,7 @@ class _Joined:
         return exact_gaussian.backward_sweep(self.gain, shift, last, self.lengths)
 
 
-class GaussianBackward(GaussianPosterior):
+class GaussianBackward(LinearPosterior):
     r"""The backward factorisation of SCIENCE I1 for a linear chain, from causal normal beliefs β_t.
 
     .. math::
@@ -284,8 +296,6 @@ class GaussianBackward(GaussianPosterior):
         ValueError: a singular belief or predicted belief, or an observation without noise; it names
             sequence and step.
     """
-
-    laws: LinearGaussianLaws
 
     def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
@@ -303,13 +313,12 @@ class GaussianBackward(GaussianPosterior):
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self._joined.moments()
 
-    def elbo(self) -> Tensor:
+    def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
-        later = mean[:, 1:], covariance[:, 1:]
-        terms = LinearLikelihood(self.laws).expected(mean, covariance)
-        terms = terms - self.beliefs.expected_log_prob(mean, covariance)
-        bound = self._total(terms) + self._initial.expected(mean[:, 0], covariance[:, 0])
-        return bound + self._total(self.predicted.expected_log_prob(*later), 1)
+        own = self._total(self.beliefs.expected_log_prob(mean, covariance))
+        first = self._initial.expected(mean[:, 0], covariance[:, 0])
+        later = self.predicted.expected_log_prob(mean[:, 1:], covariance[:, 1:])
+        return own - first - self._total(later, 1)
 
     def sample_paths(self, n: int) -> Tensor:
         return self._joined.sample(n)
@@ -330,7 +339,8 @@ class GaussianBackward(GaussianPosterior):
 class LinearisedBackward(GaussianPosterior):
     """The same with a nonlinear transition replaced, at each belief, by a linear one.
 
-    q is a linear-Gaussian chain; the bound is estimated from reparametrised draws of it.
+    q is a linear-Gaussian chain; the bound is estimated from reparametrised draws of it. The noise
+    of the linear transition must have a density.
     """
 
     laws: LinearisableLaws
@@ -370,7 +380,7 @@ class LinearisedBackward(GaussianPosterior):
         return self.log_weights(self.sample_paths(draws)).mean(0)
 
 
-class GaussianForward(GaussianPosterior):
+class GaussianForward(LinearPosterior):
     r"""Forward-structured: q(z_t | z_{t-1}) ∝ N(z_t; A z_{t-1} + b, Q) N(z_t; μ_t, U_t).
 
     The network says μ_t, U_t. With U_t the covariance of what y_t and all later observations say of
@@ -379,8 +389,6 @@ class GaussianForward(GaussianPosterior):
     z_t = M_t z_{t-1} + c_t + N(0, Σ_t) with K = Q (Q + U)⁻¹, M = (1 − K) A, c = (1 − K) b + K μ,
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
     """
-
-    laws: LinearGaussianLaws
 
     def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
@@ -464,25 +472,22 @@ class GaussianForward(GaussianPosterior):
     def log_weights(self, paths: Tensor) -> Tensor:
         return self.emission_log_prob(paths) - self._excess(paths)
 
-    def elbo(self) -> Tensor:
+    def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
-        terms = LinearLikelihood(self.laws).expected(mean, covariance)
-        terms = terms - self.potentials.expected_log_prob(mean, covariance)
+        own = self._total(self.potentials.expected_log_prob(mean, covariance))
         white = solved_matrix(self._total_factor, self._chain.transition.expand_as(self._gain))
         trace = ((white @ covariance[:, :-1]) * white).sum((-1, -2))
         left = self._normalisers(mean[:, :-1]) - 0.5 * trace
-        return self._total(terms) + self._total(left, 1) + self._first_normaliser
+        return own - self._total(left, 1) - self._first_normaliser
 
 
-class GaussianMeanField(GaussianPosterior):
+class GaussianMeanField(LinearPosterior):
     r"""Independent steps: q(z) = Π_t β_t(z_t), the comparison that ignores the chain.
 
     Raises:
         ValueError: a transition or start without noise in some direction: its KL to the chain is
             infinite.
     """
-
-    laws: LinearGaussianLaws
 
     def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
@@ -494,8 +499,7 @@ class GaussianMeanField(GaussianPosterior):
         return self.beliefs.mean, self.beliefs.covariance
 
     def sample_paths(self, n: int) -> Tensor:
-        noise = self.beliefs.mean.new_empty(n, *self.beliefs.mean.shape).normal_()
-        return self._cut(self.beliefs.mean + self.beliefs.spread(noise))
+        return self._cut(_independent(self.beliefs, n))
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         return self._total(self.beliefs.log_prob(paths))
@@ -504,18 +508,23 @@ class GaussianMeanField(GaussianPosterior):
         joint = self.chain_log_prob(paths) + self.emission_log_prob(paths)
         return joint - self.path_log_prob(paths)
 
-    def elbo(self) -> Tensor:
+    def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
         chain, initial = _Chain.of(self.laws), _Initial(self.laws)
-        moved, _ = chain.predicted(self.beliefs)
+        moved = product(chain.transition, mean[:, :-1]) + chain.offset
         residual = mean[:, 1:] - moved
         spread = _joseph(chain.transition, covariance[:, :-1], None, covariance[:, 1:])
-        factor = cholesky(chain.noise, "noise", first=2)
+        factor = cholesky(chain.noise, "noise", first=2).expand_as(spread)
         law = GaussianBeliefs(torch.zeros_like(residual), factor)
-        terms = LinearLikelihood(self.laws).expected(mean, covariance)
-        terms = terms - self.beliefs.expected_log_prob(mean, covariance)
+        own = self._total(self.beliefs.expected_log_prob(mean, covariance))
         chained = self._total(law.expected_log_prob(residual, spread), 1)
-        return self._total(terms) + chained + initial.expected(mean[:, 0], covariance[:, 0])
+        return own - chained - initial.expected(mean[:, 0], covariance[:, 0])
+
+
+def _independent(beliefs: GaussianBeliefs, n: int) -> Tensor:
+    """n draws of every belief, (n, …, D)."""
+    noise = beliefs.mean.new_empty(n, *beliefs.mean.shape).normal_()
+    return beliefs.mean + beliefs.spread(noise)
 
 
 def _joseph(left: Tensor, inner: Tensor, right: Tensor | None, outer: Tensor) -> Tensor:
