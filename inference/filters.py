@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ..models import Laws, Sequences
+from ..models import Laws, Model, Sequences
 from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
-from ..models.model import Model
 from ..models.observations import Observations
 from ..models.randomness import seeded
 from . import exact
@@ -149,6 +148,7 @@ class RecurrentFilter(nn.Module):
         self.head: nn.Linear | None = None
         self._flags = 0
         self._inputs = 0
+        self._observations: Observations | None = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -168,6 +168,7 @@ class RecurrentFilter(nn.Module):
         """Make weights of the sizes that the model asks for, once."""
         if self.gaps is None:
             self.gaps = model.timed
+        self._observations = model.observations
         width, out = self._width(model), model.belief.width
         if self.head is not None:
             assert self.network is not None
@@ -194,7 +195,6 @@ class RecurrentFilter(nn.Module):
                 f"input_size={self.network.input_size}"
             )
         self._inputs = model.inputs
-        self._observations = model.observations
         self.belief = model.belief
         channels = self.hidden_size * (2 if self.direction == "both" else 1)
         self.head = nn.Linear(channels, out)

@@ -22,9 +22,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import register_kl
 
-from ..models import Laws, Sequences
+from ..models import Laws, Model, Sequences
+from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
-from ..models.model import Model
 from . import exact
 from .filters import ExactFilter, Filter
 from .gaussian_beliefs import GaussianBeliefs
@@ -73,7 +73,7 @@ class Guide(nn.Module, ABC):
     ) -> None:
         super().__init__()
         if not isinstance(model, Model):
-            raise ValueError(f"model: must be a Model, got {model!r}")
+            raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
         if parameters not in UNCERTAINTIES:
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
         self._check_filter(filter)
@@ -85,6 +85,11 @@ class Guide(nn.Module, ABC):
 
     def _check_filter(self, filter: Filter) -> None:
         """Refuse filters that this guide cannot use."""
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether ``bound`` follows from the parameters, without draws of trajectories."""
+        return self.model.exact or isinstance(self.model.belief, DiscreteBelief)
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
         if not self.model.priors:
