@@ -2,6 +2,8 @@
 
 from .beliefs import DiscreteBelief, GaussianBelief
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws
@@ -12,6 +14,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
@@ -19,12 +22,16 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 
 __all__ = [
+    "Autoregressive",
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "Cycle",
     "DiscreteBelief",
+    "Dynamics",
     "Emission",
     "FullGaussian",
     "Gaussian",
@@ -33,6 +40,13 @@ __all__ = [
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
+    "LinearDynamics",
+    "LinearEmission",
+    "LinearGaussianSSM",
+    "LinearLaws",
+    "LinearSDE",
+    "LocalLevel",
+    "LocalLinearTrend",
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
@@ -41,8 +55,10 @@ __all__ = [
     "NeuralEmission",
     "NeuralTransition",
     "Ordered",
+    "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "Seasonal",
     "SequenceFolder",
     "Sequences",
     "Simulation",
