@@ -1,11 +1,13 @@
 """Sequences and the generative models: three laws and one Pyro program each."""
 
 from .beliefs import DiscreteBelief, GaussianBelief
+from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel, Laws
 from .laws import (
     BandedTransition,
@@ -15,6 +17,7 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
@@ -29,6 +32,7 @@ __all__ = [
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "ContinuousTimeHMM",
     "Cycle",
     "DiscreteBelief",
     "Dynamics",
@@ -37,6 +41,7 @@ __all__ = [
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
+    "GeneratorTransition",
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
@@ -50,6 +55,7 @@ __all__ = [
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "Misclassification",
     "Model",
     "Multinomial",
     "NeuralEmission",

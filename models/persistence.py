@@ -16,6 +16,7 @@ from torch import Tensor
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import LinearDynamics, SumOfDynamics
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel
 from .laws import (
     BandedTransition,
@@ -25,6 +26,7 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM
+from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
@@ -47,6 +49,7 @@ _PARTS: dict[str, type[Any]] = {
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
         *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
+        *(GeneratorTransition, Misclassification),
     )
 }
 
