@@ -213,6 +213,7 @@ def forecast(
     model.complete({})
     model.check(data)
     longer = _continued(model, data, steps, inputs, times)
+    model.check_values(longer)  # times that do not go on, matrices that are not known that far
     ahead = data.lengths.unsqueeze(-1) + torch.arange(steps)
     rows = torch.arange(len(data)).unsqueeze(-1)
     state = filter(model, longer)
@@ -241,19 +242,25 @@ def _continued(
     n, total = len(data), data.max_length + steps
     rows = torch.arange(n).unsqueeze(-1)
     ahead = data.lengths.unsqueeze(-1) + torch.arange(steps)
-    given: dict[str, Tensor] = {}
+    driven = clock = None
     if model.inputs:
         shape = (n, steps, model.inputs)
-        given["inputs"] = _future(data.inputs, inputs, "inputs", shape, total, (rows, ahead))
+        driven = _future(data.inputs, inputs, "inputs", shape, total, (rows, ahead))
     if model.timed:
         wide = times if times is None or times.ndim == 2 else times.expand(n, steps)
-        given["times"] = _future(data.times, wide, "times", (n, steps), total, (rows, ahead))
+        clock = _future(data.times, wide, "times", (n, steps), total, (rows, ahead))
     values = data.values.new_zeros(n, total, data.n_features)
     values[:, : data.max_length] = data.values
     mask = torch.zeros_like(values, dtype=torch.bool)
     mask[:, : data.max_length] = data.mask
     return Sequences.from_tensors(
-        values, mask, data.lengths + steps, labels=data.labels, features=data.features, **given
+        values,
+        mask,
+        data.lengths + steps,
+        times=clock,
+        inputs=driven,
+        labels=data.labels,
+        features=data.features,
     )
 
 
@@ -315,7 +322,8 @@ def _draws(covariance: Tensor, draws: int) -> Tensor:
     value, vector = torch.linalg.eigh(covariance)
     root = vector * value.clamp_min(0).sqrt().unsqueeze(-2)
     noise = torch.randn(draws, *covariance.shape[:-1], 1, dtype=covariance.dtype)
-    return (root @ noise).squeeze(-1)
+    drawn: Tensor = (root @ noise).squeeze(-1)
+    return drawn
 
 
 def _laws(model: LinearGaussianSSM, data: Sequences) -> Iterator[LinearLaws]:

@@ -24,6 +24,7 @@ from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, linear_queries, structures
 from .batches import stacked
+from .linear_queries import LinearForecast, Moments
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -73,9 +74,11 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
 @overload
 def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def filter(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def filter(model: Model, data: Sequences) -> Any: ...
 def filter(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_t), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_t), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
     if isinstance(model, LinearGaussianSSM):
         return linear_queries.filter(model, data)
     if not isinstance(model, HiddenMarkovModel):
@@ -86,9 +89,11 @@ def filter(model: Model, data: Sequences) -> Any:
 @overload
 def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def predict(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def predict(model: Model, data: Sequences) -> Any: ...
 def predict(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_{t-1}), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_{t-1}), (N, T, K), or its ``Moments``; zero beyond the length."""
     if isinstance(model, LinearGaussianSSM):
         return linear_queries.predict(model, data)
     if not isinstance(model, HiddenMarkovModel):
@@ -99,9 +104,11 @@ def predict(model: Model, data: Sequences) -> Any:
 @overload
 def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def smooth(model: Model, data: Sequences) -> Any: ...
 def smooth(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_T), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_T), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
     if isinstance(model, LinearGaussianSSM):
         return linear_queries.smooth(model, data)
     if not isinstance(model, HiddenMarkovModel):
@@ -133,7 +140,7 @@ def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
 def sample_states(
     model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
 ) -> Tensor:
-    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length."""
+    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length; (draws, N, T, D), 0 there."""
     if isinstance(model, LinearGaussianSSM):
         return linear_queries.sample_states(model, data, draws, seed=seed)
     if not isinstance(model, HiddenMarkovModel):
@@ -149,6 +156,29 @@ def sample_states(
     return stacked(parts, data.max_length, fill=-1, sequence=1)
 
 
+@overload
+def forecast(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Forecast: ...
+@overload
+def forecast(
+    model: LinearGaussianSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> LinearForecast: ...
+@overload
 def forecast(
     model: Model,
     data: Sequences,
@@ -158,7 +188,17 @@ def forecast(
     inputs: Tensor | None = None,
     times: Tensor | None = None,
     seed: int | None = None,
-) -> Forecast:
+) -> Any: ...
+def forecast(
+    model: Model,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Any:
     """Continue every sequence by ``steps`` steps.
 
     Args:
@@ -171,8 +211,9 @@ def forecast(
         seed: of the simulation.
     """
     if isinstance(model, LinearGaussianSSM):
-        ahead = {"draws": draws, "inputs": inputs, "times": times, "seed": seed}
-        return linear_queries.forecast(model, data, steps, **ahead)
+        return linear_queries.forecast(
+            model, data, steps, draws=draws, inputs=inputs, times=times, seed=seed
+        )
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if steps < 1 or draws < 1:
