@@ -1,7 +1,6 @@
 """Linear-Gaussian models against the joint normal law of all states and observations."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pyro
@@ -114,8 +113,8 @@ MODELS = {
 
 
 @pytest.fixture(params=MODELS)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[LinearGaussianSSM, Sequences]]:
-    yield MODELS[request.param]
+def case(request: pytest.FixtureRequest) -> tuple[LinearGaussianSSM, Sequences]:
+    return MODELS[request.param]
 
 
 def paths_for(model: LinearGaussianSSM, data: Sequences) -> Tensor:
