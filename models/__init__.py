@@ -2,6 +2,7 @@
 
 from .beliefs import DiscreteBelief, GaussianBelief
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepLaws, DeepMarkovModel, GatedTransition
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .hmm import HiddenMarkovModel, Laws
@@ -24,10 +25,13 @@ __all__ = [
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "DeepLaws",
+    "DeepMarkovModel",
     "DiscreteBelief",
     "Emission",
     "FullGaussian",
     "Gaussian",
+    "GatedTransition",
     "GaussianBelief",
     "GaussianMixture",
     "HiddenMarkovModel",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepMarkovModel
 from .hmm import HiddenMarkovModel
 from .laws import (
     BandedTransition,
@@ -30,7 +31,10 @@ from .regression import Regression
 
 FORMAT = 1
 
-_MODELS: dict[str, type[Any]] = {"HiddenMarkovModel": HiddenMarkovModel}
+_MODELS: dict[str, type[Any]] = {
+    "DeepMarkovModel": DeepMarkovModel,
+    "HiddenMarkovModel": HiddenMarkovModel,
+}
 
 _PARTS: dict[str, type[Any]] = {
     part.__name__: part
