@@ -3,6 +3,7 @@
 from .beliefs import DiscreteBelief, GaussianBelief
 from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepLaws, DeepMarkovModel, GatedTransition
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
@@ -34,10 +35,13 @@ __all__ = [
     "Categorical",
     "ContinuousTimeHMM",
     "Cycle",
+    "DeepLaws",
+    "DeepMarkovModel",
     "DiscreteBelief",
     "Dynamics",
     "Emission",
     "FullGaussian",
+    "GatedTransition",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepMarkovModel
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import LinearDynamics, SumOfDynamics
 from .generators import GeneratorTransition
@@ -37,7 +38,7 @@ from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Sea
 FORMAT = 1
 
 _MODELS: dict[str, type[Any]] = {
-    model.__name__: model for model in (HiddenMarkovModel, LinearGaussianSSM)
+    model.__name__: model for model in (HiddenMarkovModel, LinearGaussianSSM, DeepMarkovModel)
 }
 
 _PARTS: dict[str, type[Any]] = {
