@@ -19,6 +19,7 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
     "BandedTransition",
@@ -48,6 +49,8 @@ __all__ = [
     "Simulation",
     "SparseTransition",
     "StudentT",
+    "SwitchingLaws",
+    "SwitchingLinearSSM",
     "load_model",
     "save_model",
     "write_folder",
