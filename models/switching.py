@@ -149,7 +149,8 @@ class SwitchingLaws:
         """log p(s_1) p(z_1), (…, N), of first states (…, N, K + D)."""
         hard, z = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         law = dist.Normal(self.initial_mean, self.initial_scale, validate_args=False)
-        return _picked(self.log_initial, hard) + law.log_prob(z).sum(-1)
+        continuous: Tensor = law.log_prob(z).sum(-1)
+        return _picked(self.log_initial, hard) + continuous
 
     def log_next(self, after: Tensor, before: Tensor, t: int) -> Tensor:
         """log p of the states after step t given those at it (0, 1, …), both (…, N, K + D)."""
