@@ -16,7 +16,6 @@ from torch import Tensor
 from ..models import Sequences, SwitchingLaws, SwitchingLinearSSM
 from ..models.checks import require, require_count
 from ..models.randomness import seeded
-from ..models.trajectories import one_hot
 
 
 @dataclass(frozen=True)
@@ -169,11 +168,13 @@ class _Run:
 
     def _keep(self, share: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
         """Choose the continuations that live on; returns the particles that they come from."""
-        n, regimes = share.shape[1:]
-        flat = share.movedim(1, 0).flatten(1)  # (N, B * K)
+        n = share.shape[1]
+        # Regime by regime: with the regimes of a particle side by side, evenly spaced ticks would
+        # give all particles the same one.
+        flat = share.permute(1, 2, 0).flatten(1)  # (N, K * B)
         index, weight = resample(flat, self.size)
         index = index.T
-        ancestor, self.regime = index // regimes, index % regimes
+        ancestor, self.regime = index % self.size, index // self.size
         columns = torch.arange(n)
         self.mean = mean[ancestor, columns, self.regime]
         self.covariance = covariance[ancestor, columns, self.regime]
@@ -230,6 +231,9 @@ def resample(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     Item i stays with probability min(w_i / c, 1), with c so that ``size`` stay on average, and
     then weighs max(w_i, c): the sum of squared errors is the least possible (Fearnhead & Clifford
     2003). With no more than ``size`` positive weights all stay as they are.
+
+    Places are drawn by evenly spaced ticks along the items, so items that are alike belong side by
+    side.
 
     Args:
         weight: (N, M), rows sum to 1.
