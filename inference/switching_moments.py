@@ -77,11 +77,13 @@ class StateChain:
         before = steps[:-1] < self.lengths.unsqueeze(-1) - 1
         last = steps == self.lengths.unsqueeze(-1) - 1
         ends = torch.where(last, _log_normal(apart, marginal), 0).sum(-1)
-        return ends + torch.where(before, inner, 0).sum(-1)
+        rest: Tensor = torch.where(before, inner, 0).sum(-1)
+        return ends + rest
 
 
 def _log_det(matrix: Tensor) -> Tensor:
-    return 2 * torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_scale: Tensor = torch.linalg.cholesky(matrix).diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    return 2 * log_scale
 
 
 def _log_normal(apart: Tensor, factor: Tensor) -> Tensor:
@@ -150,8 +152,8 @@ def _from_data(laws: SwitchingLaws, weight: Tensor) -> tuple[Tensor, Tensor]:
     information = torch.einsum("ntkf,ntf,kfi->ntki", y, seen, scaled)
     node = torch.einsum("ntf,kfij->ntkij", seen, outer)
     if len(laws.loading) == 1:
-        return (x.squeeze(2).repeat(copies, *[1] * (x.ndim - 2)) for x in (node, information))
-    node, information = (x.repeat(copies, *[1] * (x.ndim - 1)) for x in (node, information))
+        return node[:, :, 0].repeat(copies, 1, 1, 1), information[:, :, 0].repeat(copies, 1, 1)
+    node, information = node.repeat(copies, 1, 1, 1, 1), information.repeat(copies, 1, 1, 1)
     return (
         torch.einsum("mtk,mtkij->mtij", weight, node),
         torch.einsum("mtk,mtki->mti", weight, information),
@@ -179,9 +181,7 @@ def _filtered(laws: SwitchingLaws, some: _Potentials) -> tuple[Tensor, Tensor]:
     return torch.stack(means, 1), torch.stack(covariances, 1)
 
 
-def _smoothed(
-    mean: Tensor, covariance: Tensor, some: _Potentials, lengths: Tensor
-) -> StateChain:
+def _smoothed(mean: Tensor, covariance: Tensor, some: _Potentials, lengths: Tensor) -> StateChain:
     """The Rauch-Tung-Striebel sweep, last to first."""
     a, q = some.transition, some.noise
     before = covariance[:, :-1]
@@ -197,9 +197,7 @@ def _smoothed(
         m.append((gain[:, t] @ m[-1].unsqueeze(-1)).squeeze(-1) + shift[:, t])
         v.append(gain[:, t] @ v[-1] @ gain[:, t].mT + conditional[:, t])
     v_all = torch.stack(v[::-1], 1)
-    return StateChain(
-        torch.stack(m[::-1], 1), 0.5 * (v_all + v_all.mT), gain, conditional, lengths
-    )
+    return StateChain(torch.stack(m[::-1], 1), 0.5 * (v_all + v_all.mT), gain, conditional, lengths)
 
 
 def expected_dynamics(laws: SwitchingLaws, chain: StateChain) -> Tensor:

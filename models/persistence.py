@@ -27,10 +27,14 @@ from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
+from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
-_MODELS: dict[str, type[Any]] = {"HiddenMarkovModel": HiddenMarkovModel}
+_MODELS: dict[str, type[Any]] = {
+    "HiddenMarkovModel": HiddenMarkovModel,
+    "SwitchingLinearSSM": SwitchingLinearSSM,
+}
 
 _PARTS: dict[str, type[Any]] = {
     part.__name__: part

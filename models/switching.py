@@ -365,7 +365,7 @@ class SwitchingLinearSSM(Model):
 
     Args:
         regimes: number of regimes K >= 1; 1 is the linear-Gaussian model.
-        states: dimensions D of the continuous state.
+        dimensions: of the continuous state, D.
         features: observed features F.
         recurrent: let the regimes depend on the state that is left.
         switching_emission: loading, intercept and scale of the observations per regime, too.
@@ -375,6 +375,8 @@ class SwitchingLinearSSM(Model):
         location, spread: of the observed features (``scaled_to(data)`` sets them).
         unit: scale of the continuous state, one number or one a dimension.
         priors: replacements for single priors, by parameter name, with the same event shape.
+
+    ``states`` is the width of a trajectory, K + D.
 
     Parameters: ``initial`` (K,), those of the transition, ``recurrence`` (K, D), ``dynamics``
     (K, D, D), ``drift`` (K, D), ``noise_scale`` (K, D), ``noise_correlation_factor`` (K, D, D),
@@ -393,7 +395,7 @@ class SwitchingLinearSSM(Model):
     def __init__(
         self,
         regimes: int,
-        states: int,
+        dimensions: int,
         features: int = 1,
         *,
         recurrent: bool = False,
@@ -406,7 +408,11 @@ class SwitchingLinearSSM(Model):
         unit: float | tuple[float, ...] = 1.0,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
-        for name, value in (("regimes", regimes), ("states", states), ("features", features)):
+        for name, value in (
+            ("regimes", regimes),
+            ("dimensions", dimensions),
+            ("features", features),
+        ):
             require_count(value, name)
         if noise not in ("diagonal", "full"):
             raise ValueError(f"noise: must be 'diagonal' or 'full', got {noise!r}")
@@ -419,7 +425,8 @@ class SwitchingLinearSSM(Model):
                 f"transition instead, got sticky={sticky} beside {transition}"
             )
         self.regimes = int(regimes)
-        self.states = int(states)
+        self.dimensions = int(dimensions)
+        self.states = self.regimes + self.dimensions
         self.features = int(features)
         self.recurrent = bool(recurrent)
         self.switching_emission = bool(switching_emission)
@@ -433,7 +440,7 @@ class SwitchingLinearSSM(Model):
         )
         self.location = _numbers("location", location, features)
         self.spread = _numbers("spread", spread, features, positive=True)
-        self.unit = _numbers("unit", unit, states, positive=True)
+        self.unit = _numbers("unit", unit, dimensions, positive=True)
         self._set_priors(priors)
 
     @property
@@ -447,6 +454,33 @@ class SwitchingLinearSSM(Model):
         return DiscreteBelief(self.regimes)
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """Names of what a trajectory consists of: indicators of the regimes, then the state."""
+        regimes = tuple(f"regime {k}" for k in range(self.regimes))
+        return regimes + tuple(str(place) for place in range(self.dimensions))
+
+    @property
+    def exact(self) -> bool:
+        """With several regimes there is no exact filter: the sum over paths has K^T terms."""
+        return False
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``."""
+        return {
+            "regimes": self.regimes,
+            "dimensions": self.dimensions,
+            "features": self.features,
+            "recurrent": self.recurrent,
+            "switching_emission": self.switching_emission,
+            "noise": self.noise,
+            "transition": self.transition,
+            "location": self.location,
+            "spread": self.spread,
+            "unit": self.unit,
+        }
+
+    @property
     def inputs(self) -> int:
         """Number of input columns that the transition of the regimes reads; 0 for none."""
         return self.transition.inputs
@@ -456,7 +490,7 @@ class SwitchingLinearSSM(Model):
         return self.regimes
 
     def _own_priors(self) -> Priors:
-        k, d = self.regimes, self.states
+        k, d = self.regimes, self.dimensions
         own: Priors = {}
         if k > 1:
             own |= {**FreeInitial().priors(k), **self.transition.priors(k)}
@@ -477,7 +511,7 @@ class SwitchingLinearSSM(Model):
         lead = (self.regimes,) if self.switching_emission else ()
         flat = (*lead, self.features)
         location, spread = torch.tensor(self.location), torch.tensor(self.spread)
-        loading = torch.zeros(*flat, self.states)
+        loading = torch.zeros(*flat, self.dimensions)
         each = len(flat)
         return {
             "loading": dist.Normal(loading, spread.unsqueeze(-1) / unit).to_event(each + 1),
@@ -489,7 +523,7 @@ class SwitchingLinearSSM(Model):
 
     @property
     def _correlated(self) -> bool:
-        return self.noise == "full" and self.states > 1
+        return self.noise == "full" and self.dimensions > 1
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
@@ -498,14 +532,14 @@ class SwitchingLinearSSM(Model):
         dims = {name: tuple(regimes.get(a, a) for a in axes) for name, axes in chain.items()}
         lead = ("regime",) if self.switching_emission else ()
         dims |= {
-            "recurrence": ("regime", "component"),
-            "dynamics": ("regime", "component", "component_from"),
-            "drift": ("regime", "component"),
-            "noise_scale": ("regime", "component"),
-            "noise_correlation_factor": ("regime", "component", "component_from"),
-            "initial_mean": ("component",),
-            "initial_scale": ("component",),
-            "loading": (*lead, "feature", "component"),
+            "recurrence": ("regime", "dimension"),
+            "dynamics": ("regime", "dimension", "dimension_from"),
+            "drift": ("regime", "dimension"),
+            "noise_scale": ("regime", "dimension"),
+            "noise_correlation_factor": ("regime", "dimension", "dimension_from"),
+            "initial_mean": ("dimension",),
+            "initial_scale": ("dimension",),
+            "loading": (*lead, "feature", "dimension"),
             "intercept": (*lead, "feature"),
             "observation_scale": (*lead, "feature"),
         }
@@ -519,7 +553,7 @@ class SwitchingLinearSSM(Model):
     def __repr__(self) -> str:
         kind = "recurrent, " if self.recurrent else ""
         known = f", known={sorted(self._known)}" if self._known else ""
-        sizes = f"regimes={self.regimes}, states={self.states}, features={self.features}"
+        sizes = f"regimes={self.regimes}, dimensions={self.dimensions}, features={self.features}"
         return f"SwitchingLinearSSM({kind}{sizes}{known})"
 
     def scaled_to(self, data: Data) -> SwitchingLinearSSM:
@@ -539,7 +573,7 @@ class SwitchingLinearSSM(Model):
         out = copy.copy(self)
         out.location, out.spread = tuple(mean.tolist()), tuple(spread.tolist())
         if "loading" in self._known:
-            loading = self._known["loading"].reshape(-1, self.features, self.states).mean(0)
+            loading = self._known["loading"].reshape(-1, self.features, self.dimensions).mean(0)
             reach = torch.linalg.pinv(loading).abs() @ spread
             out.unit = tuple(torch.where(reach > 0, reach, 1).tolist())
         out._all = out._assemble()
@@ -595,7 +629,7 @@ class SwitchingLinearSSM(Model):
             values = regime_start(
                 data,
                 regimes=self.regimes,
-                states=self.states,
+                states=self.dimensions,
                 known=self._known,
                 correlated=self._correlated,
             )
@@ -606,7 +640,7 @@ class SwitchingLinearSSM(Model):
                     shape = (self.regimes, *values[name].shape[-2 if name == "loading" else -1 :])
                     values[name] = values[name].expand(shape).clone()
             if self.recurrent:
-                values["recurrence"] = torch.zeros(self.regimes, self.states)
+                values["recurrence"] = torch.zeros(self.regimes, self.dimensions)
         found = {**values, **chain}
         kind = torch.get_default_dtype()
         return {name: found[name].to(kind) for name in self.priors}
