@@ -26,7 +26,11 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+<<<<<<< HEAD
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+=======
+from .switching import SwitchingLaws, SwitchingLinearSSM
+>>>>>>> switch
 
 __all__ = [
     "Autoregressive",
@@ -74,6 +78,8 @@ __all__ = [
     "Simulation",
     "SparseTransition",
     "StudentT",
+    "SwitchingLaws",
+    "SwitchingLinearSSM",
     "load_model",
     "save_model",
     "write_folder",

@@ -34,11 +34,13 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
 _MODELS: dict[str, type[Any]] = {
-    model.__name__: model for model in (HiddenMarkovModel, LinearGaussianSSM, DeepMarkovModel)
+    model.__name__: model
+    for model in (HiddenMarkovModel, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
 }
 
 _PARTS: dict[str, type[Any]] = {
