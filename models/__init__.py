@@ -26,11 +26,8 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
-<<<<<<< HEAD
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
-=======
 from .switching import SwitchingLaws, SwitchingLinearSSM
->>>>>>> switch
 
 __all__ = [
     "Autoregressive",
