@@ -7,7 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ..models import Laws
-from . import exact
+from . import exact, exact_gaussian
+from .linear_likelihood import LinearGaussianLaws, kalman_arguments
 
 
 def log_evidence(laws: Any) -> Tensor:
@@ -20,6 +21,8 @@ def log_evidence(laws: Any) -> Tensor:
         return exact.log_evidence(
             laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
         )
+    if isinstance(laws, LinearGaussianLaws):
+        return exact_gaussian.log_evidence(*kalman_arguments(laws))
     raise ValueError(
         f"model: needs one whose hidden states can be integrated out exactly, got {laws!r}"
     )

@@ -74,8 +74,12 @@ def dense_posterior(kind: str, laws: LawsOf, beliefs: GaussianBeliefs, n: int) -
         if kind == "backward":
             out.add_normal(picker(t, length, size), pi, p, sign=-1.0)
         elif t == 0:
-            out.constant -= float(Quadratic(size).add_normal(np.eye(size), pi, p)
-                .add_normal(np.eye(size), mean[0], covariance[0]).log_integral())
+            out.constant -= float(
+                Quadratic(size)
+                .add_normal(np.eye(size), pi, p)
+                .add_normal(np.eye(size), mean[0], covariance[0])
+                .log_integral()
+            )
         else:
             before = a @ picker(t - 1, length, size)
             out.add_normal(before, mean[t] - b, q + covariance[t], sign=-1.0)
