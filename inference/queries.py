@@ -136,6 +136,7 @@ def forecast(
     *,
     draws: int = 1000,
     inputs: Tensor | None = None,
+    times: Tensor | None = None,
     seed: int | None = None,
 ) -> Forecast:
     """Continue every sequence by ``steps`` steps.
@@ -146,6 +147,7 @@ def forecast(
         steps: how far ahead, H >= 1.
         draws: simulated continuations.
         inputs: covariates of the future (N, H, columns), where the model takes them.
+        times: of these steps (N, H), later than all that was seen, where the model reads them.
         seed: of the simulation.
     """
     if not isinstance(model, HiddenMarkovModel):
@@ -154,7 +156,7 @@ def forecast(
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
     model.check(data)
-    future = _future(model, data, steps, inputs)
+    future = _future(model, data, steps, inputs, times)
     last = filter(model, data)[torch.arange(len(data)), data.lengths - 1]
     log_states = exact.predict_states(last.log(), model.laws({}, future).log_transition, steps)
     copies = torch.arange(len(data)).repeat(draws)
@@ -178,22 +180,47 @@ def _inexact(model: Model) -> ValueError:
 
 
 def _future(
-    model: HiddenMarkovModel, data: Sequences, steps: int, inputs: Tensor | None
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    inputs: Tensor | None,
+    times: Tensor | None,
 ) -> Sequences:
     """The last step of every sequence, which drives the first transition, and those to come."""
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
-    if not model.inputs:
-        return Sequences.from_tensors(y, codes=data.is_codes)
-    if inputs is None or inputs.shape != (len(data), steps, model.inputs):
+    rows, last = torch.arange(len(data)), data.lengths - 1
+    along = {}
+    if model.inputs:
+        shape = (len(data), steps, model.inputs)
         came = None if inputs is None else tuple(inputs.shape)
+        if inputs is None or came != shape:
+            raise ValueError(
+                f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
+            )
+        assert data.inputs is not None  # checked with the data
+        before = data.inputs[rows, last]
+        along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
+    if model.timed:
+        assert data.times is not None  # checked with the data
+        along["times"] = _times_ahead(data.times[rows, last], steps, times)
+    return Sequences.from_tensors(y, codes=data.is_codes, **along)
+
+
+def _times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
+    """The last time of every sequence and those to come, (N, H + 1)."""
+    shape = (len(last), steps)
+    came = None if times is None else tuple(times.shape)
+    if times is None or came != shape:
+        raise ValueError(f"times: forecasting needs future times of shape {shape}, got {came}")
+    joined = torch.cat([last.unsqueeze(1), times.to(last)], 1)
+    steady = (joined.diff(dim=1) > 0).all(1)
+    if not bool(steady.all()):
+        n = int(steady.logical_not().nonzero()[0])
         raise ValueError(
-            f"inputs: forecasting needs future covariates of shape "
-            f"({len(data)}, {steps}, {model.inputs}), got {came}"
+            f"times: must increase from the last time seen, got {joined[n].tolist()} "
+            f"in sequence {n}"
         )
-    assert data.inputs is not None  # checked with the data
-    last = data.inputs[torch.arange(len(data)), data.lengths - 1]
-    driven = torch.cat([last.unsqueeze(1), inputs.to(last)], 1)
-    return Sequences.from_tensors(y, codes=data.is_codes, inputs=driven)
+    return joined
 
 
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -459,6 +460,7 @@ class LinearGaussianSSM(Model):
         correlated: R is full; otherwise diagonal.
         intercept: whether d is a parameter; by default unless the dynamics carry a level.
         inputs: input columns that enter the observation, D u_t.
+        emission: the law of the observations with settings of its priors, in place of the four.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
     The parameters are those of the dynamics and of ``LinearEmission``. The Pyro program has one
@@ -478,6 +480,7 @@ class LinearGaussianSSM(Model):
         correlated: bool = False,
         intercept: bool | None = None,
         inputs: int = 0,
+        emission: LinearEmission | None = None,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require(
@@ -488,8 +491,17 @@ class LinearGaussianSSM(Model):
         )
         self.dynamics = dynamics
         self.states = dynamics.states
-        has = not dynamics.levelled if intercept is None else intercept
-        self.emission = LinearEmission(features, correlated, has, inputs)
+        if emission is None:
+            has = not dynamics.levelled if intercept is None else intercept
+            emission = LinearEmission(features, correlated, has, inputs)
+        else:
+            given = (features, correlated, intercept, inputs)
+            free = given == (1, False, None, 0) and isinstance(emission, LinearEmission)
+            requirement = (
+                "must be a LinearEmission, without features, correlated, intercept, inputs"
+            )
+            require(free, "emission", requirement, f"{emission!r} beside {given}")
+        self.emission = emission
         self._check_laws()
         self._set_priors(priors)
 
@@ -507,18 +519,6 @@ class LinearGaussianSSM(Model):
             f"{self.dynamics.inputs} and {self.emission.inputs}",
         )
 
-    def with_emission(self, emission: LinearEmission) -> LinearGaussianSSM:
-        """The same model with another law of the observations; known values stay.
-
-        Raises:
-            ValueError: a law that does not go with the dynamics.
-        """
-        out = copy.copy(self)
-        out.emission = emission
-        out._check_laws()
-        out._all = out._assemble()
-        return out
-
     def _own_priors(self) -> Priors:
         emitted = self.emission.priors(self.dynamics.loading, self.states)
         moved = self.dynamics.priors()
@@ -530,6 +530,11 @@ class LinearGaussianSSM(Model):
     def observations(self) -> Vectors:
         """Vectors of real numbers, each of which may be missing."""
         return Vectors(self.emission.features)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``."""
+        return {"dynamics": self.dynamics, "emission": self.emission}
 
     @property
     def belief(self) -> GaussianBelief:

@@ -256,7 +256,8 @@ class Seasonal(_Structural):
             angle = 2 * math.pi * (j + 1) / self.period
             cosine, sine = math.cos(angle), math.sin(angle)
             pair = slice(2 * j, 2 * j + 2)
-            matrix[pair, pair] = torch.tensor([[cosine, sine], [-sine, cosine]])
+            turn = [[cosine, sine], [-sine, cosine]]
+            matrix[pair, pair] = torch.tensor(turn, dtype=torch.float64)
         return self._moves(matrix[:size, :size], [variance] * size)
 
     def start(self, series: Tensor) -> dict[str, Tensor]:

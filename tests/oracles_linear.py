@@ -85,9 +85,7 @@ def smoothed(x: Matrices, y: Floats) -> tuple[Floats, Floats]:
     seen = ~np.isnan(flat)
     at = law.states + np.flatnonzero(seen)
     all_states = np.arange(law.states)
-    gain = np.linalg.solve(
-        law.covariance[np.ix_(at, at)], law.covariance[np.ix_(at, all_states)]
-    ).T
+    gain = np.linalg.solve(law.covariance[np.ix_(at, at)], law.covariance[np.ix_(at, all_states)]).T
     mean = law.mean[: law.states] + gain @ (flat[seen] - law.mean[at])
     spread = law.covariance[: law.states, : law.states]
     spread = spread - gain @ law.covariance[np.ix_(at, all_states)]
@@ -99,7 +97,9 @@ def filtered(x: Matrices, y: Floats) -> tuple[Floats, Floats]:
     """Mean and covariance of z_t given y_1 … y_t: the last of the smoother of every prefix."""
     means, spreads = [], []
     for t in range(1, len(y) + 1):
-        cut = Matrices(x.m, x.p, x.a[: t - 1], x.b[: t - 1], x.q[: t - 1], x.c[:t], x.d[:t], x.r[:t])
+        cut = Matrices(
+            x.m, x.p, x.a[: t - 1], x.b[: t - 1], x.q[: t - 1], x.c[:t], x.d[:t], x.r[:t]
+        )
         mean, spread = smoothed(cut, y[:t])
         means.append(mean[-1])
         spreads.append(spread[-1])
@@ -129,9 +129,7 @@ def diffuse_log_evidence(x: Matrices, flat: Floats, y: Floats) -> float:
     return float(-0.5 * (rest @ inverse @ rest + log_det + constant))
 
 
-def discretised(
-    f: Floats, c: Floats, s: Floats, gap: float
-) -> tuple[Floats, Floats, Floats]:
+def discretised(f: Floats, c: Floats, s: Floats, gap: float) -> tuple[Floats, Floats, Floats]:
     """e^{FΔ}, ∫ e^{Fs} c ds and ∫ e^{Fs} S e^{F's} ds by numerical integration."""
 
     def shift(u: float) -> Floats:

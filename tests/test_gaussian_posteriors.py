@@ -1,8 +1,5 @@
 """Posteriors of continuous trajectories: closed forms against the dense normal law of all states."""
 
-import dataclasses
-import math
-
 import numpy as np
 import pytest
 import torch
@@ -12,9 +9,7 @@ from beliefzoo.inference.gaussian_posteriors import (
     GaussianBackward,
     GaussianForward,
     GaussianMeanField,
-    LinearisedBackward,
 )
-
 from gaussian_cases import (
     LawsOf,
     Quadratic,

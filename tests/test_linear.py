@@ -1,16 +1,15 @@
 """Linear-Gaussian models against the joint normal law of all states and observations."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
-import oracles_linear as oracle
 import pyro
 import pytest
 import torch
 from pyro import poutine
 from torch import Tensor
 
+import oracles_linear as oracle
 from beliefzoo.models import (
     Autoregressive,
     Dynamics,
@@ -114,8 +113,8 @@ MODELS = {
 
 
 @pytest.fixture(params=MODELS)
-def case(request: pytest.FixtureRequest) -> Iterator[tuple[LinearGaussianSSM, Sequences]]:
-    yield MODELS[request.param]
+def case(request: pytest.FixtureRequest) -> tuple[LinearGaussianSSM, Sequences]:
+    return MODELS[request.param]
 
 
 def paths_for(model: LinearGaussianSSM, data: Sequences) -> Tensor:
@@ -309,7 +308,9 @@ def test_a_flat_first_state_beside_a_proper_one() -> None:
     )
     laws = model.laws({}, Sequences.from_arrays([[0.0]]))
     got = float(laws.log_first(torch.tensor([[7.0, 0.5]], dtype=torch.float64)))
-    expected = -0.5 * math.log(2 * math.pi) + float(torch.distributions.Normal(0, 1).log_prob(torch.tensor(0.5)))
+    expected = -0.5 * math.log(2 * math.pi) + float(
+        torch.distributions.Normal(0, 1).log_prob(torch.tensor(0.5))
+    )
     assert got == pytest.approx(expected)
 
 
@@ -396,9 +397,7 @@ def test_bad_values_are_refused(values: dict[str, object], message: str) -> None
         (LinearDynamics(2), {"features": 0}, "features: must be a whole number >= 1"),
     ],
 )
-def test_bad_models_are_refused(
-    dynamics: Dynamics, options: dict[str, int], message: str
-) -> None:
+def test_bad_models_are_refused(dynamics: Dynamics, options: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         LinearGaussianSSM(dynamics, **options)  # type: ignore[arg-type]
 

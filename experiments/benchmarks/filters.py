@@ -189,7 +189,7 @@ def _beliefs(
     """Log beliefs (N, T, K) from observations."""
     laws = model.laws({n: torch.from_numpy(v).to(dtype) for n, v in values.items()}, data)
     beliefs = filter(laws)
-    assert isinstance(beliefs, Tensor)  # the model's states are discrete
+    assert isinstance(beliefs, Tensor)  # the states are discrete
     return beliefs
 
 

@@ -172,7 +172,7 @@ def _stamps(guide: Guide, data: Sequences) -> list[float]:
     _ = laws.log_likelihood  # computed when first asked for
     stamp()
     beliefs = guide.filter(laws)
-    assert isinstance(beliefs, Tensor)  # the model's states are discrete
+    assert isinstance(beliefs, Tensor)  # log beliefs: the states are discrete
     stamp()
     loss = -Backward(laws, beliefs).elbo().sum()
     stamp()
