@@ -3,6 +3,7 @@
 from .beliefs import DiscreteBelief, GaussianBelief
 from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepLaws, DeepMarkovModel, GatedTransition
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
@@ -26,6 +27,7 @@ from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, Stu
 from .regression import Regression
 from .sequences import Sequences
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
     "Autoregressive",
@@ -34,10 +36,13 @@ __all__ = [
     "Categorical",
     "ContinuousTimeHMM",
     "Cycle",
+    "DeepLaws",
+    "DeepMarkovModel",
     "DiscreteBelief",
     "Dynamics",
     "Emission",
     "FullGaussian",
+    "GatedTransition",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
@@ -70,6 +75,8 @@ __all__ = [
     "Simulation",
     "SparseTransition",
     "StudentT",
+    "SwitchingLaws",
+    "SwitchingLinearSSM",
     "load_model",
     "save_model",
     "write_folder",

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepMarkovModel
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
 from .dynamics import LinearDynamics, SumOfDynamics
 from .generators import GeneratorTransition
@@ -33,11 +34,13 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
 _MODELS: dict[str, type[Any]] = {
-    model.__name__: model for model in (HiddenMarkovModel, LinearGaussianSSM)
+    model.__name__: model
+    for model in (HiddenMarkovModel, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
 }
 
 _PARTS: dict[str, type[Any]] = {
@@ -47,9 +50,9 @@ _PARTS: dict[str, type[Any]] = {
         *(Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture),
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
+        *(GeneratorTransition, Misclassification),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
         *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
-        *(GeneratorTransition, Misclassification),
     )
 }
 
