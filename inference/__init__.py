@@ -7,6 +7,14 @@ from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, importance
+from .innovations import InnovationTests, innovation_tests
+from .linear_queries import (
+    Component,
+    LinearForecast,
+    Moments,
+    components,
+    standardised_innovations,
+)
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -30,6 +38,7 @@ from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
+    "Component",
     "Convergence",
     "ElmanFilter",
     "EvidenceGap",
@@ -42,15 +51,19 @@ __all__ = [
     "GRUFilter",
     "Importance",
     "InformationCriteria",
+    "InnovationTests",
     "LSTMFilter",
     "LeaveOneOut",
+    "LinearForecast",
     "MeanFieldGuide",
+    "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
     "Sweep",
     "compare",
+    "components",
     "convergence",
     "evidence_gap",
     "filter",
@@ -58,6 +71,7 @@ __all__ = [
     "forecast",
     "importance",
     "information_criteria",
+    "innovation_tests",
     "load_fit",
     "log_evidence",
     "loo",
@@ -71,6 +85,7 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
     "sweep",
