@@ -50,7 +50,7 @@ from ..inference.filters import Filter, RecurrentFilter
 from ..inference.guides import Guide
 from ..inference.objectives import Objective
 from ..inference.posteriors import MeanField
-from ..models import HiddenMarkovModel, Laws, Sequences, Simulation
+from ..models import HiddenMarkovModel, Laws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
 
@@ -419,10 +419,10 @@ class AffineFilter(nn.Module):
         super().__init__()
         self.slope = slope
 
-    def build(self, model: HiddenMarkovModel) -> None:
+    def build(self, model: Model) -> None:
         """Nothing to build."""
 
-    def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    def calibrate(self, model: Model, data: Sequences) -> None:
         """Nothing to calibrate."""
 
     def forward(self, laws: Laws) -> Tensor:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch.distributions import biject_to
 
-from ..models import HiddenMarkovModel, Sequences
+from ..models import Model, Sequences
 from ..models.emissions import Priors
 from .fit import Fit
 from .queries import log_evidence
@@ -51,7 +51,7 @@ class InformationCriteria:
 
 
 def information_criteria(
-    result: Fit | HiddenMarkovModel, data: Sequences, *, parameters: int | None = None
+    result: Fit | Model, data: Sequences, *, parameters: int | None = None
 ) -> InformationCriteria:
     """AIC and BIC at a maximum of the likelihood; the evidence is exact whatever the filter.
 
@@ -76,8 +76,8 @@ def information_criteria(
                 f"a fit with parameters='ml', got {result.guide.uncertainty!r}"
             )
         model, priors = result.fitted, result.model.priors
-    elif isinstance(result, HiddenMarkovModel):
-        model, priors = result, _all_priors(result)
+    elif isinstance(result, Model):
+        model, priors = result, result.all_priors
     else:
         raise ValueError(f"result: must be a Fit or a model, got {type(result).__name__}")
     count = free_parameters(priors) if parameters is None else parameters
@@ -97,15 +97,3 @@ def free_parameters(priors: Priors) -> int:
         math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
         for prior in priors.values()
     )
-
-
-def _all_priors(model: HiddenMarkovModel) -> Priors:
-    """Priors of all parameters, the known ones among them."""
-    return HiddenMarkovModel(
-        model.states,
-        model.emission,
-        initial=model.initial,
-        transition=model.transition,
-        ordered=model.ordered,
-        priors=model.replaced_priors,
-    ).priors

@@ -26,6 +26,7 @@ from ..models import (
     InputTransition,
     Laws,
     LowRankGaussian,
+    Model,
     NeuralEmission,
     Regression,
     Sequences,
@@ -62,12 +63,12 @@ def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
     return ParameterDraw(values, log_prior(guide.model, values, draws), log_q)
 
 
-def draw_prior(model: HiddenMarkovModel, draws: int) -> dict[str, Tensor]:
+def draw_prior(model: Model, draws: int) -> dict[str, Tensor]:
     """Draws of the unknown parameters from their priors in float64, (draws, …)."""
     return {name: in_double(prior).sample((draws,)) for name, prior in model.priors.items()}
 
 
-def log_prior(model: HiddenMarkovModel, values: Parameters, draws: int) -> Tensor:
+def log_prior(model: Model, values: Parameters, draws: int) -> Tensor:
     """log p(θ) of every draw, (draws,) nats."""
     total = torch.zeros(draws, dtype=torch.float64)
     for name, prior in model.priors.items():
@@ -246,10 +247,10 @@ class _RunOnce(nn.Module):
         self.causal = filter.causal
         self._scores: Tensor = filter.scores(laws)
 
-    def build(self, model: HiddenMarkovModel) -> None:
+    def build(self, model: Model) -> None:
         """Built before it was run."""
 
-    def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    def calibrate(self, model: Model, data: Sequences) -> None:
         """Calibrated before it was run."""
 
     def scores(self, laws: Laws) -> Tensor:

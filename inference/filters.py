@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ..models import HiddenMarkovModel, Laws, Sequences
+from ..models import Laws, Model, Sequences
+from ..models.observations import Observations
 from . import exact
 
 LIKELIHOOD_FLOOR = -20.0
@@ -29,11 +30,11 @@ class Filter(Protocol):
 
     causal: bool
 
-    def build(self, model: HiddenMarkovModel) -> None:
+    def build(self, model: Model) -> None:
         """Make the weights for this model, or check that they fit it."""
         ...
 
-    def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    def calibrate(self, model: Model, data: Sequences) -> None:
         """Read off the scale of the data."""
         ...
 
@@ -51,10 +52,10 @@ class ExactFilter(nn.Module):
 
     causal = True
 
-    def build(self, model: HiddenMarkovModel) -> None:
+    def build(self, model: Model) -> None:
         """Nothing to build."""
 
-    def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    def calibrate(self, model: Model, data: Sequences) -> None:
         """Nothing to calibrate."""
 
     def forward(self, laws: Laws) -> Tensor:
@@ -119,23 +120,25 @@ class RecurrentFilter(nn.Module):
         self.head: nn.Linear | None = None
         self._flags = 0
         self._inputs = 0
+        self._observations: Observations | None = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
     shift: Tensor
     scale: Tensor
 
-    def build(self, model: HiddenMarkovModel) -> None:
+    def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
         width = self._width(model)
+        self._observations = model.observations
         if self.head is not None:
             assert self.network is not None
-            fits = self.network.input_size == width, self.head.out_features == model.states
+            fits = self.network.input_size == width, self.head.out_features == model.belief.width
             if not all(fits):
                 raise ValueError(
                     f"filter: built for {self.network.input_size} input channels and "
-                    f"{self.head.out_features} states, got a model with {width} and "
-                    f"{model.states}; make a new {type(self).__name__}"
+                    f"{self.head.out_features} numbers a belief, got a model with {width} and "
+                    f"{model.belief.width}; make a new {type(self).__name__}"
                 )
             return
         if self.network is None:
@@ -154,30 +157,30 @@ class RecurrentFilter(nn.Module):
             )
         self._inputs = model.inputs
         channels = self.hidden_size * (1 if self.causal else 2)
-        self.head = nn.Linear(channels, model.states)
-        size = model.emission.encoding_size if self.reads != "likelihoods" else 0
+        self.head = nn.Linear(channels, model.belief.width)
+        size = model.observations.channels if self.reads != "likelihoods" else 0
         self.shift, self.scale = torch.zeros(size), torch.ones(size)
 
-    def _width(self, model: HiddenMarkovModel) -> int:
-        emission = model.emission
+    def _width(self, model: Model) -> int:
+        observations = model.observations
         width = model.inputs + (model.states if self.reads != "observations" else 0)
         if self.reads == "likelihoods":
             return width
-        plain = width + emission.encoding_size
+        plain = width + observations.channels
         flags = 0
-        if not emission.codes:  # a missing symbol shows as an all-zero one-hot vector
-            flags = emission.features if emission.features <= FLAGGED_FEATURES else 1
+        if not observations.codes:  # a missing symbol shows as an all-zero one-hot vector
+            flags = observations.features if observations.features <= FLAGGED_FEATURES else 1
         if self.head is None and self.network is not None and self.network.input_size == plain:
             flags = 0  # a user's own network has no channels for flags
         self._flags = flags if self.head is None else self._flags
         return plain + self._flags
 
-    def calibrate(self, model: HiddenMarkovModel, data: Sequences) -> None:
+    def calibrate(self, model: Model, data: Sequences) -> None:
         """Standardise the channels by the data, unless they are symbols or bits.
 
         A network of the user's own goes on reading what it always read.
         """
-        if self.reads == "likelihoods" or model.emission.codes or self._users:
+        if self.reads == "likelihoods" or model.observations.codes or self._users:
             return
         seen = data.values[data.mask]
         if bool(((seen == 0) | (seen == 1)).all()):
@@ -196,10 +199,11 @@ class RecurrentFilter(nn.Module):
         dtype = self.head.weight.dtype
         parts: list[Tensor] = []
         if self.reads != "likelihoods":
-            y, mask = laws.emission.observed(laws.data)
+            assert self._observations is not None  # known since the head was built
+            y, mask = self._observations.read(laws.data)
             seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-            encoded = laws.emission.encode(y).to(dtype)
-            if not laws.emission.codes:  # symbols are read as they are
+            encoded = self._observations.encode(y).to(dtype)
+            if not self._observations.codes:  # symbols are read as they are
                 encoded = (encoded - self.shift) / self.scale
             parts.append(encoded if bool(seen.all()) else encoded * seen)
             if self._flags:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models import HiddenMarkovModel, SequenceFolder, Sequences
+from ..models import HiddenMarkovModel, Laws, Model, SequenceFolder, Sequences
 from ..models.folders import Data
 from ..models.persistence import write_tensors
 from ..models.randomness import seeded
@@ -46,7 +46,7 @@ class Fit:
     The guide is in the best state that the fit came by, see ``FitSettings``.
     """
 
-    model: HiddenMarkovModel
+    model: Model
     guide: Guide
     objective: Objective
     settings: FitSettings
@@ -61,7 +61,7 @@ class Fit:
     versions: Mapping[str, str] = field(repr=False)
 
     @property
-    def fitted(self) -> HiddenMarkovModel:
+    def fitted(self) -> Model:
         """The model with its parameters known, at the posterior medians."""
         return parameters_of(self.guide)
 
@@ -75,7 +75,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 def fit(
-    model: HiddenMarkovModel,
+    model: Model,
     guide: Guide,
     data: Data,
     *,
@@ -136,7 +136,7 @@ def fit(
 
 
 def _check(
-    model: HiddenMarkovModel,
+    model: Model,
     guide: Guide,
     data: Data,
     objective: str,
@@ -266,7 +266,9 @@ class _Run:
         return starting_values(self.model, self.batches.sample, self.settings.start, seed=seed)
 
     def _improve(self, values: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
-        point = BeliefGuide(self.model, ExactFilter(), parameters="map").fresh(values)
+        point: Guide = self.origin.fresh(values)
+        if self.model.exact:
+            point = BeliefGuide(self.model, ExactFilter(), parameters="map").fresh(values)
         optimizer = self._make_optimizer(point)
         for step in range(self.settings.restart_steps):
             self._differentiate(point, optimizer, "elbo", step)
@@ -388,7 +390,7 @@ class _Run:
         """Whether the loss alone tells how good a state is: no noise, and nothing held out."""
         known = not self.model.priors or self.origin.uncertainty in ("map", "ml")
         whole = self.batches.full and self.batches.heldout is None
-        return whole and known and self.objective == "elbo"
+        return whole and known and self.objective == "elbo" and self.origin.noiseless
 
     def _keep(self) -> None:
         self.best = {n: v.detach().clone() for n, v in self.guide.state_dict().items()}
@@ -482,6 +484,8 @@ class _Run:
         )
 
     def _warn_of_dead_states(self) -> None:
+        if not isinstance(self.model, HiddenMarkovModel):
+            return  # nothing else has states that can die
         if not self.model.priors or not self.processes.first:
             return
         data = self.batches.train[: 4 * self.settings.batch_size]
@@ -498,13 +502,14 @@ class _Run:
 
 
 def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
-    """ELBO of the states at the posterior medians, nats per step; no noise.
+    """ELBO of the states at the posterior medians, nats per step.
 
-    Processes take turns with the batches.
+    The same number every time: a guide that draws trajectories for it has the same draws. Processes
+    take turns with the batches.
     """
     total = 0.0
     size = max(1, min(256, EVALUATED // data.max_length))
-    with torch.no_grad():
+    with torch.no_grad(), seeded(0):
         median = guide.median()
         for first in range(processes.rank * size, len(data), processes.size * size):
             laws = guide.model.laws(median, data[first : first + size])
@@ -520,9 +525,10 @@ def _blame(guide: Guide, batch: Sequences) -> str | None:
             if not bool(value.isfinite().all()):
                 return f"site {name!r}, sequence all"
         laws = guide.model.laws(draw.values, batch)
-        likelihood = laws.log_likelihood
-        for site, table in (("obs", likelihood.amax(-1).sum(-1)), ("states", None)):
-            each = guide.bound(laws) if table is None else table
+        tables: dict[str, Tensor] = {}
+        if isinstance(laws, Laws):
+            tables["obs"] = laws.log_likelihood.amax(-1).sum(-1)
+        for site, each in (tables | {"states": guide.bound(laws)}).items():
             bad = (~each.isfinite()).nonzero()[:, 0].tolist()
             if bad:
                 return f"site {site!r}, sequence {batch.labels[bad[0]]!r}"

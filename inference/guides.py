@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import register_kl
 
-from ..models import HiddenMarkovModel, Laws, Sequences
+from ..models import Laws, Model, Sequences
 from ..models.emissions import Parameters
 from . import exact
 from .filters import ExactFilter, Filter
@@ -53,14 +53,14 @@ class Guide(nn.Module, ABC):
 
     def __init__(
         self,
-        model: HiddenMarkovModel,
+        model: Model,
         filter: Filter,
         *,
         parameters: Uncertainty = "normal",
     ) -> None:
         super().__init__()
-        if not isinstance(model, HiddenMarkovModel):
-            raise ValueError(f"model: must be a HiddenMarkovModel, got {model!r}")
+        if not isinstance(model, Model):
+            raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
         if parameters not in UNCERTAINTIES:
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
         self._check_filter(filter)
@@ -72,6 +72,11 @@ class Guide(nn.Module, ABC):
 
     def _check_filter(self, filter: Filter) -> None:
         """Refuse filters that this guide cannot use."""
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether ``bound`` follows from the parameters, without draws of trajectories."""
+        return True
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
         if not self.model.priors:
@@ -262,7 +267,7 @@ def _local_parameters() -> Iterator[None]:
         yield
 
 
-def parameters_of(guide: Guide, values: Parameters | None = None) -> HiddenMarkovModel:
+def parameters_of(guide: Guide, values: Parameters | None = None) -> Model:
     """The guide's model with all parameters known: at ``values`` or the posterior medians."""
     chosen = guide.median() if values is None else values
     return guide.model.with_parameters(**chosen)

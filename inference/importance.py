@@ -11,18 +11,117 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..models import Sequences
+from ..models import HiddenMarkovModel, Model, Sequences
+from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from . import exact
 from .arviz_groups import k_threshold, pareto_k, psis_log_mean
 from .draws import batches, blocks, draw_parameters, draw_paths, for_batch
+from .evidence import log_evidence
 from .fit import Fit
 from .guides import Guide
+from .objectives import log_mean_exp
 
 FEWEST = 25
 """Fewest weights that a Pareto tail is fitted to."""
 
+_SEQUENCES = 64
+"""Sequences whose trajectories are weighted at once."""
+
+_NUMBERS = 2**22
+"""Numbers in a table of trajectories, of which a dozen live at a time."""
+
 Weights = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class WeightedEvidence:
+    r"""The evidence of every sequence at known parameters, from weighted trajectories of a guide.
+
+    .. math::
+        \log \hat p(y) = \log \frac1S \sum_s w_s, \qquad
+        w_s = \frac{p(y, z_s)}{q(z_s \mid y)}, \quad z_s \sim q
+
+    On average below log p(y) and above the bound, to which it is equal for S = 1 (Burda et al.
+    2016). All in nats, one entry a sequence.
+    """
+
+    log_evidence: Tensor
+    """log of the mean weight, (N,)."""
+    bound: Tensor
+    """The mean log weight, an estimate of the guide's ELBO, (N,)."""
+    k_hat: Tensor
+    """Pareto k̂ of the weights, (N,); NaN where they allow none."""
+    threshold: float
+    """Largest k̂ to rely on with so many draws."""
+    lengths: Tensor
+    """Lengths of the sequences, (N,)."""
+
+    @property
+    def per_step(self) -> float:
+        """Σ log evidence / steps."""
+        return float(self.log_evidence.sum()) / int(self.lengths.sum())
+
+    @property
+    def bound_per_step(self) -> float:
+        """Σ bound / steps."""
+        return float(self.bound.sum()) / int(self.lengths.sum())
+
+    @property
+    def reliable_share(self) -> float:
+        """Share of the sequences whose k̂ is below the threshold."""
+        return float((self.k_hat <= self.threshold).double().mean())
+
+
+def weighted_evidence(
+    result: Fit | Guide, data: Sequences, *, draws: int = 500, seed: int = 0
+) -> WeightedEvidence:
+    """Estimate the evidence at the posterior medians of the parameters with the guide's weights.
+
+    For any model and guide; where there is exact inference see ``evidence_gap``.
+
+    Args:
+        result: a fit, or a guide on its own.
+        data: sequences, seen in training or not.
+        draws: trajectories of every sequence, S >= 25.
+        seed: of the draws; torch's global generator is left as it was.
+
+    Raises:
+        ValueError: bad argument, or data that the model cannot emit.
+    """
+    guide = result.guide if isinstance(result, Fit) else result
+    if not isinstance(guide, Guide):
+        raise ValueError(f"result: must be a Fit or a guide, got {type(guide).__name__}")
+    if not isinstance(draws, int) or draws < FEWEST:
+        raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
+    guide.model.check(data)
+    with seeded(seed), torch.no_grad():
+        medians = guide.median()
+        parts = [log_weights(guide, medians, batch, draws) for batch in data.batches(_SEQUENCES)]
+        log_w = torch.cat(parts, -1).double()
+    return WeightedEvidence(
+        log_evidence=log_mean_exp(log_w),
+        bound=log_w.mean(0),
+        k_hat=torch.tensor([k_hat(_array(each)) for each in log_w.unbind(-1)]),
+        threshold=k_threshold(draws),
+        lengths=data.lengths,
+    )
+
+
+def log_weights(guide: Guide, values: Parameters, data: Sequences, draws: int) -> Tensor:
+    """log p(y, z_s) − log q(z_s | y) of trajectories of the guide, (draws, N) nats.
+
+    Drawn with torch's global generator, a block at a time.
+    """
+    laws = guide.model.laws(values, data)
+    posterior = guide.posterior(laws, learn=False)
+    block = max(1, _NUMBERS // (data.max_length * len(data) * guide.model.states))
+    parts = []
+    for first in range(0, draws, block):
+        paths = posterior.sample_paths(min(block, draws - first))
+        log_p = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+        parts.append(log_p - posterior.path_log_prob(paths))
+    return torch.cat(parts)
 
 
 @dataclass(frozen=True)
@@ -100,15 +199,10 @@ def importance(
     model = guide.model
     with seeded(seed), torch.no_grad():
         drawn = draw_parameters(guide, draws)
-        evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
-        one = {name: value[0] for name, value in drawn.values.items()}
-        for _, batch in batches(model, data):
-            here = for_batch(guide, model, batch, one)
-            for block in blocks(model, batch, drawn.values, draws):
-                paths = draw_paths(here, block)
-                evidence[block.place] += exact.log_evidence(*block.chain).sum(-1)
-                joint[block.place] += (paths.log_joint - paths.log_q).sum(-1)
-                bound[block.place] += paths.elbo.sum(-1)
+        if isinstance(model, HiddenMarkovModel):
+            evidence, joint, bound = _of_blocks(guide, model, data, drawn.values, draws)
+        else:
+            evidence, joint, bound = _one_by_one(guide, model, data, drawn.values, draws)
     ratio = drawn.log_prior - drawn.log_q
     log_w, log_w_joint = _array(ratio + evidence), _array(ratio + joint)
     elbo = _array(ratio + bound)
@@ -123,6 +217,40 @@ def importance(
         log_weights=log_w,
         log_weights_joint=log_w_joint,
     )
+
+
+def _of_blocks(
+    guide: Guide, model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Evidence, log weight of a path, and bound under every draw, (draws,) each."""
+    evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
+    one = {name: value[0] for name, value in values.items()}
+    for _, batch in batches(model, data):
+        here = for_batch(guide, model, batch, one)
+        for block in blocks(model, batch, values, draws):
+            paths = draw_paths(here, block)
+            evidence[block.place] += exact.log_evidence(*block.chain).sum(-1)
+            joint[block.place] += (paths.log_joint - paths.log_q).sum(-1)
+            bound[block.place] += paths.elbo.sum(-1)
+    return evidence, joint, bound
+
+
+def _one_by_one(
+    guide: Guide, model: Model, data: Sequences, values: Parameters, draws: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The same for models whose laws are of one draw of the parameters at a time."""
+    evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
+    for draw in range(draws):
+        one = {name: value[draw] for name, value in values.items()}
+        for batch in data.batches(_SEQUENCES):
+            laws = model.laws(one, batch)
+            posterior = guide.posterior(laws, learn=False)
+            path = posterior.sample_paths(1)
+            log_p = posterior.chain_log_prob(path) + posterior.emission_log_prob(path)
+            joint[draw] += (log_p - posterior.path_log_prob(path)).sum()
+            evidence[draw] += log_evidence(laws).sum()
+            bound[draw] += posterior.elbo().sum()
+    return evidence, joint, bound
 
 
 def k_hat(log_weights: Weights) -> float:
@@ -161,6 +289,11 @@ def _check(guide: Any, data: Sequences, draws: int) -> None:
         )
     if not isinstance(draws, int) or draws < FEWEST:
         raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
+    if not guide.model.exact:
+        raise ValueError(
+            "result: needs a model with exact inference, whose parameters alone can be judged; "
+            f"weighted_evidence judges trajectories, got {guide.model}"
+        )
     if not isinstance(data, Sequences):
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     guide.model.check(data)

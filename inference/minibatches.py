@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, SequenceFolder, Sequences
+from ..models import Model, SequenceFolder, Sequences
 from ..models.folders import Data
 from .parallel import Processes
 
@@ -41,7 +41,7 @@ class Minibatches:
 
     def __init__(
         self,
-        model: HiddenMarkovModel,
+        model: Model,
         data: Data,
         heldout: Data | None,
         *,
@@ -98,7 +98,7 @@ class Minibatches:
         return self._read[1]
 
 
-def checked(model: HiddenMarkovModel, data: Data) -> Data:
+def checked(model: Model, data: Data) -> Data:
     """The same data; those of a folder are checked when they are read."""
     return data.checked_by(model.check_values) if isinstance(data, SequenceFolder) else data
 
@@ -108,7 +108,7 @@ def bounded(data: Data, seed: int) -> Sequences:
     return data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
 
 
-def _held_out(model: HiddenMarkovModel, data: Data, share: float, seed: int) -> tuple[Data, Data]:
+def _held_out(model: Model, data: Data, share: float, seed: int) -> tuple[Data, Data]:
     if isinstance(data, Sequences):
         return data.split([1 - share, share], seed=seed)  # type: ignore[return-value]
     parts: list[float] | list[int] = [1 - share, share]

@@ -23,11 +23,11 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to
 from tqdm import tqdm
 
-from ..models import HiddenMarkovModel, Sequences
+from ..models import HiddenMarkovModel, Model, Sequences
 from ..models.emissions import Parameters
 from ..models.randomness import one_thread, seeded
-from . import exact
 from .diagnostics import free_parameters
+from .evidence import log_evidence
 from .provenance import versions
 from .start import STARTS, Start, starting_values
 
@@ -86,7 +86,7 @@ class NutsSettings:
 class NutsFit:
     """Draws of the parameters from their posterior, float64."""
 
-    model: HiddenMarkovModel
+    model: Model
     draws: Mapping[str, Tensor]
     """Every unknown parameter, (chains, draws, …)."""
     log_density: Tensor
@@ -111,7 +111,7 @@ class _Chain(NamedTuple):
 
 
 def nuts(
-    model: HiddenMarkovModel,
+    model: Model,
     data: Sequences,
     *,
     chains: int = 4,
@@ -129,7 +129,7 @@ def nuts(
 
     .. math:: p(\theta \mid y) \propto p(\theta) \prod_n p(y_n \mid \theta)
 
-    with the exact evidence and its analytic gradient (``inference.exact.log_evidence``).
+    with the exact evidence and its analytic gradient (``inference.evidence.log_evidence``).
     Everything is computed in float64, whatever the dtype of the model's priors.
 
     The states of most models can be renamed without changing the posterior, which then has K!
@@ -181,9 +181,14 @@ def nuts(
     )
 
 
-def _check(model: HiddenMarkovModel, data: Sequences, seed: int, jobs: int) -> None:
-    if not isinstance(model, HiddenMarkovModel):
-        raise ValueError(f"model: must be a HiddenMarkovModel, got {model!r}")
+def _check(model: Model, data: Sequences, seed: int, jobs: int) -> None:
+    if not isinstance(model, Model):
+        raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
+    if not model.exact:
+        raise ValueError(
+            "model: needs one whose hidden states can be integrated out exactly (NUTS samples the "
+            f"parameters alone), got {model}"
+        )
     if not isinstance(data, Sequences):
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     if not model.priors:
@@ -207,7 +212,7 @@ class _Target:
     several times more in warm-up than all the rest.
     """
 
-    def __init__(self, model: HiddenMarkovModel, data: Sequences, start: Parameters) -> None:
+    def __init__(self, model: Model, data: Sequences, start: Parameters) -> None:
         self.model = model
         self.data = data
         self.priors = {name: in_double(prior) for name, prior in model.priors.items()}
@@ -232,8 +237,7 @@ class _Target:
         """log p(θ) + Σ_n log p(y_n | θ); ``values`` may have leading axes of draws."""
         prior = torch.stack([self.priors[name].log_prob(v) for name, v in values.items()]).sum(0)
         laws = self.model.laws(values, self.data)
-        chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        density: Tensor = prior + exact.log_evidence(*chain).sum(-1)
+        density: Tensor = prior + log_evidence(laws).sum(-1)
         return density
 
     def potential(self, x: Parameters) -> Tensor:
@@ -243,11 +247,10 @@ class _Target:
         try:
             density = self.log_density(values)
         except ValueError as error:
-            # Only the stationary law refuses values (a chain that is reducible in float64), and
-            # only here: the start passed. Pyro takes "singular" for the end of a trajectory.
-            if self.model.initial != "stationary":
-                raise
-            raise RuntimeError("singular: the chain has no single stationary law") from error
+            # Laws refuse values at the edge of their support only (a chain that is reducible in
+            # float64, a covariance that is singular there), and only here: the start passed. Pyro
+            # takes "singular" for the end of a trajectory.
+            raise RuntimeError(f"singular: {error}") from error
         for name, z in stretched.items():
             density = density + self.transforms[name].log_abs_det_jacobian(z, values[name]).sum()
         return -density
@@ -255,6 +258,9 @@ class _Target:
     def densities(self, draws: Parameters) -> Tensor:
         """``log_density`` of many draws, a few at a time."""
         count = len(next(iter(draws.values())))
+        if not isinstance(self.model, HiddenMarkovModel):  # its laws are of one draw at a time
+            each = ({name: v[draw] for name, v in draws.items()} for draw in range(count))
+            return torch.stack([self.log_density(values) for values in each])
         table = len(self.data) * self.data.max_length * self.model.states
         size = max(1, _TABLE // table)
         parts = [
@@ -285,7 +291,7 @@ class _Target:
 
 
 def _run_chain(
-    model: HiddenMarkovModel,
+    model: Model,
     data: Sequences,
     settings: NutsSettings,
     seed: int,

@@ -133,7 +133,8 @@ def _draw(guide: Guide, batch: Batch) -> tuple[ParameterDraw, Laws]:
 
 
 def _constant(guide: Guide, draw: ParameterDraw, data: Sequences) -> Laws:
-    return guide.model.laws({name: v.detach() for name, v in draw.values.items()}, data)
+    laws: Laws = guide.model.laws({name: v.detach() for name, v in draw.values.items()}, data)
+    return laws
 
 
 def _joint(posterior: PathPosterior, paths: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, Laws, Regression, Sequences
+from ..models import HiddenMarkovModel, Laws, Model, Regression, Sequences
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, structures
@@ -47,7 +47,7 @@ class Forecast:
         return torch.quantile(self.draws.double(), q, dim=0)
 
 
-def log_evidence(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+def log_evidence(model: Model, data: Sequences) -> Tensor:
     """log p(y_n) of every sequence with the states summed out, (N,) nats.
 
     Differentiable in the known parameters. With inputs: given the inputs.
@@ -55,21 +55,41 @@ def log_evidence(model: HiddenMarkovModel, data: Sequences) -> Tensor:
     Raises:
         ValueError: a parameter is not known, or data that the model cannot emit.
     """
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     return _over_batches(model, data, lambda laws: structures.log_evidence(model, laws))
 
 
-def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+@overload
+def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+@overload
+def filter(model: Model, data: Sequences) -> Any: ...
+def filter(model: Model, data: Sequences) -> Any:
     """p(z_t | y_1 … y_t), (N, T, K); zero beyond the length of a sequence."""
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_beliefs))
 
 
-def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+@overload
+def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+@overload
+def predict(model: Model, data: Sequences) -> Any: ...
+def predict(model: Model, data: Sequences) -> Any:
     """p(z_t | y_1 … y_{t-1}), (N, T, K); zero beyond the length of a sequence."""
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_predicted))
 
 
-def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+@overload
+def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+@overload
+def smooth(model: Model, data: Sequences) -> Any: ...
+def smooth(model: Model, data: Sequences) -> Any:
     """p(z_t | y_1 … y_T), (N, T, K); zero beyond the length of a sequence."""
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, exact.smooth_chain(*_chain(laws))))
 
 
@@ -78,8 +98,10 @@ def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
     return _over_batches(model, data, lambda laws: exact.pair_marginals(*_chain(laws)), pad_from=1)
 
 
-def step_log_likelihood(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
     """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
 
 
@@ -91,9 +113,11 @@ def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
 
 
 def sample_states(
-    model: HiddenMarkovModel, data: Sequences, draws: int = 1, *, seed: int | None = None
+    model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
 ) -> Tensor:
     """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length."""
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     if draws < 1:
         raise ValueError(f"draws: must be >= 1, got {draws}")
     with seeded(seed):
@@ -106,7 +130,7 @@ def sample_states(
 
 
 def forecast(
-    model: HiddenMarkovModel,
+    model: Model,
     data: Sequences,
     steps: int,
     *,
@@ -126,6 +150,8 @@ def forecast(
         times: of these steps (N, H), later than all that was seen, where the model reads them.
         seed: of the simulation.
     """
+    if not isinstance(model, HiddenMarkovModel):
+        raise _inexact(model)
     if steps < 1 or draws < 1:
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
@@ -144,6 +170,13 @@ def forecast(
     else:
         mean = log_states.exp() @ model.emission.mean(laws.parameters)
     return Forecast(log_states.exp(), mean, drawn)
+
+
+def _inexact(model: Model) -> ValueError:
+    return ValueError(
+        "model: needs one whose hidden states can be integrated out exactly; for others see "
+        f"weighted_evidence, got {model}"
+    )
 
 
 def _future(

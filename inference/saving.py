@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..models import HiddenMarkovModel
+from ..models import Model
 from ..models.persistence import describe, read_tensors, restore, write_tensors
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
 from .fit import Fit
@@ -97,9 +97,7 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
     return {"kind": type(kept).__name__, "reads": kept.reads, "network": network}
 
 
-def _restore_guide(
-    record: dict[str, Any], model: HiddenMarkovModel, state: dict[str, Tensor]
-) -> Guide:
+def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor]) -> Guide:
     description = record["filter"]
     kept: Filter = ExactFilter()
     if description["kind"] != "ExactFilter":

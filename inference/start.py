@@ -25,6 +25,7 @@ from ..models import (
     GeneratorTransition,
     HiddenMarkovModel,
     Misclassification,
+    Model,
     SequenceFolder,
     Sequences,
 )
@@ -53,7 +54,7 @@ Array = npt.NDArray[np.float64]
 
 
 def starting_values(
-    model: HiddenMarkovModel,
+    model: Model,
     data: Data,
     start: Start | Mapping[str, Tensor] = "kmeans",
     *,
@@ -68,7 +69,8 @@ def starting_values(
         start: ``"prior"`` draws from the prior; ``"kmeans"`` clusters the frames (for symbols: the
             symbols, by what comes before and after them) and reads every law off the clusters;
             ``"frames"`` does the same with random frames for cluster centres; or values by name,
-            where names left out are drawn from the prior.
+            where names left out are drawn from the prior. Models without discrete states have
+            nothing to cluster: ``"kmeans"`` takes what ``Model.start`` reads off the data.
         seed: of the draws and of the clustering; torch's global generator is left as it was.
 
     Returns:
@@ -81,13 +83,15 @@ def starting_values(
     """
     if not isinstance(start, Mapping) and start not in STARTS:
         raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
+    if start == "frames" and not isinstance(model, HiddenMarkovModel):
+        raise ValueError(f"start: 'frames' is for models of discrete states, got {model}")
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
     given = _inside(model, start) if isinstance(start, Mapping) else {}
     with seeded(seed), torch.no_grad():
         values = {name: prior.sample() for name, prior in model.priors.items()}
         if values and start in ("kmeans", "frames"):
-            given = _from_clusters(model, data.to("cpu"), lloyd=start == "kmeans")
+            given = _read_off(model, data.to("cpu"), lloyd=start == "kmeans")
     for name, prior in model.priors.items():
         # A prior of the user's own can exclude what the data say; its draw then stays.
         if name in given and bool(_support(prior).check(given[name]).all()):
@@ -95,7 +99,13 @@ def starting_values(
     return {name: value.to(torch.get_default_dtype()) for name, value in values.items()}
 
 
-def _inside(model: HiddenMarkovModel, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
+    if isinstance(model, HiddenMarkovModel):
+        return _from_clusters(model, data, lloyd)
+    return model.start(data)
+
+
+def _inside(model: Model, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The values by the parameters' own names, all inside the support."""
     values = model.with_parameters(**start).known  # checks names, shapes and supports
     known = sorted(name for name, value in model.known.items() if values[name] is not value)

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -199,6 +200,17 @@ class HiddenMarkovModel(Model):
     def observations(self) -> Observations:
         """The kind of data that the emission is a law of."""
         return self.emission.observations
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``."""
+        return {
+            "states": self.states,
+            "emission": self.emission,
+            "transition": self.transition,
+            "initial": self.initial,
+            "ordered": self.ordered,
+        }
 
     @property
     def belief(self) -> DiscreteBelief:

@@ -119,9 +119,27 @@ class Model(ABC):
         """Number of input columns that the laws read; 0 for none."""
 
     @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the components of a continuous state."""
+        return tuple(str(place) for place in range(self.states))
+
+    @property
+    def exact(self) -> bool:
+        """Whether the hidden states can be summed out exactly: there is an exact filter."""
+        return True
+
+    @property
     def timed(self) -> bool:
         """Whether the laws read ``data.times``: a model in continuous time."""
         return False
+
+    @property
+    @abstractmethod
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``: what saving it takes.
+
+        Plain values and laws that are dataclasses of such.
+        """
 
     @abstractmethod
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
@@ -146,6 +164,14 @@ class Model(ABC):
     def laws(self, parameters: Parameters, data: Sequences) -> Any:
         """The laws at given values of the unknown parameters, ``TrajectoryLaws``; pure."""
 
+    def start(self, data: Sequences) -> dict[str, Tensor]:
+        """Values of parameters read off the data, to start a fit from.
+
+        Those that are left out start at a draw from their prior.
+        """
+        del data
+        return {}
+
     @property
     def _least_observed(self) -> int:
         """Observed steps without which a fit makes no sense."""
@@ -160,6 +186,11 @@ class Model(ABC):
     def priors(self) -> Priors:
         """Priors of the parameters that are not known, by name."""
         return {name: prior for name, prior in self._all.items() if name not in self._known}
+
+    @property
+    def all_priors(self) -> Priors:
+        """Priors of all parameters, known or not, by name."""
+        return dict(self._all)
 
     @property
     def known(self) -> Mapping[str, Tensor]:

@@ -24,12 +24,15 @@ from .laws import (
     SparseTransition,
 )
 from .misclassification import Misclassification
+from .model import Model
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 
 FORMAT = 1
+
+_MODELS: dict[str, type[Any]] = {"HiddenMarkovModel": HiddenMarkovModel}
 
 _PARTS: dict[str, type[Any]] = {
     part.__name__: part
@@ -62,7 +65,7 @@ _PRIORS = {
 }
 
 
-def describe(model: HiddenMarkovModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A JSON-ready description of the model, and its tensors (known values, own priors).
 
     Raises:
@@ -72,26 +75,21 @@ def describe(model: HiddenMarkovModel) -> tuple[dict[str, Any], dict[str, Tensor
     priors = {}
     for name, prior in model.replaced_priors.items():
         priors[name] = _describe_prior(prior, f"prior.{name}", tensors)
-    description = {
-        "format": FORMAT,
-        "kind": "HiddenMarkovModel",
-        "states": model.states,
-        "emission": _describe_part(model.emission),
-        "transition": _describe_part(model.transition),
-        "initial": model.initial,
-        "ordered": model.ordered,
-        "priors": priors,
-    }
+    kind = type(model).__name__
+    if _MODELS.get(kind) is not type(model):
+        raise ValueError(f"model: can save {sorted(_MODELS)}, got {model!r}")
+    arguments = {name: _described(value) for name, value in model.configuration.items()}
+    description = {"format": FORMAT, "kind": kind, **arguments, "priors": priors}
     return description, tensors
 
 
-def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMarkovModel:
+def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
     """The model that ``describe`` described.
 
     Raises:
         ValueError: another format, or a description that is not whole.
     """
-    if description.get("format") != FORMAT or description.get("kind") != "HiddenMarkovModel":
+    if description.get("format") != FORMAT or description.get("kind") not in _MODELS:
         raise ValueError(
             f"path: needs a model of format {FORMAT}, got kind {description.get('kind')!r}, "
             f"format {description.get('format')!r}"
@@ -104,31 +102,30 @@ def restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMa
         ) from error
 
 
-def _restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> HiddenMarkovModel:
+def _restore(description: dict[str, Any], tensors: dict[str, Tensor]) -> Model:
     priors = {
         name: _restore_prior(prior, f"prior.{name}", tensors)
         for name, prior in description["priors"].items()
     }
-    model = HiddenMarkovModel(
-        description["states"],
-        _restore_part(description["emission"]),
-        initial=description["initial"],
-        transition=_restore_part(description["transition"]),
-        ordered=description["ordered"],
-        priors=priors,
-    )
+    arguments = {
+        name: _restored(value)
+        for name, value in description.items()
+        if name not in ("format", "kind", "priors")
+    }
+    model = _MODELS[description["kind"]](**arguments, priors=priors)
     start = len("known.")
     known = {name[start:]: value for name, value in tensors.items() if name.startswith("known.")}
-    return model.with_parameters(**known) if known else model
+    restored: Model = model.with_parameters(**known) if known else model
+    return restored
 
 
-def save_model(model: HiddenMarkovModel, path: str | os.PathLike[str]) -> Path:
+def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
     """Write the model to one file, atomically."""
     description, tensors = describe(model)
     return write_tensors(path, {"model": json.dumps(description), "tensors": tensors})
 
 
-def load_model(path: str | os.PathLike[str]) -> HiddenMarkovModel:
+def load_model(path: str | os.PathLike[str]) -> Model:
     """Read a model written by ``save_model``.
 
     Raises:
@@ -189,22 +186,29 @@ def _describe_part(part: Any) -> dict[str, Any]:
         raise ValueError(f"model: can save {sorted(_PARTS)}, got {part!r}")
     fields = {}
     for field in dataclasses.fields(part):
-        value = getattr(part, field.name)
-        fields[field.name] = _describe_part(value) if dataclasses.is_dataclass(value) else value
+        fields[field.name] = _described(getattr(part, field.name))
     return {"kind": kind, **fields}
+
+
+def _described(value: Any) -> Any:
+    """Laws as descriptions, also within tuples; plain values as they are."""
+    if isinstance(value, tuple | list):
+        return [_described(entry) for entry in value]
+    return _describe_part(value) if dataclasses.is_dataclass(value) else value
 
 
 def _restore_part(description: dict[str, Any]) -> Any:
     kind = description.get("kind", "")
     if kind not in _PARTS:
         raise ValueError(f"path: needs a law of {sorted(_PARTS)}, got {kind!r}")
-    fields = {}
-    for name, value in description.items():
-        if isinstance(value, dict):
-            fields[name] = _restore_part(value)
-        elif name != "kind":
-            fields[name] = tuple(value) if isinstance(value, list) else value
+    fields = {name: _restored(value) for name, value in description.items() if name != "kind"}
     return _PARTS[kind](**fields)
+
+
+def _restored(value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(_restored(entry) for entry in value)
+    return _restore_part(value) if isinstance(value, dict) else value
 
 
 def _describe_prior(prior: Any, place: str, tensors: dict[str, Tensor]) -> dict[str, Any]:

@@ -318,7 +318,7 @@ def test_bad_arguments():
         ForwardGuide(model, ExactFilter())
     with pytest.raises(ValueError, match="got 'laplace'"):
         BeliefGuide(model, ExactFilter(), parameters="laplace")
-    with pytest.raises(ValueError, match="model: must be a HiddenMarkovModel"):
+    with pytest.raises(ValueError, match="model: must be a model"):
         BeliefGuide("model", ExactFilter())
 
 
