@@ -225,18 +225,13 @@ def predictions(
     sample: Sample,
     replicas: Rows,
     steps: int,
-    along: Mapping[str, Tensor | None],
+    along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
-    """One continuation of every sequence per draw of the parameters.
-
-    ``along`` are inputs and times of the steps ahead.
-    """
-    drawn, probability = [], []
+    """One continuation of every sequence per draw of the parameters."""
+    (inputs, times), drawn, probability = along, [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})
-        ahead = queries.forecast(
-            known, data, steps, draws=1, inputs=along["inputs"], times=along["times"]
-        )
+        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
         drawn.append(one_feature(ahead.draws[0]))
         probability.append(ahead.state_probability)
     return {
