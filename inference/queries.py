@@ -12,7 +12,14 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, Laws, Model, Regression, Sequences
+from ..models import (
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Laws,
+    Model,
+    Regression,
+    Sequences,
+)
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, structures
@@ -203,7 +210,9 @@ def _future(
     if model.timed:
         assert data.times is not None  # checked with the data
         along["times"] = _times_ahead(data.times[rows, last], steps, times)
-    return Sequences.from_tensors(y, codes=data.is_codes, **along)
+    future = Sequences.from_tensors(y, codes=data.is_codes, **along)
+    law = model.transition
+    return law.scheduled(future) if isinstance(law, GeneratorTransition) else future
 
 
 def _times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
