@@ -3,6 +3,9 @@
 from .beliefs import DiscreteBelief, GaussianBelief
 from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepLaws, DeepMarkovModel, GatedTransition
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .generators import GeneratorTransition
@@ -14,6 +17,7 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
@@ -22,15 +26,23 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "Autoregressive",
     "BandedTransition",
     "Bernoulli",
     "Categorical",
     "ContinuousTimeHMM",
+    "Cycle",
+    "DeepLaws",
+    "DeepMarkovModel",
     "DiscreteBelief",
+    "Dynamics",
     "Emission",
     "FullGaussian",
+    "GatedTransition",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
@@ -38,6 +50,13 @@ __all__ = [
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
+    "LinearDynamics",
+    "LinearEmission",
+    "LinearGaussianSSM",
+    "LinearLaws",
+    "LinearSDE",
+    "LocalLevel",
+    "LocalLinearTrend",
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
@@ -47,13 +66,17 @@ __all__ = [
     "NeuralEmission",
     "NeuralTransition",
     "Ordered",
+    "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "Seasonal",
     "SequenceFolder",
     "Sequences",
     "Simulation",
     "SparseTransition",
     "StudentT",
+    "SwitchingLaws",
+    "SwitchingLinearSSM",
     "load_model",
     "save_model",
     "write_folder",

@@ -329,8 +329,7 @@ class Model(ABC):
         """
         laws: TrajectoryLaws = self.laws(parameters, like)
         with torch.no_grad():
-            paths = laws.sample_states()
-            y = laws.draw(paths)
+            paths, y = self._draw(laws)
         along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
         codes, mask = self.observations.codes, self.observations.read(like)[1]
         data = Sequences(
@@ -346,6 +345,11 @@ class Model(ABC):
         else:
             paths = paths.masked_fill(beyond.unsqueeze(-1), 0)
         return Simulation(paths, data, dict(laws.parameters))
+
+    def _draw(self, laws: Any) -> tuple[Tensor, Tensor]:
+        """One draw of hidden trajectories and observations."""
+        paths = laws.sample_states()
+        return paths, laws.draw(paths)
 
     def _blank(
         self,

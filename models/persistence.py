@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
+from .deep import DeepMarkovModel
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import LinearDynamics, SumOfDynamics
 from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel
 from .laws import (
@@ -23,16 +26,22 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM
 from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
-_MODELS: dict[str, type[Any]] = {"HiddenMarkovModel": HiddenMarkovModel}
+_MODELS: dict[str, type[Any]] = {
+    model.__name__: model
+    for model in (HiddenMarkovModel, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
+}
 
 _PARTS: dict[str, type[Any]] = {
     part.__name__: part
@@ -42,6 +51,8 @@ _PARTS: dict[str, type[Any]] = {
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(GeneratorTransition, Misclassification),
+        *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
+        *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
     )
 }
 

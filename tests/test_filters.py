@@ -56,7 +56,7 @@ def test_beliefs_are_laws_and_causal(kind):
 @recurrent
 def test_bidirectional_reads_the_future_but_not_the_padding(kind):
     model, laws = gaussian_case()
-    network = kind(8, bidirectional=True)
+    network = kind(8, direction="both")
     network.build(model)
     beliefs = network(laws)
     changed = laws.data.values.clone()
