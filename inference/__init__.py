@@ -7,6 +7,14 @@ from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
+from .innovations import InnovationTests, innovation_tests
+from .linear_queries import (
+    Component,
+    LinearForecast,
+    Moments,
+    components,
+    standardised_innovations,
+)
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -30,6 +38,7 @@ from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
+    "Component",
     "Convergence",
     "ElmanFilter",
     "EvidenceGap",
@@ -42,9 +51,12 @@ __all__ = [
     "GRUFilter",
     "Importance",
     "InformationCriteria",
+    "InnovationTests",
     "LSTMFilter",
     "LeaveOneOut",
+    "LinearForecast",
     "MeanFieldGuide",
+    "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
@@ -52,6 +64,7 @@ __all__ = [
     "Sweep",
     "WeightedEvidence",
     "compare",
+    "components",
     "convergence",
     "evidence_gap",
     "filter",
@@ -59,6 +72,7 @@ __all__ = [
     "forecast",
     "importance",
     "information_criteria",
+    "innovation_tests",
     "load_fit",
     "log_evidence",
     "loo",
@@ -72,6 +86,7 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
     "sweep",
