@@ -281,6 +281,7 @@ class Linearised:
 
     def __init__(self, laws: LawsOf) -> None:
         self.laws = laws
+        self.dtype = torch.float64
         self.lengths = laws.lengths
         self.data = laws.data
         self.chain_log_prob = laws.chain_log_prob
