@@ -6,7 +6,6 @@ import torch
 from torch import nn
 
 import oracles
-from gaussian_cases import textbook_filter
 from beliefzoo.inference import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from beliefzoo.models import (
     Bernoulli,
@@ -20,6 +19,7 @@ from beliefzoo.models import (
     OrnsteinUhlenbeck,
     Sequences,
 )
+from gaussian_cases import textbook_filter
 
 RECURRENT = [LSTMFilter, GRUFilter, ElmanFilter]
 recurrent = pytest.mark.parametrize("kind", RECURRENT, ids=lambda k: k.__name__)
