@@ -7,6 +7,7 @@ from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, importance
+from .mixture_kalman import RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -26,6 +27,8 @@ from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
+from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
+from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 
 __all__ = [
@@ -49,6 +52,9 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "RegimeGuide",
+    "RegimeParticles",
+    "SmoothedRegimes",
     "Sweep",
     "compare",
     "convergence",
@@ -61,6 +67,8 @@ __all__ = [
     "load_fit",
     "log_evidence",
     "loo",
+    "mixture_kalman",
+    "most_likely_regimes",
     "most_likely_states",
     "nuts",
     "predict",
@@ -71,6 +79,7 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "smooth_regimes",
     "starting_values",
     "step_log_likelihood",
     "sweep",

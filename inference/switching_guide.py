@@ -143,7 +143,8 @@ class SwitchingPosterior(dist.TorchDistribution):
         return one_hot(regimes, self.laws.regimes, self.laws.drift.dtype).flatten(0, 1)
 
     def _drawn(self, chain: StateChain, n: int) -> Tensor:
-        return chain.sample(1)[0].unflatten(0, (n, len(self.laws.data)))
+        z = chain.sample(1)[0]
+        return z.reshape(n, -1, *z.shape[1:])
 
     def path_log_prob(self, states: Tensor) -> Tensor:
         """log q(s) + log q(z | s, y) of trajectories (S, N, T, K + D), shape (S, N).
@@ -153,7 +154,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         """
         whole = states.unsqueeze(0) if states.ndim == 3 else states
         regimes, z = self.laws.split(whole)
-        log_q = self._given(regimes).log_prob(z.flatten(0, 1)).unflatten(0, regimes.shape[:2])
+        log_q = self._given(regimes).log_prob(z.flatten(0, 1)).reshape(regimes.shape[:2])
         both = self.regimes.path_log_prob(regimes) + log_q
         return both[0] if states.ndim == 3 else both
 
@@ -194,7 +195,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         regimes = self.regimes.sample_paths(draws)
         hard = self._hard(regimes)
         given = state_chain(self.laws, hard)
-        told = expected_log_joint(self.laws, hard, given).unflatten(0, regimes.shape[:2])
+        told = expected_log_joint(self.laws, hard, given).reshape(regimes.shape[:2])
         log_q = self.regimes.path_log_prob(regimes)
         if self.laws.recurrence is None:
             kl = self.regimes.kl_to_chain(self.chain.states())
@@ -264,6 +265,11 @@ class RegimeGuide(Guide):
                 "filter: RegimeGuide needs a recurrent filter that reads the past, got "
                 f"{type(filter).__name__}; a switching model has no exact filter"
             )
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The bound and its draws."""
+        return {"bound": self.kind, "draws": self.draws}
 
     @property
     def noiseless(self) -> bool:

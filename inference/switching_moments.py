@@ -90,7 +90,8 @@ def _log_normal(apart: Tensor, factor: Tensor) -> Tensor:
     whitened = torch.linalg.solve_triangular(factor, apart.unsqueeze(-1), upper=False).squeeze(-1)
     scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = 0.5 * apart.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * whitened.square().sum(-1) - scale - constant
+    square: Tensor = whitened.square().sum(-1)
+    return -0.5 * square - scale - constant
 
 
 class _Potentials(NamedTuple):
