@@ -172,11 +172,11 @@ def predictions(
     sample: Sample,
     replicas: Rows,
     steps: int,
-    inputs: Tensor | None,
+    along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
-    drawn = []
+    (inputs, times), drawn = along, []
     for _, known in _each(model, sample.at(replicas.rows), len(replicas.rows)):
-        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs)
+        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
         drawn.append(one_feature(ahead.draws[0]))
     return {"obs": sample.shaped(torch.stack(drawn))}

@@ -156,6 +156,10 @@ class Model(ABC):
     def check_values(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
 
+    def _check_kind(self, data: Sequences) -> None:
+        """``check_values`` but for the values themselves."""
+        self.check_values(data)
+
     @abstractmethod
     def laws(self, parameters: Parameters, data: Sequences) -> Any:
         """The laws at given values of the unknown parameters, ``TrajectoryLaws``; pure."""
@@ -325,8 +329,7 @@ class Model(ABC):
         """
         laws: TrajectoryLaws = self.laws(parameters, like)
         with torch.no_grad():
-            paths = laws.sample_states()
-            y = laws.draw(paths)
+            paths, y = self._draw(laws)
         along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
         codes, mask = self.observations.codes, self.observations.read(like)[1]
         data = Sequences(
@@ -342,6 +345,11 @@ class Model(ABC):
         else:
             paths = paths.masked_fill(beyond.unsqueeze(-1), 0)
         return Simulation(paths, data, dict(laws.parameters))
+
+    def _draw(self, laws: Any) -> tuple[Tensor, Tensor]:
+        """One draw of hidden trajectories and observations."""
+        paths = laws.sample_states()
+        return paths, laws.draw(paths)
 
     def _blank(
         self,
@@ -368,7 +376,7 @@ class Model(ABC):
             codes=self.observations.codes,
             **given,
         )
-        self.check_values(blank)
+        self._check_kind(blank)
         return blank
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import NamedTuple
 
 import pyro.distributions as dist
@@ -15,41 +13,10 @@ from torch.distributions import Transform, transform_to
 from .checks import require, require_count
 from .emissions import Emission, Parameters, Priors
 from .observations import Observations
+from .perceptron import Perceptron
 from .priors import elementary
 from .regression import Regression
 from .sequences import Sequences
-
-
-@dataclass(frozen=True)
-class _Perceptron:
-    """A small tanh network whose weights are parameters like all others, with Normal priors."""
-
-    name: str
-    sizes: tuple[int, ...]
-
-    def priors(self) -> Priors:
-        out: Priors = {}
-        for layer, (fan_in, fan_out) in enumerate(pairwise(self.sizes)):
-            weight = dist.Normal(torch.zeros(fan_in, fan_out), 1 / math.sqrt(fan_in)).to_event(2)
-            out[f"{self.name}_weight{layer}"] = weight
-            out[f"{self.name}_bias{layer}"] = dist.Normal(torch.zeros(fan_out), 1.0).to_event(1)
-        return out
-
-    def dims(self) -> dict[str, tuple[str, ...]]:
-        out: dict[str, tuple[str, ...]] = {}
-        for layer in range(len(self.sizes) - 1):
-            ends = f"{self.name}_unit{layer}", f"{self.name}_unit{layer + 1}"
-            out[f"{self.name}_weight{layer}"] = ends
-            out[f"{self.name}_bias{layer}"] = ends[1:]
-        return out
-
-    def __call__(self, parameters: Parameters, x: Tensor) -> Tensor:
-        last = len(self.sizes) - 2
-        for layer in range(last + 1):
-            bias = parameters[f"{self.name}_bias{layer}"].unsqueeze(-2)
-            x = x @ parameters[f"{self.name}_weight{layer}"] + bias
-            x = x if layer == last else x.tanh()
-        return x
 
 
 @dataclass(frozen=True)
@@ -74,8 +41,8 @@ class NeuralTransition:
         require_count(self.width, "width")
 
     @property
-    def _network(self) -> _Perceptron:
-        return _Perceptron("transition", (self.embedding, self.width, self.embedding))
+    def _network(self) -> Perceptron:
+        return Perceptron("transition", (self.embedding, self.width, self.embedding))
 
     def priors(self, states: int) -> Priors:
         rows = dist.Normal(torch.zeros(states, self.embedding), 1.0).to_event(2)
@@ -186,9 +153,9 @@ class NeuralEmission(Emission):
         return {name: _Output.of(prior) for name, prior in self.base.priors(1).items()}
 
     @property
-    def _network(self) -> _Perceptron:
+    def _network(self) -> Perceptron:
         total = sum(output.shape.numel() for output in self._outputs.values())
-        return _Perceptron("emission", (self.embedding, self.width, total))
+        return Perceptron("emission", (self.embedding, self.width, total))
 
     def priors(self, states: int) -> Priors:
         rows = dist.Normal(torch.zeros(states, self.embedding), 1.0).to_event(2)
