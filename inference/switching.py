@@ -15,9 +15,8 @@ from .mixture_kalman import mixture_kalman
 from .queries import MostLikely
 from .switching_guide import RegimeChain
 from .switching_moments import (
-    StateChain,
+    conditional_evidence,
     expected_first,
-    expected_log_joint,
     regime_scores,
     state_chain,
 )
@@ -133,12 +132,9 @@ def most_likely_regimes(
 
 def _best(laws: SwitchingLaws, paths: Tensor) -> tuple[Tensor, Tensor]:
     """The path of every sequence with the largest log p(y, s), of (S, N, T)."""
+    regimes = RegimeChain(laws.log_initial, laws.log_transition, laws.data).states()
     hard = one_hot(paths, laws.regimes, laws.drift.dtype)
-    chain: StateChain = state_chain(laws, hard.flatten(0, 1))
-    told = expected_log_joint(laws, hard.flatten(0, 1), chain).reshape(paths.shape[:2])
-    log_joint = told + RegimeChain(
-        laws.log_initial, laws.log_transition, laws.data
-    ).states().log_prob(hard)
+    log_joint = conditional_evidence(laws, paths) + regimes.log_prob(hard)
     best = log_joint.argmax(0)
     rows = torch.arange(len(best))
     return paths[best, rows], log_joint[best, rows]

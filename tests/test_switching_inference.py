@@ -25,7 +25,13 @@ from beliefzoo.inference import (
 from beliefzoo.inference.importance import weighted_evidence
 from beliefzoo.inference.mixture_kalman import resample
 from beliefzoo.inference.switching_guide import SwitchingPosterior
-from beliefzoo.inference.switching_moments import expected_log_joint, regime_scores, state_chain
+from beliefzoo.inference.switching_moments import (
+    conditional_evidence,
+    expected_log_joint,
+    regime_scores,
+    state_chain,
+    state_given,
+)
 from beliefzoo.models import FullGaussian, HiddenMarkovModel, Sequences, SwitchingLinearSSM
 from beliefzoo.models.trajectories import one_hot
 from switching_cases import as_oracle, known_model, ragged
@@ -56,8 +62,12 @@ def test_given_regimes_the_state_is_the_dense_posterior(kind):
     laws, some = model.laws({}, data), as_oracle(model)
     regimes, _ = laws.split(states)
     hard = one_hot(regimes, model.regimes, torch.float64)
-    chain = state_chain(laws, hard)
-    told = expected_log_joint(laws, hard, chain)
+    chain = state_given(laws, regimes.unsqueeze(0))
+    told = conditional_evidence(laws, regimes.unsqueeze(0))[0]
+    softly = state_chain(laws, hard)
+    torch.testing.assert_close(expected_log_joint(laws, hard, softly), told)
+    for name in ("mean", "covariance"):
+        torch.testing.assert_close(getattr(softly, name), getattr(chain, name))
     size = model.dimensions
     for n, length in enumerate(data.lengths.tolist()):
         path, y = tuple(regimes[n, :length].tolist()), data.arrays()[n]
@@ -94,8 +104,9 @@ def test_with_probabilities_the_state_maximises_the_bound(kind):
 
 
 @pytest.mark.parametrize("name", ["dynamics", "drift", "noise_scale", "loading", "initial_mean"])
-def test_gradient_of_the_conditional_evidence(name):
-    """Fisher's identity against differences of the dense Gaussian."""
+@pytest.mark.parametrize("softly", [False, True], ids=["kernel", "Fisher"])
+def test_gradient_of_the_conditional_evidence(name, softly):
+    """The kernel's, and that of Fisher's identity, against differences of the dense Gaussian."""
     model = known_model()
     states, data = ragged(model)
     regimes = model.laws({}, data).split(states).regimes
@@ -104,8 +115,11 @@ def test_gradient_of_the_conditional_evidence(name):
     free = SwitchingLinearSSM(2, 2, 2).with_parameters(**rest)
     laws = free.laws({name: value}, data)
     hard = one_hot(regimes, 2, torch.float64)
-    chain = state_chain(laws, hard)
-    (slope,) = torch.autograd.grad(expected_log_joint(laws, hard, chain).sum(), value)
+    if softly:
+        told = expected_log_joint(laws, hard, state_chain(laws, hard))
+    else:
+        told = conditional_evidence(laws, regimes.unsqueeze(0))
+    (slope,) = torch.autograd.grad(told.sum(), value)
 
     def total(moved):
         some = as_oracle(free.with_parameters(**{name: moved}))
