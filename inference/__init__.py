@@ -15,6 +15,7 @@ from .linear_queries import (
     components,
     standardised_innovations,
 )
+from .mixture_kalman import RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -34,6 +35,8 @@ from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
+from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
+from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 
 __all__ = [
@@ -61,6 +64,9 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "RegimeGuide",
+    "RegimeParticles",
+    "SmoothedRegimes",
     "Sweep",
     "WeightedEvidence",
     "compare",
@@ -76,6 +82,8 @@ __all__ = [
     "load_fit",
     "log_evidence",
     "loo",
+    "mixture_kalman",
+    "most_likely_regimes",
     "most_likely_states",
     "nuts",
     "predict",
@@ -86,6 +94,7 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "smooth_regimes",
     "standardised_innovations",
     "starting_values",
     "step_log_likelihood",

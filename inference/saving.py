@@ -16,9 +16,10 @@ from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, Re
 from .fit import Fit
 from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
 from .settings import FitSettings
+from .switching_guide import RegimeGuide
 
 _GUIDES: dict[str, type[Guide]] = {
-    kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide)
+    kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide, RegimeGuide)
 }
 _NETWORKS: dict[str, type[RecurrentFilter]] = {
     kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
@@ -39,6 +40,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     record = {
         "guide": type(fit.guide).__name__,
         "uncertainty": fit.guide.uncertainty,
+        "options": fit.guide.options,
         "filter": _describe_filter(fit.guide.filter),
         "objective": fit.objective,
         "settings": settings,
@@ -111,7 +113,9 @@ def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor
         make: type[Any] = kind.kind
         options = {name: description[name] for name in ("reads", "direction", "gaps")}
         kept = kind(**options, network=make(**description["network"]))
-    guide = _GUIDES[record["guide"]](model, kept, parameters=record["uncertainty"])
+    guide = _GUIDES[record["guide"]](
+        model, kept, parameters=record["uncertainty"], **record.get("options", {})
+    )
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
     guide.to(dtype)
     guide.load_state_dict(state)
