@@ -10,11 +10,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
 from ..models import DeepLaws, DeepMarkovModel, Model, Sequences
 from ..models.checks import require, require_count
-from ..models.deep import normal_log_prob
+from ..models.deep import normal_log_prob, spread
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relu_scan
@@ -358,7 +357,7 @@ class DeepPosterior(dist.TorchDistribution):
         units = torch.tanh(before @ weight + bias)
         both = self.potential[step, self._place[sequence]] + units @ self._out
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
-        return mean, softplus(raw)
+        return mean, spread(raw)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""
@@ -391,7 +390,7 @@ class DeepPosterior(dist.TorchDistribution):
             for place in (now, now - (step > 0) * paths.shape[1])
         )
         mean, raw = _picked(moments, now).to(laws.dtype).chunk(2, -1)
-        divergence = normal_divergence(mean, softplus(raw), *laws.predicted(before))
+        divergence = normal_divergence(mean, spread(raw), *laws.predicted(before))
         emitted = laws.score(laws.observed_rows, z)
         return (emitted - weight * laws.summed(divergence)).mean(0)
 

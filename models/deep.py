@@ -103,7 +103,7 @@ class GatedTransition:
         kept = torch.addmm(bias, z, matrix)
         mean = torch.lerp(kept, proposal, gate.sigmoid())
         matrix, bias = (parameters[f"transition_scale_{part}"] for part in ("weight", "bias"))
-        return mean, softplus(torch.addmm(bias, proposal.relu(), matrix))
+        return mean, spread(torch.addmm(bias, proposal.relu(), matrix))
 
 
 class DeepMarkovModel(Model):
@@ -627,6 +627,15 @@ class DeepEmitted(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.laws.score(value[self.laws.places], self.laws.rows(self.trajectories))
+
+
+LEAST_RAW = -15.0
+"""Numbers below count as this: a standard deviation of 3e-7, whose square is still a number."""
+
+
+def spread(raw: Tensor) -> Tensor:
+    """Standard deviation log(1 + exp(raw)), never zero."""
+    return softplus(raw.clamp_min(LEAST_RAW))
 
 
 def normal_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
