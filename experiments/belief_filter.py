@@ -46,7 +46,7 @@ from ..inference import (
     smooth,
 )
 from ..inference.arviz_groups import Idata, build, group
-from ..inference.filters import Filter, RecurrentFilter
+from ..inference.filters import Direction, Filter, RecurrentFilter
 from ..inference.guides import Guide
 from ..inference.objectives import Objective
 from ..inference.posteriors import MeanField
@@ -270,7 +270,8 @@ def train(
 
 def _network(settings: Settings, method: Method) -> RecurrentFilter:
     kind = {"lstm": LSTMFilter, "gru": GRUFilter, "elman": ElmanFilter}[method.network]
-    return kind(settings.hidden_size, bidirectional=method.bidirectional)
+    direction: Direction = "both" if method.bidirectional else "forward"
+    return kind(settings.hidden_size, direction=direction)
 
 
 # --- how it is measured ---------------------------------------------------------------------------

@@ -170,7 +170,11 @@ class TrajectoryNetwork(nn.Module):
         hidden = self.readers[0](x, counts)
         for reader in self.readers[1:]:
             hidden = hidden + reader(x, counts)
-        return nn.functional.linear(hidden, self._share * self.out.weight, self.out.bias), order, counts
+        return (
+            nn.functional.linear(hidden, self._share * self.out.weight, self.out.bias),
+            order,
+            counts,
+        )
 
     @property
     def _share(self) -> float:

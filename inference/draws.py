@@ -21,6 +21,7 @@ from ..models import (
     FullGaussian,
     Gaussian,
     GaussianMixture,
+    GeneratorTransition,
     HiddenMarkovModel,
     InputTransition,
     Laws,
@@ -176,7 +177,7 @@ def _numbers(model: HiddenMarkovModel, data: Sequences, simulate: bool) -> int:
     plain = _plain(emission)
     if isinstance(plain, _BY_RESIDUAL):
         width = max(width, plain.features * getattr(plain, "components", 1))
-    if isinstance(model.transition, InputTransition):
+    if isinstance(model.transition, InputTransition | GeneratorTransition):
         width = max(width, states)
     per_step = max(states * width, emission.encoding_size if simulate else 0)
     return data.max_length * per_step + states * states

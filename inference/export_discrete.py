@@ -8,7 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import BandedTransition, HiddenMarkovModel, Sequences, SparseTransition
+from ..models import (
+    BandedTransition,
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Misclassification,
+    Sequences,
+    SparseTransition,
+)
 from ..models.emissions import Parameters
 from ..models.trajectories import sample_chain
 from . import exact, queries
@@ -152,8 +159,10 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
     dims = model.parameter_dims()
     if any({"state", "state_to"} & set(dims[name]) for name in model.known):
         return kept
-    if isinstance(model.transition, BandedTransition | SparseTransition):
+    if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
         return kept  # which moves there are depends on the states' numbers
+    if isinstance(model.emission, Misclassification):
+        return kept
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)
@@ -191,9 +200,19 @@ def _reorder_last(arrays: dict[str, Array], name: str, order: Tensor) -> None:
         arrays[name] = arrays[name][..., as_array(order)]
 
 
-def replicate(model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int) -> Array:
+def replicate(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    values: Parameters,
+    draws: int,
+    *,
+    informed: bool = True,
+) -> Array:
     """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
+    del informed  # the law of the first state is always proper
     like = observed_values(model, data)
+    if isinstance(model.transition, GeneratorTransition):
+        data = model.transition.scheduled(data)  # what is seen at the times of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
         inside = as_array(batch.step_mask)
@@ -213,13 +232,13 @@ def predictions(
     sample: Sample,
     replicas: Rows,
     steps: int,
-    inputs: Tensor | None,
+    along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
-    drawn, probability = [], []
+    (inputs, times), drawn, probability = along, [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})
-        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs)
+        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
         drawn.append(one_feature(ahead.draws[0]))
         probability.append(ahead.state_probability)
     return {

@@ -1,28 +1,44 @@
 """Filters: from a sequence to a belief at every step, exactly or with a recurrent network.
 
-Every filter takes the ``Laws`` of a model for some data and returns log beliefs (N, T, K), the law
-of z_t given y_1 … y_t. That the exact filter and the LSTM fit the same slot is the point of the
-library.
+Every filter takes the laws of a model for some data and returns the law of z_t given y_1 … y_t for
+every sequence and time: log probabilities (N, T, K) of discrete states, ``GaussianBeliefs`` of
+continuous ones. That the exact filter and the LSTM fit the same slot is the point of the library.
 """
 
 from __future__ import annotations
 
 import copy
-from typing import Any, ClassVar, Protocol
+import math
+from typing import Any, ClassVar, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..models import Laws, Model, Sequences
+from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ..models.observations import Observations
-from . import exact
+from ..models.randomness import seeded
+from . import exact, exact_gaussian
+from .gaussian_beliefs import GaussianBeliefs
+from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
 
 LIKELIHOOD_FLOOR = -20.0
 """Per-state log-likelihoods are read relative to their sum and cut here, to stay in scale."""
 
 FLAGGED_FEATURES = 16
 """Up to here a network reads one missing flag per feature, beyond it one per step."""
+
+Direction = Literal["forward", "backward", "both"]
+Reading = Literal["observations", "likelihoods", "both"]
+
+Beliefs = Tensor | GaussianBeliefs
+
+_SCALED_ON = 256
+"""Sequences that are simulated to find the scale of the states."""
+
+_UNIT_SOFTPLUS = math.log(math.e - 1)
+"""softplus of this is 1: a read-out of zero is the law of the states that nothing is known of."""
 
 
 class Filter(Protocol):
@@ -35,19 +51,20 @@ class Filter(Protocol):
         ...
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Read off the scale of the data."""
+        """Read off the scale of the data, and of the states of the model at known parameters."""
         ...
 
-    def __call__(self, laws: Laws) -> Tensor:
-        """Log beliefs (N, T, K)."""
+    def __call__(self, laws: Any) -> Beliefs:
+        """Log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
         ...
 
 
 class ExactFilter(nn.Module):
     """The forward algorithm: b_t(z) ∝ O(y_t|z) Σ_z' b_{t-1}(z') T(z|z').
 
-    As a guide's filter its ELBO is the evidence. No gradient flows through the beliefs: the ELBO is
-    stationary in them at the filter, so its gradient in the parameters is exact without.
+    For linear-Gaussian laws the Kalman filter. As a guide's filter its ELBO is the evidence. No
+    gradient flows through the beliefs: the ELBO is stationary in them at the filter, so its
+    gradient in the parameters is exact without.
     """
 
     causal = True
@@ -58,23 +75,33 @@ class ExactFilter(nn.Module):
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Nothing to calibrate."""
 
-    def forward(self, laws: Laws) -> Tensor:
-        log_likelihood = laws.log_likelihood  # kept by the laws: computed with its gradient
-        with torch.no_grad():
-            return exact.filter_chain(
-                laws.log_initial, laws.log_transition, log_likelihood, laws.lengths
-            ).log_beliefs
+    def forward(self, laws: Any) -> Beliefs:
+        if isinstance(laws, Laws):
+            log_likelihood = laws.log_likelihood  # kept by the laws: computed with its gradient
+            with torch.no_grad():
+                return exact.filter_chain(
+                    laws.log_initial, laws.log_transition, log_likelihood, laws.lengths
+                ).log_beliefs
+        return _kalman(laws)
 
 
 class RecurrentFilter(nn.Module):
-    """A recurrent network followed by a linear read-out of the log belief.
+    """A recurrent network followed by a linear read-out of the belief.
+
+    Of discrete states it reads out scores, whose softmax is the belief. Of continuous states it
+    reads out mean and Cholesky factor (or standard deviations, see the model's ``belief``) in units
+    of the states' own spread, which ``calibrate`` finds.
 
     Args:
         hidden_size: units of the network.
-        reads: ``"observations"`` (what a user's own network reads), ``"likelihoods"`` (the model's
-            log O_k(y_t), which follow the parameters when these are uncertain), or ``"both"``.
+        reads: ``"observations"`` (what a user's own network reads); ``"likelihoods"``, what the
+            model says of y_t alone, which follows the parameters when these are uncertain: log
+            O_k(y_t), or for linear-Gaussian laws the states' spread updated by y_t; or ``"both"``.
         layers: stacked layers.
-        bidirectional: read the future as well; for smoothing guides, not for ``BeliefGuide``.
+        direction: ``"forward"`` reads the past; ``"backward"`` reads the future (h_t knows y_t to
+            y_T), ``"both"`` reads all. The latter two are for ``ForwardGuide`` and
+            ``MeanFieldGuide``, not for ``BeliefGuide``.
+        gaps: whether to read the time since the step before; None: if the model does.
         network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
 
     Raises:
@@ -88,16 +115,15 @@ class RecurrentFilter(nn.Module):
         self,
         hidden_size: int = 32,
         *,
-        reads: str = "observations",
+        reads: Reading = "observations",
         layers: int = 1,
-        bidirectional: bool = False,
+        direction: Direction = "forward",
+        gaps: bool | None = None,
         network: nn.RNNBase | None = None,
     ) -> None:
         super().__init__()
-        if reads not in ("observations", "likelihoods", "both"):
-            raise ValueError(
-                f"reads: must be 'observations', 'likelihoods' or 'both', got {reads!r}"
-            )
+        _require_one_of("reads", reads, get_args(Reading))
+        _require_one_of("direction", direction, get_args(Direction))
         for name, value in (("hidden_size", hidden_size), ("layers", layers)):
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name}: must be a whole number >= 1, got {value!r}")
@@ -107,38 +133,50 @@ class RecurrentFilter(nn.Module):
                     f"network: must be a torch.nn.{self.kind.__name__} without projection, "
                     f"got {network}"
                 )
+            direction = _direction_of(network, direction)
             network = copy.deepcopy(network)
             network.batch_first = True
             hidden_size, layers = network.hidden_size, network.num_layers
-            bidirectional = network.bidirectional
         self.hidden_size = hidden_size
         self.layers = layers
         self.reads = reads
-        self.causal = not bidirectional
+        self.direction: Direction = direction
+        self.gaps = gaps
+        self.causal = direction == "forward"
         self.network = network
         self._users = network is not None
         self.head: nn.Linear | None = None
         self._flags = 0
         self._inputs = 0
-        self._observations: Observations | None = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
     shift: Tensor
     scale: Tensor
+    gap: Tensor
+    """Typical time between steps (geometric mean), where gaps are read."""
+    state_shift: Tensor
+    """Mean of continuous states, (D,)."""
+    state_scale: Tensor
+    """Standard deviations of continuous states, (D,)."""
+    belief: Belief
+    """What is read out."""
+    _observations: Observations
 
     def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
-        width = self._width(model)
+        if self.gaps is None:
+            self.gaps = model.timed
         self._observations = model.observations
+        width, out = self._width(model), model.belief.width
         if self.head is not None:
             assert self.network is not None
-            fits = self.network.input_size == width, self.head.out_features == model.belief.width
+            fits = self.network.input_size == width, self.belief == model.belief
             if not all(fits):
                 raise ValueError(
                     f"filter: built for {self.network.input_size} input channels and "
-                    f"{self.head.out_features} numbers a belief, got a model with {width} and "
-                    f"{model.belief.width}; make a new {type(self).__name__}"
+                    f"{self.belief}, got a model with {width} and "
+                    f"{model.belief}; make a new {type(self).__name__}"
                 )
             return
         if self.network is None:
@@ -148,7 +186,7 @@ class RecurrentFilter(nn.Module):
                 self.hidden_size,
                 num_layers=self.layers,
                 batch_first=True,
-                bidirectional=not self.causal,
+                bidirectional=self.direction == "both",
             )
         elif self.network.input_size != width:
             raise ValueError(
@@ -156,14 +194,21 @@ class RecurrentFilter(nn.Module):
                 f"input_size={self.network.input_size}"
             )
         self._inputs = model.inputs
-        channels = self.hidden_size * (1 if self.causal else 2)
-        self.head = nn.Linear(channels, model.belief.width)
+        self.belief = model.belief
+        channels = self.hidden_size * (2 if self.direction == "both" else 1)
+        self.head = nn.Linear(channels, out)
         size = model.observations.channels if self.reads != "likelihoods" else 0
         self.shift, self.scale = torch.zeros(size), torch.ones(size)
+        if self.gaps:
+            self.register_buffer("gap", torch.ones(()))
+        if isinstance(self.belief, GaussianBelief):
+            self.register_buffer("state_shift", torch.zeros(self.belief.size))
+            self.register_buffer("state_scale", torch.ones(self.belief.size))
 
     def _width(self, model: Model) -> int:
         observations = model.observations
-        width = model.inputs + (model.states if self.reads != "observations" else 0)
+        width = model.inputs + (model.belief.width if self.reads != "observations" else 0)
+        width += 1 if self.gaps else 0
         if self.reads == "likelihoods":
             return width
         plain = width + observations.channels
@@ -178,9 +223,19 @@ class RecurrentFilter(nn.Module):
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Standardise the channels by the data, unless they are symbols or bits.
 
-        A network of the user's own goes on reading what it always read.
+        A network of the user's own goes on reading what it always read. Continuous states are read
+        out in units of their spread in the model, parameters that are not known being drawn.
         """
-        if self.reads == "likelihoods" or model.observations.codes or self._users:
+        if isinstance(model.belief, GaussianBelief):
+            mean, spread = _state_scale(model, data[: min(len(data), _SCALED_ON)])
+            self.state_shift, self.state_scale = mean.to(self.shift), spread.to(self.shift)
+        if self._users:
+            return
+        if self.gaps:
+            steps = _gaps(data)[:, 1:]
+            used = steps[data.step_mask[:, 1:]]
+            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.shift)
+        if self.reads == "likelihoods" or model.observations.codes:
             return
         seen = data.values[data.mask]
         if bool(((seen == 0) | (seen == 1)).all()):
@@ -193,13 +248,12 @@ class RecurrentFilter(nn.Module):
         self.shift = shift.to(self.shift)
         self.scale = torch.where(spread > 0, spread, 1).to(self.scale)
 
-    def channels(self, laws: Laws) -> Tensor:
+    def channels(self, laws: Any) -> Tensor:
         """What the network reads, (N, T, input_size)."""
         assert self.head is not None
         dtype = self.head.weight.dtype
         parts: list[Tensor] = []
         if self.reads != "likelihoods":
-            assert self._observations is not None  # known since the head was built
             y, mask = self._observations.read(laws.data)
             seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
             encoded = self._observations.encode(y).to(dtype)
@@ -210,38 +264,85 @@ class RecurrentFilter(nn.Module):
                 missing = ~seen if self._flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
         if self.reads != "observations":
-            relative = laws.log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
-            parts.append(relative.to(dtype))
+            parts.append(self._of_model(laws).to(dtype))
+        if self.gaps:
+            relative = _gaps(laws.data) / self.gap.double()
+            parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def hidden(self, laws: Laws) -> Tensor:
-        """The network's output at every step, (N, T, hidden_size), twice that if bidirectional."""
+    def _of_model(self, laws: Any) -> Tensor:
+        """What the model's laws say of z_t given y_t alone, (N, T, belief.width)."""
+        if isinstance(self.belief, DiscreteBelief):
+            log_likelihood: Tensor = laws.log_likelihood
+            return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
+        if not isinstance(laws, LinearGaussianLaws):
+            raise ValueError(
+                f"reads: {self.reads!r} needs a model whose observations are linear in the state; "
+                "this one can read 'observations'"
+            )
+        unit = GaussianBeliefs(self.state_shift.double(), self.state_scale.double())
+        told = LinearLikelihood(laws).update(unit)
+        factor = told.scale / unit.scale.unsqueeze(-1)
+        own = factor.diagonal(dim1=-2, dim2=-1)
+        parts = [(told.mean - unit.mean) / unit.scale, own.log().clamp_min(LIKELIHOOD_FLOOR)]
+        if self.belief.full:
+            row, column = torch.tril_indices(self.belief.size, self.belief.size, -1)
+            parts.append(factor[..., row, column])
+        return torch.cat(parts, -1)
+
+    def hidden(self, laws: Any) -> Tensor:
+        """The network's output at every step, (N, T, hidden_size), twice that in ``"both"``."""
         assert self.network is not None
         x = self.channels(laws)
-        if self.causal:  # what comes after the end of a sequence cannot matter
+        if self.direction == "forward":  # what comes after a sequence's end cannot matter
             out: Tensor = self.network(x)[0]
             return out
+        if self.direction == "backward":
+            steps = torch.arange(x.shape[1], device=x.device)
+            index = (laws.lengths.unsqueeze(-1) - 1 - steps).clamp_min(0)
+            rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
+            turned: Tensor = self.network(x[rows, index])[0][rows, index]
+            return turned
         packed = pack_padded_sequence(x, laws.lengths.cpu(), batch_first=True, enforce_sorted=False)
         padded, _ = pad_packed_sequence(
             self.network(packed)[0], batch_first=True, total_length=x.shape[1]
         )
         return padded
 
-    def scores(self, laws: Laws) -> Tensor:
-        """The read-out before normalisation, (N, T, K)."""
+    def scores(self, laws: Any) -> Tensor:
+        """The read-out before it is made a belief, (N, T, belief.width)."""
         if self.head is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         out: Tensor = self.head(self.hidden(laws))
-        return out.to(laws.log_initial.dtype)
+        return out.to(laws.log_initial.dtype) if isinstance(laws, Laws) else out.double()
 
-    def forward(self, laws: Laws) -> Tensor:
-        return self.scores(laws).log_softmax(-1)
+    def read_out(self, scores: Tensor) -> Beliefs:
+        """The beliefs that scores (…, belief.width) stand for."""
+        if isinstance(self.belief, DiscreteBelief):
+            return scores.log_softmax(-1)
+        size = self.belief.size
+        mean, own, rest = scores.split([size, size, scores.shape[-1] - 2 * size], -1)
+        own = nn.functional.softplus(own + _UNIT_SOFTPLUS)
+        unit = self.state_scale.to(scores.dtype)
+        mean = self.state_shift.to(scores.dtype) + unit * mean
+        if not self.belief.full:
+            return GaussianBeliefs(mean, unit * own)
+        row, column = torch.tril_indices(size, size, -1)
+        factor = own.diag_embed()
+        factor[..., row, column] = rest
+        return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
 
-    def gates(self, laws: Laws) -> dict[str, Tensor]:
-        """Gates, candidates, cells and outputs over time, each (N, T, layers, hidden_size)."""
+    def forward(self, laws: Any) -> Beliefs:
+        return self.read_out(self.scores(laws))
+
+    def gates(self, laws: Any) -> dict[str, Tensor]:
+        """Gates, candidates, cells and outputs over time, each (N, T, layers, hidden_size).
+
+        A network that reads backward has them in its own order of time.
+        """
         assert self.network is not None
         return recurrent_gates(self.network, self.channels(laws))
 
@@ -318,3 +419,58 @@ def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor
             h = activation(from_x[:, t] + from_h)
             steps.append({"h": h})
     return {name: torch.stack([step[name] for step in steps], 1) for name in steps[0]}
+
+
+def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}: must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
+    """A user's network knows whether it reads both ways."""
+    if network.bidirectional:
+        if asked == "backward":
+            raise ValueError(f"direction: this network reads both ways, got {asked!r}")
+        return "both"
+    if asked == "both":
+        raise ValueError(f"direction: this network reads one way, got {asked!r}")
+    return asked
+
+
+def _gaps(data: Sequences) -> Tensor:
+    """Time since the step before, (N, T) float64; 1 at the first step and beyond the length."""
+    if data.times is None:
+        raise ValueError("gaps: a network that reads them needs data with times, got none")
+    times = data.times.double()
+    gaps = torch.ones_like(times)
+    gaps[:, 1:] = torch.where(data.step_mask[:, 1:], times.diff(dim=-1), 1)
+    return gaps
+
+
+def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over time and sequences of the model's states, each (D,)."""
+    with seeded(0), torch.no_grad():
+        drawn = {name: prior.sample() for name, prior in model.priors.items()}
+        states = model.simulate(drawn, data).states.double()
+    seen = states[data.step_mask]
+    spread = seen.std(0, correction=0)
+    return seen.mean(0), torch.where(spread > 0, spread, 1)
+
+
+def _kalman(laws: Any) -> GaussianBeliefs:
+    if not isinstance(laws, LinearGaussianLaws):
+        raise ValueError(
+            "filter: ExactFilter needs discrete states or linear-Gaussian laws, got "
+            f"{type(laws).__name__}"
+        )
+    with torch.no_grad():
+        found = exact_gaussian.filter(*kalman_arguments(laws))
+        unknown = found.covariances.isinf().any(-1).any(-1)
+        if bool(unknown.any()):
+            n, t = unknown.nonzero()[0].tolist()
+            raise ValueError(
+                "filter: with a diffuse start there is no belief before the data determine the "
+                f"state, got an infinite variance in sequence {n}, step {t + 1}"
+            )
+        return GaussianBeliefs.of_moments(found.means, found.covariances)

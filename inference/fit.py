@@ -231,7 +231,7 @@ class _Run:
         if self.resumed is None:
             self.start = self._best_start()
         self.guide = self.origin.fresh(self.start)
-        self.guide.filter.calibrate(self.model, self.batches.sample)
+        self.guide.calibrate(self.batches.sample)
         self.guide.load_state_dict(self.processes.by_first(self.guide.state_dict))
         self.guide.train()
         self.optimizer = self._make_optimizer(self.guide)

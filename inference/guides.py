@@ -10,7 +10,7 @@ import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import pyro
 import pyro.distributions as dist
@@ -23,13 +23,49 @@ from torch import Tensor, nn
 from torch.distributions import register_kl
 
 from ..models import Laws, Model, Sequences
+from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
-from . import exact
+from .evidence import log_evidence
 from .filters import ExactFilter, Filter
-from .posteriors import Backward, Forward, MeanField, PathPosterior
+from .gaussian_beliefs import GaussianBeliefs
+from .gaussian_posteriors import (
+    GaussianBackward,
+    GaussianForward,
+    GaussianMeanField,
+    GaussianSmoother,
+    LinearisedBackward,
+)
+from .linear_likelihood import LinearGaussianLaws
+from .posteriors import Backward, Forward, MeanField
 
 Uncertainty = Literal["normal", "multivariate", "map", "ml"]
 UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
+
+
+class Posterior(Protocol):
+    """q(states | y) of a batch: a Pyro distribution of discrete paths or continuous trajectories.
+
+    Paths are int64 (…, N, T), −1 beyond the length, trajectories (…, N, T, D), zero there.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        """Marginal probabilities (N, T, K), or means (N, T, D)."""
+
+    def sample_paths(self, n: int) -> Tensor:
+        """n draws per sequence, (n, N, T[, D]); continuous ones are differentiable."""
+
+    def path_log_prob(self, paths: Tensor) -> Tensor:
+        """log q(z_1 … z_L), shape (…, N)."""
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L) under the model, shape (…, N)."""
+
+    def emission_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t), shape (…, N)."""
+
+    def elbo(self) -> Tensor:
+        """The bound on log p(y) of each sequence, or an unbiased estimate of it, (N,) nats."""
 
 
 class ParameterDraw(NamedTuple):
@@ -76,7 +112,7 @@ class Guide(nn.Module, ABC):
     @property
     def noiseless(self) -> bool:
         """Whether ``bound`` follows from the parameters, without draws of trajectories."""
-        return True
+        return self.model.exact or isinstance(self.model.belief, DiscreteBelief)
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
         if not self.model.priors:
@@ -103,15 +139,22 @@ class Guide(nn.Module, ABC):
         out._auto = out._make_auto(start)
         return out
 
+    def calibrate(self, data: Sequences) -> None:
+        """Let the filter read off the scale of the data, and of the states at the medians."""
+        self.filter.calibrate(parameters_of(self), data)
+
     @abstractmethod
-    def posterior(self, laws: Laws, *, learn: bool = True) -> PathPosterior:
+    def posterior(self, laws: Any, *, learn: bool = True) -> Posterior:
         """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
 
-    def bound(self, laws: Laws) -> Tensor:
-        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
+    def bound(self, laws: Any) -> Tensor:
+        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable.
+
+        For nonlinear laws of continuous states an unbiased estimate of it.
+        """
         return self.posterior(laws).elbo()
 
-    def sleep_loss(self, laws: Laws, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
         """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
         return -self.posterior(laws).path_log_prob(paths)
 
@@ -124,11 +167,12 @@ class Guide(nn.Module, ABC):
             values: dict[str, Tensor] = self._auto()
         return values
 
-    def forward(self, data: Sequences, *, scale: float = 1.0) -> PathPosterior:
+    def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
         laws = self.model.laws(self.sample_parameters(), data)
         posterior = self.posterior(laws)
+        law: Any = posterior
         with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
-            pyro.sample("states", posterior)
+            pyro.sample("states", law)
         return posterior
 
     def median(self) -> dict[str, Tensor]:
@@ -176,39 +220,58 @@ class BeliefGuide(Guide):
         {\sum_z \beta_t(z) T(z_{t+1}|z)}
 
     Its bound is the evidence iff β is the exact filter, so maximising it teaches the network to
-    filter. The bound is exact in the states: no sampling noise, memory (sequence, time, state).
+    filter. For discrete states, and for continuous ones with linear-Gaussian laws, the bound is
+    exact in the states: no sampling noise. For other laws of continuous states the transition is
+    linearised at the belief, and the bound is estimated from draws.
     """
 
     def _check_filter(self, filter: Filter) -> None:
         if not filter.causal:
             raise ValueError(
-                "filter: BeliefGuide needs beliefs about the past only, got a bidirectional "
-                "network; use it in a ForwardGuide or MeanFieldGuide"
+                "filter: BeliefGuide needs beliefs about the past only, got a network that reads "
+                "the future; use it in a ForwardGuide or MeanFieldGuide"
             )
 
-    def posterior(self, laws: Laws, *, learn: bool = True) -> Backward:
+    def posterior(
+        self, laws: Any, *, learn: bool = True
+    ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
+        if type(self.filter) is ExactFilter and isinstance(laws, LinearGaussianLaws):
+            return GaussianSmoother(laws)  # needs no density of the beliefs
         beliefs = self.filter(laws)
-        return Backward(laws, beliefs if learn else beliefs.detach())
+        beliefs = beliefs if learn else beliefs.detach()
+        if isinstance(beliefs, Tensor):
+            return Backward(laws, beliefs)
+        if isinstance(laws, LinearGaussianLaws):
+            return GaussianBackward(laws, beliefs)
+        if hasattr(laws, "linearised"):
+            return LinearisedBackward(laws, beliefs)
+        raise ValueError(
+            "model: BeliefGuide needs a transition that is linear or can be linearised, got "
+            f"{type(laws).__name__}; use ForwardGuide"
+        )
 
-    def bound(self, laws: Laws) -> Tensor:
+    def bound(self, laws: Any) -> Tensor:
         """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
         if type(self.filter) is not ExactFilter:
             return super().bound(laws)
         # It is the evidence, in value and in gradient, at a third of the work.
-        return exact.log_evidence(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return log_evidence(laws)
 
-    def sleep_loss(self, laws: Laws, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
         """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says."""
-        posterior = self.posterior(laws)
+        beliefs = self.filter(laws)
+        if isinstance(beliefs, GaussianBeliefs):
+            each = beliefs.double().log_prob(paths.double())
+            return -torch.where(laws.data.step_mask, each, 0).sum(-1)
+        posterior = Backward(laws, beliefs)
         return -posterior._pick(posterior.log_beliefs, paths).sum(-1)
 
 
 class ForwardGuide(Guide):
     """q(z_t | z_{t-1}, h_t) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)), s_t read off the network.
 
-    With a bidirectional network it can be the exact smoother; with a causal one it is the plain
+    For continuous states with linear-Gaussian laws exp(s_t) is a normal density of z_t. With a
+    network that reads the future it can be the exact smoother; with a causal one it is the plain
     causal guide, which cannot (SCIENCE I2).
     """
 
@@ -219,9 +282,17 @@ class ForwardGuide(Guide):
                 "ExactFilter, which belongs into a BeliefGuide"
             )
 
-    def posterior(self, laws: Laws, *, learn: bool = True) -> Forward:
-        scores = self.filter.scores(laws)  # type: ignore[attr-defined]
-        return Forward(laws, scores if learn else scores.detach())
+    def posterior(self, laws: Any, *, learn: bool = True) -> Forward | GaussianForward:
+        if isinstance(laws, Laws):
+            scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
+            return Forward(laws, scores if learn else scores.detach())
+        potentials = self.filter(laws)
+        if not isinstance(laws, LinearGaussianLaws) or isinstance(potentials, Tensor):
+            raise ValueError(
+                "model: ForwardGuide needs discrete states or linear-Gaussian laws, got "
+                f"{type(laws).__name__}"
+            )
+        return GaussianForward(laws, potentials if learn else potentials.detach())
 
 
 class MeanFieldGuide(Guide):
@@ -230,9 +301,12 @@ class MeanFieldGuide(Guide):
     With a causal filter this is the trap of SCIENCE I2: its optimum is not the filter.
     """
 
-    def posterior(self, laws: Laws, *, learn: bool = True) -> MeanField:
+    def posterior(self, laws: Any, *, learn: bool = True) -> MeanField | GaussianMeanField:
         beliefs = self.filter(laws)
-        return MeanField(laws, beliefs if learn else beliefs.detach())
+        beliefs = beliefs if learn else beliefs.detach()
+        if isinstance(beliefs, Tensor):
+            return MeanField(laws, beliefs)
+        return GaussianMeanField(laws, beliefs)
 
 
 class _Placed(dist.Delta):

@@ -359,16 +359,19 @@ def in_double(prior: Any) -> Any:
     density there counts as zero.
     """
     twin = copy.deepcopy(prior)
-    _to_double(twin)
+    _to_double(twin, set())
     return twin
 
 
-def _to_double(part: Any) -> None:
+def _to_double(part: Any, met: set[int]) -> None:
+    if id(part) in met:  # a transform and its inverse hold each other
+        return
+    met.add(id(part))
     for name, value in vars(part).items():
         if isinstance(value, Tensor) and value.is_floating_point():
             vars(part)[name] = value.double()
         for inner in value if isinstance(value, list | tuple) else [value]:
             if isinstance(inner, Distribution | Transform):
-                _to_double(inner)
+                _to_double(inner, met)
     if isinstance(part, Distribution):
         part._validate_args = False

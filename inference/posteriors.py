@@ -173,6 +173,7 @@ class Forward(PathPosterior):
     """
 
     def __init__(self, laws: Laws, scores: Tensor) -> None:
+        scores = _reachable(laws, scores)
         # The law is the same with a number added to all scores of a step: none overflows.
         scores = scores - scores.detach().amax(-1, keepdim=True)
         log_z, first = _normalisers(laws, scores)
@@ -298,6 +299,24 @@ def _supported(laws: Laws, log_beliefs: Tensor) -> Tensor:
     return log_beliefs.masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
+def _reachable(laws: Laws, scores: Tensor) -> Tensor:
+    """Scores restricted to the states that some possible path goes through, past and future seen.
+
+    A walk that ends where the model's zeros let nothing follow would make the bound -inf.
+    """
+    parts = laws.log_initial, laws.log_transition, laws.log_likelihood
+    if not any(bool(part.isneginf().any()) for part in parts):
+        return scores
+    with torch.no_grad():
+        initial, transition, likelihood = (
+            torch.zeros_like(x).masked_fill(x.isneginf(), -torch.inf) for x in parts
+        )
+        smoothed = exact.smooth_chain(initial, transition, likelihood, laws.lengths)
+        possible = ~smoothed.isneginf()
+    beyond = ~laws.data.step_mask.unsqueeze(-1)
+    return scores.masked_fill(~(possible | beyond), -torch.inf)
+
+
 def _normalisers(laws: Laws, scores: Tensor) -> tuple[Tensor, Tensor]:
     """log Z_t(z_{t-1}) = log Σ_z T(z|z_{t-1}) e^{s_t(z)} for t >= 2, and log q(z_1)."""
     first = (laws.log_initial + scores[:, 0]).log_softmax(-1)
@@ -309,6 +328,8 @@ def _normalisers(laws: Laws, scores: Tensor) -> tuple[Tensor, Tensor]:
     else:
         steps = scores.shape[1] - 1
         total = (table.expand(-1, steps, -1, -1) @ weight.unsqueeze(-1)).squeeze(-1)
+    # From a state that no possible path goes through; q is never there.
+    total = torch.where(total > 0, total, 1)
     return total.log() + top, first
 
 

@@ -12,10 +12,20 @@ from typing import Any, NamedTuple, overload
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, Laws, Model, Regression, Sequences
+from ..models import (
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Laws,
+    LinearGaussianSSM,
+    Model,
+    Regression,
+    Sequences,
+)
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
-from . import exact, structures
+from . import exact, linear_queries, structures
+from .batches import stacked
+from .linear_queries import LinearForecast, Moments
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -55,6 +65,8 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
     Raises:
         ValueError: a parameter is not known, or data that the model cannot emit.
     """
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.log_evidence(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: structures.log_evidence(model, laws))
@@ -63,9 +75,13 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
 @overload
 def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def filter(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def filter(model: Model, data: Sequences) -> Any: ...
 def filter(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_t), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_t), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.filter(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_beliefs))
@@ -74,9 +90,13 @@ def filter(model: Model, data: Sequences) -> Any:
 @overload
 def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def predict(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def predict(model: Model, data: Sequences) -> Any: ...
 def predict(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_{t-1}), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_{t-1}), (N, T, K), or its ``Moments``; zero beyond the length."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.predict(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_predicted))
@@ -85,9 +105,13 @@ def predict(model: Model, data: Sequences) -> Any:
 @overload
 def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def smooth(model: Model, data: Sequences) -> Any: ...
 def smooth(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_T), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_T), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.smooth(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, exact.smooth_chain(*_chain(laws))))
@@ -100,6 +124,8 @@ def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
 
 def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
     """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.step_log_likelihood(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
@@ -108,14 +134,16 @@ def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
 def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
     """The single most probable path of every sequence (Viterbi)."""
     found = [exact.most_likely_path(*_chain(laws)) for laws in _laws(model, data)]
-    paths = _stack([path for path, _ in found], data.max_length, fill=-1)
+    paths = stacked([path for path, _ in found], data.max_length, fill=-1)
     return MostLikely(paths, torch.cat([joint for _, joint in found]))
 
 
 def sample_states(
     model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
 ) -> Tensor:
-    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length."""
+    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length; (draws, N, T, D), 0 there."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.sample_states(model, data, draws, seed=seed)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if draws < 1:
@@ -126,9 +154,32 @@ def sample_states(
         exact.sample_paths(*_chain(laws), n=draws, generator=generator)
         for laws in _laws(model, data)
     ]
-    return _stack(parts, data.max_length, fill=-1, sequence=1)
+    return stacked(parts, data.max_length, fill=-1, sequence=1)
 
 
+@overload
+def forecast(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Forecast: ...
+@overload
+def forecast(
+    model: LinearGaussianSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> LinearForecast: ...
+@overload
 def forecast(
     model: Model,
     data: Sequences,
@@ -136,8 +187,19 @@ def forecast(
     *,
     draws: int = 1000,
     inputs: Tensor | None = None,
+    times: Tensor | None = None,
     seed: int | None = None,
-) -> Forecast:
+) -> Any: ...
+def forecast(
+    model: Model,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Any:
     """Continue every sequence by ``steps`` steps.
 
     Args:
@@ -146,15 +208,20 @@ def forecast(
         steps: how far ahead, H >= 1.
         draws: simulated continuations.
         inputs: covariates of the future (N, H, columns), where the model takes them.
+        times: of these steps (N, H), later than all that was seen, where the model reads them.
         seed: of the simulation.
     """
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.forecast(
+            model, data, steps, draws=draws, inputs=inputs, times=times, seed=seed
+        )
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if steps < 1 or draws < 1:
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
     model.check(data)
-    future = _future(model, data, steps, inputs)
+    future = _future(model, data, steps, inputs, times)
     last = filter(model, data)[torch.arange(len(data)), data.lengths - 1]
     log_states = exact.predict_states(last.log(), model.laws({}, future).log_transition, steps)
     copies = torch.arange(len(data)).repeat(draws)
@@ -178,22 +245,49 @@ def _inexact(model: Model) -> ValueError:
 
 
 def _future(
-    model: HiddenMarkovModel, data: Sequences, steps: int, inputs: Tensor | None
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    inputs: Tensor | None,
+    times: Tensor | None,
 ) -> Sequences:
     """The last step of every sequence, which drives the first transition, and those to come."""
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
-    if not model.inputs:
-        return Sequences.from_tensors(y, codes=data.is_codes)
-    if inputs is None or inputs.shape != (len(data), steps, model.inputs):
+    rows, last = torch.arange(len(data)), data.lengths - 1
+    along = {}
+    if model.inputs:
+        shape = (len(data), steps, model.inputs)
         came = None if inputs is None else tuple(inputs.shape)
+        if inputs is None or came != shape:
+            raise ValueError(
+                f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
+            )
+        assert data.inputs is not None  # checked with the data
+        before = data.inputs[rows, last]
+        along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
+    if model.timed:
+        assert data.times is not None  # checked with the data
+        along["times"] = _times_ahead(data.times[rows, last], steps, times)
+    future = Sequences.from_tensors(y, codes=data.is_codes, **along)
+    law = model.transition
+    return law.scheduled(future) if isinstance(law, GeneratorTransition) else future
+
+
+def _times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
+    """The last time of every sequence and those to come, (N, H + 1)."""
+    shape = (len(last), steps)
+    came = None if times is None else tuple(times.shape)
+    if times is None or came != shape:
+        raise ValueError(f"times: forecasting needs future times of shape {shape}, got {came}")
+    joined = torch.cat([last.unsqueeze(1), times.to(last)], 1)
+    steady = (joined.diff(dim=1) > 0).all(1)
+    if not bool(steady.all()):
+        n = int(steady.logical_not().nonzero()[0])
         raise ValueError(
-            f"inputs: forecasting needs future covariates of shape "
-            f"({len(data)}, {steps}, {model.inputs}), got {came}"
+            f"times: must increase from the last time seen, got {joined[n].tolist()} "
+            f"in sequence {n}"
         )
-    assert data.inputs is not None  # checked with the data
-    last = data.inputs[torch.arange(len(data)), data.lengths - 1]
-    driven = torch.cat([last.unsqueeze(1), inputs.to(last)], 1)
-    return Sequences.from_tensors(y, codes=data.is_codes, inputs=driven)
+    return joined
 
 
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
@@ -236,17 +330,4 @@ def _over_batches(
     parts = [query(laws) for laws in _laws(model, data)]
     if parts[0].ndim == 1:
         return torch.cat(parts)
-    return _stack(parts, data.max_length - pad_from, fill=0)
-
-
-def _stack(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
-    """Join batches, which are cut to their own longest sequence, along the sequences."""
-    time = sequence + 1
-    padded = []
-    for part in parts:
-        lacking = steps - part.shape[time]
-        if lacking:
-            shape = [*part.shape[:time], lacking, *part.shape[time + 1 :]]
-            part = torch.cat([part, part.new_full(shape, fill)], time)
-        padded.append(part)
-    return torch.cat(padded, sequence)
+    return stacked(parts, data.max_length - pad_from, fill=0)

@@ -94,7 +94,13 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
     }
     if isinstance(kept.network, nn.RNN):
         network["nonlinearity"] = kept.network.nonlinearity
-    return {"kind": type(kept).__name__, "reads": kept.reads, "network": network}
+    return {
+        "kind": type(kept).__name__,
+        "reads": kept.reads,
+        "direction": kept.direction,
+        "gaps": kept.gaps,
+        "network": network,
+    }
 
 
 def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor]) -> Guide:
@@ -103,7 +109,8 @@ def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor
     if description["kind"] != "ExactFilter":
         kind = _NETWORKS[description["kind"]]
         make: type[Any] = kind.kind
-        kept = kind(reads=description["reads"], network=make(**description["network"]))
+        options = {name: description[name] for name in ("reads", "direction", "gaps")}
+        kept = kind(**options, network=make(**description["network"]))
     guide = _GUIDES[record["guide"]](model, kept, parameters=record["uncertainty"])
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
     guide.to(dtype)

@@ -177,9 +177,7 @@ class _PathScan(torch.autograd.Function):
             onward = carried[:m].add_(grad_paths[t, :m])
             law = grad[t, :m]
             torch.add(grad_moments[t, :m, :size], onward, out=law[:, :size])
-            torch.addcmul(
-                grad_moments[t, :m, size:], onward, slope[t, :m], out=law[:, size:]
-            )
+            torch.addcmul(grad_moments[t, :m, size:], onward, slope[t, :m], out=law[:, size:])
             unit = grad_hidden[t, :m]
             torch.mm(law, turned_out, out=unit)
             unit *= inner[t, :m]

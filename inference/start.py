@@ -21,7 +21,14 @@ from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ..models import HiddenMarkovModel, Model, SequenceFolder, Sequences
+from ..models import (
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Misclassification,
+    Model,
+    SequenceFolder,
+    Sequences,
+)
 from ..models.folders import Data
 from ..models.randomness import seeded
 
@@ -126,7 +133,9 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     y = y if emission.codes else y.double()
     seen = data.observed_steps.nonzero()
     some = seen[torch.randperm(len(seen))[:_FRAMES]].unbind(1)
-    if _located(model):
+    if isinstance(emission, Misclassification):
+        labels = torch.where(mask, y, -1)
+    elif _located(model):
         one = torch.ones(len(some[0]), 1, dtype=torch.float64)
         labels = _nearest(model, data, emission.start(y[some], mask[some], one))
     else:
@@ -140,7 +149,10 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     labels = torch.where(labels >= 0, order.argsort()[labels], -1)
     first = labels[:, 0]
     initial = torch.bincount(first[first >= 0], minlength=states).double() + 1
-    transition = model.transition.start(_transition_counts(labels, states))
+    law = model.transition
+    if isinstance(law, GeneratorTransition):
+        law = law.scaled_to(data)  # rates per unit of time need the gaps
+    transition = law.start(_transition_counts(labels, states))
     return {**laws, **transition, "initial": initial / initial.sum()}
 
 
@@ -262,7 +274,10 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
 def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
     """The cluster of each state."""
     name, known = model.emission.ordering, model.known.get("transition")
-    if _located(model):
+    numbered = isinstance(model.emission, Misclassification) or isinstance(
+        model.transition, GeneratorTransition
+    )
+    if _located(model) or numbered:
         return torch.arange(model.states)
     if known is not None and not model.ordered:
         return _matched(known.clamp_min(1e-6).log().numpy(), counts.numpy())

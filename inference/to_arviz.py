@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, Model, Sequences
+from ..models import GeneratorTransition, HiddenMarkovModel, Misclassification, Model, Sequences
 from ..models.randomness import seeded
 from . import export_continuous, export_discrete
 from .arviz_groups import Idata, build, k_threshold
@@ -67,6 +67,7 @@ def to_arviz(
     prior_draws: Draws = "auto",
     forecast: int = 0,
     inputs: Tensor | None = None,
+    times: Tensor | None = None,
     steps: bool | Literal["auto"] = "auto",
     relabel: bool = True,
 ) -> Idata:
@@ -92,7 +93,9 @@ def to_arviz(
       length, and the beliefs are ``smoothed_mean``, ``smoothed_sd``, ``filtered_mean`` and
       ``filtered_sd`` (sequence, time, component), exact where there is exact inference.
     - ``posterior_predictive``, ``prior``, ``prior_predictive``: ``obs`` (sequence, time[, feature])
-      are whole replications of the data, new states included; gaps are filled in.
+      are whole replications of the data, new states included; gaps are filled in. Where the first
+      state has a flat prior, replications begin at its law given the data, and there is no
+      ``prior_predictive``.
     - ``predictions``: ``obs`` (sequence, ahead[, feature]) and ``state_probability`` (sequence,
       ahead, state) after the end of each sequence.
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
@@ -117,6 +120,7 @@ def to_arviz(
         prior_draws: the same of ``prior`` and ``prior_predictive``.
         forecast: steps to predict after the end of each sequence.
         inputs: covariates of these steps (N, forecast, columns), where the model takes them.
+        times: of these steps (N, forecast), where the model reads them.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
         relabel: whether to bring the states into the order above.
 
@@ -124,7 +128,7 @@ def to_arviz(
         ValueError: bad argument, or data that the model cannot emit; before anything is computed.
     """
     wanted = _Wanted(draws, seed, state_draws, predictive_draws, prior_draws, forecast, steps)
-    wanted.check(result, data, inputs)
+    wanted.check(result, data, inputs, times)
     with seeded(seed), torch.no_grad():
         sample = sample_of(result, draws)
         model = result.model
@@ -148,14 +152,16 @@ def to_arviz(
             groups["posterior_predictive"] = {"obs": sample.shaped(drawn)}
             labels["posterior_predictive/draw"] = replicas.labels
         if replicas is not None and forecast:
-            ahead = kind.predictions(model, data, sample, replicas, forecast, inputs)
-            groups["predictions"] = ahead
+            drawn = kind.predictions(model, data, sample, replicas, forecast, (inputs, times))
+            groups["predictions"] = drawn
             labels["predictions/draw"] = replicas.labels
         count = wanted.replications(prior_draws, data) if model.priors else 0
         if count:
             prior = draw_prior(model, count)
             groups["prior"] = {name: as_array(value[None]) for name, value in prior.items()}
-            groups["prior_predictive"] = {"obs": kind.replicate(model, data, prior, count)[None]}
+            drawn = kind.replicate(model, data, prior, count, informed=False)
+            if drawn is not None:
+                groups["prior_predictive"] = {"obs": drawn[None]}
         order = None
         if isinstance(model, HiddenMarkovModel):
             order = torch.arange(model.states)
@@ -182,7 +188,7 @@ class _Wanted:
     forecast: int
     steps: bool | Literal["auto"]
 
-    def check(self, result: Any, data: Any, inputs: Tensor | None) -> None:
+    def check(self, result: Any, data: Any, inputs: Tensor | None, times: Tensor | None) -> None:
         if not isinstance(result, Fit | NutsFit):
             raise ValueError(
                 f"result: must be what fit or nuts returned, got {type(result).__name__}"
@@ -204,6 +210,9 @@ class _Wanted:
         if self.forecast and model.inputs and (inputs is None or inputs.shape != needed):
             came = None if inputs is None else tuple(inputs.shape)
             raise ValueError(f"inputs: forecasting needs covariates of shape {needed}, got {came}")
+        if self.forecast and model.timed and (times is None or times.shape != needed[:2]):
+            came = None if times is None else tuple(times.shape)
+            raise ValueError(f"times: forecasting needs times of shape {needed[:2]}, got {came}")
 
     def keeps_steps(self, sample: Sample, data: Sequences) -> bool:
         """Whether step by step log-likelihoods are kept in ``sample_stats``."""
@@ -313,7 +322,9 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
         "time": time,
         "ahead": np.arange(1, ahead + 1),
     }
-    if not isinstance(model, HiddenMarkovModel):
+    if isinstance(model, HiddenMarkovModel):
+        out |= _pair_coords(model)
+    else:
         out["component"] = np.array(model.components)
     features = np.array(data.features)
     out |= {"feature": features, "feature_from": features}
@@ -329,6 +340,21 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
     else:
         out["log_likelihood/time"] = time[seen[0]]
     return out
+
+
+def _pair_coords(model: HiddenMarkovModel) -> dict[str, Any]:
+    """Names of what there is one of per pair of states: "0→1"."""
+    out: dict[str, Any] = {}
+    law, emission = model.transition, model.emission
+    if isinstance(emission, Misclassification):
+        out["misclassification"] = [f"{origin}→{seen}" for origin, seen in emission.errors]
+    if isinstance(law, GeneratorTransition) and model.states > 1:
+        out["jump"] = [f"{origin}→{target}" for origin, target in law.allowed(model.states)]
+        out["effect"] = [
+            f"{column} on " + ", ".join(f"{origin}→{target}" for origin, target in jumps)
+            for column, jumps in law.acting(model.states)
+        ]
+    return {name: np.array(labels) for name, labels in out.items() if labels}
 
 
 def _times(data: Sequences) -> Array:

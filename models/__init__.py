@@ -1,10 +1,14 @@
 """Sequences and the generative models: three laws and one Pyro program each."""
 
 from .beliefs import DiscreteBelief, GaussianBelief
+from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .deep import DeepLaws, DeepMarkovModel, GatedTransition
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel, Laws
 from .laws import (
     BandedTransition,
@@ -13,6 +17,8 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
@@ -20,38 +26,57 @@ from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "Autoregressive",
     "BandedTransition",
     "Bernoulli",
     "Categorical",
+    "ContinuousTimeHMM",
+    "Cycle",
     "DeepLaws",
     "DeepMarkovModel",
     "DiscreteBelief",
+    "Dynamics",
     "Emission",
     "FullGaussian",
-    "Gaussian",
     "GatedTransition",
+    "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
+    "GeneratorTransition",
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
+    "LinearDynamics",
+    "LinearEmission",
+    "LinearGaussianSSM",
+    "LinearLaws",
+    "LinearSDE",
+    "LocalLevel",
+    "LocalLinearTrend",
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "Misclassification",
     "Model",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
     "Ordered",
+    "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "Seasonal",
     "SequenceFolder",
     "Sequences",
     "Simulation",
     "SparseTransition",
     "StudentT",
+    "SwitchingLaws",
+    "SwitchingLinearSSM",
     "load_model",
     "save_model",
     "write_folder",

@@ -17,8 +17,9 @@ from .checks import require, require_count
 from .counts import Bernoulli, Poisson
 from .emissions import Emission, Parameters, Priors
 from .folders import Data, SequenceFolder
+from .generators import GeneratorTransition
 from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
-from .model import Model
+from .model import Model, Simulation
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT
@@ -159,6 +160,15 @@ class HiddenMarkovModel(Model):
             "'stationary' needs transitions that are the same at every step",
             repr(self.transition),
         )
+        if isinstance(self.transition, GeneratorTransition):
+            require(
+                self.initial == "free",
+                "initial",
+                "must be 'free' in continuous time (known values are set with with_parameters)",
+                repr(self.initial),
+            )
+            if self.states > 1:
+                self.transition.check_emission(self.emission, self.states)
         read = {moving, self.emission.inputs} - {0}
         require(
             len(read) < 2,
@@ -216,6 +226,11 @@ class HiddenMarkovModel(Model):
         """Number of input columns that the transition or the emission reads; 0 for none."""
         return max(self.transition.inputs, self.emission.inputs)
 
+    @property
+    def timed(self) -> bool:
+        """Whether the transition reads ``data.times``: a chain in continuous time."""
+        return isinstance(self.transition, GeneratorTransition)
+
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
         chain = {**self._initial_law.dims(), **self.transition.dims()}
@@ -227,6 +242,8 @@ class HiddenMarkovModel(Model):
         return f"HiddenMarkovModel(states={self.states}, {self.emission}{known})"
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(self.transition, GeneratorTransition) and self.states > 1:
+            values = self.transition.natural(values, self.states)
         return self.emission.natural(values)
 
     def _why_absent(self, name: str) -> str:
@@ -237,7 +254,7 @@ class HiddenMarkovModel(Model):
         return ""
 
     def scaled_to(self, data: Data) -> HiddenMarkovModel:
-        """The same model with the emission's priors on the scale of the data.
+        """The same model with the priors of emission and rates on the scale of the data.
 
         Of a folder a sample is read, see ``SequenceFolder.sample``.
         """
@@ -245,13 +262,34 @@ class HiddenMarkovModel(Model):
         self.emission.check(data)
         out = copy.copy(self)
         out.emission = self.emission.scaled_to(data)
+        if isinstance(self.transition, GeneratorTransition):
+            out.transition = self.transition.scaled_to(data)
         out._all = out._assemble()
         return out
 
     def check_values(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        self._check_kind(data)
+        if isinstance(self.transition, GeneratorTransition) and self.states > 1:
+            known = self._known.get("initial")
+            first = None if known is None else known > 0
+            self.transition.check_moves(data, self.emission, first)
+
+    def _check_kind(self, data: Sequences) -> None:
         self.emission.check(data)
         self.transition.check(data)
+
+    def simulate(self, parameters: Parameters, like: Sequences) -> Simulation:
+        """Draw paths and observations at given values, with lengths, inputs and gaps of ``like``.
+
+        Where the time of entering an absorbing state is observed, the first visit that finds the
+        chain there moves back to it and all later ones are missing. Uses torch's global generator.
+        """
+        law = self.transition
+        if not isinstance(law, GeneratorTransition) or not law.exact or self.states == 1:
+            return super().simulate(parameters, like)
+        with torch.no_grad():
+            return law.entered(super().simulate(parameters, law.scheduled(like)))
 
     def laws(self, parameters: Parameters, data: Sequences) -> Laws:
         """The three laws at given values of the unknown parameters: a pure function.

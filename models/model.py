@@ -156,6 +156,10 @@ class Model(ABC):
     def check_values(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
 
+    def _check_kind(self, data: Sequences) -> None:
+        """``check_values`` but for the values themselves."""
+        self.check_values(data)
+
     @abstractmethod
     def laws(self, parameters: Parameters, data: Sequences) -> Any:
         """The laws at given values of the unknown parameters, ``TrajectoryLaws``; pure."""
@@ -372,7 +376,7 @@ class Model(ABC):
             codes=self.observations.codes,
             **given,
         )
-        self.check_values(blank)
+        self._check_kind(blank)
         return blank
 
 

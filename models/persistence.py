@@ -15,6 +15,9 @@ from torch import Tensor
 
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .deep import DeepMarkovModel
+from .diffusion import LinearSDE, OrnsteinUhlenbeck
+from .dynamics import LinearDynamics, SumOfDynamics
+from .generators import GeneratorTransition
 from .hmm import HiddenMarkovModel
 from .laws import (
     BandedTransition,
@@ -23,17 +26,21 @@ from .laws import (
     MatrixTransition,
     SparseTransition,
 )
+from .linear import LinearEmission, LinearGaussianSSM
+from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
+from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
 _MODELS: dict[str, type[Any]] = {
-    "DeepMarkovModel": DeepMarkovModel,
-    "HiddenMarkovModel": HiddenMarkovModel,
+    model.__name__: model
+    for model in (HiddenMarkovModel, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
 }
 
 _PARTS: dict[str, type[Any]] = {
@@ -43,6 +50,9 @@ _PARTS: dict[str, type[Any]] = {
         *(Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture),
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
+        *(GeneratorTransition, Misclassification),
+        *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
+        *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
     )
 }
 

@@ -222,7 +222,7 @@ def test_exact_filter_leaves_nothing_and_the_smoother_is_what_mean_field_is_held
     exact = summary([measure(BeliefGuide(model, ExactFilter()), data)])
     for name in ("kl_filter_per_step", "evidence_gap_per_step", "update_error_per_step"):
         assert exact[name] == pytest.approx(0, abs=1e-12)
-    guide = MeanFieldGuide(model, LSTMFilter(4, bidirectional=True))
+    guide = MeanFieldGuide(model, LSTMFilter(4, direction="both"))
     measured = measure(guide, data)
     assert measured.kl_filter is None
     p, q = smooth(model, data)[..., 1].numpy(), log_beliefs(guide, data)[..., 1].exp().numpy()

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import torch
 
 from beliefzoo.experiments import data
 from beliefzoo.experiments.data import (
+    load_co2,
     load_earthquakes,
     load_english_letters,
+    load_heart_transplants,
     load_jsb_chorales,
     load_nile,
+    load_unemployment,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +55,20 @@ def test_earthquakes() -> None:
     assert (quakes.labels, quakes.features) == (("earthquakes",), ("count",))
 
 
+def test_heart_transplants(data_folder: Path) -> None:
+    # The table of consecutive states that msm's manual prints for these data.
+    cav = load_heart_transplants()
+    assert (len(cav), cav.n_steps, int(cav.lengths.max())) == (622, 2846, 15)
+    assert cav.times is not None
+    assert not cav.times[:, 0].any()
+    assert not cav.values[:, 0].any()
+    pairs = torch.zeros(4, 4, dtype=torch.int64)
+    for codes in cav.arrays():
+        for here, there in pairwise(codes):
+            pairs[here, there] += 1
+    assert pairs.tolist() == [[1367, 204, 44, 148], [46, 134, 54, 48], [4, 13, 107, 55], [0] * 4]
+
+
 def test_nile() -> None:
     # The first and last flows as printed by R; the mean that is published everywhere, 919.35.
     nile = load_nile()
@@ -60,6 +78,26 @@ def test_nile() -> None:
     assert nile.values[0, :3, 0].tolist() == [1120, 1160, 963]
     assert nile.values[0, -1, 0] == 740
     assert nile.values.double().mean().item() == pytest.approx(919.35, abs=1e-9)
+
+
+def test_unemployment(data_folder: Path) -> None:
+    # The first rates and the last as published by the Bureau of Labor Statistics.
+    rates = load_unemployment()
+    assert rates.values.shape == (1, 203, 1)
+    assert rates.mask.all()
+    assert rates.times is not None
+    assert rates.times[0, [0, 1, -1]].tolist() == [1959, 1959.25, 2009.5]
+    assert rates.values[0, [0, 1, -1], 0].tolist() == [5.8, 5.1, 9.6]
+
+
+def test_co2(data_folder: Path) -> None:
+    co2 = load_co2()
+    assert co2.values.shape == (1, 2284, 1)
+    assert int((~co2.mask).sum()) == 59
+    assert co2.times is not None
+    assert (co2.times.diff() == 7).all()
+    assert co2.values[0, :3, 0].tolist() == pytest.approx([316.1, 317.3, 317.6])
+    assert co2.values[0, -1, 0].item() == pytest.approx(371.5)
 
 
 def text_of(letters: Any) -> str:

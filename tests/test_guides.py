@@ -61,8 +61,8 @@ GUIDES = {
     "belief-lstm": lambda m: BeliefGuide(m, LSTMFilter(5)),
     "belief-likelihoods": lambda m: BeliefGuide(m, GRUFilter(5, reads="likelihoods")),
     "forward-causal": lambda m: ForwardGuide(m, ElmanFilter(5)),
-    "forward-bidirectional": lambda m: ForwardGuide(m, LSTMFilter(5, bidirectional=True)),
-    "mean-field": lambda m: MeanFieldGuide(m, LSTMFilter(5, bidirectional=True)),
+    "forward-bidirectional": lambda m: ForwardGuide(m, LSTMFilter(5, direction="both")),
+    "mean-field": lambda m: MeanFieldGuide(m, LSTMFilter(5, direction="both")),
     "mean-field-exact": lambda m: MeanFieldGuide(m, ExactFilter()),
 }
 every_guide = pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
@@ -313,7 +313,7 @@ def test_fresh_copies_the_weights_and_leaves_the_guide():
 def test_bad_arguments():
     model = HiddenMarkovModel(2, "poisson")
     with pytest.raises(ValueError, match="BeliefGuide needs beliefs about the past"):
-        BeliefGuide(model, LSTMFilter(4, bidirectional=True))
+        BeliefGuide(model, LSTMFilter(4, direction="both"))
     with pytest.raises(ValueError, match="ForwardGuide needs a recurrent filter"):
         ForwardGuide(model, ExactFilter())
     with pytest.raises(ValueError, match="got 'laplace'"):

@@ -233,7 +233,7 @@ def test_step_log_likelihoods_are_left_out_when_large(monkeypatch: pytest.Monkey
         lambda model: BeliefGuide(model, LSTMFilter(4)),
         lambda model: BeliefGuide(model, LSTMFilter(4, reads="likelihoods")),
         lambda model: BeliefGuide(model, GRUFilter(4, reads="both"), parameters="multivariate"),
-        lambda model: ForwardGuide(model, GRUFilter(4, bidirectional=True)),
+        lambda model: ForwardGuide(model, GRUFilter(4, direction="both")),
         lambda model: MeanFieldGuide(model, LSTMFilter(4, reads="both")),
     ],
     ids=["exact", "observations", "likelihoods", "both", "forward", "mean-field"],

@@ -188,7 +188,9 @@ def _beliefs(
 ) -> Tensor:
     """Log beliefs (N, T, K) from observations."""
     laws = model.laws({n: torch.from_numpy(v).to(dtype) for n, v in values.items()}, data)
-    return filter(laws)
+    beliefs = filter(laws)
+    assert isinstance(beliefs, Tensor)  # the states are discrete
+    return beliefs
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:

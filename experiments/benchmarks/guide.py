@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from ...inference import BeliefGuide, LSTMFilter
 from ...inference.guides import Guide
@@ -171,6 +172,7 @@ def _stamps(guide: Guide, data: Sequences) -> list[float]:
     _ = laws.log_likelihood  # computed when first asked for
     stamp()
     beliefs = guide.filter(laws)
+    assert isinstance(beliefs, Tensor)  # log beliefs: the states are discrete
     stamp()
     loss = -Backward(laws, beliefs).elbo().sum()
     stamp()
