@@ -1,6 +1,7 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, NonFiniteLossError, fit
@@ -31,6 +32,7 @@ from .to_arviz import to_arviz
 __all__ = [
     "BeliefGuide",
     "Convergence",
+    "DeepGuide",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -50,6 +52,7 @@ __all__ = [
     "NutsFit",
     "NutsSettings",
     "Sweep",
+    "TrajectoryNetwork",
     "WeightedEvidence",
     "compare",
     "convergence",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import pyro.distributions as dist
 import torch
@@ -177,6 +178,12 @@ class TrajectoryNetwork(nn.Module):
         )
 
     @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        names = ("hidden_size", "direction", "cell", "dropout")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def _share(self) -> float:
         """1 / number of parts that are averaged in c_t."""
         return 1 / (1 + len(self.readers))
@@ -242,10 +249,21 @@ class DeepGuide(Guide):
             repr(filter),
         )
 
+    def fresh(self, start: Mapping[str, Tensor]) -> Self:
+        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        out = super().fresh(start)
+        out._buffers = {"trained_steps": torch.zeros_like(self.trained_steps)}
+        return out
+
     @property
     def noiseless(self) -> bool:
         """Bounds are estimates."""
         return False
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with, but for model, filter and ``parameters``."""
+        return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 
     @property
     def divergence_weight(self) -> float:

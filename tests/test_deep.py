@@ -263,26 +263,32 @@ def test_without_gate_it_is_a_linear_gaussian_chain():
     torch.testing.assert_close(laws.chain_log_prob(z), first + rest)
     alone = dist.Normal(0.0, 1.0).log_prob(drawn.data.values.double()).sum((-1, -2))
     torch.testing.assert_close(laws.emission_log_prob(z), alone)
-    slope, offset, noise = laws.linearised(z[:, 0], 0)
-    torch.testing.assert_close(slope, a.T.expand(2, 2, 2))
-    torch.testing.assert_close(offset, b.expand(2, 2))
-    torch.testing.assert_close(noise, torch.eye(2).double().expand(2, 2, 2))
+    covariance = torch.eye(2).double().expand(2, 3, 2, 2)
+    slope, offset, noise = laws.linearised(z[:, :-1], covariance)
+    torch.testing.assert_close(slope, a.T.expand(2, 3, 2, 2))
+    torch.testing.assert_close(offset, b.expand(2, 3, 2))
+    torch.testing.assert_close(noise, covariance)
 
 
 @every_kind
 def test_linearised_is_the_slope_of_the_mean(kind):
     model, data = case(**kind)
     laws = model.laws({}, data)
-    z = torch.randn(3, 2, dtype=torch.float64)
-    slope, offset, noise = laws.linearised(z, 1)
-    mean, scale = laws._moved(z, 1)
-    torch.testing.assert_close((slope @ z.unsqueeze(-1)).squeeze(-1) + offset, mean)
-    torch.testing.assert_close(noise, scale.square().diag_embed())
-    for column in range(2):
-        step = torch.zeros(2).double()
-        step[column] = 1e-6
-        rise = (laws._moved(z + step, 1)[0] - laws._moved(z - step, 1)[0]) / 2e-6
-        torch.testing.assert_close(slope[..., column], rise, rtol=1e-6, atol=1e-8)
+    states = torch.randn(3, 3, 2, dtype=torch.float64)
+    parts = laws.linearised(states, torch.eye(2).double().expand(3, 3, 2, 2))
+    for t in range(3):
+        z = states[:, t]
+        slope, offset, noise = (part[:, t] for part in parts)
+        mean, scale = laws._moved(z, t)
+        torch.testing.assert_close((slope @ z.unsqueeze(-1)).squeeze(-1) + offset, mean)
+        torch.testing.assert_close(noise, scale.square().diag_embed())
+        for column in range(2):
+            step = torch.zeros(2).double()
+            step[column] = 1e-6
+            rise = (laws._moved(z + step, t)[0] - laws._moved(z - step, t)[0]) / 2e-6
+            torch.testing.assert_close(slope[..., column], rise, rtol=1e-6, atol=1e-8)
+    one = model.laws({}, data[2])
+    assert one.linearised(states[:1, :0], torch.zeros(1, 0, 2, 2))[0].shape == (1, 0, 2, 2)
 
 
 @every_kind
