@@ -1,6 +1,7 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, NonFiniteLossError, fit
@@ -43,6 +44,7 @@ __all__ = [
     "BeliefGuide",
     "Component",
     "Convergence",
+    "DeepGuide",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -68,6 +70,7 @@ __all__ = [
     "RegimeParticles",
     "SmoothedRegimes",
     "Sweep",
+    "TrajectoryNetwork",
     "WeightedEvidence",
     "compare",
     "components",
