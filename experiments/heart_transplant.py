@@ -119,7 +119,7 @@ REACH = {
     "nuts_r_hat": 1.01,
     "interval_ends_in_printed_half_widths": 0.5,
     "guide_mean_error_in_sd": 0.5,
-    "lstm_gap_per_visit": 3e-3,
+    "lstm_gap_per_visit": 1e-3,
 }
 """What was to be reached, fixed before any run."""
 
@@ -141,9 +141,9 @@ class Settings:
     """Of the rates on the log scale; it falls to a hundredth on the way."""
     chains: int = 4
     """NUTS chains."""
-    warmup: int = 250
+    warmup: int = 200
     """Warm-up steps of a chain."""
-    chain_draws: int = 400
+    chain_draws: int = 300
     """Draws kept of a chain."""
     bayes_steps: int = 1000
     """Gradient steps of a variational fit."""
