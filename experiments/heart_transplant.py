@@ -573,10 +573,12 @@ def _draw_rates(figures: Mapping[str, Any]) -> Figure:
         label = "printed estimate" if f"{parameter}_published" in maximum else "estimate"
         axis.plot(printed, place, "o", color="white", mec="black", ms=5, label=label)
         axis.set_yticks(place, found[f"{parameter}_of"])
-        axis.set(xscale="log", title=title, ylim=(len(place) - 0.5, -0.5))
-    axes[0].legend(frameon=False, fontsize=8)
-    axes[0].set_xlabel("95 % intervals")
-    figure.tight_layout()
+        scale = "log" if parameter == "jump_rate" else "linear"
+        axis.set(xscale=scale, title=title, ylim=(len(place) - 0.5, -0.5))
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="lower center", ncols=4, frameon=False)
+    figure.suptitle("95 % intervals")
+    figure.tight_layout(rect=(0, 0.08, 1, 1))
     return figure
 
 
@@ -607,6 +609,7 @@ def _draw_filters(figures: Mapping[str, Any]) -> Figure:
     axis.set(ylabel="evidence − ELBO, nats per visit")
     axis.legend(frameon=False)
     axis.set_title("Filters in the guide's slot, model known")
+    figure.tight_layout()
     return figure
 
 
