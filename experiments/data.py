@@ -28,6 +28,14 @@ _SHAKESPEARE = (
     "text/letters_shakespeare_100k.txt",
     "de59cb3eacc31bcef5d9af505de12f4886215e73930139c2584da66a81346d6d",
 )
+_MACRODATA = (
+    "series/us_macrodata.csv",
+    "242dee4a4188894324cf152b49e31e1687e359cfdbc2ea5a2f8a69a9d0e1a849",
+)
+_CO2 = (
+    "series/co2_weekly.csv",
+    "2737f74222cf1fb702d41058927d2b8d2a34778d519bfa6b1dea2f1b47c234f4",
+)
 _CHORALES = (
     "music/jsb_chorales.npz",
     "c243f5ccd6c7ee5c28bb6bb6a523de6508cc64e03430e7071bcc30fe42a65fcf",
@@ -52,6 +60,40 @@ def load_nile() -> Sequences:
     One sequence of 100 flows (shape (1, 100, 1)); ``times`` are the years.
     """
     return _series("nile", "flow")
+
+
+def load_unemployment() -> Sequences:
+    """Unemployment rate of the United States in percent, quarterly, 1959 to the autumn of 2009.
+
+    One sequence of 203 rates (shape (1, 203, 1), float64); ``times`` are years, quarters being
+    0, 0.25, 0.5 and 0.75.
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    table = np.genfromtxt(_from_data_folder(*_MACRODATA), delimiter=",", names=True)
+    years = table["year"] + (table["quarter"] - 1) / 4
+    return Sequences.from_arrays(
+        [table["unemp"]], times=[years], labels=["unemployment"], features=["percent"]
+    )
+
+
+def load_co2() -> Sequences:
+    """Carbon dioxide in the air at Mauna Loa, weekly, from 29 March 1958 to 29 December 2001.
+
+    One sequence of 2284 values in parts per million (shape (1, 2284, 1), float64), 59 of them
+    missing; ``times`` are days since the first Saturday, 7 apart.
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    table = np.genfromtxt(
+        _from_data_folder(*_CO2), delimiter=",", names=True, dtype="M8[D],f8", encoding="ascii"
+    )
+    days = (table["date"] - table["date"][0]).astype(np.float64)
+    return Sequences.from_arrays([table["co2"]], times=[days], labels=["co2"], features=["ppm"])
 
 
 def load_english_letters(

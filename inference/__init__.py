@@ -6,7 +6,7 @@ from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
-from .importance import Importance, importance
+from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -50,6 +50,7 @@ __all__ = [
     "NutsFit",
     "NutsSettings",
     "Sweep",
+    "WeightedEvidence",
     "compare",
     "convergence",
     "evidence_gap",
@@ -75,5 +76,6 @@ __all__ = [
     "step_log_likelihood",
     "sweep",
     "to_arviz",
+    "weighted_evidence",
     "write",
 ]

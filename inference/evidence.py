@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from ..models import Laws
-from . import exact
+from ..models import Laws, LinearLaws
+from . import exact, linear_queries
 
 
 def log_evidence(laws: Any) -> Tensor:
@@ -20,6 +20,8 @@ def log_evidence(laws: Any) -> Tensor:
         return exact.log_evidence(
             laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
         )
+    if isinstance(laws, LinearLaws):
+        return linear_queries.evidence(laws)
     raise ValueError(
         f"model: needs one whose hidden states can be integrated out exactly, got {laws!r}"
     )

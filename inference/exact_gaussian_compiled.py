@@ -6,16 +6,24 @@ as torch uses.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from . import exact_gaussian_machine as machine
-from .exact_compiled import together
-from .exact_gaussian_machine import Array
+from .exact_compiled import cut, together
+from .exact_gaussian_kernels import Layout, States, System, no_variance
+from .exact_gaussian_machine import LANES, Adjoints, Array, Chains, Gains, Rows
+
+ROOM = 2**25
+"""Numbers that the gains of a stretch of time may take; a longer time is cut into stretches, whose
+gains are computed again for the gradient."""
 
 
 def _shares(count: int) -> list[Array]:
@@ -112,3 +120,306 @@ def _with_sums(
     parts = enumerate(shares)
     together([partial(kernel, rows, *arrays, sums.of(share)) for share, rows in parts], work)
     return sums.total()
+
+
+# --- the Kalman filter ----------------------------------------------------------------------------
+
+
+def _blocks(layout: Layout) -> tuple[Array, Array]:
+    """Rows of each block, -1 where there is none, and the chain of each: long rows first."""
+    chains, ends = layout.row_chains.numpy(), layout.row_ends.numpy()
+    order = np.lexsort((-ends, chains))
+    sizes = np.bincount(chains, minlength=len(layout.sequences))
+    counts = -(-sizes // LANES)
+    within = np.arange(len(order)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    block = np.repeat(np.cumsum(counts) - counts, sizes) + within // LANES
+    blocks = np.full((counts.sum(), LANES), -1)
+    blocks[block, within % LANES] = order
+    return blocks, np.repeat(np.arange(len(sizes)), counts)
+
+
+@dataclass(frozen=True)
+class _Filter:
+    """A system laid out for the kernels."""
+
+    given: System
+    layout: Layout
+    system: machine.System
+    chains: Chains
+    rows: Rows
+    constant: bool
+    """Whether the matrices do not change in time."""
+
+    @classmethod
+    def of(cls, given: System, layout: Layout) -> _Filter:
+        given = System(*(x.detach().contiguous() for x in given))
+        blocks, chain_of = _blocks(layout)
+        arrays = (x.numpy() for x in given[1:-1])
+        matrices = given.transition, given.noise, given.loading, given.observation_noise
+        return cls(
+            given,
+            layout,
+            machine.System(*arrays, layout.mask.contiguous().numpy()),
+            Chains(layout.sequences.numpy(), layout.ends.numpy()),
+            Rows(
+                given.values.numpy(),
+                layout.row_sequences.numpy(),
+                layout.row_ends.numpy(),
+                chain_of,
+                blocks,
+            ),
+            all(x.shape[1] <= 1 for x in matrices),
+        )
+
+    @property
+    def sizes(self) -> tuple[int, int, int, int, int]:
+        """(chains, rows, steps, features, states)."""
+        _, t, f = self.layout.mask.shape
+        return len(self.chains.ends), len(self.rows.ends), t, f, self.given.start.shape[-1]
+
+    def stretches(self) -> list[tuple[int, int]]:
+        """The time in stretches whose gains fit into the room."""
+        g, _, t, f, d = self.sizes
+        longest = max(1, ROOM // (g * (2 * d * d + f * d + f * f + 2)))
+        return [(start, min(start + longest, t)) for start in range(0, t, longest)]
+
+    def first_covariances(self) -> Tensor:
+        """(G, D, D), a copy."""
+        g, _, _, _, d = self.sizes
+        covariance = self.given.covariance[:, 0]
+        own = covariance if len(covariance) == 1 else covariance[self.layout.sequences]
+        return own.expand(g, d, d).clone()
+
+    def gains(self, start: int, stop: int, ahead: Tensor) -> Gains:
+        """Gains of a stretch; ``ahead`` goes from its first step to the one behind it."""
+        g, _, _, f, d = self.sizes
+        s = stop - start
+        found = Gains(
+            np.zeros((g, s), np.int64),
+            np.empty((g, s, d, d)),
+            np.empty((g, s, d, d)),
+            np.empty((g, s, f, d)),
+            np.empty((g, s, f, f)),
+            np.zeros((g, s)),
+        )
+        failed = np.full((g, 2), -1)
+        shared = self.system, self.chains, start, stop, self.constant, ahead.numpy(), found, failed
+        work = g * s * (4 * d**3 + 4 * f * d * d)
+        together([partial(machine.gains, share, *shared) for share in _shares(g)], work)
+        if (failed[:, 0] >= 0).any():
+            chain = int(np.flatnonzero(failed[:, 0] >= 0)[0])
+            raise no_variance(int(self.chains.sequences[chain]), *map(int, failed[chain]))
+        return found
+
+    def parts(self) -> list[tuple[int, int]]:
+        """Blocks in one piece a thread; a chain of matrices of its own is in one piece."""
+        pieces = cut(len(self.rows.chains))
+        if len(self.chains.ends) == 1:
+            return pieces
+        borders = np.flatnonzero(np.diff(self.rows.chains, prepend=-1))
+        borders = np.append(borders, len(self.rows.chains))
+        ends = [int(borders[np.searchsorted(borders, end)]) for _, end in pieces]
+        return [(a, b) for a, b in zip([0, *ends[:-1]], ends, strict=True) if a < b]
+
+    @property
+    def work(self) -> int:
+        """Products of the means of a step, all rows and steps."""
+        _, _, _, f, d = self.sizes
+        return int(self.rows.ends.sum()) * (d * d + 2 * f * d)
+
+    def means(
+        self, start: int, stop: int, found: Gains, ahead: Tensor, out: Sequence[Tensor]
+    ) -> None:
+        """Innovations, predicted and filtered means of a stretch into ``out``."""
+        law = self.system, self.chains, self.rows, start, stop, found, ahead.numpy()
+        arrays = [x.numpy() for x in out]
+        tasks = [partial(machine.means, *part, *law, *arrays) for part in self.parts()]
+        together(tasks, self.work)
+
+
+class _Whitening:
+    """The whitened innovations, and what their gradient needs."""
+
+    def __init__(self, given: System, layout: Layout) -> None:
+        self.filter = one = _Filter.of(given, layout)
+        g, rows, t, f, d = one.sizes
+        self.innovations = torch.zeros(rows, t, f, dtype=torch.float64)
+        self.predicted = torch.zeros(rows, t, d, dtype=torch.float64)
+        self.log_determinants = torch.zeros(g, t, dtype=torch.float64)
+        nothing = torch.zeros(0, t, d, dtype=torch.float64)
+        self.borders: list[Tensor] = []
+        ahead, mean = one.first_covariances(), one.given.start.clone()
+        for start, stop in one.stretches():
+            self.borders.append(ahead.clone())
+            self.gains = one.gains(start, stop, ahead)
+            self.log_determinants[:, start:stop] = torch.from_numpy(self.gains.log_determinants)
+            out = self.innovations, self.predicted, nothing
+            one.means(start, stop, self.gains, mean, out)
+
+    def gradient(
+        self, to_innovations: Tensor, to_log_determinants: Tensor, wanted: Sequence[bool]
+    ) -> list[Tensor | None]:
+        """In all of the system, in its order."""
+        one = self.filter
+        g, rows, _, f, d = one.sizes
+        parts = one.parts()
+        sums = _AdjointSums(one.given, wanted, max(len(parts), torch.get_num_threads()))
+        mean, covariance = torch.zeros(rows, d).double(), torch.zeros(g, d, d).double()
+        upstream = to_innovations.contiguous(), to_log_determinants.contiguous()
+        stretches = one.stretches()
+        for number in reversed(range(len(stretches))):
+            start, stop = stretches[number]
+            last = number + 1 == len(stretches)
+            found = self.gains if last else one.gains(start, stop, self.borders[number].clone())
+            s = stop - start
+            pair = np.zeros((g, s, f, d)), np.zeros((g, s, f, f))
+            self._means_gradient(start, stop, found, upstream[0], mean, pair, sums)
+            law = one.system, one.chains, start, stop, found, *pair
+            arrays = upstream[1].numpy(), covariance.numpy()
+            tasks = [
+                partial(machine.gains_gradient, share, *law, *arrays, sums.of(place))
+                for place, share in enumerate(_shares(g))
+            ]
+            together(tasks, g * s * (4 * d**3 + 6 * f * d * d))
+        first = covariance
+        if len(one.given.covariance) > 1:
+            first = torch.zeros(len(one.given.covariance), d, d).double()
+            first[one.layout.sequences] = covariance
+        else:
+            first = covariance.sum(0, keepdim=True)
+        return [mean, first.unsqueeze(1), *sums.totals()]
+
+    def _means_gradient(
+        self,
+        start: int,
+        stop: int,
+        found: Gains,
+        upstream: Tensor,
+        carry: Tensor,
+        out: tuple[Array, Array],
+        sums: _AdjointSums,
+    ) -> None:
+        one, tasks, own = self.filter, [], []
+        for place, (begin, end) in enumerate(one.parts()):
+            # Chains of this part; at most the first is also another's.
+            chains = slice(one.rows.chains[begin], one.rows.chains[end - 1] + 1)
+            pair = [x[chains] if len(one.chains.ends) > 1 else np.zeros_like(x) for x in out]
+            own.append(pair)
+            law = one.system, one.chains, one.rows, start, stop, found
+            tensors = self.innovations, self.predicted, upstream, carry
+            arrays = (x.numpy() for x in tensors)
+            tasks.append(
+                partial(
+                    machine.means_gradient,
+                    *(begin, end, *law, *arrays, chains.start, *pair, sums.of(place)),
+                )
+            )
+        together(tasks, 3 * one.work)
+        if len(one.chains.ends) == 1:
+            for pair in own:
+                for total, part in zip(out, pair, strict=True):
+                    total += part
+
+
+class _AdjointSums:
+    """Room for the gradients in the system, apart from those in its first law."""
+
+    def __init__(self, given: System, wanted: Sequence[bool], shares: int) -> None:
+        self.wanted = wanted[2:]
+        tensors = given[2:]
+        # Values belong to one row each and are written, not added to.
+        every = zip(tensors, self.wanted, strict=True)
+        self.sums = [_Sums(x, want, shares) for x, want in every]
+
+    def of(self, share: int) -> Adjoints:
+        """What a thread adds to."""
+        return Adjoints(*(one.of(share) for one in self.sums))
+
+    def totals(self) -> list[Tensor | None]:
+        """The sums over the threads, None where not wanted."""
+        pairs = zip(self.sums, self.wanted, strict=True)
+        return [one.total() if want else None for one, want in pairs]
+
+
+class _Whiten(torch.autograd.Function):
+    """The adjoint recursions: means first, of all rows, then covariances, of all chains."""
+
+    @staticmethod
+    def forward(ctx: Any, layout: Layout, *given: Tensor) -> tuple[Tensor, Tensor]:
+        ctx.run = run = _Whitening(System(*given), layout)
+        # Kept by torch, which notices if they are changed in place before the gradient is taken.
+        ctx.save_for_backward(*given)
+        return run.innovations.clone(), run.log_determinants
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, to_innovations: Tensor, to_log_determinants: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        _ = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[1:]
+        found = ctx.run.gradient(to_innovations, to_log_determinants, wanted)
+        return None, *(x if want else None for x, want in zip(found, wanted, strict=True))
+
+
+def whiten(system: System, layout: Layout) -> tuple[Tensor, Tensor]:
+    """Whitened innovations (rows, T, F) and log det S (G, T), zero where nothing is observed.
+
+    Differentiable in all of ``system``.
+    """
+    return cast(tuple[Tensor, Tensor], _Whiten.apply(layout, *system))  # type: ignore[no-untyped-call]
+
+
+def _whole(system: System, layout: Layout) -> tuple[_Filter, Gains, tuple[Tensor, Tensor, Tensor]]:
+    """The filter over the whole time: gains, innovations, predicted and filtered means."""
+    one = _Filter.of(system, layout)
+    _, rows, t, f, d = one.sizes
+    found = one.gains(0, t, one.first_covariances())
+    out = tuple(torch.zeros(rows, t, size, dtype=torch.float64) for size in (f, d, d))
+    one.means(0, t, found, one.given.start.clone(), out)
+    return one, found, out
+
+
+def states(system: System, layout: Layout) -> States:
+    """The filter; beyond the end of a row zero, of a chain whatever there is."""
+    _, found, (innovations, predicted, filtered) = _whole(system, layout)
+    steps = np.arange(len(found.at))[:, None], found.at
+    covariances = (torch.from_numpy(x[steps]) for x in (found.predicted, found.filtered))
+    determinants = torch.from_numpy(found.log_determinants)
+    return States(predicted, filtered, *covariances, innovations, determinants)
+
+
+def smooth(
+    system: System, layout: Layout, pairs: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """Smoothed means (rows, T, D), covariances (G, T, D, D), with ``pairs`` Cov(z_t, z_{t+1}), and
+    the whitened innovations."""
+    one, found, (innovations, _, filtered) = _whole(system, layout)
+    g, _, t, f, d = one.sizes
+    law = one.system, one.chains
+    covariances = torch.zeros(g, t, d, d, dtype=torch.float64)
+    crossed = torch.zeros(g if pairs else 0, t - 1, d, d, dtype=torch.float64)
+    arrays = found, covariances.numpy(), crossed.numpy()
+    tasks = [partial(machine.smooth_covariances, share, *law, *arrays) for share in _shares(g)]
+    together(tasks, g * t * (6 * d**3 + 3 * f * d * d))
+    means = torch.zeros_like(filtered)
+    arrays = found, *(x.numpy() for x in (innovations, filtered, means))
+    parts = [partial(machine.smooth_means, *part, *law, one.rows, *arrays) for part in one.parts()]
+    together(parts, one.work)
+    return means, covariances, crossed if pairs else None, innovations
+
+
+# --- covariances ----------------------------------------------------------------------------------
+
+
+def first_indefinite(matrices: Tensor, tolerance: float) -> int:
+    """The first of (M, D, D) that is not symmetric and positive semidefinite; -1 if none."""
+    return int(machine.first_indefinite(matrices.contiguous().numpy(), tolerance))
+
+
+def semidefinite_factor(matrices: Tensor) -> Tensor:
+    """L with L L' = M of positive semidefinite (…, D, D)."""
+    flat = matrices.reshape(-1, *matrices.shape[-2:]).contiguous()
+    factors = torch.empty_like(flat)
+    machine.semidefinite_factors(flat.numpy(), factors.numpy())
+    return factors.reshape(matrices.shape)

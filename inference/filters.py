@@ -19,9 +19,9 @@ from ..models import Laws, Model, Sequences
 from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ..models.observations import Observations
 from ..models.randomness import seeded
-from . import exact
+from . import exact, exact_gaussian
 from .gaussian_beliefs import GaussianBeliefs
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood
+from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
 
 LIKELIHOOD_FLOOR = -20.0
 """Per-state log-likelihoods are read relative to their sum and cut here, to stay in scale."""
@@ -148,7 +148,6 @@ class RecurrentFilter(nn.Module):
         self.head: nn.Linear | None = None
         self._flags = 0
         self._inputs = 0
-        self._observations: Observations | None = None
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -460,4 +459,18 @@ def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
 
 
 def _kalman(laws: Any) -> GaussianBeliefs:
-    raise NotImplementedError
+    if not isinstance(laws, LinearGaussianLaws):
+        raise ValueError(
+            "filter: ExactFilter needs discrete states or linear-Gaussian laws, got "
+            f"{type(laws).__name__}"
+        )
+    with torch.no_grad():
+        found = exact_gaussian.filter(*kalman_arguments(laws))
+        unknown = found.covariances.isinf().any(-1).any(-1)
+        if bool(unknown.any()):
+            n, t = unknown.nonzero()[0].tolist()
+            raise ValueError(
+                "filter: with a diffuse start there is no belief before the data determine the "
+                f"state, got an infinite variance in sequence {n}, step {t + 1}"
+            )
+        return GaussianBeliefs.of_moments(found.means, found.covariances)

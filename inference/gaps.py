@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models import Laws, Sequences
-from . import exact
+from . import exact, exact_gaussian
 from .fit import Fit
-from .guides import Guide
+from .gaussian_beliefs import GaussianBeliefs
+from .gaussian_posteriors import GaussianBackward, GaussianSmoother
+from .guides import Guide, Posterior
+from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
 from .posteriors import Backward, PathPosterior
 from .queries import BATCH
 
@@ -29,7 +33,10 @@ class EvidenceGap:
     elbo: Tensor
     """The guide's bound on it, exact in the states, (N,)."""
     kl_filter: Tensor | None
-    """KL(b_t ‖ β_t): exact filter against the guide's belief (N, T); None where it has none."""
+    """KL(b_t ‖ β_t): exact filter against the guide's belief (N, T); None where it has none.
+
+    Of continuous states zero where the exact filter has no density: known exactly, or not at all
+    yet, which a diffuse start may bring about."""
     update_error: Tensor | None
     """u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)): what this step's update adds, (N, T)."""
     surprise: Tensor
@@ -109,45 +116,101 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
         data: sequences, seen in training or not.
 
     Raises:
-        ValueError: data that the model cannot emit.
+        ValueError: data that the model cannot emit, or a model without exact inference.
     """
     guide = fitted.guide if isinstance(fitted, Fit) else fitted
     if not isinstance(guide, Guide):
         raise ValueError(f"fitted: must be a Fit or a guide, got {type(fitted).__name__}")
+    if not guide.model.exact:
+        raise ValueError(
+            "fitted: needs a model with exact inference; weighted_evidence estimates it for "
+            f"others, got {guide.model}"
+        )
     guide.model.check(data)
     medians = {name: value.double() for name, value in guide.median().items()}
     parts = []
     with torch.no_grad():
         for batch in data.batches(BATCH):
             laws = guide.model.laws(medians, batch)
-            parts.append(_compare(laws, guide.posterior(laws), data.max_length))
+            parts.append(_compare(laws, guide.posterior(laws)))
     evidence, bound, kl, update, surprise = zip(*parts, strict=True)
+    steps = data.max_length
     return EvidenceGap(
         torch.cat(evidence),
         torch.cat(bound),
-        _join(kl),
-        _join(update),
-        torch.cat(surprise),
+        _join(kl, steps),
+        _join(update, steps),
+        torch.cat([_wide(part, steps) for part in surprise]),
         data.lengths,
     )
 
 
-def _compare(
-    laws: Laws, posterior: PathPosterior, steps: int
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None, Tensor]:
+class _Compared(NamedTuple):
+    """Fields of ``EvidenceGap`` for one batch."""
+
+    evidence: Tensor
+    bound: Tensor
+    kl: Tensor | None
+    update: Tensor | None
+    surprise: Tensor
+
+
+def _compare(laws: Any, posterior: Posterior) -> _Compared:
+    if isinstance(posterior, PathPosterior):
+        return _compare_paths(laws, posterior)
+    return _compare_trajectories(laws, posterior)
+
+
+def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
     chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     filtered = exact.filter_chain(*chain)
     inside = laws.data.step_mask
     beliefs = getattr(posterior, "log_beliefs", None)
     kl = update = None
     if beliefs is not None:
-        kl = _wide(_divergence(filtered.log_beliefs, beliefs) * inside, steps)
+        kl = _divergence(filtered.log_beliefs, beliefs) * inside
     if isinstance(posterior, Backward):
         bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
-        update = _wide(_divergence(posterior.log_beliefs, bayes) * inside, steps)
+        update = _divergence(posterior.log_beliefs, bayes) * inside
     evidence = exact.log_evidence(*chain)
-    surprise = _wide(-filtered.log_increments * inside, steps)
-    return evidence, posterior.elbo(), kl, update, surprise
+    surprise = -filtered.log_increments * inside
+    return _Compared(evidence, posterior.elbo(), kl, update, surprise)
+
+
+def _compare_trajectories(laws: LinearGaussianLaws, posterior: Posterior) -> _Compared:
+    given = kalman_arguments(laws)
+    inside = laws.data.step_mask
+    found = exact_gaussian.filter(*given)
+    beliefs: GaussianBeliefs | None = getattr(posterior, "beliefs", None)
+    kl = update = None
+    if isinstance(posterior, GaussianSmoother):
+        kl = update = torch.zeros(inside.shape, dtype=torch.float64)
+    elif beliefs is not None:
+        regular, law = _regular(found.means, found.covariances, inside)
+        kl = torch.where(regular, law.divergence(beliefs), 0)
+    if isinstance(posterior, GaussianBackward):
+        first = laws.initial_mean.double(), laws.initial_covariance.double()
+        later = posterior.predicted
+        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later.mean], 1)
+        wide = first[1].expand(len(mean), -1, -1).unsqueeze(1)
+        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later.covariance], 1))
+        known = inside.clone()
+        known[:, 0] &= not laws.diffuse.shape[-1]
+        regular, law = _regular(*bayes, known)
+        update = torch.where(regular, posterior.beliefs.divergence(law), 0)
+    evidence = exact_gaussian.log_evidence(*given)
+    surprise = -exact_gaussian.step_log_likelihood(*given) * inside
+    return _Compared(evidence, posterior.elbo(), kl, update, surprise)
+
+
+def _regular(mean: Tensor, covariance: Tensor, inside: Tensor) -> tuple[Tensor, GaussianBeliefs]:
+    """Where these normal laws have a density, and the laws, standard normal elsewhere."""
+    unit = torch.eye(mean.shape[-1], dtype=mean.dtype)
+    finite = covariance.isfinite().all(-1).all(-1)
+    _, info = torch.linalg.cholesky_ex(torch.where(finite[..., None, None], covariance, unit))
+    regular = finite & (info == 0) & inside
+    covariance = torch.where(regular[..., None, None], covariance, unit)
+    return regular, GaussianBeliefs.of_moments(mean, covariance)
 
 
 def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -162,8 +225,8 @@ def _wide(values: Tensor, steps: int) -> Tensor:
     return torch.nn.functional.pad(values, (0, steps - values.shape[-1]))
 
 
-def _join(parts: tuple[Tensor | None, ...]) -> Tensor | None:
-    present = [part for part in parts if part is not None]
+def _join(parts: tuple[Tensor | None, ...], steps: int) -> Tensor | None:
+    present = [_wide(part, steps) for part in parts if part is not None]
     return torch.cat(present) if present else None
 
 

@@ -113,17 +113,22 @@ def solved(factor: Tensor, x: Tensor) -> Tensor:
     if factor.shape[:-2].numel() == 1:
         one = factor.reshape(factor.shape[-2:])
         flat = x.reshape(-1, x.shape[-1]).mT
-        return torch.linalg.solve_triangular(one, flat, upper=False).mT.reshape(x.shape)
+        return _triangular(one, flat).mT.reshape(x.shape)
     shape = torch.broadcast_shapes(factor.shape[:-2], x.shape[:-1])
     wide = x.expand(*shape, x.shape[-1]).unsqueeze(-1)
-    return torch.linalg.solve_triangular(factor, wide, upper=False).squeeze(-1)
+    return _triangular(factor, wide).squeeze(-1)
 
 
 def solved_matrix(factor: Tensor, x: Tensor) -> Tensor:
     """L⁻¹ X for lower-triangular L (…, D, D) and matrices (…, D, E)."""
     if factor.shape[-1] == 1:
         return x / factor
-    return torch.linalg.solve_triangular(factor, x, upper=False)
+    return _triangular(factor, x)
+
+
+def _triangular(factor: Tensor, x: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.solve_triangular(factor, x, upper=False)
+    return found
 
 
 def square_root(covariance: Tensor) -> Tensor:

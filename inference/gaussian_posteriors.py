@@ -25,7 +25,7 @@ from .gaussian_beliefs import (
     solved_matrix,
     square_root,
 )
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood
+from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
 
 
 class ContinuousLaws(Protocol):
@@ -73,7 +73,8 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape)
-        return self.sample_paths(max(1, shape.numel())).reshape(shape + self.shape())
+        drawn = self.sample_paths(max(1, shape.numel()))
+        return drawn.reshape(shape + self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.path_log_prob(value)
@@ -126,9 +127,10 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q(z_1 … z_L) of trajectories (…, N, T, D), shape (…, N)."""
 
-    @abstractmethod
     def log_weights(self, paths: Tensor) -> Tensor:
         """log p(y, z) − log q(z) of trajectories, shape (…, N)."""
+        joint = self.chain_log_prob(paths) + self.emission_log_prob(paths)
+        return joint - self.path_log_prob(paths)
 
     @abstractmethod
     def elbo(self) -> Tensor:
@@ -371,13 +373,49 @@ class LinearisedBackward(GaussianPosterior):
         terms = moved.log_prob(later - onward) - predicted.log_prob(later)
         return self._total(self.beliefs.log_prob(paths)) + self._total(terms, 1)
 
-    def log_weights(self, paths: Tensor) -> Tensor:
-        joint = self.chain_log_prob(paths) + self.emission_log_prob(paths)
-        return joint - self.path_log_prob(paths)
-
     def elbo(self, draws: int = 1) -> Tensor:
         """An unbiased estimate of the bound from ``draws`` trajectories, (N,) nats."""
         return self.log_weights(self.sample_paths(draws)).mean(0)
+
+
+class GaussianSmoother(LinearPosterior):
+    """The exact posterior p(z | y), which Kalman's beliefs lead to, by the kernels.
+
+    Unlike ``GaussianBackward`` it needs no density of any belief: diffuse starts, singular noise
+    and observations without noise will do. Draws are not differentiable; the bound is, and so are
+    the weights, all of which are the evidence.
+    """
+
+    def __init__(self, laws: LinearGaussianLaws) -> None:
+        count, steps, _ = laws.values.shape
+        super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
+        self._arguments = kalman_arguments(laws)
+
+    @cached_property
+    def _evidence(self) -> Tensor:
+        return exact_gaussian.log_evidence(*self._arguments)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        found = exact_gaussian.smooth(*self._arguments)
+        return found.means, found.covariances
+
+    def elbo(self) -> Tensor:
+        return self._evidence
+
+    def kl_to_chain(self) -> Tensor:
+        told = LinearLikelihood(self.laws).expected(*self._moments)
+        return self._total(told) - self._evidence
+
+    def sample_paths(self, n: int) -> Tensor:
+        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+        return exact_gaussian.sample_paths(*self._arguments, n=n, generator=generator)
+
+    def path_log_prob(self, paths: Tensor) -> Tensor:
+        return self.chain_log_prob(paths) + self.emission_log_prob(paths) - self._evidence
+
+    def log_weights(self, paths: Tensor) -> Tensor:
+        return self._evidence.expand(paths.shape[:-2])
 
 
 class GaussianForward(LinearPosterior):
@@ -503,10 +541,6 @@ class GaussianMeanField(LinearPosterior):
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         return self._total(self.beliefs.log_prob(paths))
-
-    def log_weights(self, paths: Tensor) -> Tensor:
-        joint = self.chain_log_prob(paths) + self.emission_log_prob(paths)
-        return joint - self.path_log_prob(paths)
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments

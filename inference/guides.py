@@ -10,7 +10,7 @@ import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self
 
 import pyro
 import pyro.distributions as dist
@@ -25,24 +25,47 @@ from torch.distributions import register_kl
 from ..models import Laws, Model, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
-from . import exact
+from .evidence import log_evidence
 from .filters import ExactFilter, Filter
 from .gaussian_beliefs import GaussianBeliefs
 from .gaussian_posteriors import (
     GaussianBackward,
     GaussianForward,
     GaussianMeanField,
-    GaussianPosterior,
+    GaussianSmoother,
     LinearisedBackward,
 )
 from .linear_likelihood import LinearGaussianLaws
-from .posteriors import Backward, Forward, MeanField, PathPosterior
-
-Posterior = PathPosterior | GaussianPosterior
-"""Of discrete paths, or of continuous trajectories."""
+from .posteriors import Backward, Forward, MeanField
 
 Uncertainty = Literal["normal", "multivariate", "map", "ml"]
 UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
+
+
+class Posterior(Protocol):
+    """q(states | y) of a batch: a Pyro distribution of discrete paths or continuous trajectories.
+
+    Paths are int64 (…, N, T), −1 beyond the length, trajectories (…, N, T, D), zero there.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        """Marginal probabilities (N, T, K), or means (N, T, D)."""
+
+    def sample_paths(self, n: int) -> Tensor:
+        """n draws per sequence, (n, N, T[, D]); continuous ones are differentiable."""
+
+    def path_log_prob(self, paths: Tensor) -> Tensor:
+        """log q(z_1 … z_L), shape (…, N)."""
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L) under the model, shape (…, N)."""
+
+    def emission_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t), shape (…, N)."""
+
+    def elbo(self) -> Tensor:
+        """The bound on log p(y) of each sequence, or an unbiased estimate of it, (N,) nats."""
 
 
 class ParameterDraw(NamedTuple):
@@ -147,8 +170,9 @@ class Guide(nn.Module, ABC):
     def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
         laws = self.model.laws(self.sample_parameters(), data)
         posterior = self.posterior(laws)
+        law: Any = posterior
         with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
-            pyro.sample("states", posterior)
+            pyro.sample("states", law)
         return posterior
 
     def median(self) -> dict[str, Tensor]:
@@ -210,7 +234,9 @@ class BeliefGuide(Guide):
 
     def posterior(
         self, laws: Any, *, learn: bool = True
-    ) -> Backward | GaussianBackward | LinearisedBackward:
+    ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
+        if type(self.filter) is ExactFilter and isinstance(laws, LinearGaussianLaws):
+            return GaussianSmoother(laws)  # needs no density of the beliefs
         beliefs = self.filter(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
@@ -229,9 +255,7 @@ class BeliefGuide(Guide):
         if type(self.filter) is not ExactFilter:
             return super().bound(laws)
         # It is the evidence, in value and in gradient, at a third of the work.
-        return exact.log_evidence(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return log_evidence(laws)
 
     def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
         """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import Sequences
+from . import exact_gaussian
 from .gaussian_beliefs import LOG_2PI, GaussianBeliefs, cholesky, product, solved_matrix
 
 
@@ -77,6 +78,15 @@ class LinearGaussianLaws(Protocol):
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
         """Σ_t log O(y_t | z_t), shape (…, N)."""
+
+
+def kalman_arguments(
+    laws: LinearGaussianLaws,
+) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
+    """What the functions of ``exact_gaussian`` take, in float64."""
+    fields = exact_gaussian.LinearChain._fields
+    chain = exact_gaussian.LinearChain(*(getattr(laws, name).double() for name in fields))
+    return chain, laws.values.double(), laws.mask, laws.lengths
 
 
 class LinearLikelihood:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 
-from ..models import Laws, Sequences
-from .guides import Guide, ParameterDraw
+from ..models import Sequences
+from .gaussian_posteriors import GaussianPosterior
+from .guides import Guide, ParameterDraw, Posterior
 from .posteriors import PathPosterior
 
 Objective = Literal["elbo", "iwae", "rws", "forward_kl"]
@@ -35,9 +36,10 @@ Loss = Callable[[Guide, Batch], Tensor]
 def elbo(guide: Guide, batch: Batch) -> Tensor:
     r"""−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
 
-    Exact in the states; ``particles`` draws of the parameters. The value of Pyro's
-    ``TraceMeanField_ELBO`` for the same draws, without the log densities of trajectories that it
-    computes and does not use.
+    Exact in the states, or from one trajectory a sequence where the guide has no closed form;
+    ``particles`` draws of the parameters (and trajectories). For discrete states the value of
+    Pyro's ``TraceMeanField_ELBO`` for the same draws, without the log densities of trajectories
+    that it computes and does not use.
     """
     loss = torch.zeros(())
     for _ in range(batch.particles):
@@ -50,13 +52,16 @@ def elbo(guide: Guide, batch: Batch) -> Tensor:
 def iwae(guide: Guide, batch: Batch) -> Tensor:
     r"""−(log p(θ) − log q(θ) + Σ_n log (1/S) Σ_s w_ns), w_ns = p(y_n, z_ns | θ) / q(z_ns | y_n, θ).
 
-    S hard trajectories per sequence for one draw of the parameters; tends to the exact evidence in
-    the states as S grows (Burda et al. 2016). The guide's gradient is VIMCO's (Mnih & Rezende
-    2016).
+    S trajectories per sequence for one draw of the parameters; tends to the exact evidence in the
+    states as S grows (Burda et al. 2016). Of continuous states they are reparametrised; of discrete
+    ones they are hard, and the guide's gradient is VIMCO's (Mnih & Rezende 2016).
     """
     draw, laws = _draw(guide, batch)
     posterior = guide.posterior(laws)
     paths = posterior.sample_paths(batch.particles)
+    if not isinstance(posterior, PathPosterior):
+        each = log_mean_exp(log_weights(posterior, paths))
+        return -(draw.log_prior - draw.log_q) - batch.scale * each.sum()
     log_q = posterior.path_log_prob(paths)
     log_w = _joint(posterior, paths) - log_q
     bound = log_mean_exp(log_w)
@@ -94,7 +99,7 @@ def rws(guide: Guide, batch: Batch) -> Tensor:
     draw, laws = _draw(guide, batch)
     fixed = _constant(guide, draw, batch.data)
     posterior = guide.posterior(fixed)
-    paths = posterior.sample_paths(batch.particles)
+    paths = posterior.sample_paths(batch.particles).detach()
     log_q = posterior.path_log_prob(paths)
     log_p = _joint(guide.posterior(laws, learn=False), paths)
     weight = (log_p - log_q).detach().softmax(0)
@@ -125,19 +130,28 @@ def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:
     return log_w.logsumexp(dim) - size.log()
 
 
-def _draw(guide: Guide, batch: Batch) -> tuple[ParameterDraw, Laws]:
+def _draw(guide: Guide, batch: Batch) -> tuple[ParameterDraw, Any]:
     draw = guide.draw_parameters()
     if batch.noise is not None:
         torch.manual_seed(batch.noise)
     return draw, guide.model.laws(draw.values, batch.data)
 
 
-def _constant(guide: Guide, draw: ParameterDraw, data: Sequences) -> Laws:
-    laws: Laws = guide.model.laws({name: v.detach() for name, v in draw.values.items()}, data)
-    return laws
+def _constant(guide: Guide, draw: ParameterDraw, data: Sequences) -> Any:
+    return guide.model.laws({name: v.detach() for name, v in draw.values.items()}, data)
 
 
-def _joint(posterior: PathPosterior, paths: Tensor) -> Tensor:
+def log_weights(posterior: Posterior, paths: Tensor) -> Tensor:
+    """log p(y, z) − log q(z | y) of draws of a posterior, (draws, N) nats.
+
+    Gaussian posteriors have it without densities of the chain, which singular noise has not.
+    """
+    if isinstance(posterior, GaussianPosterior):
+        return posterior.log_weights(paths)
+    return _joint(posterior, paths) - posterior.path_log_prob(paths)
+
+
+def _joint(posterior: Posterior, paths: Tensor) -> Tensor:
     return posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
 
 

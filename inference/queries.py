@@ -16,13 +16,16 @@ from ..models import (
     GeneratorTransition,
     HiddenMarkovModel,
     Laws,
+    LinearGaussianSSM,
     Model,
     Regression,
     Sequences,
 )
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
-from . import exact, structures
+from . import exact, linear_queries, structures
+from .batches import stacked
+from .linear_queries import LinearForecast, Moments
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -62,6 +65,8 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
     Raises:
         ValueError: a parameter is not known, or data that the model cannot emit.
     """
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.log_evidence(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: structures.log_evidence(model, laws))
@@ -70,9 +75,13 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
 @overload
 def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def filter(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def filter(model: Model, data: Sequences) -> Any: ...
 def filter(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_t), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_t), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.filter(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_beliefs))
@@ -81,9 +90,13 @@ def filter(model: Model, data: Sequences) -> Any:
 @overload
 def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def predict(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def predict(model: Model, data: Sequences) -> Any: ...
 def predict(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_{t-1}), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_{t-1}), (N, T, K), or its ``Moments``; zero beyond the length."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.predict(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_predicted))
@@ -92,9 +105,13 @@ def predict(model: Model, data: Sequences) -> Any:
 @overload
 def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
 @overload
+def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+@overload
 def smooth(model: Model, data: Sequences) -> Any: ...
 def smooth(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_T), (N, T, K); zero beyond the length of a sequence."""
+    """p(z_t | y_1 … y_T), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.smooth(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _within(laws, exact.smooth_chain(*_chain(laws))))
@@ -107,6 +124,8 @@ def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
 
 def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
     """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.step_log_likelihood(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
@@ -115,14 +134,16 @@ def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
 def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
     """The single most probable path of every sequence (Viterbi)."""
     found = [exact.most_likely_path(*_chain(laws)) for laws in _laws(model, data)]
-    paths = _stack([path for path, _ in found], data.max_length, fill=-1)
+    paths = stacked([path for path, _ in found], data.max_length, fill=-1)
     return MostLikely(paths, torch.cat([joint for _, joint in found]))
 
 
 def sample_states(
     model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
 ) -> Tensor:
-    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length."""
+    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length; (draws, N, T, D), 0 there."""
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.sample_states(model, data, draws, seed=seed)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if draws < 1:
@@ -133,9 +154,32 @@ def sample_states(
         exact.sample_paths(*_chain(laws), n=draws, generator=generator)
         for laws in _laws(model, data)
     ]
-    return _stack(parts, data.max_length, fill=-1, sequence=1)
+    return stacked(parts, data.max_length, fill=-1, sequence=1)
 
 
+@overload
+def forecast(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Forecast: ...
+@overload
+def forecast(
+    model: LinearGaussianSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> LinearForecast: ...
+@overload
 def forecast(
     model: Model,
     data: Sequences,
@@ -145,7 +189,17 @@ def forecast(
     inputs: Tensor | None = None,
     times: Tensor | None = None,
     seed: int | None = None,
-) -> Forecast:
+) -> Any: ...
+def forecast(
+    model: Model,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> Any:
     """Continue every sequence by ``steps`` steps.
 
     Args:
@@ -157,6 +211,10 @@ def forecast(
         times: of these steps (N, H), later than all that was seen, where the model reads them.
         seed: of the simulation.
     """
+    if isinstance(model, LinearGaussianSSM):
+        return linear_queries.forecast(
+            model, data, steps, draws=draws, inputs=inputs, times=times, seed=seed
+        )
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if steps < 1 or draws < 1:
@@ -272,17 +330,4 @@ def _over_batches(
     parts = [query(laws) for laws in _laws(model, data)]
     if parts[0].ndim == 1:
         return torch.cat(parts)
-    return _stack(parts, data.max_length - pad_from, fill=0)
-
-
-def _stack(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
-    """Join batches, which are cut to their own longest sequence, along the sequences."""
-    time = sequence + 1
-    padded = []
-    for part in parts:
-        lacking = steps - part.shape[time]
-        if lacking:
-            shape = [*part.shape[:time], lacking, *part.shape[time + 1 :]]
-            part = torch.cat([part, part.new_full(shape, fill)], time)
-        padded.append(part)
-    return torch.cat(padded, sequence)
+    return stacked(parts, data.max_length - pad_from, fill=0)

@@ -7,6 +7,7 @@ sequence, −½ z'Λz + η'z + c, added up term by term.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,12 +43,6 @@ class LawsOf:
     def mask(self) -> Tensor:
         return self.data.mask
 
-    def at(self, name: str, n: int, t: int) -> np.ndarray:
-        """One matrix or vector."""
-        tensor = getattr(self, name)
-        row = tensor[min(n, len(tensor) - 1)]
-        return row[min(t, len(row) - 1)].detach().numpy()
-
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         totals = []
         for n, length in enumerate(self.lengths.tolist()):
@@ -56,7 +51,7 @@ class LawsOf:
             total = normal(paths[..., n, 0, :] - first, start)
             for t in range(1, length):
                 a, b, q = (
-                    torch.as_tensor(self.at(name, n, t - 1))
+                    torch.as_tensor(at(self, name, n, t - 1))
                     for name in ("transition", "offset", "noise")
                 )
                 total = total + normal(paths[..., n, t, :] - paths[..., n, t - 1, :] @ a.T - b, q)
@@ -69,7 +64,7 @@ class LawsOf:
             total = torch.zeros(paths.shape[:-3], dtype=torch.float64)
             for t in range(length):
                 c, d, r = (
-                    torch.as_tensor(self.at(name, n, t))
+                    torch.as_tensor(at(self, name, n, t))
                     for name in ("loading", "intercept", "observation_noise")
                 )
                 seen = self.mask[n, t]
@@ -78,6 +73,13 @@ class LawsOf:
                     total = total + normal(residual[..., seen], r[seen][:, seen])
             totals.append(total)
         return torch.stack(totals, -1)
+
+
+def at(laws: Any, name: str, n: int, t: int) -> np.ndarray:
+    """One matrix or vector."""
+    tensor = getattr(laws, name)
+    row = tensor[min(n, len(tensor) - 1)]
+    return row[min(t, len(row) - 1)].detach().numpy()
 
 
 def normal(residual: Tensor, covariance: Tensor) -> Tensor:
@@ -170,7 +172,7 @@ def dense_chain(laws: LawsOf, n: int, out: Quadratic) -> Quadratic:
     start = laws.initial_covariance[min(n, len(laws.initial_covariance) - 1)].numpy()
     out.add_normal(picker(0, length, size), mean, start)
     for t in range(1, length):
-        a, b, q = (laws.at(name, n, t - 1) for name in ("transition", "offset", "noise"))
+        a, b, q = (at(laws, name, n, t - 1) for name in ("transition", "offset", "noise"))
         move = picker(t, length, size) - a @ picker(t - 1, length, size)
         out.add_normal(move, b, q)
     return out
@@ -181,7 +183,7 @@ def dense_joint(laws: LawsOf, n: int) -> Quadratic:
     length, size = int(laws.lengths[n]), laws.initial_mean.shape[-1]
     out = dense_chain(laws, n, Quadratic(length * size))
     for t in range(length):
-        c, d, r = (laws.at(name, n, t) for name in ("loading", "intercept", "observation_noise"))
+        c, d, r = (at(laws, name, n, t) for name in ("loading", "intercept", "observation_noise"))
         seen = laws.mask[n, t].numpy()
         if seen.any():
             value = (laws.values[n, t].numpy() - d)[seen]
@@ -200,10 +202,10 @@ def textbook_filter(laws: LawsOf) -> tuple[Tensor, Tensor, Tensor]:
         v = laws.initial_covariance[min(n, len(laws.initial_covariance) - 1)].numpy()
         for t in range(length):
             if t:
-                a, b, q = (laws.at(name, n, t - 1) for name in ("transition", "offset", "noise"))
+                a, b, q = (at(laws, name, n, t - 1) for name in ("transition", "offset", "noise"))
                 m, v = a @ m + b, a @ v @ a.T + q
             c, d, r = (
-                laws.at(name, n, t) for name in ("loading", "intercept", "observation_noise")
+                at(laws, name, n, t) for name in ("loading", "intercept", "observation_noise")
             )
             seen = laws.mask[n, t].numpy()
             if seen.any():

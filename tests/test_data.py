@@ -12,11 +12,13 @@ import torch
 
 from beliefzoo.experiments import data
 from beliefzoo.experiments.data import (
+    load_co2,
     load_earthquakes,
     load_english_letters,
     load_heart_transplants,
     load_jsb_chorales,
     load_nile,
+    load_unemployment,
 )
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,6 +78,26 @@ def test_nile() -> None:
     assert nile.values[0, :3, 0].tolist() == [1120, 1160, 963]
     assert nile.values[0, -1, 0] == 740
     assert nile.values.double().mean().item() == pytest.approx(919.35, abs=1e-9)
+
+
+def test_unemployment(data_folder: Path) -> None:
+    # The first rates and the last as published by the Bureau of Labor Statistics.
+    rates = load_unemployment()
+    assert rates.values.shape == (1, 203, 1)
+    assert rates.mask.all()
+    assert rates.times is not None
+    assert rates.times[0, [0, 1, -1]].tolist() == [1959, 1959.25, 2009.5]
+    assert rates.values[0, [0, 1, -1], 0].tolist() == [5.8, 5.1, 9.6]
+
+
+def test_co2(data_folder: Path) -> None:
+    co2 = load_co2()
+    assert co2.values.shape == (1, 2284, 1)
+    assert int((~co2.mask).sum()) == 59
+    assert co2.times is not None
+    assert (co2.times.diff() == 7).all()
+    assert co2.values[0, :3, 0].tolist() == pytest.approx([316.1, 317.3, 317.6])
+    assert co2.values[0, -1, 0].item() == pytest.approx(371.5)
 
 
 def text_of(letters: Any) -> str:

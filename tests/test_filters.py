@@ -13,8 +13,13 @@ from beliefzoo.models import (
     Gaussian,
     HiddenMarkovModel,
     InputTransition,
+    LinearDynamics,
+    LinearGaussianSSM,
+    LocalLevel,
+    OrnsteinUhlenbeck,
     Sequences,
 )
+from gaussian_cases import textbook_filter
 
 RECURRENT = [LSTMFilter, GRUFilter, ElmanFilter]
 recurrent = pytest.mark.parametrize("kind", RECURRENT, ids=lambda k: k.__name__)
@@ -195,3 +200,173 @@ def test_a_filter_serves_one_shape_of_model():
     _, laws = gaussian_case()
     with pytest.raises(ValueError, match="build"):
         LSTMFilter(4).scores(laws)
+
+
+def walk_case(states=2, features=2, lengths=(6, 4, 1)):
+    """A linear-Gaussian model at known values, with data: ragged, one element missing."""
+    generator = torch.Generator().manual_seed(3)
+    model = LinearGaussianSSM(LinearDynamics(states), features).with_parameters(
+        transition=0.8 * torch.eye(states),
+        process_covariance=2.0 * torch.eye(states),
+        initial_mean=5 * torch.ones(states),
+        initial_covariance=3.0 * torch.eye(states),
+        loading=torch.randn(features, states, generator=generator),
+        intercept=torch.zeros(features),
+        observation_covariance=0.5 * torch.eye(features),
+    )
+    arrays = model.sample(len(lengths), list(lengths), seed=1).data.arrays()
+    arrays[0][2, 0] = np.nan
+    data = Sequences.from_arrays(arrays)
+    return model, model.laws({}, data)
+
+
+@recurrent
+@pytest.mark.parametrize("states", [1, 2, 17])  # a diagonal covariance from 17 on
+def test_gaussian_beliefs_are_laws_and_causal(kind, states):
+    model, laws = walk_case(states)
+    network = kind(8)
+    network.build(model)
+    network.calibrate(model, laws.data)
+    beliefs = network(laws)
+    assert beliefs.full == (states < 17)
+    assert beliefs.mean.shape == (3, 6, states)
+    assert beliefs.mean.dtype == torch.float64
+    assert float(torch.linalg.eigvalsh(beliefs.covariance).min()) > 0
+    changed = laws.data.values.clone()
+    changed[:, 3:] += 5
+    later = model.laws({}, Sequences.from_tensors(changed, mask=laws.mask, lengths=laws.lengths))
+    assert torch.equal(network(later).mean[:, :3], beliefs.mean[:, :3])
+    assert not torch.allclose(network(later).mean[0, 3:], beliefs.mean[0, 3:])
+
+
+def test_a_read_out_of_zero_is_the_law_of_the_states():
+    """In units of the states: the stationary law of an AR(1), within 5 % of 256 simulations."""
+    model = LinearGaussianSSM(LinearDynamics(1)).with_parameters(
+        transition=[[0.6]],
+        process_covariance=[[4.0]],
+        initial_mean=[0.0],
+        initial_covariance=[[4.0 / (1 - 0.36)]],
+        loading=[[1.0]],
+        intercept=3.0,
+        observation_variance=1.0,
+    )
+    data = model.sample(300, 40, seed=0).data
+    network = GRUFilter(4)
+    network.build(model)
+    network.calibrate(model, data)
+    nothing = network.read_out(torch.zeros(2, dtype=torch.float64))
+    assert float(nothing.covariance) == pytest.approx(4.0 / (1 - 0.36), rel=0.05)
+    assert float(nothing.mean) == pytest.approx(0, abs=0.15)
+
+
+@pytest.mark.parametrize("states", [2, 17])
+def test_likelihood_channels_are_what_one_observation_says(states):
+    """The states' own law updated by y_t, by the textbook formula."""
+    model, laws = walk_case(states)
+    network = LSTMFilter(4, reads="likelihoods")
+    network.build(model)
+    network.calibrate(model, laws.data)
+    channels = network.channels(laws).double().numpy()
+    assert channels.shape == (3, 6, model.belief.width)
+    shift, scale = network.state_shift.double().numpy(), network.state_scale.double().numpy()
+    c, r = laws.loading[0, 0].numpy(), laws.observation_noise[0, 0].numpy()
+    for n, length in enumerate(laws.lengths.tolist()):
+        for t in range(length):
+            seen = laws.mask[n, t].numpy()
+            prior = np.diag(scale**2)
+            gain = prior @ c[seen].T
+            gain = gain @ np.linalg.inv(c[seen] @ gain + r[np.ix_(seen, seen)])
+            mean = shift + gain @ (laws.values[n, t].numpy()[seen] - c[seen] @ shift)
+            spread = prior - gain @ c[seen] @ prior
+            np.testing.assert_allclose(
+                channels[n, t, :states], (mean - shift) / scale, rtol=1e-4, atol=1e-4
+            )
+            factor = np.linalg.cholesky(spread) / scale[:, None]
+            own = np.log(np.diag(factor))
+            np.testing.assert_allclose(channels[n, t, states : 2 * states], own, atol=1e-4)
+            if model.belief.full:
+                np.testing.assert_allclose(channels[n, t, 4], factor[1, 0], atol=1e-4)
+
+
+def test_likelihoods_of_discrete_states_alone_or_of_linear_observations():
+    model, laws = walk_case()
+
+    class Other:
+        data = laws.data
+
+    network = LSTMFilter(4, reads="both")
+    network.build(model)
+    with pytest.raises(ValueError, match="observations are linear in the state"):
+        network.channels(Other())
+
+
+@recurrent
+def test_reading_backward(kind):
+    """h_t knows y_t to y_T of its own sequence, and nothing before or beyond."""
+    model, laws = gaussian_case()
+    network = kind(8, direction="backward")
+    network.build(model)
+    assert not network.causal
+    beliefs = network(laws)
+    changed = laws.data.values.clone()
+    changed[0, 2] += 5
+    later = model.laws({}, Sequences.from_tensors(changed, lengths=laws.lengths))
+    assert torch.equal(network(later)[0, 3:], beliefs[0, 3:])
+    assert not torch.allclose(network(later)[0, :3], beliefs[0, :3])
+    alone = model.laws({}, laws.data[1])
+    torch.testing.assert_close(network(alone)[0], beliefs[1, :3])
+    turned = Sequences.from_tensors(laws.data.values[:1].flip(1))
+    forward = network.network(network.channels(model.laws({}, turned)))[0]
+    torch.testing.assert_close(network.hidden(laws)[0], forward[0].flip(0))
+
+
+def test_the_time_between_steps_is_read_where_the_model_reads_it():
+    model = LinearGaussianSSM(OrnsteinUhlenbeck())
+    times = torch.tensor([[0.0, 1.0, 5.0], [2.0, 2.5, 4.5]])
+    drawn = model.sample(2, [3, 2], times=times, seed=0)
+    model = model.with_parameters(**drawn.parameters)
+    laws = model.laws({}, drawn.data)
+    network, deaf = LSTMFilter(4), LSTMFilter(4, gaps=False)
+    for one in network, deaf:
+        one.build(model)
+        one.calibrate(model, drawn.data)
+    typical = (1.0 * 4.0 * 0.5) ** (1 / 3)
+    # The first step has the gap 1, and so has what lies beyond the length.
+    expected = torch.tensor([[1.0, 1.0, 4.0], [1.0, 0.5, 1.0]]) / typical
+    torch.testing.assert_close(network.channels(laws)[..., -1].exp(), expected)
+    assert deaf.channels(laws).shape[-1] == network.channels(laws).shape[-1] - 1
+    asked = LSTMFilter(4, gaps=True)
+    other, plain = gaussian_case()
+    asked.build(other)
+    with pytest.raises(ValueError, match="gaps: .* needs data with times"):
+        asked.channels(plain)
+
+
+def test_a_users_network_says_which_way_it_reads():
+    assert LSTMFilter(network=nn.LSTM(1, 3, bidirectional=True)).direction == "both"
+    with pytest.raises(ValueError, match="direction: this network reads one way, got 'both'"):
+        LSTMFilter(network=nn.LSTM(1, 3), direction="both")
+    with pytest.raises(ValueError, match="direction: this network reads both ways"):
+        LSTMFilter(network=nn.LSTM(1, 3, bidirectional=True), direction="backward")
+    with pytest.raises(ValueError, match="direction: must be .* got 'up'"):
+        LSTMFilter(4, direction="up")
+
+
+def test_the_exact_filter_of_a_linear_model_is_kalmans():
+    _, laws = walk_case()
+    mean, covariance, _ = textbook_filter(laws)
+    beliefs = ExactFilter()(laws)
+    for n, length in enumerate(laws.lengths.tolist()):
+        torch.testing.assert_close(beliefs.mean[n, :length], mean[n, :length])
+        torch.testing.assert_close(beliefs.covariance[n, :length], covariance[n, :length])
+    with pytest.raises(ValueError, match="ExactFilter needs discrete states or linear"):
+        ExactFilter()(object())
+
+
+def test_no_belief_before_a_diffuse_state_is_determined():
+    model = LinearGaussianSSM(LocalLevel()).with_parameters(
+        level_variance=1.0, observation_variance=2.0
+    )
+    data = Sequences.from_arrays([[1.0, 2.0], [np.nan, 1.0]])
+    with pytest.raises(ValueError, match="infinite variance in sequence 1, step 1"):
+        ExactFilter()(model.laws({}, data))

@@ -13,6 +13,7 @@ from beliefzoo.inference.gaussian_posteriors import (
 from gaussian_cases import (
     LawsOf,
     Quadratic,
+    at,
     dense_chain,
     dense_joint,
     picker,
@@ -63,7 +64,7 @@ def dense_posterior(kind: str, laws: LawsOf, beliefs: GaussianBeliefs, n: int) -
             p = laws.initial_covariance[min(n, len(laws.initial_covariance) - 1)].numpy()
             a = np.zeros((size, size))
         else:
-            a, b, q = (laws.at(name, n, t - 1) for name in ("transition", "offset", "noise"))
+            a, b, q = (at(laws, name, n, t - 1) for name in ("transition", "offset", "noise"))
             pi, p = a @ mean[t - 1] + b, a @ covariance[t - 1] @ a.T + q
         if kind == "backward":
             out.add_normal(picker(t, length, size), pi, p, sign=-1.0)
