@@ -8,6 +8,7 @@ checksum. `experiments/data/README.md` states where each comes from.
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import os
 import re
@@ -38,6 +39,10 @@ _CO2 = (
 _CHORALES = (
     "music/jsb_chorales.npz",
     "c243f5ccd6c7ee5c28bb6bb6a523de6508cc64e03430e7071bcc30fe42a65fcf",
+)
+_TRANSPLANTS = (
+    "panel/cav.csv",
+    "a21beacd07fea540edac41e1705690794e3a16ce354be5aea3ab44798ca51db0",
 )
 
 
@@ -143,6 +148,33 @@ def load_jsb_chorales() -> tuple[Sequences, Sequences, Sequences]:
             for split in ("train", "valid", "test")
         )
     return train, valid, test
+
+
+def load_heart_transplants() -> Sequences:
+    """Coronary disease after heart transplants: 622 patients seen at irregular times until death.
+
+    Codes 0 to 3 (none, mild, severe, dead) at 2846 visits, at most 15 a patient, with ``times`` in
+    years since the transplant, which is the first visit. Times of death are exact; grades are read
+    off angiograms, and can be wrong but for the first (Sharples et al. 2003; data ``cav`` of the R
+    package msm).
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    names = "PTNUM", "years", "state"
+    with _from_data_folder(*_TRANSPLANTS).open(encoding="ascii", newline="") as file:
+        rows = [[row[name] for name in names] for row in csv.DictReader(file)]
+    patients: dict[str, list[tuple[float, int]]] = {}
+    for patient, years, state in rows:
+        patients.setdefault(patient, []).append((float(years), int(state) - 1))
+    return Sequences.from_arrays(
+        [[state for _, state in visits] for visits in patients.values()],
+        times=[[years for years, _ in visits] for visits in patients.values()],
+        labels=patients,
+        codes=True,
+        symbols=("none", "mild", "severe", "dead"),
+    )
 
 
 def _series(name: str, feature: str) -> Sequences:

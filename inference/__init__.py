@@ -1,12 +1,13 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
-from .importance import Importance, importance
+from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
 from .linear_queries import (
     Component,
@@ -15,6 +16,7 @@ from .linear_queries import (
     components,
     standardised_innovations,
 )
+from .mixture_kalman import RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -34,12 +36,15 @@ from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
+from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
+from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
     "Component",
     "Convergence",
+    "DeepGuide",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -61,7 +66,12 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "RegimeGuide",
+    "RegimeParticles",
+    "SmoothedRegimes",
     "Sweep",
+    "TrajectoryNetwork",
+    "WeightedEvidence",
     "compare",
     "components",
     "convergence",
@@ -75,6 +85,8 @@ __all__ = [
     "load_fit",
     "log_evidence",
     "loo",
+    "mixture_kalman",
+    "most_likely_regimes",
     "most_likely_states",
     "nuts",
     "predict",
@@ -85,10 +97,12 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "smooth_regimes",
     "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
     "sweep",
     "to_arviz",
+    "weighted_evidence",
     "write",
 ]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import (
+    GeneratorTransition,
     HiddenMarkovModel,
     Laws,
     LinearGaussianSSM,
@@ -267,7 +268,9 @@ def _future(
     if model.timed:
         assert data.times is not None  # checked with the data
         along["times"] = _times_ahead(data.times[rows, last], steps, times)
-    return Sequences.from_tensors(y, codes=data.is_codes, **along)
+    future = Sequences.from_tensors(y, codes=data.is_codes, **along)
+    law = model.transition
+    return law.scheduled(future) if isinstance(law, GeneratorTransition) else future
 
 
 def _times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:

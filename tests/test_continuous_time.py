@@ -461,6 +461,29 @@ def test_forecast_is_the_last_belief_moved_on():
     torch.testing.assert_close(share, found.mean[..., 2], atol=0.06, rtol=0)
 
 
+def test_states_can_be_numbered_otherwise():
+    """The absorbing state first: the same evidence and forecasts."""
+    model, data = misclassified()
+    turned = ContinuousTimeHMM(
+        3, jumps=[(1, 2), (2, 1), (1, 0), (2, 0)], errors=[(1, 2), (2, 1)], exact=[0]
+    )
+    order = [2, 0, 1]  # the old number of each new state
+    turned = turned.with_parameters(
+        generator=MATRIX[np.ix_(order, order)],
+        probs=PROBS[np.ix_(order, order)],
+        initial=np.array(INITIAL)[order],
+    )
+    codes = [[None if c is None else (c + 1) % 3 for c in row] for row in CODES]
+    again = panel(codes, TIMES)
+    torch.testing.assert_close(log_evidence(turned, again), log_evidence(model, data))
+    ahead = data.times.gather(1, data.lengths[:, None] - 1) + torch.tensor([[0.5, 2.0]])
+    one, other = (
+        forecast(m, d, 2, times=ahead, draws=2, seed=0).state_probability
+        for m, d in ((model, data), (turned, again))
+    )
+    torch.testing.assert_close(other, one[..., order])
+
+
 def test_saved_models_are_the_same_model(tmp_path):
     model, data = misclassified()
     unknown = ContinuousTimeHMM(3, jumps=DEATH, errors=ERRORS, inputs=1, effects=((0, DEATH),))

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from beliefzoo.experiments.data import (
     load_co2,
     load_earthquakes,
     load_english_letters,
+    load_heart_transplants,
     load_jsb_chorales,
     load_nile,
     load_unemployment,
@@ -51,6 +53,20 @@ def test_earthquakes() -> None:
     assert (counts.max().item(), counts.min().item()) == (41, 6)
     assert torch.equal(counts, counts.round())
     assert (quakes.labels, quakes.features) == (("earthquakes",), ("count",))
+
+
+def test_heart_transplants(data_folder: Path) -> None:
+    # The table of consecutive states that msm's manual prints for these data.
+    cav = load_heart_transplants()
+    assert (len(cav), cav.n_steps, int(cav.lengths.max())) == (622, 2846, 15)
+    assert cav.times is not None
+    assert not cav.times[:, 0].any()
+    assert not cav.values[:, 0].any()
+    pairs = torch.zeros(4, 4, dtype=torch.int64)
+    for codes in cav.arrays():
+        for here, there in pairwise(codes):
+            pairs[here, there] += 1
+    assert pairs.tolist() == [[1367, 204, 44, 148], [46, 134, 54, 48], [4, 13, 107, 55], [0] * 4]
 
 
 def test_nile() -> None:
