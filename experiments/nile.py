@@ -399,6 +399,7 @@ def _draw_variances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
         published = VARIANCES[name]
         top.axvline(published, color="black", lw=1, label="maximum likelihood")
         top.set(title=title, yticks=[], xscale="log")
+        top.margins(y=0.2)
         rows = {"NUTS": figures["nuts"]["quantiles"][name]}
         for guide, label in labels.items():
             rows[label] = figures["variational"][guide]["quantiles"][name]
