@@ -241,6 +241,7 @@ def _measured(settings: Settings, guide: Any) -> Measured:
     usual = (ours > -1) & (ours < 2)  # a belief that did not move has kept anything
     gates = network.gates(model.laws({}, data))
     gate = gates["f" if "f" in gates else "z"][:, 1:, 0].detach().numpy()
+    assert gap.kl_filter is not None  # the guide's belief is causal
     single = [abs(_correlation(gate[..., unit], exact)) for unit in range(gate.shape[-1])]
     return Measured(
         network,
