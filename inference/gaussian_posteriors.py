@@ -7,7 +7,6 @@ float64. Beyond the length of a sequence trajectories are zero.
 
 from __future__ import annotations
 
-import dataclasses
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..models import LinearLaws
 from . import exact_gaussian
 from .gaussian_beliefs import (
     LOG_2PI,
@@ -26,7 +26,8 @@ from .gaussian_beliefs import (
     solved_matrix,
     square_root,
 )
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
+from .linear_likelihood import LinearLikelihood, in_double
+from .linear_queries import arguments
 
 
 class ContinuousLaws(Protocol):
@@ -161,10 +162,10 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 class LinearPosterior(GaussianPosterior):
     """A law of the trajectories of linear-Gaussian laws: everything in closed form."""
 
-    laws: LinearGaussianLaws
+    laws: LinearLaws
 
-    def __init__(self, laws: LinearGaussianLaws, shape: torch.Size) -> None:
-        super().__init__(_in_double(laws), shape)
+    def __init__(self, laws: LinearLaws, shape: torch.Size) -> None:
+        super().__init__(in_double(laws), shape)
 
     @abstractmethod
     def kl_to_chain(self) -> Tensor:
@@ -175,17 +176,6 @@ class LinearPosterior(GaussianPosterior):
         return self._total(told) - self.kl_to_chain()
 
 
-def _in_double(laws: LinearGaussianLaws) -> LinearGaussianLaws:
-    """The same laws with matrices in float64."""
-    if laws.transition.dtype == torch.float64:
-        return laws
-    names = exact_gaussian.LinearChain._fields
-    matrices = {name: getattr(laws, name).double() for name in names}
-    record: Any = laws
-    wide: LinearGaussianLaws = dataclasses.replace(record, **matrices)
-    return wide
-
-
 class _Initial:
     """p(z_1) with flat directions: log density −½ (q log 2π + log|B'B|) along those.
 
@@ -194,7 +184,7 @@ class _Initial:
     flat: there E'z ~ N(E'm, E'ΣE).
     """
 
-    def __init__(self, laws: LinearGaussianLaws) -> None:
+    def __init__(self, laws: LinearLaws) -> None:
         self.mean = laws.initial_mean
         self.covariance = laws.initial_covariance
         flat = laws.diffuse
@@ -250,7 +240,7 @@ class _Chain(NamedTuple):
     noise: Tensor
 
     @classmethod
-    def of(cls, laws: LinearGaussianLaws) -> _Chain:
+    def of(cls, laws: LinearLaws) -> _Chain:
         return cls(laws.transition, laws.offset, laws.noise)
 
     def predicted(self, beliefs: GaussianBeliefs) -> tuple[Tensor, Tensor]:
@@ -323,7 +313,7 @@ class GaussianBackward(LinearPosterior):
             sequence and step.
     """
 
-    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
@@ -416,10 +406,10 @@ class GaussianSmoother(LinearPosterior):
     the weights, all of which are the evidence.
     """
 
-    def __init__(self, laws: LinearGaussianLaws) -> None:
+    def __init__(self, laws: LinearLaws) -> None:
         count, steps, _ = laws.values.shape
         super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
-        self._arguments = kalman_arguments(self.laws)
+        self._arguments = arguments(self.laws)
 
     @cached_property
     def _evidence(self) -> Tensor:
@@ -458,7 +448,7 @@ class GaussianForward(LinearPosterior):
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
     """
 
-    def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
         super().__init__(laws, self.potentials.mean.shape)
         self._chain = _Chain.of(self.laws)
@@ -558,7 +548,7 @@ class GaussianMeanField(LinearPosterior):
             infinite.
     """
 
-    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
