@@ -193,9 +193,9 @@ def _compare_trajectories(laws: LinearLaws, posterior: Posterior) -> _Compared:
     if isinstance(posterior, GaussianBackward):
         first = laws.initial_mean, laws.initial_covariance
         later = posterior.predicted
-        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later.mean], 1)
+        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later[0]], 1)
         wide = first[1].expand(len(mean), -1, -1).unsqueeze(1)
-        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later.covariance], 1))
+        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later[1]], 1))
         known = inside.clone()
         known[:, 0] &= not laws.diffuse.shape[-1]
         regular, law = _regular(*bayes, known)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..models import LinearLaws
 from . import exact_gaussian
-from .gaussian_beliefs import LOG_2PI, GaussianBeliefs, cholesky, product, solved_matrix
+from .gaussian_beliefs import LOG_2PI, Density, GaussianBeliefs, product
 
 
 def in_double(laws: LinearLaws) -> LinearLaws:
@@ -47,25 +47,30 @@ class LinearLikelihood:
         """Observed elements (N, T)."""
 
     @cached_property
-    def _white(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Loading, residual and log determinant after R is made the identity."""
+    def _law(self) -> Density:
+        """N(y − d, R) as a density of C z."""
         diagonal = self.noise.diagonal(dim1=-2, dim2=-1)
         if bool((self.noise == diagonal.diag_embed()).all()):
             _require_noise(diagonal)
-            scale = diagonal.sqrt()
-            loading, residual = self.loading / scale.unsqueeze(-1), self.residual / scale
-            return loading, residual, scale.log().sum(-1)
-        factor = cholesky(self.noise, "observation_noise")
-        loading = solved_matrix(factor, self.loading)
-        residual = solved_matrix(factor, self.residual.unsqueeze(-1)).squeeze(-1)
-        return loading, residual, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            log_det = diagonal.log().sum(-1)
+            return Density(self.residual, diagonal.reciprocal(), log_det, full=False)
+        return Density.of_covariance(self.residual, self.noise, "observation_noise")
+
+    @cached_property
+    def information(self) -> Tensor:
+        """C'R⁻¹C, (N|1, T|1, D, D)."""
+        precision = self._law.precision
+        if self._law.full:
+            return self.loading.mT @ precision @ self.loading
+        return self.loading.mT @ (precision.unsqueeze(-1) * self.loading)
 
     def expected(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """E[log O(y_t | z_t)] for normal z_t with moments (N, T, D), (N, T, D, D); (N, T)."""
-        loading, residual, log_det = self._white
-        distance = (residual - product(loading, mean)).square().sum(-1)
-        trace = ((loading @ covariance) * loading).sum((-1, -2))
-        return -0.5 * (distance + trace + self.count * LOG_2PI) - log_det
+        trace = (self.information * covariance).sum((-1, -2))
+        # Elements that are missing have the density of a residual zero: (2π)^-½.
+        missing = self.residual.shape[-1] - self.count
+        at_mean = self._law.log_prob(product(self.loading, mean))
+        return at_mean + 0.5 * (missing * LOG_2PI - trace)
 
     def updated(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Bayes' rule for normal z_t with moments (…, D), (…, D, D): moments given y_t.
@@ -73,8 +78,9 @@ class LinearLikelihood:
         Works with noise-free observations too.
         """
         total = self.loading @ covariance @ self.loading.mT + self.noise
-        factor = cholesky(total.expand(*self.residual.shape, -1), "observation_noise")
-        gain = torch.cholesky_solve(self.loading @ covariance, factor).mT
+        total = total.expand(*self.residual.shape, -1)
+        inverse = Density.of_covariance(self.residual, total, "observation_noise").precision
+        gain = (inverse @ (self.loading @ covariance)).mT
         innovation = self.residual - product(self.loading, mean)
         kept = torch.eye(covariance.shape[-1], dtype=torch.float64) - gain @ self.loading
         joseph = kept @ covariance @ kept.mT + gain @ self.noise @ gain.mT
