@@ -1,12 +1,21 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
-from .importance import Importance, importance
+from .importance import Importance, WeightedEvidence, importance, weighted_evidence
+from .innovations import InnovationTests, innovation_tests
+from .linear_queries import (
+    Component,
+    LinearForecast,
+    Moments,
+    components,
+    standardised_innovations,
+)
 from .mixture_kalman import RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
@@ -33,7 +42,9 @@ from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
+    "Component",
     "Convergence",
+    "DeepGuide",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -45,9 +56,12 @@ __all__ = [
     "GRUFilter",
     "Importance",
     "InformationCriteria",
+    "InnovationTests",
     "LSTMFilter",
     "LeaveOneOut",
+    "LinearForecast",
     "MeanFieldGuide",
+    "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
@@ -56,7 +70,10 @@ __all__ = [
     "RegimeParticles",
     "SmoothedRegimes",
     "Sweep",
+    "TrajectoryNetwork",
+    "WeightedEvidence",
     "compare",
+    "components",
     "convergence",
     "evidence_gap",
     "filter",
@@ -64,6 +81,7 @@ __all__ = [
     "forecast",
     "importance",
     "information_criteria",
+    "innovation_tests",
     "load_fit",
     "log_evidence",
     "loo",
@@ -80,9 +98,11 @@ __all__ = [
     "smooth",
     "smooth_pairs",
     "smooth_regimes",
+    "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
     "sweep",
     "to_arviz",
+    "weighted_evidence",
     "write",
 ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import Model, Sequences
+from ..models import LinearLaws, Model, Sequences
 from ..models.emissions import Parameters
-from . import queries
+from . import exact_gaussian, linear_queries, queries
 from .exported import Array, Rows, Sample, States, as_array, observed_values, one_feature, thinned
 from .fit import Fit
 from .guides import Guide
@@ -154,16 +155,38 @@ def _guided(guide: Guide, values: Parameters, data: Sequences) -> tuple[Tensor, 
     return drawn, joint, log_q
 
 
-def replicate(model: Model, data: Sequences, values: Parameters, draws: int) -> Array:
-    """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
+def replicate(
+    model: Model, data: Sequences, values: Parameters, draws: int, *, informed: bool = True
+) -> Array | None:
+    """New states and observations, one replication of the data per draw, (draws, N, T[, F]).
+
+    Where the first state has a flat prior there is nothing to draw it from: replications then begin
+    at a draw from its law given the data or, if they must not know of these, there are none.
+    """
     like = observed_values(model, data)
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     inside = as_array(data.step_mask)
     for draw in range(draws):
         laws = model.laws({name: v[draw] for name, v in values.items()}, data)
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            if not informed:
+                return None
+            laws = _begun(laws)
         y = as_array(one_feature(laws.draw(laws.sample_states())))
         out[draw][inside] = y[inside]
     return out
+
+
+def _begun(laws: LinearLaws) -> LinearLaws:
+    """The laws with the first states drawn from their law given the data."""
+    first = exact_gaussian.sample_paths(*linear_queries.arguments(laws), n=1)[0, :, 0]
+    size = laws.size
+    return dataclasses.replace(
+        laws,
+        initial_mean=first,
+        initial_covariance=first.new_zeros(1, size, size),
+        diffuse=first.new_zeros(size, 0),
+    )
 
 
 def predictions(

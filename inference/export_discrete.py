@@ -200,8 +200,16 @@ def _reorder_last(arrays: dict[str, Array], name: str, order: Tensor) -> None:
         arrays[name] = arrays[name][..., as_array(order)]
 
 
-def replicate(model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int) -> Array:
+def replicate(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    values: Parameters,
+    draws: int,
+    *,
+    informed: bool = True,
+) -> Array:
     """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
+    del informed  # the law of the first state is always proper
     like = observed_values(model, data)
     if isinstance(model.transition, GeneratorTransition):
         data = model.transition.scheduled(data)  # what is seen at the times of the data

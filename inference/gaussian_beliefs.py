@@ -108,8 +108,8 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
 
 def solved(factor: Tensor, x: Tensor) -> Tensor:
     """L⁻¹ x for lower-triangular L (…, D, D) and vectors (…, D)."""
-    if factor.shape[-1] == 1:
-        return x / factor.squeeze(-1)
+    if factor.shape[-1] <= 1:  # of nothing, or of one number
+        return x / factor.squeeze(-1) if factor.shape[-1] else x
     if factor.shape[:-2].numel() == 1:
         one = factor.reshape(factor.shape[-2:])
         flat = x.reshape(-1, x.shape[-1]).mT

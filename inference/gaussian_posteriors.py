@@ -7,6 +7,7 @@ float64. Beyond the length of a sequence trajectories are zero.
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 from functools import cached_property
 from typing import Any, NamedTuple, Protocol
@@ -44,6 +45,10 @@ class ContinuousLaws(Protocol):
 
 class LinearisableLaws(ContinuousLaws, Protocol):
     """Laws whose transition can be replaced by a linear one near a belief."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the laws' densities."""
 
     def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (N, T-1, D, D), b (N, T-1, D), Q (N, T-1, D, D) near z_t ~ N(mean, covariance).
@@ -138,11 +143,16 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L) under the model, shape (…, N)."""
-        return self.laws.chain_log_prob(paths)
+        return self.laws.chain_log_prob(paths.to(self._dtype)).double()
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
         """Σ_t log O(y_t | z_t), shape (…, N)."""
-        return self.laws.emission_log_prob(paths)
+        return self.laws.emission_log_prob(paths.to(self._dtype)).double()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the laws' densities."""
+        return torch.float64
 
     def _cut(self, paths: Tensor) -> Tensor:
         return torch.where(self.inside.unsqueeze(-1), paths, 0)
@@ -153,6 +163,9 @@ class LinearPosterior(GaussianPosterior):
 
     laws: LinearGaussianLaws
 
+    def __init__(self, laws: LinearGaussianLaws, shape: torch.Size) -> None:
+        super().__init__(_in_double(laws), shape)
+
     @abstractmethod
     def kl_to_chain(self) -> Tensor:
         """KL(q ‖ p(z)) to the chain that q was built with, (N,) nats."""
@@ -160,6 +173,17 @@ class LinearPosterior(GaussianPosterior):
     def elbo(self) -> Tensor:
         told = LinearLikelihood(self.laws).expected(*self._moments)
         return self._total(told) - self.kl_to_chain()
+
+
+def _in_double(laws: LinearGaussianLaws) -> LinearGaussianLaws:
+    """The same laws with matrices in float64."""
+    if laws.transition.dtype == torch.float64:
+        return laws
+    names = exact_gaussian.LinearChain._fields
+    matrices = {name: getattr(laws, name).double() for name in names}
+    record: Any = laws
+    wide: LinearGaussianLaws = dataclasses.replace(record, **matrices)
+    return wide
 
 
 class _Initial:
@@ -171,9 +195,9 @@ class _Initial:
     """
 
     def __init__(self, laws: LinearGaussianLaws) -> None:
-        self.mean = laws.initial_mean.double()
-        self.covariance = laws.initial_covariance.double()
-        flat = laws.diffuse.double()
+        self.mean = laws.initial_mean
+        self.covariance = laws.initial_covariance
+        flat = laws.diffuse
         size, directions = flat.shape
         self.basis = torch.eye(size, dtype=torch.float64, device=flat.device)
         self.constant: Tensor | float = 0.0
@@ -219,7 +243,7 @@ class _Initial:
 
 
 class _Chain(NamedTuple):
-    """A linear transition in float64, axes of size 1 shared: z_{t+1} = A z_t + b + N(0, Q)."""
+    """A linear transition, axes of size 1 shared: z_{t+1} = A z_t + b + N(0, Q)."""
 
     transition: Tensor
     offset: Tensor
@@ -227,7 +251,7 @@ class _Chain(NamedTuple):
 
     @classmethod
     def of(cls, laws: LinearGaussianLaws) -> _Chain:
-        return cls(laws.transition.double(), laws.offset.double(), laws.noise.double())
+        return cls(laws.transition, laws.offset, laws.noise)
 
     def predicted(self, beliefs: GaussianBeliefs) -> tuple[Tensor, Tensor]:
         """Mean (N, T-1, D) and covariance (N, T-1, D, D) of z_{t+1} when z_t follows the belief."""
@@ -303,8 +327,8 @@ class GaussianBackward(LinearPosterior):
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
-        self._initial = _Initial(laws)
-        self._joined = _Joined(_Chain.of(laws), self.beliefs, laws.lengths)
+        self._initial = _Initial(self.laws)
+        self._joined = _Joined(_Chain.of(self.laws), self.beliefs, laws.lengths)
 
     @property
     def predicted(self) -> GaussianBeliefs:
@@ -327,6 +351,7 @@ class GaussianBackward(LinearPosterior):
 
     def _excess(self, paths: Tensor) -> Tensor:
         """Σ_t log β_t(z_t) − log π_t(z_t) = log q(z) − log p(z), shape (…, N)."""
+        paths = paths.double()
         later = self._total(self.predicted.log_prob(paths[..., 1:, :]), 1)
         first = self._initial.log_prob(paths[..., 0, :])
         return self._total(self.beliefs.log_prob(paths)) - later - first
@@ -357,6 +382,10 @@ class LinearisedBackward(GaussianPosterior):
             _Chain(*(part.double() for part in parts)), self.beliefs, laws.lengths
         )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.laws.dtype
+
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self._joined.moments()
@@ -365,6 +394,7 @@ class LinearisedBackward(GaussianPosterior):
         return self._joined.sample(n)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
+        paths = paths.double()
         chain = self._joined.chain
         onward = product(chain.transition, paths[..., :-1, :]) + chain.offset
         later, predicted = paths[..., 1:, :], self._joined.predicted
@@ -389,7 +419,7 @@ class GaussianSmoother(LinearPosterior):
     def __init__(self, laws: LinearGaussianLaws) -> None:
         count, steps, _ = laws.values.shape
         super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
-        self._arguments = kalman_arguments(laws)
+        self._arguments = kalman_arguments(self.laws)
 
     @cached_property
     def _evidence(self) -> Tensor:
@@ -431,12 +461,12 @@ class GaussianForward(LinearPosterior):
     def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
         super().__init__(laws, self.potentials.mean.shape)
-        self._chain = _Chain.of(laws)
+        self._chain = _Chain.of(self.laws)
         later = self.potentials[:, 1:]
         total = cholesky(self._chain.noise + later.covariance, "noise", first=2)
         self._total_factor = total
         self._gain = torch.cholesky_solve(self._chain.noise.expand_as(total), total).mT
-        self._initial = _Initial(laws)
+        self._initial = _Initial(self.laws)
         self._first, self._first_gain, self._first_law = self._initial.tilted(self.potentials[:, 0])
 
     @cached_property
@@ -500,6 +530,7 @@ class GaussianForward(LinearPosterior):
 
     def _excess(self, paths: Tensor) -> Tensor:
         """log q(z) − log p(z), shape (…, N)."""
+        paths = paths.double()
         tilt = self._total(self.potentials.log_prob(paths))
         left = self._total(self._normalisers(paths[..., :-1, :]), 1)
         return tilt - left - self._first_normaliser
@@ -540,7 +571,7 @@ class GaussianMeanField(LinearPosterior):
         return self._cut(_independent(self.beliefs, n))
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
-        return self._total(self.beliefs.log_prob(paths))
+        return self._total(self.beliefs.log_prob(paths.double()))
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments

@@ -93,7 +93,9 @@ def to_arviz(
       length, and the beliefs are ``smoothed_mean``, ``smoothed_sd``, ``filtered_mean`` and
       ``filtered_sd`` (sequence, time, component), exact where there is exact inference.
     - ``posterior_predictive``, ``prior``, ``prior_predictive``: ``obs`` (sequence, time[, feature])
-      are whole replications of the data, new states included; gaps are filled in.
+      are whole replications of the data, new states included; gaps are filled in. Where the first
+      state has a flat prior, replications begin at its law given the data, and there is no
+      ``prior_predictive``.
     - ``predictions``: ``obs`` (sequence, ahead[, feature]) and ``state_probability`` (sequence,
       ahead, state) after the end of each sequence.
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
@@ -157,7 +159,9 @@ def to_arviz(
         if count:
             prior = draw_prior(model, count)
             groups["prior"] = {name: as_array(value[None]) for name, value in prior.items()}
-            groups["prior_predictive"] = {"obs": kind.replicate(model, data, prior, count)[None]}
+            drawn = kind.replicate(model, data, prior, count, informed=False)
+            if drawn is not None:
+                groups["prior_predictive"] = {"obs": drawn[None]}
         order = None
         if isinstance(model, HiddenMarkovModel):
             order = torch.arange(model.states)

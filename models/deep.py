@@ -103,7 +103,7 @@ class GatedTransition:
         kept = torch.addmm(bias, z, matrix)
         mean = torch.lerp(kept, proposal, gate.sigmoid())
         matrix, bias = (parameters[f"transition_scale_{part}"] for part in ("weight", "bias"))
-        return mean, softplus(torch.addmm(bias, proposal.relu(), matrix))
+        return mean, spread(torch.addmm(bias, proposal.relu(), matrix))
 
 
 class DeepMarkovModel(Model):
@@ -495,26 +495,29 @@ class DeepLaws:
     def _moved(self, states: Tensor, t: int) -> tuple[Tensor, Tensor]:
         return self.move(states, None if self.drivers is None else self.drivers[:, t + 1])
 
-    def linearised(self, mean: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The transition out of step t near states (…, N, D): z' ≈ A z + b + N(0, Q).
+    def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Every transition near states ``mean`` (N, T-1, D): z' ≈ A z + b + N(0, Q).
 
-        A (…, N, D, D) is the Jacobian of the mean, b makes the two agree at the state, Q is
-        diag σ² there.
+        A (N, T-1, D, D) is the Jacobian of the next state's mean, b makes the two agree at the
+        state, Q is diag σ² there; how far the state may be from it, ``covariance``, is not used.
         """
-        driver = None if self.drivers is None else self.drivers[:, t + 1]
-        flat = mean.reshape(-1, mean.shape[-1])
-        rows = None if driver is None else driver.expand(*mean.shape[:-1], -1).flatten(0, -2)
+        del covariance
+        size = mean.shape[-1]
+        flat = mean.reshape(-1, size).to(self.dtype)
+        if not len(flat):
+            return mean.new_zeros(*mean.shape, size), mean, mean.new_zeros(*mean.shape, size)
+        given = [flat]
+        if self.drivers is not None:
+            given.append(self.drivers[:, 1:].flatten(0, 1))
 
-        def moved(z: Tensor, *read: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            here = read[0][None] if read else None
-            loc, scale = self.model.transition(self.parameters, z[None], here)
+        def moved(z: Tensor, *driver: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            read = driver[0][None] if driver else None
+            loc, scale = self.model.transition(self.parameters, z[None], read)
             return loc[0], (loc[0], scale[0])
 
-        given = (flat,) if rows is None else (flat, rows)
         slope, (loc, scale) = torch.func.vmap(torch.func.jacrev(moved, has_aux=True))(*given)
-        slope = slope.view(*mean.shape, mean.shape[-1])
-        loc = loc.view(mean.shape)
-        offset = loc - (slope @ mean.unsqueeze(-1)).squeeze(-1)
+        slope = slope.view(*mean.shape, size)
+        offset = loc.view(mean.shape) - (slope @ flat.view(mean.shape).unsqueeze(-1)).squeeze(-1)
         return slope, offset, scale.view(mean.shape).square().diag_embed()
 
     # Draws, and the sites of the Pyro program
@@ -627,6 +630,15 @@ class DeepEmitted(dist.TorchDistribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.laws.score(value[self.laws.places], self.laws.rows(self.trajectories))
+
+
+LEAST_RAW = -15.0
+"""Numbers below count as this: a standard deviation of 3e-7, whose square is still a number."""
+
+
+def spread(raw: Tensor) -> Tensor:
+    """Standard deviation log(1 + exp(raw)), never zero."""
+    return softplus(raw.clamp_min(LEAST_RAW))
 
 
 def normal_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
