@@ -8,6 +8,7 @@ from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .nuts import NutsFit, NutsSettings, nuts
+from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -49,6 +50,7 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "Particles",
     "Sweep",
     "WeightedEvidence",
     "compare",
@@ -64,6 +66,7 @@ __all__ = [
     "loo",
     "most_likely_states",
     "nuts",
+    "particle_filter",
     "predict",
     "predictive_check",
     "read",
