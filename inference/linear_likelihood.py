@@ -72,6 +72,13 @@ class LinearLikelihood:
         at_mean = self._law.log_prob(product(self.loading, mean))
         return at_mean + 0.5 * (missing * LOG_2PI - trace)
 
+    def potential(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of log O(y_t | z) = −½ z'Λz + η'z + constant."""
+        loading, residual, _ = self._white
+        precision = loading.mT @ loading
+        shape = *residual.shape[:-1], *precision.shape[-2:]
+        return precision.expand(shape), product(loading.mT, residual)
+
     def updated(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Bayes' rule for normal z_t with moments (…, D), (…, D, D): moments given y_t.
 
