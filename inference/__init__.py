@@ -18,6 +18,7 @@ from .linear_queries import (
 )
 from .mixture_kalman import RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
+from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -66,6 +67,7 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "Particles",
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",
@@ -89,6 +91,7 @@ __all__ = [
     "most_likely_regimes",
     "most_likely_states",
     "nuts",
+    "particle_filter",
     "predict",
     "predictive_check",
     "read",
