@@ -16,7 +16,7 @@ from .linear_queries import (
     components,
     standardised_innovations,
 )
-from .mixture_kalman import RegimeParticles, mixture_kalman
+from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .predictive_check import predictive_check
 from .queries import (
@@ -66,6 +66,7 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",
