@@ -18,6 +18,7 @@ from .linear_queries import (
 )
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
+from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -66,7 +67,11 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+<<<<<<< HEAD
     "RegimeForecast",
+=======
+    "Particles",
+>>>>>>> main
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",
@@ -90,6 +95,7 @@ __all__ = [
     "most_likely_regimes",
     "most_likely_states",
     "nuts",
+    "particle_filter",
     "predict",
     "predictive_check",
     "read",

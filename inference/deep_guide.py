@@ -381,6 +381,17 @@ class DeepPosterior(dist.TorchDistribution):
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
         return mean, spread(raw)
 
+    def step(self, before: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t (t from 0 on) given the states before, (…, N, D).
+
+        ``before`` is None at t = 0. For particles, which take one step after the other.
+        """
+        weight, bias = self._into
+        given = self._origin if before is None else before.to(self.potential.dtype)
+        units = torch.tanh(given @ weight + bias)
+        mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
+        return mean.to(self.laws.dtype), softplus(raw).to(self.laws.dtype)
+
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""
         return self.laws.summed(normal_log_prob(self.laws.rows(paths), *self.moments(paths)))

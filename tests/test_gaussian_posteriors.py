@@ -15,8 +15,8 @@ from beliefzoo.inference.gaussian_posteriors import (
     GaussianSmoother,
     LinearisedBackward,
 )
+from beliefzoo.models import LinearLaws
 from gaussian_cases import (
-    LawsOf,
     Quadratic,
     at,
     dense_chain,
@@ -43,7 +43,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 every_case = pytest.mark.parametrize("case", CASES)
 
 
-def random_beliefs(laws: LawsOf, seed: int = 5, full: bool = True) -> GaussianBeliefs:
+def random_beliefs(laws: LinearLaws, seed: int = 5, full: bool = True) -> GaussianBeliefs:
     g = torch.Generator().manual_seed(seed)
     count, steps, size = len(laws.data), laws.data.max_length, laws.initial_mean.shape[-1]
     mean = torch.randn(count, steps, size, generator=g, dtype=torch.float64)
@@ -53,7 +53,7 @@ def random_beliefs(laws: LawsOf, seed: int = 5, full: bool = True) -> GaussianBe
     return GaussianBeliefs.of_moments(mean, covariance)
 
 
-def dense_posterior(kind: str, laws: LawsOf, beliefs: GaussianBeliefs, n: int) -> Quadratic:
+def dense_posterior(kind: str, laws: LinearLaws, beliefs: GaussianBeliefs, n: int) -> Quadratic:
     """log q(z) of sequence n by its definition; the forward law up to its normalisers' constant."""
     length, size = int(laws.lengths[n]), laws.initial_mean.shape[-1]
     mean, covariance = beliefs.mean[n].numpy(), beliefs.covariance[n].numpy()
@@ -164,7 +164,7 @@ def test_exact_potentials_make_the_forward_bound_the_evidence():
     torch.testing.assert_close(posterior.elbo(), evidence, atol=1e-8, rtol=0)
 
 
-def with_start(laws: LawsOf, flat: torch.Tensor, spread: float | None) -> LawsOf:
+def with_start(laws: LinearLaws, flat: torch.Tensor, spread: float | None) -> LinearLaws:
     """The laws with z_1 unknown along ``flat``: N(0, spread) there, or a flat law if None."""
     basis = torch.linalg.qr(flat, mode="complete").Q[:, flat.shape[1] :]
     proper = basis @ basis.mT @ laws.initial_covariance[:1] @ basis @ basis.mT
@@ -279,7 +279,7 @@ def test_singular_noise():
 class Linearised:
     """Linear laws that claim to be others: linearising them changes nothing."""
 
-    def __init__(self, laws: LawsOf) -> None:
+    def __init__(self, laws: LinearLaws) -> None:
         self.laws = laws
         self.dtype = torch.float64
         self.lengths = laws.lengths
