@@ -67,11 +67,8 @@ __all__ = [
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
-<<<<<<< HEAD
-    "RegimeForecast",
-=======
     "Particles",
->>>>>>> main
+    "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",
