@@ -296,7 +296,8 @@ def test_particles_of_whole_states_agree(recurrent):
     ours, theirs = (within - centre).exp(), (whole - centre).exp()
     error = math.sqrt((float(ours.var()) + float(theirs.var())) / 30)
     assert abs(float(ours.mean() - theirs.mean())) < 5 * error
-    assert float(ours.std()) < float(theirs.std())
+    if not recurrent:  # where nothing of the state is drawn, a tenth of the particles do better
+        assert float(ours.std()) < 0.5 * float(theirs.std())
 
 
 def test_one_regime_is_the_linear_gaussian_model():
