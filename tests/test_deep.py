@@ -245,9 +245,8 @@ def test_what_lies_beyond_a_length_does_not_matter(kind):
 
 def test_without_gate_it_is_a_linear_gaussian_chain():
     """Gate shut, network of the scale silent: z' = z A + a + noise."""
-    model, data = case()
-    values = dict(model.known)
-    values |= {name: torch.zeros_like(values[name]) for name in ("transition_scale_weight",)}
+    values = dict(case()[0].known)
+    values["transition_scale_weight"] = torch.zeros(2, 2).double()
     values["transition_gate_bias1"] = torch.full((2,), -800.0).double()
     values["transition_scale_bias"] = torch.tensor([math.log(math.e - 1)] * 2).double()
     linear = DeepMarkovModel(2, "gaussian", transition_width=3, emission_width=4)
@@ -331,7 +330,7 @@ def test_simulations_follow_the_joint_law(kind):
 
 
 def test_a_fully_missing_sequence_reads_nothing():
-    model, data = case(autoregressive=True)
+    model, _ = case(autoregressive=True)
     blank = Sequences.from_tensors(
         torch.zeros(2, 3, 2), mask=torch.tensor([[[False]], [[True]]]).expand(2, 3, 2)
     )
@@ -357,10 +356,14 @@ def test_extreme_states_give_finite_densities():
 def test_start_is_the_global_fit():
     model = DeepMarkovModel(3, Bernoulli(4), transition_width=5, emission_width=6)
     torch.manual_seed(0)
-    data = Sequences.from_tensors((torch.rand(30, 20, 4) < torch.tensor([0.1, 0.3, 0.5, 0.9])) * 1.0)
+    data = Sequences.from_tensors(
+        (torch.rand(30, 20, 4) < torch.tensor([0.1, 0.3, 0.5, 0.9])) * 1.0
+    )
     start = model.start(data)
     assert set(start) == set(model.parameter_names)
-    torch.testing.assert_close(start["probs"][0], data.values.double().mean((0, 1)), atol=1e-2, rtol=0)
+    torch.testing.assert_close(
+        start["probs"][0], data.values.double().mean((0, 1)), atol=1e-2, rtol=0
+    )
     for name, prior in model.priors.items():
         assert prior.support.check(start[name]).all()
         assert start[name].shape == prior.event_shape
