@@ -396,7 +396,9 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     seconds = [figures[name]["seconds_per_epoch"] for name in names]
     axis.barh(list(names.values()), seconds, color=["tab:red", "tab:grey"])
     for row, value in enumerate(seconds):
-        axis.annotate(f"{value:.3g} s", (value, row), (6, 0), textcoords="offset points", va="center")
+        axis.annotate(
+            f"{value:.3g} s", (value, row), (6, 0), textcoords="offset points", va="center"
+        )
     axis.set(xlabel="seconds an epoch", xlim=(0, 1.15 * max(seconds)))
     axis.set_title(f"{figures['times_faster']:.1f} times faster (reach: {REACH:g})")
     axis.invert_yaxis()
