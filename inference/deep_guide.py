@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
 from ..models import DeepLaws, DeepMarkovModel, Model, Sequences
 from ..models.checks import require, require_count
-from ..models.deep import normal_log_prob
+from ..models.deep import normal_log_prob, spread
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relu_scan
@@ -178,6 +178,12 @@ class TrajectoryNetwork(nn.Module):
         )
 
     @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        names = ("hidden_size", "direction", "cell", "dropout")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def _share(self) -> float:
         """1 / number of parts that are averaged in c_t."""
         return 1 / (1 + len(self.readers))
@@ -243,10 +249,21 @@ class DeepGuide(Guide):
             repr(filter),
         )
 
+    def fresh(self, start: Mapping[str, Tensor]) -> Self:
+        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        out = super().fresh(start)
+        out._buffers = {"trained_steps": torch.zeros_like(self.trained_steps)}
+        return out
+
     @property
     def noiseless(self) -> bool:
         """Bounds are estimates."""
         return False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that it was made with, but for model, filter and ``parameters``."""
+        return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 
     @property
     def divergence_weight(self) -> float:
@@ -362,7 +379,7 @@ class DeepPosterior(dist.TorchDistribution):
         units = torch.tanh(before @ weight + bias)
         both = self.potential[step, self._place[sequence]] + units @ self._out
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
-        return mean, softplus(raw)
+        return mean, spread(raw)
 
     def step(self, before: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of z_t (t from 0 on) given the states before, (…, N, D).
@@ -406,7 +423,7 @@ class DeepPosterior(dist.TorchDistribution):
             for place in (now, now - (step > 0) * paths.shape[1])
         )
         mean, raw = _picked(moments, now).to(laws.dtype).chunk(2, -1)
-        divergence = normal_divergence(mean, softplus(raw), *laws.predicted(before))
+        divergence = normal_divergence(mean, spread(raw), *laws.predicted(before))
         emitted = laws.score(laws.observed_rows, z)
         return (emitted - weight * laws.summed(divergence)).mean(0)
 

@@ -152,7 +152,7 @@ class _Filter:
 
     @classmethod
     def of(cls, given: System, layout: Layout) -> _Filter:
-        given = System(*(x.detach().contiguous() for x in given))
+        given = System._make(x.detach().contiguous() for x in given)
         blocks, chain_of = _blocks(layout)
         arrays = (x.numpy() for x in given[1:-1])
         matrices = given.transition, given.noise, given.loading, given.observation_noise
@@ -375,7 +375,8 @@ def _whole(system: System, layout: Layout) -> tuple[_Filter, Gains, tuple[Tensor
     one = _Filter.of(system, layout)
     _, rows, t, f, d = one.sizes
     found = one.gains(0, t, one.first_covariances())
-    out = tuple(torch.zeros(rows, t, size, dtype=torch.float64) for size in (f, d, d))
+    e, predicted, filtered = (torch.zeros(rows, t, size).double() for size in (f, d, d))
+    out = e, predicted, filtered
     one.means(0, t, found, one.given.start.clone(), out)
     return one, found, out
 
@@ -384,9 +385,9 @@ def states(system: System, layout: Layout) -> States:
     """The filter; beyond the end of a row zero, of a chain whatever there is."""
     _, found, (innovations, predicted, filtered) = _whole(system, layout)
     steps = np.arange(len(found.at))[:, None], found.at
-    covariances = (torch.from_numpy(x[steps]) for x in (found.predicted, found.filtered))
+    before, after = (torch.from_numpy(x[steps]) for x in (found.predicted, found.filtered))
     determinants = torch.from_numpy(found.log_determinants)
-    return States(predicted, filtered, *covariances, innovations, determinants)
+    return States(predicted, filtered, before, after, innovations, determinants)
 
 
 def smooth(
@@ -403,8 +404,8 @@ def smooth(
     tasks = [partial(machine.smooth_covariances, share, *law, *arrays) for share in _shares(g)]
     together(tasks, g * t * (6 * d**3 + 3 * f * d * d))
     means = torch.zeros_like(filtered)
-    arrays = found, *(x.numpy() for x in (innovations, filtered, means))
-    parts = [partial(machine.smooth_means, *part, *law, one.rows, *arrays) for part in one.parts()]
+    rest = one.rows, found, *(x.numpy() for x in (innovations, filtered, means))
+    parts = [partial(machine.smooth_means, *part, *law, *rest) for part in one.parts()]
     together(parts, one.work)
     return means, covariances, crossed if pairs else None, innovations
 

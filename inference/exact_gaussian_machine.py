@@ -179,8 +179,8 @@ def _add_triple(a: Array, b: Array, c: Array, room: Array, out: Array) -> None:
 LANES = 8
 """Rows of one chain that are worked on side by side."""
 
-LONGEST_CYCLE = 4
-"""Predicted covariances may come back to bits that they had a few steps before; see ``gains``."""
+SETTLED = 2e-15
+"""A predicted covariance that changes by less than this share of its scale is a steady state."""
 
 SINGULAR = 1e-14
 """A variance below this share of what it was before other features were taken out is rounding."""
@@ -281,16 +281,6 @@ def _observed(mask: Array, n: int, t: int, which: Array) -> int:
 
 
 @_fast
-def _equal(a: Array, b: Array) -> bool:
-    size = len(a)
-    for i in range(size):
-        for j in range(size):
-            if a[i, j] != b[i, j]:
-                return False
-    return True
-
-
-@_fast
 def _product(a: Array, b: Array, out: Array) -> None:
     """out = a b."""
     for i in range(out.shape[0]):
@@ -373,7 +363,7 @@ def _update(
             for j in range(size):
                 total += gain[i, j] * loading[which[k], j]
             factor[i, k] = total
-    possible = _cholesky(factor, p)
+    possible: int = _cholesky(factor, p)
     if possible < p:
         return possible
     _divide(factor, p, gain)
@@ -387,7 +377,7 @@ def _update(
 
 
 @_fast
-def _joseph(
+def _joseph(  # noqa: C901 - one sweep
     predicted: Array,
     loading: Array,
     noise: Array,
@@ -448,20 +438,21 @@ def _predict(transition: Array, noise: Array, filtered: Array, moved: Array, out
 
 
 @_fast
-def _cycle(ahead: Array, predicted: Array, first: int, last: int) -> int:
-    """How many entries back from ``last`` to the one that has the bits of ``ahead``; 0 if none."""
-    for back in range(1, LONGEST_CYCLE + 1):
-        if last + 1 - back < first:
-            return 0
-        if _equal(ahead, predicted[last + 1 - back]):
-            return back
-    return 0
+def _settled(ahead: Array, before: Array) -> bool:
+    """Whether two covariances are equal up to rounding."""
+    for i in range(len(ahead)):
+        for j in range(i + 1):
+            change = ahead[i, j] - before[i, j]
+            scale = ahead[i, i] * ahead[j, j]
+            if not change * change <= SETTLED * SETTLED * scale:
+                return False
+    return True
 
 
 @_fast
 def _same_mask(mask: Array, n: int, t: int) -> bool:
     """Whether the same features are observed at steps t - 1 and t."""
-    for f in range(mask.shape[2]):
+    for f in range(mask.shape[2]):  # noqa: SIM110 - compiled
         if mask[n, t, f] != mask[n, t - 1, f]:
             return False
     return True
@@ -483,8 +474,9 @@ def gains(
 
     ``ahead`` (G, D, D) is the predicted covariance of the first step, and afterwards that of the
     step behind the last. Where the matrices do not change in time (``constant``) and the same
-    features are observed as before, a predicted covariance with the very bits of an earlier one
-    leads to the same gains ever after: they are taken from there. So this shortcut is exact.
+    features are observed as before, a predicted covariance that is the last one up to rounding
+    leads to the same gains ever after, up to the rounding errors that the recursion makes itself:
+    both are of order ε / (1 - ρ), ρ being the rate at which it converges. So they are taken over.
 
     ``failed`` (G, 2) gets the step and feature without variance, if any.
     """
@@ -494,28 +486,14 @@ def gains(
     for g in share:
         n, now = chains.sequences[g], ahead[g]
         last = -1  # the last entry made
-        first = 0  # the first entry since the mask changed
-        period, here = 0, 0
+        steady = False
         for t in range(start, min(stop, chains.ends[g])):
             same = constant and t > start and _same_mask(system.mask, n, t)
-            if period:
-                begin = last + 1 - period
-                here = begin + (here - begin + 1) % period
-                if same:
-                    out.at[g, t - start] = here
-                    out.log_determinants[g, t - start] = out.log_determinants[g, t - start - period]
-                    continue
-                now[:] = out.predicted[g, here]
-                period = 0
-            if same:
-                period = _cycle(now, out.predicted[g], first, last)
-                if period:
-                    here = last + 1 - period
-                    out.at[g, t - start] = here
-                    out.log_determinants[g, t - start] = out.log_determinants[g, t - start - period]
-                    continue
-            else:
-                first = last + 1
+            steady = same and (steady or _settled(now, out.predicted[g, last]))
+            if steady:
+                out.at[g, t - start] = last
+                out.log_determinants[g, t - start] = out.log_determinants[g, t - start - 1]
+                continue
             last += 1
             out.at[g, t - start] = last
             out.predicted[g, last] = now
@@ -535,9 +513,6 @@ def gains(
             if t + 1 < system.mask.shape[1]:
                 noise = _of(system.noise, n, t)
                 _predict(_of(system.transition, n, t), noise, after, room.square, now)
-        if period:
-            begin = last + 1 - period
-            now[:] = out.predicted[g, begin + (here - begin + 1) % period]
 
 
 @_fast
@@ -615,7 +590,7 @@ def _last_of(rows: Rows, block: int) -> int:
 
 
 @_fast
-def means(
+def means(  # noqa: C901 - one sweep
     begin: int,
     end: int,
     system: System,
@@ -710,7 +685,7 @@ def _add_pairs(a: Array, b: Array, sign: float, out: Array) -> None:
 
 
 @_fast
-def means_gradient(
+def means_gradient(  # noqa: C901 - one sweep
     begin: int,
     end: int,
     system: System,
@@ -991,7 +966,7 @@ def _update_adjoint(
 
 
 @_fast
-def _covariance_adjoint(
+def _covariance_adjoint(  # noqa: C901 - one sweep
     system: System,
     n: int,
     t: int,
@@ -1046,7 +1021,7 @@ def _covariance_adjoint(
 
 
 @_fast
-def smooth_covariances(
+def smooth_covariances(  # noqa: C901 - one sweep
     share: Array,
     system: System,
     chains: Chains,
@@ -1138,7 +1113,7 @@ def _symmetrise(matrix: Array) -> None:
 
 
 @_fast
-def smooth_means(
+def smooth_means(  # noqa: C901 - one sweep
     begin: int,
     end: int,
     system: System,

@@ -103,7 +103,6 @@ class _Run:
         )
         inside = self.laws.data.step_mask
         increments = increments.T * inside
-        self._check(increments)
         return RegimeParticles(
             increments.sum(-1),
             increments,
@@ -114,14 +113,13 @@ class _Run:
             self._traced(ancestors, chosen, draws).masked_fill(~inside, -1),
         )
 
-    def _check(self, increments: Tensor) -> None:
-        bad = (~increments.isfinite()).nonzero().tolist()
+    def _check(self, total: Tensor, t: int) -> None:
+        bad = (~total.isfinite()).nonzero().flatten().tolist()
         if bad:
-            n, t = bad[0]
             raise ValueError(
                 "particles: none has a finite likelihood left in sequence "
-                f"{self.laws.data.labels[n]!r} at step {t}, got log p(y_t | past) = "
-                f"{float(increments[n, t])}"
+                f"{self.laws.data.labels[bad[0]]!r} at step {t}, got log p(y_t | past) = "
+                f"{float(total[bad[0]])}"
             )
 
     def _step(self, t: int) -> tuple[Tensor, ...]:
@@ -138,6 +136,7 @@ class _Run:
         )
         log_weight = self.log_weight.unsqueeze(-1) + log_prior + log_likelihood  # (B, N, K)
         total = log_weight.movedim(1, 0).flatten(1).logsumexp(-1)
+        self._check(total, t)
         share = (log_weight - total.unsqueeze(-1)).exp()
         centre = (share.unsqueeze(-1) * mean).sum((0, 2))
         apart = mean - centre.unsqueeze(-2)
