@@ -445,7 +445,7 @@ class DeepPosterior(dist.TorchDistribution):
         given = self._origin if before is None else before.to(self.potential.dtype)
         units = torch.tanh(given @ weight + bias)
         mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
-        return mean.to(self.laws.dtype), softplus(raw).to(self.laws.dtype)
+        return mean.to(self.laws.dtype), spread(raw).to(self.laws.dtype)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""
