@@ -223,7 +223,8 @@ def _simulated() -> Splits:
         frames = np.zeros((length, PITCHES))
         frames[np.arange(length)[:, None], place] = 1
         pieces.append(frames)
-    return tuple(Sequences.from_arrays(part) for part in (pieces[:30], pieces[30:36], pieces[36:]))
+    train, valid, test = pieces[:30], pieces[30:36], pieces[36:]
+    return Sequences.from_arrays(train), Sequences.from_arrays(valid), Sequences.from_arrays(test)
 
 
 def _cut(data: Sequences, longest: int) -> Sequences:
