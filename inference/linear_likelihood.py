@@ -74,10 +74,13 @@ class LinearLikelihood:
 
     def potential(self) -> tuple[Tensor, Tensor]:
         """Λ (N, T, D, D) and η (N, T, D) of log O(y_t | z) = −½ z'Λz + η'z + constant."""
-        loading, residual, _ = self._white
-        precision = loading.mT @ loading
-        shape = *residual.shape[:-1], *precision.shape[-2:]
-        return precision.expand(shape), product(loading.mT, residual)
+        precision = self._law.precision
+        if self._law.full:
+            weighted = product(precision, self.residual)
+        else:
+            weighted = precision * self.residual
+        shape = *self.residual.shape[:-1], *self.information.shape[-2:]
+        return self.information.expand(shape), product(self.loading.mT, weighted)
 
     def updated(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Bayes' rule for normal z_t with moments (…, D), (…, D, D): moments given y_t.

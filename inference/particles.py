@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, Protocol, get_args
 import torch
 from torch import Tensor
 
-from ..models import Laws, Model, Sequences
+from ..models import Laws, LinearLaws, Model, Sequences
 from ..models.checks import require, require_count
 from ..models.randomness import seeded
 from ..models.trajectories import invert, one_hot
@@ -23,7 +23,7 @@ from .deep_guide import DeepPosterior
 from .gaussian_beliefs import product, square_root
 from .gaussian_posteriors import GaussianBackward, GaussianForward, GaussianSmoother
 from .guides import Guide
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood
+from .linear_likelihood import LinearLikelihood, in_double
 from .posteriors import Backward, Forward
 
 Resampling = Literal["systematic", "stratified", "multinomial"]
@@ -370,6 +370,8 @@ def stepwise(laws: Any) -> Any:
     """Any model's laws as ``StepLaws``, or as ``DiscreteSteps``."""
     if isinstance(laws, Laws):
         return DiscreteSteps(laws)
+    if isinstance(laws, LinearLaws):
+        return in_double(laws)  # as the posteriors of guides have it
     if all(hasattr(laws, name) for name in ("draw_first", "draw_next", "log_next", "log_step")):
         return laws
     raise ValueError(
@@ -462,7 +464,7 @@ class _Tilted:
     |1 + Q Λ|^{-1/2} exp(−½ m'Λm + η'm + ½ h'Sh).
     """
 
-    def __init__(self, laws: LinearGaussianLaws, precision: Tensor, shift: Tensor) -> None:
+    def __init__(self, laws: LinearLaws, precision: Tensor, shift: Tensor) -> None:
         self.laws = laws
         dtype = laws.initial_mean.dtype
         self.precision, self.shift = precision.to(dtype), shift.to(dtype)
@@ -514,12 +516,13 @@ def _potentials(
         law = posterior.potentials
         precision = law.covariance.inverse()
         return precision, product(precision, law.mean)
-    belief, later, laws = posterior.beliefs, posterior.predicted, posterior.laws
+    belief, laws = posterior.beliefs, posterior.laws
+    later_mean, later_covariance = posterior.predicted
     own = belief.covariance.inverse()
     first = laws.initial_covariance.to(own).expand(len(own), -1, -1)
-    before = torch.cat([first.inverse().unsqueeze(1), later.covariance.inverse()], 1)
+    before = torch.cat([first.inverse().unsqueeze(1), later_covariance.inverse()], 1)
     start = laws.initial_mean.to(own).expand(len(own), -1)
-    mean = torch.cat([start.unsqueeze(1), later.mean], 1)
+    mean = torch.cat([start.unsqueeze(1), later_mean], 1)
     values, axes = torch.linalg.eigh(own - before)
     kept = (values > 0).to(own)
     shift = product(own, belief.mean) - product(before, mean)
