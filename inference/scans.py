@@ -36,7 +36,8 @@ def relu_scan(
     Returns:
         h, (T, n, H).
     """
-    states: Tensor = _ReluScan.apply(inputs, initial, weight, tuple(counts), reverse)
+    scan: Any = _ReluScan.apply
+    states: Tensor = scan(inputs, initial, weight, tuple(counts), reverse)
     return states
 
 
@@ -63,7 +64,8 @@ def path_scan(
     Returns:
         Paths z (T, n, D), and (m, r) (T, n, 2 D).
     """
-    paths, moments = _PathScan.apply(initial, potential, noise, *into, out, tuple(counts))
+    scan: Any = _PathScan.apply
+    paths, moments = scan(initial, potential, noise, *into, out, tuple(counts))
     return paths, moments
 
 
