@@ -179,7 +179,8 @@ class SitePerStep(nn.Module):
             given = _laid_out(_leaves(guide, torch.float32), guide.model.states)
             for own, value in self.pairs(given):
                 own.copy_(value)
-            self.rnn.bias_hh_l0.zero_()
+            second: Any = self.rnn.bias_hh_l0  # torch's network has two biases of the same use
+            second.zero_()
 
     def pairs(self, given: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Own weights beside those of the library, or their gradients, by name."""
