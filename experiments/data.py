@@ -36,6 +36,10 @@ _CO2 = (
     "series/co2_weekly.csv",
     "2737f74222cf1fb702d41058927d2b8d2a34778d519bfa6b1dea2f1b47c234f4",
 )
+_DANCES = (
+    "bee/bee_dance_scaled.npz",
+    "646f7699e4841532754884cdcecdd9add957e4b82021c5af343e94fc3bcb670c",
+)
 _CHORALES = (
     "music/jsb_chorales.npz",
     "c243f5ccd6c7ee5c28bb6bb6a523de6508cc64e03430e7071bcc30fe42a65fcf",
@@ -138,6 +142,30 @@ def load_english_letters(
     return Sequences.from_tensors(
         letters.values, letters.mask, letters.lengths, codes=True, symbols=("_", *_LETTERS)
     )
+
+
+def load_bee_dances() -> tuple[Sequences, list[list[int]]]:
+    """Six dances of honey bees (Oh, Rehg, Balch & Dellaert 2008), tracked frame by frame.
+
+    Returns the dances (6 sequences of 602 to 1124 frames; features x, y, turn), and of each the
+    frames at which the behaviour changes (turning left, turning right, waggling: which of them it
+    is, is not in the file). Each feature was scaled to [0, 1] over each dance by those who passed
+    the file on. The third is described as the heading, but it has no level that drifts or wraps
+    around, and returns to the middle when the bee flies straight: it is a heading's change.
+
+    Raises:
+        ValueError: where BELIEFZOO_DATA is not set or does not hold the file with the expected
+            checksum.
+    """
+    with np.load(_from_data_folder(*_DANCES), allow_pickle=False) as file:
+        dances = [file[f"y{number}"] for number in range(1, 7)]
+        marks = [np.flatnonzero(file[f"change{number}"]).tolist() for number in range(1, 7)]
+    data = Sequences.from_arrays(
+        dances,
+        labels=[f"dance {number}" for number in range(1, 7)],
+        features=("x", "y", "turn"),
+    )
+    return data, marks
 
 
 def load_piano_midi() -> tuple[Sequences, Sequences, Sequences]:

@@ -97,6 +97,7 @@ class TrajectoryNetwork(nn.Module):
         self.cell: Cell = cell
         self.dropout = dropout
         self.readers = nn.ModuleList()
+        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -264,7 +265,7 @@ class DeepGuide(Guide):
         return False
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def options(self) -> dict[str, Any]:
         """The arguments that it was made with, but for model, filter and ``parameters``."""
         return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 
@@ -436,6 +437,17 @@ class DeepPosterior(dist.TorchDistribution):
         both = self.potential[step, self._place[sequence]] + units @ self._out
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
         return mean, spread(raw)
+
+    def step(self, before: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t (t from 0 on) given the states before, (…, N, D).
+
+        ``before`` is None at t = 0. For particles, which take one step after the other.
+        """
+        weight, bias = self._into
+        given = self._origin if before is None else before.to(self.potential.dtype)
+        units = torch.tanh(given @ weight + bias)
+        mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
+        return mean.to(self.laws.dtype), spread(raw).to(self.laws.dtype)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ..models import Laws, Model, Sequences
+from ..models import Laws, LinearLaws, Model, Sequences
 from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ..models.observations import Observations
 from ..models.randomness import seeded
 from . import exact, exact_gaussian
 from .gaussian_beliefs import GaussianBeliefs
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
+from .linear_likelihood import LinearLikelihood, in_double
+from .linear_queries import arguments
 
 LIKELIHOOD_FLOOR = -20.0
 """Per-state log-likelihoods are read relative to their sum and cut here, to stay in scale."""
@@ -278,7 +279,7 @@ class RecurrentFilter(nn.Module):
         if isinstance(self.belief, DiscreteBelief):
             log_likelihood: Tensor = laws.log_likelihood
             return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
-        if not isinstance(laws, LinearGaussianLaws):
+        if not isinstance(laws, LinearLaws):
             raise ValueError(
                 f"reads: {self.reads!r} needs a model whose observations are linear in the state; "
                 "this one can read 'observations'"
@@ -459,13 +460,13 @@ def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
 
 
 def _kalman(laws: Any) -> GaussianBeliefs:
-    if not isinstance(laws, LinearGaussianLaws):
+    if not isinstance(laws, LinearLaws):
         raise ValueError(
             "filter: ExactFilter needs discrete states or linear-Gaussian laws, got "
             f"{type(laws).__name__}"
         )
     with torch.no_grad():
-        found = exact_gaussian.filter(*kalman_arguments(laws))
+        found = exact_gaussian.filter(*arguments(in_double(laws)))
         unknown = found.covariances.isinf().any(-1).any(-1)
         if bool(unknown.any()):
             n, t = unknown.nonzero()[0].tolist()

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..models import Laws, Sequences
+from ..models import Laws, LinearLaws, Sequences
 from . import exact, exact_gaussian
 from .fit import Fit
 from .gaussian_beliefs import GaussianBeliefs
 from .gaussian_posteriors import GaussianBackward, GaussianSmoother
 from .guides import Guide, Posterior
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
+from .linear_likelihood import LinearLikelihood, in_double
+from .linear_queries import arguments
 from .posteriors import Backward, PathPosterior
 from .queries import BATCH
 
@@ -177,8 +178,9 @@ def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)
 
 
-def _compare_trajectories(laws: LinearGaussianLaws, posterior: Posterior) -> _Compared:
-    given = kalman_arguments(laws)
+def _compare_trajectories(laws: LinearLaws, posterior: Posterior) -> _Compared:
+    laws = in_double(laws)
+    given = arguments(laws)
     inside = laws.data.step_mask
     found = exact_gaussian.filter(*given)
     beliefs: GaussianBeliefs | None = getattr(posterior, "beliefs", None)
@@ -189,11 +191,11 @@ def _compare_trajectories(laws: LinearGaussianLaws, posterior: Posterior) -> _Co
         regular, law = _regular(found.means, found.covariances, inside)
         kl = torch.where(regular, law.divergence(beliefs), 0)
     if isinstance(posterior, GaussianBackward):
-        first = laws.initial_mean.double(), laws.initial_covariance.double()
+        first = laws.initial_mean, laws.initial_covariance
         later = posterior.predicted
-        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later.mean], 1)
+        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later[0]], 1)
         wide = first[1].expand(len(mean), -1, -1).unsqueeze(1)
-        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later.covariance], 1))
+        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later[1]], 1))
         known = inside.clone()
         known[:, 0] &= not laws.diffuse.shape[-1]
         regular, law = _regular(*bayes, known)

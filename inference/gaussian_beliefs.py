@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -73,30 +75,109 @@ class GaussianBeliefs:
         """Standard normal noise (…, D) with the covariance, the mean left out."""
         return product(self.scale, noise) if self.full else self.scale * noise
 
-    def whitened(self, x: Tensor) -> Tensor:
-        """x (…, D) minus the mean, in units in which the law is standard normal."""
-        residual = x - self.mean
-        return solved(self.scale, residual) if self.full else residual / self.scale
-
     def log_prob(self, x: Tensor) -> Tensor:
         """Log density of x (…, D), nats."""
-        distance = self.whitened(x).square().sum(-1)
-        return -0.5 * (distance + x.shape[-1] * LOG_2PI) - self.log_scale
-
-    def expected_log_prob(self, mean: Tensor, covariance: Tensor) -> Tensor:
-        """E[log density] of a normal x with ``mean`` (…, D) and ``covariance`` (…, D, D)."""
-        if self.full:
-            inside = solved_matrix(self.scale, covariance)
-            trace = solved_matrix(self.scale, inside.mT).diagonal(dim1=-2, dim2=-1).sum(-1)
-        else:
-            variance = covariance.diagonal(dim1=-2, dim2=-1)
-            trace = (variance / self.scale.square()).sum(-1)
-        return self.log_prob(mean) - 0.5 * trace
+        return Density.of(self).log_prob(x)
 
     def divergence(self, other: GaussianBeliefs) -> Tensor:
         """KL(self ‖ other), nats, (…)."""
         entropy = 0.5 * self.mean.shape[-1] * (1 + LOG_2PI) + self.log_scale
-        return -entropy - other.expected_log_prob(self.mean, self.covariance)
+        return -entropy - Density.of(other).expected(self.mean, self.covariance)
+
+
+class Density:
+    """Normal densities with their precisions worked out, for many evaluations and expectations.
+
+    ``mean`` (…, D); ``precision`` (…, D, D), or (…, D) of independent components; ``log_det`` (…)
+    of the covariance.
+    """
+
+    def __init__(self, mean: Tensor, precision: Tensor, log_det: Tensor, *, full: bool) -> None:
+        self.mean, self.precision, self.log_det, self.full = mean, precision, log_det, full
+
+    @classmethod
+    def of(cls, beliefs: GaussianBeliefs) -> Density:
+        """Of beliefs with positive scales."""
+        if not beliefs.full:
+            precision = beliefs.scale.square().reciprocal()
+            return cls(beliefs.mean, precision, 2 * beliefs.log_scale, full=False)
+        inverse, _ = inverse_and_log_det(beliefs.covariance)
+        return cls(beliefs.mean, inverse, 2 * beliefs.log_scale, full=True)
+
+    @classmethod
+    def of_covariance(cls, mean: Tensor, covariance: Tensor, name: str, first: int = 1) -> Density:
+        """From covariances (N|1, T|1, D, D).
+
+        Raises:
+            ValueError: one is not positive definite; it says of which sequence, and which step
+                counted from ``first``.
+        """
+        inverse, log_det = inverse_and_log_det(covariance)
+        bad = log_det.isnan()
+        if bool(bad.any()):
+            n, t = bad.nonzero()[0].tolist()
+            raise ValueError(
+                f"{name}: needs a positive definite covariance, got "
+                f"{covariance[n, t].detach().tolist()} in sequence {n}, step {t + first}"
+            )
+        return cls(mean, inverse, log_det, full=True)
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        """Log density of x (…, D), nats."""
+        residual = x - self.mean
+        weighted = product(self.precision, residual) if self.full else self.precision * residual
+        return self._scaled((weighted * residual).sum(-1), x.shape[-1])
+
+    def expected(self, mean: Tensor, covariance: Tensor) -> Tensor:
+        """E[log density] of a normal x with ``mean`` (…, D) and ``covariance`` (…, D, D)."""
+        residual = mean - self.mean
+        if self.full:
+            second = covariance + residual.unsqueeze(-1) * residual.unsqueeze(-2)
+            return self._scaled((self.precision * second).sum((-1, -2)), mean.shape[-1])
+        second = covariance.diagonal(dim1=-2, dim2=-1) + residual.square()
+        return self._scaled((self.precision * second).sum(-1), mean.shape[-1])
+
+    def _scaled(self, distance: Tensor, size: int) -> Tensor:
+        return -0.5 * (distance + self.log_det + size * LOG_2PI)
+
+
+class _InverseAndLogDet(torch.autograd.Function):
+    """One inverse serves values and gradients: d V⁻¹ = −V⁻¹ dV V⁻¹, d log|V| = tr V⁻¹ dV."""
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor) -> tuple[Tensor, Tensor]:
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        inverse, _ = torch.linalg.inv_ex(covariance)
+        inverse = 0.5 * (inverse + inverse.mT)
+        log_det = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        ctx.save_for_backward(inverse)
+        return inverse, log_det.where(info == 0, torch.nan)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, to_inverse: Tensor, to_log_det: Tensor) -> Tensor:
+        (inverse,) = ctx.saved_tensors
+        both: Tensor = inverse * to_log_det[..., None, None] - inverse @ to_inverse @ inverse
+        return both
+
+
+def inverse_and_log_det(covariance: Tensor) -> tuple[Tensor, Tensor]:
+    """V⁻¹ and log|V| of covariances (…, D, D); log|V| is NaN where V is not positive definite."""
+    if covariance.shape[-1] == 1:
+        positive = covariance > 0
+        safe = torch.where(positive, covariance, 1)
+        log_det = torch.where(positive, safe.log(), torch.nan)
+        return safe.reciprocal(), log_det[..., 0, 0]
+    found = _InverseAndLogDet.apply(covariance)  # type: ignore[no-untyped-call]
+    inverse, log_det = found
+    return inverse, log_det
+
+
+def right(x: Tensor, matrix: Tensor) -> Tensor:
+    """Matrices x (…, E, D) times ``matrix`` (N|1, T|1, D, D): one product where it is shared."""
+    if matrix.shape[:-2].numel() == 1:
+        return x @ matrix.reshape(matrix.shape[-2:])
+    return x @ matrix
 
 
 def product(matrix: Tensor, x: Tensor) -> Tensor:
@@ -104,31 +185,6 @@ def product(matrix: Tensor, x: Tensor) -> Tensor:
     if matrix.shape[:-2].numel() == 1:  # one product of matrices instead of many with vectors
         return x @ matrix.reshape(matrix.shape[-2:]).mT
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
-
-
-def solved(factor: Tensor, x: Tensor) -> Tensor:
-    """L⁻¹ x for lower-triangular L (…, D, D) and vectors (…, D)."""
-    if factor.shape[-1] == 1:
-        return x / factor.squeeze(-1)
-    if factor.shape[:-2].numel() == 1:
-        one = factor.reshape(factor.shape[-2:])
-        flat = x.reshape(-1, x.shape[-1]).mT
-        return _triangular(one, flat).mT.reshape(x.shape)
-    shape = torch.broadcast_shapes(factor.shape[:-2], x.shape[:-1])
-    wide = x.expand(*shape, x.shape[-1]).unsqueeze(-1)
-    return _triangular(factor, wide).squeeze(-1)
-
-
-def solved_matrix(factor: Tensor, x: Tensor) -> Tensor:
-    """L⁻¹ X for lower-triangular L (…, D, D) and matrices (…, D, E)."""
-    if factor.shape[-1] == 1:
-        return x / factor
-    return _triangular(factor, x)
-
-
-def _triangular(factor: Tensor, x: Tensor) -> Tensor:
-    found: Tensor = torch.linalg.solve_triangular(factor, x, upper=False)
-    return found
 
 
 def square_root(covariance: Tensor) -> Tensor:
@@ -160,25 +216,3 @@ def _semidefinite_root(covariance: Tensor) -> Tensor:
         columns.append(column)
         rest = rest - column.unsqueeze(-1) * column.unsqueeze(-2)
     return torch.stack(columns, -1)
-
-
-def cholesky(matrix: Tensor, name: str, first: int = 1) -> Tensor:
-    """Cholesky factors of (N|1, T|1, D, D).
-
-    Raises:
-        ValueError: one is not positive definite; it says of which sequence, and which step counted
-            from ``first``.
-    """
-    if matrix.shape[-1] == 1:
-        bad = ~(matrix[..., 0, 0] > 0)
-        factor = torch.where(matrix > 0, matrix, 1).sqrt()
-    else:
-        factor, info = torch.linalg.cholesky_ex(matrix)
-        bad = info != 0
-    if bool(bad.any()):
-        n, t = bad.nonzero()[0].tolist()
-        raise ValueError(
-            f"{name}: needs a positive definite covariance, got "
-            f"{matrix[n, t].detach().tolist()} in sequence {n}, step {t + first}"
-        )
-    return factor

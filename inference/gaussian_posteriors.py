@@ -16,16 +16,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from ..models import LinearLaws
 from . import exact_gaussian
-from .gaussian_beliefs import (
-    LOG_2PI,
-    GaussianBeliefs,
-    cholesky,
-    product,
-    solved_matrix,
-    square_root,
-)
-from .linear_likelihood import LinearGaussianLaws, LinearLikelihood, kalman_arguments
+from .gaussian_beliefs import LOG_2PI, Density, GaussianBeliefs, product, right, square_root
+from .linear_likelihood import LinearLikelihood, in_double
+from .linear_queries import arguments
 
 
 class ContinuousLaws(Protocol):
@@ -44,6 +39,10 @@ class ContinuousLaws(Protocol):
 
 class LinearisableLaws(ContinuousLaws, Protocol):
     """Laws whose transition can be replaced by a linear one near a belief."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the laws' densities."""
 
     def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """A (N, T-1, D, D), b (N, T-1, D), Q (N, T-1, D, D) near z_t ~ N(mean, covariance).
@@ -138,11 +137,16 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L) under the model, shape (…, N)."""
-        return self.laws.chain_log_prob(paths)
+        return self.laws.chain_log_prob(paths.to(self._dtype)).double()
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
         """Σ_t log O(y_t | z_t), shape (…, N)."""
-        return self.laws.emission_log_prob(paths)
+        return self.laws.emission_log_prob(paths.to(self._dtype)).double()
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        """That of the laws' densities."""
+        return torch.float64
 
     def _cut(self, paths: Tensor) -> Tensor:
         return torch.where(self.inside.unsqueeze(-1), paths, 0)
@@ -151,7 +155,10 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 class LinearPosterior(GaussianPosterior):
     """A law of the trajectories of linear-Gaussian laws: everything in closed form."""
 
-    laws: LinearGaussianLaws
+    laws: LinearLaws
+
+    def __init__(self, laws: LinearLaws, shape: torch.Size) -> None:
+        super().__init__(in_double(laws), shape)
 
     @abstractmethod
     def kl_to_chain(self) -> Tensor:
@@ -170,10 +177,10 @@ class _Initial:
     flat: there E'z ~ N(E'm, E'ΣE).
     """
 
-    def __init__(self, laws: LinearGaussianLaws) -> None:
-        self.mean = laws.initial_mean.double()
-        self.covariance = laws.initial_covariance.double()
-        flat = laws.diffuse.double()
+    def __init__(self, laws: LinearLaws) -> None:
+        self.mean = laws.initial_mean
+        self.covariance = laws.initial_covariance
+        flat = laws.diffuse
         size, directions = flat.shape
         self.basis = torch.eye(size, dtype=torch.float64, device=flat.device)
         self.constant: Tensor | float = 0.0
@@ -182,14 +189,18 @@ class _Initial:
             self.basis = spanned[:, directions:]
             self.constant = -0.5 * (directions * LOG_2PI + torch.logdet(flat.mT @ flat))
 
+    def _density(self, mean: Tensor, covariance: Tensor) -> Density:
+        """Of E'z, (N|1, D − q), from one covariance a sequence."""
+        if not covariance.shape[-1]:
+            return Density(mean, covariance, covariance.new_zeros(len(covariance)), full=True)
+        found = Density.of_covariance(mean, covariance.unsqueeze(1), "initial_covariance")
+        return Density(mean, found.precision.squeeze(1), found.log_det.squeeze(1), full=True)
+
     @cached_property
-    def proper(self) -> GaussianBeliefs:
+    def proper(self) -> Density:
         """The law of E'z, (N|1, D − q)."""
         inner = self.basis.mT @ self.covariance @ self.basis
-        if not inner.shape[-1]:
-            return GaussianBeliefs(self.mean @ self.basis, inner)
-        factor = cholesky(inner.unsqueeze(1), "initial_covariance").squeeze(1)
-        return GaussianBeliefs(self.mean @ self.basis, factor)
+        return self._density(self.mean @ self.basis, inner)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log p(z_1), (…, N)."""
@@ -198,43 +209,32 @@ class _Initial:
     def expected(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """E[log p(z_1)] for normal z_1 with moments (N, D), (N, D, D); (N,)."""
         inner = self.basis.mT @ covariance @ self.basis
-        return self.constant + self.proper.expected_log_prob(mean @ self.basis, inner)
+        return self.constant + self.proper.expected(mean @ self.basis, inner)
 
-    def tilted(self, potential: GaussianBeliefs) -> tuple[Tensor, Tensor, GaussianBeliefs]:
+    def tilted(self, potential: GaussianBeliefs) -> tuple[Tensor, Tensor, Tensor]:
         """∝ p(z_1) × a normal density (N, D): Bayes' rule with z_1 ~ potential, E'z_1 observed.
 
-        Returns the mean (N, D), the gain (N, D, D − q) of E'm − E'z, and the law of E'z's residual,
-        whose density at the potential's mean is the normaliser.
+        Returns the mean (N, D), the gain (N, D, D − q) of E'm − E'z, and the log normaliser (N,).
         """
         outer = potential.covariance @ self.basis
         total = self.basis.mT @ (self.covariance @ self.basis + outer)
-        if not total.shape[-1]:
-            law = GaussianBeliefs(potential.mean @ self.basis, total)
-            return potential.mean, outer, law
-        factor = cholesky(total.unsqueeze(1), "initial_covariance").squeeze(1)
-        gain = torch.cholesky_solve(outer.mT, factor).mT
-        law = GaussianBeliefs(self.mean.expand_as(potential.mean) @ self.basis, factor)
-        residual = law.mean - potential.mean @ self.basis
-        return potential.mean + product(gain, residual), gain, law
+        law = self._density(self.mean @ self.basis, total)
+        seen = potential.mean @ self.basis
+        gain = outer @ law.precision
+        moved = potential.mean + product(gain, law.mean - seen)
+        return moved, gain, self.constant + law.log_prob(seen)
 
 
 class _Chain(NamedTuple):
-    """A linear transition in float64, axes of size 1 shared: z_{t+1} = A z_t + b + N(0, Q)."""
+    """A linear transition, axes of size 1 shared: z_{t+1} = A z_t + b + N(0, Q)."""
 
     transition: Tensor
     offset: Tensor
     noise: Tensor
 
     @classmethod
-    def of(cls, laws: LinearGaussianLaws) -> _Chain:
-        return cls(laws.transition.double(), laws.offset.double(), laws.noise.double())
-
-    def predicted(self, beliefs: GaussianBeliefs) -> tuple[Tensor, Tensor]:
-        """Mean (N, T-1, D) and covariance (N, T-1, D, D) of z_{t+1} when z_t follows the belief."""
-        before = beliefs[:, :-1]
-        mean = product(self.transition, before.mean) + self.offset
-        spread = self.transition @ before.factor
-        return mean, spread @ spread.mT + self.noise
+    def of(cls, laws: LinearLaws) -> _Chain:
+        return cls(laws.transition, laws.offset, laws.noise)
 
     def draw(self, like: Tensor) -> Tensor:
         """A draw of N(0, Q) in the shape of ``like``, (…, N, T-1, D)."""
@@ -249,11 +249,12 @@ class _Joined:
 
     def __init__(self, chain: _Chain, beliefs: GaussianBeliefs, lengths: Tensor) -> None:
         self.chain, self.beliefs, self.lengths = chain, beliefs, lengths
-        mean, covariance = chain.predicted(beliefs)
-        self.predicted = GaussianBeliefs(mean, cholesky(covariance, "predicted belief", first=2))
         self._before = beliefs[:, :-1]
-        across = chain.transition @ self._before.covariance
-        self.gain = torch.cholesky_solve(across, self.predicted.factor).mT
+        self._across = right(self._before.covariance, chain.transition.mT).mT  # A V
+        mean = product(chain.transition, self._before.mean) + chain.offset
+        self.covariance = right(self._across, chain.transition.mT) + chain.noise
+        self.predicted = Density.of_covariance(mean, self.covariance, "predicted belief", first=2)
+        self.gain = self._across.mT @ self.predicted.precision
 
     def _last(self, x: Tensor) -> Tensor:
         """(…, N, T, …) with the sequence axis at ``axis``: the last step of every sequence."""
@@ -264,9 +265,7 @@ class _Joined:
         shift = self._before.mean - product(self.gain, self.predicted.mean)
         last = self._last(self.beliefs.mean)
         mean = exact_gaussian.backward_sweep(self.gain, shift, last, self.lengths)
-        factor = self._before.factor
-        kept = factor - self.gain @ (self.chain.transition @ factor)
-        noise = kept @ kept.mT + self.gain @ self.chain.noise @ self.gain.mT
+        noise = self._before.covariance - self.gain @ self._across
         last = self._last(self.beliefs.covariance)
         return mean, exact_gaussian.backward_covariances(self.gain, noise, last, self.lengths)
 
@@ -299,17 +298,21 @@ class GaussianBackward(LinearPosterior):
             sequence and step.
     """
 
-    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
-        self._initial = _Initial(laws)
-        self._joined = _Joined(_Chain.of(laws), self.beliefs, laws.lengths)
+        self._initial = _Initial(self.laws)
+        self._joined = _Joined(_Chain.of(self.laws), self.beliefs, laws.lengths)
 
     @property
-    def predicted(self) -> GaussianBeliefs:
-        """π_t for t >= 2, (N, T-1)."""
-        return self._joined.predicted
+    def predicted(self) -> tuple[Tensor, Tensor]:
+        """Means (N, T-1, D) and covariances (N, T-1, D, D) of π_t for t >= 2."""
+        return self._joined.predicted.mean, self._joined.covariance
+
+    @cached_property
+    def _density(self) -> Density:
+        return Density.of(self.beliefs)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
@@ -317,9 +320,9 @@ class GaussianBackward(LinearPosterior):
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
-        own = self._total(self.beliefs.expected_log_prob(mean, covariance))
+        own = self._total(self._density.expected(mean, covariance))
         first = self._initial.expected(mean[:, 0], covariance[:, 0])
-        later = self.predicted.expected_log_prob(mean[:, 1:], covariance[:, 1:])
+        later = self._joined.predicted.expected(mean[:, 1:], covariance[:, 1:])
         return own - first - self._total(later, 1)
 
     def sample_paths(self, n: int) -> Tensor:
@@ -327,9 +330,10 @@ class GaussianBackward(LinearPosterior):
 
     def _excess(self, paths: Tensor) -> Tensor:
         """Σ_t log β_t(z_t) − log π_t(z_t) = log q(z) − log p(z), shape (…, N)."""
-        later = self._total(self.predicted.log_prob(paths[..., 1:, :]), 1)
+        paths = paths.double()
+        later = self._total(self._joined.predicted.log_prob(paths[..., 1:, :]), 1)
         first = self._initial.log_prob(paths[..., 0, :])
-        return self._total(self.beliefs.log_prob(paths)) - later - first
+        return self._total(self._density.log_prob(paths)) - later - first
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         return self.chain_log_prob(paths) + self._excess(paths)
@@ -357,6 +361,10 @@ class LinearisedBackward(GaussianPosterior):
             _Chain(*(part.double() for part in parts)), self.beliefs, laws.lengths
         )
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return self.laws.dtype
+
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         return self._joined.moments()
@@ -365,11 +373,11 @@ class LinearisedBackward(GaussianPosterior):
         return self._joined.sample(n)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
+        paths = paths.double()
         chain = self._joined.chain
         onward = product(chain.transition, paths[..., :-1, :]) + chain.offset
         later, predicted = paths[..., 1:, :], self._joined.predicted
-        factor = cholesky(chain.noise, "noise", first=2)
-        moved = GaussianBeliefs(torch.zeros_like(predicted.mean), factor)
+        moved = Density.of_covariance(torch.zeros_like(predicted.mean), chain.noise, "noise", 2)
         terms = moved.log_prob(later - onward) - predicted.log_prob(later)
         return self._total(self.beliefs.log_prob(paths)) + self._total(terms, 1)
 
@@ -386,10 +394,10 @@ class GaussianSmoother(LinearPosterior):
     the weights, all of which are the evidence.
     """
 
-    def __init__(self, laws: LinearGaussianLaws) -> None:
+    def __init__(self, laws: LinearLaws) -> None:
         count, steps, _ = laws.values.shape
         super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
-        self._arguments = kalman_arguments(laws)
+        self._arguments = arguments(self.laws)
 
     @cached_property
     def _evidence(self) -> Tensor:
@@ -428,16 +436,17 @@ class GaussianForward(LinearPosterior):
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
     """
 
-    def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
         super().__init__(laws, self.potentials.mean.shape)
-        self._chain = _Chain.of(laws)
+        self._chain = _Chain.of(self.laws)
         later = self.potentials[:, 1:]
-        total = cholesky(self._chain.noise + later.covariance, "noise", first=2)
-        self._total_factor = total
-        self._gain = torch.cholesky_solve(self._chain.noise.expand_as(total), total).mT
-        self._initial = _Initial(laws)
-        self._first, self._first_gain, self._first_law = self._initial.tilted(self.potentials[:, 0])
+        total = self._chain.noise + later.covariance
+        self._normaliser = Density.of_covariance(later.mean, total, "noise", first=2)
+        self._gain = right(self._normaliser.precision, self._chain.noise).mT
+        self._initial = _Initial(self.laws)
+        first = self._initial.tilted(self.potentials[:, 0])
+        self._first, self._first_gain, self._first_normaliser = first
 
     @cached_property
     def _kept(self) -> Tensor:
@@ -452,14 +461,14 @@ class GaussianForward(LinearPosterior):
 
     @cached_property
     def _matrix(self) -> Tensor:
-        return self._kept @ self._chain.transition
+        return right(self._kept, self._chain.transition)
 
     @cached_property
     def _moments(self) -> tuple[Tensor, Tensor]:
         chain, later = self._chain, self.potentials[:, 1:]
         shift = product(self._kept, chain.offset) + product(self._gain, later.mean)
         mean = self._sweep_forward(self._matrix, shift, self._first)
-        noise = _joseph(self._kept, chain.noise, self._gain, later.covariance)
+        noise = right(self._kept, chain.noise)
         turned = exact_gaussian.backward_covariances(
             self._matrix.flip(1), noise.flip(1), self._first_covariance
         )
@@ -472,7 +481,8 @@ class GaussianForward(LinearPosterior):
         unit = torch.eye(self.event_shape[-1], dtype=torch.float64, device=gain.device)
         if not basis.shape[-1]:
             return self.potentials[:, 0].covariance
-        return _joseph(unit - gain @ basis.mT, self.potentials[:, 0].covariance, gain, inner)
+        kept, outer = unit - gain @ basis.mT, self.potentials[:, 0].covariance
+        return kept @ outer @ kept.mT + gain @ inner @ gain.mT
 
     def sample_paths(self, n: int) -> Tensor:
         potentials, chain, initial = self.potentials, self._chain, self._initial
@@ -487,21 +497,20 @@ class GaussianForward(LinearPosterior):
         first = self._first + start + correction
         return self._cut(self._sweep_forward(self._matrix, shift, first))
 
-    def _normalisers(self, before: Tensor) -> Tensor:
-        """log N(μ_t; A z_{t-1} + b, Q + U_t) of states (…, N, T-1, D)."""
-        onward = product(self._chain.transition, before) + self._chain.offset
-        law = GaussianBeliefs(self.potentials.mean[:, 1:], self._total_factor)
-        return law.log_prob(onward)  # the same with mean and value exchanged
+    def _moved(self, before: Tensor) -> Tensor:
+        """A z_{t-1} + b of states (…, N, T-1, D)."""
+        return product(self._chain.transition, before) + self._chain.offset
 
-    @property
-    def _first_normaliser(self) -> Tensor:
-        seen = self.potentials.mean[:, 0] @ self._initial.basis
-        return self._initial.constant + self._first_law.log_prob(seen)
+    @cached_property
+    def _density(self) -> Density:
+        return Density.of(self.potentials)
 
     def _excess(self, paths: Tensor) -> Tensor:
         """log q(z) − log p(z), shape (…, N)."""
-        tilt = self._total(self.potentials.log_prob(paths))
-        left = self._total(self._normalisers(paths[..., :-1, :]), 1)
+        paths = paths.double()
+        tilt = self._total(self._density.log_prob(paths))
+        # The normal density of μ_t around A z + b is that of A z + b around μ_t.
+        left = self._total(self._normaliser.log_prob(self._moved(paths[..., :-1, :])), 1)
         return tilt - left - self._first_normaliser
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
@@ -512,10 +521,10 @@ class GaussianForward(LinearPosterior):
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
-        own = self._total(self.potentials.expected_log_prob(mean, covariance))
-        white = solved_matrix(self._total_factor, self._chain.transition.expand_as(self._gain))
-        trace = ((white @ covariance[:, :-1]) * white).sum((-1, -2))
-        left = self._normalisers(mean[:, :-1]) - 0.5 * trace
+        own = self._total(self._density.expected(mean, covariance))
+        across = right(covariance[:, :-1], self._chain.transition.mT)
+        moved = right(across.mT, self._chain.transition.mT)
+        left = self._normaliser.expected(self._moved(mean[:, :-1]), moved)
         return own - self._total(left, 1) - self._first_normaliser
 
 
@@ -527,7 +536,7 @@ class GaussianMeanField(LinearPosterior):
             infinite.
     """
 
-    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
@@ -540,18 +549,18 @@ class GaussianMeanField(LinearPosterior):
         return self._cut(_independent(self.beliefs, n))
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
-        return self._total(self.beliefs.log_prob(paths))
+        return self._total(self.beliefs.log_prob(paths.double()))
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments
         chain, initial = _Chain.of(self.laws), _Initial(self.laws)
         moved = product(chain.transition, mean[:, :-1]) + chain.offset
         residual = mean[:, 1:] - moved
-        spread = _joseph(chain.transition, covariance[:, :-1], None, covariance[:, 1:])
-        factor = cholesky(chain.noise, "noise", first=2).expand_as(spread)
-        law = GaussianBeliefs(torch.zeros_like(residual), factor)
-        own = self._total(self.beliefs.expected_log_prob(mean, covariance))
-        chained = self._total(law.expected_log_prob(residual, spread), 1)
+        across = right(covariance[:, :-1], chain.transition.mT).mT
+        spread = right(across, chain.transition.mT) + covariance[:, 1:]
+        law = Density.of_covariance(torch.zeros_like(residual), chain.noise, "noise", first=2)
+        own = self._total(Density.of(self.beliefs).expected(mean, covariance))
+        chained = self._total(law.expected(residual, spread), 1)
         return own - chained - initial.expected(mean[:, 0], covariance[:, 0])
 
 
@@ -559,12 +568,6 @@ def _independent(beliefs: GaussianBeliefs, n: int) -> Tensor:
     """n draws of every belief, (n, …, D)."""
     noise = beliefs.mean.new_empty(n, *beliefs.mean.shape).normal_()
     return beliefs.mean + beliefs.spread(noise)
-
-
-def _joseph(left: Tensor, inner: Tensor, right: Tensor | None, outer: Tensor) -> Tensor:
-    """L X L' + R Y R', R the identity if None."""
-    added = outer if right is None else right @ outer @ right.mT
-    return left @ inner @ left.mT + added
 
 
 def _require_regular(beliefs: GaussianBeliefs, inside: Tensor) -> None:

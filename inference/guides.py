@@ -22,7 +22,7 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import register_kl
 
-from ..models import Laws, Model, Sequences
+from ..models import Laws, LinearLaws, Model, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
 from .evidence import log_evidence
@@ -35,7 +35,6 @@ from .gaussian_posteriors import (
     GaussianSmoother,
     LinearisedBackward,
 )
-from .linear_likelihood import LinearGaussianLaws
 from .posteriors import Backward, Forward, MeanField
 
 Uncertainty = Literal["normal", "multivariate", "map", "ml"]
@@ -108,6 +107,11 @@ class Guide(nn.Module, ABC):
 
     def _check_filter(self, filter: Filter) -> None:
         """Refuse filters that this guide cannot use."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that a kind of guide takes beyond model, filter and parameters."""
+        return {}
 
     @property
     def noiseless(self) -> bool:
@@ -235,13 +239,13 @@ class BeliefGuide(Guide):
     def posterior(
         self, laws: Any, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
-        if type(self.filter) is ExactFilter and isinstance(laws, LinearGaussianLaws):
+        if type(self.filter) is ExactFilter and isinstance(laws, LinearLaws):
             return GaussianSmoother(laws)  # needs no density of the beliefs
         beliefs = self.filter(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
             return Backward(laws, beliefs)
-        if isinstance(laws, LinearGaussianLaws):
+        if isinstance(laws, LinearLaws):
             return GaussianBackward(laws, beliefs)
         if hasattr(laws, "linearised"):
             return LinearisedBackward(laws, beliefs)
@@ -287,7 +291,7 @@ class ForwardGuide(Guide):
             scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
             return Forward(laws, scores if learn else scores.detach())
         potentials = self.filter(laws)
-        if not isinstance(laws, LinearGaussianLaws) or isinstance(potentials, Tensor):
+        if not isinstance(laws, LinearLaws) or isinstance(potentials, Tensor):
             raise ValueError(
                 "model: ForwardGuide needs discrete states or linear-Gaussian laws, got "
                 f"{type(laws).__name__}"

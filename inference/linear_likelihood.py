@@ -2,91 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cached_property
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ..models import Sequences
+from ..models import LinearLaws
 from . import exact_gaussian
-from .gaussian_beliefs import LOG_2PI, GaussianBeliefs, cholesky, product, solved_matrix
+from .gaussian_beliefs import LOG_2PI, Density, GaussianBeliefs, product
 
 
-@runtime_checkable
-class LinearGaussianLaws(Protocol):
-    """The laws of a linear-Gaussian model, as tensors; an axis of size 1 is shared.
-
-    z_1 ~ N(initial_mean, initial_covariance) + diffuse δ with flat δ, z_{t+1} = A_t z_t + b_t +
-    N(0, Q_t), y_t = C_t z_t + d_t + N(0, R_t).
-    """
-
-    @property
-    def initial_mean(self) -> Tensor:
-        """(N|1, D)."""
-
-    @property
-    def initial_covariance(self) -> Tensor:
-        """(N|1, D, D), zero in the directions of ``diffuse``."""
-
-    @property
-    def diffuse(self) -> Tensor:
-        """Directions (D, q) in which nothing is known of z_1; q = 0 for a proper law."""
-
-    @property
-    def transition(self) -> Tensor:
-        """A (N|1, T-1|1, D, D)."""
-
-    @property
-    def offset(self) -> Tensor:
-        """b (N|1, T-1|1, D)."""
-
-    @property
-    def noise(self) -> Tensor:
-        """Q (N|1, T-1|1, D, D)."""
-
-    @property
-    def loading(self) -> Tensor:
-        """C (N|1, T|1, F, D)."""
-
-    @property
-    def intercept(self) -> Tensor:
-        """d (N|1, T|1, F)."""
-
-    @property
-    def observation_noise(self) -> Tensor:
-        """R (N|1, T|1, F, F)."""
-
-    @property
-    def values(self) -> Tensor:
-        """y (N, T, F)."""
-
-    @property
-    def mask(self) -> Tensor:
-        """Which of them were observed, (N, T, F)."""
-
-    @property
-    def lengths(self) -> Tensor:
-        """Length of every sequence, (N,)."""
-
-    @property
-    def data(self) -> Sequences:
-        """The sequences."""
-
-    def chain_log_prob(self, paths: Tensor) -> Tensor:
-        """log p(z) of trajectories (…, N, T, D), shape (…, N)."""
-
-    def emission_log_prob(self, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t), shape (…, N)."""
-
-
-def kalman_arguments(
-    laws: LinearGaussianLaws,
-) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
-    """What the functions of ``exact_gaussian`` take, in float64."""
-    fields = exact_gaussian.LinearChain._fields
-    chain = exact_gaussian.LinearChain(*(getattr(laws, name).double() for name in fields))
-    return chain, laws.values.double(), laws.mask, laws.lengths
+def in_double(laws: LinearLaws) -> LinearLaws:
+    """The same laws with their matrices in float64."""
+    if laws.transition.dtype == torch.float64:
+        return laws
+    names = exact_gaussian.LinearChain._fields
+    return dataclasses.replace(laws, **{name: getattr(laws, name).double() for name in names})
 
 
 class LinearLikelihood:
@@ -95,7 +27,7 @@ class LinearLikelihood:
     In float64. Rows and columns of missing elements are those of a unit noise with residual zero.
     """
 
-    def __init__(self, laws: LinearGaussianLaws) -> None:
+    def __init__(self, laws: LinearLaws) -> None:
         seen = laws.mask
         loading, noise = laws.loading.double(), laws.observation_noise.double()
         residual = laws.values.double() - laws.intercept.double()
@@ -115,25 +47,40 @@ class LinearLikelihood:
         """Observed elements (N, T)."""
 
     @cached_property
-    def _white(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Loading, residual and log determinant after R is made the identity."""
+    def _law(self) -> Density:
+        """N(y − d, R) as a density of C z."""
         diagonal = self.noise.diagonal(dim1=-2, dim2=-1)
         if bool((self.noise == diagonal.diag_embed()).all()):
             _require_noise(diagonal)
-            scale = diagonal.sqrt()
-            loading, residual = self.loading / scale.unsqueeze(-1), self.residual / scale
-            return loading, residual, scale.log().sum(-1)
-        factor = cholesky(self.noise, "observation_noise")
-        loading = solved_matrix(factor, self.loading)
-        residual = solved_matrix(factor, self.residual.unsqueeze(-1)).squeeze(-1)
-        return loading, residual, factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+            log_det = diagonal.log().sum(-1)
+            return Density(self.residual, diagonal.reciprocal(), log_det, full=False)
+        return Density.of_covariance(self.residual, self.noise, "observation_noise")
+
+    @cached_property
+    def information(self) -> Tensor:
+        """C'R⁻¹C, (N|1, T|1, D, D)."""
+        precision = self._law.precision
+        if self._law.full:
+            return self.loading.mT @ precision @ self.loading
+        return self.loading.mT @ (precision.unsqueeze(-1) * self.loading)
 
     def expected(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """E[log O(y_t | z_t)] for normal z_t with moments (N, T, D), (N, T, D, D); (N, T)."""
-        loading, residual, log_det = self._white
-        distance = (residual - product(loading, mean)).square().sum(-1)
-        trace = ((loading @ covariance) * loading).sum((-1, -2))
-        return -0.5 * (distance + trace + self.count * LOG_2PI) - log_det
+        trace = (self.information * covariance).sum((-1, -2))
+        # Elements that are missing have the density of a residual zero: (2π)^-½.
+        missing = self.residual.shape[-1] - self.count
+        at_mean = self._law.log_prob(product(self.loading, mean))
+        return at_mean + 0.5 * (missing * LOG_2PI - trace)
+
+    def potential(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of log O(y_t | z) = −½ z'Λz + η'z + constant."""
+        precision = self._law.precision
+        if self._law.full:
+            weighted = product(precision, self.residual)
+        else:
+            weighted = precision * self.residual
+        shape = *self.residual.shape[:-1], *self.information.shape[-2:]
+        return self.information.expand(shape), product(self.loading.mT, weighted)
 
     def updated(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Bayes' rule for normal z_t with moments (…, D), (…, D, D): moments given y_t.
@@ -141,8 +88,9 @@ class LinearLikelihood:
         Works with noise-free observations too.
         """
         total = self.loading @ covariance @ self.loading.mT + self.noise
-        factor = cholesky(total.expand(*self.residual.shape, -1), "observation_noise")
-        gain = torch.cholesky_solve(self.loading @ covariance, factor).mT
+        total = total.expand(*self.residual.shape, -1)
+        inverse = Density.of_covariance(self.residual, total, "observation_noise").precision
+        gain = (inverse @ (self.loading @ covariance)).mT
         innovation = self.residual - product(self.loading, mean)
         kept = torch.eye(covariance.shape[-1], dtype=torch.float64) - gain @ self.loading
         joseph = kept @ covariance @ kept.mT + gain @ self.noise @ gain.mT

@@ -17,9 +17,11 @@ from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, Re
 from .fit import Fit
 from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
 from .settings import FitSettings
+from .switching_guide import RegimeGuide
 
 _GUIDES: dict[str, type[Guide]] = {
-    kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide, DeepGuide)
+    kind.__name__: kind
+    for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide, RegimeGuide, DeepGuide)
 }
 _NETWORKS: dict[str, type[RecurrentFilter]] = {
     kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
@@ -40,7 +42,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     record = {
         "guide": type(fit.guide).__name__,
         "uncertainty": fit.guide.uncertainty,
-        "guide_options": fit.guide.configuration if isinstance(fit.guide, DeepGuide) else {},
+        "options": fit.guide.options,
         "filter": _describe_filter(fit.guide.filter),
         "objective": fit.objective,
         "settings": settings,
@@ -118,9 +120,8 @@ def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor
         make: type[Any] = kind.kind
         network = make(**description.pop("network"))
         kept = kind(**description, network=network)
-    options = record.get("guide_options", {})
     made: type[Any] = _GUIDES[record["guide"]]
-    guide: Guide = made(model, kept, parameters=record["uncertainty"], **options)
+    guide: Guide = made(model, kept, parameters=record["uncertainty"], **record["options"])
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
     guide.to(dtype)
     guide.load_state_dict(state)

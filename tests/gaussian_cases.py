@@ -6,73 +6,13 @@ sequence, −½ z'Λz + η'z + c, added up term by term.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from beliefzoo.models import Sequences
-
-
-@dataclass(frozen=True)
-class LawsOf:
-    """Tensors of a linear-Gaussian model, with densities by the textbook loop."""
-
-    data: Sequences
-    initial_mean: Tensor
-    initial_covariance: Tensor
-    diffuse: Tensor
-    transition: Tensor
-    offset: Tensor
-    noise: Tensor
-    loading: Tensor
-    intercept: Tensor
-    observation_noise: Tensor
-
-    @property
-    def lengths(self) -> Tensor:
-        return self.data.lengths
-
-    @property
-    def values(self) -> Tensor:
-        return self.data.values
-
-    @property
-    def mask(self) -> Tensor:
-        return self.data.mask
-
-    def chain_log_prob(self, paths: Tensor) -> Tensor:
-        totals = []
-        for n, length in enumerate(self.lengths.tolist()):
-            first = self.initial_mean[min(n, len(self.initial_mean) - 1)]
-            start = self.initial_covariance[min(n, len(self.initial_covariance) - 1)]
-            total = normal(paths[..., n, 0, :] - first, start)
-            for t in range(1, length):
-                a, b, q = (
-                    torch.as_tensor(at(self, name, n, t - 1))
-                    for name in ("transition", "offset", "noise")
-                )
-                total = total + normal(paths[..., n, t, :] - paths[..., n, t - 1, :] @ a.T - b, q)
-            totals.append(total)
-        return torch.stack(totals, -1)
-
-    def emission_log_prob(self, paths: Tensor) -> Tensor:
-        totals = []
-        for n, length in enumerate(self.lengths.tolist()):
-            total = torch.zeros(paths.shape[:-3], dtype=torch.float64)
-            for t in range(length):
-                c, d, r = (
-                    torch.as_tensor(at(self, name, n, t))
-                    for name in ("loading", "intercept", "observation_noise")
-                )
-                seen = self.mask[n, t]
-                residual = self.values[n, t] - d - paths[..., n, t, :] @ c.T
-                if bool(seen.any()):
-                    total = total + normal(residual[..., seen], r[seen][:, seen])
-            totals.append(total)
-        return torch.stack(totals, -1)
+from beliefzoo.models import LinearLaws, Sequences
 
 
 def at(laws: Any, name: str, n: int, t: int) -> np.ndarray:
@@ -82,12 +22,6 @@ def at(laws: Any, name: str, n: int, t: int) -> np.ndarray:
     return row[min(t, len(row) - 1)].detach().numpy()
 
 
-def normal(residual: Tensor, covariance: Tensor) -> Tensor:
-    zero = torch.zeros(residual.shape[-1], dtype=residual.dtype)
-    law = torch.distributions.MultivariateNormal(zero, covariance, validate_args=False)
-    return law.log_prob(residual)
-
-
 def random_covariance(*shape: int, size: int, generator: torch.Generator) -> Tensor:
     root = torch.randn(*shape, size, size, generator=generator, dtype=torch.float64)
     return root @ root.mT / size + 0.3 * torch.eye(size, dtype=torch.float64)
@@ -95,7 +29,7 @@ def random_covariance(*shape: int, size: int, generator: torch.Generator) -> Ten
 
 def random_laws(
     lengths=(6, 3, 1), size=2, features=3, *, varying=True, missing=True, seed=0
-) -> LawsOf:
+) -> LinearLaws:
     """Random matrices, per sequence and step if ``varying``; ragged, with missing elements."""
     g = torch.Generator().manual_seed(seed)
 
@@ -112,7 +46,7 @@ def random_laws(
         values[row, length:] = torch.nan
         values[row, 0, 0] = 0.5
     arrays = [values[row, :length].numpy() for row, length in enumerate(lengths)]
-    return LawsOf(
+    return LinearLaws(
         data=Sequences.from_arrays(arrays).to(torch.float64),
         initial_mean=randn(n, size),
         initial_covariance=random_covariance(n, size=size, generator=g),
@@ -123,6 +57,7 @@ def random_laws(
         loading=randn(n, t, features, size),
         intercept=randn(n, t, features),
         observation_noise=random_covariance(n, t, size=features, generator=g),
+        parameters={},
     )
 
 
@@ -165,7 +100,7 @@ def picker(t: int, length: int, size: int) -> np.ndarray:
     return np.eye(length * size)[t * size : (t + 1) * size]
 
 
-def dense_chain(laws: LawsOf, n: int, out: Quadratic) -> Quadratic:
+def dense_chain(laws: LinearLaws, n: int, out: Quadratic) -> Quadratic:
     """Adds log p(z) of sequence n."""
     length, size = int(laws.lengths[n]), laws.initial_mean.shape[-1]
     mean = laws.initial_mean[min(n, len(laws.initial_mean) - 1)].numpy()
@@ -178,7 +113,7 @@ def dense_chain(laws: LawsOf, n: int, out: Quadratic) -> Quadratic:
     return out
 
 
-def dense_joint(laws: LawsOf, n: int) -> Quadratic:
+def dense_joint(laws: LinearLaws, n: int) -> Quadratic:
     """log p(z, y) of sequence n."""
     length, size = int(laws.lengths[n]), laws.initial_mean.shape[-1]
     out = dense_chain(laws, n, Quadratic(length * size))
@@ -191,7 +126,7 @@ def dense_joint(laws: LawsOf, n: int) -> Quadratic:
     return out
 
 
-def textbook_filter(laws: LawsOf) -> tuple[Tensor, Tensor, Tensor]:
+def textbook_filter(laws: LinearLaws) -> tuple[Tensor, Tensor, Tensor]:
     """Kalman's filter by the textbook loop: means, covariances, and the evidence (N,)."""
     count, steps, size = len(laws.data), laws.data.max_length, laws.initial_mean.shape[-1]
     means, covariances = np.zeros((count, steps, size)), np.zeros((count, steps, size, size))

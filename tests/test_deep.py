@@ -15,8 +15,10 @@ from beliefzoo.models import (
     DeepMarkovModel,
     FullGaussian,
     Gaussian,
+    LinearGaussianSSM,
     Multinomial,
     NeuralEmission,
+    OrnsteinUhlenbeck,
     Poisson,
     Regression,
     Sequences,
@@ -39,6 +41,8 @@ KINDS = {
     "inputs": {"inputs": 2},
     "autoregressive": {"autoregressive": True},
     "all": {"initial": "transition", "inputs": 2, "autoregressive": True},
+    "timed": {"timed": True},
+    "timed-all": {"timed": True, "inputs": 2, "autoregressive": True},
 }
 every_kind = pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 LENGTHS = (4, 2, 1)
@@ -51,7 +55,8 @@ def case(emission=EMISSIONS["gaussian"], **options):
     values = {name: prior.sample().double() for name, prior in model.priors.items()}
     model = model.with_parameters(**values)
     inputs = torch.randn(3, 4, 2, dtype=torch.float64) if model.inputs else None
-    drawn = model.sample(3, list(LENGTHS), seed=1, inputs=inputs)
+    times = torch.tensor([0.0, 0.3, 2.3, 2.4]).double() if model.timed else None
+    drawn = model.sample(3, list(LENGTHS), seed=1, inputs=inputs, times=times)
     mask = drawn.data.mask.clone()
     mask[0, 1] = False
     if mask.ndim == 3 and not isinstance(emission, Multinomial):
@@ -61,7 +66,8 @@ def case(emission=EMISSIONS["gaussian"], **options):
         mask=mask,
         lengths=torch.tensor(LENGTHS),
         codes=drawn.data.is_codes,
-        **({} if inputs is None else {"inputs": inputs}),
+        inputs=inputs,
+        times=times if times is None else times.expand(3, 4),
     )
     return model, data
 
@@ -155,7 +161,12 @@ def joint(model, data, paths):
             else:
                 now = before = none
             driver = torch.cat([before, past])
-            if t:
+            if t and model.timed:
+                before, gap = paths[n, t - 1], data.times[n, t] - data.times[n, t - 1]
+                mean, scale = moved(values, before, driver)
+                stay = torch.exp(-values["transition_rate"] * gap)
+                law = stay * before + (1 - stay) * mean, scale * (1 - stay**2).sqrt()
+            elif t:
                 law = moved(values, paths[n, t - 1], driver)
             elif model.initial == "free":
                 law = values["initial_mean"], values["initial_scale"]
@@ -245,8 +256,9 @@ def test_what_lies_beyond_a_length_does_not_matter(kind):
 
 def test_without_gate_it_is_a_linear_gaussian_chain():
     """Gate shut, network of the scale silent: z' = z A + a + noise."""
-    values = dict(case()[0].known)
-    values["transition_scale_weight"] = torch.zeros(2, 2).double()
+    model, _ = case()
+    values = dict(model.known)
+    values |= {name: torch.zeros_like(values[name]) for name in ("transition_scale_weight",)}
     values["transition_gate_bias1"] = torch.full((2,), -800.0).double()
     values["transition_scale_bias"] = torch.tensor([math.log(math.e - 1)] * 2).double()
     linear = DeepMarkovModel(2, "gaussian", transition_width=3, emission_width=4)
@@ -267,6 +279,57 @@ def test_without_gate_it_is_a_linear_gaussian_chain():
     torch.testing.assert_close(slope, a.T.expand(2, 3, 2, 2))
     torch.testing.assert_close(offset, b.expand(2, 3, 2))
     torch.testing.assert_close(noise, covariance)
+
+
+def test_in_continuous_time_with_silent_networks_it_is_an_ornstein_uhlenbeck_process():
+    """μ and σ constant: z relaxes to μ, with stationary standard deviation σ."""
+    model, data = case(timed=True)
+    silent = {
+        name: torch.zeros_like(value)
+        for name, value in model.known.items()
+        if name.startswith("transition") and "weight" in name
+    }
+    mean, sd, rate = (torch.tensor(x).double() for x in ([0.4, -1.0], [0.7, 1.3], [0.5, 2.0]))
+    model = model.with_parameters(
+        **silent,
+        transition_linear_bias=mean,
+        transition_gate_bias1=[-800.0] * 2,
+        transition_scale_bias=sd.expm1().log(),
+        transition_rate=rate,
+        initial_mean=mean,
+        initial_scale=sd,
+    )
+    process = LinearGaussianSSM(OrnsteinUhlenbeck(2), 2).with_parameters(
+        rate=rate, mean=mean, stationary_variance=sd**2, observation_variance=[1.0, 1.0]
+    )
+    paths = some_paths(data)
+    found = model.laws({}, data).chain_log_prob(paths)
+    torch.testing.assert_close(found, process.laws({}, data).chain_log_prob(paths))
+
+
+def test_in_continuous_time_long_gaps_forget_the_gap():
+    """As κΔ grows the transition is that of discrete time."""
+    model, data = case(timed=True)
+    model = model.with_parameters(transition_rate=[1e4, 1e4])
+    plain = DeepMarkovModel(2, EMISSIONS["gaussian"], transition_width=3, emission_width=4)
+    values = {name: v for name, v in model.known.items() if name != "transition_rate"}
+    paths = some_paths(data)
+    found = model.laws({}, data).chain_log_prob(paths)
+    expected = plain.with_parameters(**values).laws({}, data).chain_log_prob(paths)
+    torch.testing.assert_close(found, expected)
+
+
+def test_continuous_time_needs_times_that_increase():
+    model, data = case(timed=True)
+    with pytest.raises(ValueError, match=r"data\.times: DeepMarkovModel needs the time of every"):
+        model.check(Sequences.from_tensors(data.values, data.mask, data.lengths))
+    still = Sequences.from_tensors(
+        data.values, data.mask, data.lengths, times=torch.tensor([0.0, 1.0, 1.0, 2.0])
+    )
+    with pytest.raises(ValueError, match="times that increase; got 1 after 1 in sequence '0'"):
+        model.check(still)
+    with pytest.raises(ValueError, match="initial: must be 'free' in continuous time"):
+        DeepMarkovModel(2, "poisson", timed=True, initial="transition")
 
 
 @every_kind
@@ -315,7 +378,8 @@ def test_simulations_follow_the_joint_law(kind):
     model, _ = case(Poisson(1), **kind)
     n = 1_000
     inputs = torch.randn(n, 3, 2, dtype=torch.float64) if model.inputs else None
-    drawn = model.sample(n, 3, seed=2, inputs=inputs)
+    times = torch.tensor([0.0, 0.4, 2.0]) if model.timed else None
+    drawn = model.sample(n, 3, seed=2, inputs=inputs, times=times)
     free = DeepMarkovModel(2, Poisson(1), transition_width=3, emission_width=4, **kind)
     values = dict(model.known)
     for name, value in values.items():

@@ -162,12 +162,12 @@ class SitePerStep(nn.Module):
         size, width = settings.states, settings.transition_width
         units, hidden = settings.emission_width, settings.hidden_size
         relu = nn.ReLU()
-        self.gate = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
-        self.proposal = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
+        self.gate: Any = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
+        self.proposal: Any = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
         self.linear, self.scale = nn.Linear(size, size), nn.Linear(size, size)
         layers = nn.Linear(size, units), relu, nn.Linear(units, units), relu
-        self.emitter = nn.Sequential(*layers, nn.Linear(units, PITCHES))
-        self.rnn = nn.RNN(PITCHES, hidden, nonlinearity="relu", batch_first=True)
+        self.emitter: Any = nn.Sequential(*layers, nn.Linear(units, PITCHES))
+        self.rnn: Any = nn.RNN(PITCHES, hidden, nonlinearity="relu", batch_first=True)
         self.into, self.mean = nn.Linear(size, hidden), nn.Linear(hidden, size)
         self.raw = nn.Linear(hidden, size)
         self.z_0, self.z_q_0 = (nn.Parameter(torch.zeros(size)) for _ in range(2))
