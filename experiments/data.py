@@ -36,9 +36,21 @@ _CO2 = (
     "series/co2_weekly.csv",
     "2737f74222cf1fb702d41058927d2b8d2a34778d519bfa6b1dea2f1b47c234f4",
 )
+_DANCES = (
+    "bee/bee_dance_scaled.npz",
+    "646f7699e4841532754884cdcecdd9add957e4b82021c5af343e94fc3bcb670c",
+)
 _CHORALES = (
     "music/jsb_chorales.npz",
     "c243f5ccd6c7ee5c28bb6bb6a523de6508cc64e03430e7071bcc30fe42a65fcf",
+)
+_PIANO = (
+    "music/piano_midi.npz",
+    "2c65c28b2c1558748adfba90549686458c0a0446bf3b2fe73c7c65de405509a4",
+)
+_MUSE = (
+    "music/musedata.npz",
+    "ac460af1bf4e5d35abbfcdd4a461c0b26469f4bd61f2afa9a7ed9b1d5710b14f",
 )
 _TRANSPLANTS = (
     "panel/cav.csv",
@@ -132,6 +144,54 @@ def load_english_letters(
     )
 
 
+def load_bee_dances() -> tuple[Sequences, list[list[int]]]:
+    """Six dances of honey bees (Oh, Rehg, Balch & Dellaert 2008), tracked frame by frame.
+
+    Returns the dances (6 sequences of 602 to 1124 frames; features x, y, turn), and of each the
+    frames at which the behaviour changes (turning left, turning right, waggling: which of them it
+    is, is not in the file). Each feature was scaled to [0, 1] over each dance by those who passed
+    the file on. The third is described as the heading, but it has no level that drifts or wraps
+    around, and returns to the middle when the bee flies straight: it is a heading's change.
+
+    Raises:
+        ValueError: where BELIEFZOO_DATA is not set or does not hold the file with the expected
+            checksum.
+    """
+    with np.load(_from_data_folder(*_DANCES), allow_pickle=False) as file:
+        dances = [file[f"y{number}"] for number in range(1, 7)]
+        marks = [np.flatnonzero(file[f"change{number}"]).tolist() for number in range(1, 7)]
+    data = Sequences.from_arrays(
+        dances,
+        labels=[f"dance {number}" for number in range(1, 7)],
+        features=("x", "y", "turn"),
+    )
+    return data, marks
+
+
+def load_piano_midi() -> tuple[Sequences, Sequences, Sequences]:
+    """Classical piano pieces: which of 88 pitches sound, a quarter-beat at a time.
+
+    The splits of Boulanger-Lewandowski, Bengio and Vincent (2012), as (train, valid, test) of 87,
+    12 and 25 sequences with 111 to 3857 steps in training, as ``load_jsb_chorales``.
+
+    Raises:
+        ValueError: as ``load_jsb_chorales``.
+    """
+    return _music(*_PIANO)
+
+
+def load_musedata() -> tuple[Sequences, Sequences, Sequences]:
+    """Orchestral and piano music: which of 88 pitches sound, a quarter-beat at a time.
+
+    The splits of Boulanger-Lewandowski, Bengio and Vincent (2012), as (train, valid, test) of 524,
+    135 and 124 sequences with 9 to 3457 steps in training, as ``load_jsb_chorales``.
+
+    Raises:
+        ValueError: as ``load_jsb_chorales``.
+    """
+    return _music(*_MUSE)
+
+
 def load_jsb_chorales() -> tuple[Sequences, Sequences, Sequences]:
     """Chorales by J. S. Bach: which of 88 pitches sound, a quarter-beat at a time.
 
@@ -142,7 +202,11 @@ def load_jsb_chorales() -> tuple[Sequences, Sequences, Sequences]:
         ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
             file with the expected checksum.
     """
-    with np.load(_from_data_folder(*_CHORALES), allow_pickle=False) as archive:
+    return _music(*_CHORALES)
+
+
+def _music(relative: str, sha256: str) -> tuple[Sequences, Sequences, Sequences]:
+    with np.load(_from_data_folder(relative, sha256), allow_pickle=False) as archive:
         train, valid, test = (
             _piano_rolls(archive[f"{split}_bits"], archive[f"{split}_lengths"])
             for split in ("train", "valid", "test")

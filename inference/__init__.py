@@ -1,13 +1,24 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
+from .innovations import InnovationTests, innovation_tests
+from .linear_queries import (
+    Component,
+    LinearForecast,
+    Moments,
+    components,
+    standardised_innovations,
+)
+from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
+from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -26,11 +37,15 @@ from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
+from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
+from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 
 __all__ = [
     "BeliefGuide",
+    "Component",
     "Convergence",
+    "DeepGuide",
     "ElmanFilter",
     "EvidenceGap",
     "ExactFilter",
@@ -42,16 +57,26 @@ __all__ = [
     "GRUFilter",
     "Importance",
     "InformationCriteria",
+    "InnovationTests",
     "LSTMFilter",
     "LeaveOneOut",
+    "LinearForecast",
     "MeanFieldGuide",
+    "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "Particles",
+    "RegimeForecast",
+    "RegimeGuide",
+    "RegimeParticles",
+    "SmoothedRegimes",
     "Sweep",
+    "TrajectoryNetwork",
     "WeightedEvidence",
     "compare",
+    "components",
     "convergence",
     "evidence_gap",
     "filter",
@@ -59,11 +84,15 @@ __all__ = [
     "forecast",
     "importance",
     "information_criteria",
+    "innovation_tests",
     "load_fit",
     "log_evidence",
     "loo",
+    "mixture_kalman",
+    "most_likely_regimes",
     "most_likely_states",
     "nuts",
+    "particle_filter",
     "predict",
     "predictive_check",
     "read",
@@ -72,6 +101,8 @@ __all__ = [
     "save_fit",
     "smooth",
     "smooth_pairs",
+    "smooth_regimes",
+    "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
     "sweep",

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
-from torch.nn.functional import softplus
 
 from ..models import DeepLaws, DeepMarkovModel, Model, Sequences
 from ..models.checks import require, require_count
-from ..models.deep import normal_log_prob
+from ..models.deep import normal_log_prob, spread
+from ..models.randomness import seeded
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relu_scan
@@ -96,6 +97,7 @@ class TrajectoryNetwork(nn.Module):
         self.cell: Cell = cell
         self.dropout = dropout
         self.readers = nn.ModuleList()
+        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -178,6 +180,12 @@ class TrajectoryNetwork(nn.Module):
         )
 
     @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        names = ("hidden_size", "direction", "cell", "dropout")
+        return {name: getattr(self, name) for name in names}
+
+    @property
     def _share(self) -> float:
         """1 / number of parts that are averaged in c_t."""
         return 1 / (1 + len(self.readers))
@@ -243,10 +251,21 @@ class DeepGuide(Guide):
             repr(filter),
         )
 
+    def fresh(self, start: Mapping[str, Tensor]) -> Self:
+        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        out = super().fresh(start)
+        out._buffers = {"trained_steps": torch.zeros_like(self.trained_steps)}
+        return out
+
     @property
     def noiseless(self) -> bool:
         """Bounds are estimates."""
         return False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that it was made with, but for model, filter and ``parameters``."""
+        return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 
     @property
     def divergence_weight(self) -> float:
@@ -270,6 +289,60 @@ class DeepGuide(Guide):
         weight = self.divergence_weight
         self.trained_steps += 1
         return posterior.elbo(self.particles, weight)
+
+
+    def forecast(
+        self,
+        data: Sequences,
+        steps: int,
+        *,
+        draws: int = 1000,
+        inputs: Tensor | None = None,
+        seed: int | None = None,
+    ) -> SimulatedForecast:
+        """Continue every sequence by simulation from the guide's last states.
+
+        Parameters at their medians. The last states are drawn anew from the guide's draws by their
+        importance weights, so that they follow the model's own posterior as ``draws`` grow.
+
+        Args:
+            data: what was seen.
+            steps: how far ahead, H >= 1.
+            draws: continuations.
+            inputs: covariates of the future (N, H, columns), where the model takes them.
+            seed: of the simulation; torch's global generator is left as it was.
+
+        Raises:
+            ValueError: bad argument, or data that the model cannot emit.
+        """
+        require_count(steps, "steps")
+        require_count(draws, "draws")
+        self.model.check(data)
+        shape = (len(data), steps, self.model.inputs)
+        came = None if inputs is None else tuple(inputs.shape)
+        if came != (shape if self.model.inputs else None):
+            raise ValueError(
+                f"inputs: forecasting needs {shape if self.model.inputs else 'none'}, got {came}"
+            )
+        with seeded(seed), torch.no_grad():
+            laws = self.model.laws(self.median(), data)
+            posterior = self.posterior(laws)
+            paths = posterior.sample_paths(draws)
+            log_w = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+            log_w = log_w - posterior.path_log_prob(paths)
+            chosen = torch.multinomial(log_w.mT.softmax(-1), draws, replacement=True).mT
+            rows = torch.arange(len(data))
+            last = paths[:, rows, laws.lengths - 1][chosen, rows]
+            return SimulatedForecast(*laws.continued(last, steps, inputs))
+
+
+class SimulatedForecast(NamedTuple):
+    """Continuations of every sequence."""
+
+    states: Tensor
+    """(draws, N, H, D)."""
+    draws: Tensor
+    """Observations, (draws, N, H) codes or (draws, N, H, F)."""
 
 
 class DeepPosterior(dist.TorchDistribution):
@@ -313,7 +386,7 @@ class DeepPosterior(dist.TorchDistribution):
 
     def _drawn(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Paths (T, N, n, D) and moments (T, N, n, 2 D) of noise (T, N, n, D), rows sorted."""
-        steps, sequences, n, size = noise.shape
+        steps, sequences, n, _ = noise.shape
         potential = self.potential
         if n > 1:
             potential = potential.repeat_interleave(n, 1)
@@ -362,7 +435,18 @@ class DeepPosterior(dist.TorchDistribution):
         units = torch.tanh(before @ weight + bias)
         both = self.potential[step, self._place[sequence]] + units @ self._out
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
-        return mean, softplus(raw)
+        return mean, spread(raw)
+
+    def step(self, before: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_t (t from 0 on) given the states before, (…, N, D).
+
+        ``before`` is None at t = 0. For particles, which take one step after the other.
+        """
+        weight, bias = self._into
+        given = self._origin if before is None else before.to(self.potential.dtype)
+        units = torch.tanh(given @ weight + bias)
+        mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
+        return mean.to(self.laws.dtype), spread(raw).to(self.laws.dtype)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""
@@ -395,7 +479,7 @@ class DeepPosterior(dist.TorchDistribution):
             for place in (now, now - (step > 0) * paths.shape[1])
         )
         mean, raw = _picked(moments, now).to(laws.dtype).chunk(2, -1)
-        divergence = normal_divergence(mean, softplus(raw), *laws.predicted(before))
+        divergence = normal_divergence(mean, spread(raw), *laws.predicted(before))
         emitted = laws.score(laws.observed_rows, z)
         return (emitted - weight * laws.summed(divergence)).mean(0)
 

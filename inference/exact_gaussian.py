@@ -35,10 +35,11 @@ from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .exact import check_lengths
+from .exact_gaussian_diffuse import Directions, Learning
 from .exact_gaussian_kernels import Layout, States, System
 
 __all__ = [
@@ -57,14 +58,6 @@ __all__ = [
 ]
 
 LOG_2PI = math.log(2 * math.pi)
-
-IDENTIFIED = 1e-6
-"""A direction of the diffuse law is not determined by the data if, beside the others, what it moves
-in the whitened observations is below this share of what it moves alone. Rounding is some 1e-15."""
-
-
-NOTHING = 1e-13
-"""The same, in comparison with the direction that moves them most."""
 
 NEGLIGIBLE = 1e-9
 """Share of a variance below which an unknown direction does not matter to it."""
@@ -200,11 +193,14 @@ class _Problem:
     def of(
         cls, chain: LinearChain, values: Tensor, mask: Tensor | None, lengths: Tensor | None
     ) -> _Problem:
-        mask = _check(chain, values, mask, lengths)
+        seen = _check(chain, values, mask, lengths)
         n, t, _ = values.shape
         every = torch.full((n,), t, device=values.device) if lengths is None else lengths
-        mask = mask & (torch.arange(t, device=mask.device) < every.unsqueeze(-1)).unsqueeze(-1)
-        given = values.double().where(mask, 0)
+        given = values.double()
+        if mask is not None or lengths is not None:
+            inside = torch.arange(t, device=values.device) < every.unsqueeze(-1)
+            seen = seen & inside.unsqueeze(-1)
+            given = given.where(seen, 0)
         wide = LinearChain(*(x.double() for x in chain))
         spread = _spread(wide)
         wide = wide._replace(
@@ -213,7 +209,7 @@ class _Problem:
             noise=_symmetric(wide.noise),
             observation_noise=_symmetric(wide.observation_noise),
         )
-        return cls(wide, given, mask, every, values.dtype, spread)
+        return cls(wide, given, seen, every, values.dtype, spread)
 
     @property
     def directions(self) -> int:
@@ -250,7 +246,11 @@ class _Problem:
         return rows[:count], rows[count:].reshape(self.directions, chains, *rows.shape[1:])
 
     def per_sequence(self, steps: Tensor, layout: Layout) -> Tensor:
-        """(G, T, …) as (N, T, …); beyond the length as at the last step."""
+        """(G, T, …) as (N, T, …) in the caller's precision; beyond the length as at the last step.
+
+        Converted before it is expanded, so that sequences go on sharing memory.
+        """
+        steps = steps.to(self.dtype)
         n, t = self.mask.shape[:2]
         if len(steps) == 1 and int(self.lengths.min()) == t:
             return steps.expand(n, *steps.shape[1:])
@@ -339,6 +339,8 @@ def _place(index: list[int], shape: tuple[int, ...]) -> str:
 
 
 def _check_finite(name: str, tensor: Tensor, mask: Tensor | None, lengths: Tensor | None) -> None:
+    if math.isfinite(float(tensor.detach().sum())):  # no infinity or NaN goes into a finite sum
+        return
     bad = ~torch.isfinite(tensor)
     if mask is not None:
         bad = bad & mask
@@ -391,6 +393,8 @@ def _increments(problem: _Problem, layout: Layout, e: Tensor, log_determinants: 
 
 
 def _require_finite(result: Tensor) -> Tensor:
+    if math.isfinite(float(result.detach().sum())):
+        return result
     bad = ~torch.isfinite(result)
     if bool(bad.any()):
         n = int(bad.nonzero()[0][0])
@@ -398,66 +402,6 @@ def _require_finite(result: Tensor) -> Tensor:
             f"transition, values or covariances too large: the recursion of sequence {n} overflowed"
         )
     return result
-
-
-@dataclass(frozen=True)
-class _Directions:
-    """The flat part integrated out: with whitened innovations e + E δ, S = E' E and s = E' e."""
-
-    basis: Tensor
-    """(G, T F, q), orthonormal columns"""
-    triangle: Tensor
-    """U (G, q, q), E = basis U"""
-
-    @classmethod
-    def of(cls, further: Tensor, layout: Layout) -> _Directions:
-        """From E (q, G, T, F).
-
-        Raises:
-            ValueError: the data do not determine δ.
-        """
-        columns = further.flatten(2).permute(1, 2, 0)
-        q = columns.shape[-1]
-        if columns.shape[1] < q:
-            raise _not_identified(int(layout.sequences[0]), q)
-        basis, triangle = torch.linalg.qr(columns)
-        left = triangle.detach().diagonal(dim1=-2, dim2=-1).abs()
-        whole = columns.detach().norm(dim=1)
-        lost = ~(left > IDENTIFIED * whole).all(-1)
-        if bool(lost.any()):
-            raise _not_identified(int(layout.sequences[int(lost.nonzero()[0])]), q)
-        return cls(basis, triangle)
-
-    def project(self, e: Tensor, chain_of: Tensor) -> Tensor:
-        """basis' e (V, q) of innovations (V, T, F)."""
-        if len(self.basis) == 1:
-            return e.flatten(1) @ self.basis[0]
-        return torch.einsum("nkq,nk->nq", self.basis[chain_of], e.flatten(1))
-
-    def log_evidence(self, e: Tensor, chain_of: Tensor) -> Tensor:
-        """½ s' S⁻¹ s - ½ log det S."""
-        log_determinants = self.triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        return 0.5 * self.project(e, chain_of).square().sum(-1) - log_determinants[chain_of]
-
-    def estimate(self, e: Tensor, chain_of: Tensor) -> Tensor:
-        """δ given all data, -S⁻¹ s (V, q)."""
-        projected = -self.project(e, chain_of).unsqueeze(-1)
-        solved = torch.linalg.solve_triangular(self.triangle[chain_of], projected, upper=True)
-        return solved.squeeze(-1)
-
-    def roots(self, moved: Tensor) -> Tensor:
-        """X U⁻¹ of X (G, …, D, q): X S⁻¹ X' is that times its transpose."""
-        shape = moved.shape
-        wide = moved.reshape(shape[0], -1, shape[-1])
-        solved = torch.linalg.solve_triangular(self.triangle, wide, upper=True, left=False)
-        return solved.reshape(shape)
-
-
-def _not_identified(sequence: int, q: int) -> ValueError:
-    return ValueError(
-        f"values must determine the {q} diffuse direction(s) of the initial law; "
-        f"those of sequence {sequence} are too few"
-    )
 
 
 def log_evidence(
@@ -486,95 +430,11 @@ def log_evidence(
     layout, e, further, log_determinants = _whitened(problem)
     total = _increments(problem, layout, e, log_determinants).sum(-1)
     if problem.directions:
-        total = total + _Directions.of(further, layout).log_evidence(e, layout.chain_of)
+        total = total + Directions.of(further, layout).log_evidence(e, layout.chain_of)
     return _require_finite(total).to(problem.dtype)
 
 
-# --- step by step under a diffuse initial law -----------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Learning:
-    """What is known of δ after 0 … T steps: S_t = Σ E' E and s_t = Σ E' e.
-
-    S_t is singular until all of δ is determined. There S_t + N N' / spread is taken in its place,
-    with an orthonormal basis N of its null space: the solutions are the same, and its determinant
-    is the product of the eigenvalues of S_t that are not zero, but for the spread.
-    """
-
-    root: Tensor
-    """Cholesky factor of S + N N' / spread (G, T + 1, q, q)"""
-    null: Tensor
-    """N (G, T + 1, q, q), zero in the columns that it does not have; a constant"""
-    weights: Tensor
-    """s (V, T + 1, q)"""
-    chain_of: Tensor
-    spread: float
-
-    @classmethod
-    def of(cls, further: Tensor, e: Tensor, chain_of: Tensor, spread: float) -> _Learning:
-        """From E (q, G, T, F) and e (V, T, F)."""
-        each = torch.einsum("agtf,bgtf->gtab", further, further)
-        precision = nn.functional.pad(each.cumsum(1), (0, 0, 0, 0, 1, 0))
-        null = _null_space(precision.detach())
-        root = torch.linalg.cholesky(precision + null @ null.mT / spread)
-        own = further if further.shape[1] == 1 else further[:, chain_of]
-        weights = torch.einsum("qvtf,vtf->vtq", own.expand(-1, len(e), -1, -1), e).cumsum(1)
-        return cls(root, null, nn.functional.pad(weights, (0, 0, 1, 0)), chain_of, spread)
-
-    def at(self, steps: slice) -> _Learning:
-        """Some of the steps."""
-        parts = (x[:, steps] for x in (self.root, self.null, self.weights))
-        return _Learning(*parts, self.chain_of, self.spread)
-
-    def log_evidence(self) -> Tensor:
-        """½ s' S⁺ s - ½ log det⁺ S (V, T + 1)."""
-        whole = 2 * self.root.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        whole = whole + self.null.square().sum((-2, -1)) * math.log(self.spread)
-        root = self.root[self.chain_of]
-        solved = torch.linalg.solve_triangular(root, self.weights.unsqueeze(-1), upper=False)
-        return 0.5 * (solved.squeeze(-1).square().sum(-1) - whole[self.chain_of])
-
-    def estimate(self) -> Tensor:
-        """-S⁺ s (V, T + 1, q): δ given the steps so far, 0 in directions that are not known."""
-        solved = torch.cholesky_solve(self.weights.unsqueeze(-1), self.root[self.chain_of])
-        return -solved.squeeze(-1)
-
-    def spread_of(self, moved: Tensor) -> tuple[Tensor, Tensor]:
-        """X S⁺ X' of X (G, T + 1, D, q), and the variance per spread in unknown directions (…, D).
-
-        The latter is 0 up to rounding in what the steps so far determine.
-        """
-        across = torch.linalg.solve_triangular(self.root, moved.mT, upper=False)
-        free = moved @ self.null
-        return across.mT @ across - self.spread * free @ free.mT, free.square().sum(-1)
-
-
-def _null_space(precision: Tensor) -> Tensor:
-    """Orthonormal bases of the null spaces of matrices (G, T, q, q) that grow with T."""
-    null = torch.zeros_like(precision)
-    most = precision[:, -1].diagonal(dim1=-2, dim2=-1).amax(-1)[:, None, None]
-    start, count = 0, 32
-    while start < precision.shape[1]:
-        steps = slice(start, start + count)
-        null[:, steps], known = _null_spaces(precision[:, steps], most)
-        if bool(known[:, -1].all()):
-            break
-        start, count = start + count, 2 * count
-    return null
-
-
-def _null_spaces(precision: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
-    """Bases, and whether they are empty (G, T). By correlations, as units may differ by orders."""
-    squares = precision.diagonal(dim1=-2, dim2=-1)
-    scales = squares.where(squares > NOTHING**2 * most, 0).sqrt()
-    scales = scales.where(scales > 0, math.inf)
-    values, vectors = torch.linalg.eigh(precision / scales.unsqueeze(-1) / scales.unsqueeze(-2))
-    free = values < IDENTIFIED**2
-    units = scales.where(scales < math.inf, 1).unsqueeze(-1)
-    columns = nn.functional.normalize(vectors / units, dim=-2) * free.unsqueeze(-2)
-    basis, _ = torch.linalg.qr(columns)  # free ones come first: eigenvalues are in rising order
-    return basis * free.unsqueeze(-2), ~free.any(-1)
+# --- step by step ---------------------------------------------------------------------------------
 
 
 def step_log_likelihood(
@@ -590,8 +450,8 @@ def step_log_likelihood(
     layout, e, further, log_determinants = _whitened(problem)
     steps = _increments(problem, layout, e, log_determinants)
     if problem.directions:
-        _Directions.of(further.detach(), layout)  # refuses data that do not determine δ
-        learning = _Learning.of(further, e, layout.chain_of, problem.spread)
+        Directions.of(further.detach(), layout)  # refuses data that do not determine δ
+        learning = Learning.of(further, e, layout.chain_of, problem.spread)
         steps = steps + learning.log_evidence().diff(dim=1)
     return _require_finite(steps).to(problem.dtype)
 
@@ -612,7 +472,7 @@ def standardised_innovations(
     if not problem.directions:
         return _require_finite(e).to(problem.dtype), problem.mask
     flat, columns = e.flatten(1).unsqueeze(-1), further.flatten(2).unsqueeze(-1)
-    learning = _Learning.of(columns, flat, layout.chain_of, problem.spread).at(slice(0, -1))
+    learning = Learning.of(columns, flat, layout.chain_of, problem.spread).at(slice(0, -1))
     moved = columns.permute(1, 2, 3, 0)  # (G, T F, 1, q)
     variance, free = learning.spread_of(moved)
     deviation = (moved.squeeze(-2)[layout.chain_of] * learning.estimate()).sum(-1)
@@ -647,7 +507,7 @@ def filter(
         pairs = [filtered, predicted]
     else:
         e, further = problem.of_directions(told.innovations, layout)
-        learning = _Learning.of(further, e, layout.chain_of, problem.spread)
+        learning = Learning.of(further, e, layout.chain_of, problem.spread)
         scales = told.predicted_covariances.diagonal(dim1=-2, dim2=-1)
         laws = (filtered, slice(1, None)), (predicted, slice(0, -1))
         pairs = [
@@ -656,10 +516,9 @@ def filter(
         ]
     found = []
     for means, covariances in pairs:
-        found += [problem.held(means), problem.per_sequence(covariances, layout)]
-    for result in (found[0], found[2]):
-        _require_finite(result)
-    return Filtered(*(x.to(problem.dtype) for x in found))
+        found.append(problem.held(_require_finite(means)).to(problem.dtype))
+        found.append(problem.per_sequence(covariances, layout))
+    return Filtered(*found)
 
 
 def _with_directions(
@@ -667,7 +526,7 @@ def _with_directions(
     layout: Layout,
     rows: Tensor,
     covariances: Tensor,
-    learning: _Learning,
+    learning: Learning,
     scales: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Means (N, T, D) and covariances (G, T, D, D) with δ integrated out, as far as it is known."""
@@ -704,7 +563,7 @@ def smooth(
     means = rows
     if problem.directions:
         (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (rows, e))
-        directions = _Directions.of(further, layout)
+        directions = Directions.of(further, layout)
         estimate = directions.estimate(e, layout.chain_of)
         across = moved.permute(1, 2, 3, 0)
         means = means + torch.einsum("ntdq,nq->ntd", across[layout.chain_of], estimate)
@@ -712,16 +571,15 @@ def smooth(
         covariances = _symmetric(covariances + roots @ roots.mT)
         if crossed is not None:
             crossed = crossed + roots[:, :-1] @ roots[:, 1:].mT
-    found = problem.held(means), problem.per_sequence(covariances, layout)
-    for result in found:
-        _require_finite(result)
+    means = problem.held(_require_finite(means)).to(problem.dtype)
+    covariances = problem.per_sequence(_require_finite(covariances), layout)
     cross = None
     if crossed is not None:
         inside = torch.arange(1, values.shape[1], device=values.device) < problem.lengths.unsqueeze(
             -1
         )
         cross = crossed[layout.chain_of].where(inside[..., None, None], 0).to(problem.dtype)
-    return Smoothed(*(x.to(problem.dtype) for x in found), cross)
+    return Smoothed(means, covariances, cross)
 
 
 @torch.no_grad()
@@ -752,7 +610,7 @@ def sample_paths(
     if problem.directions:
         (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (rows, e))
         own = layout.row_chains[: len(e)]
-        estimate = _Directions.of(further, layout).estimate(e, own)
+        estimate = Directions.of(further, layout).estimate(e, own)
         means = means + torch.einsum("qvtd,vq->vtd", moved[:, own], estimate)
     _, t, _ = values.shape
     inside = torch.arange(t, device=values.device) < problem.lengths.unsqueeze(-1)
@@ -867,11 +725,11 @@ def _without_last(adjoint: Tensor, lengths: Tensor | None, n: int) -> tuple[Tens
     if lengths is None:
         return adjoint.narrow(n + 1, 0, steps - 1).clone(), adjoint.select(n + 1, steps - 1).clone()
     sequences = torch.arange(len(lengths), device=adjoint.device)
-    place = (*[slice(None)] * n, sequences, lengths - 1)
-    last = adjoint[place].clone()
     adjoint = adjoint.clone()
-    adjoint[place] = 0
-    return adjoint.narrow(n + 1, 0, steps - 1), last
+    by_sequence = adjoint.movedim((n, n + 1), (0, 1))
+    last = by_sequence[sequences, lengths - 1]
+    by_sequence[sequences, lengths - 1] = 0
+    return adjoint.narrow(n + 1, 0, steps - 1), last.movedim(0, n)
 
 
 def backward_sweep(

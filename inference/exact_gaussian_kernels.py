@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -172,6 +172,8 @@ class Layout:
 def _alike(mask: Tensor, lengths: Tensor, own_ends: bool) -> tuple[np.ndarray, np.ndarray]:
     """The chain of each sequence, and the longest sequence of each chain."""
     n, t, _ = mask.shape
+    if bool(mask.all()):  # then no sequence is shorter either
+        return np.zeros(n, np.int64), np.zeros(1, np.int64)
     inside = _reached(lengths, n, t, mask.device).unsqueeze(-1)
     whole = (mask | ~inside).flatten(1).all(1).tolist()
     ends = lengths.tolist()
@@ -269,7 +271,7 @@ def _cholesky(matrices: Tensor, seen: Tensor, t: int, layout: Layout) -> Tensor:
     if bool((info > 0).any()):
         g = int((info > 0).nonzero()[0])
         raise no_variance(int(layout.sequences[g]), t, int(info[g]) - 1)
-    return factors
+    return cast(Tensor, factors)
 
 
 def no_variance(sequence: int, t: int, feature: int) -> ValueError:
@@ -287,7 +289,7 @@ def _joseph(
     k = torch.linalg.solve_triangular(factor.mT, gain, upper=True).mT
     rest = torch.eye(k.shape[-2], dtype=k.dtype, device=k.device) - k @ loading
     filtered = rest @ covariance @ rest.mT + k @ noise @ k.mT
-    return (filtered + filtered.mT) / 2
+    return cast(Tensor, (filtered + filtered.mT) / 2)
 
 
 def whiten(system: System, layout: Layout) -> tuple[Tensor, Tensor]:
@@ -365,4 +367,4 @@ def first_indefinite(matrices: Tensor, tolerance: float) -> int:
 def semidefinite_factor(matrices: Tensor) -> Tensor:
     """L with L L' = M of positive semidefinite (…, D, D)."""
     values, vectors = torch.linalg.eigh(matrices)
-    return vectors * values.clamp_min(0).sqrt().unsqueeze(-2)
+    return cast(Tensor, vectors * values.clamp_min(0).sqrt().unsqueeze(-2))

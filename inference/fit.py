@@ -19,6 +19,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..models import HiddenMarkovModel, Laws, Model, SequenceFolder, Sequences
+from ..models.beliefs import DiscreteBelief
 from ..models.folders import Data
 from ..models.persistence import write_tensors
 from ..models.randomness import seeded
@@ -153,6 +154,8 @@ def _check(
         )
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
+    if objective == "fivo" and isinstance(model.belief, DiscreteBelief):
+        raise ValueError(f"objective: 'fivo' needs a model of continuous states, got {model}")
     if objective != "elbo" and isinstance(guide.filter, ExactFilter) and not model.priors:
         raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
     if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):

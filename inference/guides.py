@@ -109,6 +109,11 @@ class Guide(nn.Module, ABC):
         """Refuse filters that this guide cannot use."""
 
     @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that a kind of guide takes beyond model, filter and parameters."""
+        return {}
+
+    @property
     def noiseless(self) -> bool:
         """Whether ``bound`` follows from the parameters, without draws of trajectories."""
         return self.model.exact or isinstance(self.model.belief, DiscreteBelief)

@@ -72,6 +72,16 @@ class LinearLikelihood:
         at_mean = self._law.log_prob(product(self.loading, mean))
         return at_mean + 0.5 * (missing * LOG_2PI - trace)
 
+    def potential(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of log O(y_t | z) = −½ z'Λz + η'z + constant."""
+        precision = self._law.precision
+        if self._law.full:
+            weighted = product(precision, self.residual)
+        else:
+            weighted = precision * self.residual
+        shape = *self.residual.shape[:-1], *self.information.shape[-2:]
+        return self.information.expand(shape), product(self.loading.mT, weighted)
+
     def updated(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
         """Bayes' rule for normal z_t with moments (…, D), (…, D, D): moments given y_t.
 

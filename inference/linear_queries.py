@@ -55,7 +55,8 @@ class LinearForecast:
         if not 0 < q < 1:
             raise ValueError(f"q: must be in (0, 1), got {q}")
         standard = torch.special.ndtri(torch.tensor(q, dtype=torch.float64))
-        return self.mean + standard * self.variance.sqrt()
+        found: Tensor = self.mean + standard * self.variance.sqrt()
+        return found
 
 
 class Component(NamedTuple):
@@ -76,7 +77,8 @@ def evidence(laws: LinearLaws) -> Tensor:
     Raises:
         ValueError: data that do not determine the flat directions, named with the sequence.
     """
-    return exact_gaussian.log_evidence(*arguments(laws))
+    found: Tensor = exact_gaussian.log_evidence(*arguments(laws))
+    return found
 
 
 def arguments(laws: LinearLaws) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
@@ -142,9 +144,10 @@ def standardised_innovations(model: LinearGaussianSSM, data: Sequences) -> Tenso
     Independent N(0, 1) if the model is true. NaN where nothing was observed, or where the
     observation went into the flat directions of the first state.
     """
-    parts = [
-        exact_gaussian.standardised_innovations(*arguments(laws)) for laws in _laws(model, data)
-    ]
+    parts = []
+    for laws in _laws(model, data):
+        innovations, known = exact_gaussian.standardised_innovations(*arguments(laws))
+        parts.append(innovations.masked_fill(~known, torch.nan))
     return stacked(parts, data.max_length, fill=torch.nan)
 
 
@@ -338,7 +341,11 @@ def _moments(
     data: Sequences,
     query: Callable[[LinearLaws], tuple[Tensor, Tensor]],
 ) -> Moments:
-    found = [query(laws) for laws in _laws(model, data)]
-    means, covariances = ([*parts] for parts in zip(*found, strict=True))
+    means, covariances = [], []
+    for laws in _laws(model, data):
+        mean, covariance = query(laws)
+        inside = laws.data.step_mask.unsqueeze(-1)
+        means.append(torch.where(inside, mean, 0))
+        covariances.append(torch.where(inside.unsqueeze(-1), covariance, 0))
     steps = data.max_length
     return Moments(stacked(means, steps, fill=0), stacked(covariances, steps, fill=0))

@@ -9,12 +9,13 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ..models import Sequences
+from ..models import Laws, Sequences
 from .gaussian_posteriors import GaussianPosterior
 from .guides import Guide, ParameterDraw, Posterior
+from .particles import log_evidence_by_particles
 from .posteriors import PathPosterior
 
-Objective = Literal["elbo", "iwae", "rws", "forward_kl"]
+Objective = Literal["elbo", "iwae", "fivo", "rws", "forward_kl"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 
 
@@ -70,6 +71,24 @@ def iwae(guide: Guide, batch: Batch) -> Tensor:
     return -(draw.log_prior - draw.log_q) - batch.scale * surrogate.sum()
 
 
+def fivo(guide: Guide, batch: Batch) -> Tensor:
+    """−(log p(θ) − log q(θ) + Σ_n log Ẑ_n), Ẑ_n the evidence by a filter with S particles.
+
+    The guide proposes where the particles go, and they are resampled where fewer than half are
+    effective (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018). Tends to the exact
+    evidence as S grows, where IWAE's weights of whole trajectories degenerate with their length.
+    For continuous states; the gradient leaves out what resampling adds to it.
+    """
+    draw, laws = _draw(guide, batch)
+    if isinstance(laws, Laws):
+        raise ValueError(
+            "objective: 'fivo' needs continuous states, whose draws have a gradient; got discrete "
+            "ones, for which 'elbo' is exact in the states"
+        )
+    found = log_evidence_by_particles(laws, guide.posterior(laws), batch.particles)
+    return -(draw.log_prior - draw.log_q) - batch.scale * found.sum()
+
+
 def _without_each(log_w: Tensor) -> Tensor:
     """The bound with each weight replaced by the geometric mean of the others, (S, N)."""
     draws = len(log_w)
@@ -121,7 +140,13 @@ def forward_kl(guide: Guide, batch: Batch) -> Tensor:
     return loss
 
 
-LOSSES: dict[Objective, Loss] = {"elbo": elbo, "iwae": iwae, "rws": rws, "forward_kl": forward_kl}
+LOSSES: dict[Objective, Loss] = {
+    "elbo": elbo,
+    "iwae": iwae,
+    "fivo": fivo,
+    "rws": rws,
+    "forward_kl": forward_kl,
+}
 
 
 def log_mean_exp(log_w: Tensor, dim: int = 0) -> Tensor:

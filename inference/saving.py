@@ -12,13 +12,16 @@ from torch import Tensor, nn
 
 from ..models import Model
 from ..models.persistence import describe, read_tensors, restore, write_tensors
+from .deep_guide import DeepGuide, TrajectoryNetwork
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
 from .fit import Fit
 from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
 from .settings import FitSettings
+from .switching_guide import RegimeGuide
 
 _GUIDES: dict[str, type[Guide]] = {
-    kind.__name__: kind for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide)
+    kind.__name__: kind
+    for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide, RegimeGuide, DeepGuide)
 }
 _NETWORKS: dict[str, type[RecurrentFilter]] = {
     kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
@@ -39,6 +42,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     record = {
         "guide": type(fit.guide).__name__,
         "uncertainty": fit.guide.uncertainty,
+        "options": fit.guide.options,
         "filter": _describe_filter(fit.guide.filter),
         "objective": fit.objective,
         "settings": settings,
@@ -85,6 +89,8 @@ def load_fit(path: str | os.PathLike[str]) -> Fit:
 def _describe_filter(kept: Filter) -> dict[str, Any]:
     if isinstance(kept, ExactFilter):
         return {"kind": "ExactFilter"}
+    if isinstance(kept, TrajectoryNetwork):
+        return {"kind": "TrajectoryNetwork", **kept.configuration}
     if not isinstance(kept, RecurrentFilter) or type(kept).__name__ not in _NETWORKS:
         raise ValueError(f"fit: can save ExactFilter and {sorted(_NETWORKS)}, got {kept!r}")
     assert kept.network is not None  # it is in a guide, so it was built
@@ -104,14 +110,18 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
 
 
 def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor]) -> Guide:
-    description = record["filter"]
+    description = dict(record["filter"])
+    named = description.pop("kind")
     kept: Filter = ExactFilter()
-    if description["kind"] != "ExactFilter":
-        kind = _NETWORKS[description["kind"]]
+    if named == "TrajectoryNetwork":
+        kept = TrajectoryNetwork(**description)
+    elif named != "ExactFilter":
+        kind = _NETWORKS[named]
         make: type[Any] = kind.kind
-        options = {name: description[name] for name in ("reads", "direction", "gaps")}
-        kept = kind(**options, network=make(**description["network"]))
-    guide = _GUIDES[record["guide"]](model, kept, parameters=record["uncertainty"])
+        network = make(**description.pop("network"))
+        kept = kind(**description, network=network)
+    made: type[Any] = _GUIDES[record["guide"]]
+    guide: Guide = made(model, kept, parameters=record["uncertainty"], **record["options"])
     dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
     guide.to(dtype)
     guide.load_state_dict(state)

@@ -11,11 +11,13 @@ have a step t are the first ones. What lies beyond the length of a row is zero, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
+
+from ..models.deep import LEAST_RAW, spread
 
 
 def relu_scan(
@@ -34,8 +36,8 @@ def relu_scan(
     Returns:
         h, (T, n, H).
     """
-    states: Tensor = _ReluScan.apply(inputs, initial, weight, tuple(counts), reverse)
-    return states
+    arguments = inputs, initial, weight, tuple(counts), reverse
+    return cast(Tensor, _ReluScan.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
 def path_scan(
@@ -48,7 +50,7 @@ def path_scan(
 ) -> tuple[Tensor, Tensor]:
     r"""A path z_t = m_t + s_t ε_t whose law reads the step before it.
 
-    .. math:: (m_t, r_t) = g_t + \tanh(z_{t-1} W + b)\, V, \qquad s_t = \log(1 + e^{r_t})
+    .. math:: (m_t, r_t) = g_t + \tanh(z_{t-1} W + b)\, V, \qquad s_t = \log(1 + e^{\max(r_t, -15)})
 
     Args:
         initial: z_0, (D,).
@@ -61,7 +63,8 @@ def path_scan(
     Returns:
         Paths z (T, n, D), and (m, r) (T, n, 2 D).
     """
-    paths, moments = _PathScan.apply(initial, potential, noise, *into, out, tuple(counts))
+    arguments = initial, potential, noise, *into, out, tuple(counts)
+    paths, moments = _PathScan.apply(*arguments)  # type: ignore[no-untyped-call]
     return paths, moments
 
 
@@ -149,7 +152,7 @@ class _PathScan(torch.autograd.Function):
             unit.tanh_()
             law = moments[t, :m]
             torch.addmm(potential[t, :m], unit, out, out=law)
-            scale = torch.nn.functional.softplus(law[:, size:])
+            scale = spread(law[:, size:])
             torch.addcmul(law[:, :size], scale, noise[t, :m], out=paths[t + 1, :m])
         ctx.save_for_backward(paths, hidden, moments, noise, weight, out)
         ctx.counts = counts  # type: ignore[attr-defined]
@@ -161,7 +164,8 @@ class _PathScan(torch.autograd.Function):
         paths, hidden, moments, noise, weight, out = ctx.saved_tensors
         counts: tuple[int, ...] = ctx.counts
         size = noise.shape[-1]
-        slope = noise * moments[..., size:].sigmoid()
+        raw = moments[..., size:]
+        slope = noise * raw.sigmoid() * (raw > LEAST_RAW)
         inner = 1 - hidden * hidden
         grad = torch.zeros_like(moments)  # of the moments, all their uses together
         grad_hidden = torch.zeros_like(hidden)

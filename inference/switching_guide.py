@@ -19,10 +19,10 @@ from .guides import Guide, Uncertainty
 from .posteriors import Backward
 from .switching_moments import (
     StateChain,
-    expected_first,
+    conditional_evidence,
     expected_log_joint,
-    regime_scores,
     state_chain,
+    state_given,
 )
 
 RegimeBound = Literal["factorised", "conditional"]
@@ -133,17 +133,12 @@ class SwitchingPosterior(dist.TorchDistribution):
         """n trajectories of every sequence, (n, N, T, K + D)."""
         with torch.no_grad():
             regimes = self.regimes.sample_paths(n)
-            return self.laws.join(regimes, self._drawn(self._given(regimes), n))
+            return self.laws.join(regimes, self._drawn(regimes))
 
-    def _given(self, regimes: Tensor) -> StateChain:
-        """The smoother along regime paths (S, N, T), with S · N rows."""
-        return state_chain(self.laws, self._hard(regimes))
-
-    def _hard(self, regimes: Tensor) -> Tensor:
-        return one_hot(regimes, self.laws.regimes, self.laws.drift.dtype).flatten(0, 1)
-
-    def _drawn(self, chain: StateChain, n: int) -> Tensor:
-        return chain.sample(1)[0].unflatten(0, (n, len(self.laws.data)))
+    def _drawn(self, regimes: Tensor) -> Tensor:
+        """A draw of the state along each of the regime paths (S, N, T), (S, N, T, D)."""
+        z = state_given(self.laws, regimes).sample(1)[0]
+        return z.reshape(*regimes.shape, -1)
 
     def path_log_prob(self, states: Tensor) -> Tensor:
         """log q(s) + log q(z | s, y) of trajectories (S, N, T, K + D), shape (S, N).
@@ -153,7 +148,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         """
         whole = states.unsqueeze(0) if states.ndim == 3 else states
         regimes, z = self.laws.split(whole)
-        log_q = self._given(regimes).log_prob(z.flatten(0, 1)).unflatten(0, regimes.shape[:2])
+        log_q = state_given(self.laws, regimes).log_prob(z.flatten(0, 1)).reshape(regimes.shape[:2])
         both = self.regimes.path_log_prob(regimes) + log_q
         return both[0] if states.ndim == 3 else both
 
@@ -182,8 +177,7 @@ class SwitchingPosterior(dist.TorchDistribution):
                 "bound: 'factorised' has no closed form for a recurrent model, use 'conditional'"
             )
         kl = self.regimes.kl_to_chain(self.chain.states())
-        scores = self.regimes.expected(regime_scores(self.laws, self.state))
-        return scores + expected_first(self.laws, self.state) + self.state.entropy - kl
+        return expected_log_joint(self.laws, self.marginals, self.state) - kl
 
     def conditional_elbo(self, draws: int) -> Tensor:
         """An unbiased estimate of E_q(s)[log p(y | s)] − KL(q(s) ‖ p(s)), (N,) nats.
@@ -192,15 +186,13 @@ class SwitchingPosterior(dist.TorchDistribution):
         q(z | s, y) has of the parameters is left out of the gradient.
         """
         regimes = self.regimes.sample_paths(draws)
-        hard = self._hard(regimes)
-        given = state_chain(self.laws, hard)
-        told = expected_log_joint(self.laws, hard, given).unflatten(0, regimes.shape[:2])
+        told = conditional_evidence(self.laws, regimes)
         log_q = self.regimes.path_log_prob(regimes)
         if self.laws.recurrence is None:
             kl = self.regimes.kl_to_chain(self.chain.states())
         else:
-            z = self._drawn(given, draws)
-            told = told + _recurrent_log_prob(self.laws, regimes, z) - log_q.detach()
+            driven = _recurrent_log_prob(self.laws, regimes, self._drawn(regimes))
+            told = told + driven - log_q.detach()
             kl = torch.zeros_like(told[0])
         value = told.detach()
         credit = (value - value.mean(0)) * draws / max(draws - 1, 1)  # against the others' mean
@@ -266,12 +258,18 @@ class RegimeGuide(Guide):
             )
 
     @property
+    def options(self) -> dict[str, Any]:
+        """The bound and its draws."""
+        return {"bound": self.kind, "draws": self.draws}
+
+    @property
     def noiseless(self) -> bool:
         """Whether the bound follows from the parameters, without draws of regimes."""
         return self.kind == "factorised"
 
     def posterior(self, laws: Any, *, learn: bool = True) -> SwitchingPosterior:
         beliefs = self.filter(laws)
+        assert isinstance(beliefs, Tensor)  # the model's belief is discrete
         beliefs = beliefs if learn else beliefs.detach()
         return SwitchingPosterior(laws, beliefs, bound=self.kind, draws=self.draws)
 

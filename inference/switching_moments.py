@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..models import SwitchingLaws
+from ..models.switching import LinearGivenRegimes
+from . import exact_gaussian
+from .exact_gaussian import LinearChain
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class StateChain:
     """
 
     mean: Tensor
-    """(M, T, D)"""
+    """(M, T, D), zero beyond the length"""
     covariance: Tensor
     """(M, T, D, D)"""
     gain: Tensor
@@ -47,38 +49,39 @@ class StateChain:
         """In nats, (M,)."""
         steps = torch.arange(self.mean.shape[1], device=self.lengths.device)
         inner = steps[:-1] < self.lengths.unsqueeze(-1) - 1
-        rows = torch.arange(len(self.mean), device=self.lengths.device)
-        last = _log_det(self.covariance[rows, self.lengths - 1])
+        last = _log_det(self.covariance[self._ends])
         total = last + torch.where(inner, _log_det(self.conditional), 0).sum(-1)
         size = self.mean.shape[-1] * self.lengths.to(total)
         return 0.5 * total + 0.5 * size * (1 + math.log(2 * math.pi))
 
-    @cached_property
-    def _factors(self) -> tuple[Tensor, Tensor]:
-        return torch.linalg.cholesky(self.conditional), torch.linalg.cholesky(self.covariance)
+    @property
+    def _ends(self) -> tuple[Tensor, Tensor]:
+        """Index of every sequence's last step."""
+        return torch.arange(len(self.lengths), device=self.lengths.device), self.lengths - 1
 
     def sample(self, n: int) -> Tensor:
-        """n draws of the trajectories, (n, M, T, D); beyond the length they mean nothing."""
-        conditional, marginal = self._factors
+        """n draws of the trajectories, (n, M, T, D), zero beyond the length."""
         noise = torch.randn(n, *self.mean.shape, 1).to(self.mean)
-        drawn = [(marginal[:, -1] @ noise[:, :, -1]).squeeze(-1)]
-        shift = (conditional @ noise[:, :, :-1]).squeeze(-1)
-        for t in reversed(range(self.gain.shape[1])):
-            drawn.append((self.gain[:, t] @ drawn[-1].unsqueeze(-1)).squeeze(-1) + shift[:, :, t])
-        return self.mean + torch.stack(drawn[::-1], -2)
+        rows, ends = self._ends
+        factor = torch.linalg.cholesky(self.covariance[rows, ends])
+        last = self.mean[rows, ends] + (factor @ noise[:, rows, ends]).squeeze(-1)
+        shift = self.mean[:, :-1] - (self.gain @ self.mean[:, 1:].unsqueeze(-1)).squeeze(-1)
+        moved = torch.linalg.cholesky(self.conditional) @ noise[:, :, :-1]
+        drawn = shift + moved.squeeze(-1)
+        return exact_gaussian.backward_sweep(self.gain, drawn, last, self.lengths)
 
     def log_prob(self, states: Tensor) -> Tensor:
         """log density of trajectories (…, M, T, D), shape (…, M)."""
-        conditional, marginal = self._factors
         apart = states - self.mean
         expected = (self.gain @ apart[..., 1:, :].unsqueeze(-1)).squeeze(-1)
-        inner = _log_normal(apart[..., :-1, :] - expected, conditional)
+        inner = _log_normal(apart[..., :-1, :] - expected, torch.linalg.cholesky(self.conditional))
         steps = torch.arange(states.shape[-2], device=self.lengths.device)
         before = steps[:-1] < self.lengths.unsqueeze(-1) - 1
-        last = steps == self.lengths.unsqueeze(-1) - 1
-        ends = torch.where(last, _log_normal(apart, marginal), 0).sum(-1)
+        rows, ends = self._ends
+        factor = torch.linalg.cholesky(self.covariance[rows, ends])
+        last = _log_normal(apart[..., rows, ends, :], factor)
         rest: Tensor = torch.where(before, inner, 0).sum(-1)
-        return ends + rest
+        return last + rest
 
 
 def _log_det(matrix: Tensor) -> Tensor:
@@ -90,7 +93,8 @@ def _log_normal(apart: Tensor, factor: Tensor) -> Tensor:
     whitened = torch.linalg.solve_triangular(factor, apart.unsqueeze(-1), upper=False).squeeze(-1)
     scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     constant = 0.5 * apart.shape[-1] * math.log(2 * math.pi)
-    return -0.5 * whitened.square().sum(-1) - scale - constant
+    square: Tensor = whitened.square().sum(-1)
+    return -0.5 * square - scale - constant
 
 
 class _Potentials(NamedTuple):
@@ -103,36 +107,81 @@ class _Potentials(NamedTuple):
     information: Tensor
 
 
+def conditional_evidence(laws: SwitchingLaws, regimes: Tensor) -> Tensor:
+    """log p(y | s) of regime paths (S, N, T), shape (S, N) nats; differentiable.
+
+    Of a recurrent model without its recurrence.
+    """
+    given = laws.given(regimes)
+    told = exact_gaussian.log_evidence(_chain_of(given), given.values, given.mask, given.lengths)
+    return told.reshape(regimes.shape[:2])
+
+
+def _chain_of(given: LinearGivenRegimes) -> LinearChain:
+    proper = given.initial_mean.new_zeros(given.initial_mean.shape[-1], 0)
+    return LinearChain(given.initial_mean, given.initial_covariance, proper, *given[2:8])
+
+
+@torch.no_grad()
+def state_given(laws: SwitchingLaws, regimes: Tensor) -> StateChain:
+    """p(z | s, y) of regime paths (S, N, T), with S · N rows, draw by draw.
+
+    Of a recurrent model without its recurrence.
+    """
+    given = laws.given(regimes)
+    found = exact_gaussian.filter(_chain_of(given), given.values, given.mask, given.lengths)
+    moves = given.transition, given.offset, given.noise
+    return _smoothed(found.means, found.covariances, *moves, given.lengths)
+
+
 @torch.no_grad()
 def state_chain(laws: SwitchingLaws, weight: Tensor) -> StateChain:
     """argmax_q E_q[Σ_t Σ_k w_tk log N_k(z_t | z_{t-1}) + log p(y | z)] + entropy of q.
 
     Args:
         laws: of N sequences; without the recurrence, if there is one.
-        weight: probabilities of the regimes, (M, T, K), M a multiple of N: draws of all sequences
-            one after the other. Hard weights give the exact posterior of the state given them.
+        weight: probabilities of the regimes, (N, T, K).
     """
     some = _potentials(laws, weight.to(laws.drift))
-    lengths = laws.lengths.repeat(len(weight) // len(laws.data))
-    mean, covariance = _filtered(laws, some)
-    return _smoothed(mean, covariance, some, lengths)
+    # exp(−½ z'Λz + h'z) is what observing L'z without a doubt of its variance 1 tells, Λ = LL'.
+    scale, basis = torch.linalg.eigh(some.precision)
+    told = scale > 1e-12 * scale.amax(-1, keepdim=True)
+    root = torch.where(told, scale, 0).sqrt()
+    loading = root.unsqueeze(-1) * basis.mT
+    inward = (basis.mT @ some.information.unsqueeze(-1)).squeeze(-1)
+    values = torch.where(told, inward / torch.where(told, root, 1), 0)
+    one = torch.ones_like(values[:1, :1])
+    chain = LinearChain(
+        laws.initial_mean.unsqueeze(0),
+        torch.diag_embed(laws.initial_scale.square()).unsqueeze(0),
+        one.new_zeros(one.shape[-1], 0),
+        some.transition,
+        some.offset,
+        0.5 * (some.noise + some.noise.mT),
+        loading,
+        0 * one,
+        torch.diag_embed(one),
+    )
+    found = exact_gaussian.filter(chain, values, told, laws.lengths)
+    moves = some.transition, some.offset, some.noise
+    return _smoothed(found.means, found.covariances, *moves, laws.lengths)
 
 
 def _potentials(laws: SwitchingLaws, weight: Tensor) -> _Potentials:
-    inside = laws.data.step_mask.repeat(len(weight) // len(laws.data), 1)
+    inside = laws.data.step_mask
     # Beyond the end any proper law will do: it tells nothing of what is before.
     weight = torch.where(inside.unsqueeze(-1), weight, 1 / laws.regimes)
     precision = torch.cholesky_inverse(laws.noise_factor)
     forward = precision @ laws.dynamics
     push = (precision @ laws.drift.unsqueeze(-1)).squeeze(-1)
     into = weight[:, 1:]
-    joint = torch.einsum("mtk,kij->mtij", into, precision)
+    joint = torch.einsum("ntk,kij->ntij", into, precision)
     noise = torch.linalg.inv(joint)
-    transition = noise @ torch.einsum("mtk,kij->mtij", into, forward)
-    offset = (noise @ torch.einsum("mtk,ki->mti", into, push).unsqueeze(-1)).squeeze(-1)
+    transition = noise @ torch.einsum("ntk,kij->ntij", into, forward)
+    offset = (noise @ torch.einsum("ntk,ki->nti", into, push).unsqueeze(-1)).squeeze(-1)
     back = laws.dynamics.mT
-    left = torch.einsum("mtk,kij->mtij", into, back @ forward) - transition.mT @ joint @ transition
-    pull = torch.einsum("mtk,ki->mti", into, (back @ push.unsqueeze(-1)).squeeze(-1))
+    left = torch.einsum("ntk,kij->ntij", into, back @ forward) - transition.mT @ joint @ transition
+    pull = torch.einsum("ntk,ki->nti", into, (back @ push.unsqueeze(-1)).squeeze(-1))
     kept = (transition.mT @ (joint @ offset.unsqueeze(-1))).squeeze(-1)
     moves = inside[:, 1:].unsqueeze(-1)
     node, linear = _from_data(laws, weight)
@@ -142,74 +191,49 @@ def _potentials(laws: SwitchingLaws, weight: Tensor) -> _Potentials:
 
 
 def _from_data(laws: SwitchingLaws, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """Precision (M, T, D, D) and information (M, T, D) of what was observed."""
-    copies = len(weight) // len(laws.data)
+    """Precision (N, T, D, D) and information (N, T, D) of what was observed."""
     seen = laws.data.mask.to(weight)
-    precision = laws.observation_scale.pow(-2)
-    scaled = laws.loading * precision.unsqueeze(-1)
+    scaled = laws.loading * laws.observation_scale.pow(-2).unsqueeze(-1)
     outer = torch.einsum("kfi,kfj->kfij", laws.loading, scaled)
     y = laws.data.values.to(weight).unsqueeze(-2) - laws.intercept  # (N, T, K|1, F)
-    information = torch.einsum("ntkf,ntf,kfi->ntki", y, seen, scaled)
-    node = torch.einsum("ntf,kfij->ntkij", seen, outer)
     if len(laws.loading) == 1:
-        return node[:, :, 0].repeat(copies, 1, 1, 1), information[:, :, 0].repeat(copies, 1, 1)
-    node, information = node.repeat(copies, 1, 1, 1, 1), information.repeat(copies, 1, 1, 1)
+        weight = torch.ones_like(weight[..., :1])
     return (
-        torch.einsum("mtk,mtkij->mtij", weight, node),
-        torch.einsum("mtk,mtki->mti", weight, information),
+        torch.einsum("ntk,ntf,kfij->ntij", weight, seen, outer),
+        torch.einsum("ntk,ntkf,ntf,kfi->nti", weight, y, seen, scaled),
     )
 
 
-def _filtered(laws: SwitchingLaws, some: _Potentials) -> tuple[Tensor, Tensor]:
-    """Means and covariances after the potentials of every step, first to last."""
-    steps = some.precision.shape[1]
-    eye = torch.eye(len(laws.initial_mean)).to(some.precision)
-    m = laws.initial_mean.expand(len(some.precision), -1)
-    p = torch.diag_embed(laws.initial_scale.square()).expand(len(some.precision), -1, -1)
-    means, covariances = [], []
-    for t in range(steps):
-        if t:
-            a = some.transition[:, t - 1]
-            m = (a @ m.unsqueeze(-1)).squeeze(-1) + some.offset[:, t - 1]
-            p = a @ p @ a.mT + some.noise[:, t - 1]
-        p = torch.linalg.solve(eye + p @ some.precision[:, t], p)
-        p = 0.5 * (p + p.mT)
-        news = some.information[:, t] - (some.precision[:, t] @ m.unsqueeze(-1)).squeeze(-1)
-        m = m + (p @ news.unsqueeze(-1)).squeeze(-1)
-        means.append(m)
-        covariances.append(p)
-    return torch.stack(means, 1), torch.stack(covariances, 1)
-
-
-def _smoothed(mean: Tensor, covariance: Tensor, some: _Potentials, lengths: Tensor) -> StateChain:
-    """The Rauch-Tung-Striebel sweep, last to first."""
-    a, q = some.transition, some.noise
+def _smoothed(
+    mean: Tensor, covariance: Tensor, a: Tensor, b: Tensor, q: Tensor, lengths: Tensor
+) -> StateChain:
+    """The Rauch-Tung-Striebel sweep from filtered moments, z_{t+1} = A z_t + b + N(0, Q)."""
     before = covariance[:, :-1]
     predicted = a @ before @ a.mT + q
     gain = torch.linalg.solve(predicted, a @ before).mT
     eye = torch.eye(a.shape[-1]).to(a)
     rest = eye - gain @ a
     conditional = rest @ before @ rest.mT + gain @ q @ gain.mT
-    ahead = (a @ mean[:, :-1].unsqueeze(-1)).squeeze(-1) + some.offset
+    conditional = 0.5 * (conditional + conditional.mT)
+    ahead = (a @ mean[:, :-1].unsqueeze(-1)).squeeze(-1) + b
     shift = mean[:, :-1] - (gain @ ahead.unsqueeze(-1)).squeeze(-1)
-    m, v = [mean[:, -1]], [covariance[:, -1]]
-    for t in reversed(range(a.shape[1])):
-        m.append((gain[:, t] @ m[-1].unsqueeze(-1)).squeeze(-1) + shift[:, t])
-        v.append(gain[:, t] @ v[-1] @ gain[:, t].mT + conditional[:, t])
-    v_all = torch.stack(v[::-1], 1)
-    return StateChain(torch.stack(m[::-1], 1), 0.5 * (v_all + v_all.mT), gain, conditional, lengths)
+    rows = torch.arange(len(mean), device=mean.device)
+    last = lengths - 1
+    smoothed = exact_gaussian.backward_sweep(gain, shift, mean[rows, last], lengths)
+    spread = exact_gaussian.backward_covariances(gain, conditional, covariance[rows, last], lengths)
+    return StateChain(smoothed, 0.5 * (spread + spread.mT), gain, conditional, lengths)
 
 
 def expected_dynamics(laws: SwitchingLaws, chain: StateChain) -> Tensor:
-    """E log N(z_{t+1}; A_k z_t + b_k, Q_k) of every regime, (M, T-1, K); differentiable."""
+    """E log N(z_{t+1}; A_k z_t + b_k, Q_k) of every regime, (N, T-1, K); differentiable."""
     eye = torch.eye(chain.mean.shape[-1]).to(laws.noise_factor)
     inverse = torch.linalg.solve_triangular(laws.noise_factor, eye, upper=False)
     driven = inverse @ laws.dynamics
     scale = laws.noise_factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     before, after = chain.mean[:, :-1], chain.mean[:, 1:]
     apart = (
-        torch.einsum("kij,mtj->mtki", inverse, after)
-        - torch.einsum("kij,mtj->mtki", driven, before)
+        torch.einsum("kij,ntj->ntki", inverse, after)
+        - torch.einsum("kij,ntj->ntki", driven, before)
         - torch.einsum("kij,kj->ki", inverse, laws.drift)
     )
     joint = torch.cat(
@@ -220,25 +244,24 @@ def expected_dynamics(laws: SwitchingLaws, chain: StateChain) -> Tensor:
         -2,
     )
     both = torch.cat([inverse, -driven], -1)
-    spread = torch.einsum("kia,kib,mtab->mtk", both, both, joint)
+    spread = torch.einsum("kia,kib,ntab->ntk", both, both, joint)
     constant = scale + 0.5 * len(eye) * math.log(2 * math.pi)
     return -0.5 * (apart.square().sum(-1) + spread) - constant
 
 
 def expected_emission(laws: SwitchingLaws, chain: StateChain) -> Tensor:
-    """E log O(y_t | s_t = k, z_t), (M, T, K|1), zero where nothing was observed; differentiable."""
-    copies = len(chain.mean) // len(laws.data)
-    mask = laws.data.mask.repeat(copies, 1, 1).unsqueeze(-2)
-    y = laws.data.values.repeat(copies, 1, 1).to(chain.mean).unsqueeze(-2)
-    apart = y - torch.einsum("kfi,mti->mtkf", laws.loading, chain.mean) - laws.intercept
-    spread = torch.einsum("kfi,kfj,mtij->mtkf", laws.loading, laws.loading, chain.covariance)
+    """E log O(y_t | s_t = k, z_t), (N, T, K|1), zero where nothing was observed; differentiable."""
+    mask = laws.data.mask.unsqueeze(-2)
+    y = laws.data.values.to(chain.mean).unsqueeze(-2)
+    apart = y - torch.einsum("kfi,nti->ntkf", laws.loading, chain.mean) - laws.intercept
+    spread = torch.einsum("kfi,kfj,ntij->ntkf", laws.loading, laws.loading, chain.covariance)
     variance = laws.observation_scale.square()
     terms = -0.5 * ((apart.square() + spread) / variance + (2 * math.pi * variance).log())
     return torch.where(mask, terms, 0).sum(-1)
 
 
 def expected_first(laws: SwitchingLaws, chain: StateChain) -> Tensor:
-    """E log p(z_1), (M,); differentiable."""
+    """E log p(z_1), (N,); differentiable."""
     variance = laws.initial_scale.square()
     square = (chain.mean[:, 0] - laws.initial_mean).square()
     square = square + chain.covariance[:, 0].diagonal(dim1=-2, dim2=-1)
@@ -246,24 +269,22 @@ def expected_first(laws: SwitchingLaws, chain: StateChain) -> Tensor:
 
 
 def regime_scores(laws: SwitchingLaws, chain: StateChain) -> Tensor:
-    """What the law of the state says for every regime at every step, (M, T, K).
+    """What the law of the state says for every regime at every step, (N, T, K).
 
     E log O_k(y_t) + E log N_k(z_t | z_{t-1}): linear in the regimes, and hence what log O_k(y_t) is
     for a hidden Markov model. Zero beyond the length; differentiable in the parameters.
     """
-    copies = len(chain.mean) // len(laws.data)
-    inside = laws.data.step_mask.repeat(copies, 1).unsqueeze(-1)
+    inside = laws.data.step_mask.unsqueeze(-1)
     moves = expected_dynamics(laws, chain)
     moves = torch.nn.functional.pad(moves, (0, 0, 1, 0))
     return torch.where(inside, moves + expected_emission(laws, chain), 0)
 
 
 def expected_log_joint(laws: SwitchingLaws, weight: Tensor, chain: StateChain) -> Tensor:
-    """E[log p(y, z | s)] + entropy of the chain, (M,) nats, with regimes of probability ``weight``.
+    """E[Σ_t Σ_k w_tk (log N_k + log O_k) + log p(z_1)] + entropy of the chain, (N,) nats.
 
-    With hard weights and their own chain this is log p(y | s), in value, and by Fisher's identity
-    in its gradient in the parameters. With probabilities and their own chain the gradient in the
-    weights is exact, too: the chain is where the value is largest.
+    With the weights' own chain the gradient is exact in weights and parameters, though the chain is
+    held constant: it is where the value is largest. For hard weights it is log p(y | s).
     """
     scores = (weight * regime_scores(laws, chain)).sum((-1, -2))
     return scores + expected_first(laws, chain) + chain.entropy

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -16,7 +16,8 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from .beliefs import GaussianBelief
-from .checks import require, require_count, require_inputs, require_positive
+from .checks import require, require_count, require_inputs, require_positive, require_times
+from .diffusion import gaps
 from .emissions import Emission, Parameters, Priors
 from .folders import Data, SequenceFolder
 from .hmm import SHORTHAND
@@ -47,16 +48,28 @@ class GatedTransition:
     units; both also read what else drives the transition (inputs, the last observation). Priors:
     those of ``Perceptron``, A around the identity.
 
+    In continuous time, ``timed``, the state relaxes over a gap Δ towards μ, with rates κ:
+
+    .. math::
+        z' \sim N(z + (1 - e^{-κΔ}) (\mu - z), \ (1 - e^{-2κΔ}) \sigma^2)
+
+    that is an Ornstein-Uhlenbeck process around μ with stationary spread σ, both held as they are
+    at the beginning of the gap. As κΔ grows it is the transition above. The rates have the prior
+    LogNormal(log(rate), 1).
+
     Raises:
-        ValueError: a width that is no whole number >= 1, or a scale that is not positive.
+        ValueError: a width that is no whole number >= 1, a scale or rate that is not positive.
     """
 
     width: int = 200
     scale: float = 1.0
+    timed: bool = False
+    rate: float = 1.0
 
     def __post_init__(self) -> None:
         require_count(self.width, "width")
         require_positive(self.scale, "scale")
+        require_positive(self.rate, "rate")
 
     def networks(self, size: int, drivers: int) -> tuple[Perceptron, Perceptron]:
         """Gate and proposal for states of ``size`` components."""
@@ -71,9 +84,14 @@ class GatedTransition:
         spread = self.scale / math.sqrt(size)
         zero = torch.zeros(size, size)
         bias = dist.Normal(torch.zeros(size), self.scale).to_event(1)
+        own: Priors = {}
+        if self.timed:
+            log_rate = torch.full((size,), math.log(self.rate))
+            own["transition_rate"] = dist.LogNormal(log_rate, 1.0).to_event(1)
         return {
             **gate.priors(),
             **proposal.priors(),
+            **own,
             "transition_linear_weight": dist.Normal(torch.eye(size), spread).to_event(2),
             "transition_linear_bias": bias,
             "transition_scale_weight": dist.Normal(zero, spread).to_event(2),
@@ -86,6 +104,7 @@ class GatedTransition:
         return {
             **gate.dims(),
             **proposal.dims(),
+            "transition_rate": square[1:],
             "transition_linear_weight": square,
             "transition_linear_bias": square[1:],
             "transition_scale_weight": square,
@@ -95,7 +114,15 @@ class GatedTransition:
     def __call__(
         self, parameters: Parameters, z: Tensor, driver: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """μ and σ, (M, D) each, of states (M, D) and what drives them (M, C)."""
+        """Mean and sd of the next states, (M, D) each, of states (M, D) and drivers (M, C).
+
+        In continuous time the last column of what drives them is the gap.
+        """
+        gap = None
+        if self.timed:
+            assert driver is not None  # it has the gap
+            gap, driver = driver[:, -1:], driver[:, :-1]
+            driver = driver if driver.shape[-1] else None
         size = z.shape[-1]
         x = z if driver is None else torch.cat([z, driver], -1)
         gate, proposal = (net(parameters, x) for net in self.networks(size, x.shape[-1] - size))
@@ -103,7 +130,12 @@ class GatedTransition:
         kept = torch.addmm(bias, z, matrix)
         mean = torch.lerp(kept, proposal, gate.sigmoid())
         matrix, bias = (parameters[f"transition_scale_{part}"] for part in ("weight", "bias"))
-        return mean, softplus(torch.addmm(bias, proposal.relu(), matrix))
+        scale = spread(torch.addmm(bias, proposal.relu(), matrix))
+        if gap is None:
+            return mean, scale
+        way = -parameters["transition_rate"] * gap
+        # expm1: over a short gap 1 − exp(−κΔ) would lose its digits.
+        return z - torch.expm1(way) * (mean - z), scale * (-torch.expm1(2 * way)).sqrt()
 
 
 class DeepMarkovModel(Model):
@@ -130,6 +162,8 @@ class DeepMarkovModel(Model):
         autoregressive: transition and emission also read the observation of the step before; what
             is missing of it is read as zero (at its mean), beside the share that is missing. Of
             the first step all is.
+        timed: a model in continuous time, which reads ``data.times`` (``GatedTransition``); the
+            first state is then ``"free"``.
         inputs: input columns; those of step t drive z_t → z_{t+1} and are read by the emission of
             step t.
         weight_scale: standard deviation of the weights' priors, in units of 1/√fan-in.
@@ -148,6 +182,7 @@ class DeepMarkovModel(Model):
         emission_width: int = 100,
         initial: First = "free",
         autoregressive: bool = False,
+        timed: bool = False,
         inputs: int = 0,
         weight_scale: float = 1.0,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
@@ -163,7 +198,15 @@ class DeepMarkovModel(Model):
         require(initial in get_args(First), "initial", f"must be one of {get_args(First)}", initial)
         self.states = int(states)
         self.emission = _emission(emission)
-        self.transition = GatedTransition(int(transition_width), float(weight_scale))
+        require(
+            initial == "free" or not timed,
+            "initial",
+            "must be 'free' in continuous time, where nothing says how long before the first "
+            "observation a transition would have begun",
+            repr(initial),
+        )
+        width, scale = int(transition_width), float(weight_scale)
+        self.transition = GatedTransition(width, scale, bool(timed))
         self.emission_width = int(emission_width)
         self.initial = initial
         self.autoregressive = bool(autoregressive)
@@ -172,8 +215,13 @@ class DeepMarkovModel(Model):
         self._set_priors(priors)
 
     @property
+    def timed(self) -> bool:
+        """Whether it is a model in continuous time."""
+        return self.transition.timed
+
+    @property
     def drivers(self) -> int:
-        """Numbers that transition and emission read beside the state."""
+        """Numbers that transition and emission read beside the state (and the gap)."""
         return self._inputs + (self.emission.shift_size + 1 if self.autoregressive else 0)
 
     @property
@@ -239,6 +287,7 @@ class DeepMarkovModel(Model):
             "emission_width": self.emission_width,
             "initial": self.initial,
             "autoregressive": self.autoregressive,
+            "timed": self.timed,
             "inputs": self._inputs,
             "weight_scale": self.weight_scale,
         }
@@ -251,7 +300,7 @@ class DeepMarkovModel(Model):
         return self.emission.natural(values)
 
     def scaled_to(self, data: Data) -> DeepMarkovModel:
-        """The same model with the emission's priors on the scale of the data.
+        """The same model with the emission's priors, and its rates, on the scale of the data.
 
         Of a folder a sample is read, see ``SequenceFolder.sample``.
         """
@@ -259,6 +308,9 @@ class DeepMarkovModel(Model):
         self.check_values(data)
         out = copy.copy(self)
         out.emission = self.emission.scaled_to(data)
+        if self.timed:
+            typical = float(gaps(data).distinct.median())
+            out.transition = replace(self.transition, rate=1 / typical)
         out._all = out._assemble()
         return out
 
@@ -266,6 +318,8 @@ class DeepMarkovModel(Model):
         """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
         self.emission.check(data)
         require_inputs(data, self._inputs, type(self).__name__)
+        if self.timed:
+            require_times(data, type(self).__name__)
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
         """Where fits start: the emission at the global fit, weights uniform in ±1/√fan-in.
@@ -286,6 +340,8 @@ class DeepMarkovModel(Model):
                 values[name] = torch.eye(self.states)
             elif name == "initial_scale":
                 values[name] = torch.ones(shape)
+            elif name == "transition_rate":
+                values[name] = torch.full(shape, self.transition.rate)
             elif len(shape) == 2:
                 values[name] = (2 * torch.rand(shape) - 1) / math.sqrt(shape[0])
             else:
@@ -367,15 +423,24 @@ class DeepLaws:
         return self.data.inputs.to(self.dtype)
 
     @cached_property
+    def _gaps(self) -> Tensor | None:
+        """The gap before every step, (N, T, 1), 1 before the first ones and in the padding."""
+        if not self.model.timed:
+            return None
+        assert self.data.times is not None  # the model checked the data
+        gap = torch.ones_like(self.data.times)
+        gap[:, 1:] = torch.where(self.data.step_mask[:, 1:], self.data.times.diff(dim=1), 1)
+        return gap.to(self.dtype).unsqueeze(-1)
+
+    @cached_property
     def drivers(self) -> Tensor | None:
-        """What drives the transition into every step, (N, T, C)."""
+        """What drives the transition into every step, (N, T, C); the gap last, if it is read."""
         parts = []
         if self._inputs is not None:
             before = torch.zeros_like(self._inputs)
             before[:, 1:] = self._inputs[:, :-1]
             parts.append(before)
-        if self._past is not None:
-            parts.append(self._past)
+        parts += [part for part in (self._past, self._gaps) if part is not None]
         return torch.cat(parts, -1) if parts else None
 
     @cached_property
@@ -495,26 +560,29 @@ class DeepLaws:
     def _moved(self, states: Tensor, t: int) -> tuple[Tensor, Tensor]:
         return self.move(states, None if self.drivers is None else self.drivers[:, t + 1])
 
-    def linearised(self, mean: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
-        """The transition out of step t near states (…, N, D): z' ≈ A z + b + N(0, Q).
+    def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Every transition near states ``mean`` (N, T-1, D): z' ≈ A z + b + N(0, Q).
 
-        A (…, N, D, D) is the Jacobian of the mean, b makes the two agree at the state, Q is
-        diag σ² there.
+        A (N, T-1, D, D) is the Jacobian of the next state's mean, b makes the two agree at the
+        state, Q is diag σ² there; how far the state may be from it, ``covariance``, is not used.
         """
-        driver = None if self.drivers is None else self.drivers[:, t + 1]
-        flat = mean.reshape(-1, mean.shape[-1])
-        rows = None if driver is None else driver.expand(*mean.shape[:-1], -1).flatten(0, -2)
+        del covariance
+        size = mean.shape[-1]
+        flat = mean.reshape(-1, size).to(self.dtype)
+        if not len(flat):
+            return mean.new_zeros(*mean.shape, size), mean, mean.new_zeros(*mean.shape, size)
+        given = [flat]
+        if self.drivers is not None:
+            given.append(self.drivers[:, 1:].flatten(0, 1))
 
-        def moved(z: Tensor, *read: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-            here = read[0][None] if read else None
-            loc, scale = self.model.transition(self.parameters, z[None], here)
+        def moved(z: Tensor, *driver: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+            read = driver[0][None] if driver else None
+            loc, scale = self.model.transition(self.parameters, z[None], read)
             return loc[0], (loc[0], scale[0])
 
-        given = (flat,) if rows is None else (flat, rows)
         slope, (loc, scale) = torch.func.vmap(torch.func.jacrev(moved, has_aux=True))(*given)
-        slope = slope.view(*mean.shape, mean.shape[-1])
-        loc = loc.view(mean.shape)
-        offset = loc - (slope @ mean.unsqueeze(-1)).squeeze(-1)
+        slope = slope.view(*mean.shape, size)
+        offset = loc.view(mean.shape) - (slope @ flat.view(mean.shape).unsqueeze(-1)).squeeze(-1)
         return slope, offset, scale.view(mean.shape).square().diag_embed()
 
     # Draws, and the sites of the Pyro program
@@ -554,7 +622,10 @@ class DeepLaws:
         with torch.no_grad():
             for t in range(data.max_length):
                 now = None if self._inputs is None else self._inputs[:, t : t + 1]
-                states.append(self._drawn_state(states, _joined(nothing, past)))
+                driver = _joined(nothing, past)
+                if self._gaps is not None:
+                    driver = torch.cat([driver, self._gaps[:, t : t + 1]], -1)
+                states.append(self._drawn_state(states, driver))
                 shift = self.predictor(states[-1], _joined(now, past)).unsqueeze(-2)
                 drawn.append(emission.draw(self.parameters, nowhere, shift))
                 past = self._read_back(drawn[-1], mask[:, t : t + 1])
@@ -571,6 +642,40 @@ class DeepLaws:
             origin = self.parameters["initial_origin"].expand(len(driver), 1, -1)
             mean, scale = self.move(origin, driver)
         return mean + scale * torch.randn_like(mean)
+
+    def continued(
+        self, last: Tensor, steps: int, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw on from states (n, N, D) at the last step of every sequence.
+
+        Args:
+            last: states there.
+            steps: how many more.
+            inputs: of these steps (N, steps, columns), where the model takes them.
+
+        Returns:
+            States (n, N, steps, D), and observations (n, N, steps) codes or (n, N, steps, F).
+        """
+        emission, rows = self.model.emission, torch.arange(len(self.data))
+        end = rows, self.lengths - 1
+        y, mask = (part[end].unsqueeze(1) for part in emission.observed(self.data))
+        past = self._read_back(y, mask)[:, 0] if self.model.autoregressive else None
+        now = None if self._inputs is None else self._inputs[end]
+        z, states, drawn = last, [], []
+        nowhere = torch.zeros(last.shape[0] * last.shape[1], 1, dtype=torch.int64)
+        seen = torch.ones_like(mask[:1]).expand(len(nowhere), *mask.shape[1:])
+        with torch.no_grad():
+            for step in range(steps):
+                mean, scale = self.move(z, _beside(now, past))
+                z = mean + scale * torch.randn_like(mean)
+                now = None if inputs is None else inputs[:, step].to(self.dtype)
+                shift = self.predictor(z, _beside(now, past)).flatten(0, 1)
+                y = emission.draw(self.parameters, nowhere, shift[:, None, None])
+                if past is not None:
+                    past = self._read_back(y, seen)[:, 0].view(*last.shape[:2], -1)
+                states.append(z)
+                drawn.append(y.view(*last.shape[:2], *y.shape[2:]))
+        return torch.stack(states, 2), torch.stack(drawn, 2)
 
     def states(self) -> DeepChain:
         """The law of the hidden trajectories, event (T, D)."""
@@ -629,10 +734,26 @@ class DeepEmitted(dist.TorchDistribution):
         return self.laws.score(value[self.laws.places], self.laws.rows(self.trajectories))
 
 
+LEAST_RAW = -15.0
+"""Numbers below count as this: a standard deviation of 3e-7, whose square is still a number."""
+
+
+def spread(raw: Tensor) -> Tensor:
+    """Standard deviation log(1 + exp(raw)), never zero."""
+    return softplus(raw.clamp_min(LEAST_RAW))
+
+
 def normal_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """log N(value; mean, diag scale²), summed over the last axis."""
     residual = (value - mean) / scale
     return -(0.5 * residual.square() + scale.log()).sum(-1) - 0.5 * value.shape[-1] * _LOG_2PI
+
+
+def _beside(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Rows (N, C) beside rows (…, N, C'), either of which may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.cat([first.expand(*second.shape[:-1], -1), second], -1)
 
 
 def _joined(first: Tensor | None, second: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .checks import require, require_count, require_positive
+from .checks import require, require_count, require_positive, require_times
 from .dynamics import (
     Dynamics,
     Moves,
@@ -31,19 +31,6 @@ from .sequences import Sequences
 
 _SMALL = 0.5
 """Norm of a drift times a gap up to which its exponential is summed directly."""
-
-
-def check_times(data: Sequences, reader: str) -> None:
-    """Raise ``ValueError`` unless times are there and increase strictly in every sequence."""
-    require(data.times is not None, "data.times", f"{reader} needs the time of every step", "none")
-    assert data.times is not None
-    still = (data.times.diff(dim=1) <= 0) & data.step_mask[:, 1:]
-    if bool(still.any()):
-        n, step = torch.nonzero(still)[0].tolist()
-        raise ValueError(
-            f"data.times: {reader} needs times that increase; got {data.times[n, step + 1]:g} "
-            f"after {data.times[n, step]:g} in sequence {n} ({data.labels[n]!r}), step {step + 1}"
-        )
 
 
 class Gaps(NamedTuple):
@@ -198,7 +185,7 @@ class LinearSDE(Dynamics):
         return out
 
     def check(self, data: Sequences) -> None:
-        check_times(data, "LinearSDE")
+        require_times(data, "LinearSDE")
 
     def moves(self, parameters: Parameters, data: Sequences) -> Moves:
         drift, between = parameters["drift"], gaps(data)
@@ -331,7 +318,7 @@ class OrnsteinUhlenbeck(Dynamics):
         )
 
     def check(self, data: Sequences) -> None:
-        check_times(data, "OrnsteinUhlenbeck")
+        require_times(data, "OrnsteinUhlenbeck")
 
     def moves(self, parameters: Parameters, data: Sequences) -> Moves:
         wide = {name: parameters[name].double().reshape(self.states) for name in self.dims()}

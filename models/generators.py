@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .checks import require, require_count, require_inputs, require_positive
+from .checks import require, require_count, require_inputs, require_positive, require_times
 from .emissions import Emission, Parameters, Priors
 from .misclassification import Misclassification, Pairs, state_pairs
 from .model import Simulation
@@ -261,8 +261,8 @@ class GeneratorTransition:
         return math.isqrt(parameters["jump_rate"].shape[-1]) + 1  # K (K - 1) rates
 
     def _steps(self, data: Sequences) -> _Steps:
-        if data.times is None:
-            raise ValueError(_NO_TIMES)
+        require_times(data, "GeneratorTransition")
+        assert data.times is not None
         gap, index = data.times.diff(dim=1).unique(return_inverse=True)
         entered, inputs = torch.full_like(gap, -1, dtype=torch.int64), None
         if self.exact:
@@ -326,15 +326,7 @@ class GeneratorTransition:
     def check(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless all steps have times, which increase in each sequence."""
         require_inputs(data, self.inputs, "GeneratorTransition")
-        if data.times is None:
-            raise ValueError(_NO_TIMES)
-        stuck = (data.times.diff(dim=1) <= 0) & data.step_mask[:, 1:]
-        for n, t in stuck.nonzero()[:1].tolist():
-            raise ValueError(
-                "data.times: must increase within a sequence, got "
-                f"{float(data.times[n, t])} and then {float(data.times[n, t + 1])} in sequence "
-                f"{data.labels[n]!r}, steps {t} and {t + 1}"
-            )
+        require_times(data, "GeneratorTransition")
 
     def check_emission(self, emission: Emission, states: int) -> None:
         """Raise ``ValueError`` unless the exact states can be told from what is observed."""
@@ -442,12 +434,6 @@ class GeneratorTransition:
 
 _LEAST_SHARE = 1e-3
 """Of the jumps out of a state, at the start of a fit."""
-
-_NO_TIMES = (
-    "data.times: GeneratorTransition needs the time of every step (times=… of the constructors of "
-    "Sequences, of sample and of forecast), got None"
-)
-
 
 def _listed(jumps: Any) -> Any:
     """Pairs, of a boolean matrix its True entries off the diagonal."""

@@ -199,7 +199,7 @@ def test_a_network_in_the_guide_is_what_the_sum_over_paths_says(exact, bidirecti
     """Normalised, bound and marginals by enumeration; zeros of the model included."""
     model, data = misclassified(exact)
     if bidirectional:
-        guide = ForwardGuide(model, LSTMFilter(4, bidirectional=True))
+        guide = ForwardGuide(model, LSTMFilter(4, direction="both"))
     else:
         guide = BeliefGuide(model, LSTMFilter(4))
     posterior = guide.posterior(model.laws({}, data))
@@ -603,7 +603,7 @@ def test_bad_arguments_are_named(make, message):
         (
             [0, 1, 1],
             [0, 1, 1],
-            "times: must increase .* got 1.0 and then 1.0 .* 'b', steps 1 and 2",
+            "times: .* needs times that increase; got 1 after 1 in sequence 'b', step 2",
         ),
         (
             [0, 2, 1],

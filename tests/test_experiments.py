@@ -15,6 +15,7 @@ from beliefzoo.experiments.report import setting_notes
 from beliefzoo.inference.arviz_groups import group, read
 
 ROOT = Path(__file__).resolve().parents[1]
+READ_SHARED_DATA = {"co2-gaps", "unemployment"}
 every_experiment = pytest.mark.parametrize("name", experiments())
 
 
@@ -44,7 +45,11 @@ def test_every_setting_says_why(name: str) -> None:
 
 
 @every_experiment
-def test_smoke_run(name: str, tmp_path: Path) -> None:
+def test_smoke_run(
+    name: str, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name in READ_SHARED_DATA:
+        monkeypatch.setenv("BELIEFZOO_DATA", str(request.getfixturevalue("shared_data")))
     folder = tmp_path / name
     assert main(["run", name, "--smoke", "--out", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())

@@ -10,6 +10,7 @@ import oracles_linear as oracle
 from beliefzoo.experiments.data import load_nile
 from beliefzoo.inference import linear_queries, queries
 from beliefzoo.inference.evidence import log_evidence as evidence_of
+from beliefzoo.inference.innovations import innovation_tests
 from beliefzoo.models import (
     Autoregressive,
     LinearDynamics,
@@ -337,18 +338,29 @@ def test_nile_with_missing_stretches() -> None:
 
 
 def test_nile_diagnostics_of_the_innovations() -> None:
-    """Ljung-Box(9) 8.84, skewness −0.03, kurtosis 3.09, heteroskedasticity 0.61."""
-    e = linear_queries.standardised_innovations(nile_model(), load_nile())[0, 1:, 0].numpy()
-    centred = e - e.mean()
-    correlation = np.array([(centred[k:] * centred[:-k]).sum() for k in range(1, 10)])
-    correlation /= (centred**2).sum()
-    n, third = len(e), round(len(e) / 3)
-    box = n * (n + 2) * (correlation**2 / (n - np.arange(1, 10))).sum()
-    spread = (centred**2).mean()
-    assert box == pytest.approx(8.84, abs=0.01)
-    assert (centred**3).mean() / spread**1.5 == pytest.approx(-0.03, abs=5e-3)
-    assert (centred**4).mean() / spread**2 == pytest.approx(3.09, abs=5e-3)
-    assert (e[-third:] ** 2).sum() / (e[:third] ** 2).sum() == pytest.approx(0.61, abs=5e-3)
+    """Durbin & Koopman (2012), section 2.12, as in statsmodels' tests."""
+    found = innovation_tests(nile_model(), load_nile())
+    assert int(found.used) == 99
+    assert float(found.ljung_box) == pytest.approx(8.84, abs=0.01)
+    assert float(found.skewness) == pytest.approx(-0.03, abs=5e-3)
+    assert float(found.kurtosis) == pytest.approx(3.09, abs=5e-3)
+    assert float(found.heteroskedasticity) == pytest.approx(0.61, abs=5e-3)
+
+
+def test_innovations_of_a_true_model_are_independent_and_standard() -> None:
+    """2000 series of 100 steps: n ρ̂² and moments to 5 standard errors, some 1e-6 by chance each."""
+    model = LinearGaussianSSM(LocalLevel(initial_variance=4.0)).with_parameters(
+        level_variance=0.5, observation_variance=1.0
+    )
+    data = model.sample(2000, 100, seed=0).data
+    innovations = linear_queries.standardised_innovations(model, data)[..., 0]
+    count = innovations.numel()
+    assert abs(float(innovations.mean())) < 5 / math.sqrt(count)
+    assert abs(float(innovations.square().mean()) - 1) < 5 * math.sqrt(2 / count)
+    product = innovations[:, 1:] * innovations[:, :-1]
+    assert abs(float(product.mean())) < 5 / math.sqrt(count)
+    box = innovation_tests(model, data[:200]).ljung_box
+    assert abs(float(box.mean()) - 9) < 5 * math.sqrt(18 / 200)
 
 
 # Bad input
@@ -365,6 +377,12 @@ def test_forecasts_need_their_inputs_and_times() -> None:
         queries.forecast(model, data, 2, times=torch.zeros(3, 2))
     with pytest.raises(ValueError, match="steps, draws: must be >= 1, got 0, 1000"):
         queries.forecast(model, data, 0, times=torch.zeros(3, 2))
+
+
+def test_diagnostics_need_enough_innovations() -> None:
+    data = Sequences.from_arrays([np.arange(20.0), np.arange(5.0)], labels=["a", "b"])
+    with pytest.raises(ValueError, match=r"got 4 in sequence 1 \('b'\), feature 0"):
+        innovation_tests(nile_model(), data)
 
 
 def test_unknown_parameters_are_named() -> None:

@@ -19,7 +19,17 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-PEERS = ("hmmlearn", "dynamax", "jax", "jaxlib", "pomegranate", "numba")
+PEERS = (
+    "hmmlearn",
+    "dynamax",
+    "jax",
+    "jaxlib",
+    "pomegranate",
+    "statsmodels",
+    "pykalman",
+    "filterpy",
+    "numba",
+)
 """Packages whose versions are reported where they are installed."""
 
 _THREADS = (

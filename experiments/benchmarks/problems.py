@@ -8,7 +8,7 @@ from __future__ import annotations
 from bisect import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -43,6 +43,16 @@ class Case:
     def size(self) -> str:
         """The size in words, as it stands in the report."""
         return f"states{self.states}_sequences{self.sequences}_length{self.length}"
+
+
+class Described(Protocol):
+    """What names a case in a message."""
+
+    @property
+    def family(self) -> str: ...
+
+    @property
+    def size(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -234,7 +244,7 @@ def _updated(given: Problem, gradients: Mapping[str, Array], marginals: Array) -
 
 
 def check_agreement(
-    contender: str, case: Case, answer: Answer, expected: Answer, allowed: Tolerance
+    contender: str, case: Described, answer: Answer, expected: Answer, allowed: Tolerance
 ) -> dict[str, float]:
     """Relative differences of an answer from what is expected.
 
