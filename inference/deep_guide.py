@@ -97,7 +97,6 @@ class TrajectoryNetwork(nn.Module):
         self.cell: Cell = cell
         self.dropout = dropout
         self.readers = nn.ModuleList()
-        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
