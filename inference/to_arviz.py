@@ -313,17 +313,15 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
 
 
 def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
-    states = np.arange(model.states)
     time = _times(data)
     out: dict[str, Any] = {
-        "state": states,
-        "state_to": states,
         "sequence": np.array(data.labels),
         "time": time,
         "ahead": np.arange(1, ahead + 1),
     }
     if isinstance(model, HiddenMarkovModel):
-        out |= _pair_coords(model)
+        states = np.arange(model.states)
+        out |= {"state": states, "state_to": states, **_pair_coords(model)}
     else:
         out["component"] = np.array(model.components)
     features = np.array(data.features)
