@@ -309,8 +309,9 @@ def _nuts_figures(posterior: Idata, sampled: NutsFit) -> dict[str, Any]:
 def _beside(settings: Settings, data: Sequences, sampled: NutsFit, name: str) -> dict[str, Any]:
     """A guide beside NUTS, on the logs of the variances: in units of its sd, ratios of sds."""
     result = _variational(settings, data, sampled.model, GUIDES[name])
-    options = {"draws": settings.draws, "seed": settings.seed}
-    exported = to_arviz(result, data, predictive_draws=0, prior_draws=0, **options)
+    exported = to_arviz(
+        result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0, prior_draws=0
+    )
     drawn = group(exported, "posterior")
     miss, ratio, quantiles = {}, {}, {}
     for parameter, gold in sampled.draws.items():
@@ -318,7 +319,7 @@ def _beside(settings: Settings, data: Sequences, sampled: NutsFit, name: str) ->
         miss[parameter] = float((mine.mean() - theirs.mean()) / theirs.std())
         ratio[parameter] = float(mine.std() / theirs.std())
         quantiles[parameter] = np.quantile(np.exp(mine), QUANTILES).tolist()
-    judged = importance(result, data, **options)
+    judged = importance(result, data, draws=settings.draws, seed=settings.seed)
     return {
         "mean_error_in_sd_largest": max(abs(value) for value in miss.values()),
         "sd_ratio_smallest": min(ratio.values()),
@@ -394,16 +395,18 @@ def _draw_variances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     labels = {"multivariate_normal": "multivariate normal", "independent_normal": "independent"}
     for (name, title), (top, bottom) in zip(titles.items(), axes.T, strict=True):
         values = drawn[name].values.reshape(-1)
-        bins = np.geomspace(*np.quantile(values, (0.002, 0.998)), 50)
+        low, high = np.quantile(values, (0.002, 0.998))
+        bins = np.geomspace(low, high, 50)
         top.hist(values, bins=bins, color="tab:blue", alpha=0.6)
         published = VARIANCES[name]
         top.axvline(published, color="black", lw=1, label="maximum likelihood")
         top.set(title=title, yticks=[], xscale="log")
+        top.margins(y=0.2)
         rows = {"NUTS": figures["nuts"]["quantiles"][name]}
         for guide, label in labels.items():
             rows[label] = figures["variational"][guide]["quantiles"][name]
-        for place, (low, left, middle, right, high) in enumerate(rows.values()):
-            bottom.plot([low, high], [place, place], color="tab:blue", lw=1.5)
+        for place, (lowest, left, middle, right, highest) in enumerate(rows.values()):
+            bottom.plot([lowest, highest], [place, place], color="tab:blue", lw=1.5)
             ends = {"color": "tab:blue", "lw": 5, "solid_capstyle": "butt"}
             bottom.plot([left, right], [place, place], **ends)
             bottom.plot(middle, place, "o", color="white", mec="tab:blue", ms=5)

@@ -16,7 +16,7 @@ from .linear_queries import (
     components,
     standardised_innovations,
 )
-from .mixture_kalman import RegimeParticles, mixture_kalman
+from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .nuts import NutsFit, NutsSettings, nuts
 from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
@@ -68,6 +68,7 @@ __all__ = [
     "NutsFit",
     "NutsSettings",
     "Particles",
+    "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, get_args
 
 import pyro.distributions as dist
 import torch
@@ -15,6 +15,7 @@ from torch.distributions import constraints
 from ..models import DeepLaws, DeepMarkovModel, Model, Sequences
 from ..models.checks import require, require_count
 from ..models.deep import normal_log_prob, spread
+from ..models.randomness import seeded
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relu_scan
@@ -96,6 +97,7 @@ class TrajectoryNetwork(nn.Module):
         self.cell: Cell = cell
         self.dropout = dropout
         self.readers = nn.ModuleList()
+        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -289,6 +291,60 @@ class DeepGuide(Guide):
         return posterior.elbo(self.particles, weight)
 
 
+    def forecast(
+        self,
+        data: Sequences,
+        steps: int,
+        *,
+        draws: int = 1000,
+        inputs: Tensor | None = None,
+        seed: int | None = None,
+    ) -> SimulatedForecast:
+        """Continue every sequence by simulation from the guide's last states.
+
+        Parameters at their medians. The last states are drawn anew from the guide's draws by their
+        importance weights, so that they follow the model's own posterior as ``draws`` grow.
+
+        Args:
+            data: what was seen.
+            steps: how far ahead, H >= 1.
+            draws: continuations.
+            inputs: covariates of the future (N, H, columns), where the model takes them.
+            seed: of the simulation; torch's global generator is left as it was.
+
+        Raises:
+            ValueError: bad argument, or data that the model cannot emit.
+        """
+        require_count(steps, "steps")
+        require_count(draws, "draws")
+        self.model.check(data)
+        shape = (len(data), steps, self.model.inputs)
+        came = None if inputs is None else tuple(inputs.shape)
+        if came != (shape if self.model.inputs else None):
+            raise ValueError(
+                f"inputs: forecasting needs {shape if self.model.inputs else 'none'}, got {came}"
+            )
+        with seeded(seed), torch.no_grad():
+            laws = self.model.laws(self.median(), data)
+            posterior = self.posterior(laws)
+            paths = posterior.sample_paths(draws)
+            log_w = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+            log_w = log_w - posterior.path_log_prob(paths)
+            chosen = torch.multinomial(log_w.mT.softmax(-1), draws, replacement=True).mT
+            rows = torch.arange(len(data))
+            last = paths[:, rows, laws.lengths - 1][chosen, rows]
+            return SimulatedForecast(*laws.continued(last, steps, inputs))
+
+
+class SimulatedForecast(NamedTuple):
+    """Continuations of every sequence."""
+
+    states: Tensor
+    """(draws, N, H, D)."""
+    draws: Tensor
+    """Observations, (draws, N, H) codes or (draws, N, H, F)."""
+
+
 class DeepPosterior(dist.TorchDistribution):
     """q(z | y) of a ``DeepGuide``: trajectories, batch (N,), event (T, D)."""
 
@@ -330,7 +386,7 @@ class DeepPosterior(dist.TorchDistribution):
 
     def _drawn(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Paths (T, N, n, D) and moments (T, N, n, 2 D) of noise (T, N, n, D), rows sorted."""
-        steps, sequences, n, size = noise.shape
+        steps, sequences, n, _ = noise.shape
         potential = self.potential
         if n > 1:
             potential = potential.repeat_interleave(n, 1)

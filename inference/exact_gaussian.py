@@ -193,11 +193,14 @@ class _Problem:
     def of(
         cls, chain: LinearChain, values: Tensor, mask: Tensor | None, lengths: Tensor | None
     ) -> _Problem:
-        mask = _check(chain, values, mask, lengths)
+        seen = _check(chain, values, mask, lengths)
         n, t, _ = values.shape
         every = torch.full((n,), t, device=values.device) if lengths is None else lengths
-        mask = mask & (torch.arange(t, device=mask.device) < every.unsqueeze(-1)).unsqueeze(-1)
-        given = values.double().where(mask, 0)
+        given = values.double()
+        if mask is not None or lengths is not None:
+            inside = torch.arange(t, device=values.device) < every.unsqueeze(-1)
+            seen = seen & inside.unsqueeze(-1)
+            given = given.where(seen, 0)
         wide = LinearChain(*(x.double() for x in chain))
         spread = _spread(wide)
         wide = wide._replace(
@@ -206,7 +209,7 @@ class _Problem:
             noise=_symmetric(wide.noise),
             observation_noise=_symmetric(wide.observation_noise),
         )
-        return cls(wide, given, mask, every, values.dtype, spread)
+        return cls(wide, given, seen, every, values.dtype, spread)
 
     @property
     def directions(self) -> int:
@@ -243,7 +246,11 @@ class _Problem:
         return rows[:count], rows[count:].reshape(self.directions, chains, *rows.shape[1:])
 
     def per_sequence(self, steps: Tensor, layout: Layout) -> Tensor:
-        """(G, T, …) as (N, T, …); beyond the length as at the last step."""
+        """(G, T, …) as (N, T, …) in the caller's precision; beyond the length as at the last step.
+
+        Converted before it is expanded, so that sequences go on sharing memory.
+        """
+        steps = steps.to(self.dtype)
         n, t = self.mask.shape[:2]
         if len(steps) == 1 and int(self.lengths.min()) == t:
             return steps.expand(n, *steps.shape[1:])
@@ -332,6 +339,8 @@ def _place(index: list[int], shape: tuple[int, ...]) -> str:
 
 
 def _check_finite(name: str, tensor: Tensor, mask: Tensor | None, lengths: Tensor | None) -> None:
+    if math.isfinite(float(tensor.detach().sum())):  # no infinity or NaN goes into a finite sum
+        return
     bad = ~torch.isfinite(tensor)
     if mask is not None:
         bad = bad & mask
@@ -384,6 +393,8 @@ def _increments(problem: _Problem, layout: Layout, e: Tensor, log_determinants: 
 
 
 def _require_finite(result: Tensor) -> Tensor:
+    if math.isfinite(float(result.detach().sum())):
+        return result
     bad = ~torch.isfinite(result)
     if bool(bad.any()):
         n = int(bad.nonzero()[0][0])
@@ -505,10 +516,9 @@ def filter(
         ]
     found = []
     for means, covariances in pairs:
-        found += [problem.held(means), problem.per_sequence(covariances, layout)]
-    for result in (found[0], found[2]):
-        _require_finite(result)
-    return Filtered(*(x.to(problem.dtype) for x in found))
+        found.append(problem.held(_require_finite(means)).to(problem.dtype))
+        found.append(problem.per_sequence(covariances, layout))
+    return Filtered(*found)
 
 
 def _with_directions(
@@ -561,16 +571,15 @@ def smooth(
         covariances = _symmetric(covariances + roots @ roots.mT)
         if crossed is not None:
             crossed = crossed + roots[:, :-1] @ roots[:, 1:].mT
-    means, covariances = problem.held(means), problem.per_sequence(covariances, layout)
-    for result in (means, covariances):
-        _require_finite(result)
+    means = problem.held(_require_finite(means)).to(problem.dtype)
+    covariances = problem.per_sequence(_require_finite(covariances), layout)
     cross = None
     if crossed is not None:
         inside = torch.arange(1, values.shape[1], device=values.device) < problem.lengths.unsqueeze(
             -1
         )
         cross = crossed[layout.chain_of].where(inside[..., None, None], 0).to(problem.dtype)
-    return Smoothed(means.to(problem.dtype), covariances.to(problem.dtype), cross)
+    return Smoothed(means, covariances, cross)
 
 
 @torch.no_grad()

@@ -152,9 +152,9 @@ class _Filter:
 
     @classmethod
     def of(cls, given: System, layout: Layout) -> _Filter:
-        given = System._make(x.detach().contiguous() for x in given)
+        given = System._make([x.detach().contiguous() for x in given])
         blocks, chain_of = _blocks(layout)
-        arrays = (x.numpy() for x in given[1:-1])
+        arrays = [x.numpy() for x in given[1:-1]]
         matrices = given.transition, given.noise, given.loading, given.observation_noise
         return cls(
             given,
@@ -238,55 +238,58 @@ class _Filter:
 
 
 class _Whitening:
-    """The whitened innovations, and what their gradient needs."""
+    """The whitened innovations, and what their gradient needs besides them."""
 
     def __init__(self, given: System, layout: Layout) -> None:
         self.filter = one = _Filter.of(given, layout)
-        g, rows, t, f, d = one.sizes
-        self.innovations = torch.zeros(rows, t, f, dtype=torch.float64)
+        _, rows, t, _, d = one.sizes
         self.predicted = torch.zeros(rows, t, d, dtype=torch.float64)
-        self.log_determinants = torch.zeros(g, t, dtype=torch.float64)
-        nothing = torch.zeros(0, t, d, dtype=torch.float64)
         self.borders: list[Tensor] = []
+        self.gains: Gains
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """Innovations and log det S. Not kept: torch has them, and an output must not own itself."""
+        one = self.filter
+        g, rows, t, f, d = one.sizes
+        innovations = torch.zeros(rows, t, f, dtype=torch.float64)
+        log_determinants = torch.zeros(g, t, dtype=torch.float64)
+        nothing = torch.zeros(0, t, d, dtype=torch.float64)
         ahead, mean = one.first_covariances(), one.given.start.clone()
         for start, stop in one.stretches():
             self.borders.append(ahead.clone())
             self.gains = one.gains(start, stop, ahead)
-            self.log_determinants[:, start:stop] = torch.from_numpy(self.gains.log_determinants)
-            out = self.innovations, self.predicted, nothing
+            log_determinants[:, start:stop] = torch.from_numpy(self.gains.log_determinants)
+            out = innovations, self.predicted, nothing
             one.means(start, stop, self.gains, mean, out)
+        return innovations, log_determinants
 
     def gradient(
-        self, to_innovations: Tensor, to_log_determinants: Tensor, wanted: Sequence[bool]
+        self, innovations: Tensor, upstream: tuple[Tensor, Tensor], wanted: Sequence[bool]
     ) -> list[Tensor | None]:
-        """In all of the system, in its order."""
+        """In all of the system, in its order, from the gradients in innovations and log det S."""
         one = self.filter
         g, rows, _, f, d = one.sizes
-        parts = one.parts()
-        sums = _AdjointSums(one.given, wanted, max(len(parts), torch.get_num_threads()))
+        sums = _AdjointSums(one.given, wanted, torch.get_num_threads())
         mean, covariance = torch.zeros(rows, d).double(), torch.zeros(g, d, d).double()
-        upstream = to_innovations.contiguous(), to_log_determinants.contiguous()
         stretches = one.stretches()
         for number in reversed(range(len(stretches))):
             start, stop = stretches[number]
             last = number + 1 == len(stretches)
             found = self.gains if last else one.gains(start, stop, self.borders[number].clone())
-            s = stop - start
-            pair = np.zeros((g, s, f, d)), np.zeros((g, s, f, f))
-            self._means_gradient(start, stop, found, upstream[0], mean, pair, sums)
+            pair = np.zeros((g, stop - start, f, d)), np.zeros((g, stop - start, f, f))
+            tensors = innovations, self.predicted, upstream[0], mean
+            self._means_gradient(start, stop, found, tensors, pair, sums)
             law = one.system, one.chains, start, stop, found, *pair
             arrays = upstream[1].numpy(), covariance.numpy()
             tasks = [
                 partial(machine.gains_gradient, share, *law, *arrays, sums.of(place))
                 for place, share in enumerate(_shares(g))
             ]
-            together(tasks, g * s * (4 * d**3 + 6 * f * d * d))
-        first = covariance
+            together(tasks, g * (stop - start) * (4 * d**3 + 6 * f * d * d))
+        first = covariance.sum(0, keepdim=True)
         if len(one.given.covariance) > 1:
-            first = torch.zeros(len(one.given.covariance), d, d).double()
+            first = torch.zeros_like(one.given.covariance[:, 0])
             first[one.layout.sequences] = covariance
-        else:
-            first = covariance.sum(0, keepdim=True)
         return [mean, first.unsqueeze(1), *sums.totals()]
 
     def _means_gradient(
@@ -294,28 +297,22 @@ class _Whitening:
         start: int,
         stop: int,
         found: Gains,
-        upstream: Tensor,
-        carry: Tensor,
+        tensors: tuple[Tensor, ...],
         out: tuple[Array, Array],
         sums: _AdjointSums,
     ) -> None:
         one, tasks, own = self.filter, [], []
+        single = len(one.chains.ends) == 1
         for place, (begin, end) in enumerate(one.parts()):
-            # Chains of this part; at most the first is also another's.
-            chains = slice(one.rows.chains[begin], one.rows.chains[end - 1] + 1)
-            pair = [x[chains] if len(one.chains.ends) > 1 else np.zeros_like(x) for x in out]
+            # A chain is in one part, but for a single one, whose sums are each part's own at first.
+            first, last = one.rows.chains[begin], one.rows.chains[end - 1]
+            pair = [np.zeros_like(x) if single else x[first : last + 1] for x in out]
             own.append(pair)
             law = one.system, one.chains, one.rows, start, stop, found
-            tensors = self.innovations, self.predicted, upstream, carry
-            arrays = (x.numpy() for x in tensors)
-            tasks.append(
-                partial(
-                    machine.means_gradient,
-                    *(begin, end, *law, *arrays, chains.start, *pair, sums.of(place)),
-                )
-            )
+            arrays = *law, *(x.numpy() for x in tensors), first, *pair, sums.of(place)
+            tasks.append(partial(machine.means_gradient, begin, end, *arrays))
         together(tasks, 3 * one.work)
-        if len(one.chains.ends) == 1:
+        if single:
             for pair in own:
                 for total, part in zip(out, pair, strict=True):
                     total += part
@@ -346,19 +343,21 @@ class _Whiten(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, layout: Layout, *given: Tensor) -> tuple[Tensor, Tensor]:
-        ctx.run = run = _Whitening(System(*given), layout)
+        ctx.run = _Whitening(System(*given), layout)
+        innovations, log_determinants = ctx.run.forward()
         # Kept by torch, which notices if they are changed in place before the gradient is taken.
-        ctx.save_for_backward(*given)
-        return run.innovations.clone(), run.log_determinants
+        ctx.save_for_backward(innovations, *given)
+        return innovations, log_determinants
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, to_innovations: Tensor, to_log_determinants: Tensor
     ) -> tuple[Tensor | None, ...]:
-        _ = ctx.saved_tensors
+        innovations, *_ = ctx.saved_tensors
         wanted = ctx.needs_input_grad[1:]
-        found = ctx.run.gradient(to_innovations, to_log_determinants, wanted)
+        upstream = to_innovations.contiguous(), to_log_determinants.contiguous()
+        found = ctx.run.gradient(innovations, upstream, wanted)
         return None, *(x if want else None for x, want in zip(found, wanted, strict=True))
 
 
@@ -400,7 +399,7 @@ def smooth(
     law = one.system, one.chains
     covariances = torch.zeros(g, t, d, d, dtype=torch.float64)
     crossed = torch.zeros(g if pairs else 0, t - 1, d, d, dtype=torch.float64)
-    arrays = found, covariances.numpy(), crossed.numpy()
+    arrays = found, one.constant, covariances.numpy(), crossed.numpy()
     tasks = [partial(machine.smooth_covariances, share, *law, *arrays) for share in _shares(g)]
     together(tasks, g * t * (6 * d**3 + 3 * f * d * d))
     means = torch.zeros_like(filtered)

@@ -172,6 +172,8 @@ class Layout:
 def _alike(mask: Tensor, lengths: Tensor, own_ends: bool) -> tuple[np.ndarray, np.ndarray]:
     """The chain of each sequence, and the longest sequence of each chain."""
     n, t, _ = mask.shape
+    if bool(mask.all()):  # then no sequence is shorter either
+        return np.zeros(n, np.int64), np.zeros(1, np.int64)
     inside = _reached(lengths, n, t, mask.device).unsqueeze(-1)
     whole = (mask | ~inside).flatten(1).all(1).tolist()
     ends = lengths.tolist()

@@ -133,7 +133,7 @@ def sweep_covariances_gradient(
     room = np.empty((size, size), covariances.dtype)
     turned = np.empty((size, size), covariances.dtype)
     for n in rows:
-        adjoint[n, 0] = upstream[n, 0]
+        _copy(upstream[n, 0], adjoint[n, 0])
         for t in range(lengths[n] - 1):
             g = gain[min(n, own), min(t, each)]
             for i in range(size):
@@ -278,6 +278,31 @@ def _observed(mask: Array, n: int, t: int, which: Array) -> int:
             which[p] = f
             p += 1
     return p
+
+
+@_fast
+def _copy(x: Array, out: Array) -> None:
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = x[i, j]
+
+
+@_fast
+def _clear(out: Array) -> None:
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = 0
+
+
+@_fast
+def _product_turned(a: Array, b: Array, out: Array) -> None:
+    """out = a' b."""
+    _clear(out)
+    for k in range(a.shape[0]):
+        for i in range(out.shape[0]):
+            x = a[k, i]
+            for j in range(out.shape[1]):
+                out[i, j] += x * b[k, j]
 
 
 @_fast
@@ -496,7 +521,7 @@ def gains(
                 continue
             last += 1
             out.at[g, t - start] = last
-            out.predicted[g, last] = now
+            _copy(now, out.predicted[g, last])
             loading = _of(system.loading, n, t)
             noise = _of(system.observation_noise, n, t)
             p = _observed(system.mask, n, t, which)
@@ -737,7 +762,7 @@ def means_gradient(  # noqa: C901 - one sweep
                     system, rows, block, n, t, ahead, before, e, gain, p, after, out
                 )
             else:
-                after[:] = 0
+                _clear(after)
             for i in range(p):
                 for j in range(size):
                     x = gain[i, j]
@@ -748,7 +773,7 @@ def means_gradient(  # noqa: C901 - one sweep
             _add_pairs(v[:p], e[:p], 1.0, to_factor[g - first_chain, t - start])
             _observation_adjoint(system, rows, block, n, t, which, p, v, before, out)
             loading = _of(system.loading, n, t)
-            ahead[:] = after
+            _copy(after, ahead)
             for i in range(p):
                 c = loading[which[i]]
                 for j in range(size):
@@ -791,7 +816,7 @@ def _transition_adjoint(
     size = len(ahead)
     transition = _of(system.transition, n, t)
     if len(out.transition):
-        after[:] = before
+        _copy(before, after)
         for i in range(p):
             for j in range(size):
                 x = gain[i, j]
@@ -805,7 +830,7 @@ def _transition_adjoint(
                 b = _of(out.offset, rows.sequences[r], t)
                 for i in range(size):
                     b[i] += ahead[i, lane]
-    _product(transition.T, ahead, after)
+    _product_turned(transition, ahead, after)
 
 
 @_fast
@@ -900,19 +925,19 @@ def gains_gradient(
             if t + 1 < chains.ends[g]:
                 transition = _of(system.transition, n, t)
                 _product(ahead, transition, room.square)
-                _product(transition.T, room.square, after)
+                _product_turned(transition, room.square, after)
                 if len(out.transition):
                     _add_product(2.0, room.square, found.filtered[g, u], _of(out.transition, n, t))
                 if len(out.noise):
                     _add(ahead, _of(out.noise, n, t))
             else:
-                after[:] = 0
+                _clear(after)
             p = _observed(system.mask, n, t, which)
             a, b, weight = to_gain[g, t - start], to_factor[g, t - start], upstream[g, t]
             _update_adjoint(found.gain[g, u], found.factor[g, u], p, a, b, weight, after, room)
             predicted = found.predicted[g, u]
             _covariance_adjoint(system, n, t, which, p, predicted, a, b, after, room.wide, out)
-            ahead[:] = after
+            _copy(after, ahead)
 
 
 @_fast
@@ -1021,86 +1046,99 @@ def _covariance_adjoint(  # noqa: C901 - one sweep
 
 
 @_fast
-def smooth_covariances(  # noqa: C901 - one sweep
+def smooth_covariances(
     share: Array,
     system: System,
     chains: Chains,
     found: Gains,
+    constant: bool,
     smoothed: Array,
     crossed: Array,
 ) -> None:
-    """Smoothed covariances (G, T, D, D), and Cov(z_t, z_{t+1}) (G, T-1, D, D) if it has length."""
+    """Smoothed covariances (G, T, D, D), and Cov(z_t, z_{t+1}) (G, T-1, D, D) if it has length.
+
+    ``constant`` as for ``gains``: while these stay the same, Λ settles, and with it the rest.
+    """
     size, features = smoothed.shape[3], system.mask.shape[2]
     which = np.empty(features, np.int64)
-    ahead, moved = np.empty((size, size)), np.empty((size, size))
-    half, turned = np.empty((size, size)), np.empty((size, size))
-    over = np.empty((features, size))
+    ahead, before = np.empty((size, size)), np.empty((size, size))
+    room = _room(size, features)
     for g in share:
         n = chains.sequences[g]
+        _clear(ahead)
+        steady = False
         for t in range(chains.ends[g] - 1, -1, -1):
             u = found.at[g, t]
+            further = t + 1 < chains.ends[g]
+            same = constant and t + 2 < chains.ends[g]
+            same = same and u == found.at[g, t + 1] and u == found.at[g, t + 2]
+            steady = same and (steady or _settled(ahead, before))
+            if steady:
+                _copy(smoothed[g, t + 1], smoothed[g, t])
+                if len(crossed):
+                    _copy(crossed[g, t + 1], crossed[g, t])
+                continue
             filtered = found.filtered[g, u]
-            smoothed[g, t] = filtered
-            moved[:] = 0
-            if t + 1 < chains.ends[g]:
+            _copy(filtered, smoothed[g, t])
+            _clear(room.further)
+            if further:
                 transition = _of(system.transition, n, t)
                 if len(crossed):
-                    _cross(
-                        transition,
-                        filtered,
-                        found.predicted[g, found.at[g, t + 1]],
-                        ahead,
-                        half,
-                        turned,
-                        crossed[g, t],
-                    )
-                _product(ahead, transition, half)
-                _product(transition.T, half, moved)
-                _product(filtered, moved, half)
-                _add_product(-1.0, half, filtered, smoothed[g, t])
+                    after = found.predicted[g, found.at[g, t + 1]]
+                    _cross(transition, filtered, after, ahead, room, crossed[g, t])
+                _product(ahead, transition, room.square)
+                _product_turned(transition, room.square, room.further)
+                _product(filtered, room.further, room.square)
+                _add_product(-1.0, room.square, filtered, smoothed[g, t])
                 _symmetrise(smoothed[g, t])
+            _copy(ahead, before)
             p = _observed(system.mask, n, t, which)
             loading = _of(system.loading, n, t)
-            for i in range(p):
-                for j in range(size):
-                    over[i, j] = loading[which[i], j]
-            _divide(found.factor[g, u], p, over)  # L^-1 C
-            gain = found.gain[g, u]
-            for i in range(size):
-                for j in range(size):
-                    turned[i, j] = 1.0 if i == j else 0.0
-            for k in range(p):
-                for i in range(size):
-                    x = gain[k, i]
-                    for j in range(size):
-                        turned[i, j] -= x * over[k, j]  # I - K C
-            _product(moved, turned, half)
-            _product(turned.T, half, ahead)
-            for k in range(p):
-                for i in range(size):
-                    x = over[k, i]
-                    for j in range(size):
-                        ahead[i, j] += x * over[k, j]
-            _symmetrise(ahead)
+            _gather(loading, which, p, found.gain[g, u], found.factor[g, u], room, ahead)
+
+
+@_fast
+def _gather(
+    loading: Array, which: Array, p: int, gain: Array, factor: Array, room: Room, out: Array
+) -> None:
+    """out = C' S^-1 C + (I - K C)' N (I - K C), N being ``room.further``, which is overwritten."""
+    size = len(out)
+    over, rest = room.wide, room.square
+    for i in range(p):
+        for j in range(size):
+            over[i, j] = loading[which[i], j]
+    _divide(factor, p, over)  # L^-1 C
+    for i in range(size):
+        for j in range(size):
+            rest[i, j] = 1.0 if i == j else 0.0
+    for k in range(p):
+        for i in range(size):
+            x = gain[k, i]
+            for j in range(size):
+                rest[i, j] -= x * over[k, j]  # I - K C
+    _product_turned(rest, room.further, out)
+    _product(out, rest, room.further)
+    for k in range(p):
+        for i in range(size):
+            x = over[k, i]
+            for j in range(size):
+                room.further[i, j] += x * over[k, j]
+    _symmetrise(room.further)
+    _copy(room.further, out)
 
 
 @_fast
 def _cross(
-    transition: Array,
-    filtered: Array,
-    predicted: Array,
-    ahead: Array,
-    half: Array,
-    rest: Array,
-    out: Array,
+    transition: Array, filtered: Array, predicted: Array, ahead: Array, room: Room, out: Array
 ) -> None:
     """out = P A' (I - Λ P_ahead) of the filtered P and the predicted P_ahead."""
+    half, rest = room.square, room.further
     _product(ahead, predicted, half)
     for i in range(len(out)):
         for j in range(len(out)):
             half[i, j] = (1.0 if i == j else 0.0) - half[i, j]
-    _product(filtered, transition.T, rest)
-    _product(rest, half, out)
+    _product_turned(transition, half, rest)
+    _product(filtered, rest, out)
 
 
 @_fast
@@ -1132,12 +1170,12 @@ def smooth_means(  # noqa: C901 - one sweep
     for block in range(begin, end):
         g = rows.chains[block]
         n = chains.sequences[g]
-        ahead[:] = 0
+        _clear(ahead)
         for t in range(_last_of(rows, block) - 1, -1, -1):
             u = found.at[g, t]
-            moved[:] = 0
+            _clear(moved)
             if t + 1 < system.mask.shape[1]:
-                _product(_of(system.transition, n, t).T, ahead, moved)
+                _product_turned(_of(system.transition, n, t), ahead, moved)
             _load(filtered, rows.blocks[block], t, here)
             covariance = found.filtered[g, u]
             for i in range(size):
@@ -1156,7 +1194,7 @@ def smooth_means(  # noqa: C901 - one sweep
                         e[i, lane] -= x * moved[j, lane]
             _divide_turned(found.factor[g, u], p, e)
             loading = _of(system.loading, n, t)
-            ahead[:] = moved
+            _copy(moved, ahead)
             for i in range(p):
                 c = loading[which[i]]
                 for j in range(size):

@@ -22,7 +22,7 @@ class InnovationTests(NamedTuple):
     """Fourth standardised moment; N(3, 24 / n)."""
     heteroskedasticity: Tensor
     """H(h) = squares of the last h over squares of the first h, h = n / 3; F(h, h)."""
-    count: Tensor
+    used: Tensor
     """Innovations n of each series, int64."""
 
 
@@ -48,8 +48,9 @@ def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -
                 )
             rows.append(torch.stack(_statistics(kept, lags)))
     table = torch.stack(rows).reshape(*all_of_them.shape[::2], 4)
-    count = (~all_of_them.isnan()).sum(1)
-    return InnovationTests(*table.unbind(-1), count)
+    used = (~all_of_them.isnan()).sum(1)
+    box, skewness, kurtosis, heteroskedasticity = table.unbind(-1)
+    return InnovationTests(box, skewness, kurtosis, heteroskedasticity, used)
 
 
 def _statistics(e: Tensor, lags: int) -> list[Tensor]:

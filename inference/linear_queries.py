@@ -55,7 +55,8 @@ class LinearForecast:
         if not 0 < q < 1:
             raise ValueError(f"q: must be in (0, 1), got {q}")
         standard = torch.special.ndtri(torch.tensor(q, dtype=torch.float64))
-        return self.mean + standard * self.variance.sqrt()
+        found: Tensor = self.mean + standard * self.variance.sqrt()
+        return found
 
 
 class Component(NamedTuple):
@@ -76,7 +77,8 @@ def evidence(laws: LinearLaws) -> Tensor:
     Raises:
         ValueError: data that do not determine the flat directions, named with the sequence.
     """
-    return exact_gaussian.log_evidence(*arguments(laws))
+    found: Tensor = exact_gaussian.log_evidence(*arguments(laws))
+    return found
 
 
 def arguments(laws: LinearLaws) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:

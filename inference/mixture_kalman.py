@@ -16,6 +16,7 @@ from torch import Tensor
 from ..models import Sequences, SwitchingLaws, SwitchingLinearSSM
 from ..models.checks import require, require_count
 from ..models.randomness import seeded
+from ..models.trajectories import one_hot
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,24 @@ class RegimeParticles:
     paths: Tensor
     """Draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the length.
     Early steps of long sequences go back to few ancestors."""
+
+
+@dataclass(frozen=True)
+class RegimeForecast:
+    """What comes after the end of each sequence, H steps ahead, from simulated continuations.
+
+    ``regimes`` (N, H, K) and ``mean`` (N, H, F), the expected observation, are means over the
+    draws; ``draws`` (S, N, H, F) are of observations, ``states`` (S, N, H, K + D) of trajectories.
+    """
+
+    regimes: Tensor
+    mean: Tensor
+    draws: Tensor
+    states: Tensor
+
+    def quantile(self, q: float) -> Tensor:
+        """Quantile of the draws, (N, H, F)."""
+        return torch.quantile(self.draws, q, dim=0)
 
 
 def mixture_kalman(
@@ -77,6 +96,70 @@ def mixture_kalman(
         return _Run(model.laws({}, data), particles).result(draws)
 
 
+def forecast_regimes(
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    particles: int = 100,
+    seed: int | None = None,
+) -> RegimeForecast:
+    """Continue every sequence by ``steps`` steps, from the beliefs of the mixture Kalman filter.
+
+    Args:
+        model: all of its parameters known.
+        data: what was seen.
+        steps: how far ahead, H >= 1.
+        draws: simulated continuations.
+        inputs: covariates of the future (N, H, columns), where the model takes them.
+        particles: per sequence.
+        seed: of particles and simulation.
+
+    Raises:
+        ValueError: as ``mixture_kalman``, or covariates that are not there.
+    """
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("draws", draws, 1),
+        ("particles", particles, 2),
+    ):
+        require_count(value, name, least)
+    model.check(data)
+    future = _future(model, data, steps, inputs)
+    with seeded(seed), torch.no_grad():
+        run = _Run(model.laws({}, data), particles)
+        for t in range(data.max_length):
+            run.advance(t)
+        states = [run.last_states(draws)]
+        laws = model.laws({}, future)
+        for t in range(steps):
+            states.append(laws.draw_next(states[-1], t))
+        ahead = torch.stack(states[1:], -2)
+        mean, scale = laws.emitted(ahead)
+        drawn = mean + scale * torch.randn_like(mean)
+    return RegimeForecast(ahead[..., : model.regimes].mean(0), mean.mean(0), drawn, ahead)
+
+
+def _future(
+    model: SwitchingLinearSSM, data: Sequences, steps: int, inputs: Tensor | None
+) -> Sequences:
+    """The last step of every sequence, which drives the first transition, and those to come."""
+    blank = torch.zeros(len(data), steps + 1, model.features)
+    if not model.inputs:
+        return Sequences.from_tensors(blank)
+    shape = (len(data), steps, model.inputs)
+    came = None if inputs is None else tuple(inputs.shape)
+    if inputs is None or came != shape:
+        raise ValueError(
+            f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
+        )
+    assert data.inputs is not None  # checked with the data
+    before = data.inputs[torch.arange(len(data)), data.lengths - 1].unsqueeze(1)
+    return Sequences.from_tensors(blank, inputs=torch.cat([before, inputs.to(before)], 1))
+
+
 class _Run:
     """One pass; B = particles, candidates (B, N, K)."""
 
@@ -95,9 +178,35 @@ class _Run:
         if laws.recurrence is None:  # all start alike: one of them stands for all
             self.log_weight = some.new_full((particles, n), -torch.inf)
             self.log_weight[0] = 0
+        self.ends = self._belief
+
+    @property
+    def _belief(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.log_weight, self.regime, self.mean, self.covariance
+
+    def advance(self, t: int) -> tuple[Tensor, ...]:
+        """One step, after which the beliefs of sequences that end here are kept."""
+        found = self._step(t)
+        here = self.laws.lengths == t + 1
+        self.ends = tuple(  # type: ignore[assignment]
+            torch.where(here.reshape(1, -1, *[1] * (now.ndim - 2)), now, kept)
+            for now, kept in zip(self._belief, self.ends, strict=True)
+        )
+        return found
+
+    def last_states(self, draws: int) -> Tensor:
+        """Draws of the state at every sequence's last step, (S, N, K + D)."""
+        log_weight, regime, mean, covariance = self.ends
+        place = torch.multinomial(log_weight.T.exp(), draws, replacement=True).T
+        columns = torch.arange(len(self.rows))
+        z = mean[place, columns]
+        if self.laws.recurrence is None:  # otherwise drawn already
+            factor = torch.linalg.cholesky(covariance[place, columns])
+            z = z + (factor @ torch.randn_like(z).unsqueeze(-1)).squeeze(-1)
+        return torch.cat([one_hot(regime[place, columns], self.laws.regimes, z.dtype), z], -1)
 
     def result(self, draws: int) -> RegimeParticles:
-        steps = [self._step(t) for t in range(self.laws.data.max_length)]
+        steps = [self.advance(t) for t in range(self.laws.data.max_length)]
         increments, regimes, means, covariances, effective, ancestors, chosen = map(
             torch.stack, zip(*steps, strict=True)
         )

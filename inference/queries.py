@@ -20,12 +20,14 @@ from ..models import (
     Model,
     Regression,
     Sequences,
+    SwitchingLinearSSM,
 )
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, linear_queries, structures
 from .batches import stacked
 from .linear_queries import LinearForecast, Moments
+from .mixture_kalman import RegimeForecast, forecast_regimes
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -181,6 +183,17 @@ def forecast(
 ) -> LinearForecast: ...
 @overload
 def forecast(
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    times: Tensor | None = None,
+    seed: int | None = None,
+) -> RegimeForecast: ...
+@overload
+def forecast(
     model: Model,
     data: Sequences,
     steps: int,
@@ -215,6 +228,8 @@ def forecast(
         return linear_queries.forecast(
             model, data, steps, draws=draws, inputs=inputs, times=times, seed=seed
         )
+    if isinstance(model, SwitchingLinearSSM):
+        return forecast_regimes(model, data, steps, draws=draws, inputs=inputs, seed=seed)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
     if steps < 1 or draws < 1:

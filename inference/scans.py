@@ -11,7 +11,7 @@ have a step t are the first ones. What lies beyond the length of a row is zero, 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -36,8 +36,8 @@ def relu_scan(
     Returns:
         h, (T, n, H).
     """
-    states: Tensor = _ReluScan.apply(inputs, initial, weight, tuple(counts), reverse)
-    return states
+    arguments = inputs, initial, weight, tuple(counts), reverse
+    return cast(Tensor, _ReluScan.apply(*arguments))  # type: ignore[no-untyped-call]
 
 
 def path_scan(
@@ -63,7 +63,8 @@ def path_scan(
     Returns:
         Paths z (T, n, D), and (m, r) (T, n, 2 D).
     """
-    paths, moments = _PathScan.apply(initial, potential, noise, *into, out, tuple(counts))
+    arguments = initial, potential, noise, *into, out, tuple(counts)
+    paths, moments = _PathScan.apply(*arguments)  # type: ignore[no-untyped-call]
     return paths, moments
 
 

@@ -643,6 +643,40 @@ class DeepLaws:
             mean, scale = self.move(origin, driver)
         return mean + scale * torch.randn_like(mean)
 
+    def continued(
+        self, last: Tensor, steps: int, inputs: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Draw on from states (n, N, D) at the last step of every sequence.
+
+        Args:
+            last: states there.
+            steps: how many more.
+            inputs: of these steps (N, steps, columns), where the model takes them.
+
+        Returns:
+            States (n, N, steps, D), and observations (n, N, steps) codes or (n, N, steps, F).
+        """
+        emission, rows = self.model.emission, torch.arange(len(self.data))
+        end = rows, self.lengths - 1
+        y, mask = (part[end].unsqueeze(1) for part in emission.observed(self.data))
+        past = self._read_back(y, mask)[:, 0] if self.model.autoregressive else None
+        now = None if self._inputs is None else self._inputs[end]
+        z, states, drawn = last, [], []
+        nowhere = torch.zeros(last.shape[0] * last.shape[1], 1, dtype=torch.int64)
+        seen = torch.ones_like(mask[:1]).expand(len(nowhere), *mask.shape[1:])
+        with torch.no_grad():
+            for step in range(steps):
+                mean, scale = self.move(z, _beside(now, past))
+                z = mean + scale * torch.randn_like(mean)
+                now = None if inputs is None else inputs[:, step].to(self.dtype)
+                shift = self.predictor(z, _beside(now, past)).flatten(0, 1)
+                y = emission.draw(self.parameters, nowhere, shift[:, None, None])
+                if past is not None:
+                    past = self._read_back(y, seen)[:, 0].view(*last.shape[:2], -1)
+                states.append(z)
+                drawn.append(y.view(*last.shape[:2], *y.shape[2:]))
+        return torch.stack(states, 2), torch.stack(drawn, 2)
+
     def states(self) -> DeepChain:
         """The law of the hidden trajectories, event (T, D)."""
         return DeepChain(self)
@@ -713,6 +747,13 @@ def normal_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     """log N(value; mean, diag scale²), summed over the last axis."""
     residual = (value - mean) / scale
     return -(0.5 * residual.square() + scale.log()).sum(-1) - 0.5 * value.shape[-1] * _LOG_2PI
+
+
+def _beside(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    """Rows (N, C) beside rows (…, N, C'), either of which may be missing."""
+    if first is None or second is None:
+        return second if first is None else first
+    return torch.cat([first.expand(*second.shape[:-1], -1), second], -1)
 
 
 def _joined(first: Tensor | None, second: Tensor) -> Tensor:

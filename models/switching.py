@@ -188,12 +188,12 @@ class SwitchingLaws:
         return self._log_emission(states, y, self.data.mask).sum(-1)
 
     def _log_emission(self, states: Tensor, y: Tensor, mask: Tensor) -> Tensor:
-        mean, scale = self._emitted(states)
+        mean, scale = self.emitted(states)
         residual = torch.where(mask, y.to(mean.dtype), mean.detach()) - mean
         terms = -0.5 * (residual / scale).square() - scale.log() - 0.5 * math.log(2 * math.pi)
         return torch.where(mask, terms, 0).sum(-1)
 
-    def _emitted(self, states: Tensor) -> tuple[Tensor, Tensor]:
+    def emitted(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of what states (…, K + D) emit, both (…, F)."""
         hard, z = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         if len(self.loading) == 1:
@@ -244,7 +244,7 @@ class SwitchingLaws:
 
     def draw(self, states: Tensor) -> Tensor:
         """Observations of trajectories (N, T, K + D), one draw, (N, T, F)."""
-        mean, scale = self._emitted(states)
+        mean, scale = self.emitted(states)
         return mean + scale * torch.randn_like(mean)
 
     # The two parts of the Pyro program, and the model that given regimes leave

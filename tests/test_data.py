@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,12 @@ from beliefzoo.experiments.data import (
     load_english_letters,
     load_heart_transplants,
     load_jsb_chorales,
+    load_musedata,
     load_nile,
+    load_piano_midi,
     load_unemployment,
 )
+from beliefzoo.models import Sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -173,6 +177,32 @@ def test_chorales(data_folder: Path) -> None:
         byte = archive["train_bits"][0]
     bits = [int(byte[pitch // 8]) >> (7 - pitch % 8) & 1 for pitch in range(88)]
     assert train.values[0, 0].tolist() == bits
+
+
+@pytest.mark.parametrize(
+    ("load", "pieces", "frames", "lengths", "notes", "pitches"),
+    [
+        (load_piano_midi, (87, 12, 25), (75911, 8540, 19036), (111, 3857), 3.044, 88),
+        (load_musedata, (524, 135, 124), (245202, 82755, 64339), (9, 3457), 3.493, 76),
+    ],
+)
+def test_larger_sets_of_music(
+    data_folder: Path,
+    load: Callable[[], tuple[Sequences, Sequences, Sequences]],
+    pieces: tuple[int, ...],
+    frames: tuple[int, ...],
+    lengths: tuple[int, int],
+    notes: float,
+    pitches: int,
+) -> None:
+    # Numbers of sequences as published; frames, lengths and notes as counted from the originals.
+    splits = load()
+    assert tuple(len(split) for split in splits) == pieces
+    assert tuple(int(split.n_steps) for split in splits) == frames
+    train = splits[0]
+    assert (int(train.lengths.min()), train.max_length) == lengths
+    assert float(train.values.sum()) / frames[0] == pytest.approx(notes, abs=5e-4)
+    assert int((train.values.amax((0, 1)) > 0).sum()) == pitches
 
 
 def test_the_data_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

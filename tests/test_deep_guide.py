@@ -1,4 +1,4 @@
-"""The guide of deep Markov models: against loops over single steps, quadrature, and the evidence."""
+"""The guide of deep Markov models: against loops over single steps, and quadrature."""
 
 import math
 
@@ -10,6 +10,7 @@ from beliefzoo.inference.deep_guide import DeepGuide, TrajectoryNetwork, normal_
 from beliefzoo.inference.fit import fit
 from beliefzoo.inference.importance import weighted_evidence
 from beliefzoo.inference.objectives import Batch, elbo
+from beliefzoo.inference.saving import load_fit, save_fit
 from beliefzoo.inference.settings import FitSettings
 from beliefzoo.models import (
     Bernoulli,
@@ -175,7 +176,9 @@ def test_divergence_is_torchs():
 def test_gradient_of_the_bound_is_that_of_finite_differences(network):
     """In every weight of the network and the model, along one random direction each."""
     _, data, guide = case(network, autoregressive=True)
-    model = DeepMarkovModel(2, Bernoulli(3), transition_width=3, emission_width=4, autoregressive=True)
+    model = DeepMarkovModel(
+        2, Bernoulli(3), transition_width=3, emission_width=4, autoregressive=True
+    )
     values = {n: v.clone().requires_grad_() for n, v in guide.model.known.items()}
 
     def bound():
@@ -338,11 +341,82 @@ def test_loss_of_a_fit_is_minus_the_bound_and_the_prior():
     torch.testing.assert_close(loss, -2 * guide.bound(guide.model.laws({}, data)).sum())
 
 
+@pytest.mark.parametrize("autoregressive", [False, True])
+@pytest.mark.parametrize("emission", [Bernoulli(3), Categorical(3)], ids=str)
+def test_forecast_follows_the_laws_of_one_step(emission, autoregressive):
+    """Given the states that were drawn: 9 frequencies of 4000 draws within 5 standard errors."""
+    model, data, guide = case(emission=emission, autoregressive=autoregressive, inputs=2)
+    future = torch.randn(3, 2, 2)
+    told = guide.forecast(data, 2, draws=4000, inputs=future, seed=0)
+    assert told.states.shape == (4000, 3, 2, 2)
+    laws = model.laws({}, data)
+    for n, length in enumerate(LENGTHS):
+        y = data.values[n, length - 1]
+        told_back = torch.nn.functional.one_hot(y, 3).double() if emission.codes else y.double()
+        seen = data.mask[n, length - 1].double().mean()
+        past = torch.cat([told_back * seen, 1 - seen.reshape(1)]) if autoregressive else y[:0]
+        reader = torch.cat([future[n, 0], past.double().reshape(-1)[: model.drivers - 2]])
+        z = told.states[:, n, 0]
+        shift = laws.predictor(z, reader)
+        if emission.codes:
+            share = (model.known["probs"][0].log() + shift).softmax(-1)
+            found = torch.nn.functional.one_hot(told.draws[:, n, 0], 3).double()
+        else:
+            share = (torch.logit(model.known["probs"][0]) + shift).sigmoid()
+            found = told.draws[:, n, 0].double()
+        error = (share * (1 - share)).mean(0).sqrt() / math.sqrt(4000)
+        assert ((found.mean(0) - share.mean(0)).abs() < 5 * error).all()
+        driver = torch.cat([data.inputs[n, length - 1], reader[2:]])
+        mean, scale = laws.move(torch.zeros(1, 2), driver[None])
+        assert mean.shape == scale.shape == (1, 2)
+
+
+def test_forecast_of_a_chain_that_forgets_is_its_transition():
+    """Gate shut, linear part silent: z' ~ N(a, s²) wherever the state was."""
+    _, data, guide = case()
+    values = dict(guide.model.known)
+    values["transition_gate_bias1"] = torch.full((2,), -800.0)
+    values["transition_linear_weight"] = torch.zeros(2, 2)
+    values["transition_scale_weight"] = torch.zeros(2, 2)
+    model = guide.model.with_parameters(**values)
+    told = DeepGuide(model, guide.filter).forecast(data, 1, draws=4000, seed=0)
+    z = told.states[:, :, 0]
+    scale = torch.nn.functional.softplus(values["transition_scale_bias"])
+    error = (z.mean(0) - values["transition_linear_bias"]).abs()
+    assert (error < 5 * scale / math.sqrt(4000)).all()
+    assert ((z.std(0) / scale - 1).abs() < 5 / math.sqrt(8000)).all()
+    with pytest.raises(ValueError, match="inputs: forecasting needs none"):
+        guide.forecast(data, 1, inputs=torch.zeros(3, 1, 2))
+    with pytest.raises(ValueError, match="steps: must be a whole number >= 1, got 0"):
+        guide.forecast(data, 0)
+
+
+def test_a_saved_fit_is_the_same(tmp_path):
+    torch.set_default_dtype(torch.float32)
+    torch.manual_seed(0)
+    data = Sequences.from_tensors(torch.bernoulli(torch.full((6, 4, 3), 0.3)))
+    model = DeepMarkovModel(2, Bernoulli(3), transition_width=3, emission_width=4)
+    network = TrajectoryNetwork(4, cell="lstm", direction="both", dropout=0.1)
+    guide = DeepGuide(model, network, annealing=3, particles=2)
+    settings = FitSettings(steps=2, batch_size=3, sleep_steps=1, evaluate_every=1)
+    result = fit(model, guide, data, settings=settings, progress=False)
+    assert int(guide.trained_steps) == 0  # the guide that was passed in stays as it is
+    save_fit(result, tmp_path / "fit")
+    loaded = load_fit(tmp_path / "fit")
+    assert loaded.guide.configuration == result.guide.configuration
+    assert loaded.guide.filter.configuration == network.configuration
+    estimates = [weighted_evidence(one, data, draws=25, seed=0) for one in (result, loaded)]
+    assert torch.equal(estimates[0].log_evidence, estimates[1].log_evidence)
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda m: DeepGuide(m, LSTMFilter(3)), "filter: DeepGuide needs a TrajectoryNetwork"),
-        (lambda m: DeepGuide(HiddenMarkovModel(2, "gaussian"), TrajectoryNetwork(3)), "model: must"),
+        (
+            lambda m: DeepGuide(HiddenMarkovModel(2, "gaussian"), TrajectoryNetwork(3)),
+            "model: must",
+        ),
         (lambda m: DeepGuide(m, TrajectoryNetwork(3), particles=0), "particles: must be"),
         (lambda m: DeepGuide(m, TrajectoryNetwork(3), annealing=-1), "annealing: must be"),
         (lambda m: DeepGuide(m, TrajectoryNetwork(3), least_weight=2), "least_weight: must be in"),

@@ -338,7 +338,7 @@ def test_the_time_between_steps_is_read_where_the_model_reads_it():
     asked = LSTMFilter(4, gaps=True)
     other, plain = gaussian_case()
     asked.build(other)
-    with pytest.raises(ValueError, match="gaps: .* needs data with times"):
+    with pytest.raises(ValueError, match=r"gaps: .* needs data with times"):
         asked.channels(plain)
 
 
@@ -348,7 +348,7 @@ def test_a_users_network_says_which_way_it_reads():
         LSTMFilter(network=nn.LSTM(1, 3), direction="both")
     with pytest.raises(ValueError, match="direction: this network reads both ways"):
         LSTMFilter(network=nn.LSTM(1, 3, bidirectional=True), direction="backward")
-    with pytest.raises(ValueError, match="direction: must be .* got 'up'"):
+    with pytest.raises(ValueError, match=r"direction: must be .* got 'up'"):
         LSTMFilter(4, direction="up")
 
 

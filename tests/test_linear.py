@@ -12,6 +12,7 @@ from torch import Tensor
 import oracles_linear as oracle
 from beliefzoo.models import (
     Autoregressive,
+    Cycle,
     Dynamics,
     GaussianBelief,
     LinearDynamics,
@@ -428,6 +429,7 @@ ALL_DYNAMICS: dict[str, tuple[Dynamics, int]] = {
     "sde": (LinearSDE(2, correlated=True, initial="stationary"), 3),
     "ou": (OrnsteinUhlenbeck(), 1),
     "ou_free": (OrnsteinUhlenbeck(2, stationary=False), 2),
+    "cycle": (LocalLevel() + Cycle(), 1),
     "trend": (LocalLinearTrend() + Seasonal(4, name="year") + Autoregressive(2), 1),
 }
 

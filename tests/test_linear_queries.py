@@ -340,7 +340,7 @@ def test_nile_with_missing_stretches() -> None:
 def test_nile_diagnostics_of_the_innovations() -> None:
     """Durbin & Koopman (2012), section 2.12, as in statsmodels' tests."""
     found = innovation_tests(nile_model(), load_nile())
-    assert int(found.count) == 99
+    assert int(found.used) == 99
     assert float(found.ljung_box) == pytest.approx(8.84, abs=0.01)
     assert float(found.skewness) == pytest.approx(-0.03, abs=5e-3)
     assert float(found.kurtosis) == pytest.approx(3.09, abs=5e-3)

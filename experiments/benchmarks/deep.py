@@ -162,12 +162,12 @@ class SitePerStep(nn.Module):
         size, width = settings.states, settings.transition_width
         units, hidden = settings.emission_width, settings.hidden_size
         relu = nn.ReLU()
-        self.gate = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
-        self.proposal = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
+        self.gate: Any = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
+        self.proposal: Any = nn.Sequential(nn.Linear(size, width), relu, nn.Linear(width, size))
         self.linear, self.scale = nn.Linear(size, size), nn.Linear(size, size)
         layers = nn.Linear(size, units), relu, nn.Linear(units, units), relu
-        self.emitter = nn.Sequential(*layers, nn.Linear(units, PITCHES))
-        self.rnn = nn.RNN(PITCHES, hidden, nonlinearity="relu", batch_first=True)
+        self.emitter: Any = nn.Sequential(*layers, nn.Linear(units, PITCHES))
+        self.rnn: Any = nn.RNN(PITCHES, hidden, nonlinearity="relu", batch_first=True)
         self.into, self.mean = nn.Linear(size, hidden), nn.Linear(hidden, size)
         self.raw = nn.Linear(hidden, size)
         self.z_0, self.z_q_0 = (nn.Parameter(torch.zeros(size)) for _ in range(2))
@@ -396,7 +396,9 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     seconds = [figures[name]["seconds_per_epoch"] for name in names]
     axis.barh(list(names.values()), seconds, color=["tab:red", "tab:grey"])
     for row, value in enumerate(seconds):
-        axis.annotate(f"{value:.3g} s", (value, row), (6, 0), textcoords="offset points", va="center")
+        axis.annotate(
+            f"{value:.3g} s", (value, row), (6, 0), textcoords="offset points", va="center"
+        )
     axis.set(xlabel="seconds an epoch", xlim=(0, 1.15 * max(seconds)))
     axis.set_title(f"{figures['times_faster']:.1f} times faster (reach: {REACH:g})")
     axis.invert_yaxis()

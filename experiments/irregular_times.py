@@ -1,0 +1,478 @@
+"""Irregular times: an LSTM that is told the gaps learns how fast to forget.
+
+An Ornstein-Uhlenbeck process is observed with noise at random times. Its filter keeps
+e^{−θΔ} (1 − K) of what it believed before: long gaps wash the past out. A recurrent network in a
+`BeliefGuide`, told the time since the step before, is measured against it on held-out sequences,
+and so is what it keeps of the past; beside it a network that is not told the gaps. At uniform gaps
+the process is checked to be a model in discrete time.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from joblib import Parallel, delayed
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..inference import (
+    BeliefGuide,
+    ExactFilter,
+    FitSettings,
+    GRUFilter,
+    LSTMFilter,
+    evidence_gap,
+    filter,
+    fit,
+    log_evidence,
+)
+from ..inference.arviz_groups import Idata, build, group
+from ..inference.filters import Filter, RecurrentFilter
+from ..models import (
+    LinearDynamics,
+    LinearGaussianSSM,
+    OrnsteinUhlenbeck,
+    Sequences,
+    Simulation,
+)
+from ..models.randomness import one_thread, seeded
+from .report import Outcome, versions
+
+Array = npt.NDArray[np.float64]
+
+RATE, VARIANCE, NOISE = 0.5, 1.0, 0.5
+"""θ, stationary variance, variance of the observation noise."""
+
+REACH = {"uniform_gap_difference": 1e-8, "retention_correlation": 0.99}
+"""What was to be reached, fixed before any run.
+
+Largest difference of filter moments between continuous and discrete time at uniform gaps; smallest
+correlation over fits between what the LSTM told the gaps keeps of its belief and e^{−θΔ} (1 − K).
+"""
+
+_STEP = 1e-4
+"""Of the central differences, in double precision."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Of everything: simulated sequences, weights, batches."""
+    seeds: int = 3
+    """Fits of each kind, which differ in weights, training sequences and batches."""
+    jobs: int = 2
+    """Fits at the same time, one thread each. The numbers do not depend on it."""
+    hidden_size: int = 32
+    """Units of every network."""
+    training_sequences: int = 5000
+    """New ones for every fit; more than the network can learn by heart."""
+    heldout_sequences: int = 500
+    """Sequences on which everything is measured, the same for all fits."""
+    length: int = 40
+    """Observations a sequence."""
+    shortest: float = 0.05
+    """Gaps are log-uniform from here, where almost nothing is forgotten…"""
+    longest: float = 8.0
+    """…to here, where e^{−θΔ} = .02 of the past is left."""
+    steps: int = 2000
+    """Gradient steps of every fit."""
+    batch_size: int = 100
+    """Sequences per step."""
+    learning_rate: float = 1e-2
+    """Adam's, falling along a cosine."""
+    shown: int = 10
+    """Held-out sequences kept in posterior.nc."""
+    draws: int = 200
+    """Draws of their hidden states from the LSTM's guide, kept there as well."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "hidden_size", "training_sequences", "steps", "shown", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        if not 0 < self.shortest < self.longest:
+            came = f"{self.shortest} and {self.longest}"
+            raise ValueError(f"shortest, longest: must be 0 < shortest < longest, got {came}")
+
+
+SMOKE: Mapping[str, object] = {
+    "seeds": 2,
+    "jobs": 1,
+    "hidden_size": 4,
+    "training_sequences": 40,
+    "heldout_sequences": 20,
+    "length": 12,
+    "steps": 3,
+    "batch_size": 10,
+    "shown": 3,
+    "draws": 5,
+}
+
+
+class Method(NamedTuple):
+    """A network, and whether it is told the gaps."""
+
+    network: type[RecurrentFilter]
+    gaps: bool
+
+
+METHODS: Mapping[str, Method] = {
+    "lstm_told_the_gaps": Method(LSTMFilter, True),
+    "gru_told_the_gaps": Method(GRUFilter, True),
+    "lstm_not_told_the_gaps": Method(LSTMFilter, False),
+}
+
+
+class Measured(NamedTuple):
+    """A fit and how it did on the held-out sequences."""
+
+    filter: RecurrentFilter
+    gap_per_step: float
+    """Evidence − ELBO, nats."""
+    kl_per_step: float
+    """KL(exact filter ‖ belief), nats."""
+    correlation: float
+    """Of what the network keeps with e^{−θΔ} (1 − K)."""
+    root_mean_square_error: float
+    """Of the same."""
+    retention: Array
+    """What it keeps, (N, T − 1)."""
+    gate: float
+    """Largest |correlation| of a single forget (or update) gate with e^{−θΔ} (1 − K)."""
+
+
+# The process
+
+
+def known_model() -> LinearGaussianSSM:
+    """The process at its values."""
+    return LinearGaussianSSM(OrnsteinUhlenbeck()).with_parameters(
+        rate=RATE, mean=0.0, stationary_variance=VARIANCE, observation_variance=NOISE
+    )
+
+
+def stream(settings: Settings, *key: int) -> int:
+    """A seed for one purpose, independent of those with another key."""
+    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
+
+
+def simulated(settings: Settings, sequences: int, seed: int) -> Simulation:
+    """Sequences at random times."""
+    rng = np.random.default_rng(seed)
+    low, high = math.log(settings.shortest), math.log(settings.longest)
+    gaps = np.exp(rng.uniform(low, high, (sequences, settings.length)))
+    return known_model().sample(sequences, settings.length, times=gaps.cumsum(1), seed=seed)
+
+
+def heldout(settings: Settings) -> Simulation:
+    """The sequences on which everything is measured."""
+    return simulated(settings, settings.heldout_sequences, stream(settings, 0))
+
+
+def exact_retention(data: Sequences) -> tuple[Array, Array]:
+    """Gaps Δ_t and e^{−θΔ_t} (1 − K_t) of every step but the first, (N, T − 1), and K_t = P_t / R.
+
+    The filtered variance is P_t = K_t R.
+    """
+    assert data.times is not None
+    gaps = data.times.diff(dim=1).numpy()
+    gain = filter(known_model(), data).covariance[:, 1:, 0, 0].numpy() / NOISE
+    return gaps, np.exp(-RATE * gaps) * (1 - gain)
+
+
+def retention(network: Filter, data: Sequences) -> Array:
+    """(∂m_t / ∂y_{t-1}) / (∂m_{t-1} / ∂y_{t-1}) of every step but the first, (N, T − 1).
+
+    What a belief keeps of the one before: for Kalman's e^{−θΔ} (1 − K). By central differences.
+    """
+    model, columns = known_model(), []
+    for step in range(data.max_length - 1):
+        ends = []
+        for sign in (1, -1):
+            values = data.values.double().clone()
+            values[:, step] += sign * _STEP
+            moved = Sequences.from_tensors(values, times=data.times)
+            with torch.no_grad():
+                beliefs: Any = network(model.laws({}, moved))
+            ends.append(beliefs.mean[:, step : step + 2, 0].double())
+        change = ends[0] - ends[1]
+        columns.append((change[:, 1] / change[:, 0]).numpy())
+    return np.stack(columns, 1)
+
+
+# Fits
+
+
+@one_thread()
+def _train(settings: Settings, name: str, number: int) -> Measured:
+    """One fit from its own seed; fits of one number see the same sequences."""
+    method, model = METHODS[name], known_model()
+    seed = stream(settings, 1, number)
+    data = simulated(settings, settings.training_sequences, seed).data
+    with seeded(seed):
+        guide = BeliefGuide(model, method.network(settings.hidden_size, gaps=method.gaps))
+    how = FitSettings(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        sleep_steps=0,
+        holdout=0,
+        patience=None,
+    )
+    result = fit(model, guide, data, settings=how, seed=seed, progress=False)
+    return _measured(settings, result.guide)
+
+
+def _measured(settings: Settings, guide: Any) -> Measured:
+    data, model = heldout(settings).data, known_model()
+    gap = evidence_gap(guide, data)
+    _, exact = exact_retention(data)
+    network: RecurrentFilter = guide.filter.double()
+    ours = retention(network, data)
+    usual = (ours > -1) & (ours < 2)  # a belief that did not move has kept anything
+    gates = network.gates(model.laws({}, data))
+    gate = gates["f" if "f" in gates else "z"][:, 1:, 0].detach().numpy()
+    assert gap.kl_filter is not None  # the guide's belief is causal
+    single = [abs(_correlation(gate[..., unit], exact)) for unit in range(gate.shape[-1])]
+    return Measured(
+        network,
+        float((gap.log_evidence - gap.elbo).mean()) / settings.length,
+        float(gap.kl_filter.mean()),
+        _correlation(ours[usual], exact[usual]),
+        float(np.sqrt(np.mean((ours - exact)[usual] ** 2))),
+        ours,
+        max(single),
+    )
+
+
+def _correlation(x: Array, y: Array) -> float:
+    return float(np.corrcoef(x.reshape(-1), y.reshape(-1))[0, 1])
+
+
+# The experiment
+
+
+def run(settings: Settings) -> Outcome:
+    """Fit everything, measure everything on the same held-out sequences."""
+    plan = [(name, number) for name in METHODS for number in range(settings.seeds)]
+    done = Parallel(n_jobs=settings.jobs)(delayed(_train)(settings, *job) for job in plan)
+    fits: dict[str, list[Measured]] = {name: [] for name in METHODS}
+    for (name, _), one in zip(plan, done, strict=True):
+        fits[name].append(one)
+    figures: dict[str, Any] = {
+        "reach": REACH,
+        "uniform_gaps": _uniform(settings),
+        "floors": _floors(settings),
+        **{name: _summary(measured) for name, measured in fits.items()},
+    }
+    return Outcome({"not_reached": not_reached(figures), **figures}, _posterior(settings, fits))
+
+
+def not_reached(figures: Mapping[str, Any]) -> list[str]:
+    """What fell short of `REACH`, in words; nothing if the list is empty."""
+    short = []
+    found = figures["uniform_gaps"]["largest_difference"]
+    if not found <= REACH["uniform_gap_difference"]:
+        short.append(f"uniform_gap_difference: {found:.3g}")
+    least = min(figures["lstm_told_the_gaps"]["retention_correlation_by_seed"])
+    if not least >= REACH["retention_correlation"]:
+        short.append(f"retention_correlation: {least:.4g}")
+    return short
+
+
+@one_thread()
+def _uniform(settings: Settings) -> dict[str, float]:
+    """The process and the autoregression that it is at uniform gaps, on the same sequences."""
+    gap = 0.7
+    times = gap * torch.arange(settings.length, dtype=torch.float64)
+    data = known_model().sample(20, settings.length, times=times, seed=settings.seed).data
+    decay = math.exp(-RATE * gap)
+    discrete = LinearGaussianSSM(LinearDynamics(1), intercept=False).with_parameters(
+        transition=[[decay]],
+        process_variance=[VARIANCE * (1 - decay**2)],
+        initial_mean=[0.0],
+        initial_variance=[VARIANCE],
+        loading=[[1.0]],
+        observation_variance=NOISE,
+    )
+    one, other = filter(known_model(), data), filter(discrete, data)
+    evidence = log_evidence(known_model(), data) - log_evidence(discrete, data)
+    differences = (one.mean - other.mean, one.covariance - other.covariance, evidence)
+    return {
+        "gap": gap,
+        "largest_difference": max(float(x.abs().max()) for x in differences),
+        "log_evidence_difference": float(evidence.abs().max()),
+    }
+
+
+@one_thread()
+def _floors(settings: Settings) -> dict[str, float]:
+    """The exact filter by the same measures, and what the gap alone tells of what it keeps."""
+    data = heldout(settings).data
+    gaps, exact = exact_retention(data)
+    measured = retention(ExactFilter(), data)
+    gap = evidence_gap(BeliefGuide(known_model(), ExactFilter()), data)
+    order = np.argsort(gaps.reshape(-1))
+    pieces = np.array_split(exact.reshape(-1)[order], 100)
+    by_gap = np.concatenate([np.full(len(piece), piece.mean()) for piece in pieces])
+    return {
+        "exact_filter_retention_error": float(np.abs(measured - exact).max()),
+        "exact_filter_gap_per_step": float((gap.log_evidence - gap.elbo).mean()) / settings.length,
+        "correlation_of_the_best_function_of_the_gap": _correlation(
+            by_gap, exact.reshape(-1)[order]
+        ),
+        "evidence_per_step": float(gap.log_evidence.mean()) / settings.length,
+    }
+
+
+def _summary(fits: list[Measured]) -> dict[str, Any]:
+    rows = {
+        "evidence_gap_per_step": [one.gap_per_step for one in fits],
+        "kl_filter_per_step": [one.kl_per_step for one in fits],
+        "retention_correlation": [one.correlation for one in fits],
+        "retention_root_mean_square_error": [one.root_mean_square_error for one in fits],
+        "best_single_gate_correlation": [one.gate for one in fits],
+    }
+    out: dict[str, Any] = {}
+    for name, values in rows.items():
+        out[name] = float(np.mean(values))
+        out[f"{name}_by_seed"] = values
+    return out
+
+
+def _posterior(settings: Settings, fits: Mapping[str, list[Measured]]) -> Idata:
+    """Draws of the hidden states from the first LSTM's guide, and all that is drawn."""
+    test = heldout(settings)
+    few = test.data[: settings.shown]
+    model = known_model()
+    belief: dict[str, Tensor] = {}
+    for name, measured in fits.items():
+        with torch.no_grad():
+            found: Any = measured[0].filter(model.laws({}, few))
+        belief[f"{name}_mean"] = found.mean[..., 0]
+        belief[f"{name}_sd"] = found.variance[..., 0].sqrt()
+    guide = BeliefGuide(model, fits["lstm_told_the_gaps"][0].filter)
+    with seeded(stream(settings, 2)), torch.no_grad():
+        paths = guide.posterior(model.laws({}, few)).sample_paths(settings.draws)
+    exact = filter(model, few)
+    gaps, kept = exact_retention(test.data)
+    assert few.times is not None
+    arrays = {
+        "gap": gaps,
+        "exact_retention": kept,
+        "times": few.times.numpy(),
+        "exact_mean": exact.mean[..., 0].numpy(),
+        "exact_sd": exact.covariance[..., 0, 0].sqrt().numpy(),
+        "true_state": test.states[: settings.shown, :, 0].numpy(),
+        **{f"{name}_retention": measured[0].retention for name, measured in fits.items()},
+        **{name: value.double().numpy() for name, value in belief.items()},
+    }
+    shown = {"times", "true_state"}
+    dims = {
+        name: ("sequence", "step")
+        if name in shown or name.endswith(("_mean", "_sd"))
+        else ("heldout", "later_step")
+        for name in arrays
+    }
+    return build(
+        {
+            "posterior": {"hidden_state": paths[..., 0].numpy()[None]},
+            "observed_data": {"y": few.values[..., 0].double().numpy()},
+            "constant_data": arrays,
+        },
+        dims={"hidden_state": ("sequence", "step"), "y": ("sequence", "step"), **dims},
+        coords={"step": np.arange(1, settings.length + 1)},
+        attrs={
+            "experiment": "irregular-times",
+            "seed": settings.seed,
+            "settings": dataclasses.asdict(settings),
+            "versions": versions(),
+        },
+    )
+
+
+# Drawings
+
+_COLORS = {
+    "lstm_told_the_gaps": "tab:red",
+    "gru_told_the_gaps": "tab:green",
+    "lstm_not_told_the_gaps": "tab:blue",
+}
+
+
+def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+    """What is kept of the past beside the exact share and by gap; one sequence and its beliefs."""
+    return {
+        "retention": _draw_retention(posterior, figures),
+        "by_gap": _draw_by_gap(posterior),
+        "beliefs": _draw_beliefs(posterior),
+    }
+
+
+def _draw_retention(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+    known = group(posterior, "constant_data")
+    exact, gap = known["exact_retention"].values, known["gap"].values
+    figure, axes = plt.subplots(
+        1, len(METHODS), figsize=(11, 3.8), sharey=True, layout="constrained"
+    )
+    for name, axis in zip(METHODS, axes, strict=True):
+        ours = known[f"{name}_retention"].values
+        colors = {"c": np.log(gap[:, ::4]), "cmap": "viridis", "s": 2, "alpha": 0.6}
+        dots = axis.scatter(exact[:, ::4], ours[:, ::4], rasterized=True, **colors)
+        axis.plot([0, 1], [0, 1], "k-", lw=0.7)
+        found = figures[name]["retention_correlation"]
+        axis.set(title=f"{name.replace('_', ' ')}, r = {found:.4f}", xlim=(0, 1), ylim=(-0.1, 1.1))
+        axis.set_xlabel("exact filter keeps e^{−θΔ} (1 − K)")
+    axes[0].set_ylabel("network keeps")
+    bar = figure.colorbar(dots, ax=axes, label="gap")
+    ticks = [0.1, 0.3, 1, 3]
+    bar.set_ticks(np.log(ticks).tolist(), labels=[str(t) for t in ticks])
+    return figure
+
+
+def _draw_by_gap(posterior: Idata) -> Figure:
+    """Means over steps of like gaps."""
+    known = group(posterior, "constant_data")
+    gap = known["gap"].values.reshape(-1)
+    order = np.argsort(gap)
+    pieces = np.array_split(order, 30)
+    middle = [float(np.median(gap[piece])) for piece in pieces]
+    figure, axis = plt.subplots(figsize=(6.5, 4))
+
+    def means(name: str) -> list[float]:
+        values = known[name].values.reshape(-1)
+        return [float(np.median(values[piece])) for piece in pieces]
+
+    axis.plot(middle, means("exact_retention"), color="black", lw=4, alpha=0.35, label="exact")
+    axis.plot(middle, np.exp(-RATE * np.asarray(middle)), "k:", lw=1, label="e^{−θΔ}")
+    for name, color in _COLORS.items():
+        label = name.replace("_", " ")
+        axis.plot(middle, means(f"{name}_retention"), "o-", color=color, ms=3, lw=1, label=label)
+    axis.set(xscale="log", xlabel="gap", ylabel="share of the belief that is kept (median)")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _draw_beliefs(posterior: Idata) -> Figure:
+    known = group(posterior, "constant_data").isel(sequence=0)
+    y = group(posterior, "observed_data")["y"].isel(sequence=0).values
+    times, mean, sd = (known[name].values for name in ("times", "exact_mean", "exact_sd"))
+    figure, axis = plt.subplots(figsize=(10, 3.8))
+    axis.fill_between(times, mean - 2 * sd, mean + 2 * sd, color="0.88", label="exact, ± 2 sd")
+    axis.plot(times, mean, color="black", lw=4, alpha=0.35, label="exact, mean")
+    for name in ("lstm_told_the_gaps", "lstm_not_told_the_gaps"):
+        label = name.replace("_", " ").replace("lstm", "LSTM")
+        axis.plot(times, known[f"{name}_mean"], ".-", color=_COLORS[name], lw=1, label=label)
+    axis.plot(times, y, "+", color="0.5", label="observed")
+    axis.set(xlabel="time", ylabel="state")
+    axis.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    return figure
