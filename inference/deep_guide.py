@@ -103,6 +103,8 @@ class TrajectoryNetwork(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    _sizes: tuple[int, int, int, int]
+    """Channels of the observations, missing flags, inputs, components of the state."""
 
     def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
@@ -289,7 +291,6 @@ class DeepGuide(Guide):
         weight = self.divergence_weight
         self.trained_steps += 1
         return posterior.elbo(self.particles, weight)
-
 
     def forecast(
         self,
