@@ -450,12 +450,21 @@ def _gaps(data: Sequences) -> Tensor:
 
 
 def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation over time and sequences of the model's states, each (D,)."""
+    """Mean and standard deviation over time and sequences of the model's states, each (D,).
+
+    Of simulations; with a flat first state, from which nothing can be drawn, of the smoother.
+    """
     with seeded(0), torch.no_grad():
         drawn = {name: prior.sample() for name, prior in model.priors.items()}
-        states = model.simulate(drawn, data).states.double()
-    seen = states[data.step_mask]
-    spread = seen.std(0, correction=0)
+        laws = model.laws(drawn, data)
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            found = exact_gaussian.smooth(*arguments(in_double(laws)))
+            own = found.covariances.diagonal(dim1=-2, dim2=-1)[data.step_mask].mean(0)
+            seen = found.means[data.step_mask]
+        else:
+            seen = model.simulate(drawn, data).states.double()[data.step_mask]
+            own = torch.zeros(seen.shape[-1], dtype=torch.float64)
+    spread = (seen.var(0, correction=0) + own).sqrt()
     return seen.mean(0), torch.where(spread > 0, spread, 1)
 
 

@@ -363,6 +363,19 @@ def test_the_exact_filter_of_a_linear_model_is_kalmans():
         ExactFilter()(object())
 
 
+def test_the_scale_of_states_with_a_flat_start_is_the_smoothers():
+    """Of a level that is all but constant: the series' own mean, and a spread of its error."""
+    model = LinearGaussianSSM(LocalLevel()).with_parameters(
+        level_variance=1e-12, observation_variance=4.0
+    )
+    data = Sequences.from_arrays([[7.0, 9.0, 11.0, 9.0]])
+    network = LSTMFilter(4)
+    network.build(model)
+    network.calibrate(model, data)
+    assert float(network.state_shift) == pytest.approx(9.0)
+    assert float(network.state_scale) == pytest.approx(1.0, rel=1e-5)  # √(4 / 4)
+
+
 def test_no_belief_before_a_diffuse_state_is_determined():
     model = LinearGaussianSSM(LocalLevel()).with_parameters(
         level_variance=1.0, observation_variance=2.0
