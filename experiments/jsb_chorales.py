@@ -106,11 +106,13 @@ class Settings:
     """Learning rate of the hidden Markov models."""
     hmm_batch: int = 32
     """Sequences per step of these."""
-    lagged_states: int = 32
-    """States of the autoregressive model, each with a matrix of 88 × 88 weights on the frame
-    before."""
+    lagged_states: int = 128
+    """States of the autoregressive model."""
+    lag_width: int = 64
+    """Units of the network by which the frame before acts on all states alike. With a matrix of
+    88 × 88 weights for each state instead the fit is slow and gets nowhere near."""
     lag_scale: float = 0.5
-    """Prior scale of these weights: small, since they are many."""
+    """Prior scale of its weights, in units of 1/√fan-in."""
     states: int = 100
     """Components of the deep model's state, as in the paper."""
     transition_width: int = 200
@@ -154,6 +156,7 @@ SMOKE: Mapping[str, object] = {
     "width": 4,
     "hmm_epochs": 1,
     "lagged_states": 2,
+    "lag_width": 3,
     "states": 3,
     "transition_width": 4,
     "emission_width": 5,
@@ -247,7 +250,9 @@ def _fit(name: str, settings: Settings, train: Sequences, valid: Sequences) -> F
     emission: Bernoulli | Regression = Bernoulli(PITCHES)
     states = {"hmm_256_states": 256, "hmm_1024_states": 1024}.get(name, settings.lagged_states)
     if name == "autoregressive_hmm":
-        emission = Regression(emission, lags=1, weight_scale=settings.lag_scale)
+        emission = Regression(
+            emission, lags=1, weight_scale=settings.lag_scale, width=settings.lag_width
+        )
     if settings.source == "simulated":
         states = min(states, 8)
     transition = NeuralTransition(settings.embedding, settings.width)
