@@ -101,7 +101,6 @@ class TrajectoryNetwork(nn.Module):
         self.dropout = dropout
         self.relative = bool(relative)
         self.readers = nn.ModuleList()
-        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
