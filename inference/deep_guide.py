@@ -485,10 +485,15 @@ class DeepPosterior(dist.TorchDistribution):
         ``before`` is None at t = 0. For particles, which take one step after the other.
         """
         weight, bias = self._into
-        given = self._origin if before is None else before.to(self.potential.dtype)
+        origin = torch.zeros_like(self._origin) if self.relative else self._origin
+        given = origin if before is None else before.to(self.potential.dtype)
         units = torch.tanh(given @ weight + bias)
         mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
-        return mean.to(self.laws.dtype), spread(raw).to(self.laws.dtype)
+        mean = mean.to(self.laws.dtype)
+        if self.relative:
+            expected = self.laws.first() if before is None else self.laws._moved(before, t - 1)
+            mean = mean + expected[0]
+        return mean, spread(raw).to(self.laws.dtype)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""

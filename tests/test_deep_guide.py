@@ -447,3 +447,16 @@ def test_a_network_fits_one_kind_of_model():
     DeepGuide(DeepMarkovModel(2, "gaussian", transition_width=3, emission_width=4), network)
     with pytest.raises(ValueError, match="make a new TrajectoryNetwork"):
         DeepGuide(DeepMarkovModel(3, "gaussian", transition_width=3, emission_width=4), network)
+
+
+@every_network
+def test_laws_of_single_steps_make_the_density(network):
+    _, data, guide = case(network)
+    posterior = guide.posterior(guide.model.laws({}, data))
+    paths = posterior.sample_paths(2)
+    total = torch.zeros(2, 3)
+    for t in range(4):
+        mean, scale = posterior.step(None if t == 0 else paths[:, :, t - 1], t)
+        terms = torch.distributions.Normal(mean, scale).log_prob(paths[:, :, t]).sum(-1)
+        total += torch.where(t < data.lengths, terms, 0)
+    torch.testing.assert_close(total, posterior.path_log_prob(paths))
