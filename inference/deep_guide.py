@@ -18,7 +18,7 @@ from ..models.deep import normal_log_prob, spread
 from ..models.randomness import seeded
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
-from .scans import path_scan, relu_scan
+from .scans import path_scan, relative_path_scan, relu_scan
 
 Cell = Literal["relu", "lstm"]
 Direction = Literal["backward", "forward", "both"]
@@ -70,6 +70,8 @@ class TrajectoryNetwork(nn.Module):
         direction: what h_t knows.
         cell: ``"relu"``, an Elman network with relu, as in the paper, or ``"lstm"``.
         dropout: share of the channels of every step that the network does not see in training.
+        relative: the network says how far the mean of z_t is from where the model's own transition
+            expects it, μ(z_{t-1}), instead of where it is (Fraccaro et al. 2016).
     """
 
     causal = False  # its law of z_t is no belief: it depends on z_{t-1}, in "forward" too
@@ -81,6 +83,7 @@ class TrajectoryNetwork(nn.Module):
         direction: Direction = "backward",
         cell: Cell = "relu",
         dropout: float = 0.0,
+        relative: bool = False,
     ) -> None:
         super().__init__()
         require_count(hidden_size, "hidden_size")
@@ -96,6 +99,7 @@ class TrajectoryNetwork(nn.Module):
         self.direction: Direction = direction
         self.cell: Cell = cell
         self.dropout = dropout
+        self.relative = bool(relative)
         self.readers = nn.ModuleList()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
@@ -183,7 +187,7 @@ class TrajectoryNetwork(nn.Module):
     @property
     def configuration(self) -> dict[str, Any]:
         """The arguments that it was made with."""
-        names = ("hidden_size", "direction", "cell", "dropout")
+        names = ("hidden_size", "direction", "cell", "dropout", "relative")
         return {name: getattr(self, name) for name in names}
 
     @property
@@ -233,6 +237,12 @@ class DeepGuide(Guide):
         least_weight: float = 0.2,
     ) -> None:
         require(isinstance(model, DeepMarkovModel), "model", "must be a DeepMarkovModel", model)
+        require(
+            not (model.timed and getattr(filter, "relative", False)),
+            "filter",
+            "relative=True is for models in discrete time",
+            model,
+        )
         require_count(particles, "particles")
         require_count(annealing, "annealing", 0)
         require(0 <= least_weight <= 1, "least_weight", "must be in [0, 1]", least_weight)
@@ -365,6 +375,7 @@ class DeepPosterior(dist.TorchDistribution):
         self.laws = laws
         self.potential = potential
         self._order, self._counts = order, counts
+        self.relative = network.relative
         parts = (*network.kernel[0], network.kernel[1], network.origin)
         weight, bias, out, origin = (part if learn else part.detach() for part in parts)
         self._into, self._out, self._origin = (weight, bias), out, origin
@@ -390,16 +401,44 @@ class DeepPosterior(dist.TorchDistribution):
         potential = self.potential
         if n > 1:
             potential = potential.repeat_interleave(n, 1)
-        paths, moments = path_scan(
-            self._origin,
-            potential,
-            noise.flatten(1, 2),
-            self._into,
-            self._out,
-            [n * count for count in self._counts],
-        )
+        counts = [n * count for count in self._counts]
+        flat = noise.flatten(1, 2)
+        if self.relative:
+            paths, moments = self._drawn_relative(potential, flat, counts)
+        else:
+            paths, moments = path_scan(self._origin, potential, flat, self._into, self._out, counts)
         shape = steps, sequences, n, -1
         return paths.view(shape), moments.view(shape)
+
+    def _drawn_relative(
+        self, potential: Tensor, noise: Tensor, counts: list[int]
+    ) -> tuple[Tensor, Tensor]:
+        """Paths (T, R, D) of R rows, and their distances and raw scales (T, R, 2 D)."""
+        laws, n = self.laws, noise.shape[1] // len(self._order)
+        values = {name: value.to(noise.dtype) for name, value in laws.parameters.items()}
+        drivers = laws.drivers
+        if drivers is not None:
+            drivers = drivers[self._order].transpose(0, 1).to(noise.dtype)
+        matrix, offset = laws.model.transition.joined(values, drivers)
+        weight, bias = self._into
+        if offset.ndim == 3:
+            offset = offset.repeat_interleave(n, 1)
+            bias = bias.expand(*offset.shape[:-1], -1)
+        first = laws.first()[0].to(noise.dtype)
+        if len(first) > 1:
+            first = first[self._order].repeat_interleave(n, 0)
+        # Before the first step there is no state for the tanh units to read.
+        paths, moments, _ = relative_path_scan(
+            first,
+            potential,
+            noise,
+            (torch.cat([weight, matrix], -1), torch.cat([bias, offset], -1)),
+            self._out,
+            (values["transition_gate_weight1"], values["transition_gate_bias1"]),
+            (values["transition_proposal_weight1"], values["transition_proposal_bias1"]),
+            counts,
+        )
+        return paths, moments
 
     def _noise(self, n: int) -> Tensor:
         steps, sequences = self.potential.shape[:2]
@@ -430,11 +469,14 @@ class DeepPosterior(dist.TorchDistribution):
         """
         sequence, step = self.laws.places
         before = self.laws.rows_before(paths).to(self.potential.dtype)
-        before = torch.where((step == 0).unsqueeze(-1), self._origin, before)
+        origin = torch.zeros_like(self._origin) if self.relative else self._origin
+        before = torch.where((step == 0).unsqueeze(-1), origin, before)
         weight, bias = self._into
         units = torch.tanh(before @ weight + bias)
         both = self.potential[step, self._place[sequence]] + units @ self._out
         mean, raw = both.to(self.laws.dtype).chunk(2, -1)
+        if self.relative:
+            mean = mean + self.laws.predicted(self.laws.rows_before(paths))[0]
         return mean, spread(raw)
 
     def step(self, before: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
@@ -443,10 +485,15 @@ class DeepPosterior(dist.TorchDistribution):
         ``before`` is None at t = 0. For particles, which take one step after the other.
         """
         weight, bias = self._into
-        given = self._origin if before is None else before.to(self.potential.dtype)
+        origin = torch.zeros_like(self._origin) if self.relative else self._origin
+        given = origin if before is None else before.to(self.potential.dtype)
         units = torch.tanh(given @ weight + bias)
         mean, raw = (self.potential[t, self._place] + units @ self._out).chunk(2, -1)
-        return mean.to(self.laws.dtype), spread(raw).to(self.laws.dtype)
+        mean = mean.to(self.laws.dtype)
+        if self.relative:
+            expected = self.laws.first() if before is None else self.laws._moved(before, t - 1)
+            mean = mean + expected[0]
+        return mean, spread(raw).to(self.laws.dtype)
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
         """log q of trajectories (…, N, T, D), (…, N)."""
@@ -479,7 +526,9 @@ class DeepPosterior(dist.TorchDistribution):
             for place in (now, now - (step > 0) * paths.shape[1])
         )
         mean, raw = _picked(moments, now).to(laws.dtype).chunk(2, -1)
-        divergence = normal_divergence(mean, spread(raw), *laws.predicted(before))
+        expected, scale = laws.predicted(before)
+        mean = expected + mean if self.relative else mean
+        divergence = normal_divergence(mean, spread(raw), expected, scale)
         emitted = laws.score(laws.observed_rows, z)
         return (emitted - weight * laws.summed(divergence)).mean(0)
 

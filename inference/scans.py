@@ -193,3 +193,147 @@ class _PathScan(torch.autograd.Function):
             hidden.flatten(0, 1).t() @ grad.flatten(0, 1),
             None,
         )
+
+
+def relative_path_scan(
+    first: Tensor,
+    potential: Tensor,
+    noise: Tensor,
+    into: tuple[Tensor, Tensor],
+    out: Tensor,
+    gate: tuple[Tensor, Tensor],
+    proposal: tuple[Tensor, Tensor],
+    counts: Sequence[int],
+) -> tuple[Tensor, Tensor, Tensor]:
+    r"""A path z_t = μ(z_{t-1}) + d_t + s_t ε_t around a gated transition μ.
+
+    .. math::
+        (c, a, p, k) &= (\tanh, \mathrm{relu}, \mathrm{relu}, 1)(z_{t-1} M + m_t), \qquad
+        (d_t, r_t) = g_t + c\,V \\
+        h &= p\,P + p_0, \qquad
+        \mu = k + \mathrm{sigmoid}(a\,G + g_0) \circ (h - k)
+
+    and s as in ``path_scan``. Of the first step μ is ``first`` and c is tanh of m_1's part.
+
+    Args:
+        first: μ of the first step, (n, D) or (1, D).
+        potential: g, (T, n, 2 D).
+        noise: ε, (T, n, D).
+        into: M (D, C + 2 W + D) and m, (C + 2 W + D,) or (T, n, C + 2 W + D).
+        out: V, (C, 2 D).
+        gate: G (W, D) and g_0 (D,).
+        proposal: P (W, D) and p_0 (D,).
+        counts: number of rows that have a step t, T numbers that do not increase.
+
+    Returns:
+        Paths z (T, n, D), (d, r) (T, n, 2 D), and h (T, n, D), which the first step has none of.
+    """
+    arguments = first, potential, noise, *into, out, *gate, *proposal, tuple(counts)
+    found = _RelativePathScan.apply(*arguments)  # type: ignore[no-untyped-call]
+    paths, moments, proposed = found
+    return paths, moments, proposed
+
+
+class _RelativePathScan(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        first: Tensor,
+        potential: Tensor,
+        noise: Tensor,
+        matrix: Tensor,
+        bias: Tensor,
+        out: Tensor,
+        gate: Tensor,
+        gate_bias: Tensor,
+        proposal: Tensor,
+        proposal_bias: Tensor,
+        counts: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        steps, rows, size = noise.shape
+        sizes = len(out), len(gate), len(gate), size
+        paths = noise.new_zeros(steps + 1, rows, size)
+        units = noise.new_zeros(steps, rows, sum(sizes))
+        moments = torch.zeros_like(potential)
+        opened, proposed = torch.zeros_like(noise), torch.zeros_like(noise)
+        for t, m in enumerate(counts):
+            if not m:
+                break
+            every = units[t, :m]
+            offset = bias if bias.ndim == 1 else bias[t, :m]
+            torch.addmm(offset, paths[t, :m], matrix, out=every)
+            c, a, p, k = every.split(sizes, -1)
+            c.tanh_()
+            law = moments[t, :m]
+            torch.addmm(potential[t, :m], c, out, out=law)
+            if t:
+                every[:, sizes[0] : -size].relu_()
+                g, h = opened[t, :m], proposed[t, :m]
+                torch.addmm(gate_bias, a, gate, out=g)
+                g.sigmoid_()
+                torch.addmm(proposal_bias, p, proposal, out=h)
+                mean = torch.lerp(k, h, g)
+            else:
+                mean = first[:m] if len(first) > 1 else first
+            mean = mean + law[:, :size]
+            torch.addcmul(mean, spread(law[:, size:]), noise[t, :m], out=paths[t + 1, :m])
+        ctx.save_for_backward(
+            paths, units, moments, opened, proposed, noise, matrix, out, gate, proposal
+        )
+        ctx.counts, ctx.sizes, ctx.shapes = counts, sizes, (first.shape, bias.shape)
+        return paths[1:], moments, proposed
+
+    @staticmethod
+    @once_differentiable
+    def backward(
+        ctx: Any, grad_paths: Tensor, grad_moments: Tensor, grad_proposed: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        paths, units, moments, opened, proposed, noise, matrix, out, gate, proposal = (
+            ctx.saved_tensors
+        )
+        counts, sizes = ctx.counts, ctx.sizes
+        size, hidden = noise.shape[-1], sizes[0]
+        raw = moments[..., size:]
+        slope = noise * raw.sigmoid() * (raw > LEAST_RAW)
+        c, a, p, k = units.split(sizes, -1)
+        inner = torch.cat([1 - c * c, a > 0, p > 0], -1)
+        steep = (proposed - k) * opened * (1 - opened)
+        grad, grad_units = torch.zeros_like(moments), torch.zeros_like(units)
+        grad_gate, grad_h = torch.zeros_like(noise), torch.zeros_like(noise)
+        turned = [w.t() for w in (out, gate, proposal, matrix)]
+        carried = grad_paths.new_zeros(noise.shape[1:])
+        for t in range(len(counts) - 1, -1, -1):
+            m = counts[t]
+            if not m:
+                continue
+            onward = carried[:m].add_(grad_paths[t, :m])
+            law, every = grad[t, :m], grad_units[t, :m]
+            torch.add(grad_moments[t, :m, :size], onward, out=law[:, :size])
+            torch.addcmul(grad_moments[t, :m, size:], onward, slope[t, :m], out=law[:, size:])
+            torch.mm(law, turned[0], out=every[:, :hidden])
+            if not t:
+                break  # the first mean is given
+            torch.mul(onward, steep[t, :m], out=grad_gate[t, :m])
+            torch.addcmul(grad_proposed[t, :m], onward, opened[t, :m], out=grad_h[t, :m])
+            torch.mm(grad_gate[t, :m], turned[1], out=every[:, hidden : hidden + sizes[1]])
+            torch.mm(grad_h[t, :m], turned[2], out=every[:, hidden + sizes[1] : -size])
+            torch.addcmul(onward, onward, opened[t, :m], value=-1, out=every[:, -size:])
+            every[:, :-size] *= inner[t, :m]
+            torch.mm(every, turned[3], out=carried[:m])
+        grad_units[0, :, :hidden] *= inner[0, :, :hidden]
+        grad_first = carried.clone()
+        flat, steps = grad_units.flatten(0, 1), slice(1, None)
+        first_shape, bias_shape = ctx.shapes
+        return (
+            grad_first if first_shape[0] == len(grad_first) else grad_first.sum(0, keepdim=True),
+            grad,
+            None,
+            paths[:-1].flatten(0, 1).t() @ flat,
+            flat.sum(0) if len(bias_shape) == 1 else grad_units,
+            c.flatten(0, 1).t() @ grad.flatten(0, 1),
+            a[steps].flatten(0, 1).t() @ grad_gate[steps].flatten(0, 1),
+            grad_gate.sum((0, 1)),
+            p[steps].flatten(0, 1).t() @ grad_h[steps].flatten(0, 1),
+            grad_h.sum((0, 1)),
+            None,
+        )

@@ -137,6 +137,23 @@ class GatedTransition:
         # expm1: over a short gap 1 − exp(−κΔ) would lose its digits.
         return z - torch.expm1(way) * (mean - z), scale * (-torch.expm1(2 * way)).sqrt()
 
+    def joined(self, parameters: Parameters, drivers: Tensor | None) -> tuple[Tensor, Tensor]:
+        """First layers of gate and proposal beside A: one matrix (D, 2 W + D), and its offsets.
+
+        Offsets are (2 W + D,), or (…, 2 W + D) with what drivers (…, C) add to them. In discrete
+        time.
+        """
+        linear, bias = (parameters[f"transition_linear_{part}"] for part in ("weight", "bias"))
+        first = [parameters[f"transition_{net}_weight0"] for net in ("gate", "proposal")]
+        biases = [parameters[f"transition_{net}_bias0"] for net in ("gate", "proposal")]
+        size = len(linear)
+        matrix = torch.cat([*(weight[:size] for weight in first), linear], -1)
+        offset = torch.cat([*biases, bias])
+        if drivers is None:
+            return matrix, offset
+        still = linear.new_zeros(drivers.shape[-1], size)
+        return matrix, drivers @ torch.cat([*(w[size:] for w in first), still], -1) + offset
+
 
 class DeepMarkovModel(Model):
     r"""A Markov chain of continuous states with neural transition and emission.
@@ -247,13 +264,16 @@ class DeepMarkovModel(Model):
         }
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter; ``state`` of the emission's own has length 1."""
+        """Axis names of every parameter; ``emission_state``, of the family's own, has length 1."""
         names = ("initial_origin", "initial_mean", "initial_scale")
         dims = {
             **dict.fromkeys(names, ("component",)),
             **self.transition.dims(self.states, self.drivers),
             **self.emission_network.dims(),
-            **self.emission.dims(),
+            **{
+                name: tuple("emission_state" if axis == "state" else axis for axis in axes)
+                for name, axes in self.emission.dims().items()
+            },
         }
         return {name: dims[name] for name in self._all}
 

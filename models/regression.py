@@ -12,6 +12,7 @@ from torch import Tensor
 from .checks import require, require_count, require_positive
 from .emissions import Emission, Parameters, Priors
 from .observations import Observations
+from .perceptron import Perceptron
 from .sequences import Sequences
 
 
@@ -32,6 +33,11 @@ class Regression(Emission):
     (K, lags, predictor, predictor). Priors: B ~ N(0, weight_scale²), A ~ N(0, (weight_scale / 2)²),
     in units of the predictor (the ``spread`` of the real families, otherwise 1).
 
+    With ``width`` the lags act through tanh networks of so many hidden units, one for each lag and
+    shared by all states, η_tk = η_k + B_k u_t + Σ_l f_l(φ_k(y_{t-l})) − f_l(0), instead of the
+    matrices A: far fewer weights where states and features are many (parameters ``lag1_weight0``,
+    …).
+
     Raises:
         ValueError: neither inputs nor lags, a scale that is not positive, or a base that is a
             Regression itself.
@@ -41,8 +47,11 @@ class Regression(Emission):
     inputs: int = 0
     lags: int = 0
     weight_scale: float = 1.0
+    width: int = 0
 
     def __post_init__(self) -> None:
+        require_count(self.width, "width", 0)
+        require(not self.width or self.lags > 0, "width", "belongs to lags >= 1", self.width)
         require_count(self.inputs, "inputs", 0)
         require_count(self.lags, "lags", 0)
         require(
@@ -78,7 +87,10 @@ class Regression(Emission):
             scale = (self.weight_scale * unit).unsqueeze(-1)
             centre = torch.zeros(states, size, self.inputs)
             out["input_weight"] = dist.Normal(centre, scale).to_event(3)
-        if self.lags:
+        if self.width:
+            for lag in range(1, self.lags + 1):
+                out |= self._network(lag).priors()
+        elif self.lags:
             scale = 0.5 * self.weight_scale * unit.unsqueeze(-1) / unit
             centre = torch.zeros(states, self.lags, size, size)
             out["lag_weight"] = dist.Normal(centre, scale).to_event(4)
@@ -88,7 +100,10 @@ class Regression(Emission):
         out = self.base.dims()
         if self.inputs:
             out["input_weight"] = ("state", "predictor", "input")
-        if self.lags:
+        if self.width:
+            for lag in range(1, self.lags + 1):
+                out |= self._network(lag).dims()
+        elif self.lags:
             out["lag_weight"] = ("state", "lag", "predictor", "predictor_from")
         return out
 
@@ -100,7 +115,7 @@ class Regression(Emission):
             for lag in range(1, min(self.lags, y.shape[1] - 1) + 1):
                 moved = torch.zeros_like(past)
                 moved[..., lag:, :, :] = past[..., :-lag, :, :]
-                shift = _plus(shift, _lag_shift(parameters, moved, lag))
+                shift = _plus(shift, self._lag_shift(parameters, moved, lag))
         return self.base.score(parameters, y, mask, shift)
 
     def from_inputs(self, parameters: Parameters, inputs: Tensor | None) -> Tensor | None:
@@ -137,7 +152,7 @@ class Regression(Emission):
             seen = self.base.lagged(parameters, y, mask)
             for lag in range(1, y.shape[1] + 1):
                 ago = seen[..., y.shape[1] - lag, None, :, :]
-                here = _plus(here, _lag_shift(parameters, ago, lag))
+                here = _plus(here, self._lag_shift(parameters, ago, lag))
             new = self.base.draw(parameters, paths[:, t : t + 1], here)
             drawn.append(new)
             y = torch.cat([y.to(new.dtype), new], 1)[:, -self.lags :]
@@ -149,9 +164,38 @@ class Regression(Emission):
         states, size = weight.shape[1], self.shift_size
         if self.inputs:
             out["input_weight"] = weight.new_zeros(states, size, self.inputs)
-        if self.lags:
+        if self.width:  # silent at first: the last layers are zero
+            last = {f"lag{lag}_weight1" for lag in range(1, self.lags + 1)}
+            for lag in range(1, self.lags + 1):
+                for name, prior in self._network(lag).priors().items():
+                    drawn = prior.sample().to(weight)
+                    still = name in last or drawn.ndim == 1
+                    out[name] = torch.zeros_like(drawn) if still else drawn
+        elif self.lags:
             out["lag_weight"] = weight.new_zeros(states, self.lags, size, size)
         return out
+
+    def _network(self, lag: int) -> Perceptron:
+        sizes = self.shift_size, self.width, self.shift_size
+        return Perceptron(f"lag{lag}", sizes, "tanh", self.weight_scale, offset=False)
+
+    def _lag_shift(self, parameters: Parameters, past: Tensor, lag: int) -> Tensor:
+        """What was ``lag`` steps ago, φ (…, N, T, 1|K, E), does: (…draws, N, T, 1|K, S)."""
+        if not self.width:
+            return _matrix_shift(parameters, past, lag)
+        network = self._network(lag)
+        unit = self.predictor_scale
+        leading = parameters[f"lag{lag}_bias0"].shape[:-1]
+        own = {name: parameters[name] for name in network.priors()}
+        if leading:  # of draws: before the axes of sequence, time and state
+            own = {
+                name: value.reshape(*leading, 1, 1, *value.shape[len(leading) :])
+                for name, value in own.items()
+            }
+        dtype = own[f"lag{lag}_weight0"].dtype
+        past = past.to(dtype) / unit.to(dtype)
+        silent = network(own, torch.zeros_like(past[..., :1, :1, :1, :]))
+        return (network(own, past) - silent) * unit.to(dtype)
 
     def mean(self, parameters: Parameters) -> Tensor:
         """E[y | z = k] of the base family: where inputs and lagged terms are 0."""
@@ -164,7 +208,7 @@ class Regression(Emission):
         return replace(self, base=self.base.scaled_to(data))
 
 
-def _lag_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:
+def _matrix_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:
     """A_kl φ of what was ``lag`` steps ago, (…, N, T, 1|K, E) -> (…draws, N, T, K, S)."""
     weight = parameters["lag_weight"][..., lag - 1, :, :]
     past = past.to(weight.dtype)

@@ -26,7 +26,7 @@ NETWORKS = {
     f"{cell}-{direction}": {"cell": cell, "direction": direction}
     for cell in ("relu", "lstm")
     for direction in ("backward", "forward", "both")
-}
+} | {"relative": {"relative": True}}
 every_network = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
 
 
@@ -76,16 +76,21 @@ def states_of(reader, x):
 def laws_along(guide, data, n, path):
     """Mean and standard deviation of every step of one path by the formula of the paper."""
     net = guide.filter
+    laws = guide.model.laws({}, data)
     length = int(data.lengths[n])
     seen = data.mask[n, :length]
     x = torch.cat([torch.where(seen, data.values[n, :length], 0), (~seen).double()], -1)
     if data.inputs is not None:
         x = torch.cat([x, data.inputs[n, :length]], -1)
     hidden = [states_of(reader, x) for reader in net.readers]
-    before, means, scales = net.origin, [], []
+    before = torch.zeros(2) if net.relative else net.origin
+    means, scales = [], []
     for t in range(length):
         parts = [torch.tanh(net.into(before)), *(h[t] for h in hidden)]
         mean, raw = net.out(sum(parts) / len(parts)).chunk(2)
+        if net.relative:
+            driver = None if laws.drivers is None else laws.drivers[n : n + 1, t]
+            mean = mean + (laws.move(before[None], driver) if t else laws.first())[0][0]
         means.append(mean)
         scales.append((1 + raw.exp()).log())
         before = path[t]
@@ -128,7 +133,7 @@ def test_what_the_network_knows(network):
         steps = torch.arange(4)
         reach = {"backward": steps <= t, "forward": steps >= t, "both": steps >= 0}
         # relu units may be off; what is not within reach never moves, step t itself does
-        assert not (moved & ~reach[network["direction"]]).any()
+        assert not (moved & ~reach[network.get("direction", "backward")]).any()
         assert moved[t]
 
 
@@ -186,7 +191,9 @@ def test_gradient_of_the_bound_is_that_of_finite_differences(network):
         return guide.posterior(model.laws(values, data)).elbo(2).sum()
 
     leaves = {**dict(guide.filter.named_parameters()), **values}
-    gradients = torch.autograd.grad(bound(), list(leaves.values()))
+    gradients = torch.autograd.grad(
+        bound(), list(leaves.values()), allow_unused=True, materialize_grads=True
+    )  # relative paths do not begin at the network's origin
     for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True):
         direction, step = torch.randn_like(leaf), 1e-6
         with torch.no_grad():
@@ -440,3 +447,16 @@ def test_a_network_fits_one_kind_of_model():
     DeepGuide(DeepMarkovModel(2, "gaussian", transition_width=3, emission_width=4), network)
     with pytest.raises(ValueError, match="make a new TrajectoryNetwork"):
         DeepGuide(DeepMarkovModel(3, "gaussian", transition_width=3, emission_width=4), network)
+
+
+@every_network
+def test_laws_of_single_steps_make_the_density(network):
+    _, data, guide = case(network)
+    posterior = guide.posterior(guide.model.laws({}, data))
+    paths = posterior.sample_paths(2)
+    total = torch.zeros(2, 3)
+    for t in range(4):
+        mean, scale = posterior.step(None if t == 0 else paths[:, :, t - 1], t)
+        terms = torch.distributions.Normal(mean, scale).log_prob(paths[:, :, t]).sum(-1)
+        total += torch.where(t < data.lengths, terms, 0)
+    torch.testing.assert_close(total, posterior.path_log_prob(paths))

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from beliefzoo.inference.scans import path_scan, relu_scan
+from beliefzoo.inference.scans import path_scan, relative_path_scan, relu_scan
 
 COUNTS = [(3, 3, 2, 1), (1, 1), (4,), (3, 1, 0)]
 every_count = pytest.mark.parametrize("counts", COUNTS)
@@ -91,3 +91,56 @@ def test_rows_do_not_mix():
     for row, other in itertools.permutations(range(3), 2):
         gradient = torch.autograd.grad(paths[:, row].sum(), g, retain_graph=True)[0]
         assert (gradient[:, other] == 0).all()
+
+
+def relative_case(counts, offsets):
+    steps = len(counts)
+    noise = torch.randn(steps, 4, 2, dtype=torch.float64)
+    bias = numbers(11) if offsets == "constant" else numbers(steps, 4, 11)
+    first = numbers(1, 2) if offsets == "constant" else numbers(4, 2)
+    return (
+        (first, numbers(steps, 4, 4)),
+        noise,
+        ((numbers(2, 11), bias), numbers(3, 4), (numbers(3, 2), numbers(2))),
+        (numbers(3, 2), numbers(2)),
+    )
+
+
+@every_count
+@pytest.mark.parametrize("offsets", ["constant", "moving"])
+def test_relative_path_scan_is_the_loop_over_every_row(counts, offsets):
+    (first, g), noise, (into, v, gate), proposal = relative_case(counts, offsets)
+    paths, moments, proposed = relative_path_scan(first, g, noise, into, v, gate, proposal, counts)
+    matrix, bias = into
+    for row in range(4):
+        length = sum(row < count for count in counts)
+        z = torch.zeros(2).double()
+        for t in range(length):
+            units = z @ matrix + (bias if bias.ndim == 1 else bias[t, row])
+            c, a, p, k = units.split([3, 3, 3, 2])
+            law = g[t, row] + torch.tanh(c) @ v
+            mean = first[min(row, len(first) - 1)]
+            if t:
+                share = 1 / (1 + torch.exp(-(a.clamp_min(0) @ gate[0] + gate[1])))
+                h = p.clamp_min(0) @ proposal[0] + proposal[1]
+                mean = (1 - share) * k + share * h
+                torch.testing.assert_close(proposed[t, row], h)
+            z = mean + law[:2] + (1 + law[2:].exp()).log() * noise[t, row]
+            torch.testing.assert_close(moments[t, row], law)
+            torch.testing.assert_close(paths[t, row], z)
+        assert (paths[length:, row] == 0).all()
+
+
+@every_count
+@pytest.mark.parametrize("offsets", ["constant", "moving"])
+def test_relative_path_scan_has_the_gradient_of_finite_differences(counts, offsets):
+    (first, g), noise, ((matrix, bias), v, gate), proposal = relative_case(counts, offsets)
+    rows = counts[0]
+    first = first[:rows] if len(first) > 1 else first
+    g, noise = g[:, :rows], noise[:, :rows]
+    bias = bias if bias.ndim == 1 else bias[:, :rows]
+
+    def drawn(first, g, matrix, bias, v, *rest):
+        return relative_path_scan(first, g, noise, (matrix, bias), v, rest[:2], rest[2:], counts)
+
+    torch.autograd.gradcheck(drawn, (first, g, matrix, bias, v, *gate, *proposal))
