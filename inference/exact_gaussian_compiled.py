@@ -159,7 +159,7 @@ class _Filter:
         return cls(
             given,
             layout,
-            machine.System(*arrays, layout.mask.contiguous().numpy()),
+            machine.System._make([*arrays, layout.mask.contiguous().numpy()]),
             Chains(layout.sequences.numpy(), layout.ends.numpy()),
             Rows(
                 given.values.numpy(),
@@ -248,7 +248,7 @@ class _Whitening:
         self.gains: Gains
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """Innovations and log det S. Not kept: torch has them, and an output must not own itself."""
+        """Innovations and log det S; not kept, as torch has them."""
         one = self.filter
         g, rows, t, f, d = one.sizes
         innovations = torch.zeros(rows, t, f, dtype=torch.float64)

@@ -555,6 +555,8 @@ def _innovate(
 ) -> None:
     """out[:p] = y - C m - d, zero for rows that have ended."""
     size = len(mean)
+    intercept = system.intercept
+    step = min(t, intercept.shape[1] - 1)
     for i in range(p):
         f = which[i]
         for lane in range(LANES):
@@ -568,8 +570,58 @@ def _innovate(
             if r < 0 or t >= rows.ends[r]:
                 out[i, lane] = 0
             elif r < len(values):
-                n = rows.sequences[r]
-                out[i, lane] += values[r, t, f] - _of(system.intercept, n, t)[f]
+                n = min(rows.sequences[r], len(intercept) - 1)
+                out[i, lane] += values[r, t, f] - intercept[n, step, f]
+
+
+@_fast
+def _add_gain(gain: Array, p: int, e: Array, out: Array) -> None:
+    """out += M' e."""
+    for i in range(p):
+        for j in range(len(out)):
+            x = gain[i, j]
+            for lane in range(LANES):
+                out[j, lane] += x * e[i, lane]
+
+
+@_fast
+def _add_gain_turned(gain: Array, p: int, sign: float, mean: Array, out: Array) -> None:
+    """out[:p] += sign M mean."""
+    for i in range(p):
+        for j in range(len(mean)):
+            x = sign * gain[i, j]
+            for lane in range(LANES):
+                out[i, lane] += x * mean[j, lane]
+
+
+@_fast
+def _add_loading(loading: Array, which: Array, p: int, sign: float, e: Array, out: Array) -> None:
+    """out += sign C' e."""
+    for i in range(p):
+        f = which[i]
+        for j in range(len(out)):
+            x = sign * loading[f, j]
+            for lane in range(LANES):
+                out[j, lane] += x * e[i, lane]
+
+
+@_fast
+def _resume(table: Array, members: Array, out: Array) -> None:
+    """out[:, lane] = table[row of the lane], 0 where there is none."""
+    for lane in range(LANES):
+        r = members[lane]
+        for i in range(len(out)):
+            out[i, lane] = table[r, i] if r >= 0 else 0.0
+
+
+@_fast
+def _leave(mean: Array, members: Array, table: Array) -> None:
+    """table[row of the lane] = mean[:, lane]."""
+    for lane in range(LANES):
+        r = members[lane]
+        if r >= 0:
+            for i in range(len(mean)):
+                table[r, i] = mean[i, lane]
 
 
 @_fast
@@ -615,7 +667,7 @@ def _last_of(rows: Rows, block: int) -> int:
 
 
 @_fast
-def means(  # noqa: C901 - one sweep
+def means(
     begin: int,
     end: int,
     system: System,
@@ -641,10 +693,7 @@ def means(  # noqa: C901 - one sweep
     for block in range(begin, end):
         g = rows.chains[block]
         n = chains.sequences[g]
-        for lane in range(LANES):
-            r = rows.blocks[block, lane]
-            for i in range(size):
-                now[i, lane] = ahead[r, i] if r >= 0 else 0.0
+        _resume(ahead, rows.blocks[block], now)
         for t in range(start, min(stop, _last_of(rows, block))):
             u = found.at[g, t - start]
             _store(now, rows, block, t, predicted)
@@ -653,34 +702,25 @@ def means(  # noqa: C901 - one sweep
             _innovate(rows.values, rows, block, t, system, loading, which, p, now, e)
             _divide(found.factor[g, u], p, e)
             _store_observed(e, rows, block, t, which, p, whitened)
-            gain = found.gain[g, u]
-            for j in range(size):
-                for lane in range(LANES):
-                    after[j, lane] = now[j, lane]
-                for i in range(p):
-                    x = gain[i, j]
-                    for lane in range(LANES):
-                        after[j, lane] += x * e[i, lane]
+            _copy(now, after)
+            _add_gain(found.gain[g, u], p, e, after)
             if len(filtered):
                 _store(after, rows, block, t, filtered)
             if t + 1 < system.mask.shape[1]:
                 _product(_of(system.transition, n, t), after, now)
                 _add_offset(system.offset, rows, block, t, now)
-        for lane in range(LANES):
-            r = rows.blocks[block, lane]
-            if r >= 0:
-                for i in range(size):
-                    ahead[r, i] = now[i, lane]
+        _leave(now, rows.blocks[block], ahead)
 
 
 @_fast
 def _add_offset(offset: Array, rows: Rows, block: int, t: int, out: Array) -> None:
+    step = min(t, offset.shape[1] - 1)
     for lane in range(LANES):
         r = rows.blocks[block, lane]
         if 0 <= r < len(rows.values):
-            b = _of(offset, rows.sequences[r], t)
+            n = min(rows.sequences[r], len(offset) - 1)
             for i in range(len(out)):
-                out[i, lane] += b[i]
+                out[i, lane] += offset[n, step, i]
 
 
 # --- the gradient of the whitened innovations -----------------------------------------------------
@@ -710,7 +750,7 @@ def _add_pairs(a: Array, b: Array, sign: float, out: Array) -> None:
 
 
 @_fast
-def means_gradient(  # noqa: C901 - one sweep
+def means_gradient(
     begin: int,
     end: int,
     system: System,
@@ -747,9 +787,7 @@ def means_gradient(  # noqa: C901 - one sweep
         g = rows.chains[block]
         n = chains.sequences[g]
         members = rows.blocks[block]
-        for lane in range(LANES):
-            for i in range(size):
-                ahead[i, lane] = carry[members[lane], i] if members[lane] >= 0 else 0.0
+        _resume(carry, members, ahead)
         for t in range(min(stop, _last_of(rows, block)) - 1, start - 1, -1):
             u = found.at[g, t - start]
             p = _observed(system.mask, n, t, which)
@@ -763,26 +801,14 @@ def means_gradient(  # noqa: C901 - one sweep
                 )
             else:
                 _clear(after)
-            for i in range(p):
-                for j in range(size):
-                    x = gain[i, j]
-                    for lane in range(LANES):
-                        v[i, lane] += x * after[j, lane]
+            _add_gain_turned(gain, p, 1.0, after, v)
             _divide_turned(found.factor[g, u], p, v)
             _add_pairs(e[:p], after, 1.0, to_gain[g - first_chain, t - start])
             _add_pairs(v[:p], e[:p], 1.0, to_factor[g - first_chain, t - start])
             _observation_adjoint(system, rows, block, n, t, which, p, v, before, out)
-            loading = _of(system.loading, n, t)
             _copy(after, ahead)
-            for i in range(p):
-                c = loading[which[i]]
-                for j in range(size):
-                    for lane in range(LANES):
-                        ahead[j, lane] -= c[j] * v[i, lane]
-        for lane in range(LANES):
-            if members[lane] >= 0:
-                for i in range(size):
-                    carry[members[lane], i] = ahead[i, lane]
+            _add_loading(_of(system.loading, n, t), which, p, -1.0, v, ahead)
+        _leave(ahead, members, carry)
 
 
 @_fast
@@ -817,19 +843,16 @@ def _transition_adjoint(
     transition = _of(system.transition, n, t)
     if len(out.transition):
         _copy(before, after)
-        for i in range(p):
-            for j in range(size):
-                x = gain[i, j]
-                for lane in range(LANES):
-                    after[j, lane] += x * e[i, lane]
+        _add_gain(gain, p, e, after)
         _add_pairs(ahead, after, 1.0, _of(out.transition, n, t))
     if len(out.offset):
+        step = min(t, out.offset.shape[1] - 1)
         for lane in range(LANES):
             r = rows.blocks[block, lane]
             if 0 <= r < len(rows.values):
-                b = _of(out.offset, rows.sequences[r], t)
+                owner = min(rows.sequences[r], len(out.offset) - 1)
                 for i in range(size):
-                    b[i] += ahead[i, lane]
+                    out.offset[owner, step, i] += ahead[i, lane]
     _product_turned(transition, ahead, after)
 
 
@@ -855,14 +878,15 @@ def _observation_adjoint(
                 for lane in range(LANES):
                     total += v[i, lane] * before[j, lane]
                 loading[which[i], j] -= total
+    step = min(t, out.intercept.shape[1] - 1)
     for lane in range(LANES):
         r = rows.blocks[block, lane]
         if r < 0 or r >= len(rows.values) or t >= rows.ends[r]:
             continue
         if len(out.intercept):
-            d = _of(out.intercept, rows.sequences[r], t)
+            owner = min(rows.sequences[r], len(out.intercept) - 1)
             for i in range(p):
-                d[which[i]] -= v[i, lane]
+                out.intercept[owner, step, which[i]] -= v[i, lane]
         if len(out.values):
             for i in range(p):
                 out.values[r, t, which[i]] = v[i, lane]
@@ -1151,7 +1175,7 @@ def _symmetrise(matrix: Array) -> None:
 
 
 @_fast
-def smooth_means(  # noqa: C901 - one sweep
+def smooth_means(
     begin: int,
     end: int,
     system: System,
@@ -1186,20 +1210,10 @@ def smooth_means(  # noqa: C901 - one sweep
             _store(here, rows, block, t, smoothed)
             p = _observed(system.mask, n, t, which)
             _load_observed(whitened, rows, block, t, which, p, e)
-            gain = found.gain[g, u]
-            for i in range(p):
-                for j in range(size):
-                    x = gain[i, j]
-                    for lane in range(LANES):
-                        e[i, lane] -= x * moved[j, lane]
+            _add_gain_turned(found.gain[g, u], p, -1.0, moved, e)
             _divide_turned(found.factor[g, u], p, e)
-            loading = _of(system.loading, n, t)
             _copy(moved, ahead)
-            for i in range(p):
-                c = loading[which[i]]
-                for j in range(size):
-                    for lane in range(LANES):
-                        ahead[j, lane] += c[j] * e[i, lane]
+            _add_loading(_of(system.loading, n, t), which, p, 1.0, e, ahead)
 
 
 # --- what a covariance must be --------------------------------------------------------------------

@@ -656,10 +656,10 @@ def put(value: float, *place: int) -> Callable[[Tensor], Tensor]:
     ("changes", "message"),
     [
         ({"values": lambda x: x[0]}, r"values must have shape \(N, T, F\), none 0; got \(4, 2\)"),
-        ({"values": put(math.nan, 2, 1, 0)}, r"values must be finite .* got nan at sequence 2, step 1"),
+        ({"values": put(math.nan, 2, 1, 0)}, r"values must be finite .* nan at sequence 2, step 1"),
         ({"loading": put(math.inf, 0, 3, 0, 1)}, r"loading must be finite; got inf at step 3"),
         ({"diffuse": lambda x: x[0]}, r"diffuse must have shape \(D, q\), D >= 1"),
-        ({"offset": lambda x: x[:, :2]}, r"offset must have shape \(3\|1, 3\|1, 2\); got \(3, 2, 2\)"),
+        ({"offset": lambda x: x[:, :2]}, r"offset must have shape \(3\|1, 3\|1, 2\); got"),
         ({"mask": torch.ones(3, 4)}, r"mask must be bool of shape \(3, 4, 2\)"),
         ({"lengths": torch.tensor([4, 5, 1])}, r"lengths must be in 1..4; got 1..5"),
         ({"loading": lambda x: x.float()}, r"loading must be float32 or float64 as all others"),

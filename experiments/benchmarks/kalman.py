@@ -136,8 +136,9 @@ def problem(case: Case, seed: int) -> Problem:
 
 
 def _covariance(random: np.random.Generator, size: int) -> Array:
-    factor = random.normal(size=(size, 2 * size))
-    return np.asarray(factor @ factor.T / (2 * size), dtype=np.float64)
+    # Well-conditioned: a peer that inverts covariances in float32 is to agree to some digits.
+    factor = random.normal(size=(size, 8 * size))
+    return np.asarray(factor @ factor.T / (8 * size), dtype=np.float64)
 
 
 def _observations(
