@@ -90,6 +90,9 @@ class Settings:
     are judged on whole dances."""
     steps: int = 250
     """Gradient steps of the switching model and its network; the evidence is nearly flat then."""
+    simulated_steps: int = 300
+    """Further steps of the network alone, on simulations of the fitted model: three dances are too
+    few to learn from how to filter others."""
     hmm_steps: int = 200
     """Gradient steps of the others, with exact filters."""
     draws: int = 4
@@ -108,6 +111,7 @@ SMOKE: Mapping[str, object] = {
     "source": "simulation",
     "replicates": 1,
     "steps": 3,
+    "simulated_steps": 3,
     "hmm_steps": 3,
     "draws": 2,
     "hidden_size": 4,
@@ -284,7 +288,28 @@ def _fit_switching(settings: Settings, train: Sequences, regimes: int, seed: int
             draws=settings.draws,
         )
     chosen = FitSettings(steps=settings.steps, holdout=0.0, patience=None)
-    return fit(model, guide, pieces, settings=chosen, seed=seed, progress=False)
+    result = fit(model, guide, pieces, settings=chosen, seed=seed, progress=False)
+    if regimes > 1:
+        _learn_from_simulations(result, pieces, settings.simulated_steps, seed)
+    return result
+
+
+def _learn_from_simulations(result: Fit, like: Sequences, steps: int, seed: int) -> None:
+    """Let the network of a fit learn to filter what the fitted model draws."""
+    model, network = result.fitted, result.guide.filter
+    assert isinstance(network, LSTMFilter)
+    chosen = FitSettings(steps=steps, sleep_steps=0, holdout=0.0, patience=None)
+    further = fit(
+        model,
+        RegimeGuide(model, network),
+        like,
+        objective="forward_kl",
+        settings=chosen,
+        seed=seed,
+        progress=False,
+    )
+    assert isinstance(further.guide.filter, LSTMFilter)
+    network.load_state_dict(further.guide.filter.state_dict())
 
 
 def _pieces(data: Sequences, length: int) -> Sequences:
@@ -376,7 +401,8 @@ def _score(halves: Sequence[Found], marked: Sequence[list[int]]) -> dict[str, An
     """Both halves together: every dance judged once, by a fit that never saw it."""
     frames = sum(half.frames for half in halves)
     extra = {
-        name: float(np.mean([half.extra[name] for half in halves])) for name in halves[0].extra
+        name: sum(half.extra[name] * half.frames for half in halves) / frames
+        for name in halves[0].extra
     }
     return {
         "evidence_per_frame": sum(half.log_evidence for half in halves) / frames,
@@ -455,9 +481,10 @@ def _draw_dance(posterior: Idata, dance: Mapping[str, list[int]]) -> Figure:
     axes[1].stackplot(step, shares.T, alpha=0.8)
     axes[1].set(ylabel="regimes,\nLSTM guide", ylim=(0, 1))
     rows = [family for family in FAMILIES if family != "linear_gaussian"]
+    colors = {family: f"C{place}" for place, family in enumerate(FAMILIES)}
     for row, family in enumerate(rows):
         at = dance[family]
-        axes[2].plot(at, [row] * len(at), "|", ms=12, mew=1.6, color=f"C{row}")
+        axes[2].plot(at, [row] * len(at), "|", ms=12, mew=1.6, color=colors[family])
     axes[2].set_yticks(range(len(rows)), [FAMILIES[family] for family in rows])
     axes[2].set(ylim=(-0.6, len(rows) - 0.4), xlabel="frame", xlim=(0, len(y)))
     for axis in axes:
@@ -468,10 +495,11 @@ def _draw_dance(posterior: Idata, dance: Mapping[str, list[int]]) -> Figure:
 
 def _draw_f1(figures: Mapping[str, Any]) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for family, name in FAMILIES.items():
+    for place, (family, name) in enumerate(FAMILIES.items()):
         if family != "linear_gaussian":
             curve = figures["by_model"][family]["f1_by_tolerance"]
-            axis.plot(TOLERANCES, curve, label=name, lw=3 if family == "switching" else 1.5)
+            width = 3 if family == "switching" else 1.5
+            axis.plot(TOLERANCES, curve, label=name, lw=width, color=f"C{place}")
     for name, style in (("evenly_spaced", "--"), ("random", ":")):
         curve = figures["baselines"][name]["f1_by_tolerance"]
         axis.plot(TOLERANCES, curve, style, color="grey", label=name.replace("_", " "))
@@ -493,6 +521,6 @@ def _draw_evidence(by_model: Mapping[str, Any]) -> Figure:
     axis.invert_yaxis()
     axis.set(
         xlabel="evidence of unseen dances, nats per frame",
-        title="One dot a seed (particles for the switching models; bar: the guide's bound)",
+        title="A dot a seed; bar: bound of the guide",
     )
     return figure

@@ -1,7 +1,7 @@
 """CO2 with gaps: a structural model of weekly values fills gaps and forecasts two years.
 
 Carbon dioxide at Mauna Loa, weekly, 1958 to 2001, 59 weeks missing. A trend, a yearly season of a
-few harmonics and, in half of the candidates, an autoregression are fitted by maximum likelihood to
+few harmonics and, in most candidates, an autoregression are fitted by maximum likelihood to
 the years before the last four; the candidate that predicts the next two best is fitted again, and
 the last two years judge it: the coverage of its intervals at several horizons beside two naive
 forecasts. Gaps that are made in the data on purpose judge how it fills those that came with them.
@@ -78,8 +78,9 @@ class Settings:
     """Candidates: harmonics of the season; the yearly curve has little above the fourth."""
     horizons: tuple[int, ...] = (1, 4, 13, 26, 52, 104)
     """Weeks ahead at which coverage is counted, all origins together."""
-    every: int = 26
-    """Weeks between the origins of the forecasts whose coverage all years tell."""
+    every: int = 17
+    """Weeks between the origins of the forecasts whose coverage all years tell: a third of a year,
+    and a little less, so that the origins go through the seasons."""
     years_before: int = 20
     """Years before the last two in which these origins lie: enough of them to count."""
     hidden_stretches: int = 60
@@ -164,9 +165,12 @@ def _dynamics(settings: Settings) -> dict[str, Dynamics]:
     out: dict[str, Dynamics] = {}
     for number in settings.harmonics:
         season = Seasonal(YEAR, harmonics=number)
-        out[f"wandering trend, {number} harmonics"] = LocalLinearTrend() + season
-        smooth_trend = LocalLinearTrend(smooth=True)
-        out[f"smooth trend, {number} harmonics, AR(1)"] = smooth_trend + season + Autoregressive(1)
+        for kind, trend in (
+            ("wandering", LocalLinearTrend() + season),
+            ("wandering, AR(1)", LocalLinearTrend() + season + Autoregressive(1)),
+            ("smooth, AR(1)", LocalLinearTrend(smooth=True) + season + Autoregressive(1)),
+        ):
+            out[f"{kind}, {number} harmonics"] = trend
     return out
 
 

@@ -218,7 +218,10 @@ def run(settings: Settings) -> Outcome:
             for name, guide in zip(JUMPS, beside, strict=True)
         },
         "filters": _filters(maxima["hidden"].fitted, data, settings, networks),
-        "survival": _survival(plain, sampled),
+        "survival": _survival(
+            plain,
+            {name: one.draws["jump_rate"].flatten(0, 1)[::10] for name, one in sampled.items()},
+        ),
     }
     posterior = to_arviz(
         sampled["hidden"],
@@ -509,8 +512,8 @@ def _gap_at_the_mean_gap(known: HiddenMarkovModel, data: Sequences) -> float:
 # --- survival
 
 
-def _survival(data: Sequences, sampled: Mapping[str, NutsFit]) -> dict[str, Any]:
-    """The share alive by the estimate of Kaplan and Meier, and by both models."""
+def _survival(data: Sequences, rates: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The share alive by the estimate of Kaplan and Meier, and by models with rates (S, J)."""
     assert data.times is not None
     rows = torch.arange(len(data))
     last = data.times[rows, data.lengths - 1].numpy()
@@ -525,9 +528,8 @@ def _survival(data: Sequences, sampled: Mapping[str, NutsFit]) -> dict[str, Any]
     for year in years:
         alive.append(([1.0, *curve])[int(np.searchsorted(moments, year, "right"))])
     figures: dict[str, Any] = {"years": years.tolist(), "kaplan_meier": alive}
-    for name, result in sampled.items():
-        rates = result.draws["jump_rate"].flatten(0, 1)[::10]
-        generator = generator_matrix(rates, JUMPS[name], 4)
+    for name, drawn in rates.items():
+        generator = generator_matrix(drawn, JUMPS[name], 4)
         gone = transition_probabilities(generator.unsqueeze(-3), torch.from_numpy(years))
         lower, middle, upper = (1 - gone[..., 0, DEATH]).quantile(_BAND.to(gone), 0)
         figures[name] = {

@@ -100,7 +100,7 @@ class Settings:
     """Numbers per state of the neural transition."""
     width: int = 128
     """Units of its network."""
-    hmm_epochs: int = 60
+    hmm_epochs: int = 40
     """Passes over the training data; validation ends them earlier."""
     hmm_rate: float = 1e-2
     """Learning rate of the hidden Markov models."""
@@ -223,8 +223,10 @@ def _simulated() -> Splits:
         frames = np.zeros((length, PITCHES))
         frames[np.arange(length)[:, None], place] = 1
         pieces.append(frames)
-    train, valid, test = pieces[:30], pieces[30:36], pieces[36:]
-    return Sequences.from_arrays(train), Sequences.from_arrays(valid), Sequences.from_arrays(test)
+    train, valid, test = (
+        Sequences.from_arrays(part) for part in (pieces[:30], pieces[30:36], pieces[36:])
+    )
+    return train, valid, test
 
 
 def _cut(data: Sequences, longest: int) -> Sequences:
@@ -263,8 +265,8 @@ def _fit(name: str, settings: Settings, train: Sequences, valid: Sequences) -> F
             parameter_learning_rate=settings.hmm_rate,
             start="frames",
             sleep_steps=0,
-            evaluate_every=2 * per_epoch,
-            patience=8,
+            evaluate_every=per_epoch,
+            patience=6,
         ),
     )
 

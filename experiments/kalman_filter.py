@@ -85,7 +85,10 @@ class Settings:
     """The scalar walk, whose gain is the same at every step but the first, and the rotation, whose
     gain depends on which elements are missing."""
     seeds: int = 3
-    """Fits of each kind, which differ in weights, training sequences and batches."""
+    """Fits of each network in a BeliefGuide, which differ in weights, training sequences and
+    batches."""
+    comparison_seeds: int = 1
+    """Fits of everything else. What they miss is many times the spread of the former."""
     jobs: int = 2
     """Fits at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 32
@@ -112,7 +115,14 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in (
-            *("seeds", "hidden_size", "training_sequences", "steps", "batch_size"),
+            *(
+                "seeds",
+                "comparison_seeds",
+                "hidden_size",
+                "training_sequences",
+                "steps",
+                "batch_size",
+            ),
             *("shown_sequences", "draws"),
         ):
             if getattr(self, name) < 1:
@@ -131,6 +141,7 @@ class Settings:
 
 SMOKE: Mapping[str, object] = {
     "seeds": 2,
+    "comparison_seeds": 1,
     "jobs": 1,
     "hidden_size": 4,
     "training_sequences": 64,
@@ -553,7 +564,7 @@ def _fit_all(settings: Settings) -> dict[Case, Fits]:
         (case, name, number)
         for case in settings.cases
         for name in METHODS
-        for number in range(settings.seeds)
+        for number in range(_fits_of(settings, name))
     ]
     done = Parallel(n_jobs=settings.jobs, return_as="generator")(
         delayed(train)(settings, *job) for job in plan
@@ -563,6 +574,11 @@ def _fit_all(settings: Settings) -> dict[Case, Fits]:
     for (case, name, _), measured in zip(plan, bar, strict=True):
         fits[case][name].append(measured)
     return fits
+
+
+def _fits_of(settings: Settings, name: str) -> int:
+    own = METHODS[name] == Method(METHODS[name].network, BeliefGuide)
+    return settings.seeds if own else settings.comparison_seeds
 
 
 def _reach(cases: Mapping[str, Any]) -> dict[str, Any]:
@@ -618,8 +634,10 @@ def _shown(
         "mean_field_gap": np.array(figures["floors"]["best_mean_field"]["evidence_gap_per_step"]),
     }
     for field in ("evidence_gap", "rmse_times_exact", "variance_error"):
-        rows = [[np.mean(getattr(one, field)) for one in fits[name]] for name in METHODS]
-        found[field] = np.array(rows)
+        rows = np.full((len(METHODS), max(settings.seeds, settings.comparison_seeds)), np.nan)
+        for row, name in zip(rows, METHODS, strict=True):
+            row[: len(fits[name])] = [np.mean(getattr(one, field)) for one in fits[name]]
+        found[field] = rows
     if case == "scalar":
         for name in ("weights_of_the_past", "weights_of_the_past_kalman"):
             found[name] = np.array(figures["inside_the_lstm"][name])
@@ -637,14 +655,14 @@ def _dims(name: str) -> tuple[str, ...]:
     if field.endswith("_gap"):
         return ()
     if field == "variance_ratio":
-        return "fit", f"{case}_time"
+        return "lstm_fit", f"{case}_time"
     return (*steps, f"{case}_feature") if field == "y" else (*steps, f"{case}_component")
 
 
 def _posterior(settings: Settings, arrays: Mapping[str, npt.NDArray[Any]]) -> Idata:
     """Draws of the hidden states from the first LSTM's guide, and all that is drawn.
 
-    The models have no unknown parameters. ``fit`` counts the seeds.
+    The models have no unknown parameters. ``fit`` counts the seeds; NaN where there is no fit.
     """
     states = {n: v[None] for n, v in arrays.items() if n.endswith("hidden_state")}
     seen = {n: v for n, v in arrays.items() if n.endswith("_y")}
@@ -774,7 +792,7 @@ def _draw_inside(known: Any, cases: Sequence[str]) -> Figure:
             axis.set(xlabel="steps ago", ylabel="weight of an observation")
             axis.legend(frameon=False)
             continue
-        ratio = known[f"{panel}_variance_ratio"].transpose("fit", f"{panel}_time")
+        ratio = known[f"{panel}_variance_ratio"].transpose("lstm_fit", f"{panel}_time")
         axis.plot(known[f"{panel}_time"], ratio.values.T, color="tab:red", lw=1)
         axis.axhspan(0.98, 1.02, color="0.9")
         axis.axhline(1, color="black", lw=1)

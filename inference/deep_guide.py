@@ -97,12 +97,13 @@ class TrajectoryNetwork(nn.Module):
         self.cell: Cell = cell
         self.dropout = dropout
         self.readers = nn.ModuleList()
-        self._sizes: tuple[int, ...] = ()
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
     shift: Tensor
     scale: Tensor
+    _sizes: tuple[int, int, int, int]
+    """Channels of the observations, missing flags, inputs, components of the state."""
 
     def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
@@ -289,7 +290,6 @@ class DeepGuide(Guide):
         weight = self.divergence_weight
         self.trained_steps += 1
         return posterior.elbo(self.particles, weight)
-
 
     def forecast(
         self,

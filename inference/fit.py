@@ -108,7 +108,8 @@ def fit(
         model: the model; what it knows stays fixed.
         guide: a guide made from this model.
         data: training sequences, in memory or in a folder.
-        objective: ``"elbo"``, ``"iwae"``, ``"rws"`` (reweighted wake-sleep) or ``"forward_kl"``.
+        objective: ``"elbo"``, ``"iwae"``, ``"fivo"`` (particle filters, for continuous states),
+            ``"rws"`` (reweighted wake-sleep) or ``"forward_kl"``.
         settings: see ``FitSettings``.
         seed: of starts, batches and noise; torch's global generator is left as it was.
         heldout: sequences for early stopping; by default a share of ``data``.

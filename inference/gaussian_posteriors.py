@@ -44,11 +44,8 @@ class LinearisableLaws(ContinuousLaws, Protocol):
     def dtype(self) -> torch.dtype:
         """Of the laws' densities."""
 
-    def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """A (N, T-1, D, D), b (N, T-1, D), Q (N, T-1, D, D) near z_t ~ N(mean, covariance).
-
-        The arguments are (N, T-1, D) and (N, T-1, D, D), of all steps but the last.
-        """
+    def linearised(self, mean: Tensor, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """A (N, D, D), b (N, D), Q (N, D, D) of the move out of step t near states (N, D)."""
 
 
 class GaussianPosterior(dist.TorchDistribution, ABC):
@@ -355,11 +352,17 @@ class LinearisedBackward(GaussianPosterior):
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
-        before = self.beliefs[:, :-1]
-        parts = laws.linearised(before.mean, before.covariance)
-        self._joined = _Joined(
-            _Chain(*(part.double() for part in parts)), self.beliefs, laws.lengths
-        )
+        self._joined = _Joined(self._linear_chain(), self.beliefs, laws.lengths)
+
+    def _linear_chain(self) -> _Chain:
+        """The transition out of every step but the last, linear near the mean of the belief."""
+        count, steps, size = self.beliefs.mean.shape
+        if steps == 1:
+            none = self.beliefs.mean.new_zeros(count, 0, size)
+            return _Chain(none.unsqueeze(-1).expand(-1, -1, -1, size), none, none.diag_embed())
+        means = self.beliefs.mean.to(self._dtype)
+        parts = [self.laws.linearised(means[:, t], t) for t in range(steps - 1)]
+        return _Chain(*(torch.stack(each, 1).double() for each in zip(*parts, strict=True)))
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -35,7 +35,7 @@ class FitSettings:
     clip_norm: float = 5.0
     """Gradients are scaled down to this norm (loss in nats per step)."""
     particles: int = 1
-    """Draws of the parameters (elbo) or of the trajectories (iwae, rws) per step."""
+    """Draws of the parameters (elbo) or of the trajectories (iwae, fivo, rws) per step."""
     start: Start | Mapping[str, Tensor] = "kmeans"
     """Where the parameters start; see ``starting_values``."""
     restarts: int = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -63,9 +64,13 @@ class NeuralTransition:
         return scores.log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Nothing to read off counts: the prior's draws start the embeddings."""
-        del counts
-        return {}
+        """Rows that are nearly even, whatever the counts.
+
+        The prior's draws differ by several nats from move to move: a fit would have to unlearn
+        which of them they rule out.
+        """
+        into = torch.randn(len(counts), self.embedding).to(counts)
+        return {"transition_into": 0.5 / math.sqrt(self.embedding) * into}
 
     def check(self, data: Sequences) -> None:
         """Any data will do."""

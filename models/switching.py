@@ -585,8 +585,11 @@ class SwitchingLinearSSM(Model):
         self.transition.check(data)
 
     def laws(self, parameters: Parameters, data: Sequences) -> SwitchingLaws:
-        """The laws at given values of the unknown parameters: a pure function, without draws."""
-        values = self.complete(parameters)
+        """The laws at given values of the unknown parameters: a pure function, without draws.
+
+        In float64, whatever the values are: variances of very different sizes meet in a state.
+        """
+        values = {name: value.double() for name, value in self.complete(parameters).items()}
         if self.regimes == 1:
             some = values["drift"]
             log_initial, log_transition = some.new_zeros(1, 1), some.new_zeros(1, 1, 1, 1)

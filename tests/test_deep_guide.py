@@ -354,7 +354,11 @@ def test_forecast_follows_the_laws_of_one_step(emission, autoregressive):
         y = data.values[n, length - 1]
         told_back = torch.nn.functional.one_hot(y, 3).double() if emission.codes else y.double()
         seen = data.mask[n, length - 1].double().mean()
-        past = torch.cat([told_back * seen, 1 - seen.reshape(1)]) if autoregressive else y[:0]
+        past = (
+            torch.cat([told_back * seen, 1 - seen.reshape(1)])
+            if autoregressive
+            else seen.new_zeros(0)
+        )
         reader = torch.cat([future[n, 0], past.double().reshape(-1)[: model.drivers - 2]])
         z = told.states[:, n, 0]
         shift = laws.predictor(z, reader)

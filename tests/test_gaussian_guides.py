@@ -50,7 +50,7 @@ def rotating_case(lengths=(6, 3, 1), seed=1):
     model = rotation()
     arrays = model.sample(len(lengths), list(lengths), seed=seed).data.arrays()
     arrays[0][1] = np.nan
-    arrays[0][3, 1] = np.nan
+    arrays[0][3:, 1] = np.nan
     return model, Sequences.from_arrays(arrays)
 
 
@@ -166,19 +166,26 @@ def test_every_objective_has_finite_gradients(make, objective):
         assert bool((parameter.grad != 0).any())
 
 
-@pytest.mark.parametrize("make", [GUIDES["belief-lstm"], GUIDES["forward-both"]])
-def test_iwae_tends_to_the_evidence(make):
+class Doubtful(ExactFilter):
+    """Kalman's beliefs, moved and widened: weights are bounded then."""
+
+    def forward(self, laws):
+        beliefs = super().forward(laws)
+        return GaussianBeliefs(beliefs.mean + 0.3, 1.2 * beliefs.scale)
+
+
+def test_iwae_tends_to_the_evidence():
+    """From the bound up, to .02 nats at 20 000 draws."""
     model, data = rotating_case()
-    guide = make(model)
+    guide = BeliefGuide(model, Doubtful())
     laws = model.laws({}, data)
     evidence = BeliefGuide(model, ExactFilter()).bound(laws).sum().item()
-    with torch.no_grad():
-        bound = guide.bound(laws).sum().item()
-        few = [-iwae(guide, Batch(data, 1.0, 1)).item() for _ in range(200)]
-        many = -iwae(guide, Batch(data, 1.0, 20_000)).item()
+    bound = guide.bound(laws).sum().item()
+    few = [-iwae(guide, Batch(data, 1.0, 1)).item() for _ in range(200)]
+    many = -iwae(guide, Batch(data, 1.0, 20_000)).item()
     assert abs(np.mean(few) - bound) < 5 * np.std(few) / math.sqrt(200)
-    assert bound < many
-    assert many == pytest.approx(evidence, abs=0.05)
+    assert bound < evidence - 0.1
+    assert many == pytest.approx(evidence, abs=0.02)
 
 
 def test_iwae_of_the_exact_posterior_is_the_evidence_with_its_gradient():

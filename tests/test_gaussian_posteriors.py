@@ -287,11 +287,11 @@ class Linearised:
         self.chain_log_prob = laws.chain_log_prob
         self.emission_log_prob = laws.emission_log_prob
 
-    def linearised(self, mean, covariance):
-        assert covariance.shape == (*mean.shape, mean.shape[-1])
-        shape = mean.shape[:2]
+    def linearised(self, mean, t):
         parts = self.laws.transition, self.laws.offset, self.laws.noise
-        return tuple(part.expand(*shape, *part.shape[2:]) for part in parts)
+        return tuple(
+            part[:, min(t, part.shape[1] - 1)].expand(len(mean), *part.shape[2:]) for part in parts
+        )
 
 
 @pytest.mark.parametrize("varying", [True, False])

@@ -24,7 +24,9 @@ from beliefzoo.inference import (
     particle_filter,
     save_fit,
     smooth_regimes,
+    to_arviz,
 )
+from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.importance import weighted_evidence
 from beliefzoo.inference.mixture_kalman import resample
 from beliefzoo.inference.switching_guide import SwitchingPosterior
@@ -572,6 +574,23 @@ def test_a_saved_fit_is_the_same(tmp_path):
     laws = [one.model.laws(one.guide.median(), data) for one in (found, back)]
     bounds = [one.guide.bound(law) for one, law in zip((found, back), laws, strict=True)]
     torch.testing.assert_close(*bounds)
+
+
+def test_a_fit_goes_to_arviz():
+    model, data = tiny()
+    guide = RegimeGuide(model, LSTMFilter(4), draws=2)
+    settings = FitSettings(steps=2, sleep_steps=1, restarts=2, restart_steps=1)
+    found = fit(model, guide, data, settings=settings, progress=False)
+    idata = to_arviz(found, data, draws=3, state_draws=2, prior_draws=2, forecast=2)
+    states = group(idata, "posterior_states")["states"]
+    assert states.dims == ("chain", "draw", "sequence", "time", "component")
+    assert [str(name) for name in states["component"].values] == ["regime 0", "regime 1", "0"]
+    regimes = states.sel(component=["regime 0", "regime 1"])
+    np.testing.assert_allclose(regimes.sum("component"), 1)
+    dynamics = group(idata, "posterior")["dynamics"]
+    assert dynamics.dims == ("chain", "draw", "regime", "dimension", "dimension_from")
+    assert group(idata, "predictions")["obs"].sizes["ahead"] == 2
+    assert bool(np.isfinite(group(idata, "log_likelihood")["obs"]).all())
 
 
 def test_bad_arguments():

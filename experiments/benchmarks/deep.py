@@ -179,12 +179,14 @@ class SitePerStep(nn.Module):
             given = _laid_out(_leaves(guide, torch.float32), guide.model.states)
             for own, value in self.pairs(given):
                 own.copy_(value)
-            self.rnn.bias_hh_l0.zero_()
+            second: Any = self.rnn.bias_hh_l0  # torch's network has two biases of the same use
+            second.zero_()
 
     def pairs(self, given: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Own weights beside those of the library, or their gradients, by name."""
-        rows: list[tuple[Tensor, str]] = [(self.z_0, "initial_origin"), (self.z_q_0, "origin")]
-        dense = {
+        layer: Any
+        rows: list[tuple[Any, str]] = [(self.z_0, "initial_origin"), (self.z_q_0, "origin")]
+        dense: dict[str, tuple[Any, ...]] = {
             "transition_gate": (self.gate[0], self.gate[2]),
             "transition_proposal": (self.proposal[0], self.proposal[2]),
         }
@@ -215,7 +217,7 @@ class SitePerStep(nn.Module):
     def model(self, y: Tensor, turned: Tensor, mask: Tensor, lengths: Tensor) -> None:
         """p(z, y): a site for the state and a site for the observation, every step."""
         pyro.module("literal", self)
-        z = self.z_0.expand(len(y), -1)
+        z: Tensor = self.z_0.expand(len(y), -1)
         with pyro.plate("sequences", len(y)):
             for t in pyro.markov(range(1, y.shape[1] + 1)):
                 inside = mask[:, t - 1 : t]
