@@ -660,6 +660,6 @@ def test_independent_steps_of_sequences_that_end_early():
         laws = model.laws({}, alone)
         own = guide.posterior(laws)
         log_q = own.path_log_prob(paths.unsqueeze(1))[:, 0].double()
-        log_p = (own.chain_log_prob(paths.unsqueeze(1)) + own.emission_log_prob(paths.unsqueeze(1)))
+        log_p = own.chain_log_prob(paths.unsqueeze(1)) + own.emission_log_prob(paths.unsqueeze(1))
         total = (log_q.exp() * (log_p[:, 0].double() - log_q)).sum()
         assert float(bound[n]) == pytest.approx(float(total), rel=1e-5)
