@@ -20,3 +20,24 @@ def stacked(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) 
             part = torch.cat([part, part.new_full(shape, fill)], time)
         padded.append(part)
     return torch.cat(padded, sequence)
+
+
+def times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
+    """The last time of every sequence and those to come, (N, H + 1).
+
+    Raises:
+        ValueError: times that are missing, not (N, H), or do not increase.
+    """
+    shape = (len(last), steps)
+    came = None if times is None else tuple(times.shape)
+    if times is None or came != shape:
+        raise ValueError(f"times: forecasting needs future times of shape {shape}, got {came}")
+    joined = torch.cat([last.unsqueeze(1), times.to(last)], 1)
+    steady = (joined.diff(dim=1) > 0).all(1)
+    if not bool(steady.all()):
+        n = int(steady.logical_not().nonzero()[0])
+        raise ValueError(
+            f"times: must increase from the last time seen, got {joined[n].tolist()} "
+            f"in sequence {n}"
+        )
+    return joined

@@ -15,7 +15,9 @@ from torch.distributions import constraints
 from ..models import DeepLaws, DeepMarkovModel, Model, Sequences
 from ..models.checks import require, require_count
 from ..models.deep import normal_log_prob, spread
+from ..models.emissions import Parameters
 from ..models.randomness import seeded
+from .batches import times_ahead
 from .filters import FLAGGED_FEATURES
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relative_path_scan, relu_scan
@@ -308,6 +310,7 @@ class DeepGuide(Guide):
         *,
         draws: int = 1000,
         inputs: Tensor | None = None,
+        times: Tensor | None = None,
         seed: int | None = None,
     ) -> SimulatedForecast:
         """Continue every sequence by simulation from the guide's last states.
@@ -320,6 +323,7 @@ class DeepGuide(Guide):
             steps: how far ahead, H >= 1.
             draws: continuations.
             inputs: covariates of the future (N, H, columns), where the model takes them.
+            times: of these steps (N, H), later than all that was seen, where the model reads them.
             seed: of the simulation; torch's global generator is left as it was.
 
         Raises:
@@ -328,22 +332,10 @@ class DeepGuide(Guide):
         require_count(steps, "steps")
         require_count(draws, "draws")
         self.model.check(data)
-        shape = (len(data), steps, self.model.inputs)
-        came = None if inputs is None else tuple(inputs.shape)
-        if came != (shape if self.model.inputs else None):
-            raise ValueError(
-                f"inputs: forecasting needs {shape if self.model.inputs else 'none'}, got {came}"
+        with seeded(seed):
+            return continued(
+                self, self.median(), data, steps, draws=draws, inputs=inputs, times=times
             )
-        with seeded(seed), torch.no_grad():
-            laws = self.model.laws(self.median(), data)
-            posterior = self.posterior(laws)
-            paths = posterior.sample_paths(draws)
-            log_w = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
-            log_w = log_w - posterior.path_log_prob(paths)
-            chosen = torch.multinomial(log_w.mT.softmax(-1), draws, replacement=True).mT
-            rows = torch.arange(len(data))
-            last = paths[:, rows, laws.lengths - 1][chosen, rows]
-            return SimulatedForecast(*laws.continued(last, steps, inputs))
 
 
 class SimulatedForecast(NamedTuple):
@@ -353,6 +345,47 @@ class SimulatedForecast(NamedTuple):
     """(draws, N, H, D)."""
     draws: Tensor
     """Observations, (draws, N, H) codes or (draws, N, H, F)."""
+
+
+def continued(
+    guide: Guide,
+    values: Parameters,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int,
+    inputs: Tensor | None,
+    times: Tensor | None,
+) -> SimulatedForecast:
+    """Continue every sequence from the last states of a deep model's guide, at these parameters.
+
+    The states are drawn anew from ``draws`` draws of the guide by their importance weights.
+
+    Raises:
+        ValueError: inputs or times of the future that are missing, or not of its shape.
+    """
+    size = guide.model.inputs
+    shape = (len(data), steps, size)
+    came = None if inputs is None else tuple(inputs.shape)
+    if came != (shape if size else None):
+        raise ValueError(f"inputs: forecasting needs {shape if size else 'none'}, got {came}")
+    gap = None
+    if guide.model.timed:
+        assert data.times is not None  # checked with the data
+        last_time = data.times[torch.arange(len(data)), data.lengths - 1]
+        gap = times_ahead(last_time, steps, times).diff(dim=1)
+    else:
+        require(times is None, "times", f"{guide.model} reads none", type(times).__name__)
+    with torch.no_grad():
+        laws: DeepLaws = guide.model.laws(values, data)
+        posterior = guide.posterior(laws, learn=False)
+        paths = posterior.sample_paths(draws)
+        log_w = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+        log_w = log_w - posterior.path_log_prob(paths)
+        chosen = torch.multinomial(log_w.mT.softmax(-1), draws, replacement=True).mT
+        rows = torch.arange(len(data))
+        last = paths[:, rows, laws.lengths - 1][chosen, rows].to(laws.dtype)
+        return SimulatedForecast(*laws.continued(last, steps, inputs, gap))
 
 
 class DeepPosterior(dist.TorchDistribution):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import LinearLaws, Model, Sequences
+from ..models import DeepMarkovModel, LinearLaws, Model, Sequences
 from ..models.emissions import Parameters
 from . import exact_gaussian, linear_queries, queries
+from .deep_guide import continued
 from .exported import Array, Rows, Sample, States, as_array, observed_values, one_feature, thinned
 from .fit import Fit
 from .guides import Guide
@@ -190,16 +192,28 @@ def _begun(laws: LinearLaws) -> LinearLaws:
 
 
 def predictions(
-    model: Model,
+    result: Fit | NutsFit,
     data: Sequences,
     sample: Sample,
     replicas: Rows,
     steps: int,
     along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
-    """One continuation of every sequence per draw of the parameters."""
+    """One continuation of every sequence per draw of the parameters.
+
+    Of a deep model from a last state that is drawn among trajectories of the guide by weight.
+    """
     (inputs, times), drawn = along, []
-    for _, known in _each(model, sample.at(replicas.rows), len(replicas.rows)):
-        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
+    deep = isinstance(result.model, DeepMarkovModel)
+    values = sample.at(replicas.rows)
+    ahead: Any
+    for _, known in _each(result.model, values, len(replicas.rows)):
+        if deep:
+            assert isinstance(result, Fit)  # NUTS needs exact inference
+            ahead = continued(
+                result.guide, known.known, data, steps, draws=WEIGHTED, inputs=inputs, times=times
+            )
+        else:
+            ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
         drawn.append(one_feature(ahead.draws[0]))
     return {"obs": sample.shaped(torch.stack(drawn))}

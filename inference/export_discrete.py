@@ -227,7 +227,7 @@ def replicate(
 
 
 def predictions(
-    model: HiddenMarkovModel,
+    result: Fit | NutsFit,
     data: Sequences,
     sample: Sample,
     replicas: Rows,
@@ -235,6 +235,7 @@ def predictions(
     along: tuple[Tensor | None, Tensor | None],
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
+    model = _model(result)
     (inputs, times), drawn, probability = along, [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})

@@ -481,6 +481,6 @@ def _kalman(laws: Any) -> GaussianBeliefs:
             n, t = unknown.nonzero()[0].tolist()
             raise ValueError(
                 "filter: with a diffuse start there is no belief before the data determine the "
-                f"state, got an infinite variance in sequence {n}, step {t + 1}"
+                f"state, got an infinite variance in sequence {n}, step {t}"
             )
         return GaussianBeliefs.of_moments(found.means, found.covariances)

@@ -109,7 +109,8 @@ def fit(
         guide: a guide made from this model.
         data: training sequences, in memory or in a folder.
         objective: ``"elbo"``, ``"iwae"``, ``"fivo"`` (particle filters, for continuous states),
-            ``"rws"`` (reweighted wake-sleep) or ``"forward_kl"``.
+            ``"rws"`` (reweighted wake-sleep), ``"forward_kl"`` or
+            ``"fivo"`` (by a particle filter, for continuous states).
         settings: see ``FitSettings``.
         seed: of starts, batches and noise; torch's global generator is left as it was.
         heldout: sequences for early stopping; by default a share of ``data``.
@@ -146,9 +147,7 @@ def _check(
     checkpoint: str | os.PathLike[str] | None,
 ) -> None:
     if not isinstance(guide, Guide):
-        raise ValueError(
-            f"guide: must be a BeliefGuide, ForwardGuide or MeanFieldGuide, got {guide!r}"
-        )
+        raise ValueError(f"guide: must be a guide, for instance a BeliefGuide, got {guide!r}")
     if guide.model is not model:
         raise ValueError(
             f"guide: must be made from the model that is fitted, {model}, got one for {guide.model}"

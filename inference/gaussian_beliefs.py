@@ -105,7 +105,7 @@ class Density:
         return cls(beliefs.mean, inverse, 2 * beliefs.log_scale, full=True)
 
     @classmethod
-    def of_covariance(cls, mean: Tensor, covariance: Tensor, name: str, first: int = 1) -> Density:
+    def of_covariance(cls, mean: Tensor, covariance: Tensor, name: str, first: int = 0) -> Density:
         """From covariances (N|1, T|1, D, D).
 
         Raises:

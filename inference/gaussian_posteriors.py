@@ -250,7 +250,7 @@ class _Joined:
         self._across = right(self._before.covariance, chain.transition.mT).mT  # A V
         mean = product(chain.transition, self._before.mean) + chain.offset
         self.covariance = right(self._across, chain.transition.mT) + chain.noise
-        self.predicted = Density.of_covariance(mean, self.covariance, "predicted belief", first=2)
+        self.predicted = Density.of_covariance(mean, self.covariance, "predicted belief", first=1)
         self.gain = self._across.mT @ self.predicted.precision
 
     def _last(self, x: Tensor) -> Tensor:
@@ -380,7 +380,7 @@ class LinearisedBackward(GaussianPosterior):
         chain = self._joined.chain
         onward = product(chain.transition, paths[..., :-1, :]) + chain.offset
         later, predicted = paths[..., 1:, :], self._joined.predicted
-        moved = Density.of_covariance(torch.zeros_like(predicted.mean), chain.noise, "noise", 2)
+        moved = Density.of_covariance(torch.zeros_like(predicted.mean), chain.noise, "noise", 1)
         terms = moved.log_prob(later - onward) - predicted.log_prob(later)
         return self._total(self.beliefs.log_prob(paths)) + self._total(terms, 1)
 
@@ -445,7 +445,7 @@ class GaussianForward(LinearPosterior):
         self._chain = _Chain.of(self.laws)
         later = self.potentials[:, 1:]
         total = self._chain.noise + later.covariance
-        self._normaliser = Density.of_covariance(later.mean, total, "noise", first=2)
+        self._normaliser = Density.of_covariance(later.mean, total, "noise", first=1)
         self._gain = right(self._normaliser.precision, self._chain.noise).mT
         self._initial = _Initial(self.laws)
         first = self._initial.tilted(self.potentials[:, 0])
@@ -561,7 +561,7 @@ class GaussianMeanField(LinearPosterior):
         residual = mean[:, 1:] - moved
         across = right(covariance[:, :-1], chain.transition.mT).mT
         spread = right(across, chain.transition.mT) + covariance[:, 1:]
-        law = Density.of_covariance(torch.zeros_like(residual), chain.noise, "noise", first=2)
+        law = Density.of_covariance(torch.zeros_like(residual), chain.noise, "noise", first=1)
         own = self._total(Density.of(self.beliefs).expected(mean, covariance))
         chained = self._total(law.expected(residual, spread), 1)
         return own - chained - initial.expected(mean[:, 0], covariance[:, 0])
@@ -582,5 +582,5 @@ def _require_regular(beliefs: GaussianBeliefs, inside: Tensor) -> None:
         raise ValueError(
             "beliefs: need finite means and positive definite covariances, got mean "
             f"{beliefs.mean[n, t].tolist()}, standard deviations "
-            f"{beliefs.variance[n, t].sqrt().tolist()} in sequence {n}, step {t + 1}"
+            f"{beliefs.variance[n, t].sqrt().tolist()} in sequence {n}, step {t}"
         )

@@ -22,7 +22,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import register_kl
 
-from ..models import Laws, LinearLaws, Model, Sequences
+from ..models import (
+    DeepMarkovModel,
+    Laws,
+    LinearLaws,
+    Model,
+    Sequences,
+    SwitchingLinearSSM,
+)
 from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
 from .evidence import log_evidence
@@ -99,6 +106,12 @@ class Guide(nn.Module, ABC):
         if parameters not in UNCERTAINTIES:
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
         self._check_filter(filter)
+        self._check_model(model)
+        if isinstance(filter, ExactFilter) and not model.exact:
+            raise ValueError(
+                "filter: ExactFilter needs a model with exact inference; use a recurrent filter, "
+                f"got {model}"
+            )
         filter.build(model)
         self.model = model
         self.filter = filter
@@ -107,6 +120,9 @@ class Guide(nn.Module, ABC):
 
     def _check_filter(self, filter: Filter) -> None:
         """Refuse filters that this guide cannot use."""
+
+    def _check_model(self, model: Model) -> None:
+        """Refuse models that this guide has no posterior of."""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -236,6 +252,12 @@ class BeliefGuide(Guide):
                 "the future; use it in a ForwardGuide or MeanFieldGuide"
             )
 
+    def _check_model(self, model: Model) -> None:
+        if isinstance(model, SwitchingLinearSSM):
+            raise ValueError(
+                f"model: BeliefGuide needs states of one kind; use RegimeGuide, got {model}"
+            )
+
     def posterior(
         self, laws: Any, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
@@ -286,6 +308,9 @@ class ForwardGuide(Guide):
                 "ExactFilter, which belongs into a BeliefGuide"
             )
 
+    def _check_model(self, model: Model) -> None:
+        _require_plain(self, model)
+
     def posterior(self, laws: Any, *, learn: bool = True) -> Forward | GaussianForward:
         if isinstance(laws, Laws):
             scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
@@ -305,12 +330,25 @@ class MeanFieldGuide(Guide):
     With a causal filter this is the trap of SCIENCE I2: its optimum is not the filter.
     """
 
+    def _check_model(self, model: Model) -> None:
+        _require_plain(self, model)
+
     def posterior(self, laws: Any, *, learn: bool = True) -> MeanField | GaussianMeanField:
         beliefs = self.filter(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
             return MeanField(laws, beliefs)
         return GaussianMeanField(laws, beliefs)
+
+
+def _require_plain(guide: Guide, model: Model) -> None:
+    """Of nonlinear and switching laws there are other guides."""
+    if isinstance(model, DeepMarkovModel | SwitchingLinearSSM):
+        own = "DeepGuide" if isinstance(model, DeepMarkovModel) else "RegimeGuide"
+        raise ValueError(
+            f"model: {type(guide).__name__} needs discrete states or linear-Gaussian laws; use "
+            f"{own}, got {model}"
+        )
 
 
 class _Placed(dist.Delta):

@@ -107,5 +107,5 @@ def _require_noise(variance: Tensor) -> None:
     n, t, f = (~(variance > 0)).nonzero()[0].tolist()
     raise ValueError(
         "observation_noise: the bound of a network needs variances > 0 (with the exact filter zero "
-        f"will do), got {float(variance[n, t, f])} in sequence {n}, step {t + 1}, feature {f}"
+        f"will do), got {float(variance[n, t, f])} in sequence {n}, step {t}, feature {f}"
     )

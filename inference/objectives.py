@@ -121,8 +121,12 @@ def rws(guide: Guide, batch: Batch) -> Tensor:
     paths = posterior.sample_paths(batch.particles).detach()
     log_q = posterior.path_log_prob(paths)
     log_p = _joint(guide.posterior(laws, learn=False), paths)
-    weight = (log_p - log_q).detach().softmax(0)
-    wake = -(weight * (log_p + 0.5 * log_q)).sum()
+    log_w = (log_p - log_q).detach()
+    # Impossible draws weigh nothing, and −∞ times nothing is not a number; a sequence all of whose
+    # draws are impossible teaches nothing.
+    told = ~log_w.isneginf()
+    weight = torch.where(told, log_w, torch.finfo(log_w.dtype).min).softmax(0) * told
+    wake = -torch.where(told, weight * (log_p + 0.5 * log_q), 0).sum()
     sleep = 0.5 * _sleep(guide, draw, batch.data)
     return -(draw.log_prior - draw.log_q) + batch.scale * (wake + sleep)
 

@@ -238,7 +238,8 @@ class MeanField(PathPosterior):
     """
 
     def __init__(self, laws: Laws, log_beliefs: Tensor) -> None:
-        if bool(laws.log_transition.isneginf().any() | laws.log_initial.isneginf().any()):
+        moves = _moves_inside(laws.log_transition, laws.lengths)
+        if bool(moves.isneginf().any() | laws.log_initial.isneginf().any()):
             raise ValueError(
                 "MeanFieldGuide: needs initial and transition probabilities > 0, got exact zeros; "
                 "use BeliefGuide or ForwardGuide"
@@ -260,7 +261,7 @@ class MeanField(PathPosterior):
     def kl_to_chain(self, chain: MarkovChain) -> Tensor:
         m = self.marginals
         first = (m[:, 0] * chain.log_initial).sum(-1)
-        table = chain.log_transition
+        table = _moves_inside(chain.log_transition, self.laws.lengths)
         if table.shape[0] == 1 and table.shape[1] == 1:
             moved = m[:, :-1] @ table[0, 0]
         else:
@@ -271,6 +272,19 @@ class MeanField(PathPosterior):
 @register_kl(PathPosterior, MarkovChain)
 def _kl_path_chain(q: PathPosterior, p: MarkovChain) -> Tensor:
     return q.kl_to_chain(p)
+
+
+def _moves_inside(log_transition: Tensor, lengths: Tensor) -> Tensor:
+    """A transition of every step, (N|1, T-1|1, K, K), with 0 where a sequence has ended.
+
+    What stands there is nobody's move: in continuous time the identity, which has zeros.
+    """
+    steps = log_transition.shape[1]
+    if steps < 2:
+        return log_transition
+    onward = torch.arange(1, steps + 1, device=lengths.device)
+    inside = onward < lengths.unsqueeze(-1)
+    return torch.where(inside[..., None, None], log_transition, 0)
 
 
 def _same_chain(laws: Laws, chain: MarkovChain) -> None:

@@ -25,7 +25,7 @@ from ..models import (
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, linear_queries, structures
-from .batches import stacked
+from .batches import stacked, times_ahead
 from .linear_queries import LinearForecast, Moments
 from .mixture_kalman import RegimeForecast, forecast_regimes
 
@@ -231,7 +231,10 @@ def forecast(
     if isinstance(model, SwitchingLinearSSM):
         return forecast_regimes(model, data, steps, draws=draws, inputs=inputs, seed=seed)
     if not isinstance(model, HiddenMarkovModel):
-        raise _inexact(model)
+        raise ValueError(
+            "model: needs one whose last states have a known law, or a switching model; of a deep "
+            f"model see DeepGuide.forecast, got {model}"
+        )
     if steps < 1 or draws < 1:
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
@@ -282,27 +285,10 @@ def _future(
         along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
     if model.timed:
         assert data.times is not None  # checked with the data
-        along["times"] = _times_ahead(data.times[rows, last], steps, times)
+        along["times"] = times_ahead(data.times[rows, last], steps, times)
     future = Sequences.from_tensors(y, codes=data.is_codes, **along)
     law = model.transition
     return law.scheduled(future) if isinstance(law, GeneratorTransition) else future
-
-
-def _times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
-    """The last time of every sequence and those to come, (N, H + 1)."""
-    shape = (len(last), steps)
-    came = None if times is None else tuple(times.shape)
-    if times is None or came != shape:
-        raise ValueError(f"times: forecasting needs future times of shape {shape}, got {came}")
-    joined = torch.cat([last.unsqueeze(1), times.to(last)], 1)
-    steady = (joined.diff(dim=1) > 0).all(1)
-    if not bool(steady.all()):
-        n = int(steady.logical_not().nonzero()[0])
-        raise ValueError(
-            f"times: must increase from the last time seen, got {joined[n].tolist()} "
-            f"in sequence {n}"
-        )
-    return joined
 
 
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:

@@ -152,7 +152,7 @@ def to_arviz(
             groups["posterior_predictive"] = {"obs": sample.shaped(drawn)}
             labels["posterior_predictive/draw"] = replicas.labels
         if replicas is not None and forecast:
-            drawn = kind.predictions(model, data, sample, replicas, forecast, (inputs, times))
+            drawn = kind.predictions(result, data, sample, replicas, forecast, (inputs, times))
             groups["predictions"] = drawn
             labels["predictions/draw"] = replicas.labels
         count = wanted.replications(prior_draws, data) if model.priors else 0

@@ -664,7 +664,11 @@ class DeepLaws:
         return mean + scale * torch.randn_like(mean)
 
     def continued(
-        self, last: Tensor, steps: int, inputs: Tensor | None = None
+        self,
+        last: Tensor,
+        steps: int,
+        inputs: Tensor | None = None,
+        gap: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Draw on from states (n, N, D) at the last step of every sequence.
 
@@ -672,6 +676,7 @@ class DeepLaws:
             last: states there.
             steps: how many more.
             inputs: of these steps (N, steps, columns), where the model takes them.
+            gap: before each of these steps (N, steps), in continuous time.
 
         Returns:
             States (n, N, steps, D), and observations (n, N, steps) codes or (n, N, steps, F).
@@ -686,7 +691,10 @@ class DeepLaws:
         seen = torch.ones_like(mask[:1]).expand(len(nowhere), *mask.shape[1:])
         with torch.no_grad():
             for step in range(steps):
-                mean, scale = self.move(z, _beside(now, past))
+                wait = None if gap is None else gap[:, step, None].to(self.dtype)
+                if wait is not None and past is not None:
+                    wait = wait.expand(*past.shape[:-1], 1)
+                mean, scale = self.move(z, _beside(_beside(now, past), wait))
                 z = mean + scale * torch.randn_like(mean)
                 now = None if inputs is None else inputs[:, step].to(self.dtype)
                 shift = self.predictor(z, _beside(now, past)).flatten(0, 1)

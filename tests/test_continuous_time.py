@@ -21,6 +21,7 @@ from beliefzoo.inference import (
     FitSettings,
     ForwardGuide,
     LSTMFilter,
+    MeanFieldGuide,
     filter,
     fit,
     forecast,
@@ -639,3 +640,26 @@ def test_times_are_required():
     model, _ = misclassified()
     with pytest.raises(ValueError, match=r"data\.times: .* needs the time of every step"):
         log_evidence(model, Sequences.from_arrays([[0, 1]], codes=True))
+
+
+def test_independent_steps_of_sequences_that_end_early():
+    """What stands in the padding is no move: each bound is that of the sequence on its own."""
+    model = ContinuousTimeHMM(2, emission="gaussian").with_parameters(
+        generator=[[-0.4, 0.4], [0.3, -0.3]], initial=[0.5, 0.5], loc=[0.0, 1.0], scale=[1.0, 1.0]
+    )
+    data = Sequences.from_arrays(
+        [[0.1, 0.5, 1.2, 0.3], [0.4, 1.0]], times=[[0.0, 0.4, 1.0, 3.0], [0.0, 2.0]]
+    )
+    guide = MeanFieldGuide(model, LSTMFilter(3))
+    bound = guide.posterior(model.laws({}, data)).elbo()
+    for n in range(2):
+        alone = data[n]
+        expected = guide.posterior(model.laws({}, alone)).elbo()
+        torch.testing.assert_close(bound[n], expected[0])
+        paths = torch.tensor(list(itertools.product(range(2), repeat=int(alone.lengths[0]))))
+        laws = model.laws({}, alone)
+        own = guide.posterior(laws)
+        log_q = own.path_log_prob(paths.unsqueeze(1))[:, 0].double()
+        log_p = own.chain_log_prob(paths.unsqueeze(1)) + own.emission_log_prob(paths.unsqueeze(1))
+        total = (log_q.exp() * (log_p[:, 0].double() - log_q)).sum()
+        assert float(bound[n]) == pytest.approx(float(total), rel=1e-5)

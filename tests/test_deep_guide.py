@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from beliefzoo.inference import LSTMFilter
+from beliefzoo.inference import LSTMFilter, to_arviz
+from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.deep_guide import DeepGuide, TrajectoryNetwork, normal_divergence
 from beliefzoo.inference.fit import fit
 from beliefzoo.inference.importance import weighted_evidence
@@ -400,6 +401,61 @@ def test_forecast_of_a_chain_that_forgets_is_its_transition():
         guide.forecast(data, 1, inputs=torch.zeros(3, 1, 2))
     with pytest.raises(ValueError, match="steps: must be a whole number >= 1, got 0"):
         guide.forecast(data, 0)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "autoregressive"), [(0, False), (2, False), (0, True), (2, True)]
+)
+def test_forecast_in_continuous_time_waits_the_gaps(inputs, autoregressive):
+    """Gate shut, linear part silent: an Ornstein-Uhlenbeck process around a with spread s."""
+    torch.manual_seed(3)
+    model = DeepMarkovModel(
+        2,
+        Bernoulli(3),
+        transition_width=3,
+        emission_width=4,
+        inputs=inputs,
+        autoregressive=autoregressive,
+        timed=True,
+    )
+    values = {name: prior.sample() for name, prior in model.priors.items()}
+    values["transition_gate_bias1"] = torch.full((2,), -800.0)
+    values["transition_linear_weight"] = torch.zeros(2, 2)
+    values["transition_scale_weight"] = torch.zeros(2, 2)
+    model = model.with_parameters(**values)
+    read = {"inputs": torch.randn(3, 4, inputs)} if inputs else {}
+    ends = torch.tensor([[0.0, 0.5, 1.0, 4.0], [0.0, 1.0, 2.0, 3.0], [2.0, 3.0, 4.0, 5.0]])
+    data = model.sample(3, list(LENGTHS), seed=1, times=ends, **read).data
+    future = {"inputs": torch.randn(3, 2, inputs)} if inputs else {}
+    times = torch.tensor([[0.6, 2.6], [3.5, 3.6], [3.0, 4.0]])
+    guide = DeepGuide(model, TrajectoryNetwork(5))
+    told = guide.forecast(data, 2, draws=4000, times=times, seed=0, **future)
+    gap = (times[:, 1] - times[:, 0]).unsqueeze(-1)
+    kept = torch.exp(-values["transition_rate"] * gap)
+    centre = values["transition_linear_bias"]
+    spread = torch.nn.functional.softplus(values["transition_scale_bias"])
+    residual = told.states[:, :, 1] - centre - kept * (told.states[:, :, 0] - centre)
+    scale = spread * (1 - kept.square()).sqrt()
+    assert ((residual.mean(0) / scale).abs() < 5 / math.sqrt(4000)).all()
+    assert ((residual.std(0) / scale - 1).abs() < 5 / math.sqrt(8000)).all()
+    for bad in (None, times[:, :1], times - 10):
+        with pytest.raises(ValueError, match="times: "):
+            guide.forecast(data, 2, times=bad, **future)
+
+
+def test_forecasts_of_a_timed_model_are_exported():
+    model = DeepMarkovModel(2, Bernoulli(3), transition_width=3, emission_width=4, timed=True)
+    times = torch.tensor([[0.0, 0.5, 1.0], [0.0, 1.0, 2.0]])
+    data = model.sample(2, [3, 2], seed=1, times=times).data
+    settings = FitSettings(steps=1, sleep_steps=0)
+    result = fit(
+        model, DeepGuide(model, TrajectoryNetwork(3)), data, settings=settings, progress=False
+    )
+    ahead = torch.tensor([[2.0, 3.0], [4.0, 9.0]])
+    counts = {"draws": 2, "state_draws": 1, "predictive_draws": 2, "prior_draws": 0}
+    told = group(to_arviz(result, data, forecast=2, times=ahead, **counts), "predictions")
+    assert told["obs"].shape == (1, 2, 2, 2, 3) or told["obs"].shape == (2, 2, 2, 2, 3)
+    assert set(told["obs"].values.ravel().tolist()) <= {0.0, 1.0}
 
 
 def test_a_saved_fit_is_the_same(tmp_path):

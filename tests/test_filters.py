@@ -381,5 +381,5 @@ def test_no_belief_before_a_diffuse_state_is_determined():
         level_variance=1.0, observation_variance=2.0
     )
     data = Sequences.from_arrays([[1.0, 2.0], [np.nan, 1.0]])
-    with pytest.raises(ValueError, match="infinite variance in sequence 1, step 1"):
+    with pytest.raises(ValueError, match="infinite variance in sequence 1, step 0"):
         ExactFilter()(model.laws({}, data))

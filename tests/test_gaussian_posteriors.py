@@ -331,8 +331,8 @@ def test_the_smoother_needs_no_density():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"observation_noise": 0.0}, "observation_noise: .* variances > 0 .* sequence 0, step 1"),
-        ({"noise": -1.0}, "predicted belief: needs a positive definite .* sequence 0, step 2"),
+        ({"observation_noise": 0.0}, "observation_noise: .* variances > 0 .* sequence 0, step 0"),
+        ({"noise": -1.0}, "predicted belief: needs a positive definite .* sequence 0, step 1"),
     ],
 )
 def test_bad_laws(change, message):
@@ -350,10 +350,10 @@ def test_bad_beliefs():
     scale[1, 2] = 0  # beyond the length
     GaussianBackward(laws, GaussianBeliefs(mean, scale))
     scale[1, 1, 0] = 0
-    with pytest.raises(ValueError, match=r"beliefs: .* \[0.0, 1.0\] in sequence 1, step 2"):
+    with pytest.raises(ValueError, match=r"beliefs: .* \[0.0, 1.0\] in sequence 1, step 1"):
         GaussianBackward(laws, GaussianBeliefs(mean, scale))
     mean[0, 0] = torch.nan
-    with pytest.raises(ValueError, match=r"finite means .* sequence 0, step 1"):
+    with pytest.raises(ValueError, match=r"finite means .* sequence 0, step 0"):
         GaussianMeanField(laws, GaussianBeliefs(mean, torch.ones_like(mean)))
 
 

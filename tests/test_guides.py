@@ -27,10 +27,12 @@ from beliefzoo.inference.guides import UNCERTAINTIES
 from beliefzoo.inference.posteriors import Backward
 from beliefzoo.models import (
     Categorical,
+    DeepMarkovModel,
     HiddenMarkovModel,
     InputTransition,
     NeuralTransition,
     Sequences,
+    SwitchingLinearSSM,
 )
 
 
@@ -320,6 +322,20 @@ def test_bad_arguments():
         BeliefGuide(model, ExactFilter(), parameters="laplace")
     with pytest.raises(ValueError, match="model: must be a model"):
         BeliefGuide("model", ExactFilter())
+
+
+def test_a_guide_refuses_models_that_it_has_no_posterior_of():
+    deep = DeepMarkovModel(2, "gaussian", transition_width=2, emission_width=2)
+    switching = SwitchingLinearSSM(2, 1)
+    with pytest.raises(ValueError, match=r"model: BeliefGuide .* RegimeGuide, got Switching"):
+        BeliefGuide(switching, LSTMFilter(3))
+    for kind in (ForwardGuide, MeanFieldGuide):
+        with pytest.raises(ValueError, match=f"model: {kind.__name__} .* DeepGuide, got Deep"):
+            kind(deep, LSTMFilter(3))
+        with pytest.raises(ValueError, match=f"model: {kind.__name__} .* RegimeGuide, got Switch"):
+            kind(switching, LSTMFilter(3))
+    with pytest.raises(ValueError, match=r"filter: ExactFilter needs .* exact .* got DeepMarkov"):
+        BeliefGuide(deep, ExactFilter())
 
 
 def test_a_posterior_belongs_to_its_model():

@@ -5,9 +5,16 @@ import itertools
 import pytest
 import torch
 
-from beliefzoo.inference import BeliefGuide, ExactFilter, ForwardGuide, LSTMFilter, log_evidence
+from beliefzoo.inference import (
+    BeliefGuide,
+    ExactFilter,
+    ForwardGuide,
+    LSTMFilter,
+    MeanFieldGuide,
+    log_evidence,
+)
 from beliefzoo.inference.objectives import Batch, elbo, forward_kl, iwae, log_mean_exp, rws
-from beliefzoo.models import HiddenMarkovModel
+from beliefzoo.models import Categorical, HiddenMarkovModel, Sequences
 
 
 @pytest.fixture
@@ -139,3 +146,22 @@ def test_wake_phase_moves_the_parameters_towards_the_evidence():
     # 1000 importance draws of 16 paths leave a bias well below .02 of the gradient's size.
     error = (got.mean(0) - expected).abs()
     assert bool((error < 5 * got.std(0) / 100**0.5 + 0.02 * expected.abs().max()).all())
+
+
+def test_wake_sleep_leaves_out_impossible_draws():
+    """The wake phase with an independent guide that draws paths which the model rules out."""
+    model = HiddenMarkovModel(2, Categorical(2)).with_parameters(
+        initial=[0.5, 0.5], transition=[[0.5, 0.5], [0.5, 0.5]], probs=[[1.0, 0.0], [0.5, 0.5]]
+    )
+    data = Sequences.from_arrays([[1, 1, 0, 1, 1]] * 4, codes=True)
+    guide = MeanFieldGuide(model, LSTMFilter(3, reads="observations"))
+    paths = guide.posterior(model.laws({}, data)).sample_paths(2)
+    possible = guide.posterior(model.laws({}, data)).emission_log_prob(paths).isfinite()
+    torch.manual_seed(1)
+    for _ in range(5):  # draws of which some, or all of a sequence, are impossible
+        loss = rws(guide, Batch(data, 1.0, 2))
+        guide.zero_grad()
+        loss.backward()
+        assert bool(loss.isfinite())
+        assert all(bool(p.grad.isfinite().all()) for p in guide.filter_modules())
+    assert not bool(possible.all())
