@@ -91,8 +91,9 @@ class Settings:
     """Fits of everything else. What they miss is many times the spread of the former."""
     jobs: int = 2
     """Fits at the same time, one thread each. The numbers do not depend on it."""
-    hidden_size: int = 32
-    """Units of every network: the belief of the rotation is fourteen numbers."""
+    hidden_size: int = 64
+    """Units of every network. The belief of the rotation is fourteen numbers, linear in the past:
+    in trials with another seed 32 units (at a rate of .03) left more than twice the gap."""
     training_sequences: int = 5000
     """As many as in the figure of the paper."""
     heldout_sequences: int = 1000
@@ -102,12 +103,14 @@ class Settings:
     missing: float = 0.2
     """Share of the elements of the rotation that are missing, beside a stretch of five steps in
     each sequence that is missing whole."""
-    steps: int = 2000
-    """Gradient steps of every fit."""
-    batch_size: int = 100
-    """Sequences per step."""
-    learning_rate: float = 1e-2
-    """Adam's, falling along a cosine."""
+    steps: int = 6000
+    """Gradient steps of every fit. With another seed the rotation was at 1.2e-3 nats a step after
+    4000; the scalar walk is far below after 1000."""
+    batch_size: int = 32
+    """Sequences per step. Near the exact filter the gradient of the bound is without noise: many
+    small steps do better than few large ones."""
+    learning_rate: float = 2e-2
+    """Adam's, falling along a cosine; .01 was slower in a trial with another seed."""
     shown_sequences: int = 10
     """Held-out sequences of each case kept in posterior.nc."""
     draws: int = 200
