@@ -463,7 +463,7 @@ def _draw_table(figures: Mapping[str, Any]) -> Figure:
 def _draw_training(training: Mapping[str, Any]) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 3.6))
     for name, row in training.items():
-        axis.plot(row["step"], row["validation_nats_per_frame"], label=LABELS[name])
+        axis.plot(row["step"], row["validation_nats_per_frame"], ".-", label=LABELS[name])
     axis.set(xlabel="step", ylabel="nats per frame", xscale="log", title="Validation split")
     axis.legend(frameon=False)
     return figure
@@ -477,10 +477,13 @@ def _draw_pieces(posterior: Idata, exported: str) -> Figure:
     replicas = group(posterior, "posterior_predictive")["obs"].isel(sequence=0, chain=0)
     made = replicas.transpose("draw", "time", "feature").values[:2, :length]
     figure, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True, sharey=True)
-    titles = ("a test piece", f"made up by the model ({LABELS[exported]})", "and another")
+    name = LABELS[exported].removesuffix(", bound").removesuffix(" (exact)")
+    titles = ("a test piece", f"made up by the model ({name})", "and another")
+    used = np.flatnonzero(np.concatenate([seen[:length], *made]).any(0))
+    low, high = (used.min(), used.max()) if used.size else (0, PITCHES - 1)
     for axis, roll, title in zip(axes, (seen[:length], *made), titles, strict=False):
         axis.imshow(roll.T, origin="lower", aspect="auto", cmap="Greys", interpolation="nearest")
         axis.set_title(title, loc="left", fontsize=9)
-        axis.set(ylabel="pitch", ylim=(15, 65))
+        axis.set(ylabel="key of the piano", ylim=(low - 2, high + 2))
     axes[-1].set_xlabel("frame")
     return figure
