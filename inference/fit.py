@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..models import HiddenMarkovModel, Laws, Model, SequenceFolder, Sequences
+from ..models import HiddenMarkovModel, Laws, LinearLaws, Model, SequenceFolder, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.folders import Data
 from ..models.persistence import write_tensors
@@ -283,7 +283,11 @@ class _Run:
 
     def _make_optimizer(self, guide: Guide) -> torch.optim.Adam:
         groups = [
-            {"params": list(guide.filter_modules()), "lr": self.settings.learning_rate},
+            {
+                "params": list(guide.filter_modules()),
+                "lr": self.settings.learning_rate,
+                "weight_decay": self.settings.weight_decay,
+            },
             {
                 "params": list(guide.parameter_modules()),
                 "lr": self.settings.parameter_learning_rate,
@@ -304,6 +308,9 @@ class _Run:
         if self.settings.sleep_steps == 0 or not weights:
             return
         values = {n: v.to(torch.get_default_dtype()) for n, v in self.start.items()}
+        laws = self.model.laws(values, self.batches.whole(0))
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            return  # a first state with a flat prior cannot be simulated
         optimizer = torch.optim.Adam(weights, self.settings.learning_rate)
         for step in range(self.settings.sleep_steps):
             # Every process simulates the whole minibatch, so that their generators stay together.

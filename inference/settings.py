@@ -30,6 +30,9 @@ class FitSettings:
     """Adam's, for the filter's weights."""
     parameter_learning_rate: float = 3e-2
     """Adam's, for the posterior of the model's parameters (on the unconstrained scale)."""
+    weight_decay: float = 0.0
+    """Half the squared weights of the filter, times this, are added to the loss (nats per step): a
+    normal prior of precision ``weight_decay`` × steps in the data, against overfitting."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """Both rates fall to a hundredth along a half cosine, or stay."""
     clip_norm: float = 5.0
@@ -43,7 +46,8 @@ class FitSettings:
     restart_steps: int = 150
     """Steps of that improvement."""
     sleep_steps: int = 100
-    """First the network alone learns to filter simulations of the start, so that no state dies."""
+    """First the network alone learns to filter simulations of the start, so that no state dies (not
+    where the first state has a flat prior: there is nothing to simulate)."""
     holdout: float = 0.1
     """Share of the sequences held out for early stopping (none below 20 sequences; of a folder at
     most 4096 sequences, which are kept in memory)."""
@@ -62,6 +66,8 @@ class FitSettings:
         for name in ("learning_rate", "parameter_learning_rate", "clip_norm"):
             value = getattr(self, name)
             self._need(name, math.isfinite(value) and value > 0, "must be finite and > 0")
+        decay = math.isfinite(self.weight_decay) and self.weight_decay >= 0
+        self._need("weight_decay", decay, "must be finite and >= 0")
         self._need("checkpoint_every", self.checkpoint_every >= 1, "must be >= 1")
         self._need("holdout", 0 <= self.holdout < 1, "must be in [0, 1)")
         self._need("patience", self.patience is None or self.patience >= 1, "must be >= 1 or None")
