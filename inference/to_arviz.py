@@ -313,7 +313,8 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
 
 
 def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
-    states = np.arange(model.states)
+    # Of a deep model only the emission's own parameters have the axis, with its single state.
+    states = np.arange(model.states if isinstance(model, HiddenMarkovModel) else 1)
     time = _times(data)
     out: dict[str, Any] = {
         "state": states,
