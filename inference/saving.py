@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from ..models import Model
-from ..models.randomness import seeded
 from ..models.persistence import describe, read_tensors, restore, write_tensors
+from ..models.randomness import seeded
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
 from .fit import Fit
