@@ -508,7 +508,7 @@ class GaussianForward(LinearPosterior):
     def _density(self) -> Density:
         return Density.of(self.potentials)
 
-    def _excess(self, paths: Tensor) -> Tensor:
+    def excess(self, paths: Tensor) -> Tensor:
         """log q(z) − log p(z), shape (…, N)."""
         paths = paths.double()
         tilt = self._total(self._density.log_prob(paths))
@@ -517,10 +517,10 @@ class GaussianForward(LinearPosterior):
         return tilt - left - self._first_normaliser
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
-        return self.chain_log_prob(paths) + self._excess(paths)
+        return self.chain_log_prob(paths) + self.excess(paths)
 
     def log_weights(self, paths: Tensor) -> Tensor:
-        return self.emission_log_prob(paths) - self._excess(paths)
+        return self.emission_log_prob(paths) - self.excess(paths)
 
     def kl_to_chain(self) -> Tensor:
         mean, covariance = self._moments

@@ -323,6 +323,15 @@ class ForwardGuide(Guide):
             )
         return GaussianForward(laws, potentials if learn else potentials.detach())
 
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        posterior = self.posterior(laws)
+        if isinstance(posterior, Forward):
+            return -posterior.path_log_prob(paths)
+        # log p(z) in the dtype of the simulation: components without noise follow from the step
+        # before to its rounding, not to that of float64.
+        return -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
+
 
 class MeanFieldGuide(Guide):
     """q(z | y) = Π_t β_t(z_t): the comparison that ignores the chain.

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..models import HiddenMarkovModel, Model, Sequences
 from ..models.emissions import Parameters
 from ..models.randomness import seeded
-from . import exact
+from . import exact, objectives
 from .arviz_groups import k_threshold, pareto_k, psis_log_mean
 from .draws import batches, blocks, draw_parameters, draw_paths, for_batch
 from .evidence import log_evidence
@@ -119,8 +119,7 @@ def log_weights(guide: Guide, values: Parameters, data: Sequences, draws: int) -
     parts = []
     for first in range(0, draws, block):
         paths = posterior.sample_paths(min(block, draws - first))
-        log_p = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
-        parts.append(log_p - posterior.path_log_prob(paths))
+        parts.append(objectives.log_weights(posterior, paths))
     return torch.cat(parts)
 
 
@@ -246,8 +245,7 @@ def _one_by_one(
             laws = model.laws(one, batch)
             posterior = guide.posterior(laws, learn=False)
             path = posterior.sample_paths(1)
-            log_p = posterior.chain_log_prob(path) + posterior.emission_log_prob(path)
-            joint[draw] += (log_p - posterior.path_log_prob(path)).sum()
+            joint[draw] += objectives.log_weights(posterior, path).sum()
             evidence[draw] += log_evidence(laws).sum()
             bound[draw] += posterior.elbo().sum()
     return evidence, joint, bound

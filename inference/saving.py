@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..models import Model
 from ..models.persistence import describe, read_tensors, restore, write_tensors
+from ..models.randomness import seeded
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
 from .fit import Fit
@@ -71,7 +72,8 @@ def load_fit(path: str | os.PathLike[str]) -> Fit:
     content = read_tensors(path, _KEYS)
     record = json.loads(content["fit"])
     model = restore(json.loads(content["model"]), content["tensors"])
-    guide = _restore_guide(record, model, content["guide"])
+    with seeded(0):  # networks are made with random weights, before they get those of the file
+        guide = _restore_guide(record, model, content["guide"])
     return Fit(
         model=model,
         guide=guide,

@@ -435,6 +435,7 @@ class GeneratorTransition:
 _LEAST_SHARE = 1e-3
 """Of the jumps out of a state, at the start of a fit."""
 
+
 def _listed(jumps: Any) -> Any:
     """Pairs, of a boolean matrix its True entries off the diagonal."""
     table = np.asarray(jumps)

@@ -645,7 +645,7 @@ def test_times_are_required():
 def test_independent_steps_of_sequences_that_end_early():
     """What stands in the padding is no move: each bound is that of the sequence on its own."""
     model = ContinuousTimeHMM(2, emission="gaussian").with_parameters(
-        generator=[[-0.4, 0.4], [0.3, -0.3]], initial=[0.5, 0.5], loc=[0.0, 1.0], scale=[1.0, 1.0]
+        generator=[[-0.4, 0.4], [0.3, -0.3]], initial=[0.5, 0.5], mean=[0.0, 1.0], scale=[1.0, 1.0]
     )
     data = Sequences.from_arrays(
         [[0.1, 0.5, 1.2, 0.3], [0.4, 1.0]], times=[[0.0, 0.4, 1.0, 3.0], [0.0, 2.0]]

@@ -356,7 +356,9 @@ def test_saved_fits_come_back(tmp_path, filt, uncertainty):
     guide = BeliefGuide(model, filt, parameters=uncertainty)
     result = fit(model, guide, data, settings=QUICK, progress=False)
     path = save_fit(result, tmp_path / "fit.bz")
+    before = torch.random.get_rng_state()
     again = load_fit(path)
+    assert torch.equal(torch.random.get_rng_state(), before)
     assert again.settings == result.settings
     assert again.seed == result.seed
     assert torch.equal(again.losses, result.losses)

@@ -14,7 +14,13 @@ from beliefzoo.inference import (
     log_evidence,
 )
 from beliefzoo.inference.objectives import Batch, elbo, forward_kl, iwae, log_mean_exp, rws
-from beliefzoo.models import Categorical, HiddenMarkovModel, Sequences
+from beliefzoo.models import (
+    Autoregressive,
+    Categorical,
+    HiddenMarkovModel,
+    LinearGaussianSSM,
+    Sequences,
+)
 
 
 @pytest.fixture
@@ -165,3 +171,15 @@ def test_wake_sleep_leaves_out_impossible_draws():
         assert bool(loss.isfinite())
         assert all(bool(p.grad.isfinite().all()) for p in guide.filter_modules())
     assert not bool(possible.all())
+
+
+@pytest.mark.parametrize("objective", [forward_kl, rws])
+def test_sleep_in_single_precision_with_components_without_noise(objective):
+    """The second lag of an AR(2) follows from the step before, to the rounding of float32."""
+    model = LinearGaussianSSM(Autoregressive(2))
+    data = Sequences.from_tensors(torch.randn(5, 30, 1))
+    guide = ForwardGuide(model, LSTMFilter(3, direction="backward"))
+    loss = objective(guide, Batch(data, 1.0, 2))
+    assert bool(loss.isfinite())
+    loss.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in guide.filter_modules())
