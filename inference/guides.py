@@ -330,7 +330,8 @@ class ForwardGuide(Guide):
             return -posterior.path_log_prob(paths)
         # log p(z) in the dtype of the simulation: components without noise follow from the step
         # before to its rounding, not to that of float64.
-        return -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
+        loss: Tensor = -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
+        return loss
 
 
 class MeanFieldGuide(Guide):

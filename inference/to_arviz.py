@@ -155,13 +155,7 @@ def to_arviz(
             drawn = kind.predictions(result, data, sample, replicas, forecast, (inputs, times))
             groups["predictions"] = drawn
             labels["predictions/draw"] = replicas.labels
-        count = wanted.replications(prior_draws, data) if model.priors else 0
-        if count:
-            prior = draw_prior(model, count)
-            groups["prior"] = {name: as_array(value[None]) for name, value in prior.items()}
-            drawn = kind.replicate(model, data, prior, count, informed=False)
-            if drawn is not None:
-                groups["prior_predictive"] = {"obs": drawn[None]}
+        groups |= _prior(kind, model, data, wanted.replications(prior_draws, data))
         order = None
         if isinstance(model, HiddenMarkovModel):
             order = torch.arange(model.states)
@@ -174,6 +168,18 @@ def to_arviz(
         coords=_coords(model, data, forecast) | labels,
         attrs=_attrs(result, data, wanted, sample, groups, order),
     )
+
+
+def _prior(kind: Any, model: Model, data: Sequences, count: int) -> Groups:
+    """Draws of the parameters from their priors, and the data that these lead to."""
+    if not count or not model.priors:
+        return {}
+    prior = draw_prior(model, count)
+    groups: Groups = {"prior": {name: as_array(value[None]) for name, value in prior.items()}}
+    drawn = kind.replicate(model, data, prior, count, informed=False)
+    if drawn is not None:
+        groups["prior_predictive"] = {"obs": drawn[None]}
+    return groups
 
 
 @dataclass(frozen=True)

@@ -443,7 +443,7 @@ class DeepLaws:
         return self.data.inputs.to(self.dtype)
 
     @cached_property
-    def _gaps(self) -> Tensor | None:
+    def step_gaps(self) -> Tensor | None:
         """The gap before every step, (N, T, 1), 1 before the first ones and in the padding."""
         if not self.model.timed:
             return None
@@ -460,7 +460,7 @@ class DeepLaws:
             before = torch.zeros_like(self._inputs)
             before[:, 1:] = self._inputs[:, :-1]
             parts.append(before)
-        parts += [part for part in (self._past, self._gaps) if part is not None]
+        parts += [part for part in (self._past, self.step_gaps) if part is not None]
         return torch.cat(parts, -1) if parts else None
 
     @cached_property
@@ -643,8 +643,8 @@ class DeepLaws:
             for t in range(data.max_length):
                 now = None if self._inputs is None else self._inputs[:, t : t + 1]
                 driver = _joined(nothing, past)
-                if self._gaps is not None:
-                    driver = torch.cat([driver, self._gaps[:, t : t + 1]], -1)
+                if self.step_gaps is not None:
+                    driver = torch.cat([driver, self.step_gaps[:, t : t + 1]], -1)
                 states.append(self._drawn_state(states, driver))
                 shift = self.predictor(states[-1], _joined(now, past)).unsqueeze(-2)
                 drawn.append(emission.draw(self.parameters, nowhere, shift))

@@ -378,7 +378,7 @@ def test_bad_arguments():
     known = model.with_parameters(initial=[0.5, 0.5], transition=[[0.5, 0.5]] * 2, rate=[1.0, 2.0])
     cases = [
         ((other, guide, data), {}, "guide: must be made from the model"),
-        ((model, "guide", data), {}, "guide: must be a BeliefGuide"),
+        ((model, "guide", data), {}, "guide: must be a guide, for instance"),
         (
             (model, guide, data.values),
             {},

@@ -384,7 +384,7 @@ def test_fivo_fits(linear_case):
 def test_fivo_is_for_continuous_states():
     model = HiddenMarkovModel(2, "gaussian")
     data = model.sample(3, 5, seed=0).data
-    with pytest.raises(ValueError, match="'fivo' needs a model of continuous states"):
+    with pytest.raises(ValueError, match="'fivo' needs a model of continuous states without"):
         fit(model, BeliefGuide(model, LSTMFilter(3)), data, objective="fivo", progress=False)
 
 
