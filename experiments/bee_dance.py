@@ -7,9 +7,9 @@ evidence of dances that they never saw, and by how many marked changes their reg
 regimes of the switching model are inferred by an LSTM with Kalman filters under it; particles say
 how far its bound is from the evidence.
 
-Held out are the dances from the parameters alone. The size of the state, how sticky regimes are, and
-that every dance is scaled by itself were chosen on all six dances, after trials of 24 hidden Markov
-and 4 switching models whose evidence and marked changes were both looked at.
+Held out are the dances from the parameters alone. The size of the state, how sticky regimes are,
+and that every dance is scaled by itself were chosen on all six dances, after trials of 24 hidden
+Markov and 4 switching models whose evidence and marked changes were both looked at.
 """
 
 from __future__ import annotations

@@ -94,7 +94,9 @@ def weighted_evidence(
         raise ValueError(f"result: must be a Fit or a guide, got {type(guide).__name__}")
     if not isinstance(draws, int) or draws < FEWEST:
         raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
-    guide.model.check(data)
+    if not isinstance(data, Sequences):
+        raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
+    guide.model.check_values(data)  # few sequences will do: nothing is fitted
     with seeded(seed), torch.no_grad():
         medians = guide.median()
         parts = [log_weights(guide, medians, batch, draws) for batch in data.batches(_SEQUENCES)]
