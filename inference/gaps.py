@@ -127,6 +127,8 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
             "fitted: needs a model with exact inference; weighted_evidence estimates it for "
             f"others, got {guide.model}"
         )
+    if not isinstance(data, Sequences):
+        raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     guide.model.check_values(data)  # few sequences will do: nothing is fitted
     medians = {name: value.double() for name, value in guide.median().items()}
     parts = []

@@ -1,4 +1,20 @@
-"""Sequences and the generative models: three laws and one Pyro program each."""
+"""Sequences and the generative models: three laws and one Pyro program each.
+
+======================  ==========================================  ================================
+hidden state            discrete time                               continuous time
+======================  ==========================================  ================================
+discrete                ``HiddenMarkovModel``                       ``ContinuousTimeHMM``
+discrete, hundreds      the same with ``NeuralTransition`` or a     the same with few allowed jumps
+                        low-rank, banded or sparse transition
+continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
+                                                                    ``OrnsteinUhlenbeck``
+linear, with regimes    ``SwitchingLinearSSM``
+continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
+======================  ==========================================  ================================
+
+Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
+of low or high dimension; those of linear models are reals.
+"""
 
 from .beliefs import DiscreteBelief, GaussianBelief
 from .continuous_time import ContinuousTimeHMM

@@ -17,7 +17,7 @@ from beliefzoo.inference import (
     log_evidence,
     step_log_likelihood,
 )
-from beliefzoo.models import HiddenMarkovModel
+from beliefzoo.models import HiddenMarkovModel, Sequences
 
 
 @pytest.fixture
@@ -92,3 +92,13 @@ def test_one_sequence_and_bad_arguments(case):
     assert math.isnan(one.gap_standard_error)
     with pytest.raises(ValueError, match="fitted: must be a Fit or a guide, got str"):
         evidence_gap("fit", data)
+
+
+def test_judging_takes_fewer_steps_than_states():
+    """A fit of as many states would be refused such data; there is nothing to fit."""
+    model = HiddenMarkovModel(4, "poisson")
+    guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    few = Sequences.from_arrays([[1.0, 3.0]])
+    assert evidence_gap(guide, few).gap_per_step == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="4 states need at least as many observed steps, got 2"):
+        model.check(few)
