@@ -459,7 +459,7 @@ def _draw_table(figures: Mapping[str, Any]) -> Figure:
             f"{value:.2f}", (value, place), (4, 0), textcoords="offset points", va="center"
         )
     axis.set(xlabel="nats per frame on the test split", xlim=(0, 1.1 * max(r[1] for r in rows)))
-    axis.set_title("Lower is better; bounds, estimates and exact values are different quantities")
+    axis.set_title("Lower is better. Bounds, estimates and exact\nvalues are different quantities")
     axis.invert_yaxis()
     return figure
 
