@@ -107,7 +107,7 @@ class Settings:
     """Learning rate of the hidden Markov models."""
     hmm_batch: int = 32
     """Sequences per step of these."""
-    lagged_states: int = 128
+    lagged_states: int = 256
     """States of the autoregressive model."""
     lag_width: int = 64
     """Units of the network by which the frame before acts on all states alike. A matrix of 88 × 88
