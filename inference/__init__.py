@@ -3,7 +3,7 @@
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
-from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter, recurrent_gates
+from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
@@ -33,6 +33,7 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
+from .recurrences import recurrent_gates
 from .saving import load_fit, save_fit
 from .settings import FitSettings
 from .start import starting_values

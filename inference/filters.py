@@ -17,12 +17,14 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..models import Laws, LinearLaws, Model, Sequences
 from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
+from ..models.nodes import product_law
 from ..models.observations import Observations
 from ..models.randomness import seeded
 from . import exact, exact_gaussian
 from .gaussian_beliefs import GaussianBeliefs
 from .linear_likelihood import LinearLikelihood, in_double
 from .linear_queries import arguments
+from .recurrences import recurrent_gates
 
 LIKELIHOOD_FLOOR = -20.0
 """Per-state log-likelihoods are read relative to their sum and cut here, to stay in scale."""
@@ -32,6 +34,7 @@ FLAGGED_FEATURES = 16
 
 Direction = Literal["forward", "backward", "both"]
 Reading = Literal["observations", "likelihoods", "both"]
+Memory = Literal["h", "c", "hc"]
 
 Beliefs = Tensor | GaussianBeliefs
 
@@ -89,7 +92,9 @@ class ExactFilter(nn.Module):
 class RecurrentFilter(nn.Module):
     """A recurrent network followed by a linear read-out of the belief.
 
-    Of discrete states it reads out scores, whose softmax is the belief. Of continuous states it
+    Of discrete states it reads out scores, whose softmax is the belief; of binary nodes the logits
+    of a product of Bernoulli laws (or, not ``factorised``, scores of all 2^k states). Of continuous
+    states it
     reads out mean and Cholesky factor (or standard deviations, see the model's ``belief``) in units
     of the states' own spread, which ``calibrate`` finds.
 
@@ -103,6 +108,10 @@ class RecurrentFilter(nn.Module):
             y_T), ``"both"`` reads all. The latter two are for ``ForwardGuide`` and
             ``MeanFieldGuide``, not for ``BeliefGuide``.
         gaps: whether to read the time since the step before; None: if the model does.
+        memory: what the belief is read off: the output ``"h"``, of an LSTM also its cell ``"c"``,
+            or both, ``"hc"``.
+        factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
+            or one logit for each of the 2^k states.
         network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
 
     Raises:
@@ -120,9 +129,17 @@ class RecurrentFilter(nn.Module):
         layers: int = 1,
         direction: Direction = "forward",
         gaps: bool | None = None,
+        memory: Memory = "h",
+        factorised: bool = True,
         network: nn.RNNBase | None = None,
     ) -> None:
         super().__init__()
+        _require_one_of("memory", memory, get_args(Memory))
+        if memory != "h" and (self.kind is not nn.LSTM or direction != "forward"):
+            raise ValueError(
+                "memory: only an LSTM that reads forward has a cell to read off, got "
+                f"memory={memory!r} in {type(self).__name__}, direction={direction!r}"
+            )
         _require_one_of("reads", reads, get_args(Reading))
         _require_one_of("direction", direction, get_args(Direction))
         for name, value in (("hidden_size", hidden_size), ("layers", layers)):
@@ -143,6 +160,8 @@ class RecurrentFilter(nn.Module):
         self.reads = reads
         self.direction: Direction = direction
         self.gaps = gaps
+        self.memory: Memory = memory
+        self.factorised = factorised
         self.causal = direction == "forward"
         self.network = network
         self._users = network is not None
@@ -169,15 +188,15 @@ class RecurrentFilter(nn.Module):
         if self.gaps is None:
             self.gaps = model.timed
         self._observations = model.observations
-        width, out = self._width(model), model.belief.width
+        width, belief = self._width(model), self._belief_of(model)
         if self.head is not None:
             assert self.network is not None
-            fits = self.network.input_size == width, self.belief == model.belief
+            fits = self.network.input_size == width, self.belief == belief
             if not all(fits):
                 raise ValueError(
                     f"filter: built for {self.network.input_size} input channels and "
                     f"{self.belief}, got a model with {width} and "
-                    f"{model.belief}; make a new {type(self).__name__}"
+                    f"{belief}; make a new {type(self).__name__}"
                 )
             return
         if self.network is None:
@@ -195,9 +214,9 @@ class RecurrentFilter(nn.Module):
                 f"input_size={self.network.input_size}"
             )
         self._inputs = model.inputs
-        self.belief = model.belief
-        channels = self.hidden_size * (2 if self.direction == "both" else 1)
-        self.head = nn.Linear(channels, out)
+        self.belief = belief
+        twice = self.direction == "both" or self.memory == "hc"
+        self.head = nn.Linear(self.hidden_size * (2 if twice else 1), belief.width)
         size = model.observations.channels if self.reads != "likelihoods" else 0
         self.shift, self.scale = torch.zeros(size), torch.ones(size)
         if self.gaps:
@@ -206,9 +225,16 @@ class RecurrentFilter(nn.Module):
             self.register_buffer("state_shift", torch.zeros(self.belief.size))
             self.register_buffer("state_scale", torch.ones(self.belief.size))
 
+    def _belief_of(self, model: Model) -> Belief:
+        belief = model.belief
+        if isinstance(belief, DiscreteBelief) and not self.factorised:
+            return DiscreteBelief(belief.states)
+        return belief
+
     def _width(self, model: Model) -> int:
-        observations = model.observations
-        width = model.inputs + (model.belief.width if self.reads != "observations" else 0)
+        observations, belief = model.observations, model.belief
+        told = belief.states if isinstance(belief, DiscreteBelief) else belief.width
+        width = model.inputs + (told if self.reads != "observations" else 0)
         width += 1 if self.gaps else 0
         if self.reads == "likelihoods":
             return width
@@ -266,7 +292,7 @@ class RecurrentFilter(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _of_model(self, laws: Any) -> Tensor:
-        """What the model's laws say of z_t given y_t alone, (N, T, belief.width)."""
+        """What the model's laws say of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
         if isinstance(self.belief, DiscreteBelief):
             log_likelihood: Tensor = laws.log_likelihood
             return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
@@ -286,9 +312,15 @@ class RecurrentFilter(nn.Module):
         return torch.cat(parts, -1)
 
     def hidden(self, laws: Any) -> Tensor:
-        """The network's output at every step, (N, T, hidden_size), twice that in ``"both"``."""
+        """What the belief is read off at every step, (N, T, hidden_size).
+
+        Twice that in direction ``"both"`` and of memory ``"hc"``, in that order.
+        """
         assert self.network is not None
         x = self.channels(laws)
+        if self.memory != "h":
+            parts = recurrent_gates(self.network, x)
+            return torch.cat([parts[name][:, :, -1] for name in self.memory], -1)
         if self.direction == "forward":  # what comes after a sequence's end cannot matter
             out: Tensor = self.network(x)[0]
             return out
@@ -314,7 +346,7 @@ class RecurrentFilter(nn.Module):
     def read_out(self, scores: Tensor) -> Beliefs:
         """The beliefs that scores (…, belief.width) stand for."""
         if isinstance(self.belief, DiscreteBelief):
-            return scores.log_softmax(-1)
+            return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
         size = self.belief.size
         mean, own, rest = scores.split([size, size, scores.shape[-1] - 2 * size], -1)
         own = nn.functional.softplus(own + _UNIT_SOFTPLUS)
@@ -379,50 +411,6 @@ def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
     shift = (values * weight).sum((0, 1)) / count
     spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
     return shift, torch.where(spread > 0, spread, 1)
-
-
-def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
-    """Every gate of a ``torch.nn`` LSTM, GRU or RNN on inputs x (N, T, input_size).
-
-    Returns arrays (N, T, layers, hidden_size) under torch's names: i, f, g, o, c, h (LSTM),
-    r, z, n, h (GRU), h (RNN). The network must read in one direction.
-    """
-    if network.bidirectional or network.proj_size:
-        raise ValueError(f"network: gates need one direction and no projection, got {network}")
-    layers: list[dict[str, Tensor]] = []
-    for layer in range(network.num_layers):
-        one = _layer_gates(network, layer, x)
-        layers.append(one)
-        x = one["h"]
-    return {name: torch.stack([one[name] for one in layers], 2) for name in layers[0]}
-
-
-def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor]:
-    weight_x, weight_h = (getattr(network, f"weight_{side}_l{layer}") for side in ("ih", "hh"))
-    zero = weight_x.new_zeros(len(weight_x))
-    bias_x, bias_h = (getattr(network, f"bias_{side}_l{layer}", zero) for side in ("ih", "hh"))
-    from_x = x @ weight_x.mT + bias_x
-    h = c = x.new_zeros(len(x), network.hidden_size)
-    steps: list[dict[str, Tensor]] = []
-    for t in range(x.shape[1]):
-        from_h = h @ weight_h.mT + bias_h
-        if isinstance(network, nn.LSTM):
-            i, f, g, o = (from_x[:, t] + from_h).chunk(4, -1)
-            i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
-            c = f * c + i * g
-            h = o * c.tanh()
-            steps.append({"i": i, "f": f, "g": g, "o": o, "c": c, "h": h})
-        elif isinstance(network, nn.GRU):
-            (xr, xz, xn), (hr, hz, hn) = from_x[:, t].chunk(3, -1), from_h.chunk(3, -1)
-            r, z = (xr + hr).sigmoid(), (xz + hz).sigmoid()
-            n = (xn + r * hn).tanh()
-            h = (1 - z) * n + z * h
-            steps.append({"r": r, "z": z, "n": n, "h": h})
-        else:
-            activation = torch.relu if network.mode == "RNN_RELU" else torch.tanh
-            h = activation(from_x[:, t] + from_h)
-            steps.append({"h": h})
-    return {name: torch.stack([step[name] for step in steps], 1) for name in steps[0]}
 
 
 def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

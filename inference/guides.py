@@ -313,7 +313,7 @@ class ForwardGuide(Guide):
 
     def posterior(self, laws: Any, *, learn: bool = True) -> Forward | GaussianForward:
         if isinstance(laws, Laws):
-            scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
+            scores = self._scores(laws)
             return Forward(laws, scores if learn else scores.detach())
         potentials = self.filter(laws)
         if not isinstance(laws, LinearLaws) or isinstance(potentials, Tensor):
@@ -332,6 +332,15 @@ class ForwardGuide(Guide):
         # before to its rounding, not to that of float64.
         loss: Tensor = -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
         return loss
+
+    def _scores(self, laws: Laws) -> Tensor:
+        """s_t(z_t), (N, T, K); of binary nodes those of a product law, h · s_t."""
+        belief = getattr(self.filter, "belief", None)
+        if isinstance(belief, DiscreteBelief) and belief.nodes is not None:
+            beliefs: Tensor = self.filter(laws)  # type: ignore[assignment]
+            return beliefs
+        scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
+        return scores
 
 
 class MeanFieldGuide(Guide):

@@ -107,6 +107,8 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
         "reads": kept.reads,
         "direction": kept.direction,
         "gaps": kept.gaps,
+        "memory": kept.memory,
+        "factorised": kept.factorised,
         "network": network,
     }
 

@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class DiscreteBelief:
-    """Probabilities of ``states`` states."""
+    """Probabilities of ``states`` states.
+
+    With ``nodes`` the states are those of k binary nodes, 2^k in number, and a belief is a product
+    of Bernoulli laws, one a node: what a layer of logistic units can say.
+    """
 
     states: int
+    nodes: int | None = None
 
     @property
     def width(self) -> int:
-        """Free numbers of a belief: a logit per state."""
-        return self.states
+        """Free numbers of a belief: a logit per state, or per node."""
+        return self.states if self.nodes is None else self.nodes
 
 
 @dataclass(frozen=True)

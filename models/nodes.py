@@ -1,0 +1,52 @@
+"""Binary nodes: k of them have 2^k joint states, numbered by their binary digits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .checks import require, require_count
+
+LARGEST_NODES = 16
+"""More nodes cannot be enumerated: the states alone would fill the memory."""
+
+
+def node_states(nodes: int) -> Tensor:
+    """The 2^k states of k nodes, bits (2^k, k) float64: row s holds the binary digits of s.
+
+    The first node is the highest digit, so that the last one runs fastest.
+
+    Raises:
+        ValueError: a number of nodes that cannot be enumerated.
+    """
+    require_count(nodes, "nodes")
+    require(
+        nodes <= LARGEST_NODES,
+        "nodes",
+        f"can be enumerated up to {LARGEST_NODES}",
+        f"{nodes}, which have {2**nodes} states: a belief over them takes "
+        f"{8 * 2**nodes / 2**20:.3g} MB a step, their transition {8 * 4**nodes / 2**30:.3g} GB",
+    )
+    place = torch.arange(nodes - 1, -1, -1)
+    return ((torch.arange(2**nodes).unsqueeze(-1) >> place) & 1).double()
+
+
+def product_law(logits: Tensor) -> Tensor:
+    """Log probabilities (…, 2^k) of independent nodes with these logits (…, k).
+
+    log p(h) = h · l − Σ_j log(1 + e^{l_j}).
+    """
+    states = node_states(logits.shape[-1]).to(logits)
+    return logits @ states.mT - torch.nn.functional.softplus(logits).sum(-1, keepdim=True)
+
+
+def node_probabilities(probabilities: Tensor) -> Tensor:
+    """P(h_j = 1), (…, k), of a law over all states (…, 2^k)."""
+    states = probabilities.shape[-1]
+    require(
+        states > 1 and states & (states - 1) == 0,
+        "probabilities",
+        "needs 2^k entries along the last axis, k >= 1",
+        states,
+    )
+    return probabilities @ node_states(states.bit_length() - 1).to(probabilities)

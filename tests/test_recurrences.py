@@ -1,0 +1,77 @@
+"""Gates of torch's recurrent networks, beside a loop written out and torch's own output."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from beliefzoo.inference import LSTMFilter, recurrent_gates
+from beliefzoo.inference.recurrences import affine_scan
+from beliefzoo.models import HiddenMarkovModel
+from torch import Tensor, nn
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 64, 65])
+def test_the_scan_is_the_recurrence(steps: int) -> None:
+    torch.manual_seed(0)
+    factor, term = torch.rand(2, steps, 3).double(), torch.randn(2, steps, 3).double()
+    c, states = torch.zeros(2, 3).double(), []
+    for t in range(steps):
+        c = factor[:, t] * c + term[:, t]
+        states.append(c)
+    torch.testing.assert_close(affine_scan(factor, term), torch.stack(states, 1))
+
+
+def _cells(network: nn.LSTM, x: Tensor) -> Tensor:
+    """Cells of the last layer: torch hands out the last one only, so run every prefix."""
+    cells = [network(x[:, : t + 1])[1][1][-1] for t in range(x.shape[1])]
+    return torch.stack(cells, 1)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_cells_are_those_that_torch_ends_with(layers: int) -> None:
+    torch.manual_seed(0)
+    network = nn.LSTM(2, 5, num_layers=layers, batch_first=True).double()
+    x = torch.randn(3, 20, 2).double()
+    parts = recurrent_gates(network, x)
+    torch.testing.assert_close(parts["c"][:, :, -1], _cells(network, x))
+    torch.testing.assert_close(parts["h"][:, :, -1], network(x)[0])
+    torch.testing.assert_close(parts["h"], parts["o"] * parts["c"].tanh())
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+def test_networks_without_bias_have_gates(kind: type[nn.LSTM]) -> None:
+    torch.manual_seed(0)
+    network = kind(2, 4, bias=False, batch_first=True)
+    x = torch.randn(2, 6, 2)
+    torch.testing.assert_close(recurrent_gates(network, x)["h"][:, :, 0], network(x)[0])
+
+
+def test_gradients_pass_through_the_cells() -> None:
+    torch.manual_seed(0)
+    network = nn.LSTM(1, 2, batch_first=True).double()
+    x = torch.randn(2, 6, 1).double()
+    (through,) = torch.autograd.grad(
+        recurrent_gates(network, x)["c"].square().sum(), network.weight_hh_l0
+    )
+    (by_hand,) = torch.autograd.grad(_cells(network, x).square().sum(), network.weight_hh_l0)
+    torch.testing.assert_close(through, by_hand)
+
+
+def test_inputs_of_another_width_are_refused() -> None:
+    with pytest.raises(ValueError, match="x: needs shape .* got"):
+        recurrent_gates(nn.LSTM(2, 3), torch.zeros(1, 4, 3))
+
+
+def test_a_belief_can_be_read_off_the_cell() -> None:
+    model = HiddenMarkovModel(2, "gaussian")
+    data = model.sample(3, 8, seed=0).data
+    laws = model.laws({name: prior.sample() for name, prior in model.priors.items()}, data)
+    for memory, width in (("h", 4), ("c", 4), ("hc", 8)):
+        filter = LSTMFilter(4, memory=memory)  # type: ignore[arg-type]
+        filter.build(model)
+        hidden = filter.hidden(laws)
+        assert hidden.shape == (3, 8, width)
+        assert filter.network is not None
+        parts = recurrent_gates(filter.network, filter.channels(laws))
+        torch.testing.assert_close(hidden[..., :4], parts[memory[0]][:, :, 0])
+        torch.testing.assert_close(hidden[..., -4:], parts[memory[-1]][:, :, 0])
