@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from beliefzoo.inference import LSTMFilter, recurrent_gates
 from beliefzoo.inference.recurrences import affine_scan
 from beliefzoo.models import HiddenMarkovModel
-from torch import Tensor, nn
 
 
 @pytest.mark.parametrize("steps", [1, 2, 3, 7, 64, 65])
@@ -58,7 +59,7 @@ def test_gradients_pass_through_the_cells() -> None:
 
 
 def test_inputs_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match="x: needs shape .* got"):
+    with pytest.raises(ValueError, match=r"x: needs shape .* got"):
         recurrent_gates(nn.LSTM(2, 3), torch.zeros(1, 4, 3))
 
 
