@@ -74,8 +74,7 @@ def gates(
         filter, model = _filter_of(network, model)
         if not isinstance(data, Sequences):
             raise ValueError(
-                f"data: must be Sequences for a {type(network).__name__}, got "
-                f"{type(data).__name__}"
+                f"data: must be Sequences for a {type(network).__name__}, got {type(data).__name__}"
             )
         model.check_values(data)
         assert filter.network is not None  # it is built
@@ -168,7 +167,7 @@ def _filter_of(
 
 def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
     """What the network reads, (N, T, input_size)."""
-    like = network.weight_ih_l0
+    like = next(network.parameters())
     if isinstance(data, Tensor):
         return data.to(like)
     if not isinstance(data, Sequences):

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..models import BandedTransition, HiddenMarkovModel, Laws, LowRankTransition, SparseTransition
+from ..models.memory import MemoryTransition
 from . import exact, exact_structured
 from .exact_structured import Banded, LowRank, Sparse, Structure
 
@@ -28,7 +29,7 @@ def structure(model: HiddenMarkovModel, laws: Laws) -> Structure | None:
     if isinstance(law, BandedTransition):
         log_moves, _, inside = law.moves(values)
         return Banded(log_moves.masked_fill(~inside, -torch.inf), law.offsets)
-    if isinstance(law, SparseTransition):
+    if isinstance(law, SparseTransition | MemoryTransition):
         log_moves, target, inside = law.moves(values)
         origin = torch.arange(model.states).unsqueeze(-1).expand_as(target)
         return Sparse(log_moves[inside], origin[inside], target[inside], model.states)

@@ -104,9 +104,10 @@ class MemoryTransition(ABC):
     def _first_target(self) -> Tensor:
         """The first of the states that a state moves to, (K,)."""
         causes = 2 ** len(self.chances)
-        held = self.table.before[::causes]  # in increasing order
+        held = self.table.before[::causes].contiguous()  # in increasing order
         reached = self.table.memory.clamp(held[0], held[-1])
-        return torch.searchsorted(held, reached) * causes
+        place: Tensor = torch.searchsorted(held, reached)
+        return place * causes
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """log T, shape (…draws, 1, 1, K, K)."""
@@ -241,6 +242,11 @@ class EmptyMemory:
         out = log_causes.new_full((*log_causes.shape[:-1], len(empty)), -torch.inf)
         out[..., empty] = log_causes
         return out.unsqueeze(-2)
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        """Nothing: its parameters are those of the transition."""
+        del share
+        return {}
 
 
 @dataclass(frozen=True)
