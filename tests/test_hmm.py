@@ -917,7 +917,10 @@ def test_the_program_without_observations_draws_them(model):
         ({"emission": "multinomial"}, r"needs a size; .*Multinomial\(features=5\)"),
         ({"emission": "full-gaussian"}, r"needs a size; .*FullGaussian\(features=3\)"),
         ({"emission": "low-rank-gaussian"}, r"needs a size; .*LowRankGaussian\(features=20"),
-        ({"initial": "uniform"}, "initial: must be 'free', 'stationary' or an initial law, got 'uniform'"),
+        (
+            {"initial": "uniform"},
+            "initial: must be 'free', 'stationary' or an initial law, got 'uniform'",
+        ),
         ({"transition": np.eye(2)}, "transition: must be a transition law"),
         ({"transition": "sticky"}, "transition: must be a transition law.* got 'sticky'"),
         ({"sticky": -1.0}, "sticky: must be finite and >= 0, got -1.0"),
