@@ -1,11 +1,21 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .constructed import (
+    ConstructedCell,
+    ConstructedFilter,
+    ConstructedGate,
+    SteadyState,
+    construct,
+    failing_conditions,
+    steady_state,
+)
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gaps import EvidenceGap, evidence_gap
+from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
@@ -45,6 +55,9 @@ from .to_arviz import to_arviz
 __all__ = [
     "BeliefGuide",
     "Component",
+    "ConstructedCell",
+    "ConstructedFilter",
+    "ConstructedGate",
     "Convergence",
     "DeepGuide",
     "ElmanFilter",
@@ -73,16 +86,21 @@ __all__ = [
     "RegimeGuide",
     "RegimeParticles",
     "SmoothedRegimes",
+    "SteadyState",
     "Sweep",
     "TrajectoryNetwork",
     "WeightedEvidence",
     "compare",
     "components",
+    "construct",
     "convergence",
     "evidence_gap",
+    "export_gates",
+    "failing_conditions",
     "filter",
     "fit",
     "forecast",
+    "gates",
     "importance",
     "information_criteria",
     "innovation_tests",
@@ -105,6 +123,7 @@ __all__ = [
     "smooth_regimes",
     "standardised_innovations",
     "starting_values",
+    "steady_state",
     "step_log_likelihood",
     "sweep",
     "to_arviz",

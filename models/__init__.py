@@ -8,6 +8,7 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, a memory      ``GatedAccumulator``, ``ResetModel``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -45,6 +46,20 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .memory import (
+    AccumulatorTransition,
+    EmptyMemory,
+    GatedAccumulator,
+    MemoryEmission,
+    MemoryStates,
+    ResetModel,
+    ResetTransition,
+    keep_probability,
+    memory_mean,
+    memory_states,
+    value_mean,
+    write_probability,
+)
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
@@ -65,6 +80,7 @@ from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Sea
 from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "AccumulatorTransition",
     "Autoregressive",
     "BandedTransition",
     "Bernoulli",
@@ -77,8 +93,10 @@ __all__ = [
     "DiscreteBelief",
     "Dynamics",
     "Emission",
+    "EmptyMemory",
     "FullGaussian",
     "GateConditions",
+    "GatedAccumulator",
     "GatedTransition",
     "Gaussian",
     "GaussianBelief",
@@ -99,6 +117,8 @@ __all__ = [
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "MemoryEmission",
+    "MemoryStates",
     "Misclassification",
     "Model",
     "Multinomial",
@@ -111,6 +131,8 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "ResetModel",
+    "ResetTransition",
     "Seasonal",
     "SequenceFolder",
     "Sequences",
@@ -123,9 +145,14 @@ __all__ = [
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
     "gate_conditions",
+    "keep_probability",
     "load_model",
+    "memory_mean",
+    "memory_states",
     "node_gate",
     "node_states",
     "save_model",
+    "value_mean",
     "write_folder",
+    "write_probability",
 ]
