@@ -3,9 +3,10 @@
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
+from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
-from .gaps import EvidenceGap, evidence_gap
+from .gap_parts import GapParts, gaps
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
@@ -56,6 +57,7 @@ __all__ = [
     "Forecast",
     "ForwardGuide",
     "GRUFilter",
+    "GapParts",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
@@ -83,6 +85,7 @@ __all__ = [
     "filter",
     "fit",
     "forecast",
+    "gaps",
     "importance",
     "information_criteria",
     "innovation_tests",
