@@ -12,8 +12,10 @@ from .constructed import (
 )
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
+from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
+from .gap_parts import GapParts, gaps
 from .gaps import EvidenceGap, evidence_gap
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
@@ -69,6 +71,7 @@ __all__ = [
     "Forecast",
     "ForwardGuide",
     "GRUFilter",
+    "GapParts",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
@@ -100,6 +103,7 @@ __all__ = [
     "filter",
     "fit",
     "forecast",
+    "gaps",
     "gates",
     "importance",
     "information_criteria",
