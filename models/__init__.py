@@ -39,6 +39,14 @@ from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
 from .persistence import load_model, save_model
 from .priors import Ordered
+from .processes import (
+    LabelledChain,
+    golden_mean,
+    labelled_chain,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
@@ -65,6 +73,7 @@ __all__ = [
     "GeneratorTransition",
     "HiddenMarkovModel",
     "InputTransition",
+    "LabelledChain",
     "Laws",
     "LinearDynamics",
     "LinearEmission",
@@ -93,7 +102,12 @@ __all__ = [
     "StudentT",
     "SwitchingLaws",
     "SwitchingLinearSSM",
+    "golden_mean",
+    "labelled_chain",
     "load_model",
+    "mess3",
+    "random_random_xor",
     "save_model",
     "write_folder",
+    "zero_one_random",
 ]
