@@ -161,8 +161,8 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
         return kept
     if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
         return kept  # which moves there are depends on the states' numbers
-    if isinstance(model.emission, Misclassification):
-        return kept
+    if model.nodes is not None or isinstance(model.emission, Misclassification):
+        return kept  # the states' numbers mean something
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)

@@ -153,7 +153,7 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     if isinstance(law, GeneratorTransition):
         law = law.scaled_to(data)  # rates per unit of time need the gaps
     transition = law.start(_transition_counts(labels, states))
-    return {**laws, **transition, "initial": initial / initial.sum()}
+    return {**laws, **transition, **model.initial_law.start(initial / initial.sum())}
 
 
 # Frames to states: labels (N, T), −1 where nothing was observed

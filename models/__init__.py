@@ -6,6 +6,8 @@ hidden state            discrete time                               continuous t
 discrete                ``HiddenMarkovModel``                       ``ContinuousTimeHMM``
 discrete, hundreds      the same with ``NeuralTransition`` or a     the same with few allowed jumps
                         low-rank, banded or sparse transition
+discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
+                        ``TemporalRBM``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -17,6 +19,15 @@ of low or high dimension; those of linear models are reals.
 """
 
 from .beliefs import DiscreteBelief, GaussianBelief
+from .binary import (
+    CoupledNodes,
+    GateConditions,
+    NodeGate,
+    TemporalRBM,
+    TemporalSigmoidBeliefNetwork,
+    gate_conditions,
+    node_gate,
+)
 from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .deep import DeepLaws, DeepMarkovModel, GatedTransition
@@ -37,6 +48,14 @@ from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+)
+from .nodes import node_states
 from .persistence import load_model, save_model
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
@@ -51,6 +70,7 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "ContinuousTimeHMM",
+    "CoupledNodes",
     "Cycle",
     "DeepLaws",
     "DeepMarkovModel",
@@ -58,11 +78,14 @@ __all__ = [
     "Dynamics",
     "Emission",
     "FullGaussian",
+    "GateConditions",
     "GatedTransition",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
     "GeneratorTransition",
+    "HarmoniumInitial",
+    "HarmoniumTransition",
     "HiddenMarkovModel",
     "InputTransition",
     "Laws",
@@ -81,6 +104,9 @@ __all__ = [
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
+    "NodeEmission",
+    "NodeGate",
+    "NodeInitial",
     "Ordered",
     "OrnsteinUhlenbeck",
     "Poisson",
@@ -88,12 +114,18 @@ __all__ = [
     "Seasonal",
     "SequenceFolder",
     "Sequences",
+    "SigmoidTransition",
     "Simulation",
     "SparseTransition",
     "StudentT",
     "SwitchingLaws",
     "SwitchingLinearSSM",
+    "TemporalRBM",
+    "TemporalSigmoidBeliefNetwork",
+    "gate_conditions",
     "load_model",
+    "node_gate",
+    "node_states",
     "save_model",
     "write_folder",
 ]

@@ -20,6 +20,14 @@ from .folders import Data, SequenceFolder
 from .generators import GeneratorTransition
 from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
 from .model import Model, Simulation
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+    require_states,
+)
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT
@@ -41,6 +49,9 @@ _SIZED = {
     "full-gaussian": "FullGaussian(features=3)",
     "low-rank-gaussian": "LowRankGaussian(features=20, rank=2)",
 }
+
+
+_OF_NODES = (SigmoidTransition, HarmoniumTransition, NodeEmission, NodeInitial, HarmoniumInitial)
 
 
 @dataclass(frozen=True)
@@ -116,7 +127,7 @@ class HiddenMarkovModel(Model):
     Args:
         states: number of hidden states K >= 1.
         emission: the emission law, an ``Emission`` or one of the names in ``SHORTHAND``.
-        initial: ``"free"`` (a parameter) or ``"stationary"`` (the law π with π P = π).
+        initial: ``"free"`` (a parameter), ``"stationary"`` (the law π with π P = π), or a law.
         transition: the transition law; by default a matrix with Dirichlet rows.
         sticky: extra prior pseudo-counts on staying, for the default transition.
         ordered: prior under which the states are named in increasing order of the family's
@@ -135,17 +146,19 @@ class HiddenMarkovModel(Model):
         states: int,
         emission: Emission | str,
         *,
-        initial: str = "free",
+        initial: InitialLaw | str = "free",
         transition: TransitionLaw | None = None,
         sticky: float = 0.0,
         ordered: bool = False,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
-        if initial not in ("free", "stationary"):
-            raise ValueError(f"initial: must be 'free' or 'stationary', got {initial!r}")
+        if initial not in ("free", "stationary") and not isinstance(initial, InitialLaw):
+            raise ValueError(
+                f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
+            )
         self.states = int(states)
-        self.emission = _emission(emission)
+        self.emission = named_emission(emission)
         self.initial = initial
         self.transition = _transition(transition, sticky)
         self.ordered = ordered
@@ -155,7 +168,7 @@ class HiddenMarkovModel(Model):
     def _check_laws(self) -> None:
         moving = self.transition.inputs
         require(
-            self.initial == "free" or not moving,
+            self.initial != "stationary" or not moving,
             "initial",
             "'stationary' needs transitions that are the same at every step",
             repr(self.transition),
@@ -169,6 +182,11 @@ class HiddenMarkovModel(Model):
             )
             if self.states > 1:
                 self.transition.check_emission(self.emission, self.states)
+        for law in (self.transition, self.emission, self.initial):
+            if isinstance(law, _OF_NODES):
+                require_states(self.states, law.nodes)
+            if isinstance(law, HarmoniumTransition | HarmoniumInitial):
+                law.check_emission(self.emission)
         read = {moving, self.emission.inputs} - {0}
         require(
             len(read) < 2,
@@ -180,7 +198,7 @@ class HiddenMarkovModel(Model):
     def _own_priors(self) -> Priors:
         own = self.emission.priors(self.states)
         if self.states > 1:  # a single state has no chain, hence no parameters of one
-            chain = self._initial_law.priors(self.states), self.transition.priors(self.states)
+            chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
             own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
             name = self.emission.ordering
@@ -193,8 +211,17 @@ class HiddenMarkovModel(Model):
         return own
 
     @property
-    def _initial_law(self) -> InitialLaw:
-        return FreeInitial() if self.initial == "free" else StationaryInitial()
+    def initial_law(self) -> InitialLaw:
+        """The law of the first state."""
+        if isinstance(self.initial, str):
+            return FreeInitial() if self.initial == "free" else StationaryInitial()
+        return self.initial
+
+    @property
+    def nodes(self) -> int | None:
+        """Number of binary nodes that the states consist of, see ``node_states``, if they do."""
+        law = self.transition
+        return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
 
     @property
     def observations(self) -> Observations:
@@ -214,8 +241,8 @@ class HiddenMarkovModel(Model):
 
     @property
     def belief(self) -> DiscreteBelief:
-        """Probabilities of the states."""
-        return DiscreteBelief(self.states)
+        """Probabilities of the states; of binary nodes a product of those of the nodes."""
+        return DiscreteBelief(self.states, self.nodes)
 
     @property
     def _least_observed(self) -> int:
@@ -233,7 +260,7 @@ class HiddenMarkovModel(Model):
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
-        chain = {**self._initial_law.dims(), **self.transition.dims()}
+        chain = {**self.initial_law.dims(), **self.transition.dims()}
         dims = {**chain, **self.emission.dims()}
         return {name: dims[name] for name in self._all}
 
@@ -247,9 +274,9 @@ class HiddenMarkovModel(Model):
         return self.emission.natural(values)
 
     def _why_absent(self, name: str) -> str:
-        if self.states == 1 and name in (*self._initial_law.dims(), *self.transition.dims()):
+        if self.states == 1 and name in (*self.initial_law.dims(), *self.transition.dims()):
             return " (a single state has no chain)"
-        if name == "initial":
+        if name == "initial" and self.initial == "stationary":
             return " (the stationary law follows from the transition)"
         return ""
 
@@ -301,7 +328,7 @@ class HiddenMarkovModel(Model):
             log_initial, log_transition = self._still(values)
         else:
             log_transition = self.transition(values, data)
-            log_initial = self._initial_law(values, log_transition)
+            log_initial = self.initial_law(values, log_transition)
         return Laws(log_initial, log_transition, self.emission, values, data)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
@@ -315,7 +342,8 @@ class HiddenMarkovModel(Model):
         return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
 
 
-def _emission(emission: Emission | str) -> Emission:
+def named_emission(emission: Emission | str) -> Emission:
+    """The emission, or the one of that short name; ``ValueError`` if there is none."""
     if isinstance(emission, Emission):
         return emission
     if isinstance(emission, str) and emission in _SIZED:

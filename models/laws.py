@@ -19,6 +19,7 @@ _WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
 
 
+@runtime_checkable
 class InitialLaw(Protocol):
     """p(z_1) of a chain with at least two states: what a model needs of it."""
 
@@ -30,6 +31,9 @@ class InitialLaw(Protocol):
 
     def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
         """log p(z_1), shape (…draws, 1, K)."""
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        """Parameter values from the shares (K,) of the states among first states, all > 0."""
 
 
 @runtime_checkable
@@ -70,6 +74,9 @@ class FreeInitial:
         """log p(z_1), shape (…draws, 1, K)."""
         return safe_log(parameters["initial"]).unsqueeze(-2)
 
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        return {"initial": share}
+
 
 @dataclass(frozen=True)
 class StationaryInitial:
@@ -86,6 +93,10 @@ class StationaryInitial:
         """log p(z_1), shape (…draws, 1, K)."""
         del parameters
         return safe_log(stationary(log_transition.squeeze(-3).exp()))
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        del share
+        return {}
 
 
 def stationary(transition: Tensor) -> Tensor:

@@ -30,6 +30,13 @@ from .linear import LinearEmission, LinearGaussianSSM
 from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+)
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
@@ -51,6 +58,7 @@ _PARTS: dict[str, type[Any]] = {
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(GeneratorTransition, Misclassification),
+        *(NodeEmission, SigmoidTransition, HarmoniumTransition, NodeInitial, HarmoniumInitial),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
         *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
     )
