@@ -16,7 +16,6 @@ from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gap_parts import GapParts, gaps
-from .gaps import EvidenceGap, evidence_gap
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from oracles_memory import enumerate_memory
 
 from beliefzoo.inference import (
     BeliefGuide,
@@ -22,8 +21,8 @@ from beliefzoo.inference import (
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.models import (
     AccumulatorTransition,
-    Gaussian,
     GatedAccumulator,
+    Gaussian,
     HiddenMarkovModel,
     MemoryEmission,
     ResetModel,
@@ -37,6 +36,7 @@ from beliefzoo.models import (
     value_mean,
     write_probability,
 )
+from oracles_memory import enumerate_memory
 
 LOADING = [[1.0, 0.0, 0.0, 0.6], [0.0, 1.2, 0.0, 0.0], [0.0, 0.0, 0.8, 0.0]]
 VALUES = {
@@ -89,7 +89,11 @@ def oracle(model: HiddenMarkovModel, data: Sequences, n: int) -> object:
 def test_inference_is_the_sum_over_all_paths(case: str) -> None:
     model = CASES[case]
     data = sequences(model)
-    beliefs, smoothed, evidence = filter(model, data), smooth(model, data), log_evidence(model, data)
+    beliefs, smoothed, evidence = (
+        filter(model, data),
+        smooth(model, data),
+        log_evidence(model, data),
+    )
     table = memory_states(model)
     for n, length in enumerate(data.lengths.tolist()):
         true = oracle(model, data, n)
@@ -146,7 +150,9 @@ def test_with_a_leak_it_is_not(case: str) -> None:
 def test_capacity_beyond_the_length_changes_nothing() -> None:
     small, large = accumulator(6), accumulator(13)
     data = small.sample(10, [6] * 5 + [3] * 5, seed=1).data
-    torch.testing.assert_close(log_evidence(small, data), log_evidence(large, data), rtol=1e-12, atol=0)
+    torch.testing.assert_close(
+        log_evidence(small, data), log_evidence(large, data), rtol=1e-12, atol=0
+    )
     means = [memory_mean(model, filter(model, data)) for model in (small, large)]
     torch.testing.assert_close(*means, rtol=0, atol=1e-12)
 
@@ -206,8 +212,12 @@ def test_unknown_chances_are_found() -> None:
     free = GatedAccumulator(3, features=4).with_parameters(**fixed)
     guide = BeliefGuide(free, ExactFilter(), parameters="ml")
     settings = FitSettings(
-        **{"steps": 80, "batch_size": 400, "parameter_learning_rate": 0.2},
-        **{"holdout": 0, "patience": None, "start": "prior"},
+        steps=80,
+        batch_size=400,
+        parameter_learning_rate=0.2,
+        holdout=0,
+        patience=None,
+        start="prior",
     )
     found = fit(free, guide, data, settings=settings, progress=False).guide.median()
     y, row = data.values.numpy(), {"keep": 0, "write": 1}
