@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..models import HiddenMarkovModel, NodeEmission, Sequences, SigmoidTransition
+from ..models import HiddenMarkovModel, NodeEmission, Poisson, Sequences, SigmoidTransition
 from ..models.nodes import node_states
 
 _NUMBERS = 2**22
@@ -34,10 +34,11 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     seen = data.observed_steps.nonzero()
     frames = max(500, _NUMBERS // model.states)
     some = seen[torch.randperm(len(seen))[:frames]].unbind(1)
-    x = torch.where(
-        mask[some] if mask.ndim == 3 else mask[some].unsqueeze(-1), emission.encode(y)[some], 0
-    )
-    own = torch.nn.functional.one_hot(_corners(x.double(), emission.nodes), model.states).double()
+    x = emission.encode(y)[some].double()
+    x = torch.where(mask[some] if mask.ndim == 3 else mask[some].unsqueeze(-1), x, 0)
+    if isinstance(emission.family, Poisson):
+        x = x.log1p()  # nearer to where the effects of the nodes add up
+    own = torch.nn.functional.one_hot(_corners(x, emission.nodes), model.states).double()
     weight = _CERTAINTY * own + (1 - _CERTAINTY) / model.states
     laws = emission.start(y[some], mask[some], weight)
     laws |= {name: model.known[name] for name in laws if name in model.known}

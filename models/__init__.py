@@ -73,6 +73,14 @@ from .node_laws import (
 from .nodes import node_states
 from .persistence import load_model, save_model
 from .priors import Ordered
+from .processes import (
+    LabelledChain,
+    golden_mean,
+    labelled_chain,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
@@ -106,6 +114,7 @@ __all__ = [
     "HarmoniumTransition",
     "HiddenMarkovModel",
     "InputTransition",
+    "LabelledChain",
     "Laws",
     "LinearDynamics",
     "LinearEmission",
@@ -145,14 +154,19 @@ __all__ = [
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
     "gate_conditions",
+    "golden_mean",
     "keep_probability",
+    "labelled_chain",
     "load_model",
     "memory_mean",
     "memory_states",
+    "mess3",
     "node_gate",
     "node_states",
+    "random_random_xor",
     "save_model",
     "value_mean",
     "write_folder",
     "write_probability",
+    "zero_one_random",
 ]

@@ -332,7 +332,7 @@ class HiddenMarkovModel(Model):
         values = self.complete(parameters)
         if self.states == 1:
             return Laws(*self._still(values), self.emission, values, data)
-        table = cache(partial(self.transition, values, data))
+        table = _later(partial(self.transition, values, data))
         return Laws(self.initial_law(values, table), table, self.emission, values, data)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
@@ -344,6 +344,21 @@ class HiddenMarkovModel(Model):
         draws = torch.broadcast_shapes(*leading)
         some = next(iter(values.values()))
         return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
+
+
+def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``compute``, called once at most, with gradients as they are asked for now.
+
+    Who needs it first may do so without gradients, and others with.
+    """
+    learning = torch.is_grad_enabled()
+
+    @cache
+    def computed() -> Tensor:
+        with torch.set_grad_enabled(learning):
+            return compute()
+
+    return computed
 
 
 def named_emission(emission: Emission | str) -> Emission:

@@ -729,7 +729,7 @@ def test_banded_and_sparse_transitions_leave_out_what_is_not_there():
         assert model.laws(values, COUNTS).log_transition.shape == (7, 1, 1, 3, 3)
         lost = model.with_parameters(transition_move=[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
         with pytest.raises(ValueError, match=r"transition_move: needs in every row .* rows \[2\]"):
-            lost.laws(prior_values(lost), COUNTS)
+            lost.laws(prior_values(lost), COUNTS).states()
 
 
 def prior_values(model: HiddenMarkovModel, draws: int | None = None) -> dict[str, torch.Tensor]:
