@@ -13,6 +13,7 @@ from ..models import (
     SigmoidTransition,
     SparseTransition,
 )
+from ..models.memory import MemoryTransition
 from . import exact, exact_structured
 from .exact_structured import Banded, Factorial, LowRank, Sparse, Structure
 
@@ -34,7 +35,7 @@ def structure(model: HiddenMarkovModel, laws: Laws) -> Structure | None:
     if isinstance(law, BandedTransition):
         log_moves, _, inside = law.moves(values)
         return Banded(log_moves.masked_fill(~inside, -torch.inf), law.offsets)
-    if isinstance(law, SparseTransition):
+    if isinstance(law, SparseTransition | MemoryTransition):
         log_moves, target, inside = law.moves(values)
         origin = torch.arange(model.states).unsqueeze(-1).expand_as(target)
         return Sparse(log_moves[inside], origin[inside], target[inside], model.states)
