@@ -35,9 +35,9 @@ REACH = {
 }
 """What was to be reached, fixed before any run: over all numbers of nodes, of means over seeds.
 
-Nats per step on held-out sequences. The excess is what a fit lies behind the truth; the loss is what
-the diagonal lies behind the full couplings of the same seed; the prediction of the diagonal's excess
-is that of the best diagonal model under the true law, see ``_prediction``.
+Nats per step on held-out sequences. The excess is what a fit lies behind the truth; the loss is
+what the diagonal lies behind the full couplings of the same seed; the prediction of the diagonal's
+excess is that of the best diagonal model under the true law, see ``_prediction``.
 """
 
 HEADS = ("logit_per_node", "logit_per_state")
@@ -126,10 +126,10 @@ def stream(settings: Settings, *key: int) -> int:
 
 
 def truth(settings: Settings, nodes: int) -> HiddenMarkovModel:
-    """Nodes that stay as they are, follow the node before them and resist that behind; as many reals.
+    """Nodes that stay as they are, follow the node before them and resist that behind.
 
-    A node's effect on the outputs is three standard deviations of their noise, along directions that
-    are orthogonal but for some mixing.
+    There are as many outputs. A node's effect on them is three standard deviations of their noise,
+    along directions that are orthogonal but for some mixing.
     """
     rng = np.random.default_rng(stream(settings, 1, nodes))
     weight = np.diag(rng.uniform(1.5, 2.5, nodes)) + rng.normal(0, 0.3, (nodes, nodes))
@@ -169,7 +169,8 @@ def _fitted(
         holdout=0,
         patience=None,
     )
-    return fit(model, guide, data, settings=how, seed=seed, progress=False).fitted
+    found = fit(model, guide, data, settings=how, seed=seed, progress=False).fitted
+    return model.with_parameters(**found.known)
 
 
 def _coupled(settings: Settings, nodes: int, number: int) -> dict[str, Any]:
@@ -239,7 +240,8 @@ def _prediction(settings: Settings, nodes: int) -> dict[str, float]:
         parameter_learning_rate=0.01,
     )
     guide = BeliefGuide(free, ExactFilter(), parameters="ml")
-    best = fit(free, guide, law, settings=how, seed=stream(settings, 5), progress=False).fitted
+    found = fit(free, guide, law, settings=how, seed=stream(settings, 5), progress=False).fitted
+    best = free.with_parameters(**found.known)
     states, truth_evidence = node_states(nodes), float(log_evidence(known, test).sum())
     frames = known.emission.score(known.known, test.values.double(), test.mask)
     table = known.transition(known.complete({}), None)[0, 0].exp()  # type: ignore[arg-type]
@@ -292,7 +294,7 @@ class Network(nn.Module):
 
 
 def information(exact: Tensor) -> dict[str, float]:
-    """Means over all steps, nats: I(h_t; y_1 … y_t), entropy and total correlation of the belief."""
+    """Means over all steps: I(h_t; y_1 … y_t), entropy, total correlation of the belief; nats."""
     exact = exact.double()
     nodes = exact.shape[-1].bit_length() - 1
     on = exact @ node_states(nodes)
@@ -371,7 +373,9 @@ def _held(settings: Settings) -> tuple[dict[str, Any], dict[str, list[list[float
             settings.network_length,
             stream(settings, 7, nodes),
         )
-        of = {f"{name}_per_step": value for name, value in information(test.exact).items()}
+        of: dict[str, Any] = {
+            f"{name}_per_step": value for name, value in information(test.exact).items()
+        }
         for head in HEADS:
             each = [done[nodes, head, number] for number in range(settings.network_seeds)]
             holds = [
@@ -430,7 +434,7 @@ def _record(
     settings: Settings, done: list[dict[str, Any]], shares: Mapping[str, list[list[float]]]
 ) -> Idata:
     """Excesses as draws (one a seed), and every LSTM that was trained."""
-    excess = {
+    excess: dict[str, Any] = {
         coupling: np.reshape(
             [one[f"{coupling}_excess_per_step"] for one in done], (1, -1, settings.seeds)
         ).swapaxes(1, 2)
@@ -440,7 +444,7 @@ def _record(
     dims = {name: (f"{name}_network", "nodes_units_share") for name in tried}
     return build(
         {"posterior": excess, "constant_data": tried},
-        dims={**dims, **{coupling: ("nodes",) for coupling in COUPLINGS}},
+        dims={**dims, **dict.fromkeys(COUPLINGS, ("nodes",))},
         coords={"nodes": np.arange(settings.smallest_nodes, settings.largest_nodes + 1)},
         attrs={
             "experiment": "coupled-nodes",
