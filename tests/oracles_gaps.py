@@ -88,8 +88,10 @@ class TinyChain:
             minimize(loss, scale * rng.normal(size=np.prod(shape)), method="L-BFGS-B", tol=1e-12)
             for scale in np.linspace(0.3, 4, starts)
         ]
-        found = min(tried, key=lambda one: one.fun)
-        return self.bounds(kind, logs(found.x))
+        bounds = np.array([self.bounds(kind, logs(one.x)) for one in tried])
+        if not causal:  # the sequences are problems of their own
+            return bounds.max(0)
+        return bounds[np.argmin([one.fun for one in tried])]
 
 
 class TinyNormal:
@@ -117,9 +119,7 @@ class TinyNormal:
         self.covariance_y = c**2 * self.prior + r * np.eye(t)
         nodes, weights = np.polynomial.hermite_e.hermegauss(3)  # exact up to the fifth power
         grid = np.array(list(itertools.product(nodes, repeat=t)))
-        self.weight = np.prod(
-            list(itertools.product(weights / weights.sum(), repeat=t)), axis=1
-        )
+        self.weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=t)), axis=1)
         self.y = self.mean_y + grid @ np.linalg.cholesky(self.covariance_y).T
         """Sequences (3^T, T) over which averages of quadratic functions are exact."""
 
@@ -161,7 +161,9 @@ class TinyNormal:
             return self.bounds(own @ onward.T, onward @ noise @ onward.T)
 
         found = minimize(
-            lambda x: -float(self.weight @ bounds(x)), np.zeros(sum(sizes)), tol=1e-14,
+            lambda x: -float(self.weight @ bounds(x)),
+            np.zeros(sum(sizes)),
+            tol=1e-14,
             options={"maxiter": 5000},
         )
         return bounds(found.x)
