@@ -1,12 +1,23 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .constructed import (
+    ConstructedCell,
+    ConstructedFilter,
+    ConstructedGate,
+    SteadyState,
+    construct,
+    failing_conditions,
+    steady_state,
+)
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
+from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
-from .gaps import EvidenceGap, evidence_gap
+from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
@@ -53,6 +64,9 @@ __all__ = [
     "BeliefReadout",
     "BestUnit",
     "Component",
+    "ConstructedCell",
+    "ConstructedFilter",
+    "ConstructedGate",
     "Convergence",
     "DeepGuide",
     "Distance",
@@ -65,6 +79,7 @@ __all__ = [
     "Forecast",
     "ForwardGuide",
     "GRUFilter",
+    "GapParts",
     "GateComparison",
     "Importance",
     "InformationCriteria",
@@ -85,6 +100,7 @@ __all__ = [
     "RegimeParticles",
     "SampleComparison",
     "SmoothedRegimes",
+    "SteadyState",
     "Sweep",
     "TrajectoryNetwork",
     "WeightedEvidence",
@@ -96,12 +112,17 @@ __all__ = [
     "compare_samples",
     "compare_wrapped",
     "components",
+    "construct",
     "convergence",
     "evidence_gap",
+    "export_gates",
+    "failing_conditions",
     "filter",
     "fit",
     "fold_embedding",
     "forecast",
+    "gaps",
+    "gates",
     "importance",
     "information_criteria",
     "innovation_tests",
@@ -129,6 +150,7 @@ __all__ = [
     "smooth_regimes",
     "standardised_innovations",
     "starting_values",
+    "steady_state",
     "step_log_likelihood",
     "sweep",
     "to_arviz",
