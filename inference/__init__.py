@@ -1,6 +1,9 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .bayesian_recurrent import BayesianRecurrentFilter
+from .belief_recursion import filter_beliefs
+from .conditional_markov import CRFFilter, MEMMFilter
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
@@ -34,8 +37,16 @@ from .queries import (
     step_log_likelihood,
 )
 from .recurrences import recurrent_gates
+from .sampled_bits import SampledBitGuide
 from .saving import load_fit, save_fit
 from .settings import FitSettings
+from .sigmoid_filter import SigmoidFilter
+from .spectral import (
+    ObservableOperators,
+    SpectralFilter,
+    symbol_triples,
+    triple_probabilities,
+)
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
@@ -43,7 +54,9 @@ from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 
 __all__ = [
+    "BayesianRecurrentFilter",
     "BeliefGuide",
+    "CRFFilter",
     "Component",
     "Convergence",
     "DeepGuide",
@@ -62,17 +75,22 @@ __all__ = [
     "LSTMFilter",
     "LeaveOneOut",
     "LinearForecast",
+    "MEMMFilter",
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "ObservableOperators",
     "Particles",
     "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
+    "SampledBitGuide",
+    "SigmoidFilter",
     "SmoothedRegimes",
+    "SpectralFilter",
     "Sweep",
     "TrajectoryNetwork",
     "WeightedEvidence",
@@ -81,6 +99,7 @@ __all__ = [
     "convergence",
     "evidence_gap",
     "filter",
+    "filter_beliefs",
     "fit",
     "forecast",
     "importance",
@@ -107,7 +126,9 @@ __all__ = [
     "starting_values",
     "step_log_likelihood",
     "sweep",
+    "symbol_triples",
     "to_arviz",
+    "triple_probabilities",
     "weighted_evidence",
     "write",
 ]
