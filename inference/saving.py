@@ -128,6 +128,7 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
         "gaps": kept.gaps,
         "memory": kept.memory,
         "factorised": kept.factorised,
+        "frozen": kept.frozen,
         "network": network,
     }
 

@@ -26,11 +26,13 @@ from ..models import (
     HiddenMarkovModel,
     Misclassification,
     Model,
+    NodeEmission,
     SequenceFolder,
     Sequences,
 )
 from ..models.folders import Data
 from ..models.randomness import seeded
+from .node_start import start_of_nodes
 
 Start = Literal["kmeans", "frames", "prior"]
 STARTS: tuple[Start, ...] = get_args(Start)
@@ -101,6 +103,8 @@ def starting_values(
 
 def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
     if isinstance(model, HiddenMarkovModel):
+        if model.nodes is not None and isinstance(model.emission, NodeEmission):
+            return start_of_nodes(model, data)
         return _from_clusters(model, data, lloyd)
     return model.start(data)
 

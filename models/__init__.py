@@ -8,6 +8,7 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, a memory      ``GatedAccumulator``, ``ResetModel``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -45,6 +46,20 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .memory import (
+    AccumulatorTransition,
+    EmptyMemory,
+    GatedAccumulator,
+    MemoryEmission,
+    MemoryStates,
+    ResetModel,
+    ResetTransition,
+    keep_probability,
+    memory_mean,
+    memory_states,
+    value_mean,
+    write_probability,
+)
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
@@ -58,6 +73,14 @@ from .node_laws import (
 from .nodes import node_states
 from .persistence import load_model, save_model
 from .priors import Ordered
+from .processes import (
+    LabelledChain,
+    golden_mean,
+    labelled_chain,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
@@ -65,6 +88,7 @@ from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Sea
 from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "AccumulatorTransition",
     "Autoregressive",
     "BandedTransition",
     "Bernoulli",
@@ -77,8 +101,10 @@ __all__ = [
     "DiscreteBelief",
     "Dynamics",
     "Emission",
+    "EmptyMemory",
     "FullGaussian",
     "GateConditions",
+    "GatedAccumulator",
     "GatedTransition",
     "Gaussian",
     "GaussianBelief",
@@ -88,6 +114,7 @@ __all__ = [
     "HarmoniumTransition",
     "HiddenMarkovModel",
     "InputTransition",
+    "LabelledChain",
     "Laws",
     "LinearDynamics",
     "LinearEmission",
@@ -99,6 +126,8 @@ __all__ = [
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "MemoryEmission",
+    "MemoryStates",
     "Misclassification",
     "Model",
     "Multinomial",
@@ -111,6 +140,8 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "ResetModel",
+    "ResetTransition",
     "Seasonal",
     "SequenceFolder",
     "Sequences",
@@ -123,9 +154,19 @@ __all__ = [
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
     "gate_conditions",
+    "golden_mean",
+    "keep_probability",
+    "labelled_chain",
     "load_model",
+    "memory_mean",
+    "memory_states",
+    "mess3",
     "node_gate",
     "node_states",
+    "random_random_xor",
     "save_model",
+    "value_mean",
     "write_folder",
+    "write_probability",
+    "zero_one_random",
 ]

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 
 from .checks import require, require_count
@@ -140,7 +139,7 @@ def node_gate(model: HiddenMarkovModel) -> NodeGate:
     bias, first = values["node_bias"], values["node_initial"]
     weight = values["node_weight"]
     if isinstance(transition, SigmoidTransition):
-        alone = emission.log_partition(values)[_one_on(emission.nodes)]
+        alone = emission.log_partition_alone(values)
         bias, first, weight = bias - alone, first - alone, transition.matrix(values)
     return NodeGate(weight, emission.natural_weight(values), bias, first)
 
@@ -222,8 +221,3 @@ def _laws_of(
     assert isinstance(model.emission, NodeEmission)
     assert isinstance(model.transition, SigmoidTransition | HarmoniumTransition)
     return model.emission, model.transition
-
-
-def _one_on(nodes: int) -> Tensor:
-    """The state in which node j alone is on, int64 (k,)."""
-    return 2 ** torch.arange(nodes - 1, -1, -1)

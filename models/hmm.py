@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -59,12 +59,13 @@ class Laws:
     """The three laws of a chain at given parameter values, for given data.
 
     ``log_initial`` (…draws, N|1, K) and ``log_transition`` (…draws, N|1, T-1|1, K, K) are log
-    probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), computed when first asked
-    for, zero where nothing was observed.
+    probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was
+    observed. The latter two are computed when first asked for: exact inference can do without the
+    K × K numbers of a transition that has a structure. ``moves`` is log T, or what computes it.
     """
 
     log_initial: Tensor
-    log_transition: Tensor
+    moves: Tensor | Callable[[], Tensor]
     emission: Emission
     parameters: Parameters
     data: Sequences
@@ -73,6 +74,11 @@ class Laws:
     def lengths(self) -> Tensor:
         """Length of every sequence, (N,)."""
         return self.data.lengths
+
+    @cached_property
+    def log_transition(self) -> Tensor:
+        """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+        return self.moves if isinstance(self.moves, Tensor) else self.moves()
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -325,11 +331,9 @@ class HiddenMarkovModel(Model):
         """
         values = self.complete(parameters)
         if self.states == 1:
-            log_initial, log_transition = self._still(values)
-        else:
-            log_transition = self.transition(values, data)
-            log_initial = self.initial_law(values, log_transition)
-        return Laws(log_initial, log_transition, self.emission, values, data)
+            return Laws(*self._still(values), self.emission, values, data)
+        table = _later(partial(self.transition, values, data))
+        return Laws(self.initial_law(values, table), table, self.emission, values, data)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
         """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""
@@ -340,6 +344,21 @@ class HiddenMarkovModel(Model):
         draws = torch.broadcast_shapes(*leading)
         some = next(iter(values.values()))
         return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
+
+
+def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``compute``, called once at most, with gradients as they are asked for now.
+
+    Who needs it first may do so without gradients, and others with.
+    """
+    learning = torch.is_grad_enabled()
+
+    @cache
+    def computed() -> Tensor:
+        with torch.set_grad_enabled(learning):
+            return compute()
+
+    return computed
 
 
 def named_emission(emission: Emission | str) -> Emission:

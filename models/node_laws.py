@@ -6,7 +6,7 @@ The 2^k joint states are numbered by their binary digits, see ``nodes.node_state
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -263,6 +263,11 @@ class NodeEmission(Emission):
             return (eta.exp() - intercept.exp()).sum(-1)
         return eta.logsumexp(-1) - intercept.logsumexp(-1)
 
+    def log_partition_alone(self, parameters: Parameters) -> Tensor:
+        """log Z of the states in which one node alone is on, (…draws, k)."""
+        one_on = 2 ** torch.arange(self.nodes - 1, -1, -1)
+        return self.log_partition(parameters)[..., one_on]
+
 
 def _unconstrained(prior: dist.TorchDistribution) -> Tensor:
     """The centre of a prior, as free numbers."""
@@ -458,7 +463,7 @@ class NodeInitial:
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"node_initial": ("node",)}
 
-    def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """log p(h_1), shape (…draws, 1, 2^k)."""
         del log_transition
         return product_law(parameters["node_initial"]).unsqueeze(-2)
@@ -497,7 +502,7 @@ class HarmoniumInitial:
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"node_initial": ("node",)}
 
-    def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """log p(h_1), shape (…draws, 1, 2^k)."""
         del log_transition
         bias = parameters["node_initial"]

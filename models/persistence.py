@@ -27,6 +27,7 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM
+from .memory import AccumulatorTransition, EmptyMemory, MemoryEmission, ResetTransition
 from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
@@ -59,6 +60,7 @@ _PARTS: dict[str, type[Any]] = {
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(GeneratorTransition, Misclassification),
         *(NodeEmission, SigmoidTransition, HarmoniumTransition, NodeInitial, HarmoniumInitial),
+        *(AccumulatorTransition, ResetTransition, EmptyMemory, MemoryEmission),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
         *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
     )

@@ -68,7 +68,7 @@ class EvidenceGap:
     @property
     def gap_standard_error(self) -> float:
         """Standard error of ``gap_per_step`` over sequences; NaN for a single sequence."""
-        return _standard_error(self.log_evidence - self.elbo, self.lengths)
+        return standard_error(self.log_evidence - self.elbo, self.lengths)
 
     @property
     def kl_filter_per_step(self) -> float:
@@ -80,7 +80,7 @@ class EvidenceGap:
         """Standard error of ``kl_filter_per_step`` over sequences."""
         if self.kl_filter is None:
             return math.nan
-        return _standard_error(self.kl_filter.sum(-1), self.lengths)
+        return standard_error(self.kl_filter.sum(-1), self.lengths)
 
     @property
     def update_error_per_step(self) -> float:
@@ -234,8 +234,8 @@ def _join(parts: tuple[Tensor | None, ...], steps: int) -> Tensor | None:
     return torch.cat(present) if present else None
 
 
-def _standard_error(totals: Tensor, lengths: Tensor) -> float:
-    """Of Σ totals / Σ lengths, a ratio over independent sequences (delta method)."""
+def standard_error(totals: Tensor, lengths: Tensor) -> float:
+    """Standard error of Σ totals / Σ lengths, a ratio over independent sequences (delta method)."""
     n = len(totals)
     if n < 2:
         return math.nan
