@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 NOT_EXPERIMENTS = frozenset(
     {"benchmarks", "cli", "data", "language_models", "report", "seeds", "sweep", "sweep_table"}
+    {
+        *("benchmarks", "cli", "data", "drawings_belief_or_bit", "report", "seeds", "sweep"),
+        "sweep_table",
+    }
 )
 """Modules of this package that are not experiments."""
 
