@@ -36,9 +36,7 @@ def gains(posterior: Idata, figures: Mapping[str, Any], ratios: Mapping[str, flo
 def ratios(posterior: Idata, figures: Mapping[str, Any], cells: Sequence[str]) -> Figure:
     """Logits of input gates of the first seed over the log signal-to-noise ratio."""
     known = group(posterior, "constant_data")
-    figure, axes = plt.subplots(
-        2, len(cells), figsize=(10, 6.4), sharex="row", layout="constrained"
-    )
+    figure, axes = plt.subplots(2, len(cells), figsize=(8, 6.4), sharex="row", layout="constrained")
     for row, title in zip(axes, CHANGING_TITLES, strict=True):
         seen = known[f"{title}_exact_seen"].values > 0
         noise, predicted = (
@@ -65,7 +63,7 @@ def errors(figures: Mapping[str, Any], ratios: Mapping[str, float]) -> Figure:
     titles = (*ratios, *CHANGING_TITLES)
     kinds: tuple[str, ...] = ("untrained_lstm_of_one_unit", "last_observation", "best_fixed_gain")
     kinds += ("elman_of_one_unit", "lstm_of_one_unit", "linear_cell")
-    kinds += ("lstm_with_counting_units", "linear_cell_with_counting_units")
+    kinds += ("linear_cell_with_counting_units",)
     figure, axis = plt.subplots(figsize=(10, 4.2), layout="constrained")
     for number, kind in enumerate(kinds):
         for place, title in enumerate(titles):
