@@ -179,10 +179,10 @@ def stream(settings: Settings, *key: int) -> int:
     return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
-def simulated(settings: Settings, name: str, sequences: int, seed: int) -> tuple[Sequences, Tensor]:
-    """Sequences and their memories z_t (N, T)."""
+def simulated(settings: Settings, name: str, n: int, seed: int) -> tuple[Sequences, Tensor]:
+    """n sequences and their memories z_t (N, T)."""
     model = known_model(settings, name)
-    drawn = model.sample(sequences, settings.length, seed=seed)
+    drawn = model.sample(n, settings.length, seed=seed)
     return drawn.data, memory_states(model).memory[drawn.states]
 
 

@@ -75,7 +75,8 @@ class StandardCell(nn.Module):
         to_i, to_f, to_g, _ = back[:, 0]
         i, f, g, o, before = i[:, 1:], f[:, 1:], g[:, 1:], o[:, :-1], c[:, :-1]
         through = before * f * (1 - f) * to_f + g * i * (1 - i) * to_i + i * (1 - g**2) * to_g
-        return f + through * o * (1 - before.tanh() ** 2)
+        kept: Tensor = f + through * o * (1 - before.tanh() ** 2)
+        return kept
 
 
 class Elman(nn.Module):

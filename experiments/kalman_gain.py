@@ -19,6 +19,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -149,8 +150,9 @@ SMOKE: Mapping[str, object] = {
 # The level and its filter
 
 
-class Case(NamedTuple):
-    """A random walk with its observations and its Kalman filter, each (N, T) float64."""
+@dataclass(frozen=True)
+class Case:
+    """A random walk with its observations, each (N, T) float64, and its Kalman filter."""
 
     ratio: float
     level: Tensor
@@ -161,12 +163,35 @@ class Case(NamedTuple):
     """Whether y_t is there."""
     noise: Tensor
     """R_t."""
-    predicted: Tensor
-    """P⁻_t."""
-    gain: Tensor
-    """K_t; zero where y_t is missing."""
-    mean: Tensor
-    """m_t."""
+
+    @cached_property
+    def filtered(self) -> tuple[Tensor, Tensor, Tensor]:
+        """P⁻, K (zero where y_t is missing) and m of every step: training does without."""
+        y, seen, noise = self.y, self.seen, self.noise
+        before, mean = y.new_full((len(y),), settled(self.ratio)), y.new_zeros(len(y))
+        out: list[tuple[Tensor, Tensor, Tensor]] = []
+        for t in range(y.shape[1]):
+            gain = seen[:, t] * before / (before + noise[:, t])
+            mean = (1 - gain) * mean + gain * y[:, t]
+            out.append((before, gain, mean))
+            before = (1 - gain) * before + self.ratio
+        predicted, gains, means = (torch.stack(each, 1) for each in zip(*out, strict=True))
+        return predicted, gains, means
+
+    @property
+    def predicted(self) -> Tensor:
+        """P⁻_t."""
+        return self.filtered[0]
+
+    @property
+    def gain(self) -> Tensor:
+        """K_t."""
+        return self.filtered[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """m_t."""
+        return self.filtered[2]
 
 
 def stream(settings: Settings, *key: int) -> int:
@@ -187,7 +212,7 @@ def level_model(ratio: float) -> LinearGaussianSSM:
 
 
 def simulated(settings: Settings, kind: Kind, ratio: float, n: int) -> Case:
-    """New sequences and their filter; uses torch's global generator."""
+    """New sequences; uses torch's global generator."""
     shape = n, settings.length
     moves = torch.randn(shape, dtype=torch.float64) * math.sqrt(ratio)
     moves[:, 0] *= math.sqrt(settled(ratio) / ratio)
@@ -199,20 +224,7 @@ def simulated(settings: Settings, kind: Kind, ratio: float, n: int) -> Case:
         seen = torch.rand(shape) >= settings.missing
         seen[:, 0] |= ~seen.any(1)  # a sequence shows at least one
     y = (level + noise.sqrt() * torch.randn(shape, dtype=torch.float64)) * seen
-    return Case(ratio, level, y, seen, noise, *kalman(ratio, y, seen, noise))
-
-
-def kalman(ratio: float, y: Tensor, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """P⁻, K and m of every step."""
-    before, mean = y.new_full((len(y),), settled(ratio)), y.new_zeros(len(y))
-    out: list[tuple[Tensor, Tensor, Tensor]] = []
-    for t in range(y.shape[1]):
-        gain = seen[:, t] * before / (before + noise[:, t])
-        mean = (1 - gain) * mean + gain * y[:, t]
-        out.append((before, gain, mean))
-        before = (1 - gain) * before + ratio
-    predicted, gains, means = (torch.stack(each, 1) for each in zip(*out, strict=True))
-    return predicted, gains, means
+    return Case(ratio, level, y, seen, noise)
 
 
 def heldout(settings: Settings, kind: Kind, ratio: float) -> Case:
@@ -275,8 +287,8 @@ def _loss(settings: Settings, kind: Kind, model: nn.Module, case: Case) -> Tenso
     """Mean squared error of the level, in variances of an observation."""
     size, like = unit(settings, case.ratio), next(model.parameters())
     y, told = inputs(settings, kind, case)
-    residual = model(y.to(like), told.to(like)).mean - (case.level / size).to(like)
-    return residual.square().mean() * size**2
+    mean: Tensor = model(y.to(like), told.to(like)).mean
+    return (mean - (case.level / size).to(like)).square().mean() * size**2
 
 
 def _decayed(model: nn.Module, decay: float) -> Tensor:
@@ -339,10 +351,8 @@ def measured(settings: Settings, kind: Kind, model: nn.Module, case: Case) -> Me
     figures["distance_from_gain"] = float((f - (1 - case.gain))[:, 1:].abs().mean())
     figures["mean_forget_gate"] = float(f[:, 1:].mean())
     if isinstance(model, StandardCell):
-        kept = model.retention(*read).double()
-        figures["distance_of_retention_from_gain"] = float(
-            (kept - (1 - case.gain[:, 1:])).abs().mean()
-        )
+        kept = model.retention(*read).double() - (1 - case.gain[:, 1:])
+        figures["distance_of_retention_from_gain"] = float(kept.abs().mean())
     if kind != "steady":
         ratio = (case.predicted / case.noise).log()[case.seen].numpy()
         logit = i.clamp(1e-9, 1 - 1e-6).logit()[case.seen].numpy()
@@ -437,8 +447,7 @@ def _by_the_library(kind: Kind, case: Case) -> dict[str, float]:
     out = {"library_filter_largest_difference": float((found - case.mean).abs().max())}
     if kind == "steady":
         out["largest_error"] = float((construct(model).mean(data) - case.mean).abs().max())
-        steady = float(steady_state(model).gain)
-        out["gain"] = steady
+        out["gain"] = float(steady_state(model).gain)
     return out
 
 
