@@ -437,12 +437,11 @@ def _draw_gates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
             axis.plot(
                 exact.ravel()[::3], ours.ravel()[::3], ".", ms=1.5, alpha=0.4, color="tab:red"
             )
-            low = -1 if gate == "g" else 0
-            axis.plot([low, 1], [low, 1], "k-", lw=0.7)
+            axis.axline((0, 0), slope=1, color="black", lw=0.7)
             axis.set(xlabel=labels[gate], ylabel=f"{word} gate {gate}".replace("te gate", "te"))
             key = f"{word}_gate_correlation" if gate != "g" else "candidate_correlation"
-            value = figures[case]["lstm_of_one_unit"][key]
-            axis.set_title(f"{case.replace('_', ' ')}\nr = {value:.4f}", fontsize=9)
+            found = figures[case]["lstm_of_one_unit"][key]
+            axis.set_title(f"{_words(case)}\nr = {found:.4f}", fontsize=9)
     return figure
 
 
@@ -465,7 +464,7 @@ def _draw_memory(posterior: Idata) -> Figure:
             if f"{case}_{kind}_mean" in own:
                 mean = own[f"{case}_{kind}_mean"]
                 axis.plot(step, mean, ".-", color=color, lw=1, label=_words(kind))
-        axis.set(ylabel="memory", title=case.replace("_", " "))
+        axis.set(ylabel="memory", title=_words(case))
         axis.legend(frameon=False, fontsize=7, ncols=2)
     axes[-1].set(xlabel="step", xticks=step[::2])
     return figure
@@ -484,7 +483,7 @@ def _draw_distances(figures: Mapping[str, Any]) -> Figure:
             if own is None:
                 continue
             at = place + 0.18 * (number - (len(cases) - 1) / 2)
-            label = case.replace("_", " ") if place == len(kinds) - 1 else None
+            label = _words(case) if place == len(kinds) - 1 else None
             values = own.get(f"{path}_by_seed", [own[path]])
             axis.plot([at] * len(values), values, "o", color=f"C{number}", ms=4, label=label)
     names = [_words(kind) for kind in kinds]
