@@ -103,7 +103,7 @@ class Settings:
     recurrent_decay: float = 0.1
     """Weight of the squared recurrent weights in the loss (variances of an observation). At weights
     of zero it costs nothing, and there the exact filter is within reach."""
-    changing_steps: int = 2000
+    changing_steps: int = 3000
     """Gradient steps where the gain changes, and there is more to learn."""
     batch_size: int = 256
     """Sequences per step, new ones every time."""
