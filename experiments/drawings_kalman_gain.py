@@ -80,7 +80,7 @@ def errors(figures: Mapping[str, Any], ratios: Mapping[str, float]) -> Figure:
     axis.set_xticks(range(len(titles)), names, fontsize=8)
     axis.set(yscale="log", ylabel="KL(filter ‖ belief), nats a step")
     axis.set_title("One dot a seed; beliefs with the filter's own variance", fontsize=9)
-    axis.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(frameon=False, fontsize=8, ncols=4, loc="outside lower center")
     return figure
 
 
