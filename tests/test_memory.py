@@ -1,5 +1,7 @@
 """Memory models beside the sum over all paths of their causes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from beliefzoo.inference import (
     BeliefGuide,
     ExactFilter,
     FitSettings,
+    ForwardGuide,
     LSTMFilter,
     evidence_gap,
     exact,
@@ -261,6 +264,34 @@ def test_elbo_of_the_exact_filter_is_the_evidence(case: str) -> None:
     model = CASES[case]
     gap = evidence_gap(BeliefGuide(model, ExactFilter()), sequences(model))
     torch.testing.assert_close(gap.elbo, gap.log_evidence)
+
+
+GUIDES = {
+    "exact": lambda model: BeliefGuide(model, ExactFilter()),
+    "belief": lambda model: BeliefGuide(model, LSTMFilter(4)),
+    "forward": lambda model: ForwardGuide(model, LSTMFilter(4, direction="both")),
+}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_bound_the_evidence_as_the_sum_over_paths_says(guide: str) -> None:
+    """Of all 12^3 paths most are impossible, under the model and under the guide."""
+    torch.manual_seed(0)
+    model = CASES["leaking reset"]
+    data = model.sample(2, [3, 2], seed=0).data
+    posterior = GUIDES[guide](model).posterior(model.laws({}, data))
+    bound = posterior.elbo().detach()
+    for n, length in enumerate((3, 2)):
+        paths = torch.full((12**length, 2, 3), -1)
+        paths[:, n, :length] = torch.tensor(list(itertools.product(range(12), repeat=length)))
+        log_q = posterior.path_log_prob(paths)[:, n].detach()
+        log_p = (posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths))[:, n]
+        likely = log_q > -torch.inf
+        assert float(log_q.exp().sum()) == pytest.approx(1, abs=1e-6)
+        expected = (log_q.exp() * (log_p - log_q))[likely].sum()
+        assert float(bound[n]) == pytest.approx(float(expected), abs=1e-5)
+        assert not bool((likely & (log_p == -torch.inf)).any())
+        assert float(log_p.logsumexp(0)) >= float(bound[n]) - 1e-6
 
 
 @pytest.mark.parametrize("case", CASES)
