@@ -53,6 +53,7 @@ NOT_EXPERIMENTS = frozenset(
         "cli",
         "data",
         "drawings_belief_or_bit",
+        "drawings_gated_accumulator",
         "drawings_kalman_gain",
         "kalman_cells",
         "language_models",
