@@ -252,7 +252,8 @@ class HiddenMarkovModel(Model):
 
     @property
     def _least_observed(self) -> int:
-        return self.states
+        # States that share their parameters need not each be seen.
+        return int(getattr(self.transition, "least_observed", self.states))
 
     @property
     def inputs(self) -> int:

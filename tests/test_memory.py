@@ -18,6 +18,7 @@ from beliefzoo.inference import (
     fit,
     log_evidence,
     smooth,
+    starting_values,
     structures,
     to_arviz,
 )
@@ -242,6 +243,41 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
 def reset_plain() -> HiddenMarkovModel:
     values = {"loading": [[1, 0], [0, 1]], "intercept": [0, 0], "scale": [0.5, 0.5]}
     return ResetModel().with_parameters(keep=0.8, positive=0.5, **values)
+
+
+def test_a_fit_starts_at_the_corners_and_finds_the_law() -> None:
+    """Without a leak the observations are a mixture of eight normal laws, in no order of causes."""
+    known = accumulator(5).with_parameters(scale=[0.35, 0.35, 0.35, 0.35])
+    data = known.sample(300, 5, seed=0).data
+    free = GatedAccumulator(5, features=4)
+    started = free.with_parameters(**starting_values(free, data, seed=0))
+    drawn = free.with_parameters(**starting_values(free, data, "prior", seed=0))
+    true, found = (means_of_causes(model) for model in (known, started))
+    nearest = np.linalg.norm(true[:, None] - found, axis=-1).min(0)
+    assert nearest.max() < 0.2
+    behind = [log_evidence(known, data) - log_evidence(model, data) for model in (started, drawn)]
+    assert float(behind[0].mean()) < 0.5  # nats a sequence
+    assert float(behind[1].mean()) > 10
+
+
+def means_of_causes(model: HiddenMarkovModel) -> np.ndarray:
+    values = {name: value.numpy() for name, value in model.known.items()}
+    signs = np.array(list(itertools.product((-1, 1), repeat=3)))
+    return signs @ values["loading"] + values["intercept"]
+
+
+def test_a_fit_needs_an_observation_for_each_combination_of_causes() -> None:
+    model = GatedAccumulator(9, features=4)
+    few = accumulator(9).sample(1, 9, seed=0).data
+    model.check(few)
+    with pytest.raises(ValueError, match=r"data: 8 .* need at least as many observed steps"):
+        model.check(accumulator(9).sample(1, 7, seed=0).data)
+
+
+def test_a_leak_starts_at_zero() -> None:
+    model = ResetModel(features=3, leak=True)
+    started = starting_values(model, CASES["leaking reset"].sample(5, 6, seed=0).data)
+    assert not started["loading"][2].any()
 
 
 def test_starting_values_of_known_assignments() -> None:
