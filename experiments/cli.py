@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 NOT_EXPERIMENTS = frozenset(
     {
-        *("benchmarks", "cli", "data", "drawings_belief_or_bit", "report", "seeds", "sweep"),
-        "sweep_table",
+        *("benchmarks", "cli", "data", "report", "seeds", "sweep", "sweep_table"),
+        *("drawings_belief_or_bit", "drawings_related_architectures", "reference_filters"),
     }
 )
 """Modules of this package that are not experiments."""
