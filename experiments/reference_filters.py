@@ -55,7 +55,7 @@ class BlindFilter(_Fixed):
 
 
 class SteadyGain(_Fixed):
-    """The Kalman filter of z_t = a z_{t-1} + N(0, q), y = z + N(0, r), always in its steady state."""
+    """Kalman's filter of z_t = a z_{t-1} + N(0, q), y = z + N(0, r), always in its steady state."""
 
     def __init__(self, a: float, q: float, r: float) -> None:
         super().__init__()
