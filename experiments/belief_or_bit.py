@@ -370,7 +370,9 @@ def case_figures(
     for name, measured_ones in fits.items():
         found = summary([one.figures for one in measured_ones])
         out[name] = found
-        if "slope" not in found:
+        if KINDS[name].objective is None:  # its belief hardly moves: no slope to speak of
+            for key in [key for key in found if key.startswith("slope")]:
+                del found[key]
             continue
         low, high = interval([one.figures["slope"] for one in measured_ones])
         excluded = [read for read, slope in readings(epsilon).items() if not low <= slope <= high]

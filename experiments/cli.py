@@ -51,6 +51,7 @@ NOT_EXPERIMENTS = frozenset(
     {
         *("benchmarks", "cli", "data", "report", "seeds", "sweep", "sweep_table"),
         *("drawings_belief_or_bit", "drawings_related_architectures", "reference_filters"),
+        "spectral_error",
     }
 )
 """Modules of this package that are not experiments."""

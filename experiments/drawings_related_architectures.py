@@ -21,30 +21,32 @@ TITLES = {
 SMALLEST = 1e-7
 """Nats: what is smaller, rounding, is drawn here."""
 
-_TRAINED = {"color": "tab:red", "label": "trained by the bound"}
-_WRITTEN = {"color": "tab:blue", "label": "written from the parameters"}
-_MOMENTS = {"color": "tab:green", "label": "estimated from moments"}
-_BASELINE = {"color": "0.55", "label": "baseline"}
+COLORS = {
+    "trained by the bound": "tab:red",
+    "estimated from moments": "tab:green",
+    "written from the parameters": "tab:blue",
+    "baseline": "0.55",
+}
 
 
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """Regret of every architecture; KL against the number of weights; the spectral error."""
+    """Regret and KL of every architecture; the spectral error."""
     known = group(posterior, "constant_data")
     return {
         "regret": _draw_rows(known, "regret", "regret of one-step predictions, nats per step"),
         "distances": _draw_rows(known, "kl_filter", "KL(exact filter ‖ belief), nats per step"),
-        "sizes": _draw_sizes(known),
         "spectral_error": _draw_spectral(known, figures),
     }
 
 
-def _style(name: str, seeds: Any) -> dict[str, str]:
-    if name == "spectral":
-        return _MOMENTS
-    if name.startswith(("stationary", "window")):
-        return _BASELINE
-    same = len(set(np.round(seeds, 14))) == 1
-    return _WRITTEN if same else _TRAINED
+def _title(name: str, weights: float) -> str:
+    """An architecture beside its dots, with the number of its weights."""
+    words = name.replace("_", " ")
+    for short in ("lstm", "gru"):
+        words = words.replace(short, short.upper())
+    for proper in ("bayesian", "elman", "markov"):
+        words = words.replace(proper, proper.capitalize())
+    return f"{words} ({weights:.0f})" if weights > 0 else words
 
 
 def _draw_rows(known: Any, field: str, label: str) -> Figure:
@@ -64,45 +66,22 @@ def _draw_rows(known: Any, field: str, label: str) -> Figure:
         here = known.isel(row=np.flatnonzero(processes == case))
         values = here[field].values
         order = np.argsort(-np.nan_to_num(values).mean(1))
-        names = [str(name) for name in here["architecture"].values[order]]
-        for place, (name, seeds) in enumerate(zip(names, values[order], strict=True)):
-            style = _style(name, seeds)
-            shown = np.maximum(seeds, SMALLEST)
-            (dots,) = axis.plot(shown, np.full(len(seeds), place), "o", ms=5, alpha=0.6, **style)
-            labels[style["label"]] = dots
-        axis.set_yticks(range(len(names)), [name.replace("_", " ") for name in names], fontsize=8)
+        weights = np.nan_to_num(here["parameters"].values[order]).mean(1)
+        for place, row in enumerate(order):
+            origin, seeds = str(here["origin"].values[row]), np.maximum(values[row], SMALLEST)
+            (dots,) = axis.plot(
+                seeds, np.full(len(seeds), place), "o", ms=5, alpha=0.6, color=COLORS[origin]
+            )
+            labels[origin] = dots
+        names = here["architecture"].values[order]
+        titles = [_title(str(x), size) for x, size in zip(names, weights, strict=True)]
+        axis.set_yticks(range(len(titles)), titles, fontsize=8)
         axis.set_ylim(-0.6, len(names) - 0.4)
         axis.set_xscale("log")
-        axis.set_title(TITLES[case], loc="left", fontsize=10)
+        axis.set_title(f"{TITLES[case]} (weights in brackets)", loc="left", fontsize=10)
         axis.grid(axis="x", color="0.9")
     axes[-1].set_xlabel(f"{label} (below {SMALLEST:g} drawn there)")
     figure.legend(labels.values(), labels, loc="outside upper center", ncols=4, frameon=False)
-    return figure
-
-
-def _draw_sizes(known: Any) -> Figure:
-    """KL against the number of weights, means over fits."""
-    figure, axes = plt.subplots(
-        1, len(TITLES), figsize=(14, 3.6), sharey=True, layout="constrained"
-    )
-    processes = known["process"].values
-    for case, axis in zip(TITLES, axes, strict=True):
-        here = known.isel(row=np.flatnonzero(processes == case))
-        for name, size, kl in zip(
-            here["architecture"].values,
-            here["parameters"].values.mean(1),
-            here["kl_filter"].values,
-            strict=True,
-        ):
-            if not size > 0:
-                continue
-            style = _style(str(name), kl)
-            axis.loglog(size, max(kl.mean(), SMALLEST), "o", color=style["color"])
-            text = str(name).replace("_", " ")
-            axis.annotate(text, (size, max(kl.mean(), SMALLEST)), fontsize=7, rotation=25)
-        axis.set(title=TITLES[case], xlabel="weights")
-        axis.margins(x=0.35, y=0.15)
-    axes[0].set_ylabel("KL(exact filter ‖ belief), nats per step")
     return figure
 
 

@@ -19,9 +19,10 @@ from beliefzoo.experiments.related_architectures import (
     heldout,
     measured,
     model_of,
-    spectral_errors,
+    regret,
     written,
 )
+from beliefzoo.experiments.spectral_error import spectral_errors
 from beliefzoo.inference import (
     ExactFilter,
     filter_beliefs,
@@ -46,6 +47,17 @@ def test_the_exact_filter_regrets_nothing(case):
     assert figures["regret_per_step"] == pytest.approx(0, abs=1e-12)
     assert figures["kl_filter_per_step"] == pytest.approx(0, abs=1e-12)
     assert figures["parameters"] == 0
+
+
+def test_regret_is_the_divergence_of_the_predictions():
+    """Symbols drawn from p: KL(p ‖ q) within 5 standard errors (1 in 10^6)."""
+    p, q = torch.tensor([0.5, 0.3, 0.2]).double(), torch.tensor([0.45, 0.3, 0.25]).double()
+    drawn = torch.multinomial(p, 200_000, replacement=True).reshape(-1, 2)
+    expected = float((p * (p / q).log()).sum())
+    each = (q / p).log()
+    spread = float((p * (each.expm1() - each - expected) ** 2).sum()) ** 0.5
+    found = regret(p.log()[drawn], q.log()[drawn])
+    assert abs(found - expected) < 5 * spread / 100_000**0.5
 
 
 @pytest.mark.parametrize("size", [1, 2, 6])
@@ -131,10 +143,10 @@ def test_the_best_product_keeps_the_marginals_of_the_nodes():
 
 def test_errors_of_counting_are_those_of_the_multinomial():
     """E|n̂ / n − p| of a binomial is about √(2 p (1 − p) / (π n)) each (6 % allowed)."""
-    s = dataclasses.replace(SMALL, sizes=(100_000, 1_000_000), replicates=20, joint_length=3)
-    found = spectral_errors(s, 0)["counting"]
-    p = triple_probabilities(model_of("symbols")).numpy()
-    for size in s.sizes:
+    sizes, model = (100_000, 1_000_000), model_of("symbols")
+    found = spectral_errors(model, sizes, 20, 3, seed=0)["counting"]
+    p = triple_probabilities(model).numpy()
+    for size in sizes:
         expected = np.sqrt(2 * p * (1 - p) / (np.pi * size)).sum()
         assert found[f"error_at_{size}"] == pytest.approx(expected, rel=0.06)
     assert found["slope"] == pytest.approx(-0.5, abs=0.03)
