@@ -420,6 +420,10 @@ def _posterior(
         "signal": np.array([mu for _, mu in settings.cases]),
         "slope_of_a_belief": np.array([readings(e)["belief"] for e, _ in settings.cases]),
         "slope_of_a_bit": np.array([readings(e)["bit"] for e, _ in settings.cases]),
+        **{
+            f"slope_{name}": np.array([x[name].figures["slope"] for x in controls])
+            for name in controls[0]
+        },
     }
     each = ("case", "sequence", "step")
     by = ("case", "network", "fit")
