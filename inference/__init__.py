@@ -50,7 +50,14 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
-from .readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
+from .readouts import (
+    BeliefReadout,
+    Readouts,
+    belief_readout,
+    linear_readout,
+    lstm_readouts,
+    mean_readout,
+)
 from .recurrences import recurrent_gates
 from .sample_statistics import Distance, SampleComparison, compare_samples
 from .sampled_bits import SampledBitGuide
@@ -145,6 +152,7 @@ __all__ = [
     "importance",
     "information_criteria",
     "innovation_tests",
+    "linear_readout",
     "load_fit",
     "log_evidence",
     "loo",
