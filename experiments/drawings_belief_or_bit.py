@@ -19,6 +19,12 @@ LABELS = {
     "untrained_lstm": "untrained LSTM",
 }
 
+CONTROLS = {
+    "recursion_with_the_slope_of_the_bit": "recursion with the bit's slope, near m = 0",
+    "exact_filter": "exact filter, near m = 0",
+}
+"""What is put through the LSTM's reading to see what it would say."""
+
 
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     """The slopes between their two readings; beliefs on previous beliefs; distances."""
@@ -43,7 +49,7 @@ def _panels(known: Any, height: float) -> tuple[Figure, Any]:
 
 
 def _draw_slopes(known: Any) -> Figure:
-    figure, axes = _panels(known, 3.3)
+    figure, axes = _panels(known, 3.8)
     shown = [name for name in LABELS if name != "untrained_lstm"]
     for case, axis in zip(known["case"].values, axes, strict=True):
         here = known.sel(case=case)
@@ -56,8 +62,11 @@ def _draw_slopes(known: Any) -> Figure:
         for place, name in enumerate(reversed(shown)):
             dots = here["slope"].sel(network=name).values
             axis.plot(dots, np.full(dots.size, place), "ko", ms=5, alpha=0.5)
-        axis.set_yticks(range(len(shown)), [LABELS[name] for name in reversed(shown)])
-        axis.set(xlabel="½ logit per unit of m", ylim=(-0.6, len(shown) - 0.4))
+        for place, name in enumerate(CONTROLS, len(shown)):
+            axis.plot(float(here[f"slope_{name}"]), place, "D", color="0.5", ms=5)
+        rows = [*(LABELS[name] for name in reversed(shown)), *CONTROLS.values()]
+        axis.set_yticks(range(len(rows)), rows)
+        axis.set(xlabel="½ logit per unit of m", ylim=(-0.6, len(rows) - 0.4))
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
@@ -82,6 +91,7 @@ def _draw_maps(known: Any) -> Figure:
         for name, (color, mark, label) in lines.items():
             axis.plot(m, here["added"].sel(curve=name), mark, color=color, ms=3.5, label=label)
         axis.set(xlabel="previous belief m = P(+1) − P(−1)", xlim=(-1, 1))
+        axis.set_xticks([-1, -0.5, 0, 0.5, 1])
     top = float(known["slope_of_a_bit"].max())
     axes[0].set(ylabel="added to μ y, in ½ logit", ylim=(-1.15 * top, 1.15 * top))
     handles, labels = axes[0].get_legend_handles_labels()

@@ -124,6 +124,18 @@ class ObservableOperators:
             states.append(torch.where(possible, moved / probability, self.start))
         return torch.stack(states, 1)
 
+    def joint_probabilities(self, length: int) -> Tensor:
+        """p(x_1, …, x_length) of all sequences, the last symbol running fastest, (…, S ** length).
+
+        As the products of operators say it: noise in the moments can make some negative.
+        """
+        require_count(length, "length")
+        states = self.start.unsqueeze(-2)
+        for _ in range(length):
+            states = torch.einsum("...sab,...nb->...nsa", self.operators, states)
+            states = states.flatten(-3, -2)
+        return torch.einsum("...a,...na->...n", self.end, states)
+
     def predictions(self, states: Tensor) -> Tensor:
         """p(x | b) of every symbol at states (…, m): (…, S), cut at 1e-12 and normalised."""
         read = self.operators.mT @ self.end  # (S, m)
