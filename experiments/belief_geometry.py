@@ -190,7 +190,7 @@ def _trained(settings: Settings, name: str, number: int) -> Trained:
     above = loss - floor  # in pairs: the sequences' own luck drops out
     beliefs = chain.state_beliefs(filter(chain.model, test))
     read = lstm_readouts(
-        model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=settings.seed
+        model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=seed
     )
     rows = {_path(row): _row(one) for row, one in read.rows.items()}
     figures = {
@@ -200,7 +200,7 @@ def _trained(settings: Settings, name: str, number: int) -> Trained:
         "loss_floor_on_the_same_sequences": float(floor.mean()),
         "read_outs": rows,
     }
-    points = _points(settings, chain, model, test, beliefs) if number == 0 else {}
+    points = _points(chain, model, test, beliefs, seed) if number == 0 else {}
     return Trained(figures, np.asarray(curve).T, points)
 
 
@@ -242,18 +242,14 @@ def _floors(chain: LabelledChain, length: int) -> dict[str, Any]:
 
 
 def _points(
-    settings: Settings,
-    chain: LabelledChain,
-    model: LanguageModel,
-    test: Sequences,
-    beliefs: Tensor,
+    chain: LabelledChain, model: LanguageModel, test: Sequences, beliefs: Tensor, seed: int
 ) -> dict[str, Array]:
     """Beliefs after every short word, as least squares reads them off h and c.
 
     The read-outs are fitted to the held-out sequences; words are shown as often as one another,
     though few of them are likely.
     """
-    networks = {"lstm": model.lstm, "untrained": untrained_like(model.lstm, settings.seed)}
+    networks = {"lstm": model.lstm, "untrained": untrained_like(model.lstm, seed)}
     out: dict[str, Array] = {}
     for name, network in networks.items():
         weights = torch.linalg.lstsq(_state(network, test).flatten(0, 1), beliefs.flatten(0, 1))
@@ -413,11 +409,13 @@ def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
                 value, ends = np.maximum(value, _LEAST), np.maximum(ends, _LEAST)
             spread = np.abs(ends - value[:, None]).T
             shade = ["tab:red"] * 3 + ["tab:grey"] * (len(_ROWS) - 3)
+            if not (value > _LEAST).any() and figure_name == "decoder_kl":
+                axis.text(0.5, 0.5, "all below 10⁻⁶", transform=axis.transAxes, ha="center")
             axis.barh(place, value, color=shade, xerr=spread, error_kw={"lw": 0.8})
             bound = REACH.get(f"{name}.read_outs.lstm_h_and_c.{figure_name}")
             if bound is not None:
                 axis.axvline(bound[1], color="black", ls="--", lw=1, label=f"reach {bound[1]:g}")
-                axis.legend(frameon=False, loc="lower right", fontsize=8)
+                axis.legend(frameon=False, loc="lower center", fontsize=8)
             axis.set_yticks(place, list(_ROWS.values()) if column == 0 else [])
             axis.invert_yaxis()
         axes[0, column].set(title=process.title, xlim=(0, 1.05), xlabel="R² of the belief")
