@@ -48,10 +48,7 @@ if TYPE_CHECKING:
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
 
 NOT_EXPERIMENTS = frozenset(
-    {
-        *("benchmarks", "cli", "data", "drawings_wrapped_lstm", "language_models", "report"),
-        *("seeds", "sweep", "sweep_table"),
-    }
+    {"benchmarks", "cli", "data", "language_models", "report", "seeds", "sweep", "sweep_table"}
 )
 """Modules of this package that are not experiments."""
 

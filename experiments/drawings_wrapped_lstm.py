@@ -75,7 +75,8 @@ def _draw_evidence(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
     for name, style in (("letter_pairs", "--"), ("one_state", ":")):
         left.axhline(base[name], color="0.4", ls=style, lw=1, label=name.replace("_", " "))
     left.set(ylabel="nats per letter", title="Held-out text")
-    left.legend(frameon=False, fontsize=8)
+    left.set_ylim(top=left.get_ylim()[1] + 0.35)
+    left.legend(frameon=False, fontsize=7, ncols=2, loc="upper left")
     _line(
         right, figures, sizes, "gap_per_step", color="tab:red", marker="o", label="evidence − ELBO"
     )
@@ -152,7 +153,7 @@ def _draw_samples(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
     rows |= {
         "one state": (rivals["one_state"], "0.6", ":"),
         "letter pairs": (rivals["letter_pairs"], "0.4", "--"),
-        "held-out text": (rivals["text_held_out"], "tab:blue", "-"),
+        "held-out text": (rivals["text_held_out"], "magenta", "-"),
     }
     for label, (found, color, style) in rows.items():
         value = [found[f"{n}_grams"]["jensen_shannon"] for n in lengths]
@@ -209,7 +210,7 @@ def _draw_gates(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
             )
         axis.set(title=f"gate {gate} and {quantity.replace('_', ' ')}", ylim=(0, 1.02))
         _by_size(axis, sizes)
-    axes[0].legend(frameon=False, fontsize=7, loc="lower left")
+    axes[0].legend(frameon=False, fontsize=7, loc="upper right")
     return figure
 
 

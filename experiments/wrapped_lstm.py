@@ -3,7 +3,8 @@
 A plain LSTM is trained to predict the next letter of English text. Then its weights are kept, and
 hidden Markov models of 2 to 64 states are fitted around it, each with the LSTM for a filter: the
 ELBO says how much of the model's evidence the belief that is read off the LSTM brings home, a
-decoder how much of the exact filter its state holds. Samples of the LSTM and of every model are
+decoder how much of the exact filter its state holds, and whether an untrained network would hold as
+much. Samples of the LSTM and of every model are
 compared, and the gates with what the exact filter does.
 """
 
@@ -67,11 +68,12 @@ class Settings:
     states: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
     """Sizes of the models that it is wrapped in."""
     steps: int = 400
-    """Gradient steps of each model and of the head that reads its belief off the LSTM."""
+    """Gradient steps of each model and of the head that reads its belief off the LSTM, from where
+    the model fitted alone, with its exact filter and for as many steps, has ended."""
     restarts: int = 2
-    """Starts of each model that are improved with the exact filter before…"""
-    restart_steps: int = 300
-    """…by so many steps, where the better one goes on."""
+    """Starts of the model alone that are improved by…"""
+    restart_steps: int = 150
+    """…so many steps before; the better one goes on."""
     samples: int = 800
     """Sequences drawn from the LSTM and from every model."""
     shown_states: int = 8
@@ -161,21 +163,22 @@ def _wrapped(settings: Settings, number: int) -> One:
         model = HiddenMarkovModel(states, Categorical(27))
         with warnings.catch_warnings():  # of many states some stay empty, which costs nothing
             warnings.filterwarnings("ignore", message="fit: states")
+            alone = _alone(settings, model, own, seed)
             one = wrap(
                 lstm,
                 model,
                 own,
                 output=output,
                 heldout=heldout,
-                settings=_fit_settings(settings),
+                settings=_fit_settings(settings, _inside(alone)),
                 samples=settings.samples,
                 seed=seed,
             )
-            alone = _alone(settings, model, own, seed)
         name = f"{states}_states"
         around[name] = one
         models[name] = one.figures | {
-            "evidence_per_step_of_the_same_model_fitted_without_the_lstm": _rate(alone, heldout)
+            "evidence_per_step_of_the_same_model_fitted_without_the_lstm": _rate(alone, heldout),
+            "decoder_kl_less_than_of_the_untrained_network": _advantage(one),
         }
     figures = {
         "models": models,
@@ -207,12 +210,12 @@ def _language_model(settings: Settings, own: Sequences, seed: int) -> LanguageMo
     return language
 
 
-def _fit_settings(settings: Settings) -> FitSettings:
+def _fit_settings(settings: Settings, start: Mapping[str, Tensor] | None = None) -> FitSettings:
     return FitSettings(
         steps=settings.steps,
-        restarts=settings.restarts,
+        restarts=settings.restarts if start is None else 1,
         restart_steps=settings.restart_steps,
-        start="prior",
+        start=start or "prior",
         sleep_steps=0,
         holdout=0,
         patience=None,
@@ -220,11 +223,29 @@ def _fit_settings(settings: Settings) -> FitSettings:
     )
 
 
-def _alone(settings: Settings, model: HiddenMarkovModel, own: Sequences, seed: int) -> Any:
+def _alone(
+    settings: Settings, model: HiddenMarkovModel, own: Sequences, seed: int
+) -> HiddenMarkovModel:
     """The same model fitted with the exact filter: the evidence that there was to be had."""
     guide = BeliefGuide(model, ExactFilter(), parameters="map")
     how = _fit_settings(settings)
-    return fit(model, guide, own, settings=how, seed=seed, progress=False).fitted
+    found = fit(model, guide, own, settings=how, seed=seed, progress=False).fitted
+    assert isinstance(found, HiddenMarkovModel)
+    return found
+
+
+def _inside(fitted: HiddenMarkovModel) -> dict[str, Tensor]:
+    """Its probabilities, none of them 0: a fit starts inside the simplex."""
+    raised = {name: value.clamp_min(1e-6) for name, value in fitted.known.items()}
+    return {name: value / value.sum(-1, keepdim=True) for name, value in raised.items()}
+
+
+def _advantage(one: Wrapped) -> float:
+    """Nats of the belief that h and c hold and those of an untrained network do not."""
+    pair = one.readouts.untrained["hc"].decoder_kl, one.readouts.state["hc"].decoder_kl
+    assert pair[0] is not None
+    assert pair[1] is not None
+    return pair[0] - pair[1]
 
 
 def _rate(model: HiddenMarkovModel, data: Sequences) -> float:
