@@ -210,6 +210,7 @@ def _draw_gates(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
             )
         axis.set(title=f"gate {gate} and {quantity.replace('_', ' ')}", ylim=(0, 1.02))
         _by_size(axis, sizes)
+    axes[0].set_ylabel("|correlation|, R²")
     axes[0].legend(frameon=False, fontsize=7, loc="upper right")
     return figure
 
