@@ -19,12 +19,12 @@ import numpy.typing as npt
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..inference import (
     BeliefReadout,
     filter,
-    linear_readout,
+    log_evidence,
     lstm_log_likelihood,
     lstm_readouts,
     sample_states,
@@ -72,8 +72,8 @@ REACH = {
 """What was to be reached, fixed before any run: nats per symbol, and the share R². A transformer's
 R² on RRXOR was .61 to .82 (Shai et al. 2024, and a replication)."""
 
-_SHOWN = 6000
-"""Points of a drawing of beliefs."""
+_SHOWN = 8, 11
+"""Beliefs after all words up to this length are drawn (three symbols, two symbols)."""
 
 _WORDS = 10, 16
 """Length of the words that the entropy rate of Mess3, and losses of short windows, are summed over
@@ -190,7 +190,7 @@ def _trained(settings: Settings, name: str, number: int) -> Trained:
     above = loss - floor  # in pairs: the sequences' own luck drops out
     beliefs = chain.state_beliefs(filter(chain.model, test))
     read = lstm_readouts(
-        model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=settings.seed
+        model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=seed
     )
     rows = {_path(row): _row(one) for row, one in read.rows.items()}
     figures = {
@@ -200,7 +200,7 @@ def _trained(settings: Settings, name: str, number: int) -> Trained:
         "loss_floor_on_the_same_sequences": float(floor.mean()),
         "read_outs": rows,
     }
-    points = _points(settings, model, test, beliefs) if number == 0 else {}
+    points = _points(chain, model, test, beliefs, seed) if number == 0 else {}
     return Trained(figures, np.asarray(curve).T, points)
 
 
@@ -242,17 +242,35 @@ def _floors(chain: LabelledChain, length: int) -> dict[str, Any]:
 
 
 def _points(
-    settings: Settings, model: LanguageModel, test: Sequences, beliefs: Tensor
+    chain: LabelledChain, model: LanguageModel, test: Sequences, beliefs: Tensor, seed: int
 ) -> dict[str, Array]:
-    """Held-out beliefs, exact and as least squares reads them off h and c, before training too."""
-    x = network_inputs(model.lstm, test)
-    networks = {"lstm": model.lstm, "untrained": untrained_like(model.lstm, settings.seed)}
+    """Beliefs after every short word, as least squares reads them off h and c.
+
+    The read-outs are fitted to the held-out sequences; words are shown as often as one another,
+    though few of them are likely.
+    """
+    networks = {"lstm": model.lstm, "untrained": untrained_like(model.lstm, seed)}
     out: dict[str, Array] = {}
     for name, network in networks.items():
-        state = torch.cat(states_of(network, x), -1)
-        exact, read = linear_readout(state, beliefs, seed=settings.seed)
-        out[name], out["exact"] = read[:_SHOWN].numpy(), exact[:_SHOWN].numpy()
-    return out
+        weights = torch.linalg.lstsq(_state(network, test).flatten(0, 1), beliefs.flatten(0, 1))
+        shown = [_state(network, words)[:, -1] for words in _words(chain)]
+        out[name] = (torch.cat(shown) @ weights.solution).numpy()
+    exact = [chain.state_beliefs(filter(chain.model, words))[:, -1] for words in _words(chain)]
+    return out | {"exact": torch.cat(exact).numpy()}
+
+
+def _words(chain: LabelledChain) -> Iterator[Sequences]:
+    """All words that the process can emit, up to some length."""
+    for length in range(1, (_SHOWN[0] if chain.symbols == 3 else _SHOWN[1]) + 1):
+        every = torch.cartesian_prod(*[torch.arange(chain.symbols)] * length).reshape(-1, length)
+        words = Sequences.from_tensors(every, codes=True)
+        yield words[log_evidence(chain.model, words).isfinite()]
+
+
+def _state(network: nn.LSTM, data: Sequences) -> Tensor:
+    """h, c and a constant after every step, (N, T, features)."""
+    state = torch.cat(states_of(network, network_inputs(network, data)), -1).double()
+    return nn.functional.pad(state, (0, 1), value=1.0)
 
 
 @one_thread()
@@ -290,6 +308,9 @@ def _posterior(settings: Settings, fits: Mapping[str, list[Trained]]) -> Idata:
 
 
 # Drawings
+
+_LEAST = 1e-6
+"""Nats that are drawn as nothing."""
 
 _ROWS = {
     "lstm_h_and_c": "LSTM, h and c",
@@ -343,7 +364,7 @@ def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
             )
         axis.set(title=title, aspect="equal", xlim=(-0.12, 1.12), ylim=(-0.12, 1.0))
         axis.axis("off")
-    figure.suptitle("Mess3: beliefs over its three states, held-out sequences")
+    figure.suptitle("Mess3: the belief after every word of up to eight symbols")
     return figure
 
 
@@ -370,7 +391,8 @@ def _draw_rrxor(known: Any, figures: Mapping[str, Any]) -> Figure:
         axis.set(title=title, xlabel="first principal component of the exact beliefs")
     axes[0].set_ylabel("second principal component")
     figure.suptitle(
-        "RRXOR: beliefs over its five states (red: S, green: 0 or 1, blue: F or T; exact law)"
+        "RRXOR: the belief after every word of up to eleven symbols (exactly: red S, green 0 or 1, "
+        "blue F or T)"
     )
     return figure
 
@@ -383,20 +405,21 @@ def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
         for axis, figure_name in zip(axes[:, column], ("r_squared", "decoder_kl"), strict=True):
             value = np.array([rows[row][figure_name] for row in _ROWS])
             ends = np.array([rows[row][f"{figure_name}_interval"] for row in _ROWS])
-            value, ends = (
-                np.maximum(x, 1e-9) if figure_name != "r_squared" else x for x in (value, ends)
-            )
+            if figure_name == "decoder_kl":
+                value, ends = np.maximum(value, _LEAST), np.maximum(ends, _LEAST)
             spread = np.abs(ends - value[:, None]).T
             shade = ["tab:red"] * 3 + ["tab:grey"] * (len(_ROWS) - 3)
+            if not (value > _LEAST).any() and figure_name == "decoder_kl":
+                axis.text(0.5, 0.5, "all below 10⁻⁶", transform=axis.transAxes, ha="center")
             axis.barh(place, value, color=shade, xerr=spread, error_kw={"lw": 0.8})
             bound = REACH.get(f"{name}.read_outs.lstm_h_and_c.{figure_name}")
             if bound is not None:
                 axis.axvline(bound[1], color="black", ls="--", lw=1, label=f"reach {bound[1]:g}")
-                axis.legend(frameon=False, loc="lower right", fontsize=8)
+                axis.legend(frameon=False, loc="lower center", fontsize=8)
             axis.set_yticks(place, list(_ROWS.values()) if column == 0 else [])
             axis.invert_yaxis()
         axes[0, column].set(title=process.title, xlim=(0, 1.05), xlabel="R² of the belief")
-        axes[1, column].set(xscale="log", xlabel="decoder KL, nats per symbol")
+        axes[1, column].set(xscale="log", xlim=(_LEAST, 2), xlabel="decoder KL, nats per symbol")
     figure.suptitle("How much of the exact belief a linear read-out finds (95 % over seeds)")
     return figure
 

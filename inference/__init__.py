@@ -54,7 +54,6 @@ from .readouts import (
     BeliefReadout,
     Readouts,
     belief_readout,
-    linear_readout,
     lstm_readouts,
     mean_readout,
 )
@@ -152,7 +151,6 @@ __all__ = [
     "importance",
     "information_criteria",
     "innovation_tests",
-    "linear_readout",
     "load_fit",
     "log_evidence",
     "loo",

@@ -134,23 +134,6 @@ def mean_readout(
     return BeliefReadout(_r_squared(sets), None, None, None, features.shape[-1])
 
 
-def linear_readout(
-    features: Tensor,
-    beliefs: Tensor,
-    inside: Tensor | None = None,
-    *,
-    heldout: float = 0.5,
-    seed: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Beliefs of the held-out steps and what least squares reads for them, (steps, K) each.
-
-    What R² is the share of; the read-out sums to 1, but may leave [0, 1]. Arguments and errors as
-    of ``belief_readout``.
-    """
-    sets = _split(features, beliefs, inside, heldout, seed)
-    return sets.test_target, _least_squares(sets)
-
-
 @dataclass(frozen=True)
 class Readouts:
     """Read-outs of an LSTM's state beside their controls, from ``lstm_readouts``."""

@@ -47,8 +47,8 @@ class SampleComparison:
     n_grams: dict[int, Distance]
     """By n; n = 1 are the symbols themselves."""
     lag_information: tuple[Tensor, Tensor]
-    """Mutual information of symbols 1 … L steps apart in each set, (L,) nats; sampling biases both
-    upwards, by about (V − 1)² / 2 over the number of pairs."""
+    """Mutual information of symbols 1 … L steps apart in each set, (L,) nats; the bias of counting
+    is taken off in first order (Miller 1955), so that it may fall below 0."""
     run_lengths: tuple[Tensor, Tensor]
     """Law of the length of a run of one symbol in each set, (R,) from length 1 on; the last entry
     is that length or more. Runs that a sequence's ends cut off count as they are."""
@@ -193,8 +193,11 @@ def _lag_information(data: Sequences, lags: int, size: int) -> Tensor:
         first, second = data.codes()[:, :-lag][both], data.codes()[:, lag:][both]
         joint = torch.bincount(first * size + second, minlength=size**2).double()
         joint = (joint / joint.sum()).reshape(size, size)
-        apart = [torch.xlogy(law, law).sum() for law in (joint.sum(0), joint.sum(1))]
-        out.append(torch.xlogy(joint, joint).sum() - apart[0] - apart[1])
+        laws = joint, joint.sum(0), joint.sum(1)
+        whole, one, other = (torch.xlogy(law, law).sum() for law in laws)
+        met, one_met, other_met = (int((law > 0).sum()) for law in laws)
+        bias = (met - one_met - other_met + 1) / (2 * len(first))
+        out.append(whole - one - other - bias)
     return torch.stack(out)
 
 

@@ -29,7 +29,7 @@ from .arviz_groups import Idata
 from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import LSTMFilter, Memory
 from .fit import Fit, fit
-from .gate_comparison import GateComparison, compare_gates, posterior_quantities
+from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .guides import BeliefGuide, Uncertainty
 from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm
 from .network_inputs import check_lstm, network_inputs
@@ -420,9 +420,14 @@ def _plain_row(one: Any) -> dict[str, float]:
 
 def _plain_gates(gates: GateComparison) -> dict[str, Any]:
     return {
-        gate: {_slug(quantity): dataclasses.asdict(one) for quantity, one in rows.items()}
+        gate: {_slug(quantity): _plain_unit(one) for quantity, one in rows.items()}
         for gate, rows in gates.best.items()
     }
+
+
+def _plain_unit(one: BestUnit) -> dict[str, float]:
+    row = {**dataclasses.asdict(one), "absolute_correlation": abs(one.correlation)}
+    return {name: value for name, value in row.items() if math.isfinite(value)}
 
 
 def _plain_samples(samples: SampleComparison) -> dict[str, Any]:
@@ -431,7 +436,9 @@ def _plain_samples(samples: SampleComparison) -> dict[str, Any]:
     }
     out["run_lengths"] = dataclasses.asdict(samples.runs)
     for whose, values in zip(("lstm", "model"), samples.lag_information, strict=True):
-        out[f"mutual_information_by_lag_of_{whose}"] = values.tolist()
+        out[f"mutual_information_by_lag_of_{whose}"] = {
+            f"lag_{lag}": value for lag, value in enumerate(values.tolist(), 1)
+        }
     if samples.evidence_per_step is not None:
         one, other = samples.evidence_per_step
         out["evidence_per_step_of_lstm_samples"] = one

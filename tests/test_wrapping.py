@@ -25,6 +25,7 @@ from beliefzoo.models import (
     LinearGaussianSSM,
     LocalLevel,
     Sequences,
+    TemporalSigmoidBeliefNetwork,
 )
 
 FEW = FitSettings(steps=10, sleep_steps=0, holdout=0, patience=None)
@@ -220,3 +221,14 @@ def test_a_frozen_network_learns_its_head_alone():
     (-guide.bound(guide.model.laws({}, data)).sum()).backward()
     moved = {name for name, weight in guide.named_parameters() if weight.grad is not None}
     assert moved == {"filter.head.weight", "filter.head.bias"}
+
+
+def test_nodes_are_read_one_by_one_too():
+    network = TemporalSigmoidBeliefNetwork(2, Categorical(3))
+    drawn = network.sample(40, 8, seed=0)
+    known = network.with_parameters(**drawn.parameters)
+    found = wrap(nn.LSTM(3, 6), known, drawn.data, settings=FEW, windows=1)
+    assert found.states == 4
+    assert found.node_readouts.state["hc"].decoder_kl is None
+    assert 0 < found.node_readouts.window[1].r_squared < 1
+    assert "of the single nodes" in str(found)
