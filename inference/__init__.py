@@ -42,6 +42,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 
 __all__ = [
     "BeliefGuide",
@@ -49,6 +50,7 @@ __all__ = [
     "Convergence",
     "DeepGuide",
     "ElmanFilter",
+    "EventTable",
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
@@ -77,6 +79,7 @@ __all__ = [
     "SmoothedRegimes",
     "Sweep",
     "TrajectoryNetwork",
+    "UpdateErrors",
     "WeightedEvidence",
     "compare",
     "components",
@@ -109,8 +112,10 @@ __all__ = [
     "standardised_innovations",
     "starting_values",
     "step_log_likelihood",
+    "steps_since_switch",
     "sweep",
     "to_arviz",
+    "update_errors",
     "weighted_evidence",
     "write",
 ]

@@ -239,7 +239,9 @@ def test_linear_gaussian_causal_members_by_brute_force(normal, kind):
 
 def test_two_dimensions_one_observed_and_a_long_sequence_that_ends_early(normal):
     """The shorter sequence is as if alone; and any other causal potentials do worse."""
-    model = LinearGaussianSSM(LinearDynamics(2, correlated=True), 1, intercept=False).with_parameters(
+    model = LinearGaussianSSM(
+        LinearDynamics(2, correlated=True), 1, intercept=False
+    ).with_parameters(
         transition=[[0.9, 0.2], [0.0, 0.7]],
         process_covariance=[[0.5, 0.1], [0.1, 0.3]],
         initial_mean=[0.0, 1.0],
