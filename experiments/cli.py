@@ -47,7 +47,12 @@ if TYPE_CHECKING:
 
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
 
-NOT_EXPERIMENTS = frozenset({"benchmarks", "cli", "data", "report", "sweep", "sweep_table"})
+NOT_EXPERIMENTS = frozenset(
+    {
+        *("benchmarks", "cli", "data", "drawings_belief_or_bit", "language_models", "report"),
+        *("seeds", "sweep", "sweep_table"),
+    }
+)
 """Modules of this package that are not experiments."""
 
 NOT_BENCHMARKS = frozenset({"contenders", "fresh", "problems", "turns"})

@@ -1,12 +1,26 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .bayesian_recurrent import BayesianRecurrentFilter
+from .belief_recursion import filter_beliefs
+from .conditional_markov import CRFFilter, MEMMFilter
+from .constructed import (
+    ConstructedCell,
+    ConstructedFilter,
+    ConstructedGate,
+    SteadyState,
+    construct,
+    failing_conditions,
+    steady_state,
+)
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .diagnostics import InformationCriteria, information_criteria
 from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gap_parts import GapParts, gaps
+from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
@@ -17,7 +31,9 @@ from .linear_queries import (
     components,
     standardised_innovations,
 )
+from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
+from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
 from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
@@ -34,21 +50,47 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
+from .readouts import (
+    BeliefReadout,
+    Readouts,
+    belief_readout,
+    linear_readout,
+    lstm_readouts,
+    mean_readout,
+)
 from .recurrences import recurrent_gates
+from .sample_statistics import Distance, SampleComparison, compare_samples
+from .sampled_bits import SampledBitGuide
 from .saving import load_fit, save_fit
 from .settings import FitSettings
+from .sigmoid_filter import SigmoidFilter
+from .spectral import (
+    ObservableOperators,
+    SpectralFilter,
+    symbol_triples,
+    triple_probabilities,
+)
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
+from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
+    "BayesianRecurrentFilter",
     "BeliefGuide",
+    "BeliefReadout",
+    "BestUnit",
+    "CRFFilter",
     "Component",
+    "ConstructedCell",
+    "ConstructedFilter",
+    "ConstructedGate",
     "Convergence",
     "DeepGuide",
+    "Distance",
     "ElmanFilter",
     "EventTable",
     "EvidenceGap",
@@ -60,50 +102,77 @@ __all__ = [
     "ForwardGuide",
     "GRUFilter",
     "GapParts",
+    "GateComparison",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
     "LSTMFilter",
     "LeaveOneOut",
     "LinearForecast",
+    "MEMMFilter",
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "ObservableOperators",
     "Particles",
+    "Readouts",
     "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
+    "SampleComparison",
+    "SampledBitGuide",
+    "SigmoidFilter",
     "SmoothedRegimes",
+    "SpectralFilter",
+    "SteadyState",
     "Sweep",
     "TrajectoryNetwork",
     "UpdateErrors",
     "WeightedEvidence",
+    "Wrapped",
+    "WrappedComparison",
+    "belief_readout",
     "compare",
+    "compare_gates",
+    "compare_samples",
+    "compare_wrapped",
     "components",
+    "construct",
     "convergence",
     "evidence_gap",
+    "export_gates",
+    "failing_conditions",
     "filter",
+    "filter_beliefs",
     "fit",
+    "fold_embedding",
     "forecast",
     "gaps",
+    "gates",
     "importance",
     "information_criteria",
     "innovation_tests",
+    "linear_readout",
     "load_fit",
     "log_evidence",
     "loo",
+    "lstm_log_likelihood",
+    "lstm_readouts",
+    "mean_readout",
     "mixture_kalman",
     "most_likely_regimes",
     "most_likely_states",
     "nuts",
     "particle_filter",
+    "posterior_quantities",
     "predict",
     "predictive_check",
     "read",
     "recurrent_gates",
+    "sample_lstm",
     "sample_states",
     "save_fit",
     "smooth",
@@ -111,11 +180,15 @@ __all__ = [
     "smooth_regimes",
     "standardised_innovations",
     "starting_values",
+    "steady_state",
     "step_log_likelihood",
     "steps_since_switch",
     "sweep",
+    "symbol_triples",
     "to_arviz",
+    "triple_probabilities",
     "update_errors",
     "weighted_evidence",
+    "wrap",
     "write",
 ]

@@ -57,7 +57,7 @@ _SAMPLED_GROUPS = (
     "sample_stats",
 )
 _FIXED_GROUPS = ("observed_data", "constant_data")
-_FREE_GROUPS = ("posterior_states",)
+_FREE_GROUPS = ("posterior_states", "gates")
 GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 """Groups that `build` knows."""
 
@@ -80,7 +80,8 @@ def build(
             array has shape (chain, draw, *dims of the variable); in `observed_data` and
             `constant_data` it has the variable's dims alone. In `posterior_states` a variable
             has exactly the dims given, `chain` and `draw` among them where it has these: draws
-            of states are large, and often fewer than the draws of the parameters.
+            of states are large, and often fewer than the draws of the parameters. So it has in
+            `gates`, what goes on inside a network.
             A group without variables is left out.
         dims: variable name -> names of its dimensions; a variable not named has none beyond
             chain and draw. The key "group/variable" says it for one group alone.

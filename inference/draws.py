@@ -121,7 +121,7 @@ class Block:
             name: value[draw] if name in self.unknown else value
             for name, value in laws.parameters.items()
         }
-        return Laws(laws.log_initial, laws.log_transition, laws.emission, parameters, laws.data)
+        return Laws(laws.log_initial, laws.moves, laws.emission, parameters, laws.data)
 
 
 @dataclass(frozen=True)

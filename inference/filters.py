@@ -113,6 +113,8 @@ class RecurrentFilter(nn.Module):
         factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
             or one logit for each of the 2^k states.
         network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
+        frozen: keep the weights of ``network`` as they are (and leave out its dropout): the
+            read-out alone is trained.
 
     Raises:
         ValueError: for a bad argument, or when used with a model that it was not built for.
@@ -132,6 +134,7 @@ class RecurrentFilter(nn.Module):
         memory: Memory = "h",
         factorised: bool = True,
         network: nn.RNNBase | None = None,
+        frozen: bool = False,
     ) -> None:
         super().__init__()
         _require_one_of("memory", memory, get_args(Memory))
@@ -155,6 +158,12 @@ class RecurrentFilter(nn.Module):
             network = copy.deepcopy(network)
             network.batch_first = True
             hidden_size, layers = network.hidden_size, network.num_layers
+            if frozen:
+                network.requires_grad_(False)
+                network.dropout = 0.0
+        elif frozen:
+            raise ValueError("frozen: needs a network of your own (network=…) to keep as it is")
+        self.frozen = frozen
         self.hidden_size = hidden_size
         self.layers = layers
         self.reads = reads

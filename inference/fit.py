@@ -21,6 +21,8 @@ from tqdm import tqdm
 from ..models import HiddenMarkovModel, Laws, LinearLaws, Model, SequenceFolder, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.folders import Data
+from ..models.memory import MemoryTransition
+from ..models.nodes import node_probabilities
 from ..models.persistence import write_tensors
 from ..models.randomness import seeded
 from .checkpoints import digest_of, fingerprint, read_checkpoint
@@ -501,10 +503,15 @@ class _Run:
             return  # nothing else has states that can die
         if not self.model.priors or not self.processes.first:
             return
+        if isinstance(self.model.transition, MemoryTransition):
+            return  # its states are given, and most hold more than is ever written
         data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():
             marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean
         visits = marginals.sum((0, 1)) / marginals.sum() * self.model.states
+        if self.model.nodes is not None:  # of 2^k states many may well be rare
+            _warn_of_still_nodes(visits / self.model.states)
+            return
         dead = (visits < DEAD_SHARE).nonzero()[:, 0].tolist()
         if dead:
             warnings.warn(
@@ -528,6 +535,18 @@ def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
             laws = guide.model.laws(median, data[first : first + size])
             total += float(guide.bound(laws).double().sum())
     return processes.total(total) / data.n_steps
+
+
+def _warn_of_still_nodes(shares: Tensor) -> None:
+    """Name the nodes that are hardly ever on, or off, by the shares (K,) of the states."""
+    on = node_probabilities(shares)
+    still = (torch.minimum(on, 1 - on) < DEAD_SHARE / 2).nonzero()[:, 0].tolist()
+    if still:
+        warnings.warn(
+            f"fit: nodes {still} hardly ever change; try restarts > 1, another start, or fewer "
+            "nodes",
+            stacklevel=4,
+        )
 
 
 def _blame(guide: Guide, batch: Sequences) -> str | None:

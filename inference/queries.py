@@ -86,7 +86,9 @@ def filter(model: Model, data: Sequences) -> Any:
         return linear_queries.filter(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
-    return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_beliefs))
+    return _over_batches(
+        model, data, lambda laws: _within(laws, structures.filter_chain(model, laws).log_beliefs)
+    )
 
 
 @overload
@@ -101,7 +103,9 @@ def predict(model: Model, data: Sequences) -> Any:
         return linear_queries.predict(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
-    return _over_batches(model, data, lambda laws: _within(laws, _filtered(laws).log_predicted))
+    return _over_batches(
+        model, data, lambda laws: _within(laws, structures.filter_chain(model, laws).log_predicted)
+    )
 
 
 @overload
@@ -116,7 +120,9 @@ def smooth(model: Model, data: Sequences) -> Any:
         return linear_queries.smooth(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
-    return _over_batches(model, data, lambda laws: _within(laws, exact.smooth_chain(*_chain(laws))))
+    return _over_batches(
+        model, data, lambda laws: _within(laws, structures.smooth_chain(model, laws))
+    )
 
 
 def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
@@ -130,7 +136,9 @@ def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
         return linear_queries.step_log_likelihood(model, data)
     if not isinstance(model, HiddenMarkovModel):
         raise _inexact(model)
-    return _over_batches(model, data, lambda laws: _filtered(laws).log_increments)
+    return _over_batches(
+        model, data, lambda laws: structures.filter_chain(model, laws).log_increments
+    )
 
 
 def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
@@ -304,10 +312,6 @@ def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
 
 def _chain(laws: Laws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-
-
-def _filtered(laws: Laws) -> exact.Filtered:
-    return exact.filter_chain(*_chain(laws))
 
 
 def _within(laws: Laws, log_probability: Tensor) -> Tensor:

@@ -26,11 +26,13 @@ from ..models import (
     HiddenMarkovModel,
     Misclassification,
     Model,
+    NodeEmission,
     SequenceFolder,
     Sequences,
 )
 from ..models.folders import Data
 from ..models.randomness import seeded
+from .node_start import start_of_nodes
 
 Start = Literal["kmeans", "frames", "prior"]
 STARTS: tuple[Start, ...] = get_args(Start)
@@ -101,6 +103,8 @@ def starting_values(
 
 def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
     if isinstance(model, HiddenMarkovModel):
+        if model.nodes is not None and isinstance(model.emission, NodeEmission):
+            return start_of_nodes(model, data)
         return _from_clusters(model, data, lloyd)
     return model.start(data)
 
@@ -153,7 +157,7 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     if isinstance(law, GeneratorTransition):
         law = law.scaled_to(data)  # rates per unit of time need the gaps
     transition = law.start(_transition_counts(labels, states))
-    return {**laws, **transition, "initial": initial / initial.sum()}
+    return {**laws, **transition, **model.initial_law.start(initial / initial.sum())}
 
 
 # Frames to states: labels (N, T), −1 where nothing was observed

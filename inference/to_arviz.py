@@ -27,7 +27,9 @@ from .exported import (
     sample_of,
     thinned,
 )
+from .filters import RecurrentFilter
 from .fit import Fit
+from .gates import gate_dims, gates_of
 from .importance import corrected_evidence, is_point, k_hat
 from .nuts import NutsFit
 from .provenance import source_commit
@@ -70,6 +72,7 @@ def to_arviz(
     times: Tensor | None = None,
     steps: bool | Literal["auto"] = "auto",
     relabel: bool = True,
+    gates: bool = False,
 ) -> Idata:
     """Export a fit to ArviZ. Everything but draws is exact, float64.
 
@@ -98,6 +101,8 @@ def to_arviz(
       ``prior_predictive``.
     - ``predictions``: ``obs`` (sequence, ahead[, feature]) and ``state_probability`` (sequence,
       ahead, state) after the end of each sequence.
+    - ``gates``, on request: i, f, g, o, c, h of an LSTM, r, z, n, h of a GRU (sequence, time,
+      layer, unit), NaN beyond the length; unknown parameters at their medians.
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
       ``times``, ``actions``, ``inputs`` and the known parameters.
 
@@ -123,11 +128,13 @@ def to_arviz(
         times: of these steps (N, forecast), where the model reads them.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
         relabel: whether to bring the states into the order above.
+        gates: whether to export the gates of the guide's recurrent network.
 
     Raises:
         ValueError: bad argument, or data that the model cannot emit; before anything is computed.
     """
-    wanted = _Wanted(draws, seed, state_draws, predictive_draws, prior_draws, forecast, steps)
+    replications = predictive_draws, prior_draws
+    wanted = _Wanted(draws, seed, state_draws, *replications, forecast, steps, gates)
     wanted.check(result, data, inputs, times)
     with seeded(seed), torch.no_grad():
         sample = sample_of(result, draws)
@@ -156,6 +163,7 @@ def to_arviz(
             groups["predictions"] = drawn
             labels["predictions/draw"] = replicas.labels
         groups |= _prior(kind, model, data, wanted.replications(prior_draws, data))
+        groups |= {"gates": gates_of(result, data)} if gates and isinstance(result, Fit) else {}
         order = None
         if isinstance(model, HiddenMarkovModel):
             order = torch.arange(model.states)
@@ -164,7 +172,7 @@ def to_arviz(
                 export_discrete.reorder(model, groups, sample, order)
     return build(
         groups,
-        dims=_dims(model, data),
+        dims=_dims(model, data) | gate_dims(groups.get("gates", {})),
         coords=_coords(model, data, forecast) | labels,
         attrs=_attrs(result, data, wanted, sample, groups, order),
     )
@@ -193,6 +201,7 @@ class _Wanted:
     prior_draws: Draws
     forecast: int
     steps: bool | Literal["auto"]
+    gates: bool
 
     def check(self, result: Any, data: Any, inputs: Tensor | None, times: Tensor | None) -> None:
         if not isinstance(result, Fit | NutsFit):
@@ -210,6 +219,13 @@ class _Wanted:
             raise ValueError("predictive_draws: forecasting needs at least 1, got 0")
         if self.steps not in (True, False, "auto"):
             raise ValueError(f"steps: must be True, False or 'auto', got {self.steps!r}")
+        if self.gates:
+            filter = result.guide.filter if isinstance(result, Fit) else None
+            if not isinstance(filter, RecurrentFilter):
+                raise ValueError(
+                    "gates: needs a fit with a recurrent filter, got "
+                    f"{type(result if filter is None else filter).__name__}"
+                )
         model = result.model
         model.check_values(data)  # few sequences will do: nothing is fitted
         needed = (len(data), self.forecast, model.inputs)

@@ -6,6 +6,9 @@ hidden state            discrete time                               continuous t
 discrete                ``HiddenMarkovModel``                       ``ContinuousTimeHMM``
 discrete, hundreds      the same with ``NeuralTransition`` or a     the same with few allowed jumps
                         low-rank, banded or sparse transition
+discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
+                        ``TemporalRBM``
+discrete, a memory      ``GatedAccumulator``, ``ResetModel``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -17,6 +20,15 @@ of low or high dimension; those of linear models are reals.
 """
 
 from .beliefs import DiscreteBelief, GaussianBelief
+from .binary import (
+    CoupledNodes,
+    GateConditions,
+    NodeGate,
+    TemporalRBM,
+    TemporalSigmoidBeliefNetwork,
+    gate_conditions,
+    node_gate,
+)
 from .continuous_time import ContinuousTimeHMM
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .deep import DeepLaws, DeepMarkovModel, GatedTransition
@@ -34,11 +46,41 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .memory import (
+    AccumulatorTransition,
+    EmptyMemory,
+    GatedAccumulator,
+    MemoryEmission,
+    MemoryStates,
+    ResetModel,
+    ResetTransition,
+    keep_probability,
+    memory_mean,
+    memory_states,
+    value_mean,
+    write_probability,
+)
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+)
+from .nodes import node_states
 from .persistence import load_model, save_model
 from .priors import Ordered
+from .processes import (
+    LabelledChain,
+    golden_mean,
+    labelled_chain,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
 from .sequences import Sequences
@@ -46,25 +88,33 @@ from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Sea
 from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "AccumulatorTransition",
     "Autoregressive",
     "BandedTransition",
     "Bernoulli",
     "Categorical",
     "ContinuousTimeHMM",
+    "CoupledNodes",
     "Cycle",
     "DeepLaws",
     "DeepMarkovModel",
     "DiscreteBelief",
     "Dynamics",
     "Emission",
+    "EmptyMemory",
     "FullGaussian",
+    "GateConditions",
+    "GatedAccumulator",
     "GatedTransition",
     "Gaussian",
     "GaussianBelief",
     "GaussianMixture",
     "GeneratorTransition",
+    "HarmoniumInitial",
+    "HarmoniumTransition",
     "HiddenMarkovModel",
     "InputTransition",
+    "LabelledChain",
     "Laws",
     "LinearDynamics",
     "LinearEmission",
@@ -76,24 +126,47 @@ __all__ = [
     "LowRankGaussian",
     "LowRankTransition",
     "MatrixTransition",
+    "MemoryEmission",
+    "MemoryStates",
     "Misclassification",
     "Model",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
+    "NodeEmission",
+    "NodeGate",
+    "NodeInitial",
     "Ordered",
     "OrnsteinUhlenbeck",
     "Poisson",
     "Regression",
+    "ResetModel",
+    "ResetTransition",
     "Seasonal",
     "SequenceFolder",
     "Sequences",
+    "SigmoidTransition",
     "Simulation",
     "SparseTransition",
     "StudentT",
     "SwitchingLaws",
     "SwitchingLinearSSM",
+    "TemporalRBM",
+    "TemporalSigmoidBeliefNetwork",
+    "gate_conditions",
+    "golden_mean",
+    "keep_probability",
+    "labelled_chain",
     "load_model",
+    "memory_mean",
+    "memory_states",
+    "mess3",
+    "node_gate",
+    "node_states",
+    "random_random_xor",
     "save_model",
+    "value_mean",
     "write_folder",
+    "write_probability",
+    "zero_one_random",
 ]

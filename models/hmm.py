@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property, partial
 from typing import Any
 
 import pyro.distributions as dist
@@ -20,6 +20,14 @@ from .folders import Data, SequenceFolder
 from .generators import GeneratorTransition
 from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
 from .model import Model, Simulation
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+    require_states,
+)
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT
@@ -43,17 +51,21 @@ _SIZED = {
 }
 
 
+_OF_NODES = (SigmoidTransition, HarmoniumTransition, NodeEmission, NodeInitial, HarmoniumInitial)
+
+
 @dataclass(frozen=True)
 class Laws:
     """The three laws of a chain at given parameter values, for given data.
 
     ``log_initial`` (…draws, N|1, K) and ``log_transition`` (…draws, N|1, T-1|1, K, K) are log
-    probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), computed when first asked
-    for, zero where nothing was observed.
+    probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was
+    observed. The latter two are computed when first asked for: exact inference can do without the
+    K × K numbers of a transition that has a structure. ``moves`` is log T, or what computes it.
     """
 
     log_initial: Tensor
-    log_transition: Tensor
+    moves: Tensor | Callable[[], Tensor]
     emission: Emission
     parameters: Parameters
     data: Sequences
@@ -62,6 +74,11 @@ class Laws:
     def lengths(self) -> Tensor:
         """Length of every sequence, (N,)."""
         return self.data.lengths
+
+    @cached_property
+    def log_transition(self) -> Tensor:
+        """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+        return self.moves if isinstance(self.moves, Tensor) else self.moves()
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -116,7 +133,7 @@ class HiddenMarkovModel(Model):
     Args:
         states: number of hidden states K >= 1.
         emission: the emission law, an ``Emission`` or one of the names in ``SHORTHAND``.
-        initial: ``"free"`` (a parameter) or ``"stationary"`` (the law π with π P = π).
+        initial: ``"free"`` (a parameter), ``"stationary"`` (the law π with π P = π), or a law.
         transition: the transition law; by default a matrix with Dirichlet rows.
         sticky: extra prior pseudo-counts on staying, for the default transition.
         ordered: prior under which the states are named in increasing order of the family's
@@ -135,17 +152,19 @@ class HiddenMarkovModel(Model):
         states: int,
         emission: Emission | str,
         *,
-        initial: str = "free",
+        initial: InitialLaw | str = "free",
         transition: TransitionLaw | None = None,
         sticky: float = 0.0,
         ordered: bool = False,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
-        if initial not in ("free", "stationary"):
-            raise ValueError(f"initial: must be 'free' or 'stationary', got {initial!r}")
+        if initial not in ("free", "stationary") and not isinstance(initial, InitialLaw):
+            raise ValueError(
+                f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
+            )
         self.states = int(states)
-        self.emission = _emission(emission)
+        self.emission = named_emission(emission)
         self.initial = initial
         self.transition = _transition(transition, sticky)
         self.ordered = ordered
@@ -155,7 +174,7 @@ class HiddenMarkovModel(Model):
     def _check_laws(self) -> None:
         moving = self.transition.inputs
         require(
-            self.initial == "free" or not moving,
+            self.initial != "stationary" or not moving,
             "initial",
             "'stationary' needs transitions that are the same at every step",
             repr(self.transition),
@@ -169,6 +188,11 @@ class HiddenMarkovModel(Model):
             )
             if self.states > 1:
                 self.transition.check_emission(self.emission, self.states)
+        for law in (self.transition, self.emission, self.initial):
+            if isinstance(law, _OF_NODES):
+                require_states(self.states, law.nodes)
+            if isinstance(law, HarmoniumTransition | HarmoniumInitial):
+                law.check_emission(self.emission)
         read = {moving, self.emission.inputs} - {0}
         require(
             len(read) < 2,
@@ -180,7 +204,7 @@ class HiddenMarkovModel(Model):
     def _own_priors(self) -> Priors:
         own = self.emission.priors(self.states)
         if self.states > 1:  # a single state has no chain, hence no parameters of one
-            chain = self._initial_law.priors(self.states), self.transition.priors(self.states)
+            chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
             own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
             name = self.emission.ordering
@@ -193,8 +217,17 @@ class HiddenMarkovModel(Model):
         return own
 
     @property
-    def _initial_law(self) -> InitialLaw:
-        return FreeInitial() if self.initial == "free" else StationaryInitial()
+    def initial_law(self) -> InitialLaw:
+        """The law of the first state."""
+        if isinstance(self.initial, str):
+            return FreeInitial() if self.initial == "free" else StationaryInitial()
+        return self.initial
+
+    @property
+    def nodes(self) -> int | None:
+        """Number of binary nodes that the states consist of, see ``node_states``, if they do."""
+        law = self.transition
+        return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
 
     @property
     def observations(self) -> Observations:
@@ -214,8 +247,8 @@ class HiddenMarkovModel(Model):
 
     @property
     def belief(self) -> DiscreteBelief:
-        """Probabilities of the states."""
-        return DiscreteBelief(self.states)
+        """Probabilities of the states; of binary nodes a product of those of the nodes."""
+        return DiscreteBelief(self.states, self.nodes)
 
     @property
     def _least_observed(self) -> int:
@@ -233,7 +266,7 @@ class HiddenMarkovModel(Model):
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
-        chain = {**self._initial_law.dims(), **self.transition.dims()}
+        chain = {**self.initial_law.dims(), **self.transition.dims()}
         dims = {**chain, **self.emission.dims()}
         return {name: dims[name] for name in self._all}
 
@@ -247,9 +280,9 @@ class HiddenMarkovModel(Model):
         return self.emission.natural(values)
 
     def _why_absent(self, name: str) -> str:
-        if self.states == 1 and name in (*self._initial_law.dims(), *self.transition.dims()):
+        if self.states == 1 and name in (*self.initial_law.dims(), *self.transition.dims()):
             return " (a single state has no chain)"
-        if name == "initial":
+        if name == "initial" and self.initial == "stationary":
             return " (the stationary law follows from the transition)"
         return ""
 
@@ -298,11 +331,9 @@ class HiddenMarkovModel(Model):
         """
         values = self.complete(parameters)
         if self.states == 1:
-            log_initial, log_transition = self._still(values)
-        else:
-            log_transition = self.transition(values, data)
-            log_initial = self._initial_law(values, log_transition)
-        return Laws(log_initial, log_transition, self.emission, values, data)
+            return Laws(*self._still(values), self.emission, values, data)
+        table = _later(partial(self.transition, values, data))
+        return Laws(self.initial_law(values, table), table, self.emission, values, data)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
         """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""
@@ -315,7 +346,23 @@ class HiddenMarkovModel(Model):
         return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
 
 
-def _emission(emission: Emission | str) -> Emission:
+def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``compute``, called once at most, with gradients as they are asked for now.
+
+    Who needs it first may do so without gradients, and others with.
+    """
+    learning = torch.is_grad_enabled()
+
+    @cache
+    def computed() -> Tensor:
+        with torch.set_grad_enabled(learning):
+            return compute()
+
+    return computed
+
+
+def named_emission(emission: Emission | str) -> Emission:
+    """The emission, or the one of that short name; ``ValueError`` if there is none."""
     if isinstance(emission, Emission):
         return emission
     if isinstance(emission, str) and emission in _SIZED:

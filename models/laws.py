@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -19,8 +20,12 @@ _WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
 
 
+@runtime_checkable
 class InitialLaw(Protocol):
-    """p(z_1) of a chain with at least two states: what a model needs of it."""
+    """p(z_1) of a chain with at least two states: what a model needs of it.
+
+    It is called with what computes log T, for laws that follow from the transition.
+    """
 
     def priors(self, states: int) -> Priors:
         """Prior of every parameter."""
@@ -28,8 +33,11 @@ class InitialLaw(Protocol):
     def dims(self) -> dict[str, tuple[str, ...]]:
         """Axis names of every parameter."""
 
-    def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """log p(z_1), shape (…draws, 1, K)."""
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        """Parameter values from the shares (K,) of the states among first states, all > 0."""
 
 
 @runtime_checkable
@@ -66,9 +74,12 @@ class FreeInitial:
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"initial": ("state",)}
 
-    def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """log p(z_1), shape (…draws, 1, K)."""
         return safe_log(parameters["initial"]).unsqueeze(-2)
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        return {"initial": share}
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,14 @@ class StationaryInitial:
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {}
 
-    def __call__(self, parameters: Parameters, log_transition: Tensor) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """log p(z_1), shape (…draws, 1, K)."""
         del parameters
-        return safe_log(stationary(log_transition.squeeze(-3).exp()))
+        return safe_log(stationary(log_transition().squeeze(-3).exp()))
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        del share
+        return {}
 
 
 def stationary(transition: Tensor) -> Tensor:

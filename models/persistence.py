@@ -27,9 +27,17 @@ from .laws import (
     SparseTransition,
 )
 from .linear import LinearEmission, LinearGaussianSSM
+from .memory import AccumulatorTransition, EmptyMemory, MemoryEmission, ResetTransition
 from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
+from .node_laws import (
+    HarmoniumInitial,
+    HarmoniumTransition,
+    NodeEmission,
+    NodeInitial,
+    SigmoidTransition,
+)
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
@@ -51,6 +59,8 @@ _PARTS: dict[str, type[Any]] = {
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(GeneratorTransition, Misclassification),
+        *(NodeEmission, SigmoidTransition, HarmoniumTransition, NodeInitial, HarmoniumInitial),
+        *(AccumulatorTransition, ResetTransition, EmptyMemory, MemoryEmission),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),
         *(Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal),
     )

@@ -11,7 +11,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from beliefzoo.inference import (
+    BayesianRecurrentFilter,
     BeliefGuide,
+    CRFFilter,
     ElmanFilter,
     ExactFilter,
     FitSettings,
@@ -19,6 +21,7 @@ from beliefzoo.inference import (
     GRUFilter,
     LSTMFilter,
     MeanFieldGuide,
+    MEMMFilter,
     fit,
     log_evidence,
     smooth,
@@ -33,6 +36,8 @@ from beliefzoo.models import (
     NeuralTransition,
     Sequences,
     SwitchingLinearSSM,
+    TemporalRBM,
+    TemporalSigmoidBeliefNetwork,
 )
 
 
@@ -44,6 +49,10 @@ def known_case(kind="plain", lengths=(4, 2, 1)):
         inputs = torch.randn(len(lengths), max(lengths), 1, dtype=torch.float64)
     elif kind == "neural":
         model = HiddenMarkovModel(3, "gaussian", transition=NeuralTransition(4, 5))
+    elif kind == "nodes":
+        model = TemporalSigmoidBeliefNetwork(2, "gaussian")
+    elif kind == "harmonium":
+        model = TemporalRBM(2, "gaussian")
     else:
         model = HiddenMarkovModel(3, "gaussian")
     drawn = model.sample(len(lengths), list(lengths), seed=1, inputs=inputs)
@@ -62,13 +71,16 @@ GUIDES = {
     "belief-exact": lambda m: BeliefGuide(m, ExactFilter()),
     "belief-lstm": lambda m: BeliefGuide(m, LSTMFilter(5)),
     "belief-likelihoods": lambda m: BeliefGuide(m, GRUFilter(5, reads="likelihoods")),
+    "belief-field": lambda m: BeliefGuide(m, CRFFilter()),
+    "belief-entropy-model": lambda m: BeliefGuide(m, MEMMFilter()),
+    "belief-bayesian-units": lambda m: BeliefGuide(m, BayesianRecurrentFilter()),
     "forward-causal": lambda m: ForwardGuide(m, ElmanFilter(5)),
     "forward-bidirectional": lambda m: ForwardGuide(m, LSTMFilter(5, direction="both")),
     "mean-field": lambda m: MeanFieldGuide(m, LSTMFilter(5, direction="both")),
     "mean-field-exact": lambda m: MeanFieldGuide(m, ExactFilter()),
 }
 every_guide = pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
-every_model = pytest.mark.parametrize("kind", ["plain", "inputs", "neural"])
+every_model = pytest.mark.parametrize("kind", ["plain", "inputs", "neural", "nodes", "harmonium"])
 
 
 @every_guide
@@ -76,12 +88,12 @@ every_model = pytest.mark.parametrize("kind", ["plain", "inputs", "neural"])
 def test_posterior_is_what_the_sum_over_paths_says(make, kind):
     """Normalised, with the stated marginals, KL and ELBO: all by enumeration."""
     model, data = known_case(kind)
-    laws = model.laws({}, data)
+    laws, states = model.laws({}, data), model.states
     posterior = make(model).posterior(laws)
     bound = posterior.elbo().detach()
     for n, length in enumerate(data.lengths.tolist()):
-        paths = torch.full((3**length, len(data), data.max_length), -1)
-        paths[:, n, :length] = torch.tensor(list(itertools.product(range(3), repeat=length)))
+        paths = torch.full((states**length, len(data), data.max_length), -1)
+        paths[:, n, :length] = torch.tensor(list(itertools.product(range(states), repeat=length)))
         log_q = posterior.path_log_prob(paths)[:, n].detach()
         log_p = (posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths))[:, n]
         assert float(log_q.logsumexp(0)) == pytest.approx(0, abs=1e-9)
@@ -89,7 +101,7 @@ def test_posterior_is_what_the_sum_over_paths_says(make, kind):
         assert float(bound[n]) == pytest.approx(float(expected), abs=1e-8)
         assert float(log_p.logsumexp(0)) == pytest.approx(float(log_evidence(model, data)[n]))
         for t in range(length):
-            for k in range(3):
+            for k in range(states):
                 total = log_q.exp()[paths[:, n, t] == k].sum()
                 got = posterior.mean[n, t, k].detach()
                 assert float(total) == pytest.approx(float(got), abs=1e-7)

@@ -729,7 +729,7 @@ def test_banded_and_sparse_transitions_leave_out_what_is_not_there():
         assert model.laws(values, COUNTS).log_transition.shape == (7, 1, 1, 3, 3)
         lost = model.with_parameters(transition_move=[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
         with pytest.raises(ValueError, match=r"transition_move: needs in every row .* rows \[2\]"):
-            lost.laws(prior_values(lost), COUNTS)
+            lost.laws(prior_values(lost), COUNTS).states()
 
 
 def prior_values(model: HiddenMarkovModel, draws: int | None = None) -> dict[str, torch.Tensor]:
@@ -917,7 +917,10 @@ def test_the_program_without_observations_draws_them(model):
         ({"emission": "multinomial"}, r"needs a size; .*Multinomial\(features=5\)"),
         ({"emission": "full-gaussian"}, r"needs a size; .*FullGaussian\(features=3\)"),
         ({"emission": "low-rank-gaussian"}, r"needs a size; .*LowRankGaussian\(features=20"),
-        ({"initial": "uniform"}, "initial: must be 'free' or 'stationary', got 'uniform'"),
+        (
+            {"initial": "uniform"},
+            "initial: must be 'free', 'stationary' or an initial law, got 'uniform'",
+        ),
         ({"transition": np.eye(2)}, "transition: must be a transition law"),
         ({"transition": "sticky"}, "transition: must be a transition law.* got 'sticky'"),
         ({"sticky": -1.0}, "sticky: must be finite and >= 0, got -1.0"),
