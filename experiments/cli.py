@@ -49,8 +49,8 @@ if TYPE_CHECKING:
 
 NOT_EXPERIMENTS = frozenset(
     {
-        *("benchmarks", "cli", "data", "drawings_belief_or_bit", "language_models", "report"),
-        *("seeds", "sweep", "sweep_table"),
+        *("benchmarks", "cli", "data", "drawings_belief_or_bit", "drawings_evidence_gaps"),
+        *("language_models", "report", "seeds", "sweep", "sweep_table"),
     }
 )
 """Modules of this package that are not experiments."""

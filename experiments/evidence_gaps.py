@@ -20,10 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from ..inference import (
     BeliefGuide,
@@ -40,7 +37,7 @@ from ..inference import (
     gaps,
     update_errors,
 )
-from ..inference.arviz_groups import Idata, build, group
+from ..inference.arviz_groups import Idata, build
 from ..inference.filters import Direction, Filter
 from ..inference.guides import Guide
 from ..inference.update_errors import EventTable
@@ -55,6 +52,7 @@ from ..models import (
     TemporalSigmoidBeliefNetwork,
 )
 from ..models.randomness import seeded
+from .drawings_evidence_gaps import draw_parts, draw_updates
 from .report import Outcome, versions
 from .seeds import falls_short, over_seeds, summary
 
@@ -462,81 +460,10 @@ def _event_arrays(fits: Fits, name: str) -> tuple[Array, Array]:
     return mean, error
 
 
-# --- drawings -------------------------------------------------------------------------------------
-
-_COLOURS = {"family": "tab:purple", "causality": "tab:blue", "amortization": "tab:orange"}
-
-
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     """The three parts of every gap; the update error by event."""
-    return {"parts": _draw_parts(posterior), "update_errors": _draw_updates(posterior)}
-
-
-def _draw_parts(posterior: Idata) -> Figure:
-    known = group(posterior, "constant_data")
-    cases = [case for case in CASES if len(methods(case)) > 1]
-    figure, axes = plt.subplots(2, 2, figsize=(13, 7.4), layout="constrained")
-    for case, axis in zip(cases, axes.reshape(-1), strict=True):
-        _draw_case(axis, known["parts"].sel(case=case).transpose("approach", "part", "fit"))
-        axis.set_title(CASES[case], fontsize=11)
-        axis.set_xlabel("nats per step, mean over fits (± 1 sd of the total)")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    return figure
-
-
-def _draw_case(axis: Axes, parts: Any) -> None:
-    shown = [str(name) for name in parts["approach"].values]
-    shown = [name for name in shown if bool(np.isfinite(parts.sel(approach=name)).all())]
-    # An untrained network is off the scale of everything else; its bar is cut.
-    trained = [name for name in shown if METHODS[name].trained]
-    widest = max(float(parts.sel(approach=name).sum("part").mean()) for name in trained)
-    for place, name in enumerate(shown):
-        values = parts.sel(approach=name).values  # (part, fit)
-        left = 0.0
-        for part, mean in zip(PARTS, values.mean(1), strict=True):
-            label = part if place == 0 else None
-            axis.barh(-place, max(mean, 0), left=left, color=_COLOURS[part], label=label)
-            left += max(mean, 0)
-        total = values.sum(0)
-        if left < 1.15 * widest:
-            spread = total.std(ddof=1) if total.size > 1 else 0.0
-            axis.errorbar(total.mean(), -place, xerr=spread, color="black", lw=1, capsize=2)
-        at = min(left, 1.1 * widest) + 0.015 * widest
-        note = "0" if abs(total.mean()) < 1e-9 else f"{total.mean():.2g}"
-        axis.text(at, -place, note, va="center", fontsize=8)
-    axis.set_xlim(0, 1.25 * widest)
-    axis.set_yticks([-p for p in range(len(shown))], [METHODS[name].label for name in shown])
-    axis.grid(axis="x", color="0.9")
-    axis.set_axisbelow(True)
-
-
-def _draw_updates(posterior: Idata) -> Figure:
-    """Of the LSTM in a BeliefGuide."""
-    known = group(posterior, "constant_data")
-    columns = (
-        ("over_time", "step"),
-        ("by_surprise", "decile of surprise −log p(y now | y before)"),
-        ("since_switch", "steps since the state changed"),
-        ("by_missing", "observation"),
-    )
-    figure, axes = plt.subplots(1, 4, figsize=(14, 4), sharey=True, layout="constrained")
-    for axis, (name, label) in zip(axes, columns, strict=True):
-        for number, case in enumerate(CASES):
-            mean = known[name].sel(case=case).values
-            error = known[f"{name}_error"].sel(case=case).values
-            place = np.arange(len(mean)) + (0 if name == "since_switch" else 1)
-            if not np.isfinite(mean).any():
-                continue
-            style = {"fmt": "o-", "ms": 3, "lw": 1, "capsize": 2, "color": f"C{number}"}
-            axis.errorbar(place, mean, yerr=error, label=CASES[case], **style)
-        axis.set(yscale="log", xlabel=label)
-        axis.grid(color="0.92")
-    lags = known["since_switch"].shape[-1] - 2
-    axes[2].set_xticks(range(lags + 2), [*range(lags), f"≥ {lags}", "none"], fontsize=8)
-    axes[3].set_xticks([1, 2, 3], ["seen", "seen in part", "missing"])
-    axes[3].set_xlim(0.5, 3.5)
-    axes[0].set_ylabel("KL(belief ‖ Bayes' rule on the belief before), nats")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
-    return figure
+    labels = {name: method.label for name, method in METHODS.items()}
+    return {
+        "parts": draw_parts(posterior, CASES, labels),
+        "update_errors": draw_updates(posterior, CASES),
+    }
