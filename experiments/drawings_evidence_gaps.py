@@ -29,7 +29,7 @@ def draw_parts(posterior: Idata, titles: Mapping[str, str], labels: Mapping[str,
         parts = known["parts"].sel(case=case).transpose("approach", "part", "fit")
         _draw_case(axis, parts, labels)
         axis.set_title(titles[case], fontsize=11)
-        axis.set_xlabel("nats per step, mean over fits (± 1 sd of the total)")
+        axis.set_xlabel("nats per step, mean over fits (± 1 sd of the total; longer bars are cut)")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside upper center",
@@ -53,12 +53,13 @@ def _draw_case(axis: Axes, parts: Any, labels: Mapping[str, str]) -> None:
             axis.barh(-place, max(mean, 0), left=left, color=_COLOURS[part], label=label)
             left += max(mean, 0)
         total = values.sum(0)
+        spread = total.std(ddof=1) if total.size > 1 else 0.0
         if left < 1.15 * widest:
-            spread = total.std(ddof=1) if total.size > 1 else 0.0
             axis.errorbar(total.mean(), -place, xerr=spread, color="black", lw=1, capsize=2)
-        at = min(left, 1.1 * widest) + 0.015 * widest
         note = "0" if abs(total.mean()) < 1e-9 else f"{total.mean():.2g}"
-        axis.text(at, -place, note, va="center", fontsize=8)
+        cut = left + spread > 1.12 * widest
+        at = 1.24 * widest if cut else left + spread + 0.015 * widest
+        axis.text(at, -place, note, va="center", ha="right" if cut else "left", fontsize=8)
     axis.set_xlim(0, 1.25 * widest)
     axis.set_yticks([-p for p in range(len(shown))], [labels[name] for name in shown])
     axis.grid(axis="x", color="0.9")
@@ -88,9 +89,9 @@ def draw_updates(posterior: Idata, titles: Mapping[str, str]) -> Figure:
         axis.grid(color="0.92")
     lags = known["since_switch"].shape[-1] - 2
     axes[2].set_xticks(range(lags + 2), [*range(lags), f"≥ {lags}", "none"], fontsize=8)
-    axes[3].set_xticks([1, 2, 3], ["seen", "seen in part", "missing"])
+    axes[3].set_xticks([1, 3], ["seen", "missing"])  # steps of one number are never seen in part
     axes[3].set_xlim(0.5, 3.5)
-    axes[0].set_ylabel("KL(belief ‖ Bayes' rule on the belief before), nats")
+    axes[0].set_ylabel("update error, nats")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
     return figure
