@@ -29,7 +29,7 @@ def draw_parts(posterior: Idata, titles: Mapping[str, str], labels: Mapping[str,
         parts = known["parts"].sel(case=case).transpose("approach", "part", "fit")
         _draw_case(axis, parts, labels)
         axis.set_title(titles[case], fontsize=11)
-        axis.set_xlabel("nats per step, mean over fits (± 1 sd of the total; longer bars are cut)")
+        axis.set_xlabel("nats per step (± sd over fits; longer bars are cut)")
     figure.legend(
         *axes[0, 0].get_legend_handles_labels(),
         loc="outside upper center",
