@@ -387,7 +387,10 @@ def _update_figures(updates: list[UpdateErrors | None]) -> dict[str, Any]:
                 continue
             rows = zip(table.names, table.mean, table.share, table.steps, strict=True)
             tables[name] = {
-                row.replace(" ", "_"): {"mean": float(mean), "share": float(share)}
+                row.replace(": ", "_").replace(" ", "_"): {
+                    "mean": float(mean),
+                    "share": float(share),
+                }
                 for row, mean, share, steps in rows
                 if int(steps)
             }

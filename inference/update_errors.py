@@ -170,9 +170,13 @@ def _bins(values: Tensor, inside: Tensor, bins: int) -> Tensor:
 
 
 def _bin_names(values: Tensor, bins: int) -> list[str]:
-    """The range of every share."""
-    parts = values.sort().values.tensor_split(bins)
-    return [f"{float(x[0]):.3g} to {float(x[-1]):.3g}" if len(x) else "none" for x in parts]
+    """Number and range of every share; symbols may have several of one range."""
+    names = []
+    for number, part in enumerate(values.sort().values.tensor_split(bins), 1):
+        ends = [round(float(x), 9) + 0.0 for x in (part[:1].sum(), part[-1:].sum())]
+        span = f"{ends[0]:.3g} to {ends[1]:.3g}" if len(part) else "none"
+        names.append(f"{number}: {span}")
+    return names
 
 
 def _by_missing(data: Sequences, error: Tensor) -> EventTable | None:
