@@ -42,14 +42,14 @@ from ..inference import (
     evidence_gap,
     filter,
     fit,
-    most_likely_states,
     smooth,
+    update_errors,
 )
 from ..inference.arviz_groups import Idata, build, group
+from ..inference.best_members import best_mean_field
 from ..inference.filters import Direction, Filter, RecurrentFilter
 from ..inference.guides import Guide
 from ..inference.objectives import Objective
-from ..inference.posteriors import MeanField
 from ..models import HiddenMarkovModel, Laws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
@@ -74,7 +74,6 @@ LAGS = 16
 """Steps after a switch that are drawn one by one."""
 
 _BATCH = 500  # sequences whose beliefs are computed at once
-_SWEEPS = 100  # of coordinate ascent: the bound is then still to 1e-5 nats per step
 
 
 @dataclass(frozen=True)
@@ -349,15 +348,6 @@ def _standard_error(values: Array) -> float:
     return float(values.std(ddof=1) / math.sqrt(values.size))
 
 
-def steps_since_switch(states: Tensor) -> Tensor:
-    """Steps since the hidden state last changed, int64 (N, T): 0 where it does, −1 before any."""
-    steps = torch.arange(states.shape[1]).expand_as(states)
-    changed = torch.zeros_like(states, dtype=torch.bool)
-    changed[:, 1:] = states[:, 1:] != states[:, :-1]
-    last = torch.where(changed, steps, -1).cummax(1).values
-    return torch.where(last >= 0, steps - last, -1)
-
-
 @dataclass(frozen=True)
 class Profile:
     """Where a network errs, means over held-out sequences, nats."""
@@ -384,23 +374,20 @@ class Profile:
         return {name: x for name, x in found.items() if isinstance(x, list) or math.isfinite(x)}
 
 
-def profile(gap: EvidenceGap, states: Tensor) -> Profile:
+def profile(gap: EvidenceGap, test: Simulation) -> Profile:
     """The update error over time, against the surprise of y_t and against switches of the state."""
     assert gap.kl_filter is not None
-    assert gap.update_error is not None
-    error, surprise = gap.update_error.flatten(), gap.surprise.flatten()
-    lag = steps_since_switch(states).flatten()
-    recent = (lag >= 0) & (lag <= AFTER_SWITCH)
-    ranked = error[surprise.argsort()].numpy()
-    ranks = torch.stack([x.argsort().argsort().double() for x in (error, surprise)])
+    errors = update_errors(gap, test.data, states=test.states, lags=LAGS)
+    assert errors.since_switch is not None
+    recent = list(range(AFTER_SWITCH + 1))
     return Profile(
         kl_filter_over_time=gap.over_time(gap.kl_filter).numpy(),
-        update_error_over_time=gap.over_time(gap.update_error).numpy(),
-        update_error_by_surprise=np.array([part.mean() for part in np.array_split(ranked, 10)]),
-        update_error_since_switch=np.array([float(error[lag == n].mean()) for n in range(LAGS)]),
-        update_error_after_switch=float(error[recent].mean()),
-        update_error_elsewhere=float(error[~recent].mean()),
-        surprise_correlation=float(torch.corrcoef(ranks)[0, 1]),
+        update_error_over_time=errors.over_time.mean.numpy(),
+        update_error_by_surprise=errors.by_surprise.mean.numpy(),
+        update_error_since_switch=errors.since_switch.mean[:LAGS].numpy(),
+        update_error_after_switch=errors.since_switch.over(recent),
+        update_error_elsewhere=errors.since_switch.over(range(AFTER_SWITCH + 1, LAGS + 2)),
+        surprise_correlation=errors.surprise_correlation,
     )
 
 
@@ -468,35 +455,6 @@ def _baselines(case: tuple[float, float], data: Sequences) -> dict[str, Any]:
     return {"best_affine": {"slope": slope, **best, f"{key}_slope_at_certainty": steep[key]}}
 
 
-def best_mean_field(model: HiddenMarkovModel, data: Sequences) -> MeanField:
-    """The best independent steps for every sequence, each free to see all of it.
-
-    Coordinate ascent on the bound, odd and even steps in turn, from the smoother and from the most
-    likely path; the better of the two. What it falls short of the evidence is the family gap of
-    every mean-field guide (up to a better optimum that both starts miss).
-    """
-    laws = model.laws({}, data)
-    path = nn.functional.one_hot(most_likely_states(model, data).states, model.states)
-    hard = path.double() * 0.998 + 0.002 / model.states
-    found = [_ascend(laws, start.log()) for start in (smooth(model, data), hard)]
-    bounds = torch.stack([MeanField(laws, log_q).elbo() for log_q in found])
-    return MeanField(laws, torch.stack(found)[bounds.argmax(0), torch.arange(len(data))])
-
-
-def _ascend(laws: Laws, log_q: Tensor) -> Tensor:
-    log_transition = laws.log_transition[0, 0]
-    odd = (torch.arange(log_q.shape[1]) % 2 == 1).unsqueeze(-1)
-    for _ in range(_SWEEPS):
-        for turn in (odd, ~odd):
-            q = log_q.exp()
-            score = laws.log_likelihood.clone()
-            score[:, 0] += laws.log_initial
-            score[:, 1:] += q[:, :-1] @ log_transition
-            score[:, :-1] += q[:, 1:] @ log_transition.mT
-            log_q = torch.where(turn, score.log_softmax(-1), log_q)
-    return log_q
-
-
 def _floors(case: tuple[float, float], data: Sequences) -> dict[str, dict[str, float]]:
     """What is left where nothing is learned.
 
@@ -508,7 +466,7 @@ def _floors(case: tuple[float, float], data: Sequences) -> dict[str, dict[str, f
     with one_thread():
         gap = evidence_gap(BeliefGuide(model, ExactFilter()), data)
         trap = evidence_gap(MeanFieldGuide(model, ExactFilter()), data)
-        best = best_mean_field(model, data).elbo()
+        best = best_mean_field(model.laws({}, data)).elbo()
     relative = ((gap.elbo - gap.log_evidence) / gap.log_evidence).abs()
     return {
         "exact_filter": {
@@ -539,7 +497,7 @@ def run(settings: Settings) -> Outcome:
         test = heldout(settings, case)
         baselines = _baselines(pair, test.data)
         profiles: dict[str, Profile] = {
-            name: profile(_gap(pair, fits[case][f"{name}/belief_guide"][0], test), test.states)
+            name: profile(_gap(pair, fits[case][f"{name}/belief_guide"][0], test), test)
             for name in NETWORKS
         }
         floors = _floors(pair, test.data)

@@ -40,11 +40,11 @@ from ..inference import (
     fit,
 )
 from ..inference.arviz_groups import Idata, build, group
+from ..inference.best_gaussian import best_mean_field
 from ..inference.filters import Direction, Filter, RecurrentFilter
 from ..inference.gaussian_beliefs import GaussianBeliefs
-from ..inference.gaussian_posteriors import GaussianMeanField, GaussianSmoother
+from ..inference.gaussian_posteriors import GaussianSmoother
 from ..inference.guides import Guide
-from ..inference.linear_likelihood import LinearLikelihood
 from ..inference.objectives import Objective
 from ..models import LinearDynamics, LinearGaussianSSM, LinearLaws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
@@ -422,22 +422,6 @@ class FixedGainFilter(nn.Module):
             predicted = mean @ a.mT + b
         wide = covariance.expand(len(laws.data), laws.data.max_length, -1, -1)
         return GaussianBeliefs.of_moments(torch.stack(means, 1), wide)
-
-
-def best_mean_field(laws: LinearLaws) -> GaussianMeanField:
-    """The independent steps with the largest bound, each free to see the whole sequence.
-
-    For a normal posterior: its means, and the inverses of the diagonal blocks of its precision.
-    """
-    likelihood = LinearLikelihood(laws)
-    precision = likelihood.information.expand(len(laws.data), laws.data.max_length, -1, -1)
-    precision = precision.clone()
-    inward = torch.linalg.inv(laws.noise)
-    precision[:, 0] += torch.linalg.inv(laws.initial_covariance)
-    precision[:, 1:] += inward
-    precision[:, :-1] += laws.transition.mT @ inward @ laws.transition
-    mean = GaussianSmoother(laws).mean
-    return GaussianMeanField(laws, GaussianBeliefs.of_moments(mean, torch.linalg.inv(precision)))
 
 
 @one_thread()

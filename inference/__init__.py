@@ -74,6 +74,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
@@ -90,6 +91,7 @@ __all__ = [
     "DeepGuide",
     "Distance",
     "ElmanFilter",
+    "EventTable",
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
@@ -127,6 +129,7 @@ __all__ = [
     "SteadyState",
     "Sweep",
     "TrajectoryNetwork",
+    "UpdateErrors",
     "WeightedEvidence",
     "Wrapped",
     "WrappedComparison",
@@ -177,10 +180,12 @@ __all__ = [
     "starting_values",
     "steady_state",
     "step_log_likelihood",
+    "steps_since_switch",
     "sweep",
     "symbol_triples",
     "to_arviz",
     "triple_probabilities",
+    "update_errors",
     "weighted_evidence",
     "wrap",
     "write",

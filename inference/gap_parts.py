@@ -23,6 +23,7 @@ from .gaussian_posteriors import GaussianBackward, GaussianMeanField, GaussianSm
 from .guides import Guide, Posterior, parameters_of
 from .posteriors import Backward, Forward, MeanField, PathPosterior
 from .prefixes import PrefixTree
+from .sigmoid_filter import SigmoidFilter
 
 _FORWARD_DEGREE, _MEAN_FIELD_DEGREE = 4, 4
 """Of the regressions; a degree more changed the bound by less than 1e-5 nats a step in trials."""
@@ -337,9 +338,12 @@ def _gaussian(guide: Guide, laws: LinearLaws, posterior: Posterior, evidence: Te
 
 
 def _nodes(guide: Guide) -> int | None:
-    """Nodes of a filter whose beliefs are products of Bernoulli laws."""
+    """Nodes of a filter whose beliefs are products of Bernoulli laws; None if they are free."""
     belief = getattr(guide.filter, "belief", None)
-    return belief.nodes if isinstance(belief, DiscreteBelief) else None
+    nodes = belief.nodes if isinstance(belief, DiscreteBelief) else None
+    if isinstance(guide.filter, SigmoidFilter):  # of logistic units: it can say nothing else
+        nodes = guide.filter.nodes
+    return None if nodes == 1 else nodes
 
 
 def _floor(guide: Guide, laws: Laws, posterior: Posterior) -> tuple[Tensor, Tensor] | None:

@@ -13,15 +13,12 @@ from torch import Tensor
 
 from ..models import HiddenMarkovModel, Laws, Sequences
 from . import exact
-from .best_members import DiscreteFamily, ascend
+from .best_members import GLANCE, DiscreteFamily, ascend
 from .outcomes import alphabet
 from .posteriors import Forward, MeanField, PathPosterior
 
 LARGEST_TREE = 4096
 """Sequences that are listed."""
-
-_GLANCE = 60
-"""Steps of L-BFGS from each start; from the best of them it goes on."""
 
 _CONSTANTS, _CONFIDENT = 8, 4.0
 """Independent steps that stay in one state, tried as starts, and the logit of that state."""
@@ -114,7 +111,7 @@ class PrefixTree:
         def average(table: Tensor) -> Tensor:
             return (probability * family.member(self.laws, self._numbers(table)).elbo()).sum()
 
-        tables = [*starts, *(ascend(average, start, _GLANCE) for start in starts)]
+        tables = [*starts, *(ascend(average, start, GLANCE) for start in starts)]
         with torch.no_grad():
             bounds = torch.stack([average(table) for table in tables])
         found = ascend(average, tables[int(bounds.argmax())])

@@ -14,7 +14,6 @@ from beliefzoo.experiments.belief_filter import (
     AffineFilter,
     Settings,
     best_affine_slope,
-    best_mean_field,
     chain,
     divergence,
     heldout,
@@ -24,7 +23,6 @@ from beliefzoo.experiments.belief_filter import (
     methods,
     profile,
     run,
-    steps_since_switch,
     summary,
     train,
 )
@@ -39,7 +37,9 @@ from beliefzoo.inference import (
     filter,
     log_evidence,
     smooth,
+    steps_since_switch,
 )
+from beliefzoo.inference.best_members import best_mean_field
 from beliefzoo.models import Sequences
 
 
@@ -124,7 +124,7 @@ def test_best_mean_field_is_the_best():
     """Against L-BFGS from 12 random starts on the bound written out, four steps long."""
     model = chain(0.1, 1.0)
     data = model.sample(8, 4, seed=8).data
-    found = best_mean_field(model, data).elbo()
+    found = best_mean_field(model.laws({}, data)).elbo()
     assert bool((found <= log_evidence(model, data)).all())
     onward = np.log([[0.9, 0.1], [0.1, 0.9]])
     score = model.laws({}, data).log_likelihood.numpy()
@@ -166,7 +166,7 @@ def test_profile_by_slow_loops():
     model = chain(0.1, 1.0)
     drawn = model.sample(30, 20, seed=4)
     gap = evidence_gap(BeliefGuide(model, AffineFilter(1.2)), drawn.data)
-    found = profile(gap, drawn.states)
+    found = profile(gap, drawn)
     recent, rest, pairs = [], [], []
     for n in range(30):
         for t in range(20):

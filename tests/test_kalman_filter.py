@@ -8,13 +8,13 @@ from beliefzoo.experiments.kalman_filter import (
     METHODS,
     FixedGainFilter,
     Settings,
-    best_mean_field,
     known_model,
     moments,
     simulated,
     weights_of_the_past,
 )
 from beliefzoo.inference import BeliefGuide, ExactFilter, MeanFieldGuide
+from beliefzoo.inference.best_gaussian import best_mean_field
 from beliefzoo.inference.gaussian_beliefs import GaussianBeliefs
 from beliefzoo.inference.gaussian_posteriors import GaussianMeanField
 
