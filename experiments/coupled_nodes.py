@@ -12,7 +12,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -63,13 +63,13 @@ class Settings:
     """Steps of every sequence: 60 000 steps cost a fit of 160 numbers .0013 nats a step."""
     heldout: int = 600
     """Sequences on which the evidence is compared, the same for all fits."""
-    steps: int = 250
+    steps: int = 100
     """Gradient steps of a fit, from clusters whose centres add up over the nodes."""
     batch_size: int = 150
     """Sequences per step."""
-    restarts: int = 3
+    restarts: int = 2
     """Starts of a fit: clusters may pair the nodes wrongly."""
-    prediction_sequences: int = 6000
+    prediction_sequences: int = 2400
     """Sequences, in place of the true law, for which the best diagonal model is found."""
     held_nodes: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     """Nodes of the models whose belief an LSTM shall hold, K = 2 to 256 states."""
@@ -85,19 +85,18 @@ class Settings:
     """Sequences that they learn from, by cross-entropy to the exact filter's beliefs…"""
     network_length: int = 20
     """…and their length: the beliefs have long reached their usual precision."""
-    network_steps: int = 1000
+    network_steps: int = 800
     """Gradient steps of an LSTM."""
     network_batch: int = 100
     """Sequences per step."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest_nodes <= self.largest_nodes:
-            came = f"{self.smallest_nodes} and {self.largest_nodes}"
-            raise ValueError(f"smallest_nodes, largest_nodes: need 1 <= both, in order, got {came}")
-        if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes or self.sizes[0] < 1:
-            raise ValueError(f"sizes: must increase from at least 1, got {self.sizes}")
-        if not self.held_nodes:
-            raise ValueError("held_nodes: needs at least one number of nodes, got none")
+        ordered = list(self.sizes) == sorted(set(self.sizes)) and self.sizes and self.held_nodes
+        if not (1 <= self.smallest_nodes <= self.largest_nodes and ordered):
+            raise ValueError(
+                "smallest_nodes, largest_nodes, sizes, held_nodes: need 1 <= smallest <= largest, "
+                f"increasing sizes, and some nodes, got {self}"
+            )
 
 
 SMOKE: Mapping[str, object] = {
@@ -265,14 +264,23 @@ def _prediction(settings: Settings, nodes: int) -> dict[str, float]:
 # How large an LSTM must be
 
 
-class Beliefs:
+class Beliefs(NamedTuple):
     """Sequences (N, T, F) with the exact filter's beliefs about them, (N, T, 2^k)."""
 
-    def __init__(self, model: HiddenMarkovModel, sequences: int, length: int, seed: int) -> None:
-        data = model.sample(sequences, length, seed=seed).data
-        self.y = data.values.float()
-        with torch.no_grad():
-            self.exact = filter(model, data).float()
+    y: Tensor
+    exact: Tensor
+
+
+def heldout(settings: Settings, nodes: int) -> Beliefs:
+    """Those on which LSTMs are compared with the exact filter."""
+    return filtered(settings, nodes, settings.heldout, stream(settings, 7, nodes))
+
+
+def filtered(settings: Settings, nodes: int, sequences: int, seed: int) -> Beliefs:
+    """Simulated sequences and what the exact filter says of them."""
+    known = truth(settings, nodes)
+    data = known.sample(sequences, settings.network_length, seed=seed).data
+    return Beliefs(data.values.float(), filter(known, data).float())
 
 
 class Network(nn.Module):
@@ -289,7 +297,7 @@ class Network(nn.Module):
         scores: Tensor = self.head(self.lstm(y)[0])
         if not self.nodes:
             return -(exact * scores.log_softmax(-1)).sum(-1)
-        on = exact @ node_states(self.nodes).float()
+        on = (exact @ node_states(self.nodes).float()).clamp(0, 1)
         return (nn.functional.softplus(scores) - on * scores).sum(-1)
 
 
@@ -297,7 +305,7 @@ def information(exact: Tensor) -> dict[str, float]:
     """Means over all steps: I(h_t; y_1 … y_t), entropy, total correlation of the belief; nats."""
     exact = exact.double()
     nodes = exact.shape[-1].bit_length() - 1
-    on = exact @ node_states(nodes)
+    on = (exact @ node_states(nodes)).clamp(0, 1)
     entropy = torch.special.entr(exact).sum(-1)
     single = (torch.special.entr(on) + torch.special.entr(1 - on)).sum(-1)
     prior = torch.special.entr(exact.flatten(0, 1).mean(0)).sum()
@@ -308,11 +316,10 @@ def information(exact: Tensor) -> dict[str, float]:
     }
 
 
-def _share(settings: Settings, nodes: int, head: str, size: int, number: int) -> float:
-    """KL(exact filter ‖ LSTM) beyond the head's floor, as a share of the belief's information."""
-    known, seed = truth(settings, nodes), stream(settings, 6, nodes, size, number)
-    train = Beliefs(known, settings.network_sequences, settings.network_length, seed)
-    test = Beliefs(known, settings.heldout, settings.network_length, stream(settings, 7, nodes))
+def _trained(
+    settings: Settings, train: Beliefs, nodes: int, head: str, size: int, seed: int
+) -> Network:
+    """An LSTM that minimises the cross-entropy to the exact beliefs."""
     with seeded(seed):
         network = Network(train.y.shape[-1], size, nodes, head)
         optimiser = torch.optim.Adam(network.parameters(), lr=2e-2)
@@ -325,62 +332,47 @@ def _share(settings: Settings, nodes: int, head: str, size: int, number: int) ->
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-    with torch.no_grad():
-        cross = float(network.cross_entropy(test.y, test.exact).double().mean())
-    known_of = information(test.exact)
-    floor = known_of["entropy"]
-    floor += known_of["total_correlation"] if head == HEADS[0] else 0.0
-    return (cross - floor) / known_of["information"]
+    return network
 
 
 def _smallest(settings: Settings, nodes: int, head: str, number: int) -> dict[int, float]:
-    """Shares by size, for the sizes that a bisection for the smallest one that holds tries."""
+    """KL beyond the head's floor, as a share of the information, by size.
+
+    For the sizes that a bisection for the smallest one that holds the states tries.
+    """
+    seed, test = stream(settings, 6, nodes, number), heldout(settings, nodes)
+    train = filtered(settings, nodes, settings.network_sequences, seed)
+    of = information(test.exact)
+    floor = of["entropy"] + (of["total_correlation"] if head == HEADS[0] else 0.0)
     tried: dict[int, float] = {}
     low, high = 0, len(settings.sizes)
     while low < high:
         middle = (low + high) // 2
         size = settings.sizes[middle]
-        tried[size] = _share(settings, nodes, head, size, number)
-        if tried[size] <= settings.held_share:
-            high = middle
-        else:
-            low = middle + 1
+        network = _trained(settings, train, nodes, head, size, stream(settings, 8, number, size))
+        with torch.no_grad():
+            cross = float(network.cross_entropy(test.y, test.exact).double().mean())
+        tried[size] = (cross - floor) / of["information"]
+        low, high = (low, middle) if tried[size] <= settings.held_share else (middle + 1, high)
     return tried
 
 
-@one_thread()
 def _held(settings: Settings) -> tuple[dict[str, Any], dict[str, list[list[float]]]]:
     """Smallest LSTM for every number of states and both heads; all that was tried."""
+    seeds = range(settings.network_seeds)
+    plan = [(settings, k, head, n) for k in settings.held_nodes for head in HEADS for n in seeds]
+    done = dict(
+        zip((p[1:] for p in plan), over_seeds(_smallest, plan, jobs=settings.jobs), strict=True)
+    )
     out: dict[str, Any] = {}
     shares: dict[str, list[list[float]]] = {head: [] for head in HEADS}
-    plan = [
-        (settings, nodes, head, number)
-        for nodes in settings.held_nodes
-        for head in HEADS
-        for number in range(settings.network_seeds)
-    ]
-    done = dict(
-        zip(
-            [entry[1:] for entry in plan],
-            over_seeds(_smallest, plan, jobs=settings.jobs),
-            strict=True,
-        )
-    )
     for nodes in settings.held_nodes:
-        test = Beliefs(
-            truth(settings, nodes),
-            settings.heldout,
-            settings.network_length,
-            stream(settings, 7, nodes),
-        )
-        of: dict[str, Any] = {
-            f"{name}_per_step": value for name, value in information(test.exact).items()
-        }
+        told = information(heldout(settings, nodes).exact)
+        of: dict[str, Any] = {f"{name}_per_step": value for name, value in told.items()}
         for head in HEADS:
-            each = [done[nodes, head, number] for number in range(settings.network_seeds)]
+            each = [done[nodes, head, number] for number in seeds]
             holds = [
-                [size for size, share in one.items() if share <= settings.held_share]
-                for one in each
+                [s for s, share in one.items() if share <= settings.held_share] for one in each
             ]
             found = [float(min(sizes)) for sizes in holds if sizes]
             shares[head] += [[nodes, size, share] for one in each for size, share in one.items()]
