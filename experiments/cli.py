@@ -47,8 +47,13 @@ if TYPE_CHECKING:
 
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
 
-NOT_EXPERIMENTS = frozenset({"benchmarks", "cli", "data", "report", "sweep", "sweep_table"})
+NOT_EXPERIMENTS = frozenset(
+    {"benchmarks", "cli", "data", "language_models", "report", "seeds", "sweep", "sweep_table"}
+)
 """Modules of this package that are not experiments."""
+
+DRAWINGS = "drawings_"
+"""What a module is named that holds the figures of a long experiment."""
 
 NOT_BENCHMARKS = frozenset({"contenders", "fresh", "problems", "turns"})
 """Modules of the subpackage `benchmarks` that are not benchmarks."""
@@ -152,7 +157,7 @@ def benchmarks() -> dict[str, str]:
 def _titles(package: str, beside: frozenset[str]) -> dict[str, str]:
     titles = {}
     for module in pkgutil.iter_modules(import_module(package).__path__):
-        if module.name in beside:
+        if module.name in beside or module.name.startswith(DRAWINGS):
             continue
         spec = module.module_finder.find_spec(module.name, None)
         source = Path(spec.origin) if spec and spec.origin else None

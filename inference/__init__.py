@@ -1,6 +1,9 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .bayesian_recurrent import BayesianRecurrentFilter
+from .belief_recursion import filter_beliefs
+from .conditional_markov import CRFFilter, MEMMFilter
 from .constructed import (
     ConstructedCell,
     ConstructedFilter,
@@ -47,11 +50,26 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
-from .readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
+from .readouts import (
+    BeliefReadout,
+    Readouts,
+    belief_readout,
+    linear_readout,
+    lstm_readouts,
+    mean_readout,
+)
 from .recurrences import recurrent_gates
 from .sample_statistics import Distance, SampleComparison, compare_samples
+from .sampled_bits import SampledBitGuide
 from .saving import load_fit, save_fit
 from .settings import FitSettings
+from .sigmoid_filter import SigmoidFilter
+from .spectral import (
+    ObservableOperators,
+    SpectralFilter,
+    symbol_triples,
+    triple_probabilities,
+)
 from .start import starting_values
 from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
@@ -60,9 +78,11 @@ from .to_arviz import to_arviz
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
+    "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",
     "BestUnit",
+    "CRFFilter",
     "Component",
     "ConstructedCell",
     "ConstructedFilter",
@@ -87,19 +107,24 @@ __all__ = [
     "LSTMFilter",
     "LeaveOneOut",
     "LinearForecast",
+    "MEMMFilter",
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
+    "ObservableOperators",
     "Particles",
     "Readouts",
     "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
     "SampleComparison",
+    "SampledBitGuide",
+    "SigmoidFilter",
     "SmoothedRegimes",
+    "SpectralFilter",
     "SteadyState",
     "Sweep",
     "TrajectoryNetwork",
@@ -118,6 +143,7 @@ __all__ = [
     "export_gates",
     "failing_conditions",
     "filter",
+    "filter_beliefs",
     "fit",
     "fold_embedding",
     "forecast",
@@ -126,6 +152,7 @@ __all__ = [
     "importance",
     "information_criteria",
     "innovation_tests",
+    "linear_readout",
     "load_fit",
     "log_evidence",
     "loo",
@@ -153,7 +180,9 @@ __all__ = [
     "steady_state",
     "step_log_likelihood",
     "sweep",
+    "symbol_triples",
     "to_arviz",
+    "triple_probabilities",
     "weighted_evidence",
     "wrap",
     "write",

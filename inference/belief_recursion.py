@@ -1,4 +1,4 @@
-"""The forward recursion of beliefs with its gradient, for filters that learn their own potentials."""
+"""The forward recursion of beliefs with its gradient: for filters with potentials of their own."""
 
 from __future__ import annotations
 

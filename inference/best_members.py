@@ -85,19 +85,23 @@ def best_free(family: DiscreteFamily, laws: Laws, own: PathPosterior) -> Tensor:
     chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     starts = [family.numbers(own), family.of_marginals(exact.filter_chain(*chain).log_beliefs)]
     if family.kind is not Backward:
-        starts.append(family.of_marginals(exact.smooth_chain(*chain)))
+        paths = exact.most_likely_path(*chain)[0].clamp_min(0)
+        hard = _sharp(paths, laws.log_likelihood.shape[-1])
+        starts += [family.of_marginals(x) for x in (exact.smooth_chain(*chain), hard)]
     found = [ascend(lambda x: family.member(laws, x).elbo().sum(), start) for start in starts]
     with torch.no_grad():
         bounds = [family.member(laws, x).elbo() for x in [*starts, *found]]
     return torch.stack(bounds).amax(0)
 
 
-def ascend(objective: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+def ascend(
+    objective: Callable[[Tensor], Tensor], start: Tensor, iterations: int = _ITERATIONS
+) -> Tensor:
     """Where L-BFGS takes a differentiable objective (nats) from ``start``; float64."""
     numbers = start.double().clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [numbers],
-        max_iter=_ITERATIONS,
+        max_iter=iterations,
         history_size=20,
         tolerance_grad=1e-10,
         tolerance_change=1e-12,
@@ -125,11 +129,16 @@ def best_mean_field(laws: Laws, *starts: Tensor) -> MeanField:
     chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     states = laws.log_likelihood.shape[-1]
     paths = exact.most_likely_path(*chain)[0].clamp_min(0)
-    hard = torch.nn.functional.one_hot(paths, states).double() * 0.998 + 0.002 / states
-    tried: Sequence[Tensor] = exact.smooth_chain(*chain), hard.log(), *starts
+    tried: Sequence[Tensor] = exact.smooth_chain(*chain), _sharp(paths, states), *starts
     found = torch.stack([_coordinate_ascent(laws, start) for start in tried])
     bounds = torch.stack([MeanField(laws, log_q).elbo() for log_q in found])
     return MeanField(laws, found[bounds.argmax(0), torch.arange(found.shape[1])])
+
+
+def _sharp(paths: Tensor, states: int) -> Tensor:
+    """Log laws (N, T, K) that are all but sure of paths (N, T)."""
+    hard = torch.nn.functional.one_hot(paths, states).double()
+    return (hard * 0.998 + 0.002 / states).log()
 
 
 def _coordinate_ascent(laws: Laws, log_q: Tensor) -> Tensor:

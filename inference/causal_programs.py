@@ -58,6 +58,9 @@ _ROWS = 40_000
 _ROUNDS = 24
 """Of the fixed point of independent steps."""
 
+_VERTICES = 4
+"""States that the fixed point is looked for near, beside the belief."""
+
 
 def highest_degree(dimensions: int) -> int:
     """The degree up to which polynomials in so many variables are few enough.
@@ -191,8 +194,11 @@ def best_causal_mean_field(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         power = 0.5 + 2.5 * torch.rand(len(pool), 1, dtype=torch.float64)
-        noise = 0.5 * torch.randn(pool.shape, dtype=torch.float64)
-    chosen = (pool.clamp_min(1e-6).log() * power + noise).softmax(-1)
+        noise = torch.randn(pool.shape, dtype=torch.float64)
+    # Choices near the belief, and, as they may hold on to the past, far from it.
+    near = pool.clamp_min(1e-6).log() * power + 0.5 * noise
+    far = torch.arange(len(pool)).unsqueeze(-1) % 2 == 0
+    chosen = torch.where(far, 3 * noise, near).softmax(-1)
     program = _MeanFieldProgram(chain, Polynomials.over(_pairs(pool, chosen), degree))
     inside = program.basis.features(_pairs(pool, chosen))
     tables: list[Tensor] = []
@@ -228,23 +234,26 @@ class _MeanFieldProgram:
         self, beliefs: Tensor, base: Tensor, coefficients: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """The largest q·base + H(q) + U(q, b) at filters b (P, K), (P,), and the q (P, K)."""
-        found = []
-        hard = (beliefs.clamp_min(1e-12).log() * 4).softmax(-1)
-        for start in (beliefs, hard):
-            q = start
-            for _ in range(_ROUNDS if coefficients is not None else 1):
-                _, slope = self._at(beliefs, q, coefficients)
-                q, before = (base + slope).softmax(-1), q
-                q = 0.5 * (q + before) if coefficients is not None else q
-            worth, slope = self._at(beliefs, q, coefficients)
-            log_q = (base + slope).log_softmax(-1)
-            q = log_q.exp()
-            found.append(((q * (base - log_q)).sum(-1) + worth, q))
-            if coefficients is None:  # a closed form
-                return found[0]
-        (first, one), (second, other) = found
-        better = second > first
-        return torch.maximum(first, second), torch.where(better.unsqueeze(-1), other, one)
+        if coefficients is None:  # a closed form
+            log_q = base.log_softmax(-1)
+            return base.logsumexp(-1), log_q.exp()
+        states = base.shape[-1]
+        vertices = torch.eye(states, dtype=base.dtype) * 0.98 + 0.02 / states
+        starts = [beliefs, *(vertex.expand_as(beliefs) for vertex in vertices[:_VERTICES])]
+        worth, best = None, beliefs
+        for q in starts:
+            for _ in range(_ROUNDS):
+                slope = self._at(beliefs, q, coefficients)[1]
+                q = 0.5 * (q + (base + slope).softmax(-1))
+            own, slope = self._at(beliefs, q, coefficients)
+            value = (q * base).sum(-1) - torch.special.xlogy(q, q).sum(-1) + own
+            if worth is None:
+                worth, best = value, q
+                continue
+            best = torch.where((value > worth).unsqueeze(-1), q, best)
+            worth = torch.maximum(value, worth)
+        assert worth is not None
+        return worth, best
 
     def _at(self, beliefs: Tensor, q: Tensor, coefficients: Tensor | None) -> tuple[Tensor, Tensor]:
         """U (P,) and its gradient (P, K)."""

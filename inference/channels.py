@@ -22,7 +22,7 @@ class Channels(nn.Module):
     Of ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
     standardised by ``calibrate``, all zero where missing; then a flag for each feature that is
     missing (one a step for many features, none for symbols); then the model's inputs. Of
-    ``"likelihoods"``: log O_k(y_t) relative to their sum and cut at −20, then the inputs.
+    ``"likelihoods"``: log O_k(y_t) relative to their sum and cut at ``least``, then the inputs.
 
     Raises:
         ValueError: a reading that there is not, or a model that it was not built for.
@@ -31,10 +31,11 @@ class Channels(nn.Module):
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, reads: Reading = "observations") -> None:
+    def __init__(self, reads: Reading = "observations", *, least: float = LIKELIHOOD_FLOOR) -> None:
         super().__init__()
         require(reads in get_args(Reading), "reads", f"must be in {get_args(Reading)}", repr(reads))
         self.reads: Reading = reads
+        self.least = least
         self.flags = 0
         self.inputs = 0
         self.register_buffer("shift", torch.zeros(0))
@@ -64,7 +65,7 @@ class Channels(nn.Module):
         dtype = self.shift.dtype
         parts: list[Tensor] = []
         if self.reads == "likelihoods":
-            told = laws.log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
+            told = laws.log_likelihood.log_softmax(-1).clamp_min(self.least)
             parts.append(told.to(dtype))
         else:
             y, mask = self._kind.read(laws.data)

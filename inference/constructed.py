@@ -28,6 +28,7 @@ from ..models import (
 )
 from ..models.memory import EmptyMemory, MemoryTransition
 from ..models.nodes import node_states
+from .gates import missing_elements
 from .gaussian_beliefs import GaussianBeliefs
 from .recurrences import recurrent_gates
 
@@ -35,8 +36,10 @@ LINEAR_SCALE = 1e-6
 """Size, in standard deviations of the innovation, at which tanh is read as linear: it then errs by
 a share (1e-6 y)² / 3 of y."""
 
-EXACT = 1e-7
-"""What counts as rounding: a coupling in nats, a relative difference of numbers that must agree."""
+EXACT = 1e-6
+"""What counts as rounding: a coupling in nats, a relative difference of numbers that must agree.
+
+A gate then errs by a quarter of that."""
 
 
 # What is constructed
@@ -164,7 +167,7 @@ class ConstructedFilter(nn.Module):
 
 
 def _require_whole(data: Sequences) -> None:
-    missing = int((data.step_mask.unsqueeze(-1) & ~data.mask).sum())
+    missing = missing_elements(data)
     if missing:
         raise ValueError(
             "data: the weights are written for steps that are observed whole, got "

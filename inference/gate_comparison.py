@@ -168,7 +168,7 @@ def compare_gates(
         units = gates[name].detach().double()
         correlations[name], best[name] = {}, {}
         for quantity, target in quantities.items():
-            found = _correlations(units[later], target[later])
+            found = _correlations(units[later], target[later].double())
             place = int(found.abs().argmax())
             layer, unit = divmod(place, found.shape[-1])
             joint = mean_readout(units.flatten(2), target.unsqueeze(-1), later, seed=seed)

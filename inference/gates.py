@@ -105,8 +105,9 @@ def export_gates(
     coords = {str(name): values.values for name, values in found.coords.items()}
     if isinstance(data, Sequences):
         groups["observed_data"] = {"obs": np.where(as_array(data.mask), data.values.cpu(), np.nan)}
-        dims["obs"] = ("sequence", "time", "feature")
-        coords["feature"] = np.array(data.features)
+        feature = () if data.is_codes else ("feature",)
+        dims["obs"] = ("sequence", "time", *feature)
+        coords |= {} if data.is_codes else {"feature": np.array(data.features)}
     attrs = {"network": found.attrs["network"]}
     if commit := source_commit():
         attrs["git_commit"] = commit
@@ -116,6 +117,12 @@ def export_gates(
 def gate_dims(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     """Dimensions of these variables of the group ``gates``, as ``build`` takes them."""
     return {f"gates/{name}": GATE_DIMS for name in names}
+
+
+def missing_elements(data: Sequences) -> int:
+    """Number of elements within the sequences that were not observed."""
+    seen = data.mask if data.mask.ndim == 3 else data.mask.unsqueeze(-1)
+    return int((data.step_mask.unsqueeze(-1) & ~seen).sum())
 
 
 def _dataset(arrays: Mapping[str, Array], data: Sequences | Tensor, kind: str) -> xr.Dataset:
@@ -175,7 +182,7 @@ def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
             f"data: must be Sequences or a tensor (sequences, steps, {network.input_size}), got "
             f"{type(data).__name__}"
         )
-    missing = int((data.step_mask.unsqueeze(-1) & ~data.mask).sum())
+    missing = missing_elements(data)
     if missing:
         raise ValueError(
             "data: a torch.nn network reads whole sequences; give a tensor with what it reads for "

@@ -14,12 +14,17 @@ from torch import Tensor
 from ..models import HiddenMarkovModel, Laws, Sequences
 from . import exact
 from .best_members import DiscreteFamily, ascend
-from .guides import Guide
 from .outcomes import alphabet
-from .posteriors import Forward, PathPosterior
+from .posteriors import Forward, MeanField, PathPosterior
 
 LARGEST_TREE = 4096
 """Sequences that are listed."""
+
+_GLANCE = 60
+"""Steps of L-BFGS from each start; from the best of them it goes on."""
+
+_CONSTANTS, _CONFIDENT = 8, 4.0
+"""Independent steps that stay in one state, tried as starts, and the logit of that state."""
 
 
 @dataclass(frozen=True)
@@ -88,28 +93,33 @@ class PrefixTree:
             worth = value.reshape(-1, count, value.shape[-1]).sum(1)
         return Forward(laws, torch.stack(scores[::-1], 1))
 
-    def best(self, family: DiscreteFamily, guide: Guide) -> PathPosterior:
+    def best(self, family: DiscreteFamily, *members: PathPosterior) -> PathPosterior:
         """The best causal member of a family, by L-BFGS on the table of all prefixes.
 
-        From the guide's own numbers, from the exact filter and from a sharper one; up to a better
-        optimum that all of these miss.
+        From the numbers of causal ``members`` for ``laws``, from the exact filter and from a
+        sharper one, and of independent steps from constant ones; up to a better optimum that all of
+        these miss. A ``Forward`` family of free scores needs no search.
         """
-        with torch.no_grad():
-            own = guide.posterior(self.laws)
-        assert isinstance(own, PathPosterior)
         if family.kind is Forward and family.nodes is None:
             return self.best_forward()
         filtered = family.of_marginals(exact.filter_chain(*self._chain).log_beliefs)
-        starts = [self._table(x) for x in (family.numbers(own), filtered, 2 * filtered)]
+        begun = [*(family.numbers(member) for member in members), filtered, 2 * filtered]
+        if family.kind is MeanField:
+            states = filtered.shape[-1] if family.nodes is None else 2**family.nodes
+            constant = _CONFIDENT * torch.eye(states, dtype=torch.float64)[:_CONSTANTS]
+            begun += [family.of_marginals(x.log_softmax(-1)).expand_as(filtered) for x in constant]
+        starts = [self._table(numbers) for numbers in begun]
         probability = exact.log_evidence(*self._chain).exp()
 
         def average(table: Tensor) -> Tensor:
             return (probability * family.member(self.laws, self._numbers(table)).elbo()).sum()
 
-        found = [*starts, *(ascend(average, start) for start in starts)]
+        tables = [*starts, *(ascend(average, start, _GLANCE) for start in starts)]
         with torch.no_grad():
-            bounds = torch.stack([average(table) for table in found])
-            return family.member(self.laws, self._numbers(found[int(bounds.argmax())]))
+            bounds = torch.stack([average(table) for table in tables])
+        found = ascend(average, tables[int(bounds.argmax())])
+        with torch.no_grad():
+            return family.member(self.laws, self._numbers(found))
 
     def _table(self, numbers: Tensor) -> Tensor:
         """Rows of all prefixes, short ones first, of numbers (S^L, L, W)."""

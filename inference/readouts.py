@@ -134,6 +134,23 @@ def mean_readout(
     return BeliefReadout(_r_squared(sets), None, None, None, features.shape[-1])
 
 
+def linear_readout(
+    features: Tensor,
+    beliefs: Tensor,
+    inside: Tensor | None = None,
+    *,
+    heldout: float = 0.5,
+    seed: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Beliefs of the held-out steps and what least squares reads for them, (steps, K) each.
+
+    What R² is the share of; the read-out sums to 1, but may leave [0, 1]. Arguments and errors as
+    of ``belief_readout``.
+    """
+    sets = _split(features, beliefs, inside, heldout, seed)
+    return sets.test_target, _least_squares(sets)
+
+
 @dataclass(frozen=True)
 class Readouts:
     """Read-outs of an LSTM's state beside their controls, from ``lstm_readouts``."""
@@ -304,10 +321,15 @@ def _white(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     return train @ turn, test @ turn
 
 
-def _r_squared(sets: _Sets) -> float:
+def _least_squares(sets: _Sets) -> Tensor:
+    """Read-outs of the held-out steps: white features need no matrix to be inverted."""
     mean = sets.train_target.mean(0)
     weights = sets.train.mT @ (sets.train_target - mean) / len(sets.train)
-    error = sets.test_target - mean - sets.test @ weights
+    return mean + sets.test @ weights
+
+
+def _r_squared(sets: _Sets) -> float:
+    error = sets.test_target - _least_squares(sets)
     around = sets.test_target - sets.test_target.mean(0)
     total = float(around.square().sum())
     return 1 - float(error.square().sum()) / total if total > 0 else math.nan

@@ -13,20 +13,36 @@ from torch import Tensor, nn
 from ..models import Model
 from ..models.persistence import describe, read_tensors, restore, write_tensors
 from ..models.randomness import seeded
+from .bayesian_recurrent import BayesianRecurrentFilter
+from .conditional_markov import CRFFilter, MEMMFilter
 from .deep_guide import DeepGuide, TrajectoryNetwork
 from .filters import ElmanFilter, ExactFilter, Filter, GRUFilter, LSTMFilter, RecurrentFilter
 from .fit import Fit
 from .guides import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
+from .sampled_bits import SampledBitGuide
 from .settings import FitSettings
+from .sigmoid_filter import SigmoidFilter
+from .spectral import SpectralFilter
 from .switching_guide import RegimeGuide
 
 _GUIDES: dict[str, type[Guide]] = {
     kind.__name__: kind
-    for kind in (BeliefGuide, ForwardGuide, MeanFieldGuide, RegimeGuide, DeepGuide)
+    for kind in (
+        *(BeliefGuide, ForwardGuide, MeanFieldGuide, SampledBitGuide),
+        *(RegimeGuide, DeepGuide),
+    )
 }
 _NETWORKS: dict[str, type[RecurrentFilter]] = {
     kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
 }
+_CONFIGURED: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        *(TrajectoryNetwork, SigmoidFilter, BayesianRecurrentFilter),
+        *(MEMMFilter, CRFFilter, SpectralFilter),
+    )
+}
+"""Filters that are made again from their ``configuration``, and get their weights from the file."""
 _KEYS = {"fit", "model", "tensors", "guide", "losses", "evaluations", "restart_bounds"}
 
 
@@ -91,10 +107,13 @@ def load_fit(path: str | os.PathLike[str]) -> Fit:
 def _describe_filter(kept: Filter) -> dict[str, Any]:
     if isinstance(kept, ExactFilter):
         return {"kind": "ExactFilter"}
-    if isinstance(kept, TrajectoryNetwork):
-        return {"kind": "TrajectoryNetwork", **kept.configuration}
-    if not isinstance(kept, RecurrentFilter) or type(kept).__name__ not in _NETWORKS:
-        raise ValueError(f"fit: can save ExactFilter and {sorted(_NETWORKS)}, got {kept!r}")
+    kind = type(kept).__name__
+    configured: Any = kept
+    if _CONFIGURED.get(kind) is type(kept):
+        return {"kind": kind, **configured.configuration}
+    if not isinstance(kept, RecurrentFilter) or kind not in _NETWORKS:
+        known = sorted([*_NETWORKS, *_CONFIGURED])
+        raise ValueError(f"fit: can save ExactFilter and {known}, got {kept!r}")
     assert kept.network is not None  # it is in a guide, so it was built
     network = {
         name: getattr(kept.network, name)
@@ -103,7 +122,7 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
     if isinstance(kept.network, nn.RNN):
         network["nonlinearity"] = kept.network.nonlinearity
     return {
-        "kind": type(kept).__name__,
+        "kind": kind,
         "reads": kept.reads,
         "direction": kept.direction,
         "gaps": kept.gaps,
@@ -118,8 +137,8 @@ def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor
     description = dict(record["filter"])
     named = description.pop("kind")
     kept: Filter = ExactFilter()
-    if named == "TrajectoryNetwork":
-        kept = TrajectoryNetwork(**description)
+    if named in _CONFIGURED:
+        kept = _CONFIGURED[named](**description)
     elif named != "ExactFilter":
         kind = _NETWORKS[named]
         make: type[Any] = kind.kind

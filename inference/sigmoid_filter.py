@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, Self, get_args
+import dataclasses
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ..models import Laws, Model, Sequences
+from ..models import Laws, Model, NodeGate, Sequences
 from ..models.checks import require
+from ..models.node_laws import COUPLINGS, Coupling
 from ..models.nodes import product_law
 from .channels import Channels, Reading, nodes_of
-
-Coupling = Literal["full", "diagonal"]
-
-
-class SigmoidWeights(NamedTuple):
-    """The gate σ(W_h h_{t-1} + W_y y_t + b) in units of the data, nodes coded 0 and 1.
-
-    ``hidden`` W_h (k, k) [(node, node before)], ``observed`` W_y (k, channels), ``bias`` b (k,);
-    the first step, which has no node before it, has the bias ``first`` (k,).
-    """
-
-    hidden: Tensor
-    observed: Tensor
-    bias: Tensor
-    first: Tensor
 
 
 class SigmoidFilter(nn.Module):
@@ -57,12 +44,7 @@ class SigmoidFilter(nn.Module):
 
     def __init__(self, *, coupling: Coupling = "full", reads: Reading = "observations") -> None:
         super().__init__()
-        require(
-            coupling in get_args(Coupling),
-            "coupling",
-            f"must be in {get_args(Coupling)}",
-            repr(coupling),
-        )
+        require(coupling in COUPLINGS, "coupling", f"must be in {COUPLINGS}", repr(coupling))
         self.coupling: Coupling = coupling
         self.channels = Channels(reads)
         self.nodes: int | None = None
@@ -126,8 +108,9 @@ class SigmoidFilter(nn.Module):
     def forward(self, laws: Laws) -> Tensor:
         return product_law(self.logits(laws).to(laws.log_initial.dtype))
 
-    def weights(self) -> SigmoidWeights:
-        """The weights in units of the data, where nothing is missing.
+    @property
+    def gate(self) -> NodeGate:
+        """The weights in units of the data, for steps of which nothing is missing.
 
         Raises:
             ValueError: a filter that reads likelihoods or inputs, or that was not built.
@@ -136,42 +119,43 @@ class SigmoidFilter(nn.Module):
         require(
             self.nodes is not None and channels.reads == "observations" and not channels.inputs,
             "filter",
-            "must be built, and read observations and no inputs, to have weights on them",
+            "must be built, and read observations and no inputs, to be a gate of them",
             f"reads={channels.reads!r}, inputs={channels.inputs}, nodes={self.nodes}",
         )
         observed = self.input_weight[:, : len(channels.shift)] / channels.scale
         moved = observed @ channels.shift
         parts = self.matrix, observed, self.bias - moved, self.first_bias - moved
-        return SigmoidWeights(*(part.detach().clone() for part in parts))
+        return NodeGate(*(part.detach().clone().double() for part in parts))
 
-    def with_weights(self, model: Model, weights: SigmoidWeights) -> Self:
-        """Build it for this model and write these weights, in units of the data.
+    def write(self, model: Model, gate: NodeGate) -> Self:
+        """Build it for this model and write the gate's weights into it; returns the filter.
 
-        For data without missing elements: the weights of missing flags are zero.
+        ``node_gate(model)`` is the gate that a model's own parameters write down. For steps of
+        which nothing is missing: the weights of missing flags are zero.
 
         Raises:
             ValueError: weights of another shape, or W_h off the diagonal of a diagonal filter.
         """
         self.build(model)
-        nodes, size = self.input_weight.shape[0], len(self.channels.shift)
-        wanted = SigmoidWeights(*map(torch.zeros, ((nodes, nodes), (nodes, size), nodes, nodes)))
-        for name, want, came in zip(SigmoidWeights._fields, wanted, weights, strict=True):
-            shape = tuple(came.shape)
-            require(shape == tuple(want.shape), name, f"needs shape {tuple(want.shape)}", shape)
-        diagonal = weights.hidden.diagonal()
-        if self.coupling == "diagonal":
-            alone = bool((weights.hidden == diagonal.diag()).all())
-            require(alone, "hidden", "must be diagonal", weights.hidden.tolist())
-        own = weights.hidden if self.coupling == "full" else diagonal
-        channels = self.channels
-        observed = torch.zeros_like(self.input_weight.data)
-        observed[:, :size] = weights.observed.to(observed) * channels.scale
-        moved = weights.observed.to(observed) @ channels.shift
+        channels, nodes = self.channels, len(self.bias)
+        size = len(channels.shift)
+        shapes = (nodes, nodes), (nodes, size), (nodes,), (nodes,)
+        for field, shape in zip(dataclasses.fields(gate), shapes, strict=True):
+            came = tuple(getattr(gate, field.name).shape)
+            require(came == shape, f"gate.{field.name}", f"needs shape {shape}", came)
+        diagonal = gate.node_weight.diagonal()
+        alone = bool((gate.node_weight == diagonal.diag()).all())
+        full = self.coupling == "full"
+        require(full or alone, "gate.node_weight", "must be diagonal", gate.node_weight.tolist())
+        observed = gate.natural_weight.to(self.input_weight)
+        moved = observed @ channels.shift
+        padded = torch.zeros_like(self.input_weight)
+        padded[:, :size] = observed * channels.scale
         with torch.no_grad():
-            self.hidden_weight.copy_(own)
-            self.input_weight.copy_(observed)
-            self.bias.copy_(weights.bias.to(moved) + moved)
-            self.first_bias.copy_(weights.first.to(moved) + moved)
+            self.hidden_weight.copy_(gate.node_weight if full else diagonal)
+            self.input_weight.copy_(padded)
+            self.bias.copy_(gate.bias.to(moved) + moved)
+            self.first_bias.copy_(gate.first_bias.to(moved) + moved)
         return self
 
 

@@ -26,9 +26,9 @@ from ..models.nodes import node_probabilities
 from ..models.randomness import seeded
 from . import queries
 from .arviz_groups import Idata
+from .evidence_gap import EvidenceGap, evidence_gap
 from .filters import LSTMFilter, Memory
 from .fit import Fit, fit
-from .evidence_gap import EvidenceGap, evidence_gap
 from .gate_comparison import GateComparison, compare_gates, posterior_quantities
 from .guides import BeliefGuide, Uncertainty
 from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm

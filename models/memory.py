@@ -103,7 +103,7 @@ class MemoryTransition(ABC):
     @cached_property
     def _first_target(self) -> Tensor:
         """The first of the states that a state moves to, (K,)."""
-        causes = 2 ** len(self.chances)
+        causes: int = 2 ** len(self.chances)
         held = self.table.before[::causes].contiguous()  # in increasing order
         reached = self.table.memory.clamp(held[0], held[-1])
         place: Tensor = torch.searchsorted(held, reached)

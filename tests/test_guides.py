@@ -11,7 +11,9 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 
 from beliefzoo.inference import (
+    BayesianRecurrentFilter,
     BeliefGuide,
+    CRFFilter,
     ElmanFilter,
     ExactFilter,
     FitSettings,
@@ -19,6 +21,7 @@ from beliefzoo.inference import (
     GRUFilter,
     LSTMFilter,
     MeanFieldGuide,
+    MEMMFilter,
     fit,
     log_evidence,
     smooth,
@@ -68,6 +71,9 @@ GUIDES = {
     "belief-exact": lambda m: BeliefGuide(m, ExactFilter()),
     "belief-lstm": lambda m: BeliefGuide(m, LSTMFilter(5)),
     "belief-likelihoods": lambda m: BeliefGuide(m, GRUFilter(5, reads="likelihoods")),
+    "belief-field": lambda m: BeliefGuide(m, CRFFilter()),
+    "belief-entropy-model": lambda m: BeliefGuide(m, MEMMFilter()),
+    "belief-bayesian-units": lambda m: BeliefGuide(m, BayesianRecurrentFilter()),
     "forward-causal": lambda m: ForwardGuide(m, ElmanFilter(5)),
     "forward-bidirectional": lambda m: ForwardGuide(m, LSTMFilter(5, direction="both")),
     "mean-field": lambda m: MeanFieldGuide(m, LSTMFilter(5, direction="both")),

@@ -1,0 +1,422 @@
+"""Belief geometry: an LSTM that predicts symbols keeps the belief over states it was never told of.
+
+A plain LSTM is trained on the next symbol of four processes whose hidden states move as they emit
+(Mess3, RRXOR, zero-one-random, golden mean). Its loss is held against the exact filter's on the
+same sequences, which start in the dark, and its state against the exact belief: by how much of it a
+linear read-out finds in h, in c and in both. Beside it the controls that any such figure needs: an
+untrained network, the last few symbols, the probabilities of the next symbol.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ..inference import (
+    BeliefReadout,
+    filter,
+    linear_readout,
+    lstm_log_likelihood,
+    lstm_readouts,
+    sample_states,
+    step_log_likelihood,
+)
+from ..inference.arviz_groups import Idata, build, group
+from ..inference.network_inputs import network_inputs, states_of
+from ..inference.readouts import untrained_like
+from ..models import (
+    LabelledChain,
+    Sequences,
+    golden_mean,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
+from ..models.randomness import one_thread, seeded
+from .language_models import LanguageModel, train
+from .report import Outcome, versions
+from .seeds import falls_short, over_seeds, summary
+
+Array = npt.NDArray[np.float64]
+
+
+class Process(NamedTuple):
+    """A process, its name in drawings, and the share of the steps that it is trained for."""
+
+    make: Callable[[], LabelledChain]
+    title: str
+    share: float
+
+
+PROCESSES: Mapping[str, Process] = {
+    "mess3": Process(mess3, "Mess3", 0.5),
+    "random_random_xor": Process(random_random_xor, "RRXOR", 1),
+    "zero_one_random": Process(zero_one_random, "zero-one-random", 0.25),
+    "golden_mean": Process(golden_mean, "golden mean", 0.25),
+}
+
+REACH = {
+    **{f"{name}.loss_above_floor": ("<=", 0.002) for name in PROCESSES},
+    "random_random_xor.read_outs.lstm_h_and_c.r_squared": (">=", 0.99),
+    "mess3.read_outs.lstm_h_and_c.decoder_kl": ("<=", 1e-3),
+}
+"""What was to be reached, fixed before any run: nats per symbol, and the share R². A transformer's
+R² on RRXOR was .61 to .82 (Shai et al. 2024, and a replication)."""
+
+_SHOWN = 6000
+"""Points of a drawing of beliefs."""
+
+_WORDS = 10, 16
+"""Length of the words that the entropy rate of Mess3, and losses of short windows, are summed over
+(three symbols, two symbols)."""
+
+_POOL = 40
+"""Batches that are simulated at once."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Of everything: simulated sequences, weights, batches, read-outs."""
+    seeds: int = 5
+    """Networks of each process, which differ in weights and training sequences."""
+    jobs: int = 1
+    """Networks trained at the same time, one thread each. The numbers do not depend on it."""
+    hidden_size: int = 48
+    """Units of the LSTM: ten times the states, since each unit is bounded and coarse."""
+    length: int = 24
+    """Symbols a sequence: eight triples of RRXOR, enough to find out where they begin."""
+    steps: int = 3000
+    """Gradient steps on RRXOR, the hardest; Mess3 gets half, the two others a quarter."""
+    batch_size: int = 256
+    """Sequences per step, new ones every time."""
+    learning_rate: float = 1e-2
+    """Adam's, at the top of its one cycle."""
+    heldout: int = 1500
+    """Held-out sequences: half for the read-outs to be fitted to, half to judge them. The loss is
+    compared with the floor in pairs on all of them."""
+    draws: int = 20
+    """Draws of the hidden states of a few sequences of Mess3 in posterior.nc."""
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            least = {"seed": 0, "heldout": 20, "length": 5, "learning_rate": 0}.get(field.name, 1)
+            if getattr(self, field.name) < least:
+                came = getattr(self, field.name)
+                raise ValueError(f"{field.name}: must be >= {least}, got {came}")
+
+
+SMOKE: Mapping[str, object] = {
+    "seeds": 2,
+    "hidden_size": 6,
+    "length": 8,
+    "steps": 4,
+    "batch_size": 16,
+    "heldout": 30,
+    "draws": 3,
+}
+
+
+class Trained(NamedTuple):
+    """One network and how it did."""
+
+    figures: dict[str, Any]
+    curve: Array
+    """Steps and loss above the floor while it was trained, (2, points)."""
+    points: dict[str, Array]
+    """Beliefs of held-out steps (points, K): exact, and as read off."""
+
+
+def stream(settings: Settings, *key: int) -> int:
+    """A seed for one purpose, independent of those with another key."""
+    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
+
+
+def heldout(settings: Settings, chain: LabelledChain) -> Sequences:
+    """The sequences on which everything is measured, the same for all networks of a process."""
+    return chain.sample(settings.heldout, settings.length, seed=stream(settings, 0)).data
+
+
+def run(settings: Settings) -> Outcome:
+    """Train every network, measure each on the same held-out sequences."""
+    plan = [(settings, name, number) for name in PROCESSES for number in range(settings.seeds)]
+    done: list[Trained] = over_seeds(_trained, plan, jobs=settings.jobs)
+    fits: dict[str, list[Trained]] = {name: [] for name in PROCESSES}
+    for (_, name, _), one in zip(plan, done, strict=True):
+        fits[name].append(one)
+    figures: dict[str, Any] = {"reach": {path: bound for path, (_, bound) in REACH.items()}}
+    for name, each in fits.items():
+        exact = _floors(PROCESSES[name].make(), settings.length)
+        figures[name] = {**exact, **summary([one.figures for one in each])}
+    figures = {"not_reached": falls_short(figures, REACH), **figures}
+    return Outcome(figures, _posterior(settings, fits))
+
+
+def _trained(settings: Settings, name: str, number: int) -> Trained:
+    process, chain = PROCESSES[name], PROCESSES[name].make()
+    test = heldout(settings, chain)
+    with one_thread():
+        floor = -step_log_likelihood(chain.model, test).mean(1)
+    seed = stream(settings, 1, list(PROCESSES).index(name), number)
+    with seeded(seed):
+        model = LanguageModel(chain.symbols, settings.hidden_size)
+    steps = max(1, round(process.share * settings.steps))
+    curve: list[tuple[float, float]] = []
+
+    def watch(step: int) -> None:
+        with torch.no_grad():
+            curve.append((step, float(model(test.codes())) - float(floor.mean())))
+
+    train(
+        model,
+        _batches(settings, chain, seed),
+        steps=steps,
+        learning_rate=settings.learning_rate,
+        watch=watch,
+        watch_every=max(1, steps // 20),
+    )
+    loss = -lstm_log_likelihood(model.lstm, model.output, test).mean(1)
+    above = loss - floor  # in pairs: the sequences' own luck drops out
+    beliefs = chain.state_beliefs(filter(chain.model, test))
+    read = lstm_readouts(
+        model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=settings.seed
+    )
+    rows = {_path(row): _row(one) for row, one in read.rows.items()}
+    figures = {
+        "loss": float(loss.mean()),
+        "loss_above_floor": float(above.mean()),
+        "loss_above_floor_standard_error": float(above.std()) / len(above) ** 0.5,
+        "loss_floor_on_the_same_sequences": float(floor.mean()),
+        "read_outs": rows,
+    }
+    points = _points(settings, model, test, beliefs) if number == 0 else {}
+    return Trained(figures, np.asarray(curve).T, points)
+
+
+def _batches(settings: Settings, chain: LabelledChain, seed: int) -> Iterator[Tensor]:
+    """New batches of codes without end."""
+    block = 0
+    while True:
+        block += 1
+        drawn = chain.sample(
+            _POOL * settings.batch_size, settings.length, seed=(seed + 7919 * block) % 2**63
+        )
+        yield from drawn.data.codes().split(settings.batch_size)
+
+
+def _path(row: str) -> str:
+    """A row of the read-outs as the name of a figure."""
+    return row.lower().replace("hc", "h_and_c").replace("'s", "").replace(" ", "_")
+
+
+def _row(one: BeliefReadout) -> dict[str, float]:
+    assert one.decoder_kl is not None
+    return {"r_squared": one.r_squared, "decoder_kl": one.decoder_kl, "share_held": one.share}
+
+
+def _floors(chain: LabelledChain, length: int) -> dict[str, Any]:
+    """What exact sums over words tell: entropy rate, and losses of those who see the last n alone.
+
+    Somebody who reads the last n symbols pays H(t) − H(t − 1) at step t <= n + 1 and H(n + 1) −
+    H(n) from then on, H being the entropy of words.
+    """
+    blocks = chain.block_entropies(_WORDS[0] if chain.symbols == 3 else _WORDS[1])
+    each = torch.cat([blocks[:1], blocks.diff()])
+    rate = chain.entropy_rate() if chain.deterministic else float(each[-1])
+    windows = {}
+    for n in range(5):
+        steps = torch.arange(length).clamp_max(n)
+        windows[f"last_{n}_symbols"] = float(each[steps].mean())
+    return {"entropy_rate": rate, "exact_loss_of_the_best_function_of_the": windows}
+
+
+def _points(
+    settings: Settings, model: LanguageModel, test: Sequences, beliefs: Tensor
+) -> dict[str, Array]:
+    """Held-out beliefs, exact and as least squares reads them off h and c, before training too."""
+    x = network_inputs(model.lstm, test)
+    networks = {"lstm": model.lstm, "untrained": untrained_like(model.lstm, settings.seed)}
+    out: dict[str, Array] = {}
+    for name, network in networks.items():
+        state = torch.cat(states_of(network, x), -1)
+        exact, read = linear_readout(state, beliefs, seed=settings.seed)
+        out[name], out["exact"] = read[:_SHOWN].numpy(), exact[:_SHOWN].numpy()
+    return out
+
+
+@one_thread()
+def _posterior(settings: Settings, fits: Mapping[str, list[Trained]]) -> Idata:
+    """Draws of hidden states of some sequences of Mess3, and all that is drawn."""
+    chain = mess3()
+    few = heldout(settings, chain)[:4]
+    pairs = sample_states(chain.model, few, settings.draws, seed=stream(settings, 2))
+    arrays: dict[str, Array] = {}
+    dims: dict[str, tuple[str, ...]] = {}
+    for name, each in fits.items():
+        for kind, points in each[0].points.items():
+            arrays[f"{name}_{kind}_beliefs"] = points
+            dims[f"{name}_{kind}_beliefs"] = (f"{name}_point", f"{name}_state")
+        arrays[f"{name}_curve"] = np.stack([one.curve for one in each])
+        dims[f"{name}_curve"] = ("training_seed", "step_and_loss", f"{name}_watched")
+    return build(
+        {
+            "posterior": {"hidden_state": (pairs // chain.symbols).numpy()[None]},
+            "observed_data": {"symbol": few.codes().numpy()},
+            "constant_data": arrays,
+        },
+        dims={
+            "hidden_state": ("sequence", "time"),
+            "symbol": ("sequence", "time"),
+            **dims,
+        },
+        attrs={
+            "experiment": "belief-geometry",
+            "seed": settings.seed,
+            "settings": dataclasses.asdict(settings),
+            "versions": versions(),
+        },
+    )
+
+
+# Drawings
+
+_ROWS = {
+    "lstm_h_and_c": "LSTM, h and c",
+    "lstm_h": "LSTM, h",
+    "lstm_c": "LSTM, c",
+    "untrained_lstm_h_and_c": "untrained LSTM, h and c",
+    "last_4_inputs": "last 4 symbols",
+    "last_2_inputs": "last 2 symbols",
+    "last_1_input": "last symbol",
+    "next_symbol_probabilities": "exact next-symbol probabilities",
+}
+
+
+def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+    """The fractal of Mess3, the beliefs of RRXOR, what holds how much of them, the training."""
+    known = group(posterior, "constant_data")
+    return {
+        "fractal": _draw_fractal(known, figures),
+        "rrxor": _draw_rrxor(known, figures),
+        "read_outs": _draw_readouts(figures),
+        "training": _draw_training(known, figures),
+    }
+
+
+def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
+    """Beliefs in the triangle; the colour of a point is its exact belief, in all three panels."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
+    exact = known["mess3_exact_beliefs"].values
+    rows = figures["mess3"]["read_outs"]
+    titles = {
+        "exact": "exact belief",
+        "lstm": f"read off the LSTM, R² = {rows['lstm_h_and_c']['r_squared']:.4f}",
+        "untrained": "read off an untrained LSTM, "
+        f"R² = {rows['untrained_lstm_h_and_c']['r_squared']:.4f}",
+    }
+    figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
+    color = exact.clip(0, 1) ** 0.6  # brighter in the middle
+    for (kind, title), axis in zip(titles.items(), axes, strict=True):
+        place = known[f"mess3_{kind}_beliefs"].values @ corners
+        axis.scatter(place[:, 0], place[:, 1], c=color, s=1.5, lw=0, rasterized=True)
+        axis.plot(*corners[[0, 1, 2, 0]].T, color="0.6", lw=0.7)
+        for corner, name, shift in zip(corners, "ABC", (-1, -1, 1), strict=True):
+            axis.annotate(
+                f"state {name}",
+                corner,
+                (0, 10 * shift),
+                textcoords="offset points",
+                ha="center",
+                va="center",
+                fontsize=8,
+            )
+        axis.set(title=title, aspect="equal", xlim=(-0.12, 1.12), ylim=(-0.12, 1.0))
+        axis.axis("off")
+    figure.suptitle("Mess3: beliefs over its three states, held-out sequences")
+    return figure
+
+
+def _draw_rrxor(known: Any, figures: Mapping[str, Any]) -> Figure:
+    """Beliefs over five states in the plane of the exact ones' first two principal components."""
+    exact = known["random_random_xor_exact_beliefs"].values
+    mean = exact.mean(0)
+    axes_of = np.linalg.svd(exact - mean, full_matrices=False)[2][:2].T
+    rows = figures["random_random_xor"]["read_outs"]
+    titles = {
+        "exact": "exact belief",
+        "lstm": f"read off the LSTM, R² = {rows['lstm_h_and_c']['r_squared']:.4f}",
+        "untrained": "read off an untrained LSTM, "
+        f"R² = {rows['untrained_lstm_h_and_c']['r_squared']:.4f}",
+    }
+    color = np.stack([exact[:, 0], exact[:, 1] + exact[:, 2], exact[:, 3] + exact[:, 4]], 1)
+    figure, axes = plt.subplots(
+        1, 3, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"
+    )
+    for (kind, title), axis in zip(titles.items(), axes, strict=True):
+        place = (known[f"random_random_xor_{kind}_beliefs"].values - mean) @ axes_of
+        size = 14 if kind == "exact" else 3
+        axis.scatter(place[:, 0], place[:, 1], c=color.clip(0, 1), s=size, lw=0, rasterized=True)
+        axis.set(title=title, xlabel="first principal component of the exact beliefs")
+    axes[0].set_ylabel("second principal component")
+    figure.suptitle(
+        "RRXOR: beliefs over its five states (red: S, green: 0 or 1, blue: F or T; exact law)"
+    )
+    return figure
+
+
+def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
+    figure, axes = plt.subplots(2, len(PROCESSES), figsize=(14, 6.4), layout="constrained")
+    place = np.arange(len(_ROWS))
+    for column, (name, process) in enumerate(PROCESSES.items()):
+        rows = figures[name]["read_outs"]
+        for axis, figure_name in zip(axes[:, column], ("r_squared", "decoder_kl"), strict=True):
+            value = np.array([rows[row][figure_name] for row in _ROWS])
+            ends = np.array([rows[row][f"{figure_name}_interval"] for row in _ROWS])
+            value, ends = (
+                np.maximum(x, 1e-9) if figure_name != "r_squared" else x for x in (value, ends)
+            )
+            spread = np.abs(ends - value[:, None]).T
+            shade = ["tab:red"] * 3 + ["tab:grey"] * (len(_ROWS) - 3)
+            axis.barh(place, value, color=shade, xerr=spread, error_kw={"lw": 0.8})
+            bound = REACH.get(f"{name}.read_outs.lstm_h_and_c.{figure_name}")
+            if bound is not None:
+                axis.axvline(bound[1], color="black", ls="--", lw=1, label=f"reach {bound[1]:g}")
+                axis.legend(frameon=False, loc="lower right", fontsize=8)
+            axis.set_yticks(place, list(_ROWS.values()) if column == 0 else [])
+            axis.invert_yaxis()
+        axes[0, column].set(title=process.title, xlim=(0, 1.05), xlabel="R² of the belief")
+        axes[1, column].set(xscale="log", xlabel="decoder KL, nats per symbol")
+    figure.suptitle("How much of the exact belief a linear read-out finds (95 % over seeds)")
+    return figure
+
+
+def _draw_training(known: Any, figures: Mapping[str, Any]) -> Figure:
+    figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
+    for number, (name, process) in enumerate(PROCESSES.items()):
+        curves = known[f"{name}_curve"].values
+        for seed, (step, above) in enumerate(curves):
+            label = None
+            if seed == 0:
+                rate = figures[name]["loss_floor_on_the_same_sequences"]
+                label = f"{process.title} (floor {rate:.4f})"
+            axis.plot(step, np.maximum(above, 1e-6), color=f"C{number}", lw=0.9, label=label)
+    axis.axhline(0.002, color="black", ls="--", lw=1, label="reach: .002")
+    axis.set(
+        yscale="log",
+        xlabel="gradient step",
+        ylabel="loss − exact floor, nats per symbol",
+        title="Next-symbol loss on held-out sequences",
+    )
+    axis.legend(frameon=False)
+    return figure

@@ -1,0 +1,457 @@
+"""Belief or bit: does a network feed back a probability or a state.
+
+States ±1 switch with probability ε and are observed as y = μ z + N(0, 1). With m = P(+1) − P(−1) of
+the step before, the exact filter is ½ logit P(z_t = +1) = μ y_t + artanh((1 − 2ε) m), which is no
+gate; a gate σ(W_h h + W_y y + b) of h = (1 + m) / 2 adds a m instead, a = W_h / 4 (in ½ logit per
+unit of m; W_h itself is in logits per unit of h). Two slopes have a meaning. Near m = 0 the filter
+has a = 1 − 2ε, W_h = 4 (1 − 2ε): what is fed back is a belief. Between m = −1 and m = +1, where the
+state is known, it has a = artanh(1 − 2ε), W_h = 2 log((1 − ε) / ε): what is fed back is a sampled
+bit, and the gate is the exact p(z_t | z_{t-1}, y_t).
+
+One logistic unit is trained both ways, as a deterministic filter by its bound and as a guide that
+samples its bit; an LSTM is trained as a filter, and the slope of its belief on its own previous
+belief is read. Beside them: the best affine recursion, computed on its own, the exact filter and a
+recursion with the slope of the bit, both put through the same reading, and an untrained LSTM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy.optimize import minimize
+
+from ..inference import (
+    BeliefGuide,
+    ExactFilter,
+    FitSettings,
+    LSTMFilter,
+    SampledBitGuide,
+    SigmoidFilter,
+    evidence_gap,
+    fit,
+)
+from ..inference.arviz_groups import Idata, build
+from ..inference.filters import Filter
+from ..inference.guides import Guide
+from ..inference.objectives import Objective
+from ..models import Sequences
+from ..models.randomness import one_thread, seeded
+from .belief_filter import PUBLISHED_AFFINE, AffineFilter, best_affine_slope, chain
+from .drawings_belief_or_bit import draw
+from .report import Outcome, versions
+from .seeds import falls_short, interval, over_seeds, summary
+
+Array = npt.NDArray[np.float64]
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
+
+LEAST_TIMES = 4.0
+"""The LSTM's KL(filter ‖ belief) must be so many times smaller than the best affine recursion's."""
+LEAST_EXCLUDED = 1
+"""Each slope's 95 % interval must exclude at least so many of the two readings."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Of everything: simulated sequences, weights, batches."""
+    cases: tuple[tuple[float, float], ...] = ((0.1, 1.0), (0.05, 0.5), (0.02, 0.5))
+    """Pairs (ε, μ): the two slopes are .8 and 1.10, .9 and 1.47, .96 and 1.95."""
+    seeds: int = 5
+    """Fits of each kind, which differ in weights, training sequences and batches."""
+    jobs: int = 1
+    """Fits at the same time, one thread each. The numbers do not depend on it."""
+    hidden_size: int = 8
+    """Units of the LSTM; its belief is one number."""
+    length: int = 100
+    """Steps of a sequence: twice the mean time between switches of the slowest chain."""
+    training_sequences: int = 20_000
+    """Of a fit."""
+    heldout_sequences: int = 1000
+    """Sequences on which everything is measured, the same for all fits of a case."""
+    steps: int = 1000
+    """Gradient steps of an LSTM."""
+    gate_steps: int = 400
+    """Gradient steps of a single unit: it has five numbers to learn."""
+    batch_size: int = 64
+    """Sequences per step."""
+    learning_rate: float = 3e-2
+    """Adam's, falling along a cosine; the same for all."""
+    near_zero: float = 0.3
+    """The LSTM's slope at m = 0 is that of a line through the steps with |m| below this. The exact
+    filter, read in the same way, says how much the curve bends there."""
+    certain: float = 0.95
+    """Its slope between certainties is read from the steps with |m| beyond this."""
+    shown_sequences: int = 5
+    """Held-out sequences whose hidden states are drawn from the first LSTM's guide."""
+    draws: int = 100
+    """Draws of each, in posterior.nc."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "hidden_size", "training_sequences", "steps", "gate_steps", "draws"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        for name in ("near_zero", "certain"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be in (0, 1), got {getattr(self, name)}")
+        if not self.cases or not all(0 < e < 0.5 and mu > 0 for e, mu in self.cases):
+            raise ValueError(f"cases: needs pairs with 0 < ε < .5 and μ > 0, got {self.cases}")
+
+
+SMOKE: Mapping[str, object] = {
+    "cases": ((0.1, 1.0),),
+    "seeds": 2,
+    "hidden_size": 3,
+    "length": 20,
+    "training_sequences": 64,
+    "heldout_sequences": 60,
+    "steps": 3,
+    "gate_steps": 3,
+    "batch_size": 16,
+    "draws": 5,
+}
+
+
+class Kind(NamedTuple):
+    """A network in a guide, and the objective it is trained by (None: not trained)."""
+
+    guide: type[Guide]
+    unit: bool
+    objective: Objective | None
+
+
+KINDS: Mapping[str, Kind] = {
+    "deterministic_unit": Kind(BeliefGuide, True, "elbo"),
+    "sampled_bit": Kind(SampledBitGuide, True, "forward_kl"),
+    "sampled_bit_by_its_bound": Kind(SampledBitGuide, True, "elbo"),
+    "lstm": Kind(BeliefGuide, False, "elbo"),
+    "untrained_lstm": Kind(BeliefGuide, False, None),
+}
+"""Forward KL leads the sampled bit to p(z_t | z_{t-1}, y_t); its bound does not have to (I2)."""
+
+READ = ("deterministic_unit", "sampled_bit", "lstm")
+"""Whose slopes must tell the two readings apart."""
+
+
+class Measured(NamedTuple):
+    """Figures of one fit, and the curve of its belief on its previous belief."""
+
+    figures: dict[str, float]
+    curve: Array
+    """Mean of ½ logit P(z_t = +1) − μ y_t by bins of m_{t-1}, (bins,)."""
+    filter: Filter
+
+
+BINS = np.linspace(-1, 1, 41)
+
+
+def readings(epsilon: float) -> dict[str, float]:
+    """The slope that means a belief, and the one that means a bit."""
+    return {"belief": 1 - 2 * epsilon, "bit": math.atanh(1 - 2 * epsilon)}
+
+
+def case_name(epsilon: float, mu: float) -> str:
+    """How a case is called in the report."""
+    return f"switch_rate_{epsilon:g}_signal_{mu:g}".replace(".", "p")
+
+
+def stream(settings: Settings, *key: int) -> int:
+    """A seed for one purpose, independent of those with another key."""
+    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
+
+
+def heldout(settings: Settings, case: int) -> Sequences:
+    """The sequences of a case on which everything is measured."""
+    model = chain(*settings.cases[case])
+    seed = stream(settings, 0, case)
+    return model.sample(settings.heldout_sequences, settings.length, seed=seed).data
+
+
+def train(settings: Settings, case: int, name: str, number: int) -> Measured:
+    """One fit from its own seed, measured on the held-out sequences."""
+    seed, kind = stream(settings, 1, case, number), KINDS[name]
+    model = chain(*settings.cases[case])
+    data = model.sample(settings.training_sequences, settings.length, seed=seed).data
+    with seeded(seed):
+        network: Filter = SigmoidFilter() if kind.unit else LSTMFilter(settings.hidden_size)
+        guide = kind.guide(model, network)
+    if kind.objective is None:
+        guide.filter.calibrate(model, data)
+        return measured(settings, case, guide)
+    how = FitSettings(
+        steps=settings.gate_steps if kind.unit else settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        sleep_steps=0,
+        holdout=0,
+        patience=None,
+    )
+    options: dict[str, Any] = {"settings": how, "seed": seed, "progress": False}
+    found = fit(model, guide, data, objective=kind.objective, **options)
+    return measured(settings, case, found.guide)
+
+
+def measured(settings: Settings, case: int, guide: Guide) -> Measured:
+    """How far a guide is from the filter, and which slope it has."""
+    data, (_, mu) = heldout(settings, case), settings.cases[case]
+    gap = evidence_gap(guide, data)
+    figures = {"evidence_gap_per_step": gap.gap_per_step}
+    with torch.no_grad():
+        posterior: Any = guide.posterior(guide.model.laws({}, data))
+        log_beliefs = getattr(posterior, "log_beliefs", posterior.mean.clamp_min(1e-12).log())
+    exact = ExactFilter()(guide.model.laws({}, data))
+    assert isinstance(exact, torch.Tensor)
+    figures["kl_filter_per_step"] = float((exact.exp() * (exact - log_beliefs)).sum(-1).mean())
+    half = ((log_beliefs[..., 1] - log_beliefs[..., 0]) / 2).double().numpy()
+    added, before = half - mu * data.values[..., 0].double().numpy(), np.tanh(half)
+    added, before = added[:, 1:].reshape(-1), before[:, :-1].reshape(-1)
+    if isinstance(guide.filter, SigmoidFilter):
+        gate = guide.filter.gate
+        figures["slope"] = float(gate.node_weight) / 4
+        figures["gain"] = float(gate.natural_weight) / (2 * mu)
+    else:
+        figures |= slopes(before, added, settings.near_zero, settings.certain)
+    place = np.digitize(before, BINS[1:-1])
+    count = np.bincount(place, minlength=len(BINS) - 1)
+    total = np.bincount(place, weights=added, minlength=len(BINS) - 1)
+    curve = np.where(count > 20, total / np.maximum(count, 1), np.nan)
+    return Measured(figures, curve, guide.filter)
+
+
+def slopes(before: Array, added: Array, near_zero: float, certain: float) -> dict[str, float]:
+    """What is added to μ y_t per unit of m_{t-1}: near m = 0 and, by the chord, at |m| near 1.
+
+    0 where no step is there.
+    """
+    found = {}
+    near = np.abs(before) < near_zero
+    spread = before[near] - before[near].mean() if near.any() else np.zeros(1)
+    moved = float(spread @ added[near]) if near.any() else 0.0
+    found["slope"] = moved / max(float(spread @ spread), 1e-12)
+    sure = np.abs(before) > certain
+    chord = float(np.abs(before[sure]).sum())
+    found["slope_between_certainties"] = float((added * np.sign(before))[sure].sum()) / (chord or 1)
+    return found
+
+
+# The best affine recursion, in NumPy
+
+
+def affine_gap(slope: float, gain: float, y: Array, epsilon: float, mu: float) -> float:
+    """Evidence − ELBO per step of ½ logit_t = gain μ y_t + slope m_{t-1}, by the sums of I1.
+
+    The evidence is that of the same recursion with artanh((1 − 2ε) m), whose bound is exact.
+    """
+
+    def bound(exact: bool) -> float:
+        half, predicted = np.empty_like(y), np.empty_like(y)
+        m = np.zeros(len(y))
+        keep = 1 - 2 * epsilon
+        for t in range(y.shape[1]):
+            predicted[:, t] = keep * m
+            moved = np.arctanh(keep * m) if exact else slope * m
+            half[:, t] = (1 if exact else gain) * mu * y[:, t] + moved
+            m = np.tanh(half[:, t])
+        log_on, log_off = (-np.logaddexp(0, sign * 2 * half) for sign in (-1, 1))
+        up = 1 / (1 + np.exp(-2 * half[:, -1]))  # q(z_T = +1)
+        total: float = 0.0
+        for t in range(y.shape[1] - 1, -1, -1):
+            if t + 1 < y.shape[1]:  # q(z_t) from q(z_{t+1}): β_t T / π_{t+1}
+                belief = np.exp(log_on[:, t])
+                ratio = up / (1 + predicted[:, t + 1]), (1 - up) / (1 - predicted[:, t + 1])
+                up = belief * 2 * ((1 - epsilon) * ratio[0] + epsilon * ratio[1])
+            for share, sign, log_belief in ((up, 1, log_on), (1 - up, -1, log_off)):
+                prior = np.log((1 + sign * predicted[:, t]) / 2)
+                told = -0.5 * (y[:, t] - sign * mu) ** 2
+                total += float((share * (prior + told - log_belief[:, t])).mean())
+        return float(total / y.shape[1])
+
+    return bound(True) - bound(False)
+
+
+def best_affine(settings: Settings, case: int) -> dict[str, float]:
+    """The best recursions: by KL with the exact input weight, by the bound with both weights free.
+
+    The second is what a single deterministic unit trained by its bound should find.
+    """
+    data, (epsilon, mu) = heldout(settings, case), settings.cases[case]
+    model = chain(epsilon, mu)
+    slope = best_affine_slope(model, data)
+    best = measured(settings, case, BeliefGuide(model, AffineFilter(slope))).figures
+    y = data.values[..., 0].double().numpy()
+    found = minimize(
+        lambda x: affine_gap(x[0], x[1], y, epsilon, mu),
+        (slope, 1.0),
+        method="Nelder-Mead",
+        options={"xatol": 1e-3, "fatol": 1e-9},
+    )
+    out = {
+        "slope_by_kl": slope,
+        "kl_filter_per_step": best["kl_filter_per_step"],
+        "slope_by_bound": float(found.x[0]),
+        "gain_by_bound": float(found.x[1]),
+        "evidence_gap_per_step": float(found.fun),
+    }
+    if (epsilon, mu) in PUBLISHED_AFFINE:
+        out["kl_filter_per_step_published"] = PUBLISHED_AFFINE[epsilon, mu]
+    return out
+
+
+# The experiment
+
+
+def run(settings: Settings) -> Outcome:
+    """Fit everything, measure everything on the same held-out sequences."""
+    cases = range(len(settings.cases))
+    plan = [
+        (settings, case, name, number)
+        for case in cases
+        for name in KINDS
+        for number in range(settings.seeds)
+    ]
+    done = over_seeds(train, plan, jobs=settings.jobs)
+    fits: dict[tuple[int, str], list[Measured]] = {}
+    for (_, case, name, _), one in zip(plan, done, strict=True):
+        fits.setdefault((case, name), []).append(one)
+    figures: dict[str, Any] = {}
+    reach: dict[str, tuple[str, float]] = {}
+    controls = []
+    with one_thread():
+        for case, pair in enumerate(settings.cases):
+            controls.append(controls_of(settings, case))
+            mine = {name: fits[case, name] for name in KINDS}
+            name = case_name(*pair)
+            figures[name] = case_figures(settings, case, mine, controls[-1])
+            reach[f"{name}.lstm.times_better_than_best_affine"] = (">=", LEAST_TIMES)
+            reach |= {f"{name}.{kind}.readings_excluded": (">=", LEAST_EXCLUDED) for kind in READ}
+    short = falls_short(figures, reach)
+    figures = {"reach": reach, "not_reached": short, **figures}
+    return Outcome(figures, _posterior(settings, fits, controls, figures))
+
+
+def controls_of(settings: Settings, case: int) -> dict[str, Measured]:
+    """The exact filter, and a recursion with the bit's slope, through the same reading."""
+    epsilon, mu = settings.cases[case]
+    model = chain(epsilon, mu)
+    kinds: dict[str, Filter] = {
+        "exact_filter": ExactFilter(),
+        "recursion_with_the_slope_of_the_bit": AffineFilter(readings(epsilon)["bit"]),
+    }
+    return {
+        name: measured(settings, case, BeliefGuide(model, kind)) for name, kind in kinds.items()
+    }
+
+
+def case_figures(
+    settings: Settings,
+    case: int,
+    fits: Mapping[str, Sequence[Measured]],
+    controls: Mapping[str, Measured],
+) -> dict[str, Any]:
+    """Every network, control and baseline of a case."""
+    epsilon, _ = settings.cases[case]
+    affine = best_affine(settings, case)
+    out: dict[str, Any] = {
+        "slope_of_a_reading": readings(epsilon),
+        "best_affine_recursion": affine,
+        **{name: dict(one.figures) for name, one in controls.items()},
+    }
+    for name, measured_ones in fits.items():
+        found = summary([one.figures for one in measured_ones])
+        out[name] = found
+        if "slope" not in found:
+            continue
+        low, high = interval([one.figures["slope"] for one in measured_ones])
+        excluded = [read for read, slope in readings(epsilon).items() if not low <= slope <= high]
+        found["readings_excluded"] = len(excluded)
+        found["reading_excluded"] = " and ".join(excluded) or "none"
+        distance = {read: abs(found["slope"] - x) for read, x in readings(epsilon).items()}
+        found["nearer_reading"] = min(distance, key=lambda read: distance[read])
+        better = affine["kl_filter_per_step"] / found["kl_filter_per_step"]
+        found["times_better_than_best_affine"] = better
+    return out
+
+
+def _posterior(
+    settings: Settings,
+    fits: Mapping[tuple[int, str], list[Measured]],
+    controls: Sequence[Mapping[str, Measured]],
+    figures: Mapping[str, Any],
+) -> Idata:
+    """Draws of the hidden states from the first LSTM's guide, and all that is drawn."""
+    cases, kinds = range(len(settings.cases)), list(KINDS)
+    drawn, values = [], []
+    for case, pair in enumerate(settings.cases):
+        model, few = chain(*pair), heldout(settings, case)[: settings.shown_sequences]
+        guide = BeliefGuide(model, fits[case, "lstm"][0].filter)
+        with seeded(stream(settings, 2, case)), torch.no_grad():
+            paths = guide.posterior(model.laws({}, few)).sample_paths(settings.draws)
+        drawn.append((2 * paths - 1).to(torch.int8).numpy())
+        values.append(few.values[..., 0].double().numpy())
+
+    def by_fit(name: str) -> Array:
+        return np.array(
+            [
+                [[one.figures.get(name, np.nan) for one in fits[case, kind]] for kind in kinds]
+                for case in cases
+            ]
+        )
+
+    curves = []
+    for case in cases:
+        shown = [*(fits[case, kind][0] for kind in kinds), *controls[case].values()]
+        curves.append([one.curve for one in shown])
+    affine = [figures[case_name(*pair)]["best_affine_recursion"] for pair in settings.cases]
+    of_a_case = {
+        "switch_rate": np.array([epsilon for epsilon, _ in settings.cases]),
+        "signal": np.array([mu for _, mu in settings.cases]),
+        "slope_of_a_belief": np.array([readings(e)["belief"] for e, _ in settings.cases]),
+        "slope_of_a_bit": np.array([readings(e)["bit"] for e, _ in settings.cases]),
+    }
+    each = ("case", "sequence", "step")
+    by = ("case", "network", "fit")
+    return build(
+        {
+            "posterior": {"hidden_state": np.moveaxis(np.stack(drawn), 1, 0)[None]},
+            "observed_data": {"y": np.stack(values)},
+            "constant_data": {
+                "slope": by_fit("slope"),
+                "kl_filter": by_fit("kl_filter_per_step"),
+                "added": np.array(curves),
+                "affine_slope": np.array([one["slope_by_bound"] for one in affine]),
+                "affine_kl": np.array([one["kl_filter_per_step"] for one in affine]),
+                "kl_to_reach": np.array([x["kl_filter_per_step"] / LEAST_TIMES for x in affine]),
+                **of_a_case,
+            },
+        },
+        dims={
+            "hidden_state": each,
+            "y": each,
+            "slope": by,
+            "kl_filter": by,
+            "added": ("case", "curve", "belief_before"),
+            **dict.fromkeys(("affine_slope", "affine_kl", "kl_to_reach", *of_a_case), ("case",)),
+        },
+        coords={
+            "case": [case_name(*pair) for pair in settings.cases],
+            "network": kinds,
+            "curve": [*kinds, *controls[0]],
+            "belief_before": (BINS[:-1] + BINS[1:]) / 2,
+            "step": np.arange(1, settings.length + 1),
+        },
+        attrs={
+            "experiment": "belief-or-bit",
+            "seed": settings.seed,
+            "settings": dataclasses.asdict(settings),
+            "versions": versions(),
+        },
+    )
