@@ -25,7 +25,8 @@ def test_the_divergence_is_the_sum_over_states() -> None:
         for m, (s, h) in itertools.product(range(3), enumerate(states)):
             on = expit(each[m].numpy())
             q = np.prod(np.where(h.numpy() == 1, on, 1 - on))
-            total += float(law[m, s] * np.log(law[m, s] / q)) / 3
+            p = float(law[m, s])
+            total += p * np.log(p / q) / 3
         assert exact.divergence(each) == pytest.approx(total, rel=1e-10)
         assert expected is None or expected == pytest.approx(total, rel=1e-10)
 
