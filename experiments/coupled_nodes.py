@@ -65,6 +65,8 @@ class Settings:
     """Gradient steps of a fit, from clusters whose centres add up over the nodes."""
     batch_size: int = 150
     """Sequences per step."""
+    learning_rate: float = 0.08
+    """Adam's, falling along a cosine: at .03 so many steps end short of the maximum."""
     restarts: int = 2
     """Starts of a fit: clusters may pair the nodes wrongly."""
     prediction_sequences: int = 2400
@@ -163,6 +165,7 @@ def _fitted(
         batch_size=settings.batch_size,
         restarts=settings.restarts,
         restart_steps=max(1, settings.steps // 10),
+        parameter_learning_rate=settings.learning_rate,
         holdout=0,
         patience=None,
     )

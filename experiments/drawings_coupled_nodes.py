@@ -24,7 +24,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
 def _draw_couplings(figures: Mapping[str, Any]) -> Figure:
     by_nodes = figures["by_nodes"]
     nodes = [int(key.split("_")[0]) for key in by_nodes]
-    figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(9, 4.4), layout="constrained")
     lines = {
         "excess_of_frames_alone_per_step": ("frames alone, no memory", "0.6", "s:"),
         "enumerated_divergence_of_the_projection_per_step": (
@@ -50,7 +50,7 @@ def _draw_couplings(figures: Mapping[str, Any]) -> Figure:
         ylabel="evidence behind the truth, nats per step",
         title="Held-out sequences",
     )
-    axis.legend(frameon=False, fontsize=8)
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
 
 
@@ -61,22 +61,24 @@ def _draw_lstm(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
         rows = known[f"{head}_tried"].values
         for nodes in np.unique(rows[:, 0]):
             mine = rows[rows[:, 0] == nodes]
-            order = np.argsort(mine[:, 1])
-            share = np.maximum(mine[order, 2], 1e-5)
-            axis.loglog(mine[order, 1], share, ".-", lw=0.6, label=f"{2 ** int(nodes)} states")
+            sizes = np.unique(mine[:, 1])
+            middle = [np.median(mine[mine[:, 1] == size, 2]) for size in sizes]
+            (line,) = axis.loglog(sizes, middle, lw=0.8, label=f"{2 ** int(nodes)} states")
+            axis.plot(mine[:, 1], mine[:, 2], ".", color=line.get_color())
         axis.axhline(0.01, color="black", lw=0.7, ls="--")
         axis.set(xlabel="units of the LSTM", title=head.replace("_", " "))
         axis.set_ylabel("KL beyond the floor / information of the belief")
     axes[0].legend(frameon=False, fontsize=8)
-    for head, color in zip(HEADS, ("tab:red", "tab:blue"), strict=True):
+    for head, color, aside in zip(HEADS, ("tab:red", "tab:blue"), (-0.08, 0.08), strict=True):
         for key, of in figures["smallest_lstm"].items():
-            x = math.log2(int(key.split("_")[0]))
+            x = math.log2(int(key.split("_")[0])) + aside
             found = of[head]["smallest_units_by_seed"]
             axes[2].plot([x] * len(found), found, ".", color=color)
             if found:
                 axes[2].plot(x, np.median(found), "_", ms=14, color=color)
         axes[2].plot([], [], ".", color=color, label=head.replace("_", " "))
     axes[2].set(xlabel="log2 K", ylabel="smallest LSTM that holds K states, units", yscale="log")
+    axes[2].set_yticks([1, 2, 4, 8, 16, 32], labels=["1", "2", "4", "8", "16", "32"])
     axes[2].set_title("Smallest LSTM (dots: seeds, bars: medians)")
     axes[2].legend(frameon=False)
     return figure
