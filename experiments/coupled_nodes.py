@@ -9,24 +9,24 @@ an LSTM be to hold the belief about 2^k states, with a logit a node and with a l
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence
-from ..inference.arviz_groups import Idata, build, group
+from ..inference.arviz_groups import Idata, build
 from ..models import Gaussian, HiddenMarkovModel, TemporalSigmoidBeliefNetwork, node_states
 from ..models.node_laws import Coupling
 from ..models.randomness import one_thread, seeded
+from .drawings_coupled_nodes import HEADS, draw
 from .report import Outcome, versions
 from .seeds import falls_short, over_seeds, summary
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 REACH = {
     "full_couplings.largest_excess_per_step": ("<=", 0.005),
@@ -39,8 +39,6 @@ Nats per step on held-out sequences. The excess is what a fit lies behind the tr
 what the diagonal lies behind the full couplings of the same seed; the prediction of the diagonal's
 excess is that of the best diagonal model under the true law, see ``_prediction``.
 """
-
-HEADS = ("logit_per_node", "logit_per_state")
 
 
 @dataclass(frozen=True)
@@ -63,13 +61,15 @@ class Settings:
     """Steps of every sequence: 60 000 steps cost a fit of 160 numbers .0013 nats a step."""
     heldout: int = 600
     """Sequences on which the evidence is compared, the same for all fits."""
-    steps: int = 250
+    steps: int = 100
     """Gradient steps of a fit, from clusters whose centres add up over the nodes."""
     batch_size: int = 150
     """Sequences per step."""
-    restarts: int = 3
+    learning_rate: float = 0.08
+    """Adam's, falling along a cosine: at .03 so many steps end short of the maximum."""
+    restarts: int = 2
     """Starts of a fit: clusters may pair the nodes wrongly."""
-    prediction_sequences: int = 6000
+    prediction_sequences: int = 2400
     """Sequences, in place of the true law, for which the best diagonal model is found."""
     held_nodes: tuple[int, ...] = (1, 2, 3, 4, 6, 8)
     """Nodes of the models whose belief an LSTM shall hold, K = 2 to 256 states."""
@@ -85,19 +85,18 @@ class Settings:
     """Sequences that they learn from, by cross-entropy to the exact filter's beliefs…"""
     network_length: int = 20
     """…and their length: the beliefs have long reached their usual precision."""
-    network_steps: int = 1000
+    network_steps: int = 800
     """Gradient steps of an LSTM."""
     network_batch: int = 100
     """Sequences per step."""
 
     def __post_init__(self) -> None:
-        if not 1 <= self.smallest_nodes <= self.largest_nodes:
-            came = f"{self.smallest_nodes} and {self.largest_nodes}"
-            raise ValueError(f"smallest_nodes, largest_nodes: need 1 <= both, in order, got {came}")
-        if list(self.sizes) != sorted(set(self.sizes)) or not self.sizes or self.sizes[0] < 1:
-            raise ValueError(f"sizes: must increase from at least 1, got {self.sizes}")
-        if not self.held_nodes:
-            raise ValueError("held_nodes: needs at least one number of nodes, got none")
+        ordered = list(self.sizes) == sorted(set(self.sizes)) and self.sizes and self.held_nodes
+        if not (1 <= self.smallest_nodes <= self.largest_nodes and ordered):
+            raise ValueError(
+                "smallest_nodes, largest_nodes, sizes, held_nodes: need 1 <= smallest <= largest, "
+                f"increasing sizes, and some nodes, got {self}"
+            )
 
 
 SMOKE: Mapping[str, object] = {
@@ -166,6 +165,7 @@ def _fitted(
         batch_size=settings.batch_size,
         restarts=settings.restarts,
         restart_steps=max(1, settings.steps // 10),
+        parameter_learning_rate=settings.learning_rate,
         holdout=0,
         patience=None,
     )
@@ -265,14 +265,23 @@ def _prediction(settings: Settings, nodes: int) -> dict[str, float]:
 # How large an LSTM must be
 
 
-class Beliefs:
+class Beliefs(NamedTuple):
     """Sequences (N, T, F) with the exact filter's beliefs about them, (N, T, 2^k)."""
 
-    def __init__(self, model: HiddenMarkovModel, sequences: int, length: int, seed: int) -> None:
-        data = model.sample(sequences, length, seed=seed).data
-        self.y = data.values.float()
-        with torch.no_grad():
-            self.exact = filter(model, data).float()
+    y: Tensor
+    exact: Tensor
+
+
+def heldout(settings: Settings, nodes: int) -> Beliefs:
+    """Those on which LSTMs are compared with the exact filter."""
+    return filtered(settings, nodes, settings.heldout, stream(settings, 7, nodes))
+
+
+def filtered(settings: Settings, nodes: int, sequences: int, seed: int) -> Beliefs:
+    """Simulated sequences and what the exact filter says of them."""
+    known = truth(settings, nodes)
+    data = known.sample(sequences, settings.network_length, seed=seed).data
+    return Beliefs(data.values.float(), filter(known, data).float())
 
 
 class Network(nn.Module):
@@ -289,7 +298,7 @@ class Network(nn.Module):
         scores: Tensor = self.head(self.lstm(y)[0])
         if not self.nodes:
             return -(exact * scores.log_softmax(-1)).sum(-1)
-        on = exact @ node_states(self.nodes).float()
+        on = (exact @ node_states(self.nodes).float()).clamp(0, 1)
         return (nn.functional.softplus(scores) - on * scores).sum(-1)
 
 
@@ -297,7 +306,7 @@ def information(exact: Tensor) -> dict[str, float]:
     """Means over all steps: I(h_t; y_1 … y_t), entropy, total correlation of the belief; nats."""
     exact = exact.double()
     nodes = exact.shape[-1].bit_length() - 1
-    on = exact @ node_states(nodes)
+    on = (exact @ node_states(nodes)).clamp(0, 1)
     entropy = torch.special.entr(exact).sum(-1)
     single = (torch.special.entr(on) + torch.special.entr(1 - on)).sum(-1)
     prior = torch.special.entr(exact.flatten(0, 1).mean(0)).sum()
@@ -308,11 +317,10 @@ def information(exact: Tensor) -> dict[str, float]:
     }
 
 
-def _share(settings: Settings, nodes: int, head: str, size: int, number: int) -> float:
-    """KL(exact filter ‖ LSTM) beyond the head's floor, as a share of the belief's information."""
-    known, seed = truth(settings, nodes), stream(settings, 6, nodes, size, number)
-    train = Beliefs(known, settings.network_sequences, settings.network_length, seed)
-    test = Beliefs(known, settings.heldout, settings.network_length, stream(settings, 7, nodes))
+def _trained(
+    settings: Settings, train: Beliefs, nodes: int, head: str, size: int, seed: int
+) -> Network:
+    """An LSTM that minimises the cross-entropy to the exact beliefs."""
     with seeded(seed):
         network = Network(train.y.shape[-1], size, nodes, head)
         optimiser = torch.optim.Adam(network.parameters(), lr=2e-2)
@@ -325,62 +333,47 @@ def _share(settings: Settings, nodes: int, head: str, size: int, number: int) ->
             nn.utils.clip_grad_norm_(network.parameters(), 1.0)
             optimiser.step()
             schedule.step()
-    with torch.no_grad():
-        cross = float(network.cross_entropy(test.y, test.exact).double().mean())
-    known_of = information(test.exact)
-    floor = known_of["entropy"]
-    floor += known_of["total_correlation"] if head == HEADS[0] else 0.0
-    return (cross - floor) / known_of["information"]
+    return network
 
 
 def _smallest(settings: Settings, nodes: int, head: str, number: int) -> dict[int, float]:
-    """Shares by size, for the sizes that a bisection for the smallest one that holds tries."""
+    """KL beyond the head's floor, as a share of the information, by size.
+
+    For the sizes that a bisection for the smallest one that holds the states tries.
+    """
+    seed, test = stream(settings, 6, nodes, number), heldout(settings, nodes)
+    train = filtered(settings, nodes, settings.network_sequences, seed)
+    of = information(test.exact)
+    floor = of["entropy"] + (of["total_correlation"] if head == HEADS[0] else 0.0)
     tried: dict[int, float] = {}
     low, high = 0, len(settings.sizes)
     while low < high:
         middle = (low + high) // 2
         size = settings.sizes[middle]
-        tried[size] = _share(settings, nodes, head, size, number)
-        if tried[size] <= settings.held_share:
-            high = middle
-        else:
-            low = middle + 1
+        network = _trained(settings, train, nodes, head, size, stream(settings, 8, number, size))
+        with torch.no_grad():
+            cross = float(network.cross_entropy(test.y, test.exact).double().mean())
+        tried[size] = (cross - floor) / of["information"]
+        low, high = (low, middle) if tried[size] <= settings.held_share else (middle + 1, high)
     return tried
 
 
-@one_thread()
 def _held(settings: Settings) -> tuple[dict[str, Any], dict[str, list[list[float]]]]:
     """Smallest LSTM for every number of states and both heads; all that was tried."""
+    seeds = range(settings.network_seeds)
+    plan = [(settings, k, head, n) for k in settings.held_nodes for head in HEADS for n in seeds]
+    done = dict(
+        zip((p[1:] for p in plan), over_seeds(_smallest, plan, jobs=settings.jobs), strict=True)
+    )
     out: dict[str, Any] = {}
     shares: dict[str, list[list[float]]] = {head: [] for head in HEADS}
-    plan = [
-        (settings, nodes, head, number)
-        for nodes in settings.held_nodes
-        for head in HEADS
-        for number in range(settings.network_seeds)
-    ]
-    done = dict(
-        zip(
-            [entry[1:] for entry in plan],
-            over_seeds(_smallest, plan, jobs=settings.jobs),
-            strict=True,
-        )
-    )
     for nodes in settings.held_nodes:
-        test = Beliefs(
-            truth(settings, nodes),
-            settings.heldout,
-            settings.network_length,
-            stream(settings, 7, nodes),
-        )
-        of: dict[str, Any] = {
-            f"{name}_per_step": value for name, value in information(test.exact).items()
-        }
+        told = information(heldout(settings, nodes).exact)
+        of: dict[str, Any] = {f"{name}_per_step": value for name, value in told.items()}
         for head in HEADS:
-            each = [done[nodes, head, number] for number in range(settings.network_seeds)]
+            each = [done[nodes, head, number] for number in seeds]
             holds = [
-                [size for size, share in one.items() if share <= settings.held_share]
-                for one in each
+                [s for s, share in one.items() if share <= settings.held_share] for one in each
             ]
             found = [float(min(sizes)) for sizes in holds if sizes]
             shares[head] += [[nodes, size, share] for one in each for size, share in one.items()]
@@ -453,72 +446,3 @@ def _record(
             "versions": versions(),
         },
     )
-
-
-# Drawings
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """Excess of both couplings beside the prediction; smallest LSTMs by log2 K."""
-    return {"couplings": _draw_couplings(figures), "lstm": _draw_lstm(posterior, figures)}
-
-
-def _draw_couplings(figures: Mapping[str, Any]) -> Figure:
-    by_nodes = figures["by_nodes"]
-    nodes = [int(key.split("_")[0]) for key in by_nodes]
-    figure, axis = plt.subplots(figsize=(7, 4.4), layout="constrained")
-    lines = {
-        "excess_of_frames_alone_per_step": ("frames alone, no memory", "0.6", "s:"),
-        "enumerated_divergence_of_the_projection_per_step": (
-            "enumerated bound, diagonal",
-            "k",
-            ":",
-        ),
-        "excess_of_the_enumerated_projection_per_step": ("enumerated projection", "k", "--"),
-        "predicted_excess_of_the_best_diagonal_per_step": ("best diagonal, predicted", "k", "-"),
-    }
-    for key, (label, color, style) in lines.items():
-        axis.plot(nodes, [one[key] for one in by_nodes.values()], style, color=color, label=label)
-    for coupling, color in zip(COUPLINGS, ("tab:red", "tab:blue"), strict=True):
-        key = f"{coupling}_excess_per_step"
-        mean = np.array([one[key] for one in by_nodes.values()])
-        ends = np.array([one[f"{key}_interval"] for one in by_nodes.values()])
-        label = f"{coupling} W_h, fitted (95 %)"
-        axis.errorbar(nodes, mean, np.abs(ends.T - mean), fmt="o", color=color, ms=4, label=label)
-    axis.axhline(0.005, color="tab:red", lw=0.7, ls="--", label="reach for full W_h: .005")
-    axis.set(
-        yscale="log",
-        xlabel="nodes k (2^k states)",
-        ylabel="evidence behind the truth, nats per step",
-        title="Held-out sequences",
-    )
-    axis.legend(frameon=False, fontsize=8)
-    return figure
-
-
-def _draw_lstm(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
-    known = group(posterior, "constant_data")
-    for head, axis in zip(HEADS, axes, strict=False):
-        rows = known[f"{head}_tried"].values
-        for nodes in np.unique(rows[:, 0]):
-            mine = rows[rows[:, 0] == nodes]
-            order = np.argsort(mine[:, 1])
-            share = np.maximum(mine[order, 2], 1e-5)
-            axis.loglog(mine[order, 1], share, ".-", lw=0.6, label=f"{2 ** int(nodes)} states")
-        axis.axhline(0.01, color="black", lw=0.7, ls="--")
-        axis.set(xlabel="units of the LSTM", title=head.replace("_", " "))
-        axis.set_ylabel("KL beyond the floor / information of the belief")
-    axes[0].legend(frameon=False, fontsize=8)
-    for head, color in zip(HEADS, ("tab:red", "tab:blue"), strict=True):
-        for key, of in figures["smallest_lstm"].items():
-            x = math.log2(int(key.split("_")[0]))
-            found = of[head]["smallest_units_by_seed"]
-            axes[2].plot([x] * len(found), found, ".", color=color)
-            if found:
-                axes[2].plot(x, np.median(found), "_", ms=14, color=color)
-        axes[2].plot([], [], ".", color=color, label=head.replace("_", " "))
-    axes[2].set(xlabel="log2 K", ylabel="smallest LSTM that holds K states, units", yscale="log")
-    axes[2].set_title("Smallest LSTM (dots: seeds, bars: medians)")
-    axes[2].legend(frameon=False)
-    return figure

@@ -10,8 +10,8 @@ from torch import Tensor
 from ..models import HiddenMarkovModel, NodeEmission, Poisson, Sequences, SigmoidTransition
 from ..models.nodes import node_states
 
-_NUMBERS = 2**22
-"""Frames times states that are held at once."""
+_FRAMES, _NUMBERS = 5000, 2**22
+"""Frames that the laws are read off, and frames times states that are held at once."""
 
 _RESTARTS, _ITERATIONS = 8, 30
 
@@ -32,7 +32,7 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     y, mask = emission.observed(data)
     y = y if emission.codes else y.double()
     seen = data.observed_steps.nonzero()
-    frames = max(500, _NUMBERS // model.states)
+    frames = max(500, min(_FRAMES, _NUMBERS // model.states))
     some = seen[torch.randperm(len(seen))[:frames]].unbind(1)
     x = emission.encode(y)[some].double()
     x = torch.where(mask[some] if mask.ndim == 3 else mask[some].unsqueeze(-1), x, 0)
@@ -58,9 +58,12 @@ def corners(x: Tensor, nodes: int) -> Tensor:
         pairs = torch.randint(len(x), (2, nodes))
         loading = (x[pairs[0]] - x[pairs[1]]) + 0.1 * torch.randn(nodes, x.shape[-1])
         table = torch.cat([loading, -loading.sum(0, keepdim=True) / 2])
+        before = torch.full((len(x),), -1)
         for _ in range(_ITERATIONS):
-            distance = torch.cdist(x, design @ table)
-            rows = design[distance.argmin(-1)]
+            nearest = torch.cdist(x, design @ table).argmin(-1)
+            if torch.equal(nearest, before):
+                break
+            before, rows = nearest, design[nearest]
             table = torch.linalg.solve(rows.mT @ rows + ridge, rows.mT @ x)
         total = float(torch.cdist(x, design @ table).amin(-1).square().sum())
         if total < least:

@@ -63,10 +63,10 @@ from .memory import (
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
+from .node_emission import NodeEmission
 from .node_laws import (
     HarmoniumInitial,
     HarmoniumTransition,
-    NodeEmission,
     NodeInitial,
     SigmoidTransition,
 )

@@ -11,11 +11,11 @@ from torch import Tensor
 from .checks import require, require_count
 from .emissions import Emission
 from .hmm import HiddenMarkovModel, named_emission
+from .node_emission import NodeEmission
 from .node_laws import (
     Coupling,
     HarmoniumInitial,
     HarmoniumTransition,
-    NodeEmission,
     NodeInitial,
     SigmoidTransition,
 )

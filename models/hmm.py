@@ -20,14 +20,14 @@ from .folders import Data, SequenceFolder
 from .generators import GeneratorTransition
 from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
 from .model import Model, Simulation
+from .node_emission import NodeEmission
 from .node_laws import (
     HarmoniumInitial,
     HarmoniumTransition,
-    NodeEmission,
     NodeInitial,
     SigmoidTransition,
-    require_states,
 )
+from .nodes import require_states
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT

@@ -50,3 +50,8 @@ def node_probabilities(probabilities: Tensor) -> Tensor:
         states,
     )
     return probabilities @ node_states(states.bit_length() - 1).to(probabilities)
+
+
+def require_states(states: int, nodes: int) -> None:
+    """Raise ``ValueError`` unless the states are those of the nodes."""
+    require(states == 2**nodes, "states", f"must be 2^{nodes} for {nodes} nodes", states)

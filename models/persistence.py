@@ -31,10 +31,10 @@ from .memory import AccumulatorTransition, EmptyMemory, MemoryEmission, ResetTra
 from .misclassification import Misclassification
 from .model import Model
 from .neural import NeuralEmission, NeuralTransition
+from .node_emission import NodeEmission
 from .node_laws import (
     HarmoniumInitial,
     HarmoniumTransition,
-    NodeEmission,
     NodeInitial,
     SigmoidTransition,
 )
