@@ -243,7 +243,8 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
 def test_few_steps_are_enough_where_the_states_share_all_parameters() -> None:
     few = accumulator(4).sample(2, 3, seed=0).data
     model = GatedAccumulator(4, features=4)
-    assert model.tied and model.states > few.n_steps
+    assert model.tied
+    assert model.states > few.n_steps
     model.check(few)
     untied = HiddenMarkovModel(12, "gaussian", transition=ResetTransition())
     assert not untied.tied
