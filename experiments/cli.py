@@ -48,7 +48,20 @@ if TYPE_CHECKING:
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
 
 NOT_EXPERIMENTS = frozenset(
-    {"benchmarks", "cli", "data", "language_models", "report", "seeds", "sweep", "sweep_table"}
+    {
+        "benchmarks",
+        "cli",
+        "data",
+        "drawings_belief_or_bit",
+        "drawings_gated_accumulator",
+        "drawings_kalman_gain",
+        "kalman_cells",
+        "language_models",
+        "report",
+        "seeds",
+        "sweep",
+        "sweep_table",
+    }
 )
 """Modules of this package that are not experiments."""
 

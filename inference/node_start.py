@@ -38,7 +38,7 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     x = torch.where(mask[some] if mask.ndim == 3 else mask[some].unsqueeze(-1), x, 0)
     if isinstance(emission.family, Poisson):
         x = x.log1p()  # nearer to where the effects of the nodes add up
-    own = torch.nn.functional.one_hot(_corners(x, emission.nodes), model.states).double()
+    own = torch.nn.functional.one_hot(corners(x, emission.nodes), model.states).double()
     weight = _CERTAINTY * own + (1 - _CERTAINTY) / model.states
     laws = emission.start(y[some], mask[some], weight)
     laws |= {name: model.known[name] for name in laws if name in model.known}
@@ -46,7 +46,7 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     return {**laws, **_chain(model, laws, labels)}
 
 
-def _corners(x: Tensor, nodes: int) -> Tensor:
+def corners(x: Tensor, nodes: int) -> Tensor:
     """States of frames x (M, D): the best of several runs of the constrained k-means."""
     spread = x.std(0, correction=0)
     x = (x - x.mean(0)) / torch.where(spread > 0, spread, 1)

@@ -24,6 +24,7 @@ from torch.distributions import biject_to, constraints
 from ..models import (
     GeneratorTransition,
     HiddenMarkovModel,
+    MemoryEmission,
     Misclassification,
     Model,
     NodeEmission,
@@ -32,6 +33,7 @@ from ..models import (
 )
 from ..models.folders import Data
 from ..models.randomness import seeded
+from .memory_start import start_of_memory
 from .node_start import start_of_nodes
 
 Start = Literal["kmeans", "frames", "prior"]
@@ -105,6 +107,8 @@ def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
     if isinstance(model, HiddenMarkovModel):
         if model.nodes is not None and isinstance(model.emission, NodeEmission):
             return start_of_nodes(model, data)
+        if isinstance(model.emission, MemoryEmission):
+            return start_of_memory(model, data)
         return _from_clusters(model, data, lloyd)
     return model.start(data)
 

@@ -261,7 +261,9 @@ class HiddenMarkovModel(Model):
 
     @property
     def _least_observed(self) -> int:
-        return 1 if self.tied else self.states
+        # States that share their parameters need not each be seen.
+        least = 1 if self.tied else self.states
+        return int(getattr(self.transition, "least_observed", least))
 
     @property
     def inputs(self) -> int:

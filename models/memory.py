@@ -59,6 +59,11 @@ class MemoryTransition(ABC):
         """Names of the parameters: probabilities of the two-valued causes of a step, C = 2^n."""
 
     @property
+    def least_observed(self) -> int:
+        """Observed steps without which a fit makes no sense: one for each combination of causes."""
+        return int(2 ** len(self.chances))
+
+    @property
     @abstractmethod
     def states(self) -> int:
         """Number of states K."""

@@ -1,5 +1,7 @@
 """Memory models beside the sum over all paths of their causes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,7 @@ from beliefzoo.inference import (
     BeliefGuide,
     ExactFilter,
     FitSettings,
+    ForwardGuide,
     LSTMFilter,
     evidence_gap,
     exact,
@@ -16,6 +19,7 @@ from beliefzoo.inference import (
     forecast,
     log_evidence,
     smooth,
+    starting_values,
     structures,
     to_arviz,
 )
@@ -30,6 +34,7 @@ from beliefzoo.models import (
     ResetModel,
     ResetTransition,
     Sequences,
+    TemporalSigmoidBeliefNetwork,
     keep_probability,
     load_model,
     memory_mean,
@@ -240,21 +245,58 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
     assert exported.attrs["state_order"] == str(list(range(12)))
 
 
-def test_few_steps_are_enough_where_the_states_share_all_parameters() -> None:
-    few = accumulator(4).sample(2, 3, seed=0).data
-    model = GatedAccumulator(4, features=4)
-    assert model.tied
-    assert model.states > few.n_steps
-    model.check(few)
-    untied = HiddenMarkovModel(12, "gaussian", transition=ResetTransition())
-    assert not untied.tied
-    with pytest.raises(ValueError, match="data: 12 states need at least as many observed steps"):
-        untied.check(Sequences.from_arrays([[0.5, 1.0]]))
+def test_which_states_share_all_parameters() -> None:
+    few = Sequences.from_arrays([[0.5, 1.0]])
+    for tied in (ResetModel(features=1), TemporalSigmoidBeliefNetwork(2, "gaussian")):
+        assert tied.tied
+    TemporalSigmoidBeliefNetwork(2, "gaussian").check(few)
+    for untied in (
+        HiddenMarkovModel(12, "gaussian", transition=ResetTransition()),
+        TemporalSigmoidBeliefNetwork(2, "student-t"),
+    ):
+        assert not untied.tied
+        with pytest.raises(ValueError, match="states need at least as many observed steps, got 2"):
+            untied.check(few)
 
 
 def reset_plain() -> HiddenMarkovModel:
     values = {"loading": [[1, 0], [0, 1]], "intercept": [0, 0], "scale": [0.5, 0.5]}
     return ResetModel().with_parameters(keep=0.8, positive=0.5, **values)
+
+
+def test_a_fit_starts_at_the_corners_and_finds_the_law() -> None:
+    """Without a leak the observations are a mixture of eight normal laws, in no order of causes."""
+    known = accumulator(5).with_parameters(scale=[0.35, 0.35, 0.35, 0.35])
+    data = known.sample(300, 5, seed=0).data
+    free = GatedAccumulator(5, features=4)
+    started = free.with_parameters(**starting_values(free, data, seed=0))
+    drawn = free.with_parameters(**starting_values(free, data, "prior", seed=0))
+    true, found = (means_of_causes(model) for model in (known, started))
+    nearest = np.linalg.norm(true[:, None] - found, axis=-1).min(0)
+    assert nearest.max() < 0.2
+    behind = [log_evidence(known, data) - log_evidence(model, data) for model in (started, drawn)]
+    assert float(behind[0].mean()) < 0.5  # nats a sequence
+    assert float(behind[1].mean()) > 10
+
+
+def means_of_causes(model: HiddenMarkovModel) -> np.ndarray:
+    values = {name: value.numpy() for name, value in model.known.items()}
+    signs = np.array(list(itertools.product((-1, 1), repeat=3)))
+    return signs @ values["loading"] + values["intercept"]
+
+
+def test_a_fit_needs_an_observation_for_each_combination_of_causes() -> None:
+    model = GatedAccumulator(9, features=4)
+    few = accumulator(9).sample(1, 9, seed=0).data
+    model.check(few)
+    with pytest.raises(ValueError, match=r"data: 8 .* need at least as many observed steps"):
+        model.check(accumulator(9).sample(1, 7, seed=0).data)
+
+
+def test_a_leak_starts_at_zero() -> None:
+    model = ResetModel(features=3, leak=True)
+    started = starting_values(model, CASES["leaking reset"].sample(5, 6, seed=0).data)
+    assert not started["loading"][2].any()
 
 
 def test_starting_values_of_known_assignments() -> None:
@@ -277,6 +319,34 @@ def test_elbo_of_the_exact_filter_is_the_evidence(case: str) -> None:
     model = CASES[case]
     gap = evidence_gap(BeliefGuide(model, ExactFilter()), sequences(model))
     torch.testing.assert_close(gap.elbo, gap.log_evidence)
+
+
+GUIDES = {
+    "exact": lambda model: BeliefGuide(model, ExactFilter()),
+    "belief": lambda model: BeliefGuide(model, LSTMFilter(4)),
+    "forward": lambda model: ForwardGuide(model, LSTMFilter(4, direction="both")),
+}
+
+
+@pytest.mark.parametrize("guide", GUIDES)
+def test_guides_bound_the_evidence_as_the_sum_over_paths_says(guide: str) -> None:
+    """Of all 12^3 paths most are impossible, under the model and under the guide."""
+    torch.manual_seed(0)
+    model = CASES["leaking reset"]
+    data = model.sample(2, [3, 2], seed=0).data
+    posterior = GUIDES[guide](model).posterior(model.laws({}, data))
+    bound = posterior.elbo().detach()
+    for n, length in enumerate((3, 2)):
+        paths = torch.full((12**length, 2, 3), -1)
+        paths[:, n, :length] = torch.tensor(list(itertools.product(range(12), repeat=length)))
+        log_q = posterior.path_log_prob(paths)[:, n].detach()
+        log_p = (posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths))[:, n]
+        likely = log_q > -torch.inf
+        assert float(log_q.exp().sum()) == pytest.approx(1, abs=1e-6)
+        expected = (log_q.exp() * (log_p - log_q))[likely].sum()
+        assert float(bound[n]) == pytest.approx(float(expected), abs=1e-5)
+        assert not bool((likely & (log_p == -torch.inf)).any())
+        assert float(log_p.logsumexp(0)) >= float(bound[n]) - 1e-6
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -1,0 +1,442 @@
+"""Gated accumulator: the memory cell of an LSTM is an exact posterior mean, where it can be.
+
+A memory is kept or dropped, and written to or not, at every step; what is seen tells of keeping,
+writing and of the value that is offered, each by a channel of its own. The mean of the memory given
+the past is then c_t = f c_{t-1} + i g with f = P(keep|y), i = P(write|y), g = E[value|y]: an LSTM
+of one unit, whose weights can be written down. Here they are, and here they are learned, from
+simulated memories by least squares, whose minimum is the posterior mean. Beside them: Elman
+networks, gates that do not read, and two models of observation for which no cell is exact.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from ..inference import (
+    ConstructedCell,
+    construct,
+    failing_conditions,
+    filter,
+    recurrent_gates,
+    sample_states,
+)
+from ..inference.arviz_groups import Idata, build
+from ..models import (
+    GatedAccumulator,
+    HiddenMarkovModel,
+    ResetModel,
+    Sequences,
+    memory_states,
+)
+from ..models.randomness import one_thread, seeded
+from . import drawings_gated_accumulator as drawings
+from .report import Outcome, versions
+from .seeds import falls_short, over_seeds, summary
+
+Array = npt.NDArray[np.float64]
+
+KEEP, WRITE, POSITIVE = 0.85, 0.4, 0.6
+"""P(u = 1), P(v = 1), P(x = 1): a memory lasts some six steps, and prior odds must be learned."""
+
+EXACT = ("accumulator", "reset")
+"""Models for which the cell is the mean."""
+
+VIOLATING = ("leaking_accumulator", "accumulator_with_a_shared_channel")
+"""Models for which it is not: y tells of the memory before; a feature tells of keep and write."""
+
+REACH = {
+    "accumulator.constructed.largest_error": ("<=", 1e-6),
+    "reset.constructed.largest_error": ("<=", 1e-6),
+    "accumulator.lstm_of_one_unit.forget_gate_correlation": (">=", 0.99),
+    "accumulator.lstm_of_one_unit.input_gate_correlation": (">=", 0.99),
+    "reset.lstm_of_one_unit.forget_gate_correlation": (">=", 0.99),
+    "reset.lstm_of_one_unit.input_gate_correlation": (">=", 0.99),
+    "accumulator.elman_over_lstm_least_ratio": (">=", 1.0),
+    "reset.elman_over_lstm_least_ratio": (">=", 1.0),
+    "leaking_accumulator.refused_by_name": (">=", 1),
+    "accumulator_with_a_shared_channel.refused_by_name": (">=", 1),
+}
+"""What was to be reached, fixed before any run.
+
+Largest |cell − exact mean|; correlation of gates with posterior probabilities, mean over seeds;
+the better Elman network's squared distance from the exact mean in units of the LSTM's, least of all
+seeds.
+"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Of everything: simulated sequences, weights, batches."""
+    seeds: int = 5
+    """Fits of each kind, which differ in weights and training sequences."""
+    jobs: int = 1
+    """Fits at the same time, one thread each. The numbers do not depend on it."""
+    length: int = 20
+    """Steps of a sequence: three times as long as a memory lasts."""
+    strength: float = 1.0
+    """Distance of the two means of a channel from their middle, in standard deviations: P(u|y) is
+    then right four times in five, so that the gates have something to weigh."""
+    leak: float = 0.5
+    """Of the model whose observation tells of the memory before: loading of its channel."""
+    training_sequences: int = 8000
+    """New ones for every fit; more than a few dozen weights can learn by heart."""
+    heldout_sequences: int = 500
+    """Sequences on which everything is measured, the same for all fits."""
+    steps: int = 1500
+    """Gradient steps of every fit."""
+    starts: int = 4
+    """Weights that every fit starts from, of which one goes on: one start in ten ends with a
+    candidate that tells of something else than the value."""
+    start_steps: int = 200
+    """Gradient steps of every start: enough to tell them apart."""
+    batch_size: int = 200
+    """Sequences per step."""
+    learning_rate: float = 3e-2
+    """Adam's, falling along a cosine."""
+    elman_units: int = 3
+    """Units of the wider Elman network, which then has as many weights as the LSTM of one."""
+    shown: int = 10
+    """Held-out sequences kept in posterior.nc."""
+    draws: int = 200
+    """Draws of their memories from the exact posterior, kept there as well."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "seeds",
+            "length",
+            "training_sequences",
+            "heldout_sequences",
+            "steps",
+            "starts",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+
+
+SMOKE: Mapping[str, object] = {
+    "seeds": 2,
+    "length": 6,
+    "training_sequences": 30,
+    "heldout_sequences": 10,
+    "steps": 3,
+    "start_steps": 2,
+    "batch_size": 10,
+    "shown": 3,
+    "draws": 5,
+}
+
+
+class Exact(NamedTuple):
+    """What the exact filter says of sequences, each (N, T) float64."""
+
+    memory: Tensor
+    """E[z_t | y_1 … y_t]."""
+    keep: Tensor
+    """P(u_t = 1 | y_1 … y_t)."""
+    write: Tensor
+    """P(v_t = 1 | y_1 … y_t)."""
+    value: Tensor
+    """E[x_t | y_1 … y_t]."""
+
+
+class Case(NamedTuple):
+    """A model and sequences of it, float64."""
+
+    model: HiddenMarkovModel
+    data: Sequences
+    memory: Tensor
+    """The true z_t, (N, T)."""
+    exact: Exact
+
+
+# The models
+
+
+def known_model(settings: Settings, name: str) -> HiddenMarkovModel:
+    """One of the four models at its values."""
+    strength = settings.strength
+    chances = {"keep": KEEP, "positive": POSITIVE}
+    if name == "reset":
+        model, loading = ResetModel(), strength * torch.eye(2)
+    else:
+        chances["write"] = WRITE
+        leaks = name.startswith("leaking")
+        features = 4 if leaks else 3
+        model = GatedAccumulator(settings.length, features=features, leak=leaks)
+        loading = strength * torch.eye(features)
+        if leaks:
+            loading[3, 3] = settings.leak
+        elif name in VIOLATING:
+            loading[0, 1] = strength  # what tells of writing tells of keeping as well
+    features = loading.shape[1]
+    return model.with_parameters(
+        **chances, loading=loading, intercept=[0.0] * features, scale=[1.0] * features
+    )
+
+
+def stream(settings: Settings, *key: int) -> int:
+    """A seed for one purpose, independent of those with another key."""
+    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
+
+
+def simulated(settings: Settings, name: str, n: int, seed: int) -> tuple[Sequences, Tensor]:
+    """n sequences and their memories z_t (N, T)."""
+    model = known_model(settings, name)
+    drawn = model.sample(n, settings.length, seed=seed)
+    return drawn.data, memory_states(model).memory[drawn.states]
+
+
+def heldout(settings: Settings, name: str) -> Case:
+    """The sequences on which everything is measured, with what the exact filter says of them."""
+    model = known_model(settings, name)
+    data, memory = simulated(settings, name, settings.heldout_sequences, stream(settings, 0))
+    beliefs = filter(model, data)
+    table = memory_states(model)
+    columns = table.memory, table.keep, table.write, table.value
+    return Case(model, data, memory, Exact(*(beliefs @ column for column in columns)))
+
+
+# Networks
+
+
+class CellMean(nn.Module):
+    """An LSTM of one unit whose cell is the mean: nothing is read out, nothing can be rescaled."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.network = nn.LSTM(features, 1, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The mean of z_t, (N, T)."""
+        return recurrent_gates(self.network, y)["c"][:, :, 0, 0]
+
+
+class ElmanMean(nn.Module):
+    """An Elman network with an affine read-out of the mean."""
+
+    def __init__(self, features: int, units: int) -> None:
+        super().__init__()
+        self.network = nn.RNN(features, units, batch_first=True)
+        self.head = nn.Linear(units, 1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The mean of z_t, (N, T)."""
+        out: Tensor = self.head(self.network(y)[0])
+        return out.squeeze(-1)
+
+
+def networks(settings: Settings) -> dict[str, Callable[[int], nn.Module]]:
+    """What is trained, by name: makers of networks that read so many features."""
+    return {
+        "lstm_of_one_unit": CellMean,
+        "elman_of_one_unit": lambda features: ElmanMean(features, 1),
+        "elman_with_as_many_weights": lambda features: ElmanMean(features, settings.elman_units),
+    }
+
+
+def trained(settings: Settings, case: str, name: str, number: int) -> nn.Module:
+    """One network, by least squares on simulated memories: E[z_t | y_1 … y_t] is the minimum.
+
+    Of several starts the one goes on that is best on the training sequences.
+    """
+    seed = stream(settings, 1, number)
+    data, memory = simulated(settings, case, settings.training_sequences, seed)
+    y, target = data.values.float(), memory.float()
+
+    def loss(network: nn.Module) -> float:
+        with torch.no_grad():
+            return float((network(y) - target).square().mean())
+
+    with seeded(seed):
+        made = [networks(settings)[name](data.n_features) for _ in range(settings.starts)]
+        for network in made:
+            descend(settings, network, y, target, settings.start_steps)
+        best = min(made, key=loss)
+        descend(settings, best, y, target, settings.steps)
+    return best.double()
+
+
+def descend(settings: Settings, network: nn.Module, y: Tensor, target: Tensor, steps: int) -> None:
+    """Steps of Adam on the mean squared error of the memory, its rate falling along a cosine."""
+    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    for _ in range(steps):
+        rows = torch.randint(len(y), (settings.batch_size,))
+        loss = (network(y[rows]) - target[rows]).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        fall.step()
+
+
+# Measures
+
+
+class Measured(NamedTuple):
+    """A network on the held-out sequences of a case."""
+
+    figures: dict[str, Any]
+    mean: Array
+    gates: dict[str, Array]
+    """f, i, g of an LSTM, (N, T) each."""
+
+
+def work(settings: Settings, case: str, name: str, number: int) -> Measured:
+    """Train one network and measure it."""
+    return measured(trained(settings, case, name, number), heldout(settings, case))
+
+
+@torch.no_grad()
+def measured(network: nn.Module, case: Case) -> Measured:
+    """How far a network is from the exact mean, and its gates from the posteriors."""
+    y = case.data.values.double()
+    mean = network(y)
+    figures, gates = distances(mean, case), {}
+    figures["weights"] = f"{sum(weight.numel() for weight in network.parameters())}"
+    if isinstance(network, CellMean):
+        parts = recurrent_gates(network.network, y)
+        gates = {part: parts[part][:, :, 0, 0].numpy() for part in "fig"}
+        # What is forgotten of the empty memory before the first step does not matter.
+        f, keep = gates["f"][:, 1:], case.exact.keep[:, 1:]
+        figures["forget_gate_correlation"] = correlation(f, keep)
+        figures["input_gate_correlation"] = correlation(gates["i"], case.exact.write)
+        figures["candidate_correlation"] = correlation(gates["g"], case.exact.value)
+        figures["mean_distance_of_forget_gate"] = float(np.abs(f - keep.numpy()).mean())
+        distance = np.abs(gates["i"] - case.exact.write.numpy())
+        figures["mean_distance_of_input_gate"] = float(distance.mean())
+    return Measured(figures, mean.numpy(), gates)
+
+
+def distances(mean: Tensor, case: Case) -> dict[str, Any]:
+    """Squared distances of a mean (N, T) from the exact one, and from the memory itself."""
+    floor = float((case.exact.memory - case.memory).square().mean())
+    return {
+        "squared_distance_from_exact_mean": float((mean - case.exact.memory).square().mean()),
+        "squared_error_over_exact_filter": float((mean - case.memory).square().mean()) / floor,
+    }
+
+
+def correlation(x: Any, y: Any) -> float:
+    """Of all entries; 0 where one of the two does not vary."""
+    x, y = np.asarray(x).reshape(-1), np.asarray(y).reshape(-1)
+    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0
+
+
+def baselines(case: Case) -> dict[str, Any]:
+    """Means that need no training: none, and gates that do not read y."""
+    known = {name: float(case.model.known[name]) for name in ("keep", "positive")}
+    write = float(case.model.known["write"]) if "write" in case.model.known else 1 - known["keep"]
+    value, c, cells = case.exact.value, torch.zeros(len(case.data)).double(), []
+    for t in range(value.shape[1]):
+        c = known["keep"] * c + write * value[:, t]
+        cells.append(c)
+    return {
+        "mean_without_reading": distances(case.memory.mean(0).expand_as(case.memory), case),
+        "gates_at_their_prior_probabilities": distances(torch.stack(cells, 1), case),
+        "exact_filter": {
+            **distances(case.exact.memory, case),
+            "squared_error": float((case.exact.memory - case.memory).square().mean()),
+        },
+    }
+
+
+# The experiment
+
+
+@one_thread()
+def run(settings: Settings) -> Outcome:
+    """Construct, train and measure everything on the same held-out sequences."""
+    names = networks(settings)
+    plan = [(case, name) for case in EXACT for name in names]
+    plan += [(case, "lstm_of_one_unit") for case in VIOLATING]
+    jobs = [(settings, *one, number) for one in plan for number in range(settings.seeds)]
+    done = iter(over_seeds(work, jobs, jobs=settings.jobs))
+    fits = {one: [next(done) for _ in range(settings.seeds)] for one in plan}
+    figures: dict[str, Any] = {"reach": {path: list(bound) for path, bound in REACH.items()}}
+    for name in (*EXACT, *VIOLATING):
+        case = heldout(settings, name)
+        own = {kind: each for (of, kind), each in fits.items() if of == name}
+        figures[name] = _figures(settings, case, name, own)
+    figures["not_reached"] = falls_short(figures, REACH)
+    return Outcome(figures, _posterior(settings, fits))
+
+
+def _figures(
+    settings: Settings, case: Case, name: str, fits: Mapping[str, list[Measured]]
+) -> dict[str, Any]:
+    out: dict[str, Any] = {**baselines(case)}
+    features = case.data.n_features
+    with seeded(stream(settings, 2)):
+        out["untrained_lstm_of_one_unit"] = measured(CellMean(features).double(), case).figures
+    out |= {kind: summary([one.figures for one in each]) for kind, each in fits.items()}
+    if name in EXACT:
+        cell = construct(case.model)
+        assert isinstance(cell, ConstructedCell)
+        out["constructed"] = {
+            "largest_error": float((cell.mean(case.data) - case.exact.memory).abs().max())
+        }
+        path = "squared_distance_from_exact_mean"
+        elman = [kind for kind in fits if kind.startswith("elman")]
+        ratios = [
+            min(fits[kind][seed].figures[path] for kind in elman) / one.figures[path]
+            for seed, one in enumerate(fits["lstm_of_one_unit"])
+        ]
+        out["elman_over_lstm_least_ratio"] = min(ratios)
+    else:
+        failing = failing_conditions(case.model)
+        word = "memory before" if name.startswith("leaking") else "keep and write"
+        out["refused_because"] = "; ".join(failing)
+        out["refused_by_name"] = float(any(word in reason for reason in failing))
+    return out
+
+
+def _posterior(settings: Settings, fits: Mapping[tuple[str, str], list[Measured]]) -> Idata:
+    """Draws of the memory from the exact posterior, and all that is drawn, of the first seed."""
+    shown, arrays, draws = settings.shown, {}, {}
+    for name in (*EXACT, *VIOLATING):
+        case = heldout(settings, name)
+        paths = sample_states(
+            case.model, case.data[:shown], settings.draws, seed=stream(settings, 3)
+        )
+        draws[f"{name}_memory"] = memory_states(case.model).memory[paths].numpy()[None]
+        for part, values in case.exact._asdict().items():
+            arrays[f"{name}_exact_{part}"] = values.numpy()
+        arrays[f"{name}_true_memory"] = case.memory.numpy()
+    for (name, kind), each in fits.items():
+        arrays[f"{name}_{kind}_mean"] = each[0].mean
+        for part, values in each[0].gates.items():
+            arrays[f"{name}_{kind}_{part}"] = values
+    dims = dict.fromkeys(arrays, ("heldout", "step"))
+    return build(
+        {"posterior": draws, "constant_data": arrays},
+        dims={**dims, **dict.fromkeys(draws, ("sequence", "step"))},
+        coords={"step": np.arange(1, settings.length + 1)},
+        attrs={
+            "experiment": "gated-accumulator",
+            "seed": settings.seed,
+            "settings": dataclasses.asdict(settings),
+            "versions": versions(),
+        },
+    )
+
+
+def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+    """Gates beside posteriors, a memory and its means, distances from the exact mean."""
+    cases = (*EXACT, *VIOLATING)
+    return {
+        "gates": drawings.gates(posterior, figures, cases),
+        "memory": drawings.memory(posterior, ("accumulator", "leaking_accumulator")),
+        "distances": drawings.distances(figures, cases),
+    }
