@@ -302,7 +302,7 @@ class _Run:
         kept = [group for group in groups if group["params"]]
         if not kept:
             raise ValueError(
-                "guide: nothing to fit, all parameters are known and the filter is exact"
+                "guide: nothing to fit, all parameters are known and the filter has no weights"
             )
         return torch.optim.Adam(kept)
 

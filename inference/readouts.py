@@ -214,6 +214,9 @@ def lstm_readouts(
     require_count(windows, "windows", 0)
     x = network_inputs(lstm, data)
     inside = data.step_mask
+    if next_symbol is not None:
+        shape, came = tuple(inside.shape), tuple(next_symbol.shape)
+        require(came[:-1] == shape, "next_symbol", f"needs shape ({shape[0]}, {shape[1]}, …)", came)
 
     def read(features: Tensor) -> BeliefReadout:
         if means:

@@ -196,5 +196,9 @@ def test_bad_input():
     for lstm, message in refused:
         with pytest.raises(ValueError, match=message):
             lstm_readouts(lstm, data, torch.full((2, 3, 2), 0.5))
+    with pytest.raises(ValueError, match=r"next_symbol: needs shape \(2, 3, …\), got \(1, 3, 3\)"):
+        lstm_readouts(
+            nn.LSTM(3, 4), data, torch.full((2, 3, 2), 0.5), next_symbol=torch.ones(1, 3, 3) / 3
+        )
     with pytest.raises(ValueError, match="network: needs input_size=1, the number of features"):
         lstm_readouts(nn.LSTM(2, 4), Sequences.from_arrays([[0.5], [1.5]]), beliefs)
