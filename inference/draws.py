@@ -245,6 +245,8 @@ class _RunOnce(nn.Module):
     def __init__(self, filter: RecurrentFilter, laws: Laws) -> None:
         super().__init__()
         self.causal = filter.causal
+        self.belief = filter.belief
+        self._read_out = filter.read_out
         self._scores: Tensor = filter.scores(laws)
 
     def build(self, model: Model) -> None:
@@ -258,4 +260,6 @@ class _RunOnce(nn.Module):
         return self._scores.repeat(len(laws.data) // len(self._scores), 1, 1)
 
     def forward(self, laws: Laws) -> Tensor:
-        return self.scores(laws).log_softmax(-1)
+        beliefs = self._read_out(self.scores(laws))
+        assert isinstance(beliefs, Tensor)  # those of discrete states
+        return beliefs

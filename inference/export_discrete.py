@@ -17,7 +17,6 @@ from ..models import (
     SparseTransition,
 )
 from ..models.emissions import Parameters
-from ..models.memory import MemoryTransition
 from ..models.trajectories import sample_chain
 from . import exact, queries
 from .draws import batches, blocks, draw_paths, for_batch, log_prior
@@ -162,8 +161,7 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
         return kept
     if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
         return kept  # which moves there are depends on the states' numbers
-    meant = isinstance(model.emission, Misclassification) or model.nodes is not None
-    if meant or isinstance(model.transition, MemoryTransition):
+    if isinstance(model.emission, Misclassification) or model.nodes is not None or model.tied:
         return kept  # the states' numbers mean something
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))

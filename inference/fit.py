@@ -21,7 +21,6 @@ from tqdm import tqdm
 from ..models import HiddenMarkovModel, Laws, LinearLaws, Model, SequenceFolder, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.folders import Data
-from ..models.memory import MemoryTransition
 from ..models.nodes import node_probabilities
 from ..models.persistence import write_tensors
 from ..models.randomness import seeded
@@ -303,7 +302,7 @@ class _Run:
         kept = [group for group in groups if group["params"]]
         if not kept:
             raise ValueError(
-                "guide: nothing to fit, all parameters are known and the filter is exact"
+                "guide: nothing to fit, all parameters are known and the filter has no weights"
             )
         return torch.optim.Adam(kept)
 
@@ -503,8 +502,8 @@ class _Run:
             return  # nothing else has states that can die
         if not self.model.priors or not self.processes.first:
             return
-        if isinstance(self.model.transition, MemoryTransition):
-            return  # its states are given, and most hold more than is ever written
+        if self.model.tied and self.model.nodes is None:
+            return  # what its states are is given, and many may never be visited
         data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():
             marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean

@@ -33,7 +33,7 @@ from ..models import (
 from ..models.beliefs import DiscreteBelief
 from ..models.emissions import Parameters
 from .evidence import log_evidence
-from .filters import ExactFilter, Filter
+from .filters import ExactFilter, Filter, RecurrentFilter
 from .gaussian_beliefs import GaussianBeliefs
 from .gaussian_posteriors import (
     GaussianBackward,
@@ -306,6 +306,11 @@ class ForwardGuide(Guide):
             raise ValueError(
                 "filter: ForwardGuide needs a recurrent filter, whose scores look ahead; got "
                 "ExactFilter, which belongs into a BeliefGuide"
+            )
+        if not isinstance(filter, RecurrentFilter):
+            raise ValueError(
+                "filter: ForwardGuide needs scores that a recurrent filter reads out, got "
+                f"{type(filter).__name__}, whose beliefs belong into a BeliefGuide"
             )
 
     def _check_model(self, model: Model) -> None:

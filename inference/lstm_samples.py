@@ -49,14 +49,14 @@ def check_output(lstm: nn.LSTM, output: object) -> None:
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
     """Without dropout inside; as it was afterwards."""
-    before = [module.training for module in modules]
+    before = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
     try:
         yield
     finally:
-        for module, training in zip(modules, before, strict=True):
-            module.train(training)
+        for part, training in before:  # a part may have been in another mode than the whole
+            part.training = training
 
 
 def sample_lstm(

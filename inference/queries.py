@@ -247,6 +247,9 @@ def forecast(
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
     model.check(data)
+    if not model.inputs and not model.timed:  # laws may be for sequences of some length alone
+        whole = model.observations.blank(1, int(data.lengths.max()) + steps)
+        model.transition.check(Sequences.from_tensors(whole, codes=data.is_codes))
     future = _future(model, data, steps, inputs, times)
     last = filter(model, data)[torch.arange(len(data)), data.lengths - 1]
     log_states = exact.predict_states(last.log(), model.laws({}, future).log_transition, steps)

@@ -197,6 +197,9 @@ def lstm_readouts(
     require_count(windows, "windows", 0)
     x = network_inputs(lstm, data)
     inside = data.step_mask
+    if next_symbol is not None:
+        shape, came = tuple(inside.shape), tuple(next_symbol.shape)
+        require(came[:-1] == shape, "next_symbol", f"needs shape ({shape[0]}, {shape[1]}, …)", came)
 
     def read(features: Tensor) -> BeliefReadout:
         if means:
@@ -275,16 +278,17 @@ def _split(
     for name, values in ("features", features), ("beliefs", target):
         require(bool(values[inside].isfinite().all()), name, "needs finite numbers", "others")
     require(0 < heldout < 1, "heldout", "must be in (0, 1)", heldout)
-    n = shape[0]
-    require(n >= 2, "features", "needs two sequences or more", n)
+    some = inside.any(1).nonzero()[:, 0]  # others have nothing to be fitted to or judged on
+    n = len(some)
+    require(n >= 2, "features", "needs two sequences or more with steps that count", n)
     test_size = min(max(round(heldout * n), 1), n - 1)
     order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-    chosen = torch.zeros(n, dtype=torch.bool)
-    chosen[order[:test_size]] = True
+    chosen = torch.zeros(shape[0], dtype=torch.bool)
+    chosen[some[order[:test_size]]] = True
     test, train = inside & chosen.unsqueeze(-1), inside & ~chosen.unsqueeze(-1)
     features, target = features.detach().double(), target.detach().double()
     fitted, judged = _white(features[train], features[test])
-    owner = torch.arange(n).unsqueeze(-1).expand(shape[:2])[test]
+    owner = torch.arange(shape[0]).unsqueeze(-1).expand(shape[:2])[test]
     return _Sets(fitted, target[train], judged, target[test], owner)
 
 

@@ -146,7 +146,8 @@ def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor
         kept = kind(**description, network=network)
     made: type[Any] = _GUIDES[record["guide"]]
     guide: Guide = made(model, kept, parameters=record["uncertainty"], **record["options"])
-    dtype = next((value.dtype for value in state.values() if value.is_floating_point()), None)
-    guide.to(dtype)
+    for name, value in (*guide.named_parameters(), *guide.named_buffers()):
+        if name in state:  # its precision is the file's, whatever the default is now
+            value.data = value.data.to(state[name].dtype)
     guide.load_state_dict(state)
     return guide.eval()

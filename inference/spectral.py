@@ -231,8 +231,10 @@ class SpectralFilter(nn.Module):
         with torch.no_grad():
             codes, seen = laws.data.codes(), laws.data.observed_steps
             states = self.operators.predictive_states(codes, seen)[:, :-1]
-            emits = laws.emission.mean(laws.parameters).to(self.basis)  # (K, S)
-            inverse = torch.linalg.pinv(self.basis.mT @ emits.mT)  # (K, m)
+            emits = laws.emission.mean(laws.parameters).to(self.basis)  # (…draws, K, S)
+            inverse = torch.linalg.pinv(self.basis.mT @ emits.mT)  # (…draws, K, m)
+            if inverse.ndim == 3:  # under draws of the parameters, all sequences under each
+                inverse = inverse.repeat_interleave(len(states) // len(inverse), 0)
             predicted = (states @ inverse.mT).clamp_min(self.floor)
             beliefs = predicted.log() + laws.log_likelihood.to(predicted)
             normalised: Tensor = beliefs.log_softmax(-1)

@@ -185,6 +185,12 @@ def wrap(
         require(data.is_codes, "output", "is a head for symbols; needs none", "data of numbers")
         check_output(lstm, output)
     train, test = _parts(data, heldout, seed)
+    require(
+        int((test.lengths > 1).sum()) >= 2,
+        "heldout",
+        "needs two sequences or more of two steps or more, for read-outs to be fitted and judged",
+        test,
+    )
     for part in (train, test):
         model.check_values(part)
         network_inputs(lstm, part[:1])

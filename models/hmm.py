@@ -230,6 +230,15 @@ class HiddenMarkovModel(Model):
         return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
 
     @property
+    def tied(self) -> bool:
+        """Whether the states share all parameters: none has a row for each of them.
+
+        The numbers of such states mean something, and a state that is never visited is none that a
+        fit has lost.
+        """
+        return not any({"state", "state_to"} & set(axes) for axes in self.parameter_dims().values())
+
+    @property
     def observations(self) -> Observations:
         """The kind of data that the emission is a law of."""
         return self.emission.observations
@@ -253,7 +262,8 @@ class HiddenMarkovModel(Model):
     @property
     def _least_observed(self) -> int:
         # States that share their parameters need not each be seen.
-        return int(getattr(self.transition, "least_observed", self.states))
+        least = 1 if self.tied else self.states
+        return int(getattr(self.transition, "least_observed", least))
 
     @property
     def inputs(self) -> int:

@@ -228,12 +228,17 @@ Memory = AccumulatorTransition | ResetTransition
 
 @dataclass(frozen=True)
 class EmptyMemory:
-    """p(z_0 = 0) = 1: the first step draws its causes as every other one does."""
+    """p(z_0 = 0) = 1: the first step draws its causes as every other one does.
+
+    Raises:
+        ValueError: a model with another transition.
+    """
 
     transition: Memory
 
     def priors(self, states: int) -> Priors:
-        del states
+        own = self.transition.states
+        require(states == own, "initial", f"{self} is for a model of {own} states", states)
         return {}
 
     def dims(self) -> dict[str, tuple[str, ...]]:
@@ -242,6 +247,9 @@ class EmptyMemory:
     def __call__(self, parameters: Parameters, log_transition: Any) -> Tensor:
         """log p(state of the first step), shape (…draws, 1, K)."""
         del log_transition
+        chances = self.transition.chances
+        found = set(chances) <= set(parameters)
+        require(found, "initial", f"{self} needs a model with this transition", sorted(parameters))
         log_causes = self.transition.log_causes(parameters)
         empty = (self.transition.table.before == 0).to(log_causes.device)
         out = log_causes.new_full((*log_causes.shape[:-1], len(empty)), -torch.inf)

@@ -81,6 +81,16 @@ def test_samples_are_reproducible_and_leave_everything_as_it_was():
     assert torch.equal(sample_lstm(lstm, output, 4, 6, seed=1).values, one.values)
 
 
+def test_parts_that_do_not_train_with_the_whole_are_left_so():
+    lstm, _ = language_model()
+    output = nn.Sequential(nn.Dropout(0.5), nn.Linear(5, 3)).double()
+    output[0].eval()
+    before = [part.training for part in output.modules()]
+    assert before == [True, False, True]
+    sample_lstm(lstm, output, 2, 3, seed=0)
+    assert [part.training for part in output.modules()] == before
+
+
 def test_bad_language_models():
     lstm, output = language_model()
     cases = [

@@ -16,6 +16,7 @@ from beliefzoo.inference import (
     exact,
     filter,
     fit,
+    forecast,
     log_evidence,
     smooth,
     starting_values,
@@ -25,6 +26,7 @@ from beliefzoo.inference import (
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.models import (
     AccumulatorTransition,
+    EmptyMemory,
     GatedAccumulator,
     Gaussian,
     HiddenMarkovModel,
@@ -32,6 +34,7 @@ from beliefzoo.models import (
     ResetModel,
     ResetTransition,
     Sequences,
+    TemporalSigmoidBeliefNetwork,
     keep_probability,
     load_model,
     memory_mean,
@@ -65,6 +68,8 @@ def reset(leak: float = 0.0) -> HiddenMarkovModel:
     values = {"intercept": [0.1, -0.2, 0.0], "scale": [0.7, 0.9, 1.1], "loading": loading}
     return ResetModel(features=3, leak=leak > 0).with_parameters(keep=0.7, positive=0.4, **values)
 
+
+ACCUMULATOR = AccumulatorTransition(1)
 
 CASES = {
     "accumulator": accumulator(),
@@ -240,6 +245,20 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
     assert exported.attrs["state_order"] == str(list(range(12)))
 
 
+def test_which_states_share_all_parameters() -> None:
+    few = Sequences.from_arrays([[0.5, 1.0]])
+    for tied in (ResetModel(features=1), TemporalSigmoidBeliefNetwork(2, "gaussian")):
+        assert tied.tied
+    TemporalSigmoidBeliefNetwork(2, "gaussian").check(few)
+    for untied in (
+        HiddenMarkovModel(12, "gaussian", transition=ResetTransition()),
+        TemporalSigmoidBeliefNetwork(2, "student-t"),
+    ):
+        assert not untied.tied
+        with pytest.raises(ValueError, match="states need at least as many observed steps, got 2"):
+            untied.check(few)
+
+
 def reset_plain() -> HiddenMarkovModel:
     values = {"loading": [[1, 0], [0, 1]], "intercept": [0, 0], "scale": [0.5, 0.5]}
     return ResetModel().with_parameters(keep=0.8, positive=0.5, **values)
@@ -375,6 +394,26 @@ def test_priors_are_scaled_to_the_data() -> None:
             "sequence of 4",
         ),
         (lambda: accumulator(3).sample(2, 4), "data: a memory with capacity=3"),
+        (
+            lambda: forecast(accumulator(4), accumulator(4).sample(2, 3, seed=0).data, 2),
+            "data: a memory with capacity=4 is for sequences .* got a sequence of 5",
+        ),
+        (
+            lambda: HiddenMarkovModel(
+                12, "gaussian", transition=ResetTransition(), initial=EmptyMemory(ACCUMULATOR)
+            ),
+            r"initial: EmptyMemory\(.*\) is for a model of 24 states, got 12",
+        ),
+        (
+            lambda: (
+                HiddenMarkovModel(12, "gaussian", initial=EmptyMemory(ResetTransition()))
+                .with_parameters(
+                    transition=np.full((12, 12), 1 / 12), mean=range(12), scale=[1] * 12
+                )
+                .sample(2, 3)
+            ),
+            "initial: EmptyMemory.* needs a model with this transition",
+        ),
         (
             lambda: memory_mean(HiddenMarkovModel(2, Gaussian()), torch.ones(2) / 2),
             "model: needs a GatedAccumulator or a ResetModel, got HiddenMarkovModel",

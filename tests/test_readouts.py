@@ -100,6 +100,20 @@ def test_only_steps_inside_count():
     assert belief_readout(features, beliefs) != one
 
 
+def test_sequences_without_steps_that_count_are_on_neither_side():
+    features = torch.randn(20, 4, 2).double()
+    beliefs = (features @ torch.randn(2, 3).double()).softmax(-1)
+    inside = torch.zeros(20, 4, dtype=torch.bool)
+    inside[[3, 11]] = True
+    for seed in range(5):
+        assert math.isfinite(belief_readout(features, beliefs, inside, seed=seed).decoder_kl)
+    inside[3] = False
+    with pytest.raises(
+        ValueError, match="needs two sequences or more with steps that count, got 1"
+    ):
+        belief_readout(features, beliefs, inside)
+
+
 def test_windows_hold_the_last_symbols():
     data = Sequences.from_arrays([[0, 1, 1, 0], [1, 0]], codes=True)
     words = window(data, 2, 2)
@@ -182,5 +196,9 @@ def test_bad_input():
     for lstm, message in refused:
         with pytest.raises(ValueError, match=message):
             lstm_readouts(lstm, data, torch.full((2, 3, 2), 0.5))
+    with pytest.raises(ValueError, match=r"next_symbol: needs shape \(2, 3, …\), got \(1, 3, 3\)"):
+        lstm_readouts(
+            nn.LSTM(3, 4), data, torch.full((2, 3, 2), 0.5), next_symbol=torch.ones(1, 3, 3) / 3
+        )
     with pytest.raises(ValueError, match="network: needs input_size=1, the number of features"):
         lstm_readouts(nn.LSTM(2, 4), Sequences.from_arrays([[0.5], [1.5]]), beliefs)

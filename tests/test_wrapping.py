@@ -203,6 +203,11 @@ def test_bad_input():
         ({"data": [[0, 1]]}, "data: must be Sequences, got list"),
         ({"heldout": 1.5}, "heldout: must be Sequences, or a share"),
         ({"data": data[:3]}, "data: needs four sequences or more"),
+        ({"heldout": data[:1]}, "heldout: needs two sequences or more of two steps or more"),
+        (
+            {"data": memoryless().sample(10, 1, seed=0).data},
+            "heldout: needs two sequences or more of two steps or more",
+        ),
         ({"windows": -1}, "windows: must be a whole number >= 0"),
         ({"memory": "x"}, "memory: must be"),
     ]
