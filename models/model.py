@@ -330,7 +330,12 @@ class Model(ABC):
         laws: TrajectoryLaws = self.laws(parameters, like)
         with torch.no_grad():
             paths, y = self._draw(laws)
-        along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
+        along = {
+            "times": like.times,
+            "actions": like.actions,
+            "rewards": like.rewards,
+            "inputs": like.inputs,
+        }
         codes, mask = self.observations.codes, self.observations.read(like)[1]
         data = Sequences(
             # A minibatch may consist of sequences of which nothing was seen.
