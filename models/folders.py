@@ -66,7 +66,8 @@ class SequenceFolder:
     lengths, end to end along the first axis: the form for many short ones, which ``write_folder``
     writes. ``NAME.times.npy``, ``NAME.actions.npy``, ``NAME.rewards.npy`` and ``NAME.inputs.npy``,
     for all files or for none, hold what goes with the steps, row by row. Files of other kinds and
-    hidden ones are left alone. The order is that of the names; a sequence is called NAME, or NAME[0], NAME[1], …
+    hidden ones are left alone. The order is that of the names; a sequence is called NAME, or
+    NAME[0], NAME[1], …
 
     What is read becomes ``Sequences`` as by ``Sequences.from_arrays``: whole numbers in torch's
     default floating type unless ``codes=True``, floating values in their precision. Opening reads

@@ -84,6 +84,9 @@ class Model(ABC):
     states: int
     """Number of hidden states K, or dimensions D of the hidden state."""
 
+    actions: int = 0
+    """Number of actions that the laws read; 0 for none."""
+
     def _set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
         """To be called once all laws are there; nothing is known at first."""
         self._known: dict[str, Tensor] = {}
