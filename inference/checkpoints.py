@@ -61,7 +61,7 @@ def digest_of(data: Data) -> str:
     if isinstance(data, SequenceFolder):
         return data.fingerprint()
     digest = hashlib.sha256()
-    for name in ("values", "mask", "lengths", "times", "actions", "inputs"):
+    for name in ("values", "mask", "lengths", "times", "actions", "rewards", "inputs"):
         tensor = getattr(data, name)
         if tensor is not None:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())

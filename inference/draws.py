@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -121,7 +121,7 @@ class Block:
             name: value[draw] if name in self.unknown else value
             for name, value in laws.parameters.items()
         }
-        return Laws(laws.log_initial, laws.moves, laws.emission, parameters, laws.data)
+        return replace(laws, parameters=parameters)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,7 @@ def log_evidence(laws: Any) -> Tensor:
         ValueError: laws of a model without exact inference.
     """
     if isinstance(laws, Laws):
-        return exact.log_evidence(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return exact.log_evidence(*laws.chain)
     if isinstance(laws, LinearLaws):
         return linear_queries.evidence(laws)
     raise ValueError(

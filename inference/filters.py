@@ -81,11 +81,9 @@ class ExactFilter(nn.Module):
 
     def forward(self, laws: Any) -> Beliefs:
         if isinstance(laws, Laws):
-            log_likelihood = laws.log_likelihood  # kept by the laws: computed with its gradient
+            chain = laws.chain  # the likelihood is kept by the laws: computed with its gradient
             with torch.no_grad():
-                return exact.filter_chain(
-                    laws.log_initial, laws.log_transition, log_likelihood, laws.lengths
-                ).log_beliefs
+                return exact.filter_chain(*chain).log_beliefs
         return _kalman(laws)
 
 
@@ -177,6 +175,7 @@ class RecurrentFilter(nn.Module):
         self.head: nn.Linear | None = None
         self._flags = 0
         self._inputs = 0
+        self._actions = 0
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
@@ -222,7 +221,7 @@ class RecurrentFilter(nn.Module):
                 f"network: this model's observations have {width} channels, got a network with "
                 f"input_size={self.network.input_size}"
             )
-        self._inputs = model.inputs
+        self._inputs, self._actions = model.inputs, model.actions
         self.belief = belief
         twice = self.direction == "both" or self.memory == "hc"
         self.head = nn.Linear(self.hidden_size * (2 if twice else 1), belief.width)
@@ -243,7 +242,7 @@ class RecurrentFilter(nn.Module):
     def _width(self, model: Model) -> int:
         observations, belief = model.observations, model.belief
         told = belief.states if isinstance(belief, DiscreteBelief) else belief.width
-        width = model.inputs + (told if self.reads != "observations" else 0)
+        width = model.inputs + model.actions + (told if self.reads != "observations" else 0)
         width += 1 if self.gaps else 0
         if self.reads == "likelihoods":
             return width
@@ -298,6 +297,8 @@ class RecurrentFilter(nn.Module):
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
+        if self._actions:
+            parts.append(_actions_before(laws.data, self._actions).to(dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _of_model(self, laws: Any) -> Tensor:
@@ -437,6 +438,14 @@ def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
     if asked == "both":
         raise ValueError(f"direction: this network reads one way, got {asked!r}")
     return asked
+
+
+def _actions_before(data: Sequences, actions: int) -> Tensor:
+    """The action before every step as a one-hot vector, (N, T, A); zero at the first."""
+    assert data.actions is not None  # the model checked the data
+    before: Tensor = nn.functional.one_hot(data.actions.roll(1, 1), actions)
+    before[:, 0] = 0
+    return before
 
 
 def _gaps(data: Sequences) -> Tensor:

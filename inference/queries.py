@@ -127,7 +127,7 @@ def smooth(model: Model, data: Sequences) -> Any:
 
 def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
     """p(z_t, z_{t+1} | y), (N, T-1, K, K): the only result with a (from, to) table per step."""
-    return _over_batches(model, data, lambda laws: exact.pair_marginals(*_chain(laws)), pad_from=1)
+    return _over_batches(model, data, lambda laws: exact.pair_marginals(*laws.chain), pad_from=1)
 
 
 def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
@@ -143,7 +143,7 @@ def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
 
 def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
     """The single most probable path of every sequence (Viterbi)."""
-    found = [exact.most_likely_path(*_chain(laws)) for laws in _laws(model, data)]
+    found = [exact.most_likely_path(*laws.chain) for laws in _laws(model, data)]
     paths = stacked([path for path, _ in found], data.max_length, fill=-1)
     return MostLikely(paths, torch.cat([joint for _, joint in found]))
 
@@ -160,10 +160,7 @@ def sample_states(
         raise ValueError(f"draws: must be >= 1, got {draws}")
     with seeded(seed):
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    parts = [
-        exact.sample_paths(*_chain(laws), n=draws, generator=generator)
-        for laws in _laws(model, data)
-    ]
+    parts = [_paths(laws, draws, generator) for laws in _laws(model, data)]
     return stacked(parts, data.max_length, fill=-1, sequence=1)
 
 
@@ -313,8 +310,11 @@ def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
     return past, seen & ~(before.unsqueeze(-1) if seen.ndim == 3 else before)
 
 
-def _chain(laws: Laws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
+def _paths(laws: Laws, draws: int, generator: torch.Generator) -> Tensor:
+    initial, moves, likelihood, lengths, choice = laws.chain
+    return exact.sample_paths(
+        initial, moves, likelihood, lengths, draws, choice=choice, generator=generator
+    )
 
 
 def _within(laws: Laws, log_probability: Tensor) -> Tensor:

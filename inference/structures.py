@@ -61,9 +61,7 @@ def log_evidence(model: HiddenMarkovModel, laws: Laws) -> Tensor:
     """log p(y) ``(N,)`` by the structure of the transition law where that is faster."""
     found = _found(model, laws)
     if found is None:
-        return exact.log_evidence(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return exact.log_evidence(*laws.chain)
     return exact_structured.log_evidence(laws.log_initial, found, laws.log_likelihood, laws.lengths)
 
 
@@ -71,9 +69,7 @@ def filter_chain(model: HiddenMarkovModel, laws: Laws) -> exact.Filtered:
     """Beliefs, predictions and increments as ``exact.filter_chain`` gives them."""
     found = _found(model, laws)
     if found is None:
-        return exact.filter_chain(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return exact.filter_chain(*laws.chain)
     return exact_structured.filter_chain(laws.log_initial, found, laws.log_likelihood, laws.lengths)
 
 
@@ -81,7 +77,5 @@ def smooth_chain(model: HiddenMarkovModel, laws: Laws) -> Tensor:
     """log p(z_t | y_{1:T}) ``(N, T, K)`` as ``exact.smooth_chain`` gives it."""
     found = _found(model, laws)
     if found is None:
-        return exact.smooth_chain(
-            laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-        )
+        return exact.smooth_chain(*laws.chain)
     return exact_structured.smooth_chain(laws.log_initial, found, laws.log_likelihood, laws.lengths)

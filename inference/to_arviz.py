@@ -104,7 +104,7 @@ def to_arviz(
     - ``gates``, on request: i, f, g, o, c, h of an LSTM, r, z, n, h of a GRU (sequence, time,
       layer, unit), NaN beyond the length; unknown parameters at their medians.
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
-      ``times``, ``actions``, ``inputs`` and the known parameters.
+      ``times``, ``actions``, ``rewards``, ``inputs`` and the known parameters.
 
     States have no names of their own, so they get an order, the same for all draws and variables:
     increasing in the mean of the first feature; for symbols, decreasing in the expected number of
@@ -301,6 +301,8 @@ def _constant_data(model: Model, data: Sequences) -> dict[str, Array]:
         out["times"] = np.where(inside, as_array(data.times), np.nan)
     if data.actions is not None:
         out["actions"] = np.where(inside, as_array(data.actions), -1)
+    if data.rewards is not None:
+        out["rewards"] = np.where(inside, as_array(data.rewards), np.nan)
     if data.inputs is not None:
         out["inputs"] = np.where(inside[..., None], as_array(data.inputs), np.nan)
     return out | {name: as_array(value) for name, value in model.known.items()}
@@ -330,6 +332,7 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
         "lengths": ("sequence",),
         "times": step,
         "actions": step,
+        "rewards": step,
         "inputs": (*step, "input"),
     }
 

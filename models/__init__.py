@@ -19,6 +19,7 @@ Outputs of hidden and deep Markov models are those of any emission family: discr
 of low or high dimension; those of linear models are reals.
 """
 
+from .actions import ActionEmission, ActionTransition
 from .beliefs import DiscreteBelief, GaussianBelief
 from .binary import (
     CoupledNodes,
@@ -72,6 +73,17 @@ from .node_laws import (
 )
 from .nodes import node_states
 from .persistence import load_model, save_model
+from .policies import (
+    ActionSequence,
+    BeliefPolicy,
+    ExactTracker,
+    ObservationPolicy,
+    Policy,
+    Seen,
+    Tracker,
+    Uniform,
+)
+from .pomdp import POMDP, Episodes
 from .priors import Ordered
 from .processes import (
     LabelledChain,
@@ -83,14 +95,20 @@ from .processes import (
 )
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
+from .rewards import Rewards, Tables
 from .sequences import Sequences
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
+    "POMDP",
     "AccumulatorTransition",
+    "ActionEmission",
+    "ActionSequence",
+    "ActionTransition",
     "Autoregressive",
     "BandedTransition",
+    "BeliefPolicy",
     "Bernoulli",
     "Categorical",
     "ContinuousTimeHMM",
@@ -102,6 +120,8 @@ __all__ = [
     "Dynamics",
     "Emission",
     "EmptyMemory",
+    "Episodes",
+    "ExactTracker",
     "FullGaussian",
     "GateConditions",
     "GatedAccumulator",
@@ -136,13 +156,17 @@ __all__ = [
     "NodeEmission",
     "NodeGate",
     "NodeInitial",
+    "ObservationPolicy",
     "Ordered",
     "OrnsteinUhlenbeck",
     "Poisson",
+    "Policy",
     "Regression",
     "ResetModel",
     "ResetTransition",
+    "Rewards",
     "Seasonal",
+    "Seen",
     "SequenceFolder",
     "Sequences",
     "SigmoidTransition",
@@ -151,8 +175,11 @@ __all__ = [
     "StudentT",
     "SwitchingLaws",
     "SwitchingLinearSSM",
+    "Tables",
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
+    "Tracker",
+    "Uniform",
     "gate_conditions",
     "golden_mean",
     "keep_probability",

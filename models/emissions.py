@@ -135,6 +135,11 @@ class Emission(ABC):
         seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
         return torch.where(seen, self.encode(y), 0).unsqueeze(-2)
 
+    def given(self, data: Sequences) -> Emission:
+        """The law that ``score`` and ``draw`` follow for these data: for most families itself."""
+        del data
+        return self
+
     def continued(
         self,
         parameters: Parameters,

@@ -24,7 +24,7 @@ from .sequences import Sequences
 
 Array = npt.NDArray[Any]
 
-_ALONG = ("times", "actions", "inputs")
+_ALONG = ("times", "actions", "rewards", "inputs")
 _BESIDE = ("lengths", *_ALONG)
 
 _AT_ONCE = 2**22
@@ -64,9 +64,10 @@ class SequenceFolder:
     ``NAME.npy`` holds a sequence, (steps,) or (steps, features), NaN = missing; with a file
     ``NAME.lengths.npy`` of whole numbers beside it, it holds as many sequences as there are
     lengths, end to end along the first axis: the form for many short ones, which ``write_folder``
-    writes. ``NAME.times.npy``, ``NAME.actions.npy`` and ``NAME.inputs.npy``, for all files or for
-    none, hold what goes with the steps, row by row. Files of other kinds and hidden ones are left
-    alone. The order is that of the names; a sequence is called NAME, or NAME[0], NAME[1], …
+    writes. ``NAME.times.npy``, ``NAME.actions.npy``, ``NAME.rewards.npy`` and ``NAME.inputs.npy``,
+    for all files or for none, hold what goes with the steps, row by row. Files of other kinds and
+    hidden ones are left alone. The order is that of the names; a sequence is called NAME, or
+    NAME[0], NAME[1], …
 
     What is read becomes ``Sequences`` as by ``Sequences.from_arrays``: whole numbers in torch's
     default floating type unless ``codes=True``, floating values in their precision. Opening reads
@@ -136,7 +137,9 @@ class SequenceFolder:
                         f"{own.columns} in {file!r}"
                     )
                 # Whole numbers become codes or times whatever their type is.
-                free = part in ("times", "actions") or (part == "values" and self.is_codes)
+                free = part in ("times", "actions", "rewards") or (
+                    part == "values" and self.is_codes
+                )
                 if own.kind != first[part].kind and not free:
                     raise ValueError(
                         f"path: all files must be of the same type; got {first[part].kind} numbers "

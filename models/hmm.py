@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any
 
@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from .actions import ActionTransition
 from .beliefs import DiscreteBelief
 from .checks import require, require_count
 from .counts import Bernoulli, Poisson
@@ -62,6 +63,9 @@ class Laws:
     probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was
     observed. The latter two are computed when first asked for: exact inference can do without the
     K × K numbers of a transition that has a structure. ``moves`` is log T, or what computes it.
+
+    With ``choice`` (N, T-1), ``moves`` holds the A matrices (…draws, 1, A, K, K) that steps choose
+    from, for instance by their action.
     """
 
     log_initial: Tensor
@@ -69,6 +73,7 @@ class Laws:
     emission: Emission
     parameters: Parameters
     data: Sequences
+    choice: Tensor | None = field(default=None, kw_only=True)
 
     @property
     def lengths(self) -> Tensor:
@@ -78,7 +83,20 @@ class Laws:
     @cached_property
     def log_transition(self) -> Tensor:
         """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+        if self.choice is None:
+            return self._moves
+        chosen = self._moves.squeeze(-4).index_select(-3, self.choice.flatten())
+        steps: Tensor = chosen.unflatten(-3, self.choice.shape)
+        return steps
+
+    @property
+    def _moves(self) -> Tensor:
         return self.moves if isinstance(self.moves, Tensor) else self.moves()
+
+    @property
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """What the functions of ``inference.exact`` take: also of many matrices, each once."""
+        return self.log_initial, self._moves, self.log_likelihood, self.lengths, self.choice
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -88,7 +106,7 @@ class Laws:
     def score(self, y: Tensor) -> Tensor:
         """log O_k of observations y in the form that the family reads."""
         mask = self.emission.observed(self.data)[1]
-        return self.emission.score(self.parameters, y, mask, self._shift)
+        return self._emission.score(self.parameters, y, mask, self._shift)
 
     def draw(self, paths: Tensor, past: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Observations for hidden paths (N, T), one draw.
@@ -98,9 +116,13 @@ class Laws:
         """
         paths, shift = paths.clamp_min(0), self._shift
         if past is None:
-            return self.emission.draw(self.parameters, paths, shift)
+            return self._emission.draw(self.parameters, paths, shift)
         shift = None if shift is None else shift[..., 1:, :, :]
-        return self.emission.continued(self.parameters, paths[:, 1:], shift, past)
+        return self._emission.continued(self.parameters, paths[:, 1:], shift, past)
+
+    @cached_property
+    def _emission(self) -> Emission:
+        return self.emission.given(self.data)
 
     @property
     def _shift(self) -> Tensor | None:
@@ -344,7 +366,12 @@ class HiddenMarkovModel(Model):
         if self.states == 1:
             return Laws(*self._still(values), self.emission, values, data)
         table = _later(partial(self.transition, values, data))
-        return Laws(self.initial_law(values, table), table, self.emission, values, data)
+        choice = None
+        if isinstance(self.transition, ActionTransition):
+            choice = self.transition.choice(data)
+            table = _later(partial(self.transition.tables, values))
+        first = self.initial_law(values, table)
+        return Laws(first, table, self.emission, values, data, choice=choice)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
         """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""

@@ -84,6 +84,9 @@ class Model(ABC):
     states: int
     """Number of hidden states K, or dimensions D of the hidden state."""
 
+    actions: int = 0
+    """Number of actions that the laws read; 0 for none."""
+
     def _set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
         """To be called once all laws are there; nothing is known at first."""
         self._known: dict[str, Tensor] = {}
@@ -330,7 +333,12 @@ class Model(ABC):
         laws: TrajectoryLaws = self.laws(parameters, like)
         with torch.no_grad():
             paths, y = self._draw(laws)
-        along = {"times": like.times, "actions": like.actions, "inputs": like.inputs}
+        along = {
+            "times": like.times,
+            "actions": like.actions,
+            "rewards": like.rewards,
+            "inputs": like.inputs,
+        }
         codes, mask = self.observations.codes, self.observations.read(like)[1]
         data = Sequences(
             # A minibatch may consist of sequences of which nothing was seen.

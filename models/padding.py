@@ -25,7 +25,7 @@ def canonical(
 ) -> dict[str, Tensor]:
     """The tensors of a ``Sequences``, copied, from what ``Sequences.from_tensors`` accepts.
 
-    ``along`` are the times, actions and inputs. With ``blank`` nothing needs to be observed.
+    ``along`` are times, actions, rewards and inputs. With ``blank`` nothing needs to be observed.
     """
     values = tensor(values, "values")
     given = {
@@ -79,7 +79,7 @@ def _observed(values: Tensor, mask: Tensor | None, steps: Tensor) -> Tensor:
 
 
 def _aligned(given: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
-    """Times and actions (N, T), inputs (N, T, U)."""
+    """Times, actions and rewards (N, T), inputs (N, T, U)."""
     shape = tuple(steps.shape)
     made = {}
     for name, data in given.items():
@@ -95,12 +95,14 @@ def _aligned(given: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
 
 
 def _filled(given: dict[str, Tensor], lengths: Tensor, steps: Tensor) -> dict[str, Tensor]:
-    """Times, actions and inputs in their types, with the padding that the container has."""
+    """Times, actions, rewards and inputs in their types, with the container's padding."""
     if "times" in given:
         times = given["times"].double()
         given["times"] = torch.where(steps, times, times.gather(1, lengths[:, None] - 1))
     if "actions" in given:
         given["actions"] = whole(given["actions"], steps, "actions")
+    if "rewards" in given:
+        given["rewards"] = given["rewards"].double().masked_fill(~steps, 0)
     if "inputs" in given:
         given["inputs"] = _floating(given["inputs"]).masked_fill(~steps[..., None], 0)
     return given
@@ -182,6 +184,7 @@ def check_layout(data: Sequences) -> None:
         "lengths": (shape[:1], torch.int64),
         "times": (shape, torch.float64),
         "actions": (shape, torch.int64),
+        "rewards": (shape, torch.float64),
         "inputs": ((*shape, *(() if inputs is None else inputs.shape[2:3] or ["U"])), "floating"),
     }
     for name, (size, dtype) in required.items():
@@ -220,6 +223,8 @@ def check_entries(data: Sequences) -> None:
         _refuse(falls, data.times, "times must not decrease in a sequence", labels)
     if data.actions is not None:
         _refuse(data.actions < 0, data.actions, "actions must be 0, 1, 2, …", labels)
+    if data.rewards is not None:
+        _refuse(~data.rewards.isfinite(), data.rewards, "rewards must be finite", labels)
     if data.inputs is not None:
         _refuse(~data.inputs.isfinite(), data.inputs, "inputs must be finite", labels)
 

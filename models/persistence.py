@@ -15,6 +15,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from .actions import ActionEmission, ActionTransition
 from .counts import Bernoulli, Categorical, Multinomial, Poisson
 from .deep import DeepMarkovModel
 from .diffusion import LinearSDE, OrnsteinUhlenbeck
@@ -40,9 +41,11 @@ from .node_laws import (
     NodeInitial,
     SigmoidTransition,
 )
+from .pomdp import POMDP
 from .priors import Ordered
 from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .regression import Regression
+from .rewards import Rewards
 from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 from .switching import SwitchingLinearSSM
 
@@ -50,7 +53,7 @@ FORMAT = 1
 
 _MODELS: dict[str, type[Any]] = {
     model.__name__: model
-    for model in (HiddenMarkovModel, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
+    for model in (HiddenMarkovModel, POMDP, LinearGaussianSSM, SwitchingLinearSSM, DeepMarkovModel)
 }
 
 _PARTS: dict[str, type[Any]] = {
@@ -61,6 +64,7 @@ _PARTS: dict[str, type[Any]] = {
         *(MatrixTransition, InputTransition, NeuralTransition),
         *(LowRankTransition, BandedTransition, SparseTransition),
         *(GeneratorTransition, Misclassification),
+        *(ActionEmission, ActionTransition, Rewards),
         *(NodeEmission, SigmoidTransition, HarmoniumTransition, NodeInitial, HarmoniumInitial),
         *(AccumulatorTransition, ResetTransition, EmptyMemory, MemoryEmission),
         *(LinearDynamics, SumOfDynamics, LinearSDE, OrnsteinUhlenbeck, LinearEmission),

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 
-_PER_STEP = ("values", "mask", "times", "actions", "inputs")
+_PER_STEP = ("values", "mask", "times", "actions", "rewards", "inputs")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -44,6 +44,7 @@ class Sequences:
             the last time).
         actions: (N, T) int64 or None; ``actions[:, t]`` drives the step from t to t + 1. An
             action is needed at the last step too: it drives the first forecast step.
+        rewards: (N, T) float64, finite, or None; ``rewards[:, t]`` is earned by ``actions[:, t]``.
         inputs: (N, T, U) floating, finite, or None.
         labels: names of the sequences, all different; by default "0", "1", …
         features: names of the features, all different; by default "0", "1", …; ("code",) for codes.
@@ -59,6 +60,7 @@ class Sequences:
     lengths: Tensor
     times: Tensor | None = None
     actions: Tensor | None = None
+    rewards: Tensor | None = None
     inputs: Tensor | None = None
     labels: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
@@ -87,6 +89,7 @@ class Sequences:
         codes: bool = False,
         times: Iterable[npt.ArrayLike] | None = None,
         actions: Iterable[npt.ArrayLike] | None = None,
+        rewards: Iterable[npt.ArrayLike] | None = None,
         inputs: Iterable[npt.ArrayLike] | None = None,
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
@@ -95,8 +98,9 @@ class Sequences:
         """One array a sequence, (steps,) or (steps, features), of any lengths; NaN = missing.
 
         Whole numbers become torch's default floating type unless ``codes=True``, which keeps them
-        as categories 0, 1, 2, …; floating values keep their precision. ``times`` and ``actions``
-        hold one (steps,) array a sequence, ``inputs`` one (steps,) or (steps, inputs) array.
+        as categories 0, 1, 2, …; floating values keep their precision. ``times``, ``actions`` and
+        ``rewards`` hold one (steps,) array a sequence, ``inputs`` one (steps,) or (steps, inputs)
+        array.
         A single padded array goes to :meth:`from_array`.
 
         Raises:
@@ -106,7 +110,7 @@ class Sequences:
         >>> Sequences.from_arrays([[1.0, float("nan"), 2.0], [3.0]])
         Sequences(n_sequences=2, max_length=3, n_features=1, n_steps=4, n_observed=3, float64)
         """
-        along = {"times": times, "actions": actions, "inputs": inputs}
+        along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         read = tables.read_arrays(arrays, along)
         return cls.from_tensors(
             **read, codes=codes, labels=labels, features=features, symbols=symbols
@@ -122,6 +126,7 @@ class Sequences:
         codes: bool = False,
         times: npt.ArrayLike | None = None,
         actions: npt.ArrayLike | None = None,
+        rewards: npt.ArrayLike | None = None,
         inputs: npt.ArrayLike | None = None,
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
@@ -131,7 +136,7 @@ class Sequences:
 
         The other arguments are arrays of the shapes that :meth:`from_tensors` names.
         """
-        along = {"times": times, "actions": actions, "inputs": inputs}
+        along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         read = tables.read_array(array, {"lengths": lengths, "mask": mask, **along})
         return cls.from_tensors(
             **read, codes=codes, labels=labels, features=features, symbols=symbols
@@ -147,6 +152,7 @@ class Sequences:
         codes: bool = False,
         times: Tensor | None = None,
         actions: Tensor | None = None,
+        rewards: Tensor | None = None,
         inputs: Tensor | None = None,
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
@@ -156,19 +162,20 @@ class Sequences:
 
         Args:
             values: (N, T, F), (N, T) with one feature, or (T,) for one sequence (mask, times,
-                actions and inputs then come without the leading axis too). NaN = missing.
+                actions, rewards and inputs then come without the leading axis too). NaN = missing.
             mask: bool, shape of ``values`` or (N, T); True = observed. NaN is missing in any case.
             lengths: (N,) whole numbers in 1..T; T for all if None.
             codes: the values are categories 0, 1, 2, …
             times: (N, T), or (T,) for a grid common to all sequences.
             actions: (N, T) whole numbers.
+            rewards: (N, T) finite numbers.
             inputs: (N, T, U), or (N, T) for one input.
             labels, features, symbols: names of the sequences, features and codes.
 
         Raises:
             ValueError: if shapes or values are not as above, or nothing at all is observed.
         """
-        along = {"times": times, "actions": actions, "inputs": inputs}
+        along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         fields: dict[str, Any] = padding.canonical(values, mask, lengths, along, codes=codes)
         names = {"labels": labels, "features": features, "symbols": symbols}
         fields |= {name: given for name, given in names.items() if given is not None}
@@ -184,6 +191,7 @@ class Sequences:
         time: Hashable | None = None,
         columns: Hashable | Iterable[Hashable] | None = None,
         action: Hashable | None = None,
+        reward: Hashable | None = None,
         inputs: Hashable | Iterable[Hashable] | None = None,
         lengths: npt.ArrayLike | None = None,
         codes: bool = False,
@@ -194,9 +202,9 @@ class Sequences:
         Long: one row a step. ``sequence`` names the column (or index level) that tells sequences
         apart, kept in order of appearance (one sequence if None); ``time`` the one that orders
         rows inside a sequence and becomes ``times`` (row order if None). ``columns`` name the
-        features, ``inputs`` the inputs, ``action`` the action; ``columns=None`` takes all that
-        are left. Absent rows are not filled in. With ``codes=True`` a categorical column gives
-        its codes and its categories as symbols.
+        features, ``inputs`` the inputs, ``action`` and ``reward`` these; ``columns=None`` takes
+        all that are left. Absent rows are not filled in. With ``codes=True`` a categorical column
+        gives its codes and its categories as symbols.
 
         Wide: one row a sequence, ``columns`` (all but ``sequence`` if None) are its steps, of one
         feature. Numeric or datetime column labels become ``times``. Rows shorter than the frame
@@ -216,6 +224,7 @@ class Sequences:
             time=time,
             columns=columns,
             action=action,
+            reward=reward,
             inputs=inputs,
             lengths=lengths,
             codes=codes,
@@ -388,8 +397,8 @@ class Sequences:
     ) -> Sequences:
         """The same data on another device, ``values`` and ``inputs`` in floating ``dtype``.
 
-        A dtype may come first, as in torch. Codes, mask, lengths, actions and times keep their
-        type.
+        A dtype may come first, as in torch. Codes, mask, lengths, actions, rewards and times keep
+        their type.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device

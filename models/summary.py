@@ -22,6 +22,9 @@ def summary(data: Sequences) -> str:
         lines.append(f"times {float(data.times.min()):g} to {float(data.times.max()):g}")
     if data.actions is not None:
         lines.append(f"{int(data.actions[data.step_mask].max()) + 1} actions")
+    if data.rewards is not None:
+        earned = data.rewards[data.step_mask]
+        lines.append(f"rewards {float(earned.min()):g} to {float(earned.max()):g}")
     if data.inputs is not None:
         lines.append(f"{data.inputs.shape[2]} inputs")
     return "\n".join(lines + (_code_lines(data) if data.is_codes else _feature_lines(data)))

@@ -123,6 +123,7 @@ def read_frame(
     time: Hashable | None,
     columns: Hashable | Iterable[Hashable] | None,
     action: Hashable | None,
+    reward: Hashable | None,
     inputs: Hashable | Iterable[Hashable] | None,
     lengths: npt.ArrayLike | None,
     codes: bool,
@@ -133,12 +134,14 @@ def read_frame(
     if layout not in ("long", "wide"):
         raise ValueError(f"layout must be 'long' or 'wide'; got {layout!r}")
     wide = layout == "wide"
-    absent = {"time": time, "action": action, "inputs": inputs} if wide else {"lengths": lengths}
+    absent: dict[str, Any] = {"lengths": lengths}
+    if wide:
+        absent = {"time": time, "action": action, "reward": reward, "inputs": inputs}
     for name, value in absent.items():
         if value is not None:
             raise ValueError(f"{name} has no meaning with layout={layout!r}; got {value!r}")
     chosen, extra = _listed(columns), _listed(inputs) or []
-    named = [name for name in (sequence, time, action, *extra) if name is not None]
+    named = [name for name in (sequence, time, action, reward, *extra) if name is not None]
     frame = _with_columns(frame, [*named, *(chosen or [])])
     if chosen is None:
         chosen = [name for name in frame.columns if name not in named]
@@ -146,7 +149,7 @@ def read_frame(
         raise ValueError("columns must name at least one column; got none")
     if wide:
         return _read_wide(frame, sequence, chosen, lengths)
-    return _read_long(frame, sequence, time, chosen, action, extra, codes)
+    return _read_long(frame, sequence, time, chosen, action, reward, extra, codes)
 
 
 def _listed(names: Any) -> list[Hashable] | None:
@@ -180,6 +183,7 @@ def _read_long(
     time: Hashable | None,
     columns: list[Hashable],
     action: Hashable | None,
+    reward: Hashable | None,
     inputs: list[Hashable],
     codes: bool,
 ) -> Padded:
@@ -209,6 +213,8 @@ def _read_long(
         read["times"] = _pad(stamps[order], lengths)
     if action is not None:
         read["actions"] = padded(action)
+    if reward is not None:
+        read["rewards"] = padded(reward)
     if inputs:
         read["inputs"] = torch.stack([padded(name) for name in inputs], dim=2)
     return read

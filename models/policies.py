@@ -1,0 +1,203 @@
+"""Policies: laws of the next action given what was seen; and beliefs tracked step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from .checks import require
+
+if TYPE_CHECKING:
+    from .pomdp import POMDP
+
+
+class Seen(NamedTuple):
+    """What a step of N episodes brings, before its action is chosen."""
+
+    action: Tensor | None
+    """The action before it, (N,); None at the first step."""
+    observation: Tensor
+    """o_t, (N,) codes or (N, F) numbers."""
+    mask: Tensor
+    """What of it there is, in the shape of the observation."""
+
+
+class Policy(Protocol):
+    """π(a_t | o_1, a_1, …, o_t) of many episodes at once.
+
+    Nothing is kept in the policy: what it remembers is handed on from step to step.
+    """
+
+    def begin(self, model: POMDP, episodes: int) -> Any:
+        """What it remembers before the first step; checks that the model fits."""
+
+    def __call__(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
+        """Probabilities (N, A) of the actions, and what it remembers after the step."""
+
+
+class Tracker(Protocol):
+    """The belief of many episodes, step by step; like a policy it keeps nothing itself."""
+
+    def begin(self, model: POMDP, episodes: int) -> Any:
+        """What it remembers before the first step; checks that the model fits."""
+
+    def update(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
+        """The belief (N, K) after the step, and what it remembers."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Every action is as likely as any other."""
+
+    def begin(self, model: POMDP, episodes: int) -> Tensor:
+        return torch.full((episodes, model.actions), 1 / model.actions, dtype=torch.float64)
+
+    def __call__(self, memory: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        del seen
+        return memory, memory
+
+
+@dataclass(frozen=True)
+class ActionSequence:
+    """The same actions in every episode, one after the other.
+
+    Raises:
+        ValueError: an action that the model has not, or an episode longer than the sequence.
+    """
+
+    actions: tuple[int, ...]
+
+    def begin(self, model: POMDP, episodes: int) -> tuple[int, Tensor]:
+        places = range(model.actions)
+        outside = [action for action in self.actions if action not in places]
+        require(not outside, "actions", f"must be 0 to {model.actions - 1}", outside[:1])
+        return 0, torch.eye(model.actions, dtype=torch.float64).unsqueeze(1).expand(
+            -1, episodes, -1
+        )
+
+    def __call__(self, memory: tuple[int, Tensor], seen: Seen) -> tuple[Tensor, tuple[int, Tensor]]:
+        del seen
+        step, sure = memory
+        require(
+            step < len(self.actions),
+            "actions",
+            f"needs one for every step, at least {step + 1}",
+            len(self.actions),
+        )
+        return sure[self.actions[step]], (step + 1, sure)
+
+
+class ObservationPolicy:
+    """π(a_t | o_t): a table of probabilities (observation, action); no memory.
+
+    Args:
+        table: (S, A).
+        first: probabilities (A,) where nothing is seen; uniform if None.
+
+    Raises:
+        ValueError: rows that are no probabilities, or sizes that are not the model's.
+    """
+
+    def __init__(self, table: Tensor, first: Tensor | None = None) -> None:
+        table = torch.as_tensor(table, dtype=torch.float64)
+        require(table.ndim == 2, "table", "needs shape (observation, action)", tuple(table.shape))
+        first = table.new_full(table.shape[1:], 1 / table.shape[1]) if first is None else first
+        self.table = torch.cat([table, torch.as_tensor(first).to(table).unsqueeze(0)])
+        off = (self.table.sum(-1) - 1).abs() > 1e-9
+        require(
+            bool((self.table >= 0).all()) and not bool(off.any()),
+            "table",
+            "needs rows of probabilities that sum to 1",
+            self.table.sum(-1).tolist(),
+        )
+
+    def begin(self, model: POMDP, episodes: int) -> None:
+        del episodes
+        shape = tuple(self.table.shape)
+        wanted = (model.emission.encoding_size + 1, model.actions)
+        require(
+            model.observations.codes and shape == wanted,
+            "table",
+            f"needs a model of {shape[0] - 1} symbols and {shape[1]} actions",
+            repr(model),
+        )
+
+    def __call__(self, memory: None, seen: Seen) -> tuple[Tensor, None]:
+        del memory
+        return self.table[torch.where(seen.mask, seen.observation, len(self.table) - 1)], None
+
+
+class BeliefPolicy:
+    """π(a_t | b_t): what ``act`` says of the belief that ``tracker`` keeps.
+
+    ``act`` takes beliefs (N, K) to probabilities (N, A); a ``Plan`` brings one.
+    """
+
+    def __init__(self, act: Callable[[Tensor], Tensor], tracker: Tracker | None = None) -> None:
+        self.act = act
+        self.tracker: Tracker = ExactTracker() if tracker is None else tracker
+
+    def begin(self, model: POMDP, episodes: int) -> Any:
+        return self.tracker.begin(model, episodes)
+
+    def __call__(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
+        belief, memory = self.tracker.update(memory, seen)
+        return self.act(belief), memory
+
+
+class _Exact(NamedTuple):
+    model: POMDP
+    parameters: dict[str, Tensor]
+    belief: Tensor
+    step: int
+
+
+class ExactTracker:
+    r"""Bayes' rule, one step after the other.
+
+    .. math:: b_{t+1}(z') \propto O(o_{t+1} | a_t, z') \sum_z T(z' | z, a_t)\, b_t(z)
+
+    Args:
+        impossible: what happens at an observation that the belief rules out: ``"raise"`` a
+            ``ValueError`` that names episode and step, or ``"reset"`` the belief to the initial
+            law.
+
+    Raises:
+        ValueError: for another ``impossible``, or a model whose parameters are not all known.
+    """
+
+    def __init__(self, impossible: Literal["raise", "reset"] = "raise") -> None:
+        fits = impossible in ("raise", "reset")
+        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+        self.impossible = impossible
+
+    def begin(self, model: POMDP, episodes: int) -> _Exact:
+        parameters = model.complete({})
+        initial = parameters.get("initial", torch.ones(1, dtype=torch.float64))
+        return _Exact(model, parameters, initial.expand(episodes, -1), 0)
+
+    def update(self, memory: _Exact, seen: Seen) -> tuple[Tensor, _Exact]:
+        model, parameters, belief, step = memory
+        if seen.action is not None:
+            belief = model.moved(belief, seen.action, parameters)
+        told = model.likelihood(seen, parameters)
+        joint = belief * told
+        total = joint.sum(-1, keepdim=True)
+        lost = (total <= 0).squeeze(-1)
+        if bool(lost.any()):
+            episode = int(lost.nonzero()[0])
+            require(
+                self.impossible == "reset",
+                "observation",
+                f"must be possible under the belief; episode {episode}, step {step}",
+                seen.observation[episode].tolist(),
+            )
+            # What was seen says that the model is not where it was thought to be: begin again.
+            joint[lost] = parameters["initial"].to(joint)
+            total = joint.sum(-1, keepdim=True)
+        belief = joint / total
+        return belief, _Exact(model, parameters, belief, step + 1)
