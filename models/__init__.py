@@ -84,6 +84,7 @@ from .policies import (
     Uniform,
 )
 from .pomdp import POMDP, Episodes
+from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
 from .processes import (
     LabelledChain,
@@ -191,9 +192,11 @@ __all__ = [
     "node_gate",
     "node_states",
     "random_random_xor",
+    "read_pomdp",
     "save_model",
     "value_mean",
     "write_folder",
+    "write_pomdp",
     "write_probability",
     "zero_one_random",
 ]

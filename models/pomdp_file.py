@@ -105,7 +105,9 @@ def _text(path: Path) -> str:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"path: needs a whole gzip file, got {str(path)!r} ({error})") from error
+            raise ValueError(
+                f"path: needs a whole gzip file, got {str(path)!r} ({error})"
+            ) from error
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError:  # comments of old files; this reads anything
@@ -130,7 +132,9 @@ def _lines(model: POMDP) -> Iterator[str]:
         table = model.reward.table.numpy()
         for place in np.argwhere(table != 0):
             # An axis of size 1 stands for all.
-            names = ("*" if size == 1 else str(at) for at, size in zip(place, table.shape, strict=True))
+            names = (
+                "*" if size == 1 else str(at) for at, size in zip(place, table.shape, strict=True)
+            )
             yield f"R: {' : '.join(names)} {float(table[tuple(place)])!r}"
 
 
@@ -142,7 +146,7 @@ def _names(names: tuple[str, ...], argument: str) -> str:
         require(
             _NAME.fullmatch(name) is not None and name not in RESERVED,
             argument,
-            "must be of letters, digits, - and _, begin with a letter, and be no word of the format",
+            "must be letters, digits, - and _, a letter first, and no word of the format",
             repr(name),
         )
     return " ".join(names)

@@ -13,8 +13,11 @@ import numpy.typing as npt
 Array = npt.NDArray[np.float64]
 
 RESERVED = frozenset(
-    "discount values states actions observations start include exclude T O R "
-    "uniform identity reset reward cost".split()
+    (
+        *("discount", "values", "states", "actions", "observations"),
+        *("start", "include", "exclude", "T", "O", "R"),
+        *("uniform", "identity", "reset", "reward", "cost"),
+    )
 )
 """Words that the format keeps for itself."""
 
@@ -85,7 +88,9 @@ class _Words:
         column = self._starts[at] - self._lines[line - 1] + 1
         if came is None:
             came = repr(self._words[at]) if at < len(self._words) else "the end of the file"
-        raise ValueError(f"{self.name}, line {line}, column {column}: needs {requirement}, got {came}")
+        raise ValueError(
+            f"{self.name}, line {line}, column {column}: needs {requirement}, got {came}"
+        )
 
     def colon(self) -> None:
         if self.next != ":":
