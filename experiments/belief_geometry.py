@@ -44,7 +44,7 @@ from ..models import (
 from ..models.randomness import one_thread, seeded
 from .language_models import LanguageModel, train
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 
@@ -136,11 +136,6 @@ class Trained(NamedTuple):
     """Steps and loss above the floor while it was trained, (2, points)."""
     points: dict[str, Array]
     """Beliefs of held-out steps (points, K): exact, and as read off."""
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def heldout(settings: Settings, chain: LabelledChain) -> Sequences:
