@@ -289,7 +289,8 @@ def _split(
     n = len(some)
     require(n >= 2, "features", "needs two sequences or more with steps that count", n)
     test_size = min(max(round(heldout * n), 1), n - 1)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    with seeded(seed):
+        order = torch.randperm(n)
     chosen = torch.zeros(shape[0], dtype=torch.bool)
     chosen[some[order[:test_size]]] = True
     test, train = inside & chosen.unsqueeze(-1), inside & ~chosen.unsqueeze(-1)

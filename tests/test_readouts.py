@@ -209,6 +209,8 @@ def test_bad_input():
         with pytest.raises(ValueError, match=message):
             lstm_readouts(lstm, data, torch.full((2, 3, 2), 0.5))
     law = torch.full((2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match="seed: must be a whole number or None, got 'a'"):
+        belief_readout(features, beliefs, seed="a")
     with pytest.raises(ValueError, match="next_symbol: needs finite numbers"):
         lstm_readouts(nn.LSTM(3, 4), data, law, next_symbol=law / 0)
     with pytest.raises(ValueError, match=r"next_symbol: needs shape \(2, 3, …\), got \(1, 3, 3\)"):
