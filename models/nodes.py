@@ -52,6 +52,18 @@ def node_probabilities(probabilities: Tensor) -> Tensor:
     return probabilities @ node_states(states.bit_length() - 1).to(probabilities)
 
 
+def node_log_probabilities(log_law: Tensor) -> tuple[Tensor, Tensor]:
+    """log P(h_j = 1) and log P(h_j = 0), (…, k) each, of a log law over all states (…, 2^k).
+
+    Each is a sum of its own: near 0 neither is what rounding leaves of one less the other.
+    """
+    on = node_states((log_law.shape[-1] - 1).bit_length()).to(log_law.device).bool()
+    wide = log_law.unsqueeze(-1)
+    up = torch.where(on, wide, -torch.inf).logsumexp(-2)
+    down = torch.where(on, -torch.inf, wide).logsumexp(-2)
+    return up, down
+
+
 def require_states(states: int, nodes: int) -> None:
     """Raise ``ValueError`` unless the states are those of the nodes."""
     require(states == 2**nodes, "states", f"must be 2^{nodes} for {nodes} nodes", states)
