@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
@@ -19,6 +19,9 @@ from .nodes import node_states, require_states
 from .observations import Observations
 from .reals import FullGaussian, Gaussian
 from .sequences import Sequences
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 _FAMILIES = (Gaussian, FullGaussian, Bernoulli, Poisson, Categorical)
 
@@ -61,6 +64,10 @@ class NodeEmission(Emission):
     def takes(family: object) -> bool:
         """Whether it is one of the families whose linear predictor nodes can have."""
         return type(family) in _FAMILIES
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
     @property
     def observations(self) -> Observations:

@@ -676,6 +676,14 @@ def test_a_fit_names_nodes_that_never_change() -> None:
             lambda: HarmoniumTransition(Gaussian()),  # type: ignore[arg-type]
             "emission: must be a NodeEmission, got Gaussian",
         ),
+        (
+            lambda: HiddenMarkovModel(1, "gaussian", transition=SigmoidTransition(2)),
+            r"states: must be 2\^2 for 2 nodes, got 1",
+        ),
+        (
+            lambda: HiddenMarkovModel(4, "gaussian", initial=SigmoidTransition(2)),
+            "initial: must be 'free', 'stationary' or an initial law, got SigmoidTransition",
+        ),
         (lambda: node_gate(HiddenMarkovModel(4, "gaussian")), "model: must be a TemporalSigmoid"),
         (
             lambda: gate_conditions(TemporalSigmoidBeliefNetwork(2, "gaussian")),
