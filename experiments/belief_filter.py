@@ -53,6 +53,7 @@ from ..inference.objectives import Objective
 from ..models import HiddenMarkovModel, Laws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
+from .seeds import stream
 
 Array = npt.NDArray[np.float64]
 Network = Literal["lstm", "gru", "elman"]
@@ -211,12 +212,6 @@ def chain(epsilon: float, mu: float) -> HiddenMarkovModel:
         mean=[-mu, mu],
         scale=[1.0, 1.0],
     )
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    words = np.random.SeedSequence([settings.seed, *key]).generate_state(1)
-    return int(words[0])
 
 
 def heldout(settings: Settings, case: int) -> Simulation:

@@ -205,5 +205,5 @@ def test_bad_arguments():
         match=r"pair_beliefs: needs a tensor with 9 entries along the last axis, got \(2, 3\)",
     ):
         mess3().state_beliefs(torch.ones(2, 3))
-    with pytest.raises(ValueError, match="beliefs: needs 3 entries"):
+    with pytest.raises(ValueError, match="beliefs: needs a tensor with 3 entries"):
         mess3().next_symbol(torch.ones(2, 9))
