@@ -48,7 +48,7 @@ def gates(
         i, f, o = \sigma(W y_t + U h_{t-1} + b), \quad g = \tanh(W y_t + U h_{t-1} + b), \quad
         c_t = f c_{t-1} + i g, \quad h_t = o \tanh(c_t)
 
-    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h.
+    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h. Dropout between layers is left out.
 
     Args:
         network: a ``torch.nn`` LSTM, GRU or RNN, of any number of layers; a recurrent filter; a

@@ -16,7 +16,13 @@ from torch import Tensor
 from .checks import require, require_positive
 from .emissions import Emission, Parameters, Priors
 from .node_emission import NodeEmission
-from .nodes import node_probabilities, node_states, product_law, require_states
+from .nodes import (
+    node_probabilities,
+    node_states,
+    product_law,
+    require_moves,
+    require_states,
+)
 from .sequences import Sequences
 from .trajectories import safe_log
 
@@ -57,6 +63,8 @@ class SigmoidTransition:
             f"must be one of {COUPLINGS}",
             repr(self.coupling),
         )
+        if self.coupling == "full":
+            require_moves(self.nodes)
         require_positive(self.weight_scale, "weight_scale")
         require_positive(self.bias_scale, "bias_scale")
 
@@ -94,8 +102,13 @@ class SigmoidTransition:
         return table.unbind(-3)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, 2^k, 2^k)."""
+        """log T, shape (…draws, 1, 1, 2^k, 2^k).
+
+        Raises:
+            ValueError: too many nodes for their moves to be enumerated.
+        """
         del data
+        require_moves(self.nodes)
         return product_law(self.logits(parameters)).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:

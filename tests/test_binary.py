@@ -644,6 +644,15 @@ def test_a_fit_names_nodes_that_never_change() -> None:
     [
         (lambda: TemporalSigmoidBeliefNetwork(0, "gaussian"), "nodes: must be a whole number >= 1"),
         (lambda: TemporalSigmoidBeliefNetwork(40, "gaussian"), "nodes: can be enumerated .* GB"),
+        (
+            lambda: TemporalSigmoidBeliefNetwork(15, "gaussian"),
+            "nodes: have moves that can be enumerated up to 14 .* got 15, .* takes 8 GB",
+        ),
+        (lambda: TemporalRBM(16, Poisson(3)), "nodes: have moves .* got 16, .* takes 32 GB"),
+        (
+            lambda: TemporalSigmoidBeliefNetwork(15, "gaussian", coupling="diagonal").sample(1, 2),
+            "nodes: have moves .* got 15",
+        ),
         (lambda: TemporalRBM(20, Poisson(3)), "nodes: can be enumerated up to 16, got 20, which"),
         (
             lambda: TemporalSigmoidBeliefNetwork(2, "gaussian", coupling="band"),  # type: ignore[arg-type]
