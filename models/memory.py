@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .checks import require, require_count, require_last
-from .emissions import Emission, Parameters, Priors
+from .emissions import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
 from .hmm import HiddenMarkovModel
 from .observations import Vectors
 from .reals import Gaussian
@@ -362,16 +362,21 @@ class MemoryEmission(Emission):
         one = y.new_ones(len(y), 1)
         signals = torch.cat([weight @ self.signals.to(y), one], -1)
         penalty = torch.eye(signals.shape[-1], dtype=y.dtype)
+        centre, variance = overall_moments(y, mask)
         columns, scales = [], []
         for feature in range(self.features):
             seen = mask[:, feature]
-            x, target = signals[seen], y[seen, feature]
+            x, target = signals[seen], y[seen, feature] - centre[feature]
             found = torch.linalg.solve(x.mT @ x + penalty, x.mT @ target)
             columns.append(found)
             rest = (target - x @ found).square().sum() / max(int(seen.sum()), 1)
-            scales.append(rest.sqrt().clamp_min(1e-3))
+            scales.append(rest.sqrt())
         table = torch.stack(columns, -1)
-        return {"loading": table[:-1], "intercept": table[-1], "scale": torch.stack(scales)}
+        return {
+            "loading": table[:-1],
+            "intercept": centre + table[-1],
+            "scale": torch.stack(scales).maximum(LEAST_SPREAD * variance.sqrt()),
+        }
 
     def scaled_to(self, data: Sequences) -> Self:
         scaled = self._family.scaled_to(data)

@@ -540,6 +540,14 @@ def test_starts_lie_inside_the_support(make, family: Emission) -> None:
     assert bool(log_evidence(model.with_parameters(**values), data).isfinite().all())
 
 
+@pytest.mark.parametrize("family", [Gaussian(1), FullGaussian(2)])
+def test_a_start_on_what_never_varies_leaves_some_noise(family: Emission) -> None:
+    """A law that fits every frame exactly is one whose next step costs any number of nats."""
+    data = Sequences.from_tensors(torch.ones(3, 4, family.features))
+    model = TemporalSigmoidBeliefNetwork(1, family).scaled_to(data)
+    assert float(starting_values(model, data, seed=0)["scale"].min()) > 0.01
+
+
 def test_a_start_on_clear_data_is_near_the_truth() -> None:
     true, data = coupled_case()
     values = starting_values(TemporalSigmoidBeliefNetwork(2, Gaussian(2)), data, seed=0)

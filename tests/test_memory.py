@@ -322,6 +322,22 @@ def test_starting_values_of_known_assignments() -> None:
     assert float(chances["write"]) == pytest.approx(0.3, abs=0.04)
 
 
+def test_starting_values_have_the_units_of_the_data() -> None:
+    """A start from few frames, which is pulled to the middle of the data and not to zero."""
+    model = accumulator(4)
+    drawn = model.sample(3, 4, seed=0)
+    y = drawn.data.values.double().flatten(0, 1)
+    seen = torch.ones_like(y, dtype=torch.bool)
+    weight = torch.nn.functional.one_hot(drawn.states.flatten(), model.states).double()
+    plain = model.emission.start(y, seen, weight)
+    moved = model.emission.start(1e-5 * y + 100, seen, weight)
+    for name in ("loading", "scale"):
+        torch.testing.assert_close(moved[name], 1e-5 * plain[name], rtol=1e-6, atol=0)
+    torch.testing.assert_close(moved["intercept"], 1e-5 * plain["intercept"] + 100)
+    alike = model.emission.start(torch.ones_like(y), seen, weight)
+    assert bool((alike["scale"] > 0.01).all())  # of what never varies
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_elbo_of_the_exact_filter_is_the_evidence(case: str) -> None:
     model = CASES[case]
