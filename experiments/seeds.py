@@ -1,7 +1,4 @@
-"""Seeds of experiments, and figures over them.
-
-Their mean with a 95 % interval, and whether they reach what was set.
-"""
+"""Seeds of an experiment, and its figures over them: mean, 95 % interval, what falls short."""
 
 from __future__ import annotations
 
@@ -24,7 +21,6 @@ class Seeded(Protocol):
     @property
     def seed(self) -> int:
         """Of everything."""
-        ...
 
 
 def stream(settings: Seeded, *key: int) -> int:

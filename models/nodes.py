@@ -10,6 +10,9 @@ from .checks import require, require_count
 LARGEST_NODES = 16
 """More nodes cannot be enumerated: the states alone would fill the memory."""
 
+LARGEST_COUPLED = 14
+"""With more, the moves between all states would fill it: independent chains can do without them."""
+
 
 def node_states(nodes: int) -> Tensor:
     """The 2^k states of k nodes, bits (2^k, k) float64: row s holds the binary digits of s.
@@ -29,6 +32,21 @@ def node_states(nodes: int) -> Tensor:
     )
     place = torch.arange(nodes - 1, -1, -1)
     return ((torch.arange(2**nodes).unsqueeze(-1) >> place) & 1).double()
+
+
+def require_moves(nodes: int) -> None:
+    """Raise ``ValueError`` unless the moves between all states of so many nodes can be held.
+
+    It names the memory that they would take.
+    """
+    require(
+        nodes <= LARGEST_COUPLED,
+        "nodes",
+        f"have moves that can be enumerated up to {LARGEST_COUPLED} (filters and smoothers of "
+        f"coupling='diagonal' do without, up to {LARGEST_NODES})",
+        f"{nodes}, which have {2**nodes} states: their transition takes {8 * 4**nodes / 2**30:.3g} "
+        "GB",
+    )
 
 
 def product_law(logits: Tensor) -> Tensor:
