@@ -87,7 +87,7 @@ from .policies import (
 from .pomdp import POMDP, Episodes
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
-from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
+from .problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -189,6 +189,7 @@ __all__ = [
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_dark",
     "light_maze",
     "load_model",
     "machine_repair",
