@@ -74,6 +74,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .trackers import FilterTracker, NoMemory, ParticleTracker
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -95,6 +96,7 @@ __all__ = [
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
+    "FilterTracker",
     "Fit",
     "FitSettings",
     "Forecast",
@@ -112,10 +114,12 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NoMemory",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
     "ObservableOperators",
+    "ParticleTracker",
     "Particles",
     "Readouts",
     "RegimeForecast",
