@@ -35,6 +35,7 @@ from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
+from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
@@ -74,7 +75,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
-from .trackers import FilterTracker, NoMemory, ParticleTracker
+from .trackers import FilterTracker, NoMemory
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 

@@ -34,6 +34,7 @@ from ..models import (
     Sequences,
 )
 from ..models.folders import Data
+from ..models.memory import MemoryTransition
 from ..models.randomness import seeded
 from .action_start import start_of_actions
 from .memory_start import start_of_memory
@@ -110,7 +111,9 @@ def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
     if isinstance(model, HiddenMarkovModel):
         if model.nodes is not None and isinstance(model.emission, NodeEmission):
             return start_of_nodes(model, data)
-        if isinstance(model.emission, MemoryEmission):
+        if isinstance(model.emission, MemoryEmission) and isinstance(
+            model.transition, MemoryTransition
+        ):
             return start_of_memory(model, data)
         if isinstance(model.emission, ActionEmission) and model.states > 1:
             some = data[: max(1, _FRAMES // data.max_length)]

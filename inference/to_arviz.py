@@ -157,8 +157,7 @@ def to_arviz(
         sample = sample_of(result, draws)
         model = result.model
         keep = wanted.keeps_steps(sample, data)
-        discrete = isinstance(model, HiddenMarkovModel)
-        kind: Any = export_discrete if discrete else export_continuous
+        kind: Any = export_discrete if isinstance(model, HiddenMarkovModel) else export_continuous
         evidence, by_step = kind.evidence(result, data, sample, keep)
         states = kind.states(result, data, sample, state_draws)
         groups: Groups = {

@@ -1,7 +1,7 @@
-"""Beliefs along episodes, step by step: a network's, particles', and that of no memory.
+"""Beliefs along episodes, step by step: a network's, and that of no memory.
 
-What ``POMDP.rollout`` records, and what a ``BeliefPolicy`` acts on, beside ``models.ExactTracker``.
-Like that one they keep nothing themselves: what is remembered is handed on.
+What ``POMDP.rollout`` records, and what a ``BeliefPolicy`` acts on, beside ``models.ExactTracker``
+and ``ParticleTracker``. They keep nothing themselves: what is remembered is handed on.
 """
 
 from __future__ import annotations
@@ -14,11 +14,9 @@ from torch import Tensor, nn
 
 from ..models import POMDP, Policy, Seen, Sequences
 from ..models.checks import require, require_count
-from ..models.trajectories import invert
 from .filters import RecurrentFilter
 from .fit import Fit
 from .guides import Guide
-from .particles import RESAMPLED_BELOW, ancestors
 
 Impossible = Literal["raise", "reset"]
 
@@ -57,6 +55,12 @@ class FilterTracker:
     def begin(self, model: POMDP, episodes: int) -> _Network:
         del episodes
         self.filter.build(model)  # refuses another model than its own
+        require(
+            not model.learned_reward or self.filter.reads == "observations",
+            "filter",
+            "must read 'observations' alone: rewards, which are learned, come after the action",
+            repr(self.filter.reads),
+        )
         return _Network(model, None)
 
     def update(self, memory: _Network, seen: Seen) -> tuple[Tensor, _Network]:
@@ -84,93 +88,6 @@ def _as_sequences(seen: Seen) -> Sequences:
         actions = torch.stack([seen.action, torch.zeros_like(seen.action)], 1)
     lengths = torch.full((len(y),), y.shape[1])
     return Sequences(values=y, mask=mask, lengths=lengths, actions=actions)
-
-
-class _Particles(NamedTuple):
-    model: POMDP
-    parameters: dict[str, Tensor]
-    states: Tensor
-    """(P, N) int64."""
-    weight: Tensor
-    """(P, N), sum 1 over particles."""
-    step: int
-
-
-class ParticleTracker:
-    r"""The belief of P particles that move by the model's own transition (Gordon et al. 1993).
-
-    .. math:: b_t(k) = \sum_p w_p [z_p = k], \qquad w_p \propto w_p O(o_t | a_{t-1}, z_p)
-
-    Where fewer than half of the particles are effective, 1 / Σ w² < P / 2, they are resampled
-    systematically before they move on. Draws are from torch's global generator, which ``rollout``
-    seeds.
-
-    Args:
-        particles: P.
-        impossible: at an observation that no particle allows, ``"reset"`` draws them anew from the
-            initial law, ``"raise"`` is a ``ValueError`` that names episode and step.
-
-    Raises:
-        ValueError: no particle, another ``impossible``, or a model whose parameters are not known.
-    """
-
-    def __init__(self, particles: int, impossible: Impossible = "reset") -> None:
-        require_count(particles, "particles")
-        fits = impossible in ("raise", "reset")
-        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
-        self.particles = particles
-        self.impossible = impossible
-
-    def begin(self, model: POMDP, episodes: int) -> _Particles:
-        parameters = model.complete({})
-        states = self._first(parameters, episodes)
-        even = torch.full(states.shape, 1 / self.particles, dtype=torch.float64)
-        return _Particles(model, parameters, states, even, 0)
-
-    def _first(self, parameters: dict[str, Tensor], episodes: int) -> Tensor:
-        law = parameters.get("initial", torch.ones(1)).double().cumsum(-1)
-        shape = self.particles, episodes
-        return invert(law.expand(*shape, -1), torch.rand(*shape, 1, dtype=law.dtype))
-
-    def update(self, memory: _Particles, seen: Seen) -> tuple[Tensor, _Particles]:
-        model, parameters, states, weight, step = memory
-        if seen.action is not None:
-            states, weight = _resampled(states, weight)
-            if model.states > 1:
-                law = parameters["transition"].double()[seen.action, states].cumsum(-1)
-                states = invert(law, torch.rand_like(law[..., :1]))
-        told = model.likelihood(seen, parameters).mT.double()  # (K, N)
-        weight = weight * told.gather(0, states)
-        total = weight.sum(0)
-        lost = total <= 0
-        if bool(lost.any()):
-            _require_reset(self.impossible, "some particle", lost, seen, step)
-            states = torch.where(lost, self._first(parameters, len(lost)), states)
-            weight = torch.where(lost, 1.0, weight)
-            total = weight.sum(0)
-        weight = weight / total
-        belief = torch.zeros_like(told).scatter_add(0, states, weight).mT
-        return belief, _Particles(model, parameters, states, weight, step + 1)
-
-
-def _require_reset(rule: str, judge: str, lost: Tensor, seen: Seen, step: int) -> None:
-    episode = int(lost.nonzero()[0])
-    require(
-        rule == "reset",
-        "observation",
-        f"must be possible for {judge}; episode {episode}, step {step}",
-        seen.observation[episode].tolist(),
-    )
-
-
-def _resampled(states: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The particles of episodes in which few are effective, drawn anew by their weights."""
-    particles = len(weight)
-    poor = 1 / weight.square().sum(0) < RESAMPLED_BELOW * particles
-    if not bool(poor.any()):
-        return states, weight
-    chosen = torch.where(poor, states.gather(0, ancestors(weight, "systematic")), states)
-    return chosen, torch.where(poor, 1 / particles, weight)
 
 
 class _Nothing(NamedTuple):
@@ -240,7 +157,13 @@ class NoMemory:
         belief = expected * told
         lost = belief.sum(-1) <= 0
         if bool(lost.any()):
-            _require_reset(self.impossible, "the prior", lost, seen, step)
+            episode = int(lost.nonzero()[0])
+            require(
+                self.impossible == "reset",
+                "observation",
+                f"must be possible under the prior; episode {episode}, step {step}",
+                seen.observation[episode].tolist(),
+            )
             belief = torch.where(lost.unsqueeze(-1), told, belief)
         belief = belief / belief.sum(-1, keepdim=True)
         return belief, _Nothing(model, parameters, before, step + 1)

@@ -141,19 +141,12 @@ def test_impossible_observations() -> None:
     model = POMDP.from_tables(sure, sure, initial=[1.0, 0.0])
     nothing = Seen(None, torch.zeros(2).long(), torch.zeros(2).bool())
     seen = Seen(torch.zeros(2).long(), torch.tensor([0, 1]), torch.ones(2).bool())
-    beliefs: dict[type, list[list[float]]] = {
-        ParticleTracker: [[1, 0], [1, 0]],  # as at the beginning
-        NoMemory: [[1, 0], [0, 1]],  # what the observation says
-    }
-    for kind, wanted in beliefs.items():
-        arguments = (7,) if kind is ParticleTracker else (None,)
-        tracker = kind(*arguments, "reset")
-        _, memory = tracker.update(tracker.begin(model, 2), nothing)
-        np.testing.assert_allclose(tracker.update(memory, seen)[0], wanted, atol=1e-15)
-        strict = kind(*arguments, "raise")
-        _, memory = strict.update(strict.begin(model, 2), nothing)
-        with pytest.raises(ValueError, match="episode 1, step 1, got 1"):
-            strict.update(memory, seen)
+    _, memory = NoMemory().update(NoMemory().begin(model, 2), nothing)
+    belief = NoMemory().update(memory, seen)[0]
+    np.testing.assert_allclose(belief, [[1, 0], [0, 1]], atol=1e-15)  # what the observation says
+    strict = NoMemory(impossible="raise")
+    with pytest.raises(ValueError, match="episode 1, step 1, got 1"):
+        strict.update(memory, seen)
 
 
 def test_bad_trackers_are_refused() -> None:
@@ -169,11 +162,14 @@ def test_bad_trackers_are_refused() -> None:
     other.build(HiddenMarkovModel(2, "poisson"))
     with pytest.raises(ValueError, match="filter: built for 2 input channels"):
         model.rollout(Uniform(), 1, 1, tracker=FilterTracker(other))
-    with pytest.raises(ValueError, match="particles: must be a whole number >= 1"):
-        ParticleTracker(0)
     with pytest.raises(ValueError, match="impossible: must be 'raise' or 'reset'"):
         NoMemory(None, "ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="prior: needs probabilities"):
         NoMemory([0.5, 0.6])
+    paid = POMDP(2, 3, actions=2, reward="learned")
+    reading = LSTMFilter(3, reads="both")
+    reading.build(paid)
+    with pytest.raises(ValueError, match="must read 'observations' alone where rewards"):
+        FilterTracker(reading).begin(paid, 1)
     with pytest.raises(ValueError, match="prior: needs a probability for each of 2 states"):
         model.rollout(Uniform(), 1, 1, tracker=NoMemory([0.5, 0.25, 0.25]))
