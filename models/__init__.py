@@ -83,7 +83,7 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .pomdp import POMDP, Episodes
+from .pomdp import POMDP, Episodes, World
 from .priors import Ordered
 from .processes import (
     LabelledChain,
@@ -180,6 +180,7 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
