@@ -61,8 +61,8 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
     Args:
         model: a process whose parameters are all known, or a function without arguments that makes
             one.
-        show_action: observations are ``MultiDiscrete``, the symbol and the action before it (A
-            before the first), for agents that would otherwise not know what they did.
+        show_action: the action before it is seen beside every symbol, as one symbol o (A + 1) + a
+            with a = A before the first, for agents that would otherwise not know what they did.
         tell_state: ``info["state"]`` is the hidden state.
         tell_belief: ``info["belief"]`` is the exact belief, (K,).
         render_mode: ``"ansi"`` or None.
@@ -91,8 +91,8 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
 
     @property
     def nothing(self) -> int | None:
-        """The symbol that means that nothing was seen, if there is one."""
-        return self._run.nothing
+        """The symbol that means that nothing was seen, if there is one; None with actions shown."""
+        return None if self._run.show_action else self._run.nothing
 
     @property
     def ends(self) -> bool:
@@ -266,7 +266,7 @@ class _Running:
         require(render_mode in (None, "ansi"), "render_mode", "must be 'ansi'", repr(render_mode))
         codes = self.model.emission.codes
         require(codes or not show_action, "show_action", "needs symbols", repr(self.model))
-        self._show_action, self._tell_state, self._tell_belief = (
+        self.show_action, self._tell_state, self._tell_belief = (
             show_action,
             tell_state,
             tell_belief,
@@ -289,9 +289,7 @@ class _Running:
             high = 1.0 if kind.support is constraints.boolean else np.inf
             return spaces.Box(low, high, (kind.features,), np.float32)
         symbols = self.model.emission.encoding_size + int(self.nothing is not None)
-        if self._show_action:
-            return spaces.MultiDiscrete([symbols, self.model.actions + 1])
-        return spaces.Discrete(symbols)
+        return spaces.Discrete(symbols * (self.model.actions + 1 if self.show_action else 1))
 
     def seed(self, generator: np.random.Generator) -> None:
         """Begin another stream."""
@@ -353,8 +351,8 @@ class _Running:
         if not self.model.emission.codes:
             return (value * mask).float().numpy()
         seen = value if self.nothing is None else torch.where(mask, value, self.nothing)
-        if self._show_action:
-            seen = torch.stack([seen, action], -1)
+        if self.show_action:
+            seen = seen * (self.model.actions + 1) + action
         return seen.numpy().copy()
 
     def info(self) -> dict[str, Array]:

@@ -141,7 +141,7 @@ def _check_end(env: gymnasium.Env[Any, Any], length: int | None) -> int | None:
     limited = env.spec is not None and env.spec.max_episode_steps is not None
     requirement = "is needed where nothing ends an episode"
     require(own.ends or limited or length is not None, "length", requirement, length)
-    return own.nothing if isinstance(env.observation_space, spaces.Discrete) else None
+    return own.nothing
 
 
 def _size(space: spaces.Space[Any], argument: str) -> int:
