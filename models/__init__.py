@@ -84,7 +84,7 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .pomdp import POMDP, Episodes
+from .pomdp import POMDP, Episodes, World
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
 from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
@@ -185,6 +185,7 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
