@@ -8,7 +8,9 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
+discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -83,6 +85,7 @@ from .policies import (
     Tracker,
     Uniform,
 )
+from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
 from .pomdp import POMDP, Episodes
 from .priors import Ordered
 from .processes import (
@@ -161,6 +164,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Policy",
+    "PolicyReading",
     "Regression",
     "ResetModel",
     "ResetTransition",
@@ -180,6 +184,8 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "as_policy",
+    "emission_of",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
@@ -190,7 +196,9 @@ __all__ = [
     "mess3",
     "node_gate",
     "node_states",
+    "policy_gate",
     "random_random_xor",
+    "read_as_inputs",
     "save_model",
     "value_mean",
     "write_folder",
