@@ -54,6 +54,8 @@ def _draw_memory(figures: Mapping[str, Any]) -> Figure:
         shares = [row[reading]["share_picked"] for row in rows]
         label = f"{_LABELS[reading]} (mean, 95 %)"
         axis.errorbar(rates, mean, np.abs(ends.T - mean), fmt="o-", ms=4, color=color, label=label)
+        known = [row[reading]["nats_ahead_at_true_parameters"] for row in rows]
+        axis.plot(rates, known, "--", lw=1, color=color)
         for rate, at, share in zip(rates, ends[:, place], shares, strict=True):
             offset = (0, -12 if place == 0 else 6)
             axis.annotate(
@@ -69,7 +71,7 @@ def _draw_memory(figures: Mapping[str, Any]) -> Figure:
     axis.set(
         xlabel="chance of the node to switch (½: no memory, the readings coincide)",
         ylabel="held-out evidence of the true reading\nbefore that of the other (nats)",
-        title="One Gaussian node; numbers: share picked right",
+        title="One Gaussian node; numbers: share picked right;\ndashed: the models that made the data",
     )
     axis.legend(frameon=False)
     return figure

@@ -63,6 +63,7 @@ from .memory import (
     value_mean,
     write_probability,
 )
+from .memory_process import MemoryPolicy, MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .neural import NeuralEmission, NeuralTransition
@@ -150,6 +151,8 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
+    "MemoryPolicy",
+    "MemoryProcess",
     "MemoryStates",
     "Misclassification",
     "Model",
@@ -192,6 +195,7 @@ __all__ = [
     "labelled_chain",
     "load_model",
     "memory_mean",
+    "memory_process",
     "memory_states",
     "mess3",
     "node_gate",
