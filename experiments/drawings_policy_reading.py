@@ -36,7 +36,7 @@ def _draw_evidence(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
             right = f"picked right {figures[name][reading]['share_picked']:.0%}"
             label = f"{_LABELS[reading]}:\n{right} (95 %: {low:.0%} to {high:.0%})"
             axis.plot(ahead, rank, ".", color=color, label=label)
-        axis.axvline(0, color="black", lw=0.7)
+        axis.plot([0, 0], [0, 1], "k-", lw=0.7)
         axis.set(title=name.replace("_", " "), ylim=(0, 1.45), yticks=np.linspace(0, 1, 6))
         axis.set_xlabel("held-out evidence, emitted − acting (nats)")
         axis.legend(frameon=False, fontsize=7, loc="upper left")
@@ -71,7 +71,7 @@ def _draw_memory(figures: Mapping[str, Any]) -> Figure:
     axis.set(
         xlabel="chance of the node to switch (½: no memory, the readings coincide)",
         ylabel="held-out evidence of the true reading\nbefore that of the other (nats)",
-        title="One Gaussian node; numbers: share picked right;\ndashed: the models that made the data",
+        title="One Gaussian node (dashed: the models that made the data;\nnumbers: share right)",
     )
     axis.legend(frameon=False)
     return figure
@@ -91,7 +91,10 @@ def _draw_gates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
             axis.plot([], [], "o", color=color, ms=4, label=_LABELS[reading])
         axis.hlines(written, np.arange(len(written)) - 0.4, np.arange(len(written)) + 0.4, "0.5")
         axis.set(title=name.replace("_", " "), xlabel="weight of the gate (grey: the truth)")
-        axis.set_xticks(range(len(written)))
+        nodes, inputs = group(posterior, "constant_data")[f"{name}_written"].shape
+        reads = inputs - nodes - 1
+        names = [*[r"$W_h$"] * nodes, *[r"$W_y$"] * reads, "$b$"] * nodes
+        axis.set_xticks(range(len(written)), names)
     axes[0].set_ylabel("learned from the nodes' bits\n(black: mean, 95 %)")
     axes[0].legend(frameon=False, fontsize=7)
     last, places = axes[-1], np.arange(len(CASES))
