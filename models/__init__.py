@@ -66,6 +66,7 @@ from .memory import (
 from .memory_process import MemoryPolicy, MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
+from .mountain_hike import Hikes, MountainHike
 from .neural import NeuralEmission, NeuralTransition
 from .node_emission import NodeEmission
 from .node_laws import (
@@ -88,7 +89,9 @@ from .policies import (
 )
 from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
 from .pomdp import POMDP, Episodes
+from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
+from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -137,6 +140,7 @@ __all__ = [
     "HarmoniumInitial",
     "HarmoniumTransition",
     "HiddenMarkovModel",
+    "Hikes",
     "InputTransition",
     "LabelledChain",
     "Laws",
@@ -156,6 +160,7 @@ __all__ = [
     "MemoryStates",
     "Misclassification",
     "Model",
+    "MountainHike",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
@@ -193,7 +198,9 @@ __all__ = [
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_maze",
     "load_model",
+    "machine_repair",
     "memory_mean",
     "memory_process",
     "memory_states",
@@ -203,9 +210,14 @@ __all__ = [
     "policy_gate",
     "random_random_xor",
     "read_as_inputs",
+    "read_pomdp",
+    "rock_sample",
     "save_model",
+    "t_maze",
+    "tiger",
     "value_mean",
     "write_folder",
+    "write_pomdp",
     "write_probability",
     "zero_one_random",
 ]
