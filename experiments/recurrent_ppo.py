@@ -12,7 +12,6 @@ from ..models import POMDP
 
 try:
     from gymnasium.vector import AutoresetMode
-    from sb3_contrib import RecurrentPPO
     from stable_baselines3.common.vec_env import VecEnv
 except ImportError as error:
     raise ImportError(
