@@ -8,7 +8,9 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
+discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -61,6 +63,7 @@ from .memory import (
     value_mean,
     write_probability,
 )
+from .memory_process import MemoryPolicy, MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .mountain_hike import Hikes, MountainHike
@@ -84,7 +87,8 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .pomdp import POMDP, Episodes
+from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
+from .pomdp import POMDP, Episodes, World
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
 from .problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
@@ -151,6 +155,8 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
+    "MemoryPolicy",
+    "MemoryProcess",
     "MemoryStates",
     "Misclassification",
     "Model",
@@ -166,6 +172,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Policy",
+    "PolicyReading",
     "Regression",
     "ResetModel",
     "ResetTransition",
@@ -185,6 +192,9 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
+    "as_policy",
+    "emission_of",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
@@ -194,11 +204,14 @@ __all__ = [
     "load_model",
     "machine_repair",
     "memory_mean",
+    "memory_process",
     "memory_states",
     "mess3",
     "node_gate",
     "node_states",
+    "policy_gate",
     "random_random_xor",
+    "read_as_inputs",
     "read_pomdp",
     "rock_sample",
     "save_model",
