@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 _LARGEST = 2**27
 """Numbers A K² that a table of transitions may have: a gibibyte."""
 
-_ROCKS = {  # (x, y) of the rocks, and where the rover starts, in the usual benchmark files
+_ROCKS = {  # (x, y) of the rocks, and where the rover starts, in programs after Silver & Veness
     (4, 4): (((0, 1), (2, 0), (3, 2), (1, 3)), (0, 0)),
     (5, 5): (((2, 4), (0, 4), (3, 3), (2, 2), (4, 1)), (0, 2)),
     (5, 7): (((1, 0), (2, 1), (1, 2), (2, 2), (4, 2), (0, 3), (3, 4)), (0, 2)),
@@ -63,7 +63,7 @@ def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.
 
     The right arm earns 4, the wrong one −0.1, as does every step that moves nothing.
 
-    Known: without stochasticity the optimal value is 4 γ^length.
+    Known: without stochasticity the optimal value, the cue seen, is 4 γ^length.
 
     Raises:
         ValueError: a length below 1, or a stochasticity or a discount outside [0, 1].
@@ -226,13 +226,15 @@ def rock_sample(
 
     Args:
         n, k: size of the grid and number of rocks.
-        rocks: (x, y) of each, x to the east and y to the north, from 0; if None those of the usual
-            benchmark for (4, 4), (5, 5) and (5, 7), else drawn with a fixed seed.
-        start: of the rover; if None that of the benchmark, else the middle of the west side.
+        rocks: (x, y) of each, x to the east and y to the north, from 0; if None those of programs
+            after Silver & Veness (2010) for (4, 4), (5, 5) and (5, 7), else drawn with a fixed
+            seed.
+        start: of the rover; if None that of these programs, else the middle of the west side.
         half: the distance at which the sensor has lost half of its efficiency.
         discount: γ.
 
-    Known: 257 states for (4, 4), 801 for (5, 5), 3201 for (5, 7).
+    Known: 257 states for (4, 4), 801 for (5, 5), 3201 for (5, 7). Values depend on where the rocks
+    are, which not all papers say: published ones are not to be expected of these places.
 
     Raises:
         ValueError: rocks or a start off the grid, two rocks in one place, or tables that would have
