@@ -15,6 +15,7 @@ continuous, linear      ``LinearGaussianSSM``                       the same wit
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
 continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
+continuous, acted upon  ``MountainHike``
 ======================  ==========================================  ================================
 
 Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
