@@ -22,6 +22,7 @@ from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .horizons import HorizonPlan, solve_horizon
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
 from .linear_queries import (
@@ -36,6 +37,8 @@ from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
 from .particles import Particles, particle_filter
+from .planning import mdp_values, qmdp, value_iteration
+from .plans import AlphaVectors, History, Plan, load_plan
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -78,6 +81,7 @@ from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
+    "AlphaVectors",
     "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",
@@ -102,6 +106,8 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "History",
+    "HorizonPlan",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
@@ -117,6 +123,7 @@ __all__ = [
     "NutsSettings",
     "ObservableOperators",
     "Particles",
+    "Plan",
     "Readouts",
     "RegimeForecast",
     "RegimeGuide",
@@ -155,10 +162,12 @@ __all__ = [
     "information_criteria",
     "innovation_tests",
     "load_fit",
+    "load_plan",
     "log_evidence",
     "loo",
     "lstm_log_likelihood",
     "lstm_readouts",
+    "mdp_values",
     "mean_readout",
     "mixture_kalman",
     "most_likely_regimes",
@@ -168,6 +177,7 @@ __all__ = [
     "posterior_quantities",
     "predict",
     "predictive_check",
+    "qmdp",
     "read",
     "recurrent_gates",
     "sample_lstm",
@@ -176,6 +186,7 @@ __all__ = [
     "smooth",
     "smooth_pairs",
     "smooth_regimes",
+    "solve_horizon",
     "standardised_innovations",
     "starting_values",
     "steady_state",
@@ -186,6 +197,7 @@ __all__ = [
     "to_arviz",
     "triple_probabilities",
     "update_errors",
+    "value_iteration",
     "weighted_evidence",
     "wrap",
     "write",
