@@ -36,6 +36,7 @@ from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
+from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
 from .planning import mdp_values, qmdp, value_iteration
 from .plans import AlphaVectors, History, Plan, load_plan
@@ -77,6 +78,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .trackers import FilterTracker, NoMemory
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -99,6 +101,7 @@ __all__ = [
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
+    "FilterTracker",
     "Fit",
     "FitSettings",
     "Forecast",
@@ -118,10 +121,12 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NoMemory",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
     "ObservableOperators",
+    "ParticleTracker",
     "Particles",
     "Plan",
     "Readouts",

@@ -52,7 +52,7 @@ class _MarkovPotentials(nn.Module, ABC):
             belief,
         )
         assert isinstance(belief, DiscreteBelief)
-        width = self.channels.build(model)
+        width = self.channels.width(model)
         if self.states is not None:
             built = self.states, self.input_weight.shape[1]
             require(
@@ -61,7 +61,9 @@ class _MarkovPotentials(nn.Module, ABC):
                 f"was built for (states, channels) = {built}; make a new {name}",
                 (belief.states, width),
             )
+            self.channels.build(model)
             return
+        self.channels.build(model)
         self.states = belief.states
         self.moves = nn.Parameter(torch.zeros(belief.states, belief.states))
         drawn = torch.empty(belief.states, width).uniform_(-1, 1) / width**0.5
@@ -89,7 +91,10 @@ class _MarkovPotentials(nn.Module, ABC):
             repr(self.channels.reads),
         )
         require(
-            not model.inputs and not model.timed, "model", "must move alike at all steps", model
+            not (model.inputs or model.actions or model.timed),
+            "model",
+            "must move alike at all steps",
+            model,
         )
         self.build(model)
         like = Sequences.from_tensors(

@@ -274,7 +274,7 @@ def _resampled(
     states: Tensor, log_weight: Tensor, poor: Tensor, resampling: Resampling
 ) -> tuple[Tensor, Tensor]:
     particles, sequences = log_weight.shape
-    chosen = _ancestors(log_weight.detach().exp(), resampling)
+    chosen = ancestors(log_weight.detach().exp(), resampling)
     itself = torch.arange(particles, device=poor.device).unsqueeze(-1)
     chosen = torch.where(poor, chosen, itself)
     rows = torch.arange(sequences, device=poor.device)
@@ -282,7 +282,7 @@ def _resampled(
     return states[chosen, rows], torch.where(poor, even, log_weight)
 
 
-def _ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
+def ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
     """Particles (P, N) drawn by weights (P, N), each w P times on average."""
     cumulative = weight.mT.double().cumsum(-1)
     particles = len(weight)
@@ -319,8 +319,7 @@ class DiscreteSteps:
 
     def table(self, t: int) -> Tensor:
         """log T of the step from t, (N|1, K, K)."""
-        steps = self.laws.log_transition
-        return steps[:, min(t, steps.shape[1] - 1)]
+        return self.laws.step(t)
 
     def moves(self, states: Tensor, t: int) -> Tensor:
         """log T(· | z_t) of states (…, N), (…, N, K)."""

@@ -8,7 +8,9 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
+discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
@@ -61,8 +63,10 @@ from .memory import (
     value_mean,
     write_probability,
 )
+from .memory_process import MemoryPolicy, MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
+from .mountain_hike import Hikes, MountainHike
 from .neural import NeuralEmission, NeuralTransition
 from .node_emission import NodeEmission
 from .node_laws import (
@@ -83,8 +87,11 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .pomdp import POMDP, Episodes
+from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
+from .pomdp import POMDP, Episodes, World
+from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
+from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -133,6 +140,7 @@ __all__ = [
     "HarmoniumInitial",
     "HarmoniumTransition",
     "HiddenMarkovModel",
+    "Hikes",
     "InputTransition",
     "LabelledChain",
     "Laws",
@@ -147,9 +155,12 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
+    "MemoryPolicy",
+    "MemoryProcess",
     "MemoryStates",
     "Misclassification",
     "Model",
+    "MountainHike",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
@@ -161,6 +172,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Policy",
+    "PolicyReading",
     "Regression",
     "ResetModel",
     "ResetTransition",
@@ -180,20 +192,33 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
+    "as_policy",
+    "emission_of",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_maze",
     "load_model",
+    "machine_repair",
     "memory_mean",
+    "memory_process",
     "memory_states",
     "mess3",
     "node_gate",
     "node_states",
+    "policy_gate",
     "random_random_xor",
+    "read_as_inputs",
+    "read_pomdp",
+    "rock_sample",
     "save_model",
+    "t_maze",
+    "tiger",
     "value_mean",
     "write_folder",
+    "write_pomdp",
     "write_probability",
     "zero_one_random",
 ]

@@ -19,16 +19,16 @@ from .counts import Bernoulli, Poisson
 from .emissions import Emission, Parameters, Priors
 from .folders import Data, SequenceFolder
 from .generators import GeneratorTransition
-from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
-from .model import Model, Simulation
-from .node_emission import NodeEmission
-from .node_laws import (
-    HarmoniumInitial,
-    HarmoniumTransition,
-    NodeInitial,
-    SigmoidTransition,
+from .laws import (
+    FreeInitial,
+    InitialLaw,
+    MatrixTransition,
+    ModelCheck,
+    StationaryInitial,
+    TransitionLaw,
 )
-from .nodes import require_states
+from .model import Model, Simulation
+from .node_laws import HarmoniumTransition, SigmoidTransition
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT
@@ -50,9 +50,6 @@ _SIZED = {
     "full-gaussian": "FullGaussian(features=3)",
     "low-rank-gaussian": "LowRankGaussian(features=20, rank=2)",
 }
-
-
-_OF_NODES = (SigmoidTransition, HarmoniumTransition, NodeEmission, NodeInitial, HarmoniumInitial)
 
 
 @dataclass(frozen=True)
@@ -84,19 +81,28 @@ class Laws:
     def log_transition(self) -> Tensor:
         """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
         if self.choice is None:
-            return self._moves
-        chosen = self._moves.squeeze(-4).index_select(-3, self.choice.flatten())
+            return self.matrices
+        chosen = self.matrices.squeeze(-4).index_select(-3, self.choice.flatten())
         steps: Tensor = chosen.unflatten(-3, self.choice.shape)
         return steps
 
     @property
-    def _moves(self) -> Tensor:
+    def matrices(self) -> Tensor:
+        """log T of every step as ``log_transition``, or with ``choice`` the A matrices, once."""
         return self.moves if isinstance(self.moves, Tensor) else self.moves()
+
+    def step(self, t: int) -> Tensor:
+        """log T of the step from t, (N|1, K, K)."""
+        tables = self.matrices
+        if self.choice is None:
+            return tables[:, min(t, tables.shape[1] - 1)]
+        chosen: Tensor = tables[0].index_select(0, self.choice[:, t])
+        return chosen
 
     @property
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """What the functions of ``inference.exact`` take: also of many matrices, each once."""
-        return self.log_initial, self._moves, self.log_likelihood, self.lengths, self.choice
+        return self.log_initial, self.matrices, self.log_likelihood, self.lengths, self.choice
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -131,12 +137,13 @@ class Laws:
     def sample_states(self) -> Tensor:
         """One draw of the hidden paths, (N, T)."""
         data = self.data
-        return sample_chain(self.log_initial, self.log_transition, len(data), data.max_length)
+        chain = self.log_initial, self.matrices
+        return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
 
     def states(self) -> MarkovChain:
         """The law of the hidden trajectories."""
         return MarkovChain(
-            self.log_initial, self.log_transition, self.lengths, self.data.max_length
+            self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
         )
 
     def observations(self, states: Tensor) -> Emitted:
@@ -181,7 +188,9 @@ class HiddenMarkovModel(Model):
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
-        if initial not in ("free", "stationary") and not isinstance(initial, InitialLaw):
+        # What a transition law can do has all names of what an initial law can, and more.
+        law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw)
+        if initial not in ("free", "stationary") and not law:
             raise ValueError(
                 f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
             )
@@ -201,20 +210,9 @@ class HiddenMarkovModel(Model):
             "'stationary' needs transitions that are the same at every step",
             repr(self.transition),
         )
-        if isinstance(self.transition, GeneratorTransition):
-            require(
-                self.initial == "free",
-                "initial",
-                "must be 'free' in continuous time (known values are set with with_parameters)",
-                repr(self.initial),
-            )
-            if self.states > 1:
-                self.transition.check_emission(self.emission, self.states)
         for law in (self.transition, self.emission, self.initial):
-            if isinstance(law, _OF_NODES):
-                require_states(self.states, law.nodes)
-            if isinstance(law, HarmoniumTransition | HarmoniumInitial):
-                law.check_emission(self.emission)
+            if isinstance(law, ModelCheck):
+                law.check_model(self)
         read = {moving, self.emission.inputs} - {0}
         require(
             len(read) < 2,

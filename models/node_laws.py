@@ -7,18 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .checks import require, require_positive
+from .checks import require, require_count, require_inputs, require_positive
 from .emissions import Emission, Parameters, Priors
 from .node_emission import NodeEmission
-from .nodes import node_probabilities, node_states, product_law, require_states
+from .nodes import (
+    node_probabilities,
+    node_states,
+    product_law,
+    require_moves,
+    require_states,
+)
 from .sequences import Sequences
 from .trajectories import safe_log
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 Coupling = Literal["full", "diagonal"]
 COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
@@ -30,21 +39,25 @@ class SigmoidTransition:
 
     .. math:: T(h \mid h') = \prod_j \sigma(A h' + a)_j^{h_j} (1 - \sigma(A h' + a)_j)^{1 - h_j}
 
+    With ``inputs`` u the logits are A h' + V u + a: what is read acts on the nodes.
+    ``data.inputs[:, t]`` drives the step from t to t + 1.
+
     A = ``node_weight`` (k, k), rows the node and columns the node before, or its diagonal (k,)
     with ``coupling="diagonal"``: then the nodes are independent chains, observed together
     (a factorial hidden Markov model, Ghahramani & Jordan 1997). a = ``node_bias`` (k,).
-    Priors are N(0, weight_scale²) and N(0, bias_scale²). The states are those of
-    ``nodes.node_states``: their numbers mean something and are never renamed.
+    V = ``node_input`` (k, inputs). Priors are N(0, weight_scale²) and N(0, bias_scale²). The states
+    are those of ``nodes.node_states``: their numbers mean something and are never renamed.
 
     Raises:
-        ValueError: too many nodes, another coupling, or a scale that is not positive.
+        ValueError: too many nodes, another coupling, a number of inputs below 0, or a scale that is
+            not positive.
     """
 
     nodes: int
     coupling: Coupling = "full"
     weight_scale: float = 2.0
     bias_scale: float = 2.0
-    inputs = 0
+    inputs: int = 0
 
     def __post_init__(self) -> None:
         node_states(self.nodes)  # names the memory that too many would take
@@ -54,19 +67,27 @@ class SigmoidTransition:
             f"must be one of {COUPLINGS}",
             repr(self.coupling),
         )
+        if self.coupling == "full":
+            require_moves(self.nodes)
         require_positive(self.weight_scale, "weight_scale")
         require_positive(self.bias_scale, "bias_scale")
+        require_count(self.inputs, "inputs", least=0)
 
     def priors(self, states: int) -> Priors:
         require_states(states, self.nodes)
         shape = (self.nodes,) * (2 if self.coupling == "full" else 1)
         weight = dist.Normal(torch.zeros(shape), self.weight_scale).to_event(len(shape))
         bias = dist.Normal(torch.zeros(self.nodes), self.bias_scale).to_event(1)
-        return {"node_weight": weight, "node_bias": bias}
+        out: Priors = {"node_weight": weight, "node_bias": bias}
+        if self.inputs:
+            zeros = torch.zeros(self.nodes, self.inputs)
+            out["node_input"] = dist.Normal(zeros, self.weight_scale).to_event(2)
+        return out
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         weight = ("node", "node_from") if self.coupling == "full" else ("node",)
-        return {"node_weight": weight, "node_bias": ("node",)}
+        read = {"node_input": ("node", "input")} if self.inputs else {}
+        return {"node_weight": weight, "node_bias": ("node",), **read}
 
     def matrix(self, parameters: Parameters) -> Tensor:
         """A (…draws, k, k), also where only its diagonal is a parameter."""
@@ -74,7 +95,7 @@ class SigmoidTransition:
         return weight if self.coupling == "full" else weight.diag_embed()
 
     def logits(self, parameters: Parameters) -> Tensor:
-        """A h' + a of every state h' before, (…draws, 2^k, k)."""
+        """A h' + a of every state h' before, (…draws, 2^k, k); inputs come on top."""
         weight = self.matrix(parameters)
         return node_states(self.nodes).to(weight) @ weight.mT + parameters["node_bias"].unsqueeze(
             -2
@@ -83,6 +104,7 @@ class SigmoidTransition:
     def chains(self, parameters: Parameters) -> tuple[Tensor, ...]:
         """log T of every node's own chain, k times (…draws, 2, 2); for a diagonal coupling."""
         require(self.coupling == "diagonal", "coupling", "must be 'diagonal'", self.coupling)
+        require(not self.inputs, "inputs", "drive chains differently at every step", self.inputs)
         before = torch.arange(2).to(parameters["node_bias"])
         on = parameters["node_bias"].unsqueeze(-1) + before * parameters["node_weight"].unsqueeze(
             -1
@@ -91,17 +113,34 @@ class SigmoidTransition:
         return table.unbind(-3)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, 2^k, 2^k)."""
-        del data
-        return product_law(self.logits(parameters)).unsqueeze(-3).unsqueeze(-3)
+        """log T, shape (…draws, N|1, T-1|1, 2^k, 2^k): one for all steps without inputs.
+
+        Raises:
+            ValueError: too many nodes for their moves to be enumerated.
+        """
+        require_moves(self.nodes)
+        logits = self.logits(parameters).unsqueeze(-3).unsqueeze(-3)
+        if self.inputs:
+            assert data.inputs is not None
+            weight = parameters["node_input"]
+            read = data.inputs[:, :-1].to(weight.dtype)
+            logits = logits + torch.einsum("ntu,...ju->...ntj", read, weight).unsqueeze(-2)
+        return product_law(logits)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Logistic regression of every node on the nodes before, by the counts."""
+        """Logistic regression of every node on the nodes before, by the counts; no inputs yet."""
         weight, bias = _regressed(counts, self.nodes, self.coupling == "full")
-        return {"node_weight": weight, "node_bias": bias}
+        out = {"node_weight": weight, "node_bias": bias}
+        if self.inputs:
+            out["node_input"] = weight.new_zeros(self.nodes, self.inputs)
+        return out
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        require_inputs(data, self.inputs, "SigmoidTransition")
 
 
 @dataclass(frozen=True)
@@ -156,9 +195,10 @@ class HarmoniumTransition:
         """The regression of ``SigmoidTransition``, which knows nothing of Z."""
         return self._undirected.start(counts)
 
-    def check_emission(self, emission: Emission) -> None:
+    def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
-        _require_alike(self.emission, emission)
+        require_states(model.states, self.nodes)
+        _require_alike(self.emission, model.emission)
 
     def check(self, data: Sequences) -> None:
         """Any data will do."""
@@ -194,6 +234,10 @@ class NodeInitial:
     def start(self, share: Tensor) -> dict[str, Tensor]:
         on = node_probabilities(share)
         return {"node_initial": safe_log(on) - safe_log(1 - on)}
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
 
 @dataclass(frozen=True)
@@ -233,9 +277,10 @@ class HarmoniumInitial:
         joint = joint + self.emission.log_partition(parameters)
         return joint.log_softmax(-1).unsqueeze(-2)
 
-    def check_emission(self, emission: Emission) -> None:
+    def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
-        _require_alike(self.emission, emission)
+        require_states(model.states, self.nodes)
+        _require_alike(self.emission, model.emission)
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
         return NodeInitial(self.nodes, self.scale).start(share)
