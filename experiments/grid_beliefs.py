@@ -79,8 +79,8 @@ class Settings:
     """Of everything: weights, batches, episodes."""
     seeds: int = 5
     """Networks of every problem, each with training episodes and an evaluation of its own."""
-    tag_seeds: int = 5
-    """The same for tag."""
+    tag_seeds: int = 3
+    """The same for tag: fewer, for the time they take."""
     jobs: int = 1
     """Networks at the same time, one thread each. The numbers do not depend on it."""
     problems: tuple[str, ...] = (
@@ -105,15 +105,17 @@ class Settings:
     """More for 870 states, which 29 places of the robot and 30 of the other one make up."""
     training_length: int = 40
     """Steps of a training episode: those after hold nothing that is new, the LSTM goes on."""
+    tag_training_length: int = 25
+    """In tag, which is over by then if the plan acts."""
     rounds: int = 5
     """Times that the network acts anew, to learn from where its own actions lead."""
     training_episodes: int = 4000
     """New ones in every round."""
     steps: int = 500
     """Gradient steps of a network…"""
-    hallway_steps: int = 1000
+    hallway_steps: int = 1500
     """…which has more to learn here…"""
-    tag_steps: int = 700
+    tag_steps: int = 600
     """…and here."""
     batch_size: int = 128
     """Episodes a step."""
@@ -198,7 +200,8 @@ def prepared(settings: Settings, name: str) -> Problem:
     plan = value_iteration(model, gap=settings.gap, seconds=None, trials=trials)
     length = own(settings, name, "length")
     heldout = {}
-    for place, (who, policy) in enumerate(zip(ACTING, (plan.policy, Uniform()), strict=True)):
+    acting: tuple[Policy, ...] = plan.policy, Uniform()
+    for place, (who, policy) in enumerate(zip(ACTING, acting, strict=True)):
         seed = stream(settings, 0, place)
         data = model.rollout(policy, settings.measured, length, seed=seed).data
         heldout[who] = Heldout(data, tracked(model, ExactTracker(), data))
@@ -292,9 +295,9 @@ def trained(settings: Settings, problem: Problem, number: int) -> LSTMFilter:
     optimizer = torch.optim.Adam(network.parameters(), settings.learning_rate)
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     with seeded(seed):
-        for number in range(settings.rounds):
+        for turn in range(settings.rounds):
             x, states = acted(settings, problem, network)
-            for _ in range(number, steps, settings.rounds):
+            for _ in range(turn, steps, settings.rounds):
                 rows = torch.randint(len(x), (settings.batch_size,))
                 loss = surprise(network, x[rows], states[rows])
                 optimizer.zero_grad()
@@ -307,11 +310,11 @@ def trained(settings: Settings, problem: Problem, number: int) -> LSTMFilter:
 
 def acted(settings: Settings, problem: Problem, network: LSTMFilter) -> tuple[Tensor, Tensor]:
     """New episodes, as the network reads them (N, T, input), and their states (N, T)."""
-    own = BeliefPolicy(problem.plan.act, FilterTracker(network))
-    read, states = [], []
-    for policy in (Uniform(), Noisy(own, settings.noise)):
+    acting = BeliefPolicy(problem.plan.act, FilterTracker(network))
+    length, read, states = own(settings, problem.name, "training_length"), [], []
+    for policy in (Uniform(), Noisy(acting, settings.noise)):
         half = max(1, settings.training_episodes // 2)
-        made = problem.model.rollout(policy, half, settings.training_length)
+        made = problem.model.rollout(policy, half, length)
         read.append(network.channels(problem.model.laws({}, made.data)))
         states.append(made.states)
     return torch.cat(read), torch.cat(states)
