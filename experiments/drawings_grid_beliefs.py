@@ -72,10 +72,12 @@ def _draw_returns(problems: Mapping[str, Any]) -> Figure:
 
 def _draw_distances(problems: Mapping[str, Any]) -> Figure:
     figure, axis = plt.subplots(figsize=(1.1 * len(problems) + 4, 4.2))
+    least = 1.0
     for place, ((belief, who), (label, mark, color)) in enumerate(BELIEFS.items()):
         x = np.arange(len(problems)) + 0.12 * (place - 2)
         each = [part["belief_kl_per_step"][belief] for part in problems.values()]
         mean = np.array([one[who] for one in each])
+        least = min(least, mean.clip(SMALLEST).min())
         ends = np.array([one[f"{who}_interval"] for one in each]).clip(SMALLEST)
         style: dict[str, Any] = {"fmt": mark, "ms": 5, "capsize": 2, "color": color}
         axis.errorbar(x, mean, np.abs(ends.T - mean), label=label, **style)
@@ -84,6 +86,7 @@ def _draw_distances(problems: Mapping[str, Any]) -> Figure:
         [f"{part['problem']}\n{part['states']} states" for part in problems.values()],
     )
     axis.set(yscale="log", ylabel="KL(exact belief ‖ belief), nats per step\n(mean, 95 % of seeds)")
+    axis.set_ylim(bottom=least / 3)  # an interval may reach below zero
     axis.grid(axis="y", color="0.9")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure

@@ -79,8 +79,6 @@ class Settings:
     """Of everything: weights, batches, episodes."""
     seeds: int = 5
     """Networks of every problem, each with training episodes and an evaluation of its own."""
-    tag_seeds: int = 3
-    """The same for tag: fewer, for the time they take."""
     jobs: int = 1
     """Networks at the same time, one thread each. The numbers do not depend on it."""
     problems: tuple[str, ...] = (
@@ -395,7 +393,7 @@ def run(settings: Settings) -> Outcome:
     records: dict[str, tuple[Problem, Sequence[Measured]]] = {}
     for name in settings.problems:
         problem = prepared(settings, name)
-        plan = [(settings, problem, number) for number in range(own(settings, name, "seeds"))]
+        plan = [(settings, problem, number) for number in range(settings.seeds)]
         found = over_seeds(work, plan, jobs=settings.jobs)
         records[name] = problem, found
         figures[_key(name)] = _figures(problem, found)
