@@ -373,14 +373,17 @@ def work(settings: Settings, problem: Problem, number: int) -> Measured:
                 curve, shown = each.mean(0), belief[0]
     itself = divergence(mine.exact, tracked(model, trackers["lstm"], few))
     distance["lstm"][OWN] = float(itself.mean())
-    exact, lstm = earned["plan_on_exact_belief"], earned["plan_on_lstm_belief"]
-    figures = {
-        "belief_kl_per_step": distance,
-        "return": earned,
-        "lstm_over_exact": lstm / exact,
-        "lstm_minus_exact": lstm - exact,
-    }
-    return Measured(figures, curve, shown)
+    return Measured({"belief_kl_per_step": distance, "return": earned}, curve, shown)
+
+
+def compared(returns: Mapping[str, float]) -> dict[str, float]:
+    """What the plan earns on the LSTM's belief beside what it earns on the exact one.
+
+    Of negative returns a larger share is a worse one; without any there is no share.
+    """
+    exact, lstm = returns["plan_on_exact_belief"], returns["plan_on_lstm_belief"]
+    out = {"lstm_minus_exact": lstm - exact}
+    return out | ({"lstm_over_exact": lstm / exact} if exact else {})
 
 
 # The experiment
@@ -419,7 +422,10 @@ def _figures(problem: Problem, found: Sequence[Measured]) -> dict[str, Any]:
     }
     if problem.name in PUBLISHED:
         out["published_value"] = list(PUBLISHED[problem.name])
+    each = [compared(one.figures["return"]) for one in found]
+    shared = set.intersection(*(set(one) for one in each))
     out |= summary([one.figures for one in found])
+    out |= summary([{name: one[name] for name in sorted(shared)} for one in each])
     low, high = out["return"]["plan_on_exact_belief_interval"]
     out["simulated_value_of_the_plan"] = {"interval_low": low, "interval_high": high}
     return out

@@ -128,10 +128,14 @@ def test_a_network_learns_the_belief_from_states_alone(plan: Plan) -> None:
         # A tiger's place is not told by the last growl alone, and an LSTM counts growls.
         assert 0 <= distance["lstm"][who] < distance["without_memory"][who]
         assert distance["lstm"][who] < distance["untrained_lstm"][who]
-    earned = figures["return"]
-    exact, lstm = earned["plan_on_exact_belief"], earned["plan_on_lstm_belief"]
-    assert figures["lstm_over_exact"] == pytest.approx(lstm / exact)
-    assert figures["lstm_minus_exact"] == pytest.approx(lstm - exact)
+
+
+def test_shares_and_differences_of_returns() -> None:
+    returns = {"plan_on_exact_belief": -4.0, "plan_on_lstm_belief": -5.0}
+    found = experiment.compared(returns)
+    assert found == {"lstm_minus_exact": -1.0, "lstm_over_exact": 1.25}
+    nothing = {**returns, "plan_on_exact_belief": 0.0}
+    assert experiment.compared(nothing) == {"lstm_minus_exact": -5.0}
 
 
 def test_the_same_seed_gives_the_same_network(plan: Plan) -> None:
