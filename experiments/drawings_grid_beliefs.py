@@ -52,10 +52,11 @@ def _draw_returns(problems: Mapping[str, Any]) -> Figure:
     for axis, part in zip(axes.flat, problems.values(), strict=False):
         bounds = part["value_of_the_best_policy"]
         low, high = bounds["lower_bound"], bounds["upper_bound"]
-        axis.axvspan(low, high, color="tab:orange", alpha=0.4, lw=1, label="bounds of the best")
+        style = {"color": "tab:orange", "alpha": 0.4, "lw": 1, "label": "bounds of the best value"}
+        axis.axvspan(low, high, **style)
         if "published_value" in part:
             for number, value in enumerate(part["published_value"]):
-                label = "published" if number == 0 else None
+                label = "published value" if number == 0 else None
                 axis.axvline(value, color="black", ls=":", lw=1, label=label)
         for place, name in enumerate(reversed(POLICIES)):
             mean = part["return"][name]
@@ -65,7 +66,8 @@ def _draw_returns(problems: Mapping[str, Any]) -> Figure:
             axis.errorbar(mean, place, xerr=half, fmt="o", ms=4, capsize=2, color=color)
         axis.set_yticks(range(len(POLICIES)), list(reversed(POLICIES.values())))
         axis.set(title=f"{part['problem']} ({part['states']} states)", ylim=(-0.6, 6.6))
-    axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", frameon=False, fontsize=8, ncols=2)
     figure.supxlabel("discounted return (mean, 95 % over seeds)")
     return figure
 
