@@ -75,6 +75,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .trackers import FilterTracker, NoMemory
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -96,6 +97,7 @@ __all__ = [
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
+    "FilterTracker",
     "Fit",
     "FitSettings",
     "Forecast",
@@ -113,6 +115,7 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NoMemory",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",

@@ -88,7 +88,7 @@ from .policies import (
     Uniform,
 )
 from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
-from .pomdp import POMDP, Episodes
+from .pomdp import POMDP, Episodes, World
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
 from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
@@ -192,6 +192,7 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
     "as_policy",
     "emission_of",
     "gate_conditions",
