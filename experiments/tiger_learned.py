@@ -58,6 +58,10 @@ REACH = {
 KINDS = ("everything", "without_rewards", "right_never_opened")
 """What is learned from: the first in all seeds, the others to see what is then not known."""
 
+UNIT = 50.0
+"""Of the rewards, where some are never seen: the width of what is known of these grows from where
+fits begin, .05, to that of the prior, which in units of 1 is far."""
+
 SURE = 0.9
 """The careful agent opens where the belief is above: at two growls more on one side than the other
 it is .97, at one more .85."""
@@ -213,6 +217,9 @@ def names_of_states(model: POMDP, medians: Draws) -> tuple[int, ...]:
 def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     """One fit, from its own episodes."""
     true, data = truth(settings), episodes(settings, kind, count, number)
+    unit = UNIT if kind == "right_never_opened" else 1.0
+    assert data.rewards is not None
+    data = dataclasses.replace(data, rewards=data.rewards / unit)
     model = unknown(data, rewards=kind != "without_rewards")
     guide = BeliefGuide(model, ExactFilter(), parameters="multivariate")
     how = FitSettings(
@@ -228,13 +235,21 @@ def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     with seeded(seed):
         draws = draw_parameters(found.guide, settings.draws).values
         prior = draw_prior(model, settings.draws)
-    medians = {name: value.double() for name, value in found.guide.median().items()}
+    medians = in_units(found.guide.median(), unit)
     order = names_of_states(true, medians)
     return Learned(
-        named_as(draws, order),
-        {name: value.std(0) for name, value in prior.items()},
+        named_as(in_units(draws, unit), order),
+        in_units({name: value.std(0) for name, value in prior.items()}, unit),
         named_as(medians, order),
     )
+
+
+def in_units(values: Draws, unit: float) -> dict[str, Tensor]:
+    """Parameters with rewards in units of 1 that were learned in others, float64."""
+    return {
+        name: value.double() * (unit if name.startswith("reward") else 1.0)
+        for name, value in values.items()
+    }
 
 
 def unknown(data: Sequences, *, rewards: bool = True) -> POMDP:
@@ -424,11 +439,14 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
         progress=False,
     )
     exact = {name: value.flatten(0, 1) for name, value in found.draws.items()}
-    ratios, shifts = [], []
-    for entry in entries(truth(settings)):
-        if entry.edge:
-            continue
+    ratios, shifts, edges = [], [], []
+    model = truth(settings)
+    for entry in entries(model):
         ours, theirs = drawn(one.draws, entry), drawn(exact, entry)
+        if entry.edge:
+            number = float(model.known[entry.parameter][entry.place])
+            edges.append([float(torch.quantile((x - number).abs(), RATE)) for x in (ours, theirs)])
+            continue
         ratios.append(float(ours.std() / theirs.std()))
         shifts.append(float((ours.mean() - theirs.mean()).abs() / theirs.std()))
     return {
@@ -437,6 +455,8 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
         "largest_ratio_of_widths": max(ratios),
         "median_distance_of_means_in_widths": float(np.median(shifts)),
         "largest_distance_of_means_in_widths": max(shifts),
+        "distances_from_the_edge": [ours for ours, _ in edges],
+        "distances_from_the_edge_by_nuts": [theirs for _, theirs in edges],
         "divergent_draws": float(found.divergences.sum()),
     }
 
