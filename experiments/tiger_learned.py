@@ -423,7 +423,7 @@ def renaming(settings: Settings, one: Learned) -> float:
     return abs(float(first - second))
 
 
-def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
+def against_nuts(settings: Settings, one: Learned) -> dict[str, Any]:
     """The first seed's posterior beside that of NUTS: widths, and distance of the means."""
     data = episodes(settings, KINDS[0], settings.episodes, 0)
     seed = stream(settings, 4)
