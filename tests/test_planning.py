@@ -5,10 +5,10 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from oracles_planning import reachable_value, state_values, tree_value
 
 from beliefzoo.inference import load_plan, mdp_values, qmdp, value_iteration
 from beliefzoo.models import POMDP, Tables
+from oracles_planning import reachable_value, state_values, tree_value
 
 TIGER = 2.5399375 / 0.131118125
 """Value of "listen until two net hints, then open" at discount .95: 19.371368."""
@@ -201,7 +201,9 @@ def test_plans_are_kept_in_files(tmp_path):
     assert torch.equal(back.vectors, plan.vectors)
     assert torch.equal(back.act([0.3, 0.7]), plan.act([0.3, 0.7]))
     torch.save({"plan": {"vectors": 1}, "action_count": 2}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match="path: needs a plan written by Plan.save, got .*other.pt"):
+    with pytest.raises(
+        ValueError, match=r"path: needs a plan written by Plan\.save, got .*other\.pt"
+    ):
         load_plan(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="path: needs an existing file"):
         load_plan(tmp_path / "none.pt")
