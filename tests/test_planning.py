@@ -201,7 +201,9 @@ def test_plans_are_kept_in_files(tmp_path):
     assert torch.equal(back.vectors, plan.vectors)
     assert torch.equal(back.act([0.3, 0.7]), plan.act([0.3, 0.7]))
     torch.save({"plan": {"vectors": 1}, "action_count": 2}, tmp_path / "other.pt")
-    with pytest.raises(ValueError, match=r"path: needs a plan written by Plan\.save, got .*other"):
+    with pytest.raises(
+        ValueError, match=r"path: needs a plan written by Plan\.save, got .*other\.pt"
+    ):
         load_plan(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="path: needs an existing file"):
         load_plan(tmp_path / "none.pt")
