@@ -47,6 +47,8 @@ def test_published_values(name: str) -> None:
 
 def test_a_discount_of_one_needs_a_horizon() -> None:
     problem = load_problem("concert")
-    with pytest.raises(ValueError, match=r"discount: .* solve_horizon takes 1 too, got 1\.0"):
+    with pytest.raises(
+        ValueError, match=r"discount: must be in \[0, 1\) .*solve_horizon.*, got 1\.0"
+    ):
         value_iteration(problem)
     assert solve_horizon(problem, 3).value(problem.tables().initial) == 0  # nothing costs nothing
