@@ -20,6 +20,7 @@ from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .gate_events import belief_events, gates_and_beliefs
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .horizons import HorizonPlan, solve_horizon
@@ -145,6 +146,7 @@ __all__ = [
     "WeightedEvidence",
     "Wrapped",
     "WrappedComparison",
+    "belief_events",
     "belief_readout",
     "compare",
     "compare_gates",
@@ -163,6 +165,7 @@ __all__ = [
     "forecast",
     "gaps",
     "gates",
+    "gates_and_beliefs",
     "importance",
     "information_criteria",
     "innovation_tests",
