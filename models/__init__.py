@@ -11,10 +11,12 @@ discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
 discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
 discrete, acted upon    ``POMDP``
+discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
 continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
+continuous, acted upon  ``MountainHike``
 ======================  ==========================================  ================================
 
 Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
@@ -81,6 +83,7 @@ from .policies import (
     ActionSequence,
     BeliefPolicy,
     ExactTracker,
+    Mixture,
     ObservationPolicy,
     Policy,
     Seen,
@@ -91,7 +94,7 @@ from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, 
 from .pomdp import POMDP, Episodes, World
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
-from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
+from .problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -159,6 +162,7 @@ __all__ = [
     "MemoryProcess",
     "MemoryStates",
     "Misclassification",
+    "Mixture",
     "Model",
     "MountainHike",
     "Multinomial",
@@ -199,6 +203,7 @@ __all__ = [
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_dark",
     "light_maze",
     "load_model",
     "machine_repair",

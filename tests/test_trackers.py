@@ -169,7 +169,7 @@ def test_bad_trackers_are_refused() -> None:
     paid = POMDP(2, 3, actions=2, reward="learned")
     reading = LSTMFilter(3, reads="both")
     reading.build(paid)
-    with pytest.raises(ValueError, match="must read 'observations' alone where rewards"):
+    with pytest.raises(ValueError, match=r"must read .observations. alone: rewards"):
         FilterTracker(reading).begin(paid, 1)
     with pytest.raises(ValueError, match="prior: needs a probability for each of 2 states"):
         model.rollout(Uniform(), 1, 1, tracker=NoMemory([0.5, 0.25, 0.25]))
