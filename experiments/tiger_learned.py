@@ -32,7 +32,7 @@ from torch import Tensor
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence, nuts
 from ..inference.arviz_groups import Idata, build
 from ..inference.draws import draw_parameters, draw_prior
-from ..models import POMDP, BeliefPolicy, Sequences, tiger
+from ..models import POMDP, BeliefPolicy, FixedChances, Sequences, tiger
 from ..models.policies import Policy
 from ..models.randomness import seeded
 from .drawings_tiger_learned import draw
@@ -141,20 +141,6 @@ def truth(settings: Settings) -> POMDP:
     )
 
 
-@dataclass(frozen=True)
-class Always:
-    """The same chances of the actions at every step."""
-
-    chances: tuple[float, ...]
-
-    def begin(self, model: POMDP, episodes: int) -> Tensor:
-        return torch.tensor(self.chances, dtype=torch.float64).expand(episodes, model.actions)
-
-    def __call__(self, memory: Tensor, seen: object) -> tuple[Tensor, Tensor]:
-        del seen
-        return memory, memory
-
-
 def careful(belief: Tensor) -> Tensor:
     """Listen while unsure, else open the door without the tiger; by beliefs (N, 2)."""
     left = belief[:, 0]
@@ -171,7 +157,7 @@ def episodes(settings: Settings, kind: str, count: int, number: int) -> Sequence
     """What one fit learns from."""
     chances = (0.5, 0.5, 0.0) if kind == "right_never_opened" else (1 / 3, 1 / 3, 1 / 3)
     seed = stream(settings, 1, KINDS.index(kind), count, number)
-    return truth(settings).rollout(Always(chances), count, settings.length, seed=seed).data
+    return truth(settings).rollout(FixedChances(chances), count, settings.length, seed=seed).data
 
 
 # Learning
@@ -352,7 +338,7 @@ def heldout(settings: Settings) -> dict[str, Sequences]:
     """New episodes, by who acts."""
     model = tiger()
     who: dict[str, Policy] = {
-        "random_actions": Always((1 / 3, 1 / 3, 1 / 3)),
+        "random_actions": FixedChances((1 / 3, 1 / 3, 1 / 3)),
         "careful_agent": BeliefPolicy(careful),
     }
     size = settings.heldout, settings.length

@@ -65,7 +65,7 @@ from .memory import (
     value_mean,
     write_probability,
 )
-from .memory_process import MemoryPolicy, MemoryProcess, memory_process
+from .memory_process import MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .mountain_hike import Hikes, MountainHike
@@ -83,6 +83,7 @@ from .policies import (
     ActionSequence,
     BeliefPolicy,
     ExactTracker,
+    FixedChances,
     Mixture,
     ObservationPolicy,
     Policy,
@@ -132,6 +133,7 @@ __all__ = [
     "EmptyMemory",
     "Episodes",
     "ExactTracker",
+    "FixedChances",
     "FullGaussian",
     "GateConditions",
     "GatedAccumulator",
@@ -158,7 +160,6 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
-    "MemoryPolicy",
     "MemoryProcess",
     "MemoryStates",
     "Misclassification",

@@ -62,6 +62,33 @@ class Uniform:
         return memory, memory
 
 
+class FixedChances:
+    """The same chances of the actions at every step, whatever is seen.
+
+    Args:
+        probabilities: of the actions, (A,).
+
+    Raises:
+        ValueError: chances that are no probabilities, or a model with another number of actions.
+    """
+
+    def __init__(self, probabilities: Sequence[float] | Tensor) -> None:
+        self.probabilities = torch.as_tensor(probabilities, dtype=torch.float64)
+        fits = self.probabilities.ndim == 1 and bool((self.probabilities >= 0).all())
+        fits = fits and abs(float(self.probabilities.sum()) - 1) < 1e-9
+        requirement = "needs a probability for each action, with sum 1"
+        require(fits, "probabilities", requirement, self.probabilities.tolist())
+
+    def begin(self, model: POMDP, episodes: int) -> Tensor:
+        own = len(self.probabilities)
+        require(model.actions == own, "probabilities", f"needs {model.actions} of them", own)
+        return self.probabilities.expand(episodes, -1)
+
+    def __call__(self, memory: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        del seen
+        return memory, memory
+
+
 @dataclass(frozen=True)
 class ActionSequence:
     """The same actions in every episode, one after the other.
