@@ -58,9 +58,10 @@ REACH = {
 KINDS = ("everything", "without_rewards", "right_never_opened")
 """What is learned from: the first in all seeds, the others to see what is then not known."""
 
-UNIT = 50.0
+UNIT = 10.0
 """Of the rewards, where some are never seen: the width of what is known of these grows from where
-fits begin, .05, to that of the prior, which in units of 1 is far."""
+fits begin, .05, towards that of the prior, by no more than the learning rate a step. In units of 1
+it does not get there; in units of 50 the widths of all that is seen are too small for the fit."""
 
 SURE = 0.9
 """The careful agent opens where the belief is above: at two growls more on one side than the other
