@@ -25,7 +25,6 @@ from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
-from scipy.stats import t as student_t
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -53,6 +52,7 @@ from ..inference.objectives import Objective
 from ..models import HiddenMarkovModel, Laws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
+from .seeds import interval, stream
 
 Array = npt.NDArray[np.float64]
 Network = Literal["lstm", "gru", "elman"]
@@ -213,12 +213,6 @@ def chain(epsilon: float, mu: float) -> HiddenMarkovModel:
     )
 
 
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    words = np.random.SeedSequence([settings.seed, *key]).generate_state(1)
-    return int(words[0])
-
-
 def heldout(settings: Settings, case: int) -> Simulation:
     """The sequences of a case on which everything is measured."""
     model = chain(*settings.cases[case])
@@ -314,13 +308,6 @@ def divergence(p: Tensor, log_q: Tensor) -> Tensor:
     return (p * (p.log() - log_q)).sum(-1)
 
 
-def interval(values: Sequence[float] | Array) -> list[float]:
-    """95 % Student-t interval of a mean, from at least two independent values."""
-    values = np.asarray(values, dtype=np.float64)
-    half = student_t.ppf(0.975, values.size - 1) * values.std(ddof=1) / math.sqrt(values.size)
-    return [float(values.mean() - half), float(values.mean() + half)]
-
-
 def summary(fits: Sequence[Measured]) -> dict[str, Any]:
     """Figures of one method: mean over its fits, spread over fits, standard error over sequences.
 
@@ -340,7 +327,7 @@ def summary(fits: Sequence[Measured]) -> dict[str, Any]:
         figures[f"{key}_by_seed"] = by_seed.tolist()
         if len(fits) > 1:
             figures[f"{key}_sd"] = float(by_seed.std(ddof=1))
-            figures[f"{key}_interval95"] = interval(by_seed)
+            figures[f"{key}_interval95"] = interval(by_seed.tolist())
     return figures
 
 

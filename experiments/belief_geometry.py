@@ -44,7 +44,7 @@ from ..models import (
 from ..models.randomness import one_thread, seeded
 from .language_models import LanguageModel, train
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 
@@ -136,11 +136,6 @@ class Trained(NamedTuple):
     """Steps and loss above the floor while it was trained, (2, points)."""
     points: dict[str, Array]
     """Beliefs of held-out steps (points, K): exact, and as read off."""
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def heldout(settings: Settings, chain: LabelledChain) -> Sequences:
@@ -335,17 +330,22 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
-    """Beliefs in the triangle; the colour of a point is its exact belief, in all three panels."""
-    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
-    exact = known["mess3_exact_beliefs"].values
-    rows = figures["mess3"]["read_outs"]
-    titles = {
+def _titles(figures: Mapping[str, Any]) -> dict[str, str]:
+    """Of the panels of one process, by what is shown in them."""
+    rows = figures["read_outs"]
+    return {
         "exact": "exact belief",
         "lstm": f"read off the LSTM, R² = {rows['lstm_h_and_c']['r_squared']:.4f}",
         "untrained": "read off an untrained LSTM, "
         f"R² = {rows['untrained_lstm_h_and_c']['r_squared']:.4f}",
     }
+
+
+def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
+    """Beliefs in the triangle; the colour of a point is its exact belief, in all three panels."""
+    corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
+    exact = known["mess3_exact_beliefs"].values
+    titles = _titles(figures["mess3"])
     figure, axes = plt.subplots(1, 3, figsize=(12, 4.2), layout="constrained")
     color = exact.clip(0, 1) ** 0.6  # brighter in the middle
     for (kind, title), axis in zip(titles.items(), axes, strict=True):
@@ -373,13 +373,7 @@ def _draw_rrxor(known: Any, figures: Mapping[str, Any]) -> Figure:
     exact = known["random_random_xor_exact_beliefs"].values
     mean = exact.mean(0)
     axes_of = np.linalg.svd(exact - mean, full_matrices=False)[2][:2].T
-    rows = figures["random_random_xor"]["read_outs"]
-    titles = {
-        "exact": "exact belief",
-        "lstm": f"read off the LSTM, R² = {rows['lstm_h_and_c']['r_squared']:.4f}",
-        "untrained": "read off an untrained LSTM, "
-        f"R² = {rows['untrained_lstm_h_and_c']['r_squared']:.4f}",
-    }
+    titles = _titles(figures["random_random_xor"])
     color = np.stack([exact[:, 0], exact[:, 1] + exact[:, 2], exact[:, 3] + exact[:, 4]], 1)
     figure, axes = plt.subplots(
         1, 3, figsize=(12, 4.2), sharex=True, sharey=True, layout="constrained"

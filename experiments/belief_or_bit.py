@@ -46,7 +46,7 @@ from ..models.randomness import one_thread, seeded
 from .belief_filter import PUBLISHED_AFFINE, AffineFilter, best_affine_slope, chain
 from .drawings_belief_or_bit import draw
 from .report import Outcome, versions
-from .seeds import falls_short, interval, over_seeds, summary
+from .seeds import falls_short, interval, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 
@@ -164,11 +164,6 @@ def readings(epsilon: float) -> dict[str, float]:
 def case_name(epsilon: float, mu: float) -> str:
     """How a case is called in the report."""
     return f"switch_rate_{epsilon:g}_signal_{mu:g}".replace(".", "p")
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def heldout(settings: Settings, case: int) -> Sequences:

@@ -24,7 +24,7 @@ from ..models.node_laws import Coupling
 from ..models.randomness import one_thread, seeded
 from .drawings_coupled_nodes import HEADS, draw
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -117,11 +117,6 @@ SMOKE: Mapping[str, object] = {
     "network_steps": 4,
     "network_batch": 10,
 }
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def truth(settings: Settings, nodes: int) -> HiddenMarkovModel:

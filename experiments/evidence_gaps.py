@@ -54,7 +54,7 @@ from ..models import (
 from ..models.randomness import seeded
 from .drawings_evidence_gaps import draw_parts, draw_updates
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 Known = HiddenMarkovModel | LinearGaussianSSM
@@ -205,11 +205,6 @@ def known_model(case: str) -> Known:
         mean=[-1.0, 1.0],
         scale=[1.0, 1.0],
     )
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def simulated(settings: Settings, case: str, sequences: int, seed: int) -> Simulation:

@@ -36,7 +36,7 @@ from ..models import (
 from ..models.randomness import one_thread
 from .drawings_gate_identity import draw
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -172,11 +172,6 @@ CASES: Mapping[str, Case] = {
     "gaussian_random": Case(_gaussian, 1.0, False),
     "bernoulli_two_parents": Case(_bits, 1.0, False),
 }
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def truth(settings: Settings, name: str, nodes: int, number: int = 0) -> HiddenMarkovModel:

@@ -40,7 +40,7 @@ from ..models import (
 from ..models.randomness import one_thread, seeded
 from . import drawings_gated_accumulator as drawings
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 
@@ -184,11 +184,6 @@ def known_model(settings: Settings, name: str) -> HiddenMarkovModel:
     return model.with_parameters(
         **chances, loading=loading, intercept=[0.0] * features, scale=[1.0] * features
     )
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def simulated(settings: Settings, name: str, n: int, seed: int) -> tuple[Sequences, Tensor]:

@@ -45,6 +45,7 @@ from ..models import (
 )
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
+from .seeds import stream
 
 Array = npt.NDArray[np.float64]
 
@@ -158,11 +159,6 @@ def known_model() -> LinearGaussianSSM:
     return LinearGaussianSSM(OrnsteinUhlenbeck()).with_parameters(
         rate=RATE, mean=0.0, stationary_variance=VARIANCE, observation_variance=NOISE
     )
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def simulated(settings: Settings, sequences: int, seed: int) -> Simulation:

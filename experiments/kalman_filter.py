@@ -49,6 +49,7 @@ from ..inference.objectives import Objective
 from ..models import LinearDynamics, LinearGaussianSSM, LinearLaws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .report import Outcome, versions
+from .seeds import stream
 
 Array = npt.NDArray[np.float64]
 Network = Literal["lstm", "gru", "elman"]
@@ -210,12 +211,6 @@ def simulated(settings: Settings, case: Case, sequences: int, seed: int) -> Simu
     mask &= ~((step >= first) & (step < first + 5)).unsqueeze(-1)
     data = Sequences.from_tensors(drawn.data.values, mask=mask)
     return Simulation(drawn.states, data, drawn.parameters)
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    words = np.random.SeedSequence([settings.seed, *key]).generate_state(1)
-    return int(words[0])
 
 
 def heldout(settings: Settings, case: Case) -> Simulation:

@@ -37,7 +37,7 @@ from ..models.randomness import one_thread, seeded
 from . import drawings_kalman_gain as drawings
 from .kalman_cells import Elman, LinearCell, StandardCell
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["steady", "missing", "noisy"]
@@ -192,11 +192,6 @@ class Case:
     def mean(self) -> Tensor:
         """m_t."""
         return self.filtered[2]
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def settled(ratio: float) -> float:

@@ -66,7 +66,7 @@ from .reference_filters import (
     window_beliefs,
 )
 from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, summary
+from .seeds import falls_short, over_seeds, stream, summary
 from .spectral_error import spectral_errors
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -184,11 +184,6 @@ def model_of(case: str) -> Model:
         mean=[-0.7, 0.7],
         scale=[1.0, 1.0],
     )
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def simulated(settings: Settings, case: str, sequences: int, seed: int) -> Sequences:

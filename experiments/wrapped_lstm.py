@@ -16,7 +16,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from .data import load_english_letters
 from .drawings_wrapped_lstm import draw
 from .language_models import LanguageModel, train
 from .report import Outcome
-from .seeds import over_seeds, summary
+from .seeds import over_seeds, stream, summary
 
 
 @dataclass(frozen=True)
@@ -120,11 +119,6 @@ class One(NamedTuple):
     figures: dict[str, Any]
     texts: dict[str, str]
     shown: Wrapped | None
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def run(settings: Settings) -> Outcome:

@@ -35,6 +35,7 @@ from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
+from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
 from .predictive_check import predictive_check
 from .queries import (
@@ -116,6 +117,7 @@ __all__ = [
     "NutsFit",
     "NutsSettings",
     "ObservableOperators",
+    "ParticleTracker",
     "Particles",
     "Readouts",
     "RegimeForecast",

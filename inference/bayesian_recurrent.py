@@ -75,7 +75,7 @@ class BayesianRecurrentFilter(nn.Module):
             belief,
         )
         assert isinstance(belief, DiscreteBelief)
-        width = self.channels.build(model)
+        width = self.channels.width(model)
         if self.belief is not None:
             built = self.belief, self.evidence_weight.shape[-1]
             require(
@@ -84,7 +84,9 @@ class BayesianRecurrentFilter(nn.Module):
                 f"was built for {built}; make a new BayesianRecurrentFilter",
                 (belief, width),
             )
+            self.channels.build(model)
             return
+        self.channels.build(model)
         self.belief = belief
         units, states = (1, belief.states) if belief.nodes is None else (belief.nodes, 2)
         drawn = torch.empty(units, states - 1, width).uniform_(-1, 1) / width**0.5

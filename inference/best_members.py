@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import Laws
-from ..models.nodes import product_law
+from ..models.nodes import node_log_probabilities, product_law
 from . import exact
 from .posteriors import Backward, Forward, MeanField, PathPosterior
 
@@ -67,13 +67,8 @@ class DiscreteFamily:
         """Numbers of the product law with the nodes' marginals; a log law itself without nodes."""
         if self.nodes is None:
             return log_law.clamp_min(-30.0)
-        states = torch.arange(log_law.shape[-1])
-        place = torch.arange(self.nodes - 1, -1, -1)
-        on = ((states.unsqueeze(-1) >> place) & 1).bool()
-        wide = log_law.unsqueeze(-1)
-        up = torch.where(on, wide, -torch.inf).logsumexp(-2)
-        down = torch.where(on, -torch.inf, wide).logsumexp(-2)
-        return (up - down).clamp(-30.0, 30.0)
+        on, off = node_log_probabilities(log_law)
+        return (on - off).clamp(-30.0, 30.0)
 
 
 def best_free(family: DiscreteFamily, laws: Laws, own: PathPosterior) -> Tensor:

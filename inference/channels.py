@@ -41,19 +41,27 @@ class Channels(nn.Module):
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
-    def build(self, model: Model) -> int:
-        """The width for this model, whose kind of data is from now on what is read."""
+    def width(self, model: Model) -> int:
+        """How many numbers there are for this model."""
         assert isinstance(model.belief, DiscreteBelief)  # its filter asked
+        if self.reads == "likelihoods":
+            return model.belief.states + model.inputs
+        return model.observations.channels + self._flags(model.observations) + model.inputs
+
+    def build(self, model: Model) -> None:
+        """Read the kind of data that this model is for, from now on."""
         self._kind: Observations = model.observations
         self.inputs = model.inputs
         if self.reads == "likelihoods":
-            return model.belief.states + model.inputs
-        size = self._kind.channels
-        few = self._kind.features <= FLAGGED_FEATURES
-        self.flags = 0 if self._kind.codes else self._kind.features if few else 1
-        if len(self.shift) != size:
-            self.shift, self.scale = torch.zeros(size), torch.ones(size)
-        return size + self.flags + model.inputs
+            return
+        self.flags = self._flags(self._kind)
+        if len(self.shift) != self._kind.channels:
+            self.shift = self.shift.new_zeros(self._kind.channels)
+            self.scale = self.scale.new_ones(self._kind.channels)
+
+    def _flags(self, kind: Observations) -> int:
+        few = kind.features <= FLAGGED_FEATURES
+        return 0 if kind.codes else kind.features if few else 1
 
     def calibrate(self, data: Sequences) -> None:
         """Read off the scale of the data, unless they are symbols or bits."""

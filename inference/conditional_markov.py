@@ -52,7 +52,7 @@ class _MarkovPotentials(nn.Module, ABC):
             belief,
         )
         assert isinstance(belief, DiscreteBelief)
-        width = self.channels.build(model)
+        width = self.channels.width(model)
         if self.states is not None:
             built = self.states, self.input_weight.shape[1]
             require(
@@ -61,7 +61,9 @@ class _MarkovPotentials(nn.Module, ABC):
                 f"was built for (states, channels) = {built}; make a new {name}",
                 (belief.states, width),
             )
+            self.channels.build(model)
             return
+        self.channels.build(model)
         self.states = belief.states
         self.moves = nn.Parameter(torch.zeros(belief.states, belief.states))
         drawn = torch.empty(belief.states, width).uniform_(-1, 1) / width**0.5

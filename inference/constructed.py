@@ -26,6 +26,7 @@ from ..models import (
     gate_conditions,
     node_gate,
 )
+from ..models.checks import require
 from ..models.memory import EmptyMemory, MemoryTransition
 from ..models.nodes import node_states
 from .gates import missing_elements
@@ -115,14 +116,11 @@ class ConstructedGate:
 
         Raises:
             ValueError: data that cannot come from the model, or with missing elements, or paths of
-                another shape.
+                another shape or kind.
         """
         self.model.check_values(data)
         _require_whole(data)
-        if paths.shape != data.step_mask.shape:
-            raise ValueError(
-                f"paths: needs shape {tuple(data.step_mask.shape)}, got {tuple(paths.shape)}"
-            )
+        _check_paths(paths, data, self.model.states)
         y = self.model.observations.encode(self.model.observations.read(data)[0]).double()
         signs = 2 * node_states(self.network.hidden_size)[paths.clamp_min(0)] - 1
         with torch.no_grad():
@@ -132,6 +130,18 @@ class ConstructedGate:
         rest = rest.reshape(len(y), -1, signs.shape[-1])
         found = (1 + torch.cat([first, rest], 1)) / 2
         return torch.where(data.step_mask.unsqueeze(-1), found, 0)
+
+
+def _check_paths(paths: Tensor, data: Sequences, states: int) -> None:
+    shape = tuple(data.step_mask.shape)
+    whole = isinstance(paths, Tensor) and not paths.is_floating_point()
+    came = f"{paths.dtype} {tuple(paths.shape)}" if isinstance(paths, Tensor) else type(paths)
+    fits = whole and paths.shape == shape
+    require(fits, "paths", f"needs whole numbers of shape {shape}", came)
+    inside = paths[data.step_mask.to(paths.device)]
+    least, most = int(inside.min()), int(inside.max())
+    met = least >= 0 and most < states
+    require(met, "paths", f"needs states 0 … {states - 1}", f"{least} … {most}")
 
 
 class ConstructedFilter(nn.Module):

@@ -171,10 +171,10 @@ def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
     beliefs = getattr(posterior, "log_beliefs", None)
     kl = update = None
     if beliefs is not None:
-        kl = _divergence(filtered.log_beliefs, beliefs) * inside
+        kl = divergence(filtered.log_beliefs, beliefs) * inside
     if isinstance(posterior, Backward):
         bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
-        update = _divergence(posterior.log_beliefs, bayes) * inside
+        update = divergence(posterior.log_beliefs, bayes) * inside
     evidence = exact.log_evidence(*chain)
     surprise = -filtered.log_increments * inside
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)
@@ -217,7 +217,7 @@ def _regular(mean: Tensor, covariance: Tensor, inside: Tensor) -> tuple[Tensor, 
     return regular, GaussianBeliefs.of_moments(mean, covariance)
 
 
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
     """KL(p ‖ q) along the last axis, with 0 log 0 = 0."""
     possible = ~log_p.isneginf()
     difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)

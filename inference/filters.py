@@ -195,7 +195,6 @@ class RecurrentFilter(nn.Module):
         """Make weights of the sizes that the model asks for, once."""
         if self.gaps is None:
             self.gaps = model.timed
-        self._observations = model.observations
         width, belief = self._width(model), self._belief_of(model)
         if self.head is not None:
             assert self.network is not None
@@ -206,6 +205,7 @@ class RecurrentFilter(nn.Module):
                     f"{self.belief}, got a model with {width} and "
                     f"{belief}; make a new {type(self).__name__}"
                 )
+            self._observations = model.observations
             return
         if self.network is None:
             made: type[Any] = self.kind  # the base class has another signature
@@ -221,12 +221,14 @@ class RecurrentFilter(nn.Module):
                 f"network: this model's observations have {width} channels, got a network with "
                 f"input_size={self.network.input_size}"
             )
+        self._observations = model.observations
         self._inputs, self._actions = model.inputs, model.actions
         self.belief = belief
+        like = next(self.network.parameters()).detach()  # a network of the user's may be in float64
         twice = self.direction == "both" or self.memory == "hc"
-        self.head = nn.Linear(self.hidden_size * (2 if twice else 1), belief.width)
+        self.head = nn.Linear(self.hidden_size * (2 if twice else 1), belief.width).to(like)
         size = model.observations.channels if self.reads != "likelihoods" else 0
-        self.shift, self.scale = torch.zeros(size), torch.ones(size)
+        self.shift, self.scale = like.new_zeros(size), like.new_ones(size)
         if self.gaps:
             self.register_buffer("gap", torch.ones(()))
         if isinstance(self.belief, GaussianBelief):

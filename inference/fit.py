@@ -109,8 +109,7 @@ def fit(
         model: the model; what it knows stays fixed.
         guide: a guide made from this model.
         data: training sequences, in memory or in a folder.
-        objective: ``"elbo"``, ``"iwae"``, ``"fivo"`` (particle filters, for continuous states),
-            ``"rws"`` (reweighted wake-sleep), ``"forward_kl"`` or
+        objective: ``"elbo"``, ``"iwae"``, ``"rws"`` (reweighted wake-sleep), ``"forward_kl"`` or
             ``"fivo"`` (by a particle filter, for continuous states).
         settings: see ``FitSettings``.
         seed: of starts, batches and noise; torch's global generator is left as it was.

@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..models import HiddenMarkovModel, Laws, LinearLaws, Sequences
 from ..models.beliefs import DiscreteBelief, GaussianBelief
-from ..models.checks import require
-from ..models.nodes import node_probabilities, product_law
+from ..models.checks import require, require_count
+from ..models.nodes import node_log_probabilities, product_law
 from . import best_gaussian, exact
 from .best_members import DiscreteFamily, best_free
 from .causal_programs import best_causal_forward, best_causal_mean_field, highest_degree
-from .evidence_gap import evidence_gap, standard_error
+from .evidence_gap import divergence, evidence_gap, standard_error
 from .fit import Fit
+from .gates import missing_elements
 from .gaussian_posteriors import GaussianBackward, GaussianMeanField, GaussianSmoother
 from .guides import Guide, Posterior, parameters_of
 from .posteriors import Backward, Forward, MeanField, PathPosterior
@@ -146,7 +147,9 @@ class GapParts:
                 f"{titles[name]:<28}{step:>12.6f} ± {error:.1e}{whole:>14.5f} ± {spread:.1e}"
             )
         lines.append(f"best causal member: {self.causal}")
-        if self.causal_error:
+        if math.isnan(self.causal_error):
+            lines.append("  so causality is at most, and amortization at least, what stands here")
+        elif self.causal_error:
             lines.append(f"  its error: {self.causal_error:.1e} nats per step")
         head = f"{len(self.lengths)} sequences, {self.steps} steps; nats"
         return "\n".join([head, *lines])
@@ -158,11 +161,21 @@ def gaps(
     """Take the gap of a guide apart, at the posterior medians of the parameters.
 
     The best causal member is found in closed form for linear-Gaussian models; by dynamic
-    programming over all prefixes where the sequences are short and the symbols few; else, for
-    discrete states and guides whose scores or beliefs are free, by dynamic programming over
-    beliefs (see ``causal_programs``); for a ``BeliefGuide`` over binary nodes whose sequences
-    cannot be listed the product of the exact filter's marginals stands in for it, so that
-    causality is an upper bound.
+    programming over all prefixes where the sequences are short, the symbols few and no element is
+    missing; else, for discrete states and guides whose scores or beliefs are free, by dynamic
+    programming over beliefs (see ``causal_programs``).
+
+    For a ``BeliefGuide`` whose beliefs are products over binary nodes, and whose sequences are too
+    long to be listed or have missing elements, the best causal member is not known: the product of
+    the exact filter's marginals stands in for it, a causal member that need not be the best. Then,
+    on average over the model's sequences, *causality* is an upper bound and *amortization* a lower
+    one, which is negative where the network does better than the stand-in; ``causal_error`` is NaN.
+
+    A missing element says nothing: it is summed out of the evidence and of all bounds. Which
+    elements are missing is no part of a model, so the best causal member cannot expect it: at every
+    step it takes all elements to come for observed, as it does not know better. Causality is then
+    what lacking the future costs such a member, not one that is told beforehand what will be
+    missing.
 
     Args:
         fitted: a fit, or a guide on its own (``BeliefGuide``, ``ForwardGuide``,
@@ -176,12 +189,8 @@ def gaps(
         ValueError: data that the model cannot emit; a model without exact inference; a family
             whose best members are not known (the message says which).
     """
-    require(
-        degree is None or (isinstance(degree, int) and degree >= 1),
-        "degree",
-        "must be a whole number >= 1, or None",
-        repr(degree),
-    )
+    if degree is not None:
+        require_count(degree, "degree")
     whole = evidence_gap(fitted, data)  # checks the arguments
     guide = fitted.guide if isinstance(fitted, Fit) else fitted
     medians = {name: value.double() for name, value in guide.median().items()}
@@ -257,7 +266,7 @@ def _discrete(question: _Question, evidence: Tensor) -> _Best:
 def _causal(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, float]:
     """The bound of the best causal member for the data, how it was found, and its error."""
     laws, data = question.laws, question.laws.data
-    complete = bool((data.observed_steps | ~data.step_mask).all())
+    complete = not missing_elements(data)  # a prefix with a hole, even in part, is in no list
     if complete and PrefixTree.of(question.model, data.max_length) is not None:
         return _by_prefixes(question, family), "over all prefixes", 0.0
     if family.nodes is None:
@@ -271,7 +280,7 @@ def _causal(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, f
     )
     chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     numbers = family.of_marginals(exact.filter_chain(*chain).log_beliefs)
-    how = "no better than the product of the exact filter's marginals, which stands in for it"
+    how = "not known; a causal one, the product of the exact filter's marginals, stands in for it"
     return family.member(laws, numbers).elbo(), how, math.nan
 
 
@@ -358,7 +367,9 @@ def _floor(guide: Guide, laws: Laws, posterior: Posterior) -> tuple[Tensor, Tens
     b = log_b.exp()
     possible = b > 0
     correlation = torch.where(possible, b * (log_b - apart), 0).sum(-1)
-    p, q = node_probabilities(b), node_probabilities(posterior.log_beliefs.exp())
-    divergence = torch.special.xlogy(p, p / q) + torch.special.xlogy(1 - p, (1 - p) / (1 - q))
+    exactly, said = (
+        torch.stack(node_log_probabilities(logs.double()), -1)
+        for logs in (log_b, posterior.log_beliefs)
+    )
     inside = laws.data.step_mask
-    return correlation * inside, divergence.sum(-1) * inside
+    return correlation * inside, divergence(exactly, said).sum(-1) * inside

@@ -23,6 +23,7 @@ from torch import Tensor
 from ..models import HiddenMarkovModel, Laws, LinearGaussianSSM, Model, Sequences
 from ..models.checks import require
 from . import exact, queries
+from .evidence_gap import divergence
 from .readouts import mean_readout
 
 _HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
@@ -39,6 +40,7 @@ def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
     Raises:
         ValueError: a model without exact filter, or parameters that are not known.
     """
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     if isinstance(model, HiddenMarkovModel):
         return _of_states(model, data)
     require(
@@ -67,7 +69,7 @@ def _of_states(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
             one = {
                 "staying": staying,
                 "surprise": -found.log_increments,
-                "information gain": _divergence(found.log_beliefs, found.log_predicted),
+                "information gain": divergence(found.log_beliefs, found.log_predicted),
             }
         for name, values in one.items():
             values = torch.where(inside, values, 0)
@@ -93,12 +95,6 @@ def _of_means(model: Model, data: Sequences) -> dict[str, Tensor]:
         "information gain": gain,
     }
     return {name: torch.where(known, each, 0) for name, each in out.items()}
-
-
-def _divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    possible = ~log_p.isneginf()
-    difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)
-    return (log_p.exp() * difference).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -157,9 +153,18 @@ def compare_gates(
     """
     named = [name for name in GATES if name in gates]
     require(bool(named), "gates", f"needs some of {GATES}", sorted(gates))
+    for name, each in {"inside": inside, **gates, **quantities}.items():
+        require(isinstance(each, Tensor), name, "must be a tensor", type(each).__name__)
+    shape = tuple(gates[named[0]].shape)
+    require(len(shape) == 4, "gates", "need shape (sequences, steps, layers, units)", shape)
+    require(
+        tuple(inside.shape) == shape[:2] and inside.dtype == torch.bool,
+        "inside",
+        f"needs bools of shape {shape[:2]}",
+        f"{inside.dtype} of shape {tuple(inside.shape)}",
+    )
     for name, one in quantities.items():
-        fits = one.shape == inside.shape == gates[named[0]].shape[:2]
-        require(fits, name, f"needs shape {tuple(inside.shape)}", tuple(one.shape))
+        require(one.shape == inside.shape, name, f"needs shape {shape[:2]}", tuple(one.shape))
     later = inside.clone()
     later[:, 0] = False
     correlations: dict[str, dict[str, Tensor]] = {}

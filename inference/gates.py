@@ -17,7 +17,7 @@ from .filters import RecurrentFilter
 from .fit import Fit
 from .guides import Guide, parameters_of
 from .provenance import source_commit
-from .recurrences import recurrent_gates
+from .recurrences import check_inputs, check_network, recurrent_gates
 
 GATE_DIMS = "sequence", "time", "layer", "unit"
 """Dimensions of every gate."""
@@ -48,7 +48,7 @@ def gates(
         i, f, o = \sigma(W y_t + U h_{t-1} + b), \quad g = \tanh(W y_t + U h_{t-1} + b), \quad
         c_t = f c_{t-1} + i g, \quad h_t = o \tanh(c_t)
 
-    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h.
+    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h. Dropout between layers is left out.
 
     Args:
         network: a ``torch.nn`` LSTM, GRU or RNN, of any number of layers; a recurrent filter; a
@@ -68,6 +68,7 @@ def gates(
     """
     if isinstance(network, nn.RNNBase):
         own = network
+        check_network(network)
         with torch.no_grad():
             found = recurrent_gates(network, _inputs(network, data))
     else:
@@ -176,6 +177,7 @@ def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
     """What the network reads, (N, T, input_size)."""
     like = next(network.parameters())
     if isinstance(data, Tensor):
+        check_inputs(network, data, "data")
         return data.to(like)
     if not isinstance(data, Sequences):
         raise ValueError(
@@ -189,6 +191,7 @@ def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
             f"missing elements, got {missing} of them"
         )
     if not data.is_codes:
+        check_inputs(network, data.values, "data")
         return data.values.to(like)
     top = int(data.codes().max())
     if top >= network.input_size:

@@ -104,11 +104,15 @@ def sample_lstm(
 def lstm_log_likelihood(lstm: nn.LSTM, output: nn.Module, data: Sequences) -> Tensor:
     """log p(x_t | x_1 … x_{t-1}) by the LSTM and its head, (N, T) nats float64; 0 where missing.
 
+    A missing symbol is read as no symbol, a vector of zeros. What the LSTM then says of the next
+    ones is no conditional of its own law of whole sequences.
+
     Raises:
         ValueError: as of ``sample_lstm``, or data of another number of symbols.
     """
     check_lstm(lstm)
     check_output(lstm, output)
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     require(data.is_codes, "data", "must be symbols", "numbers")
     size = max(1, _STEPS_AT_ONCE // data.max_length)
     parts = []

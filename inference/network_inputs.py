@@ -40,21 +40,21 @@ def weight_of(network: nn.RNNBase) -> Tensor:
     return next(network.parameters()).detach()
 
 
-def network_inputs(network: nn.RNNBase, data: Sequences) -> Tensor:
-    """What the network reads, (N, T, input_size) in the dtype of its weights.
+def network_inputs(lstm: nn.LSTM, data: Sequences) -> Tensor:
+    """What the LSTM reads, (N, T, input_size) in the dtype of its weights.
 
     Symbols are one-hot vectors, all zero where missing; numbers are as they are, zero where
     missing.
 
     Raises:
-        ValueError: data of another width than the network's ``input_size``.
+        ValueError: data of another width than the LSTM's ``input_size``.
     """
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
-    size, dtype = network.input_size, weight_of(network).dtype
+    size, dtype = lstm.input_size, weight_of(lstm).dtype
     if not data.is_codes:
         require(
             data.n_features == size,
-            "network",
+            "lstm",
             f"needs input_size={data.n_features}, the number of features of the data",
             f"input_size={size}",
         )
@@ -64,7 +64,7 @@ def network_inputs(network: nn.RNNBase, data: Sequences) -> Tensor:
     fits = size == named if named is not None else top < size
     require(
         fits,
-        "network",
+        "lstm",
         "needs as many inputs as there are symbols, which it reads as one-hot vectors "
         f"({named if named is not None else f'at least {top + 1}'} here; of a network behind an "
         "embedding take fold_embedding(…))",

@@ -274,7 +274,7 @@ def _resampled(
     states: Tensor, log_weight: Tensor, poor: Tensor, resampling: Resampling
 ) -> tuple[Tensor, Tensor]:
     particles, sequences = log_weight.shape
-    chosen = _ancestors(log_weight.detach().exp(), resampling)
+    chosen = ancestors(log_weight.detach().exp(), resampling)
     itself = torch.arange(particles, device=poor.device).unsqueeze(-1)
     chosen = torch.where(poor, chosen, itself)
     rows = torch.arange(sequences, device=poor.device)
@@ -282,7 +282,7 @@ def _resampled(
     return states[chosen, rows], torch.where(poor, even, log_weight)
 
 
-def _ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
+def ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
     """Particles (P, N) drawn by weights (P, N), each w P times on average."""
     cumulative = weight.mT.double().cumsum(-1)
     particles = len(weight)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class BeliefReadout:
 
     r_squared: float
     """1 − Σ|b_t − b̂_t|² / Σ|b_t − b̄|², over all steps and components; of continuous states of
-    their means."""
+    their means. NaN where the belief never changes, as of one state."""
     decoder_kl: float | None
     """Mean of KL(b_t ‖ q(·|s_t)); None of continuous states."""
     decoder_kl_standard_error: float | None
@@ -161,8 +162,10 @@ class Readouts:
         lines = [f"  {'read from':<28}{'R²':>8}  {'decoder KL, nats':>17}  {'share held':>10}"]
         for name, one in self.rows.items():
             kl = "" if one.decoder_kl is None else f"{one.decoder_kl:.2e}"
-            held = "" if math.isnan(one.share) else f"{one.share:.4f}"
-            lines.append(f"  {name:<28}{one.r_squared:>8.4f}  {kl:>17}  {held:>10}")
+            explained, held = (
+                "" if math.isnan(x) else f"{x:.4f}" for x in (one.r_squared, one.share)
+            )
+            lines.append(f"  {name:<28}{explained:>8}  {kl:>17}  {held:>10}")
         return "\n".join(lines)
 
 
@@ -198,8 +201,7 @@ def lstm_readouts(
     x = network_inputs(lstm, data)
     inside = data.step_mask
     if next_symbol is not None:
-        shape, came = tuple(inside.shape), tuple(next_symbol.shape)
-        require(came[:-1] == shape, "next_symbol", f"needs shape ({shape[0]}, {shape[1]}, …)", came)
+        _check_field("next_symbol", next_symbol, inside)
 
     def read(features: Tensor) -> BeliefReadout:
         if means:
@@ -268,21 +270,27 @@ class _Sets:
 def _split(
     features: Tensor, target: Tensor, inside: Tensor | None, heldout: float, seed: int
 ) -> _Sets:
+    _require_tensor("features", features)
     shape = tuple(features.shape)
     require(len(shape) == 3, "features", "needs shape (sequences, steps, features)", shape)
-    fits = target.ndim == 3 and target.shape[:2] == features.shape[:2]
-    require(fits, "beliefs", f"needs shape ({shape[0]}, {shape[1]}, …)", tuple(target.shape))
     inside = torch.ones(shape[:2], dtype=torch.bool) if inside is None else inside
-    fits = inside.shape == features.shape[:2] and inside.dtype == torch.bool
-    require(fits, "inside", f"needs bools of shape {shape[:2]}", tuple(inside.shape))
+    _require_tensor("inside", inside)
+    require(
+        tuple(inside.shape) == shape[:2] and inside.dtype == torch.bool,
+        "inside",
+        f"needs bools of shape {shape[:2]}",
+        f"{inside.dtype} of shape {tuple(inside.shape)}",
+    )
     for name, values in ("features", features), ("beliefs", target):
-        require(bool(values[inside].isfinite().all()), name, "needs finite numbers", "others")
-    require(0 < heldout < 1, "heldout", "must be in (0, 1)", heldout)
+        _check_field(name, values, inside)
+    share = isinstance(heldout, Real) and 0 < heldout < 1
+    require(share, "heldout", "must be in (0, 1)", repr(heldout))
     some = inside.any(1).nonzero()[:, 0]  # others have nothing to be fitted to or judged on
     n = len(some)
     require(n >= 2, "features", "needs two sequences or more with steps that count", n)
     test_size = min(max(round(heldout * n), 1), n - 1)
-    order = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
+    with seeded(seed):
+        order = torch.randperm(n)
     chosen = torch.zeros(shape[0], dtype=torch.bool)
     chosen[some[order[:test_size]]] = True
     test, train = inside & chosen.unsqueeze(-1), inside & ~chosen.unsqueeze(-1)
@@ -290,6 +298,19 @@ def _split(
     fitted, judged = _white(features[train], features[test])
     owner = torch.arange(shape[0]).unsqueeze(-1).expand(shape[:2])[test]
     return _Sets(fitted, target[train], judged, target[test], owner)
+
+
+def _require_tensor(name: str, values: object) -> None:
+    require(isinstance(values, Tensor), name, "must be a tensor", type(values).__name__)
+
+
+def _check_field(name: str, values: Tensor, inside: Tensor) -> None:
+    """Raise ``ValueError`` unless these are finite numbers (N, T, …) at the steps that count."""
+    _require_tensor(name, values)
+    shape = tuple(inside.shape)
+    fits = values.ndim == 3 and tuple(values.shape[:2]) == shape
+    require(fits, name, f"needs shape ({shape[0]}, {shape[1]}, …)", tuple(values.shape))
+    require(bool(values[inside].isfinite().all()), name, "needs finite numbers", "others")
 
 
 def _white(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

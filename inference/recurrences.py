@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ..models.checks import require
+
 
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
     """Every gate of a ``torch.nn`` LSTM, GRU or RNN on inputs x (N, T, input_size).
@@ -20,20 +22,48 @@ def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
     r, z, n, h (GRU), h (RNN); differentiable. States before the first step are zero.
 
     Raises:
-        ValueError: a network that reads both ways or has a projection, or inputs of another width.
+        ValueError: another network, one that reads both ways or has a projection; inputs without a
+            step, of another width or of another dtype.
     """
-    if network.bidirectional or network.proj_size:
-        raise ValueError(f"network: gates need one direction and no projection, got {network}")
-    if x.ndim != 3 or x.shape[-1] != network.input_size:
-        raise ValueError(
-            f"x: needs shape (sequences, steps, {network.input_size}), got {tuple(x.shape)}"
-        )
+    check_network(network)
+    check_inputs(network, x, "x")
+    dtype = next(network.parameters()).dtype
+    require(x.dtype == dtype, "x", f"needs the dtype of the network, {dtype}", x.dtype)
     layers: list[dict[str, Tensor]] = []
     for layer in range(network.num_layers):
         one = _layer_gates(network, layer, x)
         layers.append(one)
         x = one["h"]
     return {name: torch.stack([one[name] for one in layers], 2) for name in layers[0]}
+
+
+def check_network(network: object) -> None:
+    """Raise ``ValueError`` unless it is a recurrent network whose gates are one a unit."""
+    require(
+        isinstance(network, nn.LSTM | nn.GRU | nn.RNN),
+        "network",
+        "must be a torch.nn LSTM, GRU or RNN",
+        type(network).__name__,
+    )
+    assert isinstance(network, nn.RNNBase)
+    require(
+        not network.bidirectional and not network.proj_size,
+        "network",
+        "gates need one direction and no projection",
+        network,
+    )
+
+
+def check_inputs(network: nn.RNNBase, x: object, argument: str) -> None:
+    """Raise ``ValueError`` unless x is a batch of sequences that the network can read."""
+    shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+    size = network.input_size
+    require(
+        isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] > 0 and x.shape[2] == size,
+        argument,
+        f"needs shape (sequences, steps, {size}), at least one step",
+        shape,
+    )
 
 
 def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ one set: the same number of sequences on both sides.
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..models import HiddenMarkovModel, Sequences
 from ..models.checks import require, require_count
+from .evidence_gap import standard_error
 from .queries import log_evidence
 
 
@@ -96,14 +97,14 @@ def compare_samples(
 
     Raises:
         ValueError: sets that are not symbols, of different names, of fewer than two sequences, with
-            missing symbols, or with sequences not longer than ``longest`` and ``lags``.
+            missing symbols, or with sequences not longer than ``longest`` and ``lags``; words too
+            long to be numbered; a model that cannot emit the symbols or has unknown parameters.
     """
-    longest_needed = max(longest, lags + 1)
-    for name, data in ("a", a), ("b", b):
-        _check_set(name, data, longest_needed)
     require_count(longest, "longest")
     require_count(lags, "lags")
     require_count(most_runs, "most_runs", 2)
+    for name, data in ("a", a), ("b", b):
+        _check_set(name, data, max(longest, lags + 1))
     require(
         a.symbols is None or b.symbols is None or a.symbols == b.symbols,
         "a, b",
@@ -112,6 +113,12 @@ def compare_samples(
     )
     names = a.symbols or b.symbols
     size = len(names) if names else 1 + max(int(a.codes().max()), int(b.codes().max()))
+    require(
+        size**longest < 2**63,
+        "longest",
+        f"must be less, words of {size} symbols being numbered in 63 bits",
+        longest,
+    )
     pairs = _halves(a, b, seed)
     scored = None if model is None else [_evidence(model, data) for data in (a, b)]
     return SampleComparison(
@@ -150,8 +157,9 @@ def _distance(items: list[Tensor]) -> Distance:
     one, other, third, fourth = laws
     across, within = [(one, third), (other, fourth)], [(one, other), (third, fourth)]
 
-    def mean(measure: object, sets: list[tuple[Tensor, Tensor]]) -> float:
-        assert callable(measure)
+    def mean(
+        measure: Callable[[Tensor, Tensor], Tensor], sets: list[tuple[Tensor, Tensor]]
+    ) -> float:
         return sum(float(measure(p, q)) for p, q in sets) / len(sets)
 
     return Distance(
@@ -218,7 +226,4 @@ def _run_law(data: Sequences, most: int) -> Tensor:
 def _evidence(model: HiddenMarkovModel, data: Sequences) -> tuple[float, float]:
     """log p(data) a step, and its standard error over sequences."""
     each = log_evidence(model, data)
-    rate = float(each.sum()) / data.n_steps
-    residual = each - rate * data.lengths
-    spread = float(residual.std()) * math.sqrt(len(data)) / data.n_steps
-    return rate, spread
+    return float(each.sum()) / data.n_steps, standard_error(each, data.lengths)

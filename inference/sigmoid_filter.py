@@ -64,7 +64,7 @@ class SigmoidFilter(nn.Module):
     def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
         nodes = nodes_of(model, "SigmoidFilter")
-        width = self.channels.build(model)
+        width = self.channels.width(model)
         if self.nodes is not None:
             built = self.nodes, self.input_weight.shape[1]
             require(
@@ -73,7 +73,9 @@ class SigmoidFilter(nn.Module):
                 f"was built for (nodes, channels) = {built}; make a new SigmoidFilter",
                 f"a model with {(nodes, width)}",
             )
+            self.channels.build(model)
             return
+        self.channels.build(model)
         self.nodes = nodes
         shape = (nodes, nodes) if self.coupling == "full" else (nodes,)
         self.hidden_weight = nn.Parameter(torch.zeros(shape))

@@ -88,12 +88,15 @@ class ObservableOperators:
         """The operators that moments (…, S, S, S), indexed by time, give: one set for each.
 
         Raises:
-            ValueError: moments that are no cube, or a rank beyond the number of symbols.
+            ValueError: moments that are no cube of finite numbers, or a rank beyond the number of
+                symbols.
         """
         require_count(rank, "rank")
-        size = triples.shape[-1]
-        cube = triples.ndim >= 3 and triples.shape[-3:] == (size, size, size)
-        require(cube, "triples", "needs shape (…, S, S, S)", tuple(triples.shape))
+        shape = tuple(triples.shape) if isinstance(triples, Tensor) else ()
+        cube = len(shape) >= 3 and len({*shape[-3:]}) == 1 and shape[-1] > 0
+        require(cube, "triples", "needs a tensor of shape (…, S, S, S)", shape)
+        require(bool(triples.isfinite().all()), "triples", "must be finite", "some that are not")
+        size = shape[-1]
         require(rank <= size, "rank", f"must be at most the number of symbols, {size}", rank)
         first = triples.sum((-1, -2))
         pairs = triples.sum(-1).mT  # [second, first]
@@ -113,6 +116,7 @@ class ObservableOperators:
         symbol that is seen a probability below 1e-4, or a negative one, and would then be all that
         is left of the state: there it starts anew from b_1.
         """
+        self._check_codes(codes if seen is None else codes[seen])
         operators = torch.cat([self.operators, self.operators.sum(0, keepdim=True)])
         if seen is not None:
             codes = codes.masked_fill(~seen, len(self.operators))
@@ -124,12 +128,22 @@ class ObservableOperators:
             states.append(torch.where(possible, moved / probability, self.start))
         return torch.stack(states, 1)
 
+    def _check_codes(self, codes: Tensor) -> None:
+        symbols = len(self.operators)
+        fits = not codes.is_floating_point() and bool(((codes >= 0) & (codes < symbols)).all())
+        require(fits, "codes", f"needs whole numbers 0 … {symbols - 1}", codes)
+
     def joint_probabilities(self, length: int) -> Tensor:
         """p(x_1, …, x_length) of all sequences, the last symbol running fastest, (…, S ** length).
 
         As the products of operators say it: noise in the moments can make some negative.
+
+        Raises:
+            ValueError: a length of more sequences than can be enumerated.
         """
         require_count(length, "length")
+        words = self.operators.shape[-3] ** length
+        require(words <= 2**22, "length", "needs at most 2^22 sequences", f"{words} of them")
         states = self.start.unsqueeze(-2)
         for _ in range(length):
             states = torch.einsum("...sab,...nb->...nsa", self.operators, states)
@@ -186,7 +200,12 @@ class SpectralFilter(nn.Module):
 
     @property
     def operators(self) -> ObservableOperators:
-        """What was estimated or written."""
+        """What was estimated or written.
+
+        Raises:
+            ValueError: a filter that was not built.
+        """
+        self._require_built()
         return ObservableOperators(self.basis, self.start, self.end, self.transfer)
 
     def build(self, model: Model) -> None:
@@ -217,7 +236,12 @@ class SpectralFilter(nn.Module):
         return self.basis.shape[1]
 
     def write(self, operators: ObservableOperators) -> Self:
-        """Keep these operators, of the shapes it was built for; returns the filter."""
+        """Keep these operators, of the shapes it was built for; returns the filter.
+
+        Raises:
+            ValueError: a filter that was not built, or operators of another shape.
+        """
+        self._require_built()
         built = tuple(self.transfer.shape)
         came = tuple(operators.operators.shape)
         require(built == came, "operators", f"needs shape {built}", came)
@@ -227,10 +251,15 @@ class SpectralFilter(nn.Module):
         self.transfer.copy_(operators.operators)
         return self
 
+    def _require_built(self) -> None:
+        if not self._built:
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+
     def forward(self, laws: Laws) -> Tensor:
+        operators = self.operators
         with torch.no_grad():
             codes, seen = laws.data.codes(), laws.data.observed_steps
-            states = self.operators.predictive_states(codes, seen)[:, :-1]
+            states = operators.predictive_states(codes, seen)[:, :-1]
             emits = laws.emission.mean(laws.parameters).to(self.basis)  # (…draws, K, S)
             inverse = torch.linalg.pinv(self.basis.mT @ emits.mT)  # (…draws, K, m)
             if inverse.ndim == 3:  # under draws of the parameters, all sequences under each

@@ -32,6 +32,7 @@ from ..models import (
     Sequences,
 )
 from ..models.folders import Data
+from ..models.memory import MemoryTransition
 from ..models.randomness import seeded
 from .memory_start import start_of_memory
 from .node_start import start_of_nodes
@@ -107,7 +108,9 @@ def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
     if isinstance(model, HiddenMarkovModel):
         if model.nodes is not None and isinstance(model.emission, NodeEmission):
             return start_of_nodes(model, data)
-        if isinstance(model.emission, MemoryEmission):
+        if isinstance(model.emission, MemoryEmission) and isinstance(
+            model.transition, MemoryTransition
+        ):
             return start_of_memory(model, data)
         return _from_clusters(model, data, lloyd)
     return model.start(data)

@@ -52,6 +52,7 @@ class EventTable:
         return float(total / steps.sum())
 
     def __str__(self) -> str:
+        """Rows of the events that happened."""
         head = f"{self.event:<24}{'mean':>11}{'':>10}{'steps':>9}{'share':>8}"
         rows = zip(self.names, self.mean, self.standard_error, self.steps, self.share, strict=True)
         return "\n".join(
@@ -59,6 +60,7 @@ class EventTable:
             + [
                 f"  {name:<22}{float(mean):>11.3e} ± {float(error):.1e}{int(steps):>9}{share:>8.1%}"
                 for name, mean, error, steps, share in rows
+                if steps
             ]
         )
 
@@ -108,14 +110,16 @@ def update_errors(
     Raises:
         ValueError: a gap of a guide without causal beliefs; data or states of another shape.
     """
+    require(
+        isinstance(gap, EvidenceGap), "gap", "must be what evidence_gap returns", type(gap).__name__
+    )
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     error = gap.update_error
     if error is None:
         raise ValueError("gap: needs the update errors of a BeliefGuide, got a guide without")
     inside = data.step_mask
-    shape = tuple(error.shape)
-    require(
-        tuple(inside.shape) == shape, "data", f"must be those of the gap, {shape}", inside.shape
-    )
+    shape, came = tuple(error.shape), tuple(inside.shape)
+    require(came == shape, "data", f"must be those of the gap, {shape}", came)
     require_count(bins, "bins")
     require_count(lags, "lags")
     error = error.detach().double()
@@ -123,6 +127,7 @@ def update_errors(
     time = torch.arange(shape[1]).expand(shape).masked_fill(~inside, -1)
     switches = None
     if states is not None:
+        require(isinstance(states, Tensor), "states", "must be a tensor", type(states).__name__)
         require(
             tuple(states.shape) == shape and not states.is_floating_point(),
             "states",
@@ -130,7 +135,7 @@ def update_errors(
             f"{states.dtype} of shape {tuple(states.shape)}",
         )
         switches = _since_switch(states, inside, error, lags)
-    ranks = torch.stack([x[inside].argsort().argsort().double() for x in (error, surprise)])
+    ranks = torch.stack([_ranks(x[inside]) for x in (error, surprise)])
     return UpdateErrors(
         EventTable.of("step", [str(t + 1) for t in range(shape[1])], time, error),
         EventTable.of(
@@ -140,6 +145,14 @@ def update_errors(
         _by_missing(data, error),
         float(torch.corrcoef(ranks)[0, 1]),
     )
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, equal values sharing the mean of theirs: symbols surprise equally often."""
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0) - 1
+    ranks: Tensor = (last - (count - 1) / 2).double()[place]
+    return ranks
 
 
 def steps_since_switch(states: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from ..models.nodes import node_probabilities
 from ..models.randomness import seeded
 from . import queries
 from .arviz_groups import Idata
-from .evidence_gap import EvidenceGap, evidence_gap
+from .evidence_gap import EvidenceGap, evidence_gap, standard_error
 from .filters import LSTMFilter, Memory
 from .fit import Fit, fit
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
@@ -110,6 +111,7 @@ class Wrapped:
 
         ``attrs["wrapped"]`` has ``figures`` as JSON.
         """
+        require_count(sequences, "sequences")
         shown = self.heldout[: min(sequences, len(self.heldout))]
         exported = to_arviz(self.fit, shown, draws=draws, seed=seed)
         exported.attrs["wrapped"] = json.dumps(plain(self.figures, "figures"))
@@ -181,6 +183,13 @@ def wrap(
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    require(isinstance(seed, Integral), "seed", "must be a whole number", repr(seed))
+    require(
+        settings is None or isinstance(settings, FitSettings),
+        "settings",
+        "must be FitSettings, or None",
+        repr(settings),
+    )
     if output is not None:
         require(data.is_codes, "output", "is a head for symbols; needs none", "data of numbers")
         check_output(lstm, output)
@@ -194,6 +203,12 @@ def wrap(
     for part in (train, test):
         model.check_values(part)
         network_inputs(lstm, part[:1])
+    require(
+        lstm.input_size == model.observations.channels,
+        "lstm",
+        f"needs input_size={model.observations.channels}, what the model observes in a step",
+        f"input_size={lstm.input_size}",
+    )
     kept = copy.deepcopy(lstm).to(torch.get_default_dtype())
     with seeded(seed):  # the head's first weights
         network = LSTMFilter(network=kept, memory=memory, frozen=not fine_tune)
@@ -271,9 +286,13 @@ def _measured(
 
 
 def _first_steps(data: Sequences, steps: int) -> Sequences:
-    """As many of the first sequences as have so many steps together, two at least."""
+    """As many of the first sequences as have so many steps together.
+
+    At least until two of them are of two steps or more: gates are compared from the second on.
+    """
     within = int((data.lengths.cumsum(0) <= steps).sum())
-    return data[: max(within, min(2, len(data)))]
+    needed = int((data.lengths > 1).nonzero()[1]) + 1
+    return data[: max(within, needed)]
 
 
 def _next_symbol(model: Model, data: Sequences, beliefs: Tensor) -> Tensor | None:
@@ -383,28 +402,32 @@ def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> Wrapp
     Raises:
         ValueError: fewer than two, equal names, or different held-out sequences.
     """
-    if not isinstance(wrapped, Mapping):
-        by_size = {f"{one.states} states": one for one in wrapped}
-        require(len(by_size) == len(wrapped), "wrapped", "needs names", "models of equal sizes")
-        wrapped = by_size
-    require(len(wrapped) >= 2, "wrapped", "needs two models or more", len(wrapped))
-    each = list(wrapped.values())
+    many = isinstance(wrapped, Mapping | Sequence)
+    require(many, "wrapped", "must be a mapping or a list", type(wrapped).__name__)
+    each = list(wrapped.values() if isinstance(wrapped, Mapping) else wrapped)
+    for one in each:
+        require(isinstance(one, Wrapped), "wrapped", "needs results of wrap", type(one).__name__)
+    require(len(each) >= 2, "wrapped", "needs two models or more", len(each))
+    if isinstance(wrapped, Mapping):
+        names = tuple(wrapped)
+    else:
+        names = tuple(f"{one.states} state{'s' * (one.states > 1)}" for one in each)
+        equal = len(set(names)) < len(names)
+        require(not equal, "wrapped", "needs names", "models of equal sizes")
     for one in each[1:]:
-        same = torch.equal(one.heldout.lengths, each[0].heldout.lengths) and torch.equal(
-            one.heldout.values, each[0].heldout.values
+        same = all(
+            torch.equal(getattr(one.heldout, part), getattr(each[0].heldout, part))
+            for part in ("lengths", "values", "mask")
         )
         require(same, "wrapped", "must be measured on the same held-out sequences", "others")
     best = max(each, key=lambda one: one.gap.elbo_per_step)
     behind = [best.gap.elbo - one.gap.elbo for one in each]
     steps = best.heldout.n_steps
     rates = [float(one.sum()) / steps for one in behind]
-    errors = [
-        float((one - rate * best.heldout.lengths).std()) * math.sqrt(len(one)) / steps
-        for one, rate in zip(behind, rates, strict=True)
-    ]
+    errors = [standard_error(one, best.heldout.lengths) for one in behind]
     read = [one.readouts.state["hc"] for one in each]
     return WrappedComparison(
-        tuple(wrapped),
+        names,
         tuple(one.gap.evidence_per_step for one in each),
         tuple(one.gap.elbo_per_step for one in each),
         tuple(rates),

@@ -1,8 +1,6 @@
 """Sequences and the generative models: three laws and one Pyro program each.
 
-======================  ==========================================  ================================
 hidden state            discrete time                               continuous time
-======================  ==========================================  ================================
 discrete                ``HiddenMarkovModel``                       ``ContinuousTimeHMM``
 discrete, hundreds      the same with ``NeuralTransition`` or a     the same with few allowed jumps
                         low-rank, banded or sparse transition
@@ -13,7 +11,6 @@ continuous, linear      ``LinearGaussianSSM``                       the same wit
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
 continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
-======================  ==========================================  ================================
 
 Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
 of low or high dimension; those of linear models are reals.
@@ -63,6 +60,7 @@ from .memory import (
 )
 from .misclassification import Misclassification
 from .model import Model, Simulation
+from .mountain_hike import Hikes, MountainHike
 from .neural import NeuralEmission, NeuralTransition
 from .node_emission import NodeEmission
 from .node_laws import (
@@ -84,7 +82,9 @@ from .policies import (
     Uniform,
 )
 from .pomdp import POMDP, Episodes, World
+from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
+from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -133,6 +133,7 @@ __all__ = [
     "HarmoniumInitial",
     "HarmoniumTransition",
     "HiddenMarkovModel",
+    "Hikes",
     "InputTransition",
     "LabelledChain",
     "Laws",
@@ -150,6 +151,7 @@ __all__ = [
     "MemoryStates",
     "Misclassification",
     "Model",
+    "MountainHike",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
@@ -185,16 +187,23 @@ __all__ = [
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_maze",
     "load_model",
+    "machine_repair",
     "memory_mean",
     "memory_states",
     "mess3",
     "node_gate",
     "node_states",
     "random_random_xor",
+    "read_pomdp",
+    "rock_sample",
     "save_model",
+    "t_maze",
+    "tiger",
     "value_mean",
     "write_folder",
+    "write_pomdp",
     "write_probability",
     "zero_one_random",
 ]

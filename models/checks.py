@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from numbers import Integral, Real
 
+from torch import Tensor
+
 from .sequences import Sequences
 
 
@@ -28,6 +30,17 @@ def require_positive(value: object, argument: str) -> None:
     """Raise ``ValueError`` unless the value is a finite number > 0."""
     number = float(value) if isinstance(value, Real) else float("nan")
     require(0 < number < float("inf"), argument, "must be a finite number > 0", repr(value))
+
+
+def require_last(value: object, size: int, argument: str) -> None:
+    """Raise ``ValueError`` unless it is a tensor with so many entries along the last axis."""
+    shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    require(
+        isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] == size,
+        argument,
+        f"needs a tensor with {size} entries along the last axis",
+        shape,
+    )
 
 
 def require_inputs(data: Sequences, columns: int, reader: str) -> None:

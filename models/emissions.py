@@ -240,14 +240,26 @@ def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> T
     return total / (weight.mT @ seen + pull)
 
 
+LEAST_SPREAD = 0.05
+"""No fit starts with less noise than this, in standard deviations of the feature: frames that a law
+fits without a rest would have none, and a small move of it would then cost any number of nats."""
+
+
 def group_spreads(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:
     """Weighted standard deviations of frames per state (K, F), never zero."""
     mean = group_means(y, mask, weight, pull)
     seen = mask.to(y.dtype)
-    overall = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
-    variance = ((y - overall).square() * seen).sum(0) / seen.sum(0).clamp_min(1)
-    # A feature that never varies has no scale of its own; any spread that is not tiny will do.
-    variance = torch.where(variance > 0, variance, 1)
+    _, variance = overall_moments(y, mask)
     residual = (y.unsqueeze(1) - mean).square() * seen.unsqueeze(1)
     total = torch.einsum("mk,mkf->kf", weight, residual) + pull * variance
-    return (total / (weight.mT @ seen + pull)).sqrt().maximum(0.05 * variance.sqrt())
+    return (total / (weight.mT @ seen + pull)).sqrt().maximum(LEAST_SPREAD * variance.sqrt())
+
+
+def overall_moments(y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and variances (F,) of frames y (M, F), whatever state they are of."""
+    seen = mask.to(y.dtype)
+    count = seen.sum(0).clamp_min(1)
+    mean = (y * seen).sum(0) / count
+    variance = ((y - mean).square() * seen).sum(0) / count
+    # A feature that never varies has no scale of its own; any spread that is not tiny will do.
+    return mean, torch.where(variance > 0, variance, 1)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyro.distributions as dist
@@ -19,6 +19,9 @@ from .misclassification import Misclassification, Pairs, state_pairs
 from .model import Simulation
 from .sequences import Sequences
 from .trajectories import safe_log
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 Effects = tuple[tuple[int, Pairs], ...]
 
@@ -328,9 +331,18 @@ class GeneratorTransition:
         require_inputs(data, self.inputs, "GeneratorTransition")
         require_times(data, "GeneratorTransition")
 
-    def check_emission(self, emission: Emission, states: int) -> None:
+    def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the exact states can be told from what is observed."""
-        self.allowed(states)
+        require(
+            model.initial == "free",
+            "initial",
+            "must be 'free' in continuous time (known values are set with with_parameters)",
+            repr(model.initial),
+        )
+        if model.states == 1:
+            return
+        emission = model.emission
+        self.allowed(model.states)
         for state in self.exact:
             fits = isinstance(emission, Misclassification) and not any(
                 state in pair for pair in emission.errors

@@ -19,16 +19,16 @@ from .counts import Bernoulli, Poisson
 from .emissions import Emission, Parameters, Priors
 from .folders import Data, SequenceFolder
 from .generators import GeneratorTransition
-from .laws import FreeInitial, InitialLaw, MatrixTransition, StationaryInitial, TransitionLaw
-from .model import Model, Simulation
-from .node_emission import NodeEmission
-from .node_laws import (
-    HarmoniumInitial,
-    HarmoniumTransition,
-    NodeInitial,
-    SigmoidTransition,
+from .laws import (
+    FreeInitial,
+    InitialLaw,
+    MatrixTransition,
+    ModelCheck,
+    StationaryInitial,
+    TransitionLaw,
 )
-from .nodes import require_states
+from .model import Model, Simulation
+from .node_laws import HarmoniumTransition, SigmoidTransition
 from .observations import Observations
 from .priors import Ordered
 from .reals import Gaussian, GaussianMixture, StudentT
@@ -50,9 +50,6 @@ _SIZED = {
     "full-gaussian": "FullGaussian(features=3)",
     "low-rank-gaussian": "LowRankGaussian(features=20, rank=2)",
 }
-
-
-_OF_NODES = (SigmoidTransition, HarmoniumTransition, NodeEmission, NodeInitial, HarmoniumInitial)
 
 
 @dataclass(frozen=True)
@@ -181,7 +178,9 @@ class HiddenMarkovModel(Model):
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
-        if initial not in ("free", "stationary") and not isinstance(initial, InitialLaw):
+        # What a transition law can do has all names of what an initial law can, and more.
+        law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw)
+        if initial not in ("free", "stationary") and not law:
             raise ValueError(
                 f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
             )
@@ -201,20 +200,9 @@ class HiddenMarkovModel(Model):
             "'stationary' needs transitions that are the same at every step",
             repr(self.transition),
         )
-        if isinstance(self.transition, GeneratorTransition):
-            require(
-                self.initial == "free",
-                "initial",
-                "must be 'free' in continuous time (known values are set with with_parameters)",
-                repr(self.initial),
-            )
-            if self.states > 1:
-                self.transition.check_emission(self.emission, self.states)
         for law in (self.transition, self.emission, self.initial):
-            if isinstance(law, _OF_NODES):
-                require_states(self.states, law.nodes)
-            if isinstance(law, HarmoniumTransition | HarmoniumInitial):
-                law.check_emission(self.emission)
+            if isinstance(law, ModelCheck):
+                law.check_model(self)
         read = {moving, self.emission.inputs} - {0}
         require(
             len(read) < 2,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -15,6 +15,9 @@ from .checks import require, require_count, require_inputs, require_positive
 from .emissions import Parameters, Priors
 from .sequences import Sequences
 from .trajectories import safe_log
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 _WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
@@ -38,6 +41,14 @@ class InitialLaw(Protocol):
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
         """Parameter values from the shares (K,) of the states among first states, all > 0."""
+
+
+@runtime_checkable
+class ModelCheck(Protocol):
+    """A law that asks something of the other laws of its model."""
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model is one that the law can be part of."""
 
 
 @runtime_checkable

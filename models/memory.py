@@ -17,8 +17,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .checks import require, require_count, require_positive
-from .emissions import Emission, Parameters, Priors
+from .checks import require, require_count, require_last
+from .emissions import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
 from .hmm import HiddenMarkovModel
 from .observations import Vectors
 from .reals import Gaussian
@@ -231,15 +231,21 @@ class EmptyMemory:
     """p(z_0 = 0) = 1: the first step draws its causes as every other one does.
 
     Raises:
-        ValueError: a model with another transition.
+        ValueError: something else than a memory's transition; a model with another one.
     """
 
     transition: Memory
 
+    def __post_init__(self) -> None:
+        _require_memory(self.transition)
+
     def priors(self, states: int) -> Priors:
-        own = self.transition.states
-        require(states == own, "initial", f"{self} is for a model of {own} states", states)
         return {}
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the causes that the first step draws are the model's."""
+        same = model.transition == self.transition
+        require(same, "initial", f"{self} needs a model with this transition", model.transition)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {}
@@ -247,9 +253,6 @@ class EmptyMemory:
     def __call__(self, parameters: Parameters, log_transition: Any) -> Tensor:
         """log p(state of the first step), shape (…draws, 1, K)."""
         del log_transition
-        chances = self.transition.chances
-        found = set(chances) <= set(parameters)
-        require(found, "initial", f"{self} needs a model with this transition", sorted(parameters))
         log_causes = self.transition.log_causes(parameters)
         empty = (self.transition.table.before == 0).to(log_causes.device)
         out = log_causes.new_full((*log_causes.shape[:-1], len(empty)), -torch.inf)
@@ -282,23 +285,13 @@ class MemoryEmission(Emission):
     transition: Memory
     features: int = 3
     leak: bool = False
-    location: tuple[float, ...] = (0.0,)
-    spread: tuple[float, ...] = (1.0,)
+    location: float | tuple[float, ...] = 0.0
+    spread: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
-        require(
-            isinstance(self.transition, Memory),
-            "transition",
-            "must be an AccumulatorTransition or a ResetTransition",
-            repr(self.transition),
-        )
-        require_count(self.features, "features")
-        for name in ("location", "spread"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
-            size = len(getattr(self, name))
-            require(size in (1, self.features), name, f"needs 1 or {self.features} numbers", size)
-        for each in self.spread:
-            require_positive(each, "spread")
+        _require_memory(self.transition)
+        require(isinstance(self.leak, bool), "leak", "must be True or False", repr(self.leak))
+        self._family  # noqa: B018  # checks what it has in common with the family
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -354,7 +347,7 @@ class MemoryEmission(Emission):
 
     @property
     def _family(self) -> Gaussian:
-        return Gaussian(self.features)
+        return Gaussian(self.features, self.location, self.spread)
 
     def _by_state(self, parameters: Parameters) -> dict[str, Tensor]:
         """Means and scales as the Gaussian family has them."""
@@ -369,20 +362,25 @@ class MemoryEmission(Emission):
         one = y.new_ones(len(y), 1)
         signals = torch.cat([weight @ self.signals.to(y), one], -1)
         penalty = torch.eye(signals.shape[-1], dtype=y.dtype)
+        centre, variance = overall_moments(y, mask)
         columns, scales = [], []
         for feature in range(self.features):
             seen = mask[:, feature]
-            x, target = signals[seen], y[seen, feature]
+            x, target = signals[seen], y[seen, feature] - centre[feature]
             found = torch.linalg.solve(x.mT @ x + penalty, x.mT @ target)
             columns.append(found)
             rest = (target - x @ found).square().sum() / max(int(seen.sum()), 1)
-            scales.append(rest.sqrt().clamp_min(1e-3))
+            scales.append(rest.sqrt())
         table = torch.stack(columns, -1)
-        return {"loading": table[:-1], "intercept": table[-1], "scale": torch.stack(scales)}
+        return {
+            "loading": table[:-1],
+            "intercept": centre + table[-1],
+            "scale": torch.stack(scales).maximum(LEAST_SPREAD * variance.sqrt()),
+        }
 
     def scaled_to(self, data: Sequences) -> Self:
         scaled = self._family.scaled_to(data)
-        return replace(self, location=_tuple(scaled.location), spread=_tuple(scaled.spread))
+        return replace(self, location=scaled.location, spread=scaled.spread)
 
     def precision(self, parameters: Parameters) -> Tensor:
         """B s⁻² B', (…draws, channels, channels): what two channels share in their features."""
@@ -390,8 +388,13 @@ class MemoryEmission(Emission):
         return weighted @ parameters["loading"].mT
 
 
-def _tuple(numbers: float | tuple[float, ...]) -> tuple[float, ...]:
-    return numbers if isinstance(numbers, tuple) else (numbers,)
+def _require_memory(transition: object) -> None:
+    require(
+        isinstance(transition, Memory),
+        "transition",
+        "must be an AccumulatorTransition or a ResetTransition",
+        repr(transition),
+    )
 
 
 def GatedAccumulator(
@@ -497,7 +500,6 @@ def value_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
 
 def _expected(model: HiddenMarkovModel, beliefs: Tensor, name: str) -> Tensor:
     table = getattr(memory_states(model), name)
-    size = len(table)
-    require(beliefs.shape[-1] == size, "beliefs", f"needs {size} states", tuple(beliefs.shape))
+    require_last(beliefs, len(table), "beliefs")
     expected: Tensor = beliefs @ table.to(beliefs)
     return expected

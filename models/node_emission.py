@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
@@ -14,11 +14,14 @@ from torch.distributions import biject_to
 
 from .checks import require, require_positive
 from .counts import Bernoulli, Categorical, Poisson
-from .emissions import Emission, Parameters, Priors
+from .emissions import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
 from .nodes import node_states, require_states
 from .observations import Observations
 from .reals import FullGaussian, Gaussian
 from .sequences import Sequences
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 _FAMILIES = (Gaussian, FullGaussian, Bernoulli, Poisson, Categorical)
 
@@ -61,6 +64,10 @@ class NodeEmission(Emission):
     def takes(family: object) -> bool:
         """Whether it is one of the families whose linear predictor nodes can have."""
         return type(family) in _FAMILIES
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
     @property
     def observations(self) -> Observations:
@@ -199,7 +206,8 @@ class NodeEmission(Emission):
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """The values that make frames y (M, F) most likely, softly assigned to states.
 
-        Maximises Σ_m Σ_k weight_mk log O_k(y_m) + log prior, which is concave but for the noise.
+        Maximises Σ_m Σ_k weight_mk log O_k(y_m) + log prior, which is concave but for the noise;
+        this is kept from vanishing.
         """
         priors = self.priors(weight.shape[-1])
         free = {name: _unconstrained(prior) for name, prior in priors.items()}
@@ -223,7 +231,11 @@ class NodeEmission(Emission):
 
         with torch.enable_grad():
             optimiser.step(loss)
-        return {name: value.detach() for name, value in values().items()}
+        found = {name: value.detach() for name, value in values().items()}
+        if "scale" in found:
+            spread = overall_moments(y, mask)[1].sqrt()
+            found["scale"] = found["scale"].maximum(LEAST_SPREAD * spread)
+        return found
 
     def natural_weight(self, parameters: Parameters) -> Tensor:
         """W (…draws, k, F) of O(y | h) = r(y) exp(h'Wy) / Z(h).

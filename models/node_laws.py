@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import pyro.distributions as dist
 import torch
@@ -16,9 +16,18 @@ from torch import Tensor
 from .checks import require, require_positive
 from .emissions import Emission, Parameters, Priors
 from .node_emission import NodeEmission
-from .nodes import node_probabilities, node_states, product_law, require_states
+from .nodes import (
+    node_probabilities,
+    node_states,
+    product_law,
+    require_moves,
+    require_states,
+)
 from .sequences import Sequences
 from .trajectories import safe_log
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 Coupling = Literal["full", "diagonal"]
 COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
@@ -54,6 +63,8 @@ class SigmoidTransition:
             f"must be one of {COUPLINGS}",
             repr(self.coupling),
         )
+        if self.coupling == "full":
+            require_moves(self.nodes)
         require_positive(self.weight_scale, "weight_scale")
         require_positive(self.bias_scale, "bias_scale")
 
@@ -91,14 +102,23 @@ class SigmoidTransition:
         return table.unbind(-3)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, 2^k, 2^k)."""
+        """log T, shape (…draws, 1, 1, 2^k, 2^k).
+
+        Raises:
+            ValueError: too many nodes for their moves to be enumerated.
+        """
         del data
+        require_moves(self.nodes)
         return product_law(self.logits(parameters)).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
         """Logistic regression of every node on the nodes before, by the counts."""
         weight, bias = _regressed(counts, self.nodes, self.coupling == "full")
         return {"node_weight": weight, "node_bias": bias}
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
     def check(self, data: Sequences) -> None:
         """Any data will do."""
@@ -156,9 +176,10 @@ class HarmoniumTransition:
         """The regression of ``SigmoidTransition``, which knows nothing of Z."""
         return self._undirected.start(counts)
 
-    def check_emission(self, emission: Emission) -> None:
+    def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
-        _require_alike(self.emission, emission)
+        require_states(model.states, self.nodes)
+        _require_alike(self.emission, model.emission)
 
     def check(self, data: Sequences) -> None:
         """Any data will do."""
@@ -194,6 +215,10 @@ class NodeInitial:
     def start(self, share: Tensor) -> dict[str, Tensor]:
         on = node_probabilities(share)
         return {"node_initial": safe_log(on) - safe_log(1 - on)}
+
+    def check_model(self, model: HiddenMarkovModel) -> None:
+        """Raise ``ValueError`` unless the model has the states of the nodes."""
+        require_states(model.states, self.nodes)
 
 
 @dataclass(frozen=True)
@@ -233,9 +258,10 @@ class HarmoniumInitial:
         joint = joint + self.emission.log_partition(parameters)
         return joint.log_softmax(-1).unsqueeze(-2)
 
-    def check_emission(self, emission: Emission) -> None:
+    def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
-        _require_alike(self.emission, emission)
+        require_states(model.states, self.nodes)
+        _require_alike(self.emission, model.emission)
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
         return NodeInitial(self.nodes, self.scale).start(share)

@@ -10,6 +10,9 @@ from .checks import require, require_count
 LARGEST_NODES = 16
 """More nodes cannot be enumerated: the states alone would fill the memory."""
 
+LARGEST_COUPLED = 14
+"""With more, the moves between all states would fill it: independent chains can do without them."""
+
 
 def node_states(nodes: int) -> Tensor:
     """The 2^k states of k nodes, bits (2^k, k) float64: row s holds the binary digits of s.
@@ -31,6 +34,21 @@ def node_states(nodes: int) -> Tensor:
     return ((torch.arange(2**nodes).unsqueeze(-1) >> place) & 1).double()
 
 
+def require_moves(nodes: int) -> None:
+    """Raise ``ValueError`` unless the moves between all states of so many nodes can be held.
+
+    It names the memory that they would take.
+    """
+    require(
+        nodes <= LARGEST_COUPLED,
+        "nodes",
+        f"have moves that can be enumerated up to {LARGEST_COUPLED} (filters and smoothers of "
+        f"coupling='diagonal' do without, up to {LARGEST_NODES})",
+        f"{nodes}, which have {2**nodes} states: their transition takes {8 * 4**nodes / 2**30:.3g} "
+        "GB",
+    )
+
+
 def product_law(logits: Tensor) -> Tensor:
     """Log probabilities (…, 2^k) of independent nodes with these logits (…, k).
 
@@ -50,6 +68,18 @@ def node_probabilities(probabilities: Tensor) -> Tensor:
         states,
     )
     return probabilities @ node_states(states.bit_length() - 1).to(probabilities)
+
+
+def node_log_probabilities(log_law: Tensor) -> tuple[Tensor, Tensor]:
+    """log P(h_j = 1) and log P(h_j = 0), (…, k) each, of a log law over all states (…, 2^k).
+
+    Each is a sum of its own: near 0 neither is what rounding leaves of one less the other.
+    """
+    on = node_states((log_law.shape[-1] - 1).bit_length()).to(log_law.device).bool()
+    wide = log_law.unsqueeze(-1)
+    up = torch.where(on, wide, -torch.inf).logsumexp(-2)
+    down = torch.where(on, -torch.inf, wide).logsumexp(-2)
+    return up, down
 
 
 def require_states(states: int, nodes: int) -> None:

@@ -6,8 +6,10 @@ import dataclasses
 import json
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyro.distributions as dist
 import torch
@@ -169,6 +171,14 @@ def load_model(path: str | os.PathLike[str]) -> Model:
 
 def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:
     """Write tensors and plain values with ``torch.save``: whole, or not at all."""
+    with whole_file(path) as file:
+        torch.save(content, file)
+    return Path(path)
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """A file to be written that appears under its name when it is whole, or not at all."""
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"path: needs a file in an existing folder, got {os.fspath(path)!r}")
@@ -177,14 +187,13 @@ def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
     try:
         with temporary.open("xb") as file:
-            torch.save(content, file)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return target
 
 
 def read_tensors(path: str | os.PathLike[str], keys: set[str]) -> dict[str, Any]:

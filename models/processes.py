@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .checks import require, require_count
+from .checks import require, require_count, require_last
 from .counts import Categorical
 from .hmm import HiddenMarkovModel
 from .model import Number, Simulation, as_tensor
@@ -66,20 +66,17 @@ class LabelledChain:
         Raises:
             ValueError: beliefs of another width.
         """
-        width = self.states * self.symbols
-        came = pair_beliefs.shape[-1] if pair_beliefs.ndim else 0
-        require(came == width, "pair_beliefs", f"needs {width} entries along the last axis", came)
+        require_last(pair_beliefs, self.states * self.symbols, "pair_beliefs")
         pairs = pair_beliefs.reshape(*pair_beliefs.shape[:-1], self.states, self.symbols)
         return pairs.sum(-1)
 
     def next_symbol(self, beliefs: Tensor) -> Tensor:
-        """p(x_{t+1} | x_1 … x_t) = η_t T_x 1, (…, symbols), of beliefs η_t (…, K)."""
-        require(
-            beliefs.ndim > 0 and beliefs.shape[-1] == self.states,
-            "beliefs",
-            f"needs {self.states} entries along the last axis",
-            tuple(beliefs.shape),
-        )
+        """p(x_{t+1} | x_1 … x_t) = η_t T_x 1, (…, symbols), of beliefs η_t (…, K).
+
+        Raises:
+            ValueError: beliefs of another width.
+        """
+        require_last(beliefs, self.states, "beliefs")
         return beliefs @ self.matrices.sum(-1).mT.to(beliefs)
 
     def sample(self, n: int, length: int, *, seed: int | None = None) -> Simulation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from numbers import Integral
 
 import torch
 
@@ -13,10 +14,15 @@ def seeded(seed: int | None) -> Iterator[None]:
     """Draw from torch's global generator seeded by ``seed``, and restore its state afterwards.
 
     With ``seed=None`` draws continue from wherever the generator is.
+
+    Raises:
+        ValueError: a seed that is no whole number.
     """
     if seed is None:
         yield
         return
+    if not isinstance(seed, Integral):
+        raise ValueError(f"seed: must be a whole number or None, got {seed!r}")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

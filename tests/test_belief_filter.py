@@ -1,4 +1,4 @@
-"""The belief-filter experiment's own mathematics: recursions, divergences, intervals, masks."""
+"""The belief-filter experiment's own mathematics: recursions, divergences, masks."""
 
 import dataclasses
 import math
@@ -17,7 +17,6 @@ from beliefzoo.experiments.belief_filter import (
     chain,
     divergence,
     heldout,
-    interval,
     log_beliefs,
     measure,
     methods,
@@ -37,7 +36,6 @@ from beliefzoo.inference import (
     filter,
     log_evidence,
     smooth,
-    steps_since_switch,
 )
 from beliefzoo.inference.best_members import best_mean_field
 from beliefzoo.models import Sequences
@@ -147,19 +145,6 @@ def test_divergence_is_by_definition():
     q = torch.tensor([[0.6, 0.4], [0.5, 0.5]], dtype=torch.float64)
     expected = 0.2 * math.log(0.2 / 0.6) + 0.8 * math.log(0.8 / 0.4)
     np.testing.assert_allclose(divergence(p, q.log()).numpy(), [expected, 0], atol=1e-15)
-
-
-def test_interval_is_that_of_a_table():
-    """t_0.975 with four degrees of freedom is 2.776445; of 1 … 5 the mean is 3, the sd √2.5."""
-    low, high = interval([1.0, 2.0, 3.0, 4.0, 5.0])
-    half = 2.776445 * math.sqrt(2.5 / 5)
-    assert (low, high) == pytest.approx((3 - half, 3 + half), rel=1e-6)
-
-
-def test_steps_since_switch_counts():
-    states = torch.tensor([[0, 0, 1, 1, 1, 0, 0], [1, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 1, 1]])
-    expected = [[-1, -1, 0, 1, 2, 0, 1], [-1, 0, 0, 1, 2, 3, 4], [-1] * 7]
-    assert steps_since_switch(states).tolist() == expected
 
 
 def test_profile_by_slow_loops():

@@ -29,6 +29,7 @@ from beliefzoo.models import (
     Sequences,
     TemporalSigmoidBeliefNetwork,
 )
+from filter_cases import with_drawn_weights
 
 MARKOV = [MEMMFilter, CRFFilter]
 EVERY = [*MARKOV, BayesianRecurrentFilter]
@@ -88,14 +89,7 @@ def known_case(emission="gaussian"):
 
 
 def random_filter(kind, model, **options):
-    torch.manual_seed(3)
-    network = kind(**options)
-    network.build(model)
-    network.double()
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn_like(weight))
-    return network
+    return with_drawn_weights(kind(**options), model)
 
 
 def arrays(network, laws, sequence):
@@ -345,6 +339,17 @@ def test_bad_models_are_refused(kind):
     network.build(HiddenMarkovModel(2, "poisson"))
     with pytest.raises(ValueError, match=f"make a new {kind.__name__}"):
         network.build(HiddenMarkovModel(3, "gaussian"))
+
+
+@every_filter
+def test_a_filter_that_refused_a_model_still_serves_its_own(kind):
+    model, data = known_case()
+    laws = model.laws({}, data)
+    network = with_drawn_weights(kind(), model)
+    before = network(laws)
+    with pytest.raises(ValueError, match=f"make a new {kind.__name__}"):
+        network.build(HiddenMarkovModel(3, Categorical(5)))
+    assert torch.equal(network(laws), before)
 
 
 def test_potentials_that_cannot_be_written_are_refused():

@@ -540,6 +540,14 @@ def test_starts_lie_inside_the_support(make, family: Emission) -> None:
     assert bool(log_evidence(model.with_parameters(**values), data).isfinite().all())
 
 
+@pytest.mark.parametrize("family", [Gaussian(1), FullGaussian(2)])
+def test_a_start_on_what_never_varies_leaves_some_noise(family: Emission) -> None:
+    """A law that fits every frame exactly is one whose next step costs any number of nats."""
+    data = Sequences.from_tensors(torch.ones(3, 4, family.features))
+    model = TemporalSigmoidBeliefNetwork(1, family).scaled_to(data)
+    assert float(starting_values(model, data, seed=0)["scale"].min()) > 0.01
+
+
 def test_a_start_on_clear_data_is_near_the_truth() -> None:
     true, data = coupled_case()
     values = starting_values(TemporalSigmoidBeliefNetwork(2, Gaussian(2)), data, seed=0)
@@ -644,6 +652,15 @@ def test_a_fit_names_nodes_that_never_change() -> None:
     [
         (lambda: TemporalSigmoidBeliefNetwork(0, "gaussian"), "nodes: must be a whole number >= 1"),
         (lambda: TemporalSigmoidBeliefNetwork(40, "gaussian"), "nodes: can be enumerated .* GB"),
+        (
+            lambda: TemporalSigmoidBeliefNetwork(15, "gaussian"),
+            "nodes: have moves that can be enumerated up to 14 .* got 15, .* takes 8 GB",
+        ),
+        (lambda: TemporalRBM(16, Poisson(3)), "nodes: have moves .* got 16, .* takes 32 GB"),
+        (
+            lambda: TemporalSigmoidBeliefNetwork(15, "gaussian", coupling="diagonal").sample(1, 2),
+            "nodes: have moves .* got 15",
+        ),
         (lambda: TemporalRBM(20, Poisson(3)), "nodes: can be enumerated up to 16, got 20, which"),
         (
             lambda: TemporalSigmoidBeliefNetwork(2, "gaussian", coupling="band"),  # type: ignore[arg-type]
@@ -675,6 +692,14 @@ def test_a_fit_names_nodes_that_never_change() -> None:
         (
             lambda: HarmoniumTransition(Gaussian()),  # type: ignore[arg-type]
             "emission: must be a NodeEmission, got Gaussian",
+        ),
+        (
+            lambda: HiddenMarkovModel(1, "gaussian", transition=SigmoidTransition(2)),
+            r"states: must be 2\^2 for 2 nodes, got 1",
+        ),
+        (
+            lambda: HiddenMarkovModel(4, "gaussian", initial=SigmoidTransition(2)),
+            "initial: must be 'free', 'stationary' or an initial law, got SigmoidTransition",
         ),
         (lambda: node_gate(HiddenMarkovModel(4, "gaussian")), "model: must be a TemporalSigmoid"),
         (

@@ -411,9 +411,21 @@ LEVEL = LinearGaussianSSM(LocalLevel(initial_variance=1.0))
         ),
         (
             lambda: construct(GATES["bits"]).probabilities(
-                Sequences.from_arrays([[[1.0, 0, 0, 1]]]), torch.zeros(1, 2)
+                Sequences.from_arrays([[[1.0, 0, 0, 1]]]), torch.zeros(1, 2, dtype=torch.int64)
             ),
-            r"paths: needs shape \(1, 1\), got \(1, 2\)",
+            r"paths: needs whole numbers of shape \(1, 1\), got torch.int64 \(1, 2\)",
+        ),
+        (
+            lambda: construct(GATES["bits"]).probabilities(
+                Sequences.from_arrays([[[1.0, 0, 0, 1]]]), torch.zeros(1, 1)
+            ),
+            r"paths: needs whole numbers of shape \(1, 1\), got torch.float32 \(1, 1\)",
+        ),
+        (
+            lambda: construct(GATES["bits"]).probabilities(
+                Sequences.from_arrays([[[1.0, 0, 0, 1]]]), torch.tensor([[99]])
+            ),
+            r"paths: needs states 0 … \d+, got 99 … 99",
         ),
     ],
 )

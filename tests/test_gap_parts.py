@@ -17,6 +17,7 @@ from beliefzoo.inference import (
     best_gaussian,
     evidence_gap,
     exact,
+    filter,
     gaps,
     log_evidence,
 )
@@ -39,6 +40,7 @@ from beliefzoo.models import (
     LinearGaussianSSM,
     LocalLevel,
     Sequences,
+    TemporalSigmoidBeliefNetwork,
 )
 from beliefzoo.models.beliefs import DiscreteBelief
 from oracles_gaps import TinyChain, TinyNormal
@@ -312,6 +314,56 @@ def test_a_chain_without_memory_has_neither_family_nor_causality(guide):
     np.testing.assert_allclose(parts.causality.numpy(), 0, atol=1e-7)
 
 
+def bits_of_two_nodes():
+    model = TemporalSigmoidBeliefNetwork(2, Bernoulli(2)).with_parameters(
+        node_initial=[0.0, 0.0],
+        node_weight=[[3.0, 1.0], [0.0, 3.0]],
+        node_bias=[-2.0, -2.0],
+        node_loading=[[2.5, 0.0], [2.5, 2.5]],
+        node_intercept=[-2.5, -2.5],
+    )
+    return model, model.sample(20, 4, seed=0).data
+
+
+def test_a_step_seen_in_part_is_in_no_list_of_prefixes():
+    model, data = bits_of_two_nodes()
+    mask = torch.ones(20, 4, 2, dtype=torch.bool)
+    mask[:10, :, 1] = False
+    part = Sequences.from_tensors(data.values, mask=mask)
+    guide = BeliefGuide(model, LSTMFilter(3))
+    whole, found = gaps(guide, data), gaps(guide, part)
+    assert whole.causal == "over all prefixes"
+    assert "stands in" in found.causal
+    assert math.isnan(found.causal_error)
+    assert "causality is at most" in str(found)
+    # The stand-in loses little more than the best: reading zeros for what was not seen lost .08.
+    assert found.per_step(found.causality)[0] < 3 * whole.per_step(whole.causality)[0]
+    with pytest.raises(ValueError, match="best causal Forward posterior over binary nodes"):
+        gaps(ForwardGuide(model, LSTMFilter(3)), part)
+
+
+@pytest.mark.parametrize("logit", [2.0, 50.0])
+def test_divergence_of_nodes_from_beliefs_that_are_all_but_certain(logit):
+    """Σ_j KL(b_tj ‖ β_tj) from exact marginals and log σ of the logits, which never rounds to 0."""
+    model, data = bits_of_two_nodes()
+    sharp = model.with_parameters(**model.known | {"node_loading": [[9.0, 0.0], [0.0, 9.0]]})
+    network = LSTMFilter(3)
+    guide = BeliefGuide(sharp, network)
+    with torch.no_grad():
+        network.head.weight.zero_()
+        network.head.bias.fill_(logit)
+    found = gaps(guide, data).node_divergence
+    assert bool(found.isfinite().all())
+    b = filter(sharp, data).numpy()  # states 00, 01, 10, 11
+    wanted = np.zeros(b.shape[:2])
+    for on in (b[..., 2] + b[..., 3], b[..., 1] + b[..., 3]):
+        off = 1 - on
+        said = -np.log1p(np.exp(-logit)), -logit - np.log1p(np.exp(-logit))
+        for p, log_q in ((on, said[0]), (off, said[1])):
+            wanted += np.where(p > 0, p * (np.log(np.where(p > 0, p, 1)) - log_q), 0)
+    np.testing.assert_allclose(found.numpy(), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_missing_elements_and_long_sequences_go_by_regression():
     model = chain()
     data = model.sample(50, 30, seed=1).data
@@ -403,7 +455,8 @@ def test_the_floor_of_products_over_nodes():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"degree": 0}, "degree: must be a whole number >= 1, or None, got 0"),
+        ({"degree": 0}, "degree: must be a whole number >= 1, got 0"),
+        ({"degree": True}, "degree: must be a whole number >= 1, got True"),
         ({"degree": 11}, "degree: must be <= 10 for 2 states, got 11"),
     ],
 )

@@ -122,7 +122,19 @@ def test_bad_input():
         compare_gates({"h": gates["f"]}, {}, inside)
     with pytest.raises(ValueError, match=r"surprise: needs shape \(4, 5\), got \(4, 6\)"):
         compare_gates(gates, {"surprise": torch.rand(4, 6)}, inside)
+    refused = [
+        ({"f": gates["f"].numpy()}, {}, inside, "f: must be a tensor, got ndarray"),
+        ({"f": gates["f"][..., 0]}, {}, inside, r"gates: need shape .* got \(4, 5, 1\)"),
+        (gates, {"surprise": [0.5]}, inside, "surprise: must be a tensor, got list"),
+        (gates, {}, None, "inside: must be a tensor, got NoneType"),
+        (gates, {}, inside.float(), r"inside: needs bools of shape \(4, 5\), got torch.float32"),
+    ]
+    for one, quantities, steps, message in refused:
+        with pytest.raises(ValueError, match=message):
+            compare_gates(one, quantities, steps)
     data = Sequences.from_arrays([[0.5, 1.0]])
+    with pytest.raises(ValueError, match="data: must be Sequences, got Tensor"):
+        posterior_quantities(HiddenMarkovModel(2, "gaussian"), data.values)
     with pytest.raises(ValueError, match="model: needs a hidden Markov model or a linear-Gaussian"):
         posterior_quantities(DeepMarkovModel(2, "gaussian"), data)
     with pytest.raises(ValueError, match="parameters: needs values for"):

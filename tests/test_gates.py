@@ -156,8 +156,10 @@ HOLES = Sequences.from_arrays([[[1.0, np.nan], [2.0, 0.0]]])
     [
         (lambda: gates_of(nn.LSTM(2, 4, proj_size=2), X), "one direction and no projection"),
         (lambda: gates_of(nn.GRU(2, 4, bidirectional=True), X), "one direction and no projection"),
-        (lambda: gates_of(nn.LSTM(3, 4), X), r"x: needs shape \(sequences, steps, 3\), got"),
-        (lambda: gates_of(nn.LSTM(2, 4), X[0]), r"x: needs shape \(sequences, steps, 2\), got"),
+        (lambda: gates_of(nn.LSTM(3, 4), X), r"data: needs shape \(sequences, steps, 3\)"),
+        (lambda: gates_of(nn.LSTM(3, 4), ragged()), r"data: needs shape \(sequences, steps, 3\)"),
+        (lambda: gates_of(nn.LSTM(2, 4), X[0]), r"data: needs shape \(sequences, steps, 2\)"),
+        (lambda: gates_of(nn.LSTM(2, 4), X[:, :0]), r"data: .* at least one step, got \(2, 0, 2\)"),
         (lambda: gates_of(nn.LSTM(2, 4), [1.0]), "data: must be Sequences or a tensor"),
         (lambda: gates_of(nn.LSTM(2, 4), HOLES), "data: .* reads whole sequences.*got 1 of them"),
         (lambda: gates_of(nn.LSTM(4, 4), LETTERS), "input_size=4 reads codes below that, got 4"),
@@ -188,6 +190,7 @@ def test_a_filter_is_for_its_own_kind_of_model() -> None:
     other = HiddenMarkovModel(2, Categorical(3))
     with pytest.raises(ValueError, match="filter: built for 4 input channels"):
         gates_of(filter, ragged(), model=other)
+    gates_of(filter, ragged(), model=normal_hmm())  # and still is after it refused another
     backward = GRUFilter(2, direction="backward")
     backward.build(normal_hmm())
     with pytest.raises(ValueError, match="network: gates are those of a network that reads forw"):

@@ -106,6 +106,8 @@ def test_bad_language_models():
     for n, length, name in (0, 3, "n"), (2, 0, "length"):
         with pytest.raises(ValueError, match=f"{name}: must be a whole number >= 1, got 0"):
             sample_lstm(lstm, output, n, length)
+    with pytest.raises(ValueError, match="data: must be Sequences, got Tensor"):
+        lstm_log_likelihood(lstm, output, torch.zeros(2, 3))
     with pytest.raises(ValueError, match="data: must be symbols, got numbers"):
         lstm_log_likelihood(lstm, output, Sequences.from_arrays([[0.5]]))
 
@@ -196,6 +198,8 @@ def test_bad_sets():
         ({"b": gap}, "b: needs symbols at every step"),
         ({"lags": 8}, "a: needs sequences of 9 symbols or more, got 8"),
         ({"longest": 0}, "longest: must be a whole number >= 1"),
+        ({"longest": "4"}, "longest: must be a whole number >= 1, got '4'"),
+        ({"lags": None}, "lags: must be a whole number >= 1, got None"),
         ({"b": Sequences.from_arrays([ONE] * 4, codes=True, symbols=list("xyz"))}, "same symbols"),
         ({"model": model}, "needs values for"),
     ]
@@ -203,3 +207,6 @@ def test_bad_sets():
         given = {"a": good, "b": good, "longest": 2, "lags": 2, **changed}
         with pytest.raises(ValueError, match=message):
             compare_samples(given.pop("a"), given.pop("b"), **given)
+    long = Sequences.from_tensors(torch.arange(28).expand(4, 28) % 27, codes=True)
+    with pytest.raises(ValueError, match="longest: must be less, words of 27 symbols"):
+        compare_samples(long, long, longest=14)  # 27^14 > 2^63

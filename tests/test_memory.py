@@ -245,6 +245,14 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
     assert exported.attrs["state_order"] == str(list(range(12)))
 
 
+def test_causes_that_last_are_fitted_from_clusters() -> None:
+    """The emission of a memory on a chain of any moves: its causes are not drawn anew."""
+    model = HiddenMarkovModel(12, MemoryEmission(ResetTransition(), features=2))
+    started = starting_values(model, reset_plain().sample(30, 8, seed=0).data, seed=0)
+    assert set(started) == set(model.priors)
+    assert model.with_parameters(**started).known["transition"].shape == (12, 12)
+
+
 def test_which_states_share_all_parameters() -> None:
     few = Sequences.from_arrays([[0.5, 1.0]])
     for tied in (ResetModel(features=1), TemporalSigmoidBeliefNetwork(2, "gaussian")):
@@ -314,6 +322,22 @@ def test_starting_values_of_known_assignments() -> None:
     assert float(chances["write"]) == pytest.approx(0.3, abs=0.04)
 
 
+def test_starting_values_have_the_units_of_the_data() -> None:
+    """A start from few frames, which is pulled to the middle of the data and not to zero."""
+    model = accumulator(4)
+    drawn = model.sample(3, 4, seed=0)
+    y = drawn.data.values.double().flatten(0, 1)
+    seen = torch.ones_like(y, dtype=torch.bool)
+    weight = torch.nn.functional.one_hot(drawn.states.flatten(), model.states).double()
+    plain = model.emission.start(y, seen, weight)
+    moved = model.emission.start(1e-5 * y + 100, seen, weight)
+    for name in ("loading", "scale"):
+        torch.testing.assert_close(moved[name], 1e-5 * plain[name], rtol=1e-6, atol=0)
+    torch.testing.assert_close(moved["intercept"], 1e-5 * plain["intercept"] + 100)
+    alike = model.emission.start(torch.ones_like(y), seen, weight)
+    assert bool((alike["scale"] > 0.01).all())  # of what never varies
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_elbo_of_the_exact_filter_is_the_evidence(case: str) -> None:
     model = CASES[case]
@@ -378,8 +402,15 @@ def test_priors_are_scaled_to_the_data() -> None:
         ),
         (
             lambda: MemoryEmission(ResetTransition(), features=2, spread=(1.0, 1.0, 1.0)),
-            "spread: needs 1 or 2 numbers, got 3",
+            r"spread: needs one number or one per feature \(2\), got 3 numbers",
         ),
+        (lambda: MemoryEmission(ResetTransition(), spread=0.0), "spread: must be finite and > 0"),
+        (
+            lambda: MemoryEmission(ResetTransition(), location=float("nan")),
+            "location: must be finite, got nan",
+        ),
+        (lambda: ResetModel(leak="no"), "leak: must be True or False, got 'no'"),
+        (lambda: EmptyMemory(3), "transition: must be an AccumulatorTransition or a Res.* got 3"),
         (
             lambda: HiddenMarkovModel(5, "gaussian", transition=AccumulatorTransition(2)),
             "states: this transition has 40 of them, got 5",
@@ -402,23 +433,22 @@ def test_priors_are_scaled_to_the_data() -> None:
             lambda: HiddenMarkovModel(
                 12, "gaussian", transition=ResetTransition(), initial=EmptyMemory(ACCUMULATOR)
             ),
-            r"initial: EmptyMemory\(.*\) is for a model of 24 states, got 12",
+            r"initial: EmptyMemory\(.*\) needs a model with this transition, got ResetTransition",
         ),
         (
-            lambda: (
-                HiddenMarkovModel(12, "gaussian", initial=EmptyMemory(ResetTransition()))
-                .with_parameters(
-                    transition=np.full((12, 12), 1 / 12), mean=range(12), scale=[1] * 12
-                )
-                .sample(2, 3)
-            ),
+            lambda: HiddenMarkovModel(12, "gaussian", initial=EmptyMemory(ResetTransition())),
             "initial: EmptyMemory.* needs a model with this transition",
         ),
         (
             lambda: memory_mean(HiddenMarkovModel(2, Gaussian()), torch.ones(2) / 2),
             "model: needs a GatedAccumulator or a ResetModel, got HiddenMarkovModel",
         ),
-        (lambda: memory_mean(reset(), torch.ones(3) / 3), r"beliefs: needs 12 states, got \(3,\)"),
+        (
+            lambda: memory_mean(reset(), torch.ones(3) / 3),
+            r"beliefs: needs a tensor with 12 entries along the last axis, got \(3,\)",
+        ),
+        (lambda: memory_mean(reset(), torch.tensor(1.0)), r"beliefs: .*12 entries.* got \(\)"),
+        (lambda: memory_mean(reset(), [1.0]), "beliefs: needs a tensor .* got list"),
         (lambda: reset().with_parameters(keep=1.5), "keep: needs values in"),
     ],
 )

@@ -21,7 +21,7 @@ from beliefzoo.inference import (
 from beliefzoo.inference.deep_guide import DeepGuide, TrajectoryNetwork
 from beliefzoo.inference.mixture_kalman import mixture_kalman
 from beliefzoo.inference.objectives import LOSSES, Batch
-from beliefzoo.inference.particles import _ancestors, log_evidence_by_particles
+from beliefzoo.inference.particles import ancestors, log_evidence_by_particles
 from beliefzoo.models import (
     Categorical,
     ContinuousTimeHMM,
@@ -104,7 +104,7 @@ def test_every_way_of_resampling_is_unbiased(resampling):
 def test_resampling_draws_by_the_weights(resampling):
     """5000 times: mean counts within six standard errors; systematic counts are off by < 1."""
     weight = torch.tensor([0.05, 0.0, 0.4, 0.15, 0.4], dtype=torch.float64)
-    drawn = _ancestors(weight.unsqueeze(-1).expand(-1, 5000), resampling)
+    drawn = ancestors(weight.unsqueeze(-1).expand(-1, 5000), resampling)
     counts = torch.stack([(drawn == k).sum(0) for k in range(5)]).double()
     error = 6 * counts.std(1) / math.sqrt(5000)
     assert bool(((counts.mean(1) - 5 * weight).abs() <= error + 1e-12).all())

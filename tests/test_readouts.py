@@ -114,6 +114,14 @@ def test_sequences_without_steps_that_count_are_on_neither_side():
         belief_readout(features, beliefs, inside)
 
 
+def test_of_a_single_state_there_is_nothing_to_read():
+    data = Sequences.from_tensors(torch.randint(3, (6, 4)), codes=True)
+    found = lstm_readouts(nn.LSTM(3, 2), data, torch.ones(6, 4, 1), windows=1)
+    assert found.state["h"].decoder_kl == 0
+    assert math.isnan(found.state["h"].r_squared)
+    assert "nan" not in str(found)
+
+
 def test_windows_hold_the_last_symbols():
     data = Sequences.from_arrays([[0, 1, 1, 0], [1, 0]], codes=True)
     words = window(data, 2, 2)
@@ -179,6 +187,10 @@ def test_bad_input():
         ({"features": features / 0}, "features: needs finite numbers"),
         ({"beliefs": 2 * beliefs}, "beliefs: needs probabilities"),
         ({"heldout": 1.0}, r"heldout: must be in \(0, 1\), got 1.0"),
+        ({"heldout": "half"}, r"heldout: must be in \(0, 1\), got 'half'"),
+        ({"features": features.numpy()}, "features: must be a tensor, got ndarray"),
+        ({"beliefs": beliefs.numpy()}, "beliefs: must be a tensor, got ndarray"),
+        ({"inside": inside.float()}, "inside: needs bools .*, got torch.float32 of shape"),
         ({"units": -1}, "units: must be a whole number >= 0"),
         ({"features": features[:1], "beliefs": beliefs[:1]}, "features: needs two sequences"),
     ]
@@ -191,14 +203,19 @@ def test_bad_input():
         (nn.LSTM(3, 4, proj_size=2), "lstm: must have no projection"),
         (nn.LSTM(3, 4, bidirectional=True), "lstm: must read forward only"),
         (nn.GRU(3, 4), "lstm: must be a torch.nn.LSTM, got GRU"),
-        (nn.LSTM(2, 4), "network: needs as many inputs as there are symbols"),
+        (nn.LSTM(2, 4), "lstm: needs as many inputs as there are symbols"),
     ]
     for lstm, message in refused:
         with pytest.raises(ValueError, match=message):
             lstm_readouts(lstm, data, torch.full((2, 3, 2), 0.5))
+    law = torch.full((2, 3, 2), 0.5)
+    with pytest.raises(ValueError, match="seed: must be a whole number or None, got 'a'"):
+        belief_readout(features, beliefs, seed="a")
+    with pytest.raises(ValueError, match="next_symbol: needs finite numbers"):
+        lstm_readouts(nn.LSTM(3, 4), data, law, next_symbol=law / 0)
     with pytest.raises(ValueError, match=r"next_symbol: needs shape \(2, 3, …\), got \(1, 3, 3\)"):
         lstm_readouts(
             nn.LSTM(3, 4), data, torch.full((2, 3, 2), 0.5), next_symbol=torch.ones(1, 3, 3) / 3
         )
-    with pytest.raises(ValueError, match="network: needs input_size=1, the number of features"):
+    with pytest.raises(ValueError, match="lstm: needs input_size=1, the number of features"):
         lstm_readouts(nn.LSTM(2, 4), Sequences.from_arrays([[0.5], [1.5]]), beliefs)

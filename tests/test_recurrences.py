@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -58,9 +60,38 @@ def test_gradients_pass_through_the_cells() -> None:
     torch.testing.assert_close(through, by_hand)
 
 
-def test_inputs_of_another_width_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"x: needs shape .* got"):
-        recurrent_gates(nn.LSTM(2, 3), torch.zeros(1, 4, 3))
+@pytest.mark.parametrize(
+    ("network", "x", "message"),
+    [
+        (nn.LSTM(2, 3), torch.zeros(1, 4, 3), "x: needs shape .* got"),
+        (nn.LSTM(2, 3), torch.zeros(4, 2), "x: needs shape .* got"),
+        (nn.LSTM(2, 3), torch.zeros(1, 4, 2).double(), "x: needs the dtype .* got torch.float64"),
+        (nn.LSTM(2, 3, bidirectional=True), torch.zeros(1, 4, 2), "network: gates need one direc"),
+        (nn.Linear(2, 3), torch.zeros(1, 4, 2), "network: must be .* got Linear"),
+    ],
+)
+def test_other_networks_and_inputs_are_refused(network, x: Tensor, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        recurrent_gates(network, x)
+
+
+@pytest.mark.parametrize("memory", ["h", "hc"])
+def test_a_network_in_double_precision_is_a_filter(memory) -> None:
+    torch.manual_seed(0)
+    model = HiddenMarkovModel(2, "gaussian")
+    drawn = model.sample(3, 8, seed=0)
+    laws = model.laws(drawn.parameters, drawn.data)
+    network = nn.LSTM(1, 4, batch_first=True, dtype=torch.float64)
+    filter = LSTMFilter(network=network, memory=memory)
+    filter.build(model)
+    x = drawn.data.values.double()
+    torch.testing.assert_close(filter.hidden(laws)[..., :4], network(x)[0])
+    single = LSTMFilter(network=copy.deepcopy(network).float(), memory=memory)
+    single.build(model)
+    assert filter.head is not None
+    assert single.head is not None
+    single.head.load_state_dict(filter.head.state_dict())
+    torch.testing.assert_close(single(laws), filter(laws), atol=1e-5, rtol=0)
 
 
 def test_a_belief_can_be_read_off_the_cell() -> None:

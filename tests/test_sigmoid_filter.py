@@ -37,6 +37,7 @@ from beliefzoo.models import (
     TemporalSigmoidBeliefNetwork,
     node_gate,
 )
+from filter_cases import with_drawn_weights
 
 LENGTHS = (4, 2, 1)
 
@@ -97,15 +98,7 @@ def sampled(model):
 
 
 def random_filter(model, seed=3, **options):
-    """A filter in float64 with weights of order 1, and the laws' view of it."""
-    torch.manual_seed(seed)
-    network = SigmoidFilter(**options)
-    network.build(model)
-    network.double()
-    with torch.no_grad():
-        for weight in network.parameters():
-            weight.copy_(torch.randn_like(weight))
-    return network
+    return with_drawn_weights(SigmoidFilter(**options), model, seed)
 
 
 def logits_by_loop(network, laws, sequence):
@@ -371,10 +364,12 @@ def test_bad_arguments(make, message):
 
 
 def test_a_filter_serves_one_shape_of_model_and_laws_without_zeros():
-    network = SigmoidFilter()
-    network.build(directed())
+    own, data = sampled(directed())
+    network = random_filter(own)
+    before = network(own.laws({}, data))
     with pytest.raises(ValueError, match="make a new SigmoidFilter"):
-        network.build(directed(3))
+        network.build(directed(3, features=4))
+    assert torch.equal(network(own.laws({}, data)), before)
     model = HiddenMarkovModel(2, "gaussian").with_parameters(
         initial=[1, 0], transition=[[0.5, 0.5], [0, 1]], mean=[0, 1], scale=[1, 1]
     )

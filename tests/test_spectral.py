@@ -180,8 +180,26 @@ def test_it_learns_when_it_is_calibrated_and_is_saved(tmp_path):
         ),
         (
             lambda: ObservableOperators.of_triples(torch.ones(2, 2, 3), 1),
-            r"triples: needs shape \(…, S, S, S\), got \(2, 2, 3\)",
+            r"triples: needs a tensor of shape \(…, S, S, S\), got \(2, 2, 3\)",
         ),
+        (
+            lambda: ObservableOperators.of_triples(torch.tensor(1.0), 1),
+            r"triples: needs a tensor of shape \(…, S, S, S\), got \(\)",
+        ),
+        (
+            lambda: ObservableOperators.of_triples(torch.full((2, 2, 2), torch.nan), 1),
+            "triples: must be finite",
+        ),
+        (
+            lambda: written(chain()).operators.predictive_states(torch.tensor([[0, 9]])),
+            "codes: needs whole numbers 0 … 4, got",
+        ),
+        (
+            lambda: written(chain()).operators.joint_probabilities(60),
+            r"length: needs at most 2\^22 sequences, got \d+ of them",
+        ),
+        (lambda: SpectralFilter().operators, "filter: call build"),
+        (lambda: SpectralFilter().write(written(chain()).operators), "filter: call build"),
         (
             lambda: ObservableOperators.of_triples(torch.ones(2, 2, 2), 3),
             "rank: must be at most the number of symbols, 2, got 3",

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.stats import spearmanr
 
 from beliefzoo.inference import (
     BeliefGuide,
@@ -16,7 +17,7 @@ from beliefzoo.inference import (
     update_errors,
 )
 from beliefzoo.inference.update_errors import EventTable
-from beliefzoo.models import Gaussian, HiddenMarkovModel, Sequences
+from beliefzoo.models import Categorical, Gaussian, HiddenMarkovModel, Sequences
 
 
 @pytest.fixture(scope="module")
@@ -121,8 +122,33 @@ def test_the_exact_filter_never_errs_and_complete_data_have_no_missing(case):
     assert found.since_switch is None
 
 
+def test_the_rank_correlation_is_spearmans_where_symbols_surprise_equally():
+    model = HiddenMarkovModel(2, Categorical(2)).with_parameters(
+        initial=[0.5, 0.5], transition=[[0.8, 0.2], [0.3, 0.7]], probs=[[0.9, 0.1], [0.2, 0.8]]
+    )
+    data = model.sample(40, 2, seed=0).data  # four different sequences, so most ranks are shared
+    gap = evidence_gap(BeliefGuide(model, LSTMFilter(3)), data)
+    wanted = spearmanr(gap.update_error.flatten(), gap.surprise.flatten()).statistic
+    assert update_errors(gap, data).surprise_correlation == pytest.approx(wanted, abs=1e-9)
+
+
+def test_events_that_did_not_happen_are_not_printed(case):
+    _, data, states, gap = case
+    table = update_errors(gap, data, states=torch.zeros_like(states), lags=2).since_switch
+    assert table.names == ("0", "1", "2 or more", "no switch yet")
+    assert len(str(table).splitlines()) == 2
+    assert "no switch yet" in str(table)
+
+
 def test_bad_arguments(case):
     guide, data, states, gap = case
+    for wrong in (guide, None):
+        with pytest.raises(ValueError, match="gap: must be what evidence_gap returns, got"):
+            update_errors(wrong, data)
+    with pytest.raises(ValueError, match="data: must be Sequences, got Tensor"):
+        update_errors(gap, data.values)
+    with pytest.raises(ValueError, match="states: must be a tensor, got ndarray"):
+        update_errors(gap, data, states=states.numpy())
     with pytest.raises(ValueError, match="gap: needs the update errors of a BeliefGuide"):
         update_errors(evidence_gap(MeanFieldGuide(guide.model, LSTMFilter(2)), data), data)
     with pytest.raises(ValueError, match="data: must be those of the gap"):

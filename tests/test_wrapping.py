@@ -16,6 +16,7 @@ from beliefzoo.inference import (
     load_fit,
     save_fit,
     wrap,
+    wrapping,
 )
 from beliefzoo.inference.arviz_groups import group, read, write
 from beliefzoo.models import (
@@ -173,14 +174,28 @@ def test_the_comparison_prefers_the_model_that_there_was():
     assert found.elbo_behind_standard_error[0] == pytest.approx(error)
     assert found.information[0] == pytest.approx(0, abs=1e-12)
     assert "held: two" in str(found)
-    assert compare_wrapped(list(each.values())).names == ("1 states", "2 states")
+    assert compare_wrapped(list(each.values())).names == ("1 state", "2 states")
     with pytest.raises(ValueError, match="wrapped: needs two models or more, got 1"):
         compare_wrapped({"two": each["two"]})
     with pytest.raises(ValueError, match="wrapped: needs names"):
         compare_wrapped([each["two"], each["two"]])
+    with pytest.raises(ValueError, match="wrapped: needs results of wrap, got Fit"):
+        compare_wrapped([each["one"].fit, each["two"].fit])
+    with pytest.raises(ValueError, match="wrapped: must be a mapping or a list, got NoneType"):
+        compare_wrapped(None)
     other = wrap(lstm, rival, data[:40], settings=FEW)
     with pytest.raises(ValueError, match="wrapped: must be measured on the same held-out"):
         compare_wrapped({"two": each["two"], "one": other})
+
+
+def test_gates_are_compared_where_the_first_sequences_are_single_steps(monkeypatch):
+    monkeypatch.setattr(wrapping, "READ_STEPS", 10)
+    heldout = memoryless().sample(6, [1, 1, 12, 1, 12, 12], seed=0).data
+    data = memoryless().sample(6, 8, seed=1).data
+    found = wrap(nn.LSTM(3, 4), memoryless(), data, heldout=heldout, settings=FEW)
+    assert all(math.isfinite(x.correlation) for x in found.gates.best["f"].values())
+    with pytest.raises(ValueError, match="sequences: must be a whole number >= 1, got -3"):
+        found.to_arviz(sequences=-3)
 
 
 def test_bad_input():
@@ -193,7 +208,7 @@ def test_bad_input():
         ({"lstm": nn.GRU(3, 4)}, "lstm: must be a torch.nn.LSTM, got GRU"),
         (
             {"lstm": nn.LSTM(2, 4), "output": None},
-            "network: needs as many inputs as there are symbols",
+            "lstm: needs as many inputs as there are symbols",
         ),
         ({"model": "hmm"}, "model: must be a model of beliefzoo.models, got 'hmm'"),
         ({"model": DeepMarkovModel(2, "gaussian")}, "model: needs beliefs that a linear head"),
@@ -210,12 +225,16 @@ def test_bad_input():
         ),
         ({"windows": -1}, "windows: must be a whole number >= 0"),
         ({"memory": "x"}, "memory: must be"),
+        ({"lstm": nn.LSTM(5, 4), "output": None}, "lstm: needs input_size=3, what the model"),
+        ({"settings": {"steps": 3}}, "settings: must be FitSettings, or None, got {'steps': 3}"),
+        ({"seed": "0"}, "seed: must be a whole number, got '0'"),
     ]
     for changed, message in cases:
-        given = {"lstm": lstm, "model": model, "data": data, "output": output, **changed}
+        given = {"lstm": lstm, "model": model, "data": data, "output": output, "settings": FEW}
+        given |= changed
         arguments = [given.pop(name) for name in ("lstm", "model", "data")]
         with pytest.raises(ValueError, match=message):
-            wrap(*arguments, settings=FEW, **given)
+            wrap(*arguments, **given)
     with pytest.raises(ValueError, match="frozen: needs a network of your own"):
         LSTMFilter(8, frozen=True)
 

@@ -1,0 +1,361 @@
+"""The grammar of Cassandra's .POMDP files: from text to tables of numbers."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable
+from typing import Literal, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+RESERVED = frozenset(
+    (
+        *("discount", "values", "states", "actions", "observations"),
+        *("start", "include", "exclude", "T", "O", "R"),
+        *("uniform", "identity", "reset", "reward", "cost"),
+    )
+)
+"""Words that the format keeps for itself."""
+
+_ROUNDED = 1e-5
+"""Rows of probabilities that miss a sum of 1 by more than this are refused (as in pomdp-solve)."""
+
+_PREAMBLE = ("discount", "values", "states", "actions", "observations")
+_WORD = re.compile(r"#[^\n]*|[:*]|[^\s:*#]+")
+_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_ALL = slice(None)
+
+_Where = tuple[slice, ...]
+
+
+class Problem(NamedTuple):
+    """What a file says, as numbers; costs have become negative rewards."""
+
+    discount: float
+    states: tuple[str, ...]
+    actions: tuple[str, ...]
+    observations: tuple[str, ...]
+    initial: Array
+    """p(z_1), (K,)."""
+    transition: Array
+    """T(z' | z, a), (A, K, K)."""
+    observation: Array
+    """O(o | a, z'), (A, K, S)."""
+    reward: Array
+    """R(a, z, z', o), (A|1, K|1, K|1, S|1): of size 1 along an axis that it does not depend on."""
+
+
+def parse(text: str, name: str, unset: Literal["refuse", "reset"]) -> Problem:
+    """Read the text of a file called ``name``; see ``read_pomdp`` for what is refused."""
+    return _Reader(_Words(text, name), unset).read()
+
+
+class _Words:
+    """The words of a text, one after the other, each with its place."""
+
+    def __init__(self, text: str, name: str) -> None:
+        self.name = name
+        found = [match for match in _WORD.finditer(text) if match[0][0] != "#"]
+        self._words = [match[0] for match in found]
+        self._starts = [match.start() for match in found] + [len(text.rstrip())]
+        self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
+        self.at = 0
+        """Number of the word that comes next."""
+
+    @property
+    def next(self) -> str:
+        """The word that comes next; empty at the end."""
+        return self._words[self.at] if self.at < len(self._words) else ""
+
+    def take(self) -> str:
+        """That word, and on to the one after it."""
+        word = self.next
+        self.at += 1
+        return word
+
+    def line(self, at: int) -> int:
+        """The line of a word, from 1 on."""
+        return bisect_right(self._lines, self._starts[at])
+
+    def fail(self, requirement: str, at: int | None = None, came: str | None = None) -> NoReturn:
+        """Raise ``ValueError`` at a word, the next one if not told otherwise."""
+        at = self.at if at is None else at
+        line = self.line(at)
+        column = self._starts[at] - self._lines[line - 1] + 1
+        if came is None:
+            came = repr(self._words[at]) if at < len(self._words) else "the end of the file"
+        raise ValueError(
+            f"{self.name}, line {line}, column {column}: needs {requirement}, got {came}"
+        )
+
+    def colon(self) -> None:
+        if self.next != ":":
+            self.fail("':'")
+        self.at += 1
+
+    @property
+    def is_number(self) -> bool:
+        """Whether a number comes next, perhaps after a sign that stands apart."""
+        word = self.next
+        if word in ("+", "-") and self.at + 1 < len(self._words):
+            word = self._words[self.at + 1]
+        return _NUMBER.fullmatch(word) is not None
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether a whole number comes next, and no number after it: the number of a state."""
+        after = self._words[self.at + 1] if self.at + 1 < len(self._words) else ""
+        return self.next.isdecimal() and _NUMBER.fullmatch(after) is None
+
+    def number(self, requirement: str) -> float:
+        if not self.is_number:
+            self.fail(requirement)
+        sign = self.take() if self.next in ("+", "-") else ""
+        return float(sign + self.take())
+
+
+class _Reader:
+    """Goes through a text once; what comes later overrides what came before."""
+
+    def __init__(self, words: _Words, unset: Literal["refuse", "reset"]) -> None:
+        self.words = words
+        self.unset = unset
+        self.discount = 0.0
+        self.costs = False
+        self.names: dict[str, dict[str, int]] = {}
+        """Of states, actions and observations: their numbers by name."""
+        self.once: dict[str, int] = {}
+        """Sections of which there is one, with the place of their first word."""
+        self.initial: Array | None = None
+        self.tables: dict[str, Array] = {}
+        """T (A, K, K) and O (A, K, S)."""
+        self.set_at: dict[str, npt.NDArray[np.int64]] = {}
+        """Of each row of them (A, K), the word that set it last; −1 for none."""
+        self.rewards: list[tuple[_Where, Array]] = []
+
+    def read(self) -> Problem:
+        words = self.words
+        sections: dict[str, Callable[[], None]] = {
+            "discount": self._discount,
+            "values": self._values,
+            **{axis: lambda axis=axis: self._axis(axis) for axis in _PREAMBLE[2:]},  # type: ignore[misc]
+            "start": self._start,
+            "T": lambda: self._probabilities("T", "states"),
+            "O": lambda: self._probabilities("O", "observations"),
+            "R": self._reward,
+        }
+        while words.next:
+            section = words.next
+            if section not in sections:
+                words.fail(f"one of {', '.join(sections)}")
+            if section in ("T", "O", "R"):
+                self._begin_tables()
+            elif section in self.once:
+                line = words.line(self.once[section])
+                words.fail(f"no second {section!r}, which line {line} has already")
+            elif self.tables:
+                words.fail(f"{section!r} before the first T, O or R")
+            else:
+                self.once[section] = words.at
+            words.take()
+            sections[section]()
+        self._begin_tables()
+        initial = self._uniform() if self.initial is None else self.initial
+        if self.unset == "reset":
+            self.tables["T"][self.set_at["T"] < 0] = initial
+        self._check_rows("T")
+        self._check_rows("O")
+        states, actions, observations = (tuple(self.names[axis]) for axis in _PREAMBLE[2:])
+        return Problem(
+            self.discount,
+            states,
+            actions,
+            observations,
+            initial,
+            self.tables["T"],
+            self.tables["O"],
+            self._compact_rewards(),
+        )
+
+    # The preamble
+
+    def _discount(self) -> None:
+        self.words.colon()
+        at = self.words.at
+        self.discount = self.words.number("a discount from 0 to 1")
+        if not 0 <= self.discount <= 1:
+            self.words.fail("a discount from 0 to 1", at)
+
+    def _values(self) -> None:
+        self.words.colon()
+        if self.words.next not in ("reward", "cost"):
+            self.words.fail("'reward' or 'cost'")
+        self.costs = self.words.take() == "cost"
+
+    def _axis(self, axis: str) -> None:
+        """A count, or names up to the next word of the format."""
+        words = self.words
+        words.colon()
+        at = words.at
+        names: dict[str, int] = {}
+        if words.next.isdecimal():
+            names = {str(number): number for number in range(int(words.take()))}
+        while words.next and words.next not in RESERVED | {":", "*"} and not words.is_number:
+            if words.next in names:
+                words.fail(f"{axis} of different names")
+            names[words.take()] = len(names)
+        least = 2 if axis == "observations" else 1
+        if len(names) < least:
+            words.fail(f"a number of {axis} of at least {least}, or their names", at)
+        self.names[axis] = names
+
+    def _start(self) -> None:
+        """All forms of the initial law."""
+        words = self.words
+        if "states" not in self.names:
+            words.fail("'states' before 'start'", self.once["start"])
+        form = words.take() if words.next in ("include", "exclude") else ""
+        words.colon()
+        count = len(self.names["states"])
+        if not form and words.next == "uniform":
+            words.take()
+            self.initial = self._uniform()
+        elif form or not words.is_number or (count > 1 and words.is_alone):
+            self.initial = self._start_among(form)
+        else:
+            self.initial = self._start_vector(count)
+
+    def _start_among(self, form: str) -> Array:
+        """The uniform law on the states listed, or on all others."""
+        words = self.words
+        at = words.at
+        chosen = np.zeros(len(self.names["states"]), dtype=bool)
+        while words.at == at or (words.next and words.next not in RESERVED):
+            chosen[self._place("states")] = True
+        if form == "exclude":
+            chosen = ~chosen
+        if not chosen.any():
+            words.fail("a state that is left to start in", at)
+        return np.asarray(chosen / chosen.sum(), dtype=np.float64)
+
+    def _start_vector(self, count: int) -> Array:
+        at = self.words.at
+        vector = self._numbers((count,), "probabilities of the states", at_most=1)
+        if abs(vector.sum() - 1) > _ROUNDED:
+            self.words.fail("probabilities that sum to 1", at, f"{vector.sum():.10g}")
+        return vector
+
+    def _uniform(self) -> Array:
+        count = len(self.names["states"])
+        return np.full(count, 1 / count)
+
+    # Tables
+
+    def _begin_tables(self) -> None:
+        """Once the sizes are known."""
+        if self.tables:
+            return
+        for section in _PREAMBLE:
+            if section not in self.once:
+                self.words.fail(f"'{section}:' before the first T, O or R")
+        states, actions, observations = (len(self.names[axis]) for axis in _PREAMBLE[2:])
+        for section, columns in ("T", states), ("O", observations):
+            self.tables[section] = np.zeros((actions, states, columns))
+            self.set_at[section] = np.full((actions, states), -1)
+
+    def _place(self, axis: str) -> slice:
+        """The entries along an axis that a name, a number or * stands for."""
+        names, word = self.names[axis], self.words.next
+        number = int(word) if word.isdecimal() else names.get(word, -1)
+        if word != "*" and not 0 <= number < len(names):
+            kinds = "name" if axis == "actions" else f"name of one of the {axis}"
+            self.words.fail(f"'*', a {kinds} or a number from 0 to {len(names) - 1} ({axis})")
+        self.words.take()
+        return _ALL if word == "*" or len(names) == 1 else slice(number, number + 1)
+
+    def _places(self, axes: tuple[str, ...]) -> _Where:
+        """Places along the first of these axes, as many as colons tell."""
+        self.words.colon()
+        found = [self._place(axes[0])]
+        while self.words.next == ":" and len(found) < len(axes):
+            self.words.take()
+            found.append(self._place(axes[len(found)]))
+        return tuple(found)
+
+    def _probabilities(self, section: str, columns: str) -> None:
+        """``T`` and ``O``: one entry, a row or a matrix."""
+        words, table = self.words, self.tables[section]
+        at = words.at - 1
+        where = self._places(("actions", "states", columns))
+        shape = table.shape[len(where) :]
+        table[where] = self._law(section, shape)
+        self.set_at[section][where[:2]] = at
+
+    def _law(self, section: str, shape: tuple[int, ...]) -> Array:
+        word = self.words.next
+        if word == "uniform" and shape:
+            self.words.take()
+            return np.full(shape, 1 / shape[-1])
+        if word == "identity" and section == "T" and len(shape) == 2:
+            self.words.take()
+            return np.eye(shape[0])
+        if word == "reset" and section == "T" and len(shape) == 1:
+            self.words.take()
+            return self._uniform() if self.initial is None else self.initial
+        return self._numbers(shape, "probabilities", at_most=1)
+
+    def _numbers(self, shape: tuple[int, ...], what: str, at_most: float | None = None) -> Array:
+        """As many numbers as the shape has places; probabilities where there is a limit."""
+        words = self.words
+        count = int(np.prod(shape))
+        found = np.empty(count)
+        for place in range(count):
+            at = words.at
+            tale = f"; it is number {place + 1} of them" if count > 1 else ""
+            found[place] = words.number(f"{count} {what}{tale}")
+            if at_most is not None and not 0 <= found[place] <= at_most:
+                words.fail("a probability from 0 to 1", at)
+        return found.reshape(shape)
+
+    def _reward(self) -> None:
+        """``R``: one entry, a row of observations, or a matrix (state_to, observation)."""
+        axes = ("actions", "states", "states", "observations")
+        where = self._places(axes)
+        if len(where) == 1:
+            self.words.fail("':' and a state (rewards need an action and a state at least)")
+        shape = tuple(len(self.names[axis]) for axis in axes[len(where) :])
+        numbers = self._numbers(shape, "rewards")
+        # 0 − x, not −x: a cost of zero is no negative zero.
+        self.rewards.append((where, 0.0 - numbers if self.costs else numbers))
+
+    def _compact_rewards(self) -> Array:
+        """The rewards in a table that has size 1 along every axis that none of them names."""
+        shape = [1, 1, 1, 1]
+        axes = ("actions", "states", "states", "observations")
+        for where, _ in self.rewards:
+            for axis in range(4):
+                if axis >= len(where) or where[axis] != _ALL:
+                    shape[axis] = len(self.names[axes[axis]])
+        table = np.zeros(shape)
+        for where, numbers in self.rewards:
+            table[where] = numbers
+        for axis in range(4):
+            first = table.take([0], axis)
+            table = first if np.array_equal(np.broadcast_to(first, table.shape), table) else table
+        return table
+
+    def _check_rows(self, section: str) -> None:
+        sums = self.tables[section].sum(-1)
+        for action, state in np.argwhere(np.abs(sums - 1) > _ROUNDED)[:1]:
+            row = f"{section} : {list(self.names['actions'])[action]} : "
+            row += list(self.names["states"])[state]
+            at = int(self.set_at[section][action, state])
+            if at < 0:
+                hint = " (or unset='reset')" if section == "T" else ""
+                self.words.fail(f"rows that sum to 1; {row} is never set{hint}", None, "0")
+            came = f"{sums[action, state]:.10g}"
+            self.words.fail(f"rows that sum to 1; {row}, last set here, does not", at, came)
