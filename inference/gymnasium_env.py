@@ -61,7 +61,7 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
     Numbers are a float32 ``Box``; before the first action they are zeros, and
     ``info["observed"]`` is False.
 
-    An episode is terminated in a state that no action leaves and that earns nothing; others end by
+    An episode is terminated in a state after which nothing can be earned any more; others end by
     the ``max_episode_steps`` of ``gymnasium.make``, or not at all.
 
     Randomness is that of ``env.np_random``: each reset draws from it the seed of a stream of torch
