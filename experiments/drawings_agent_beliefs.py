@@ -13,7 +13,14 @@ from ..inference.arviz_groups import Idata, group
 
 TITLES = {"tiger": "Tiger", "t_maze": "T-maze"}
 
-_KINDS = {"relevant": "tab:red", "irrelevant": "tab:grey"}
+_KINDS = {
+    "relevant": ("tab:red", "what matters"),
+    "place": ("tab:blue", "place in the corridor"),
+    "irrelevant": ("tab:grey", "bystander"),
+}
+
+_SHARES = 0.2, 0.9995
+"""Shares that are drawn; others at the edge."""
 
 _ROWS = {
     "lstm_h_and_c": "agent's LSTM, h and c",
@@ -42,16 +49,20 @@ def _draw_training(figures: Mapping[str, Any]) -> Figure:
         points = figures[name]["training"]
         steps = np.array([int(point.split("_")[1]) for point in points])
         held, earned = axes[:, column]
-        for kind, color in _KINDS.items():
-            rows = [point[kind] for point in points.values()]
-            _band(held, steps, rows, "share_held", color, f"{kind} belief")
-        _band(earned, steps, list(points.values()), "return", "tab:blue", "agent")
+        for kind, (color, label) in _KINDS.items():
+            if kind in next(iter(points.values())):
+                _band(
+                    held, steps, [one[kind] for one in points.values()], "share_held", color, label
+                )
+        _band(earned, steps, list(points.values()), "return", "tab:green", "agent")
         best, without = "return_of_the_best_policy", "return_without_memory"
         earned.axhline(figures[name][best], color="black", lw=1, label="best policy")
         earned.axhline(figures[name][without], color="black", lw=1, ls=":", label="no memory")
         low = figures[name][without] - 0.5 * abs(figures[name][best] - figures[name][without])
         earned.set_ylim(bottom=low)
-        held.set(title=title, ylim=(-0.05, 1.05))
+        held.set(title=title, yscale="logit", ylim=_SHARES)
+        held.set_yticks([0.5, 0.9, 0.99, 0.999], ["50 %", "90 %", "99 %", "99.9 %"])
+        held.minorticks_off()
         earned.set(xlabel="training steps")
         held.legend(frameon=False)
         earned.legend(frameon=False)
@@ -63,15 +74,22 @@ def _draw_training(figures: Mapping[str, Any]) -> Figure:
 
 def _band(axis: Any, x: Any, rows: list[Any], name: str, color: str, label: str) -> None:
     ends = np.array([row[f"{name}_interval"] for row in rows])
+    value = np.array([row[name] for row in rows])
+    if name == "share_held":
+        ends, value = ends.clip(*_SHARES), value.clip(*_SHARES)
     axis.fill_between(x, ends[:, 0], ends[:, 1], color=color, alpha=0.2, lw=0)
-    axis.plot(x, [row[name] for row in rows], "o-", ms=3, color=color, label=label)
+    axis.plot(x, value, "o-", ms=3, color=color, label=label)
 
 
 def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, len(TITLES), figsize=(11, 4), sharey=True, layout="constrained")
     place = np.arange(len(_ROWS))
     for (name, title), axis in zip(TITLES.items(), axes, strict=True):
-        for offset, (kind, color) in zip((-0.2, 0.2), _KINDS.items(), strict=True):
+        kinds = [kind for kind in _KINDS if kind in figures[name]["at_the_end"]]
+        height = 0.8 / len(kinds)
+        for number, kind in enumerate(kinds):
+            color, label = _KINDS[kind]
+            offset = (number - (len(kinds) - 1) / 2) * height
             rows = [figures[name]["at_the_end"][kind][row] for row in _ROWS]
             value = np.array([row["share_held"] for row in rows])
             ends = np.array([row["share_held_interval"] for row in rows])
@@ -79,17 +97,18 @@ def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
             axis.barh(
                 place + offset,
                 value,
-                0.38,
+                height * 0.95,
                 color=color,
                 xerr=spread,
                 error_kw={"lw": 0.8},
-                label=f"{kind} belief",
+                label=label,
             )
         axis.set(title=title, xlabel="share of the belief's information", xlim=(-0.05, 1.1))
         axis.axvline(1, color="black", lw=0.7)
     axes[0].set_yticks(place, list(_ROWS.values()))
     axes[0].invert_yaxis()
-    axes[0].legend(frameon=False, loc="lower right")
+    handles, labels = axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     figure.suptitle("Linear decoders of the exact belief on held-out episodes (95 % over seeds)")
     return figure
 
@@ -103,8 +122,8 @@ def _draw_episode(posterior: Idata) -> Figure:
     action = known["tiger_action"].values[0, :length]
     figure, axis = plt.subplots(figsize=(9, 3.2), layout="constrained")
     time = np.arange(length)
-    axis.step(time, belief, where="mid", color=_KINDS["relevant"], label="tiger on the left")
-    axis.step(time, beside, where="mid", color=_KINDS["irrelevant"], label="bystander is 1")
+    axis.step(time, belief, where="mid", color=_KINDS["relevant"][0], label="tiger on the left")
+    axis.step(time, beside, where="mid", color=_KINDS["irrelevant"][0], label="bystander is 1")
     for number, mark in ((1, "<"), (2, ">")):
         opened = time[action == number]
         side = "left" if number == 1 else "right"

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import nn
 
 from ..inference.agents import RecurrentAgent
 from ..models import POMDP
@@ -44,6 +46,10 @@ class Training:
     entropy: tuple[float, float]
     """Weight of the policy's entropy at first and at last, falling geometrically between."""
     hidden_size: int
+    forget_bias: float
+    """Of the LSTM's forget gates before training: high enough to remember a cue for a while."""
+    gae_lambda: float
+    """Weight of later rewards in the advantages."""
     learning_rate: float
     """At first; it falls to 0 along a line."""
     epochs: int
@@ -79,6 +85,7 @@ def train(model: POMDP, how: Training, *, watch: Sequence[int], seed: int) -> li
             n_epochs=how.epochs,
             learning_rate=lambda left: how.learning_rate * left,
             gamma=model.discount,
+            gae_lambda=how.gae_lambda,
             policy_kwargs={
                 "lstm_hidden_size": how.hidden_size,
                 "net_arch": [],
@@ -88,6 +95,10 @@ def train(model: POMDP, how: Training, *, watch: Sequence[int], seed: int) -> li
             seed=seed % 2**32,
             device="cpu",
         )
+        with torch.no_grad():  # torch's order of gates: input, forget, cell, output
+            lstm = ppo.policy.lstm_actor
+            assert isinstance(lstm, nn.LSTM)
+            lstm.get_parameter("bias_ih_l0").chunk(4)[1].fill_(how.forget_bias)
         watcher = _Watcher(model, how, sorted(watch))
         ppo.learn(how.steps, callback=watcher)
         watcher.look(last=True)
