@@ -22,6 +22,7 @@ from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .horizons import HorizonPlan, solve_horizon
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
 from .linear_queries import (
@@ -37,6 +38,8 @@ from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
 from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
+from .planning import mdp_values, qmdp, value_iteration
+from .plans import AlphaVectors, History, Plan, load_plan
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -75,10 +78,12 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
+from .trackers import FilterTracker, NoMemory
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
+    "AlphaVectors",
     "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",
@@ -96,6 +101,7 @@ __all__ = [
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
+    "FilterTracker",
     "Fit",
     "FitSettings",
     "Forecast",
@@ -103,6 +109,8 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "History",
+    "HorizonPlan",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
@@ -113,12 +121,14 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NoMemory",
     "NonFiniteLossError",
     "NutsFit",
     "NutsSettings",
     "ObservableOperators",
     "ParticleTracker",
     "Particles",
+    "Plan",
     "Readouts",
     "RegimeForecast",
     "RegimeGuide",
@@ -157,10 +167,12 @@ __all__ = [
     "information_criteria",
     "innovation_tests",
     "load_fit",
+    "load_plan",
     "log_evidence",
     "loo",
     "lstm_log_likelihood",
     "lstm_readouts",
+    "mdp_values",
     "mean_readout",
     "mixture_kalman",
     "most_likely_regimes",
@@ -170,6 +182,7 @@ __all__ = [
     "posterior_quantities",
     "predict",
     "predictive_check",
+    "qmdp",
     "read",
     "recurrent_gates",
     "sample_lstm",
@@ -178,6 +191,7 @@ __all__ = [
     "smooth",
     "smooth_pairs",
     "smooth_regimes",
+    "solve_horizon",
     "standardised_innovations",
     "starting_values",
     "steady_state",
@@ -188,6 +202,7 @@ __all__ = [
     "to_arviz",
     "triple_probabilities",
     "update_errors",
+    "value_iteration",
     "weighted_evidence",
     "wrap",
     "write",

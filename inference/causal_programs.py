@@ -306,6 +306,12 @@ def _arguments(laws: Laws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _chain(model: HiddenMarkovModel, laws: Laws, count: int, seed: int) -> _Chain:
+    require(
+        not model.actions,
+        "data",
+        "the best causal guide is known for laws that are the same for all sequences and steps",
+        f"{model.actions} actions that choose them",
+    )
     shape = tuple(laws.log_transition.shape[:2])
     require(
         shape == (1, 1) and len(laws.log_initial) == 1,

@@ -91,7 +91,10 @@ class _MarkovPotentials(nn.Module, ABC):
             repr(self.channels.reads),
         )
         require(
-            not model.inputs and not model.timed, "model", "must move alike at all steps", model
+            not (model.inputs or model.actions or model.timed),
+            "model",
+            "must move alike at all steps",
+            model,
         )
         self.build(model)
         like = Sequences.from_tensors(

@@ -90,18 +90,30 @@ class Block:
     """Names of the parameters with a leading axis of draws."""
 
     @property
-    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """What the functions of ``inference.exact`` take; results have the leading axis."""
         laws = self.laws
         table = laws.log_likelihood
         leading = table.expand(self.draws, *table.shape[-3:])
-        return laws.log_initial, laws.log_transition, leading, laws.lengths
+        return laws.log_initial, laws.matrices, leading, laws.lengths, laws.choice
 
-    def folded_chain(self) -> tuple[Tensor, Tensor]:
-        """log p(z_1) and log T with draws × sequences as their sequence axis."""
-        sequences = len(self.laws.data)
-        initial = _fold(self.laws.log_initial, self.draws, sequences, 1)
-        return initial, _fold(self.laws.log_transition, self.draws, sequences, 3)
+    def folded_chain(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """log p(z_1) and log T with draws × sequences as their sequence axis, and the choice.
+
+        Of matrices that steps choose from, those of one draw come after those of another.
+        """
+        laws, draws = self.laws, self.draws
+        initial = _fold(laws.log_initial, draws, len(laws.data), 1)
+        moves, choice = laws.matrices, laws.choice
+        if choice is None:
+            return initial, _fold(moves, draws, len(laws.data), 3), None
+        count, states = moves.shape[-3:-1]
+        first = torch.zeros(draws, dtype=torch.int64)
+        if moves.ndim > 4:  # every draw has its own
+            moves = moves.expand(draws, 1, *moves.shape[-3:]).reshape(1, -1, states, states)
+            first = torch.arange(draws) * count
+        chosen = choice + first.to(choice.device)[:, None, None]
+        return initial, moves, chosen.flatten(0, 1)
 
     def folded(self) -> Laws:
         """The laws of every sequence under every draw: draws × sequences along one axis."""
@@ -110,9 +122,9 @@ class Block:
         data = laws.data
         if self.draws > 1:
             data = data[torch.arange(sequences).repeat(self.draws)]
-        return _Folded(
-            *self.folded_chain(), laws.emission, laws.parameters, data, table.flatten(0, 1)
-        )
+        initial, moves, choice = self.folded_chain()
+        scored = table.flatten(0, 1)
+        return _Folded(initial, moves, laws.emission, laws.parameters, data, scored, choice=choice)
 
     def one(self, draw: int) -> Laws:
         """The laws to draw observations from, under one of the draws of the parameters."""

@@ -165,8 +165,7 @@ def _compare(laws: Any, posterior: Posterior) -> _Compared:
 
 
 def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
-    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-    filtered = exact.filter_chain(*chain)
+    filtered = exact.filter_chain(*laws.chain)
     inside = laws.data.step_mask
     beliefs = getattr(posterior, "log_beliefs", None)
     kl = update = None
@@ -175,7 +174,7 @@ def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
     if isinstance(posterior, Backward):
         bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
         update = divergence(posterior.log_beliefs, bayes) * inside
-    evidence = exact.log_evidence(*chain)
+    evidence = exact.log_evidence(*laws.chain)
     surprise = -filtered.log_increments * inside
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)
 

@@ -484,18 +484,21 @@ def expected_transitions(
 
 
 @torch.no_grad()
-def predict_states(log_belief: Tensor, log_transition: Tensor, steps: int) -> Tensor:
+def predict_states(
+    log_belief: Tensor, log_transition: Tensor, steps: int, choice: Tensor | None = None
+) -> Tensor:
     """log p(z_{T+h} | y_{1:T}), h = 1..H ``(*D, N, H, K)``, from the final belief ``(*D, N, K)``.
 
-    ``log_transition`` ``(*D, N|1, H|1, K, K)`` holds the H = ``steps`` transitions to come.
+    ``log_transition`` ``(*D, N|1, H|1, K, K)`` holds the H = ``steps`` transitions to come, or with
+    ``choice`` (N, H) the matrices to choose from.
     """
     _check_count("steps", steps)
     if log_belief.ndim < 2:
         raise ValueError(f"log_belief must have shape (..., N, K); got {tuple(log_belief.shape)}")
     n, k = log_belief.shape[-2:]
     nothing = log_belief.new_zeros(n, steps + 1, k)  # no observations: the filter only predicts
-    _check_chain(log_transition, {"log_belief": nothing}, None, None, {"log_belief": log_belief})
-    predicted = _recursions(log_belief).forward(log_belief, log_transition, nothing, None, None)
+    _check_chain(log_transition, {"log_belief": nothing}, None, choice, {"log_belief": log_belief})
+    predicted = _recursions(log_belief).forward(log_belief, log_transition, nothing, None, choice)
     return predicted.log_predicted[..., 1:, :]
 
 

@@ -14,7 +14,17 @@ from ..models import DeepMarkovModel, LinearLaws, Model, Sequences
 from ..models.emissions import Parameters
 from . import exact_gaussian, linear_queries, queries
 from .deep_guide import continued
-from .exported import Array, Rows, Sample, States, as_array, observed_values, one_feature, thinned
+from .exported import (
+    Along,
+    Array,
+    Rows,
+    Sample,
+    States,
+    as_array,
+    observed_values,
+    one_feature,
+    thinned,
+)
 from .fit import Fit
 from .guides import Guide
 from .importance import log_weights
@@ -197,23 +207,24 @@ def predictions(
     sample: Sample,
     replicas: Rows,
     steps: int,
-    along: tuple[Tensor | None, Tensor | None],
+    along: Along,
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters.
 
     Of a deep model from a last state that is drawn among trajectories of the guide by weight.
     """
-    (inputs, times), drawn = along, []
+    drawn = []
     deep = isinstance(result.model, DeepMarkovModel)
     values = sample.at(replicas.rows)
     ahead: Any
     for _, known in _each(result.model, values, len(replicas.rows)):
         if deep:
             assert isinstance(result, Fit)  # NUTS needs exact inference
+            inputs, times = along["inputs"], along["times"]
             ahead = continued(
                 result.guide, known.known, data, steps, draws=WEIGHTED, inputs=inputs, times=times
             )
         else:
-            ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
+            ahead = queries.forecast(known, data, steps, draws=1, **along)
         drawn.append(one_feature(ahead.draws[0]))
     return {"obs": sample.shaped(torch.stack(drawn))}

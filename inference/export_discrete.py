@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..models import (
+    POMDP,
     BandedTransition,
     GeneratorTransition,
     HiddenMarkovModel,
@@ -20,7 +21,17 @@ from ..models.emissions import Parameters
 from ..models.trajectories import sample_chain
 from . import exact, queries
 from .draws import batches, blocks, draw_paths, for_batch, log_prior
-from .exported import Array, Rows, Sample, States, as_array, observed_values, one_feature, thinned
+from .exported import (
+    Along,
+    Array,
+    Rows,
+    Sample,
+    States,
+    as_array,
+    observed_values,
+    one_feature,
+    thinned,
+)
 from .fit import Fit
 from .guides import Guide
 from .nuts import NutsFit
@@ -100,7 +111,9 @@ def _exact_paths(
     paths = _blank_paths(model, data, draws)
     for rows, batch in batches(model, data):
         for block in blocks(model, batch, values, draws):
-            paths[block.place, rows, : batch.max_length] = exact.sample_paths(*block.chain)[0]
+            initial, moves, likelihood, lengths, choice = block.chain
+            drawn = exact.sample_paths(initial, moves, likelihood, lengths, choice=choice)
+            paths[block.place, rows, : batch.max_length] = drawn[0]
     return paths
 
 
@@ -156,6 +169,8 @@ def reorder(
 def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor:
     """The state of the model that comes at each place."""
     kept = torch.arange(model.states)
+    if isinstance(model, POMDP) and has_names(model):
+        return kept
     dims = model.parameter_dims()
     if any({"state", "state_to"} & set(dims[name]) for name in model.known):
         return kept
@@ -174,6 +189,11 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
     one = {name: value[:1] for name, value in sample.values.items()}
     here, there = (log_prior(model, v, 1) for v in (one, _ordered(model, one, order)))
     return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
+
+
+def has_names(model: POMDP) -> bool:
+    """Whether the states were given names, which must not wander."""
+    return model.state_names != tuple(str(state) for state in range(model.states))
 
 
 def _ordered(model: HiddenMarkovModel, values: Parameters, order: Tensor) -> dict[str, Tensor]:
@@ -215,10 +235,11 @@ def replicate(
         data = model.transition.scheduled(data)  # what is seen at the times of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
-        inside = as_array(batch.step_mask)
+        inside = as_array(model.emission.emitting(batch))
         for block in blocks(model, batch, values, draws):
-            chain = block.folded_chain()
-            paths = sample_chain(*chain, block.draws * len(batch), batch.max_length)
+            initial, moves, choice = block.folded_chain()
+            size = block.draws * len(batch), batch.max_length
+            paths = sample_chain(initial, moves, *size, choice=choice)
             for draw, path in enumerate(paths.unflatten(0, (block.draws, -1))):
                 y = as_array(one_feature(block.one(draw).draw(path)))
                 place = out[block.place.start + draw, rows, : batch.max_length]
@@ -232,14 +253,14 @@ def predictions(
     sample: Sample,
     replicas: Rows,
     steps: int,
-    along: tuple[Tensor | None, Tensor | None],
+    along: Along,
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
     model = _model(result)
-    (inputs, times), drawn, probability = along, [], []
+    drawn, probability = [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})
-        ahead = queries.forecast(known, data, steps, draws=1, inputs=inputs, times=times)
+        ahead = queries.forecast(known, data, steps, draws=1, **along)
         drawn.append(one_feature(ahead.draws[0]))
         probability.append(ahead.state_probability)
     return {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 import numpy as np
 import torch
@@ -52,6 +52,14 @@ class Sample:
     def at(self, rows: Tensor) -> dict[str, Tensor]:
         """The values of some draws."""
         return {name: value[rows] for name, value in self.values.items()}
+
+
+class Along(TypedDict):
+    """What models read of the steps that are forecast; None where it was not given."""
+
+    inputs: Tensor | None
+    times: Tensor | None
+    actions: Tensor | None
 
 
 class Rows(NamedTuple):

@@ -278,8 +278,7 @@ def _causal(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, f
         "sequences so short, of so few symbols, that all of them can be listed",
         f"{data}",
     )
-    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-    numbers = family.of_marginals(exact.filter_chain(*chain).log_beliefs)
+    numbers = family.of_marginals(exact.filter_chain(*laws.chain).log_beliefs)
     how = "not known; a causal one, the product of the exact filter's marginals, stands in for it"
     return family.member(laws, numbers).elbo(), how, math.nan
 
@@ -360,8 +359,7 @@ def _floor(guide: Guide, laws: Laws, posterior: Posterior) -> tuple[Tensor, Tens
     nodes = _nodes(guide)
     if nodes is None or not isinstance(posterior, Backward):
         return None
-    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-    log_b = exact.filter_chain(*chain).log_beliefs
+    log_b = exact.filter_chain(*laws.chain).log_beliefs
     family = DiscreteFamily(Backward, nodes)
     apart = product_law(family.of_marginals(log_b))
     b = log_b.exp()

@@ -59,10 +59,10 @@ def _of_states(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
     for batch in data.batches(queries.BATCH):
         laws: Laws = model.laws({}, batch)
         inside, wide = batch.step_mask, data.max_length - batch.max_length
-        given = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
         with torch.no_grad():
-            found = exact.filter_chain(*given)
-            stay = laws.log_transition.diagonal(dim1=-2, dim2=-1)  # (N|1, T-1|1, K)
+            found = exact.filter_chain(*laws.chain)
+            stay = laws.matrices.diagonal(dim1=-2, dim2=-1)  # (N|1, T-1|1, K)
+            stay = stay if laws.choice is None else stay[0][laws.choice]
             kept = found.log_beliefs[:, :-1] + stay + laws.log_likelihood[:, 1:]
             staying = torch.zeros(inside.shape, dtype=torch.float64)
             staying[:, 1:] = (kept.logsumexp(-1) - found.log_increments[:, 1:]).exp()

@@ -319,8 +319,7 @@ class DiscreteSteps:
 
     def table(self, t: int) -> Tensor:
         """log T of the step from t, (N|1, K, K)."""
-        steps = self.laws.log_transition
-        return steps[:, min(t, steps.shape[1] - 1)]
+        return self.laws.step(t)
 
     def moves(self, states: Tensor, t: int) -> Tensor:
         """log T(· | z_t) of states (…, N), (…, N, K)."""

@@ -88,8 +88,12 @@ class PathPosterior(dist.TorchDistribution, ABC):
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L) under the model's chain, shape (…, N)."""
         first = self._pick(self.laws.log_initial.unsqueeze(-2), paths[..., :1])
-        rest = transition_log_prob(self.laws.log_transition, paths, self.laws.lengths)
-        return first.sum(-1) + rest
+        return first.sum(-1) + self._moves_log_prob(paths)
+
+    def _moves_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log T(z_{t+1} | z_t), shape (…, N)."""
+        laws = self.laws
+        return transition_log_prob(laws.matrices, paths, laws.lengths, laws.choice)
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
         """Σ_t log O(y_t | z_t), shape (…, N)."""
@@ -132,8 +136,9 @@ class Backward(PathPosterior):
 
     @cached_property
     def _joined(self) -> tuple[Tensor, Tensor]:
-        chain = self.laws.log_initial, self.laws.log_transition
-        return exact.join_beliefs(*chain, self.log_beliefs, self.laws.lengths)
+        laws = self.laws
+        chain = laws.log_initial, laws.matrices
+        return exact.join_beliefs(*chain, self.log_beliefs, laws.lengths, laws.choice)
 
     @property
     def log_predicted(self) -> Tensor:
@@ -144,13 +149,14 @@ class Backward(PathPosterior):
         return self._joined[1]
 
     def elbo(self) -> Tensor:
-        chain = self.laws.log_initial, self.laws.log_transition, self.laws.log_likelihood
-        return exact.belief_elbo(*chain, self.log_beliefs, self.laws.lengths)
+        initial, moves, likelihood, lengths, choice = self.laws.chain
+        return exact.belief_elbo(initial, moves, likelihood, self.log_beliefs, lengths, choice)
 
     def sample_paths(self, n: int) -> Tensor:
+        laws = self.laws
         with torch.no_grad():
             return exact.sample_backward(
-                self.laws.log_transition, self.log_beliefs, self.laws.lengths, n
+                laws.matrices, self.log_beliefs, laws.lengths, n, choice=laws.choice
             )
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
@@ -190,9 +196,9 @@ class Forward(PathPosterior):
         turned = _reversal(laws)
         weight = torch.cat([self.log_first.unsqueeze(1), self.scores[:, 1:]], 1)
         divisor = torch.cat([self.log_normalisers, torch.zeros_like(weight[:, :1])], 1)
-        reversed_transition = _reverse_transition(laws)
+        moves, choice = _reverse_moves(laws)
         marginals = exact.backward_marginals(
-            reversed_transition, turned(weight), turned(divisor), laws.lengths
+            moves, turned(weight), turned(divisor), laws.lengths, choice
         )
         return turned(marginals) * laws.data.step_mask.unsqueeze(-1)
 
@@ -202,19 +208,15 @@ class Forward(PathPosterior):
             log_kernel_first = self.log_first.unsqueeze(1)
             paths = [_draw(log_kernel_first.expand(n, sequences, 1, states))[..., 0]]
             for t in range(1, steps):
-                table = self.laws.log_transition[:, min(t - 1, self._last_step)]
+                table = self.laws.step(t - 1)
                 rows = torch.arange(len(table), device=table.device)
                 logits = table[rows, paths[-1]] + self.scores[:, t]
                 paths.append(_draw(logits))
             return torch.stack(paths, -1).masked_fill(~self._inside, -1)
 
-    @property
-    def _last_step(self) -> int:
-        return self.laws.log_transition.shape[-3] - 1
-
     def path_log_prob(self, paths: Tensor) -> Tensor:
         first = self._pick(self.log_first.unsqueeze(1), paths[..., :1]).sum(-1)
-        rest = transition_log_prob(self.laws.log_transition, paths, self.laws.lengths)
+        rest = self._moves_log_prob(paths)
         if paths.shape[-1] == 1:
             return first + rest
         scores = self._pick(self.scores[:, 1:], paths[..., 1:]).sum(-1)
@@ -238,7 +240,7 @@ class MeanField(PathPosterior):
     """
 
     def __init__(self, laws: Laws, log_beliefs: Tensor) -> None:
-        moves = _moves_inside(laws.log_transition, laws.lengths)
+        moves = _moves_inside(laws.matrices, laws.lengths, laws.choice)
         if bool(moves.isneginf().any() | laws.log_initial.isneginf().any()):
             raise ValueError(
                 "MeanFieldGuide: needs initial and transition probabilities > 0, got exact zeros; "
@@ -261,11 +263,8 @@ class MeanField(PathPosterior):
     def kl_to_chain(self, chain: MarkovChain) -> Tensor:
         m = self.marginals
         first = (m[:, 0] * chain.log_initial).sum(-1)
-        table = _moves_inside(chain.log_transition, self.laws.lengths)
-        if table.shape[0] == 1 and table.shape[1] == 1:
-            moved = m[:, :-1] @ table[0, 0]
-        else:
-            moved = (m[:, :-1].unsqueeze(-2) @ table.expand(-1, m.shape[1] - 1, -1, -1)).squeeze(-2)
+        table = _moves_inside(chain.log_transition, self.laws.lengths, chain.choice)
+        moved = _through(table, m[:, :-1], chain.choice)
         return self.expected(self.log_beliefs) - first - (moved * m[:, 1:]).sum((-1, -2))
 
 
@@ -274,13 +273,30 @@ def _kl_path_chain(q: PathPosterior, p: MarkovChain) -> Tensor:
     return q.kl_to_chain(p)
 
 
-def _moves_inside(log_transition: Tensor, lengths: Tensor) -> Tensor:
+def _through(matrices: Tensor, weight: Tensor, choice: Tensor | None) -> Tensor:
+    """Σ_z w_t(z) M_t(z, z') of weights (N, S, K), one matrix product for each distinct matrix.
+
+    Matrices (N|1, S|1, K, K), or with ``choice`` (N, S) the (1, A, K, K) to choose from.
+    """
+    if matrices.shape[:2] == (1, 1):
+        return weight @ matrices[0, 0]
+    if choice is None:
+        return (weight.unsqueeze(-2) @ matrices).squeeze(-2)
+    out = torch.zeros_like(weight)
+    for number, matrix in enumerate(matrices[0]):
+        here = choice == number
+        out[here] = weight[here] @ matrix
+    return out
+
+
+def _moves_inside(log_transition: Tensor, lengths: Tensor, choice: Tensor | None = None) -> Tensor:
     """A transition of every step, (N|1, T-1|1, K, K), with 0 where a sequence has ended.
 
-    What stands there is nobody's move: in continuous time the identity, which has zeros.
+    What stands there is nobody's move: in continuous time the identity, which has zeros. Matrices
+    that steps choose from are as they are.
     """
     steps = log_transition.shape[1]
-    if steps < 2:
+    if steps < 2 or choice is not None:
         return log_transition
     onward = torch.arange(1, steps + 1, device=lengths.device)
     inside = onward < lengths.unsqueeze(-1)
@@ -291,9 +307,12 @@ def _same_chain(laws: Laws, chain: MarkovChain) -> None:
     """The closed form holds for the chain that q was built from."""
     for own, other in (
         (laws.log_initial, chain.log_initial),
-        (laws.log_transition, chain.log_transition),
+        (laws.matrices, chain.log_transition),
+        (laws.choice, chain.choice),
     ):
-        if own is not other and not torch.equal(own, other):
+        if own is other:
+            continue
+        if own is None or other is None or not torch.equal(own, other):
             raise ValueError(
                 "guide: its posterior was built from another model's initial or transition law; "
                 "make the guide from the model that it is used with"
@@ -306,10 +325,10 @@ def _supported(laws: Laws, log_beliefs: Tensor) -> Tensor:
     A network's softmax puts mass everywhere; where the model's zeros rule a state out, that mass
     would make the bound -inf. Nothing is done for models without zeros.
     """
-    parts = laws.log_initial, laws.log_transition, laws.log_likelihood
+    parts = laws.log_initial, laws.matrices, laws.log_likelihood
     if not any(bool(part.isneginf().any()) for part in parts):
         return log_beliefs
-    possible = exact.support(*parts, laws.lengths)
+    possible = exact.support(*laws.chain)
     return log_beliefs.masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
@@ -318,14 +337,14 @@ def _reachable(laws: Laws, scores: Tensor) -> Tensor:
 
     A walk that ends where the model's zeros let nothing follow would make the bound -inf.
     """
-    parts = laws.log_initial, laws.log_transition, laws.log_likelihood
+    parts = laws.log_initial, laws.matrices, laws.log_likelihood
     if not any(bool(part.isneginf().any()) for part in parts):
         return scores
     with torch.no_grad():
         initial, transition, likelihood = (
             torch.zeros_like(x).masked_fill(x.isneginf(), -torch.inf) for x in parts
         )
-        smoothed = exact.smooth_chain(initial, transition, likelihood, laws.lengths)
+        smoothed = exact.smooth_chain(initial, transition, likelihood, laws.lengths, laws.choice)
         possible = ~smoothed.isneginf()
     beyond = ~laws.data.step_mask.unsqueeze(-1)
     return scores.masked_fill(~(possible | beyond), -torch.inf)
@@ -336,12 +355,7 @@ def _normalisers(laws: Laws, scores: Tensor) -> tuple[Tensor, Tensor]:
     first = (laws.log_initial + scores[:, 0]).log_softmax(-1)
     top = scores[:, 1:].amax(-1, keepdim=True)
     weight = (scores[:, 1:] - top).exp()
-    table = laws.log_transition.exp()
-    if table.shape[0] == 1 and table.shape[1] == 1:
-        total = weight @ table[0, 0].mT
-    else:
-        steps = scores.shape[1] - 1
-        total = (table.expand(-1, steps, -1, -1) @ weight.unsqueeze(-1)).squeeze(-1)
+    total = _through(laws.matrices.exp().mT, weight, laws.choice)
     # From a state that no possible path goes through; q is never there.
     total = torch.where(total > 0, total, 1)
     return total.log() + top, first
@@ -358,14 +372,18 @@ def _reversal(laws: Laws) -> Callable[[Tensor], Tensor]:
     return turned
 
 
-def _reverse_transition(laws: Laws) -> Tensor:
-    table = laws.log_transition.mT
-    if table.shape[1] == 1:
-        return table
-    steps = torch.arange(table.shape[1], device=table.device)
-    index = (laws.lengths.unsqueeze(-1) - 2 - steps).clamp_min(0)[..., None, None]
+def _reverse_moves(laws: Laws) -> tuple[Tensor, Tensor | None]:
+    """The moves of each sequence from its end to its beginning, as the kernels take them."""
+    table, choice = laws.matrices.mT, laws.choice
+    if table.shape[1] == 1 and choice is None:
+        return table, None
+    steps = torch.arange(laws.data.max_length - 1, device=table.device)
+    index = (laws.lengths.unsqueeze(-1) - 2 - steps).clamp_min(0)
+    if choice is not None:
+        return table, choice.gather(1, index)
     states = table.shape[-1]
-    return table.expand(len(index), -1, -1, -1).gather(1, index.expand(-1, -1, states, states))
+    wide = index[..., None, None].expand(-1, -1, states, states)
+    return table.expand(len(index), -1, -1, -1).gather(1, wide), None
 
 
 def _draw(logits: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ class PrefixTree:
         symbols = alphabet(model)
         if symbols is None or len(symbols) ** length > LARGEST_TREE:
             return None
-        if model.inputs or model.timed or model.emission.lags:
+        if model.inputs or model.actions or model.timed or model.emission.lags:
             return None
         axes = [torch.arange(len(symbols))] * length
         grid = torch.cartesian_prod(*axes).reshape(-1, length)

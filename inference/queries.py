@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..models import (
+    ActionEmission,
     GeneratorTransition,
     HiddenMarkovModel,
     Laws,
@@ -22,6 +23,7 @@ from ..models import (
     Sequences,
     SwitchingLinearSSM,
 )
+from ..models.checks import require
 from ..models.randomness import seeded
 from ..models.trajectories import sample_chain
 from . import exact, linear_queries, structures
@@ -173,6 +175,7 @@ def forecast(
     draws: int = 1000,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     seed: int | None = None,
 ) -> Forecast: ...
 @overload
@@ -184,6 +187,7 @@ def forecast(
     draws: int = 1000,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     seed: int | None = None,
 ) -> LinearForecast: ...
 @overload
@@ -195,6 +199,7 @@ def forecast(
     draws: int = 1000,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     seed: int | None = None,
 ) -> RegimeForecast: ...
 @overload
@@ -206,6 +211,7 @@ def forecast(
     draws: int = 1000,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     seed: int | None = None,
 ) -> Any: ...
 def forecast(
@@ -216,6 +222,7 @@ def forecast(
     draws: int = 1000,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     seed: int | None = None,
 ) -> Any:
     """Continue every sequence by ``steps`` steps.
@@ -227,8 +234,20 @@ def forecast(
         draws: simulated continuations.
         inputs: covariates of the future (N, H, columns), where the model takes them.
         times: of these steps (N, H), later than all that was seen, where the model reads them.
+        actions: of these steps (N, H), where the model reads them. The first of them is driven by
+            the last action of the data; the last one drives nothing.
         seed: of the simulation.
+
+    Raises:
+        ValueError: unknown parameters, data that the model cannot emit, or inputs, times or actions
+            of the future that it does not read, or lacks.
     """
+    require(
+        actions is None or model.actions > 0,
+        "actions",
+        f"{model} reads none",
+        type(actions).__name__,
+    )
     if isinstance(model, LinearGaussianSSM):
         return linear_queries.forecast(
             model, data, steps, draws=draws, inputs=inputs, times=times, seed=seed
@@ -244,23 +263,35 @@ def forecast(
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     model.complete({})
     model.check(data)
-    if not model.inputs and not model.timed:  # laws may be for sequences of some length alone
+    if not (
+        model.inputs or model.timed or model.actions
+    ):  # laws may be for sequences of some length alone
         whole = model.observations.blank(1, int(data.lengths.max()) + steps)
         model.transition.check(Sequences.from_tensors(whole, codes=data.is_codes))
-    future = _future(model, data, steps, inputs, times)
+    future = _future(model, data, steps, inputs, times, actions)
     last = filter(model, data)[torch.arange(len(data)), data.lengths - 1]
-    log_states = exact.predict_states(last.log(), model.laws({}, future).log_transition, steps)
+    ahead = model.laws({}, future)
+    states = exact.predict_states(last.log(), ahead.matrices, steps, ahead.choice).exp()
     copies = torch.arange(len(data)).repeat(draws)
     laws = model.laws({}, future[copies])
     with seeded(seed):
-        paths = sample_chain(last.log()[copies], laws.log_transition, len(copies), steps + 1)
+        chain = last.log()[copies], laws.matrices
+        paths = sample_chain(*chain, len(copies), steps + 1, choice=laws.choice)
         drawn = laws.draw(paths, past=_past(model, data[copies]))
     drawn = drawn.reshape(draws, len(data), *drawn.shape[1:])
     if isinstance(model.emission, Regression):
         mean = None if model.emission.codes else drawn.double().mean(0)
     else:
-        mean = log_states.exp() @ model.emission.mean(laws.parameters)
-    return Forecast(log_states.exp(), mean, drawn)
+        mean = _expected(ahead, states)
+    return Forecast(states, mean, drawn)
+
+
+def _expected(ahead: Laws, states: Tensor) -> Tensor:
+    """E[y] of future steps, (N, H, F), from the probabilities of their states (N, H, K)."""
+    mean = ahead.emission.mean(ahead.parameters)
+    if ahead.choice is None or not isinstance(ahead.emission, ActionEmission):
+        return states @ mean
+    return torch.einsum("nhk,nhkf->nhf", states, mean[ahead.choice])
 
 
 def _inexact(model: Model) -> ValueError:
@@ -276,6 +307,7 @@ def _future(
     steps: int,
     inputs: Tensor | None,
     times: Tensor | None,
+    actions: Tensor | None,
 ) -> Sequences:
     """The last step of every sequence, which drives the first transition, and those to come."""
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
@@ -291,12 +323,29 @@ def _future(
         assert data.inputs is not None  # checked with the data
         before = data.inputs[rows, last]
         along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
+    if model.actions:
+        assert data.actions is not None  # checked with the data
+        require_future_actions(model, (len(data), steps), actions)
+        assert isinstance(actions, Tensor)
+        along["actions"] = torch.cat([data.actions[rows, last].unsqueeze(1), actions], 1)
     if model.timed:
         assert data.times is not None  # checked with the data
         along["times"] = times_ahead(data.times[rows, last], steps, times)
     future = Sequences.from_tensors(y, codes=data.is_codes, **along)
     law = model.transition
     return law.scheduled(future) if isinstance(law, GeneratorTransition) else future
+
+
+def require_future_actions(model: Model, shape: tuple[int, int], actions: Tensor | None) -> None:
+    """Raise ``ValueError`` unless these are actions for so many sequences and steps."""
+    came = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
+    whole = isinstance(actions, Tensor) and not actions.is_floating_point()
+    requirement = f"forecasting needs those of future steps, whole numbers of shape {shape}"
+    require(whole and came == shape, "actions", requirement, came)
+    assert isinstance(actions, Tensor)
+    outside = (actions < 0) | (actions >= model.actions)
+    requirement = f"must be 0 to {model.actions - 1}"
+    require(not bool(outside.any()), "actions", requirement, actions[outside][:1].tolist())
 
 
 def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:

@@ -49,7 +49,12 @@ def triple_probabilities(model: HiddenMarkovModel) -> Tensor:
             unknown parameters.
     """
     _require_symbols(model)
-    require(not model.inputs and not model.timed, "model", "must move alike at all steps", model)
+    require(
+        not (model.inputs or model.actions or model.timed),
+        "model",
+        "must move alike at all steps",
+        model,
+    )
     like = Sequences.from_tensors(model.observations.blank(1, 2), codes=True)
     laws = model.laws({}, like)
     first, onward = laws.log_initial[0].exp(), laws.log_transition[0, 0].exp()

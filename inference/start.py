@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ..models import (
+    ActionEmission,
     GeneratorTransition,
     HiddenMarkovModel,
     MemoryEmission,
@@ -34,6 +36,7 @@ from ..models import (
 from ..models.folders import Data
 from ..models.memory import MemoryTransition
 from ..models.randomness import seeded
+from .action_start import start_of_actions
 from .memory_start import start_of_memory
 from .node_start import start_of_nodes
 
@@ -112,6 +115,9 @@ def _read_off(model: Model, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
             model.transition, MemoryTransition
         ):
             return start_of_memory(model, data)
+        if isinstance(model.emission, ActionEmission) and model.states > 1:
+            some = data[: max(1, _FRAMES // data.max_length)]
+            return start_of_actions(model, some, _labels_given_actions(model, some, lloyd))
         return _from_clusters(model, data, lloyd)
     return model.start(data)
 
@@ -190,6 +196,21 @@ def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Ten
         labels[at : at + len(part), : part.max_length] = likeliest
         at += len(part)
     return torch.where(data.observed_steps, labels, -1)
+
+
+def _labels_given_actions(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> Tensor:
+    """The state of highest likelihood where the laws are known, else clusters."""
+    emission = model.emission
+    assert isinstance(emission, ActionEmission)
+    y, mask = emission.observed(data)
+    seen = data.observed_steps
+    if set(emission.family.dims()) <= set(model.known):
+        law = replace(emission, rewards=False).given(data)
+        labels = law.score(model.known, y, mask).argmax(-1)
+    else:
+        y = y if emission.codes else y.double()
+        labels = _clustered(model, y, mask, seen.nonzero().unbind(1), lloyd)
+    return torch.where(seen, labels, -1)
 
 
 def _clustered(

@@ -12,12 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..models import GeneratorTransition, HiddenMarkovModel, Misclassification, Model, Sequences
+from ..models import (
+    POMDP,
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Misclassification,
+    Model,
+    Sequences,
+)
 from ..models.randomness import seeded
 from . import export_continuous, export_discrete
 from .arviz_groups import Idata, build, k_threshold
 from .draws import draw_prior
 from .exported import (
+    Along,
     Array,
     Sample,
     as_array,
@@ -33,6 +41,10 @@ from .gates import gate_dims, gates_of
 from .importance import corrected_evidence, is_point, k_hat
 from .nuts import NutsFit
 from .provenance import source_commit
+from .queries import require_future_actions
+
+FIRST = "(first)"
+"""What stands for the action before the first step, where that is observed."""
 
 MOST_STEPS = 20_000_000
 """Numbers up to which ``steps="auto"`` keeps log p(y_t | y_1 … y_{t-1}) of every draw."""
@@ -70,6 +82,7 @@ def to_arviz(
     forecast: int = 0,
     inputs: Tensor | None = None,
     times: Tensor | None = None,
+    actions: Tensor | None = None,
     steps: bool | Literal["auto"] = "auto",
     relabel: bool = True,
     gates: bool = False,
@@ -106,13 +119,15 @@ def to_arviz(
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
       ``times``, ``actions``, ``rewards``, ``inputs`` and the known parameters.
 
-    States have no names of their own, so they get an order, the same for all draws and variables:
-    increasing in the mean of the first feature; for symbols, decreasing in the expected number of
-    visits. ``attrs["state_order"]`` says which state of the model each one is. They keep the
-    model's order where that means something: parameters of states are known, the prior (as
-    ``ordered=True``) tells states apart, or the transition lists the moves of each. Chains of NUTS
-    are not relabelled one by one: where they sit in different copies of the posterior, r_hat is
-    large.
+    The states of a ``POMDP`` keep the names that they were given, and so do actions and
+    observations; where the first step is observed, its law is "(first)" on the axis
+    ``action_before``. Other states have no names of their own, so they get an order, the same for
+    all draws and variables: increasing in the mean of the first feature; for symbols, decreasing in
+    the expected number of visits. ``attrs["state_order"]`` says which state of the model each one
+    is. They keep the model's order where that means something: parameters of states are known, the
+    prior (as ``ordered=True``) tells states apart, or the transition lists the moves of each.
+    Chains of NUTS are not relabelled one by one: where they sit in different copies of the
+    posterior, r_hat is large.
 
     Args:
         result: what ``fit`` or ``nuts`` returned.
@@ -126,6 +141,7 @@ def to_arviz(
         forecast: steps to predict after the end of each sequence.
         inputs: covariates of these steps (N, forecast, columns), where the model takes them.
         times: of these steps (N, forecast), where the model reads them.
+        actions: of these steps (N, forecast), where the model reads them; see ``forecast``.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
         relabel: whether to bring the states into the order above.
         gates: whether to export the gates of the guide's recurrent network.
@@ -135,13 +151,13 @@ def to_arviz(
     """
     replications = predictive_draws, prior_draws
     wanted = _Wanted(draws, seed, state_draws, *replications, forecast, steps, gates)
-    wanted.check(result, data, inputs, times)
+    along = Along(inputs=inputs, times=times, actions=actions)
+    wanted.check(result, data, along)
     with seeded(seed), torch.no_grad():
         sample = sample_of(result, draws)
         model = result.model
         keep = wanted.keeps_steps(sample, data)
-        discrete = isinstance(model, HiddenMarkovModel)
-        kind: Any = export_discrete if discrete else export_continuous
+        kind: Any = export_discrete if isinstance(model, HiddenMarkovModel) else export_continuous
         evidence, by_step = kind.evidence(result, data, sample, keep)
         states = kind.states(result, data, sample, state_draws)
         groups: Groups = {
@@ -159,7 +175,7 @@ def to_arviz(
             groups["posterior_predictive"] = {"obs": sample.shaped(drawn)}
             labels["posterior_predictive/draw"] = replicas.labels
         if replicas is not None and forecast:
-            drawn = kind.predictions(result, data, sample, replicas, forecast, (inputs, times))
+            drawn = kind.predictions(result, data, sample, replicas, forecast, along)
             groups["predictions"] = drawn
             labels["predictions/draw"] = replicas.labels
         groups |= _prior(kind, model, data, wanted.replications(prior_draws, data))
@@ -203,7 +219,7 @@ class _Wanted:
     steps: bool | Literal["auto"]
     gates: bool
 
-    def check(self, result: Any, data: Any, inputs: Tensor | None, times: Tensor | None) -> None:
+    def check(self, result: Any, data: Any, along: Along) -> None:
         if not isinstance(result, Fit | NutsFit):
             raise ValueError(
                 f"result: must be what fit or nuts returned, got {type(result).__name__}"
@@ -228,13 +244,8 @@ class _Wanted:
                 )
         model = result.model
         model.check_values(data)  # few sequences will do: nothing is fitted
-        needed = (len(data), self.forecast, model.inputs)
-        if self.forecast and model.inputs and (inputs is None or inputs.shape != needed):
-            came = None if inputs is None else tuple(inputs.shape)
-            raise ValueError(f"inputs: forecasting needs covariates of shape {needed}, got {came}")
-        if self.forecast and model.timed and (times is None or times.shape != needed[:2]):
-            came = None if times is None else tuple(times.shape)
-            raise ValueError(f"times: forecasting needs times of shape {needed[:2]}, got {came}")
+        if self.forecast:
+            _check_future(model, (len(data), self.forecast), along)
 
     def keeps_steps(self, sample: Sample, data: Sequences) -> bool:
         """Whether step by step log-likelihoods are kept in ``sample_stats``."""
@@ -247,6 +258,20 @@ class _Wanted:
         if asked != "auto":
             return asked
         return max(1, min(REPLICATIONS, MOST_REPLICATED // data.values.numel()))
+
+
+def _check_future(model: Model, shape: tuple[int, int], along: Along) -> None:
+    """Raise ``ValueError`` unless what the model reads is there for so many steps to come."""
+    inputs, times = along["inputs"], along["times"]
+    needed = (*shape, model.inputs)
+    if model.inputs and (inputs is None or inputs.shape != needed):
+        came = None if inputs is None else tuple(inputs.shape)
+        raise ValueError(f"inputs: forecasting needs covariates of shape {needed}, got {came}")
+    if model.timed and (times is None or times.shape != shape):
+        came = None if times is None else tuple(times.shape)
+        raise ValueError(f"times: forecasting needs times of shape {shape}, got {came}")
+    if model.actions:
+        require_future_actions(model, shape, along["actions"])
 
 
 def _whole(name: str, value: Any, least: int) -> None:
@@ -347,6 +372,8 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
     if isinstance(model, HiddenMarkovModel):
         states = np.arange(model.states)
         out |= {"state": states, "state_to": states, **_pair_coords(model)}
+        if isinstance(model, POMDP):
+            out |= _names(model)
     else:
         out["component"] = np.array(model.components)
     features = np.array(data.features)
@@ -362,6 +389,18 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
         out["log_likelihood/sequence"] = np.array(data.labels)[seen.any(1)]
     else:
         out["log_likelihood/time"] = time[seen[0]]
+    return out
+
+
+def _names(model: POMDP) -> dict[str, Any]:
+    """Those of states, actions and observations; of states that have none, their numbers."""
+    actions = np.array(model.action_names)
+    before = np.append(actions, FIRST) if model.law.first else actions
+    out = {"action": actions, "action_before": before}
+    if model.observation_names:
+        out["observation"] = np.array(model.observation_names)
+    if export_discrete.has_names(model):
+        out["state"] = out["state_to"] = np.array(model.state_names)
     return out
 
 

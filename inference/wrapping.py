@@ -297,7 +297,9 @@ def _first_steps(data: Sequences, steps: int) -> Sequences:
 
 def _next_symbol(model: Model, data: Sequences, beliefs: Tensor) -> Tensor | None:
     """Σ_z b_t(z) Σ_z' T(z'|z) O_z'(x), (N, T, V), of symbols and laws that stay the same."""
-    if not isinstance(model, HiddenMarkovModel) or not model.emission.codes or model.inputs:
+    if not isinstance(model, HiddenMarkovModel) or not model.emission.codes:
+        return None
+    if model.inputs or model.actions:
         return None
     laws = model.laws({}, data[:1])
     if laws.log_transition.shape[-4:-2] != (1, 1):

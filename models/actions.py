@@ -179,6 +179,11 @@ class ActionEmission(Emission):
             data.rewards,
         )
 
+    def emitting(self, data: Sequences) -> Tensor:
+        steps = data.step_mask.clone()
+        steps[:, 0] &= self.first
+        return steps
+
     def given(self, data: Sequences) -> Emission:
         """The law of every step, chosen by the action before it."""
         if data.actions is None:

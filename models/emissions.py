@@ -101,6 +101,10 @@ class Emission(ABC):
         """Values and mask in the form that ``score`` takes."""
         return self.observations.read(data)
 
+    def emitting(self, data: Sequences) -> Tensor:
+        """Steps of which there is a law of the observation, (N, T) bool."""
+        return data.step_mask
+
     @property
     def encoding_size(self) -> int:
         """Number of channels of ``encode``."""

@@ -81,19 +81,28 @@ class Laws:
     def log_transition(self) -> Tensor:
         """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
         if self.choice is None:
-            return self._moves
-        chosen = self._moves.squeeze(-4).index_select(-3, self.choice.flatten())
+            return self.matrices
+        chosen = self.matrices.squeeze(-4).index_select(-3, self.choice.flatten())
         steps: Tensor = chosen.unflatten(-3, self.choice.shape)
         return steps
 
     @property
-    def _moves(self) -> Tensor:
+    def matrices(self) -> Tensor:
+        """log T of every step as ``log_transition``, or with ``choice`` the A matrices, once."""
         return self.moves if isinstance(self.moves, Tensor) else self.moves()
+
+    def step(self, t: int) -> Tensor:
+        """log T of the step from t, (N|1, K, K)."""
+        tables = self.matrices
+        if self.choice is None:
+            return tables[:, min(t, tables.shape[1] - 1)]
+        chosen: Tensor = tables[0].index_select(0, self.choice[:, t])
+        return chosen
 
     @property
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """What the functions of ``inference.exact`` take: also of many matrices, each once."""
-        return self.log_initial, self._moves, self.log_likelihood, self.lengths, self.choice
+        return self.log_initial, self.matrices, self.log_likelihood, self.lengths, self.choice
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -128,12 +137,13 @@ class Laws:
     def sample_states(self) -> Tensor:
         """One draw of the hidden paths, (N, T)."""
         data = self.data
-        return sample_chain(self.log_initial, self.log_transition, len(data), data.max_length)
+        chain = self.log_initial, self.matrices
+        return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
 
     def states(self) -> MarkovChain:
         """The law of the hidden trajectories."""
         return MarkovChain(
-            self.log_initial, self.log_transition, self.lengths, self.data.max_length
+            self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
         )
 
     def observations(self, states: Tensor) -> Emitted:

@@ -29,17 +29,23 @@ def one_hot(paths: Tensor, states: int, dtype: torch.dtype) -> Tensor:
     return (paths.unsqueeze(-1) == codes).to(dtype)
 
 
-def transition_log_prob(log_transition: Tensor, paths: Tensor, lengths: Tensor) -> Tensor:
+def transition_log_prob(
+    log_transition: Tensor, paths: Tensor, lengths: Tensor, choice: Tensor | None = None
+) -> Tensor:
     """Σ_t log T_t(z_{t+1} | z_t) of hard paths (…, N, T), shape (…, N).
 
+    With ``choice`` (N, T-1), ``log_transition`` holds the matrices (1, A, K, K) to choose from.
     Entries are picked by index, so neither the value nor its gradient builds a tensor of
-    (time, from, to) when the transition is the same at every step.
+    (time, from, to) when the transition is the same at every step, or one of few.
     """
     steps = paths.shape[-1]
     if steps == 1:
         return log_transition.new_zeros(paths.shape[:-1])
     origin, target = paths[..., :-1].clamp_min(0), paths[..., 1:].clamp_min(0)
-    picked = _pick(log_transition, origin, target)
+    if choice is None:
+        picked = _pick(log_transition, origin, target)
+    else:
+        picked = log_transition[0][choice, origin, target]
     inside = torch.arange(1, steps, device=paths.device) < lengths.unsqueeze(-1)
     return torch.where(inside, picked, 0).sum(-1)
 
@@ -64,11 +70,14 @@ def sample_chain(
     sequences: int,
     steps: int,
     generator: torch.Generator | None = None,
+    *,
+    choice: Tensor | None = None,
 ) -> Tensor:
     """Ancestral draws of hidden paths, int64 (N, T).
 
-    ``log_initial`` (N|1, K) and ``log_transition`` (N|1, T-1|1, K, K) as everywhere in the
-    library: the first emission is at the first state, no transition comes before it.
+    ``log_initial`` (N|1, K) and ``log_transition`` (N|1, T-1|1, K, K), or (1, A, K, K) with
+    ``choice`` (N, T-1), as everywhere in the library: the first emission is at the first state, no
+    transition comes before it.
     """
     cumulative_first = log_initial.exp().cumsum(-1)
     cumulative = log_transition.exp().cumsum(-1)
@@ -78,7 +87,7 @@ def sample_chain(
     rows = torch.arange(log_transition.shape[0], device=log_initial.device)
     paths = torch.empty(sequences, steps, dtype=torch.int64, device=log_initial.device)
     paths[:, 0] = invert(cumulative_first, uniform[0])
-    fixed = log_transition.shape[1] == 1
+    fixed = log_transition.shape[1] == 1 and choice is None
     if fixed and sequences <= _FEW:
         walks = [_walker(table) for table in cumulative[:, 0]]
         for n in range(sequences):
@@ -86,7 +95,8 @@ def sample_chain(
             paths[n, 1:] = torch.tensor(walk(int(paths[n, 0]), uniform[1:, n, 0].tolist()))
         return paths
     for t in range(1, steps):
-        table = cumulative[rows, 0 if fixed else t - 1, paths[:, t - 1]]
+        place = choice[:, t - 1] if choice is not None else 0 if fixed else t - 1
+        table = cumulative[rows, place, paths[:, t - 1]]
         paths[:, t] = invert(table, uniform[t])
     return paths
 
@@ -123,15 +133,24 @@ class MarkovChain(dist.TorchDistribution):
 
     .. math:: p(z_{1:L}) = p(z_1) \prod_{t=1}^{L-1} T_t(z_{t+1} \mid z_t)
 
-    Batch shape (N,), event shape (T, K). ``log_prob`` is of hard (0/1) trajectories.
+    Batch shape (N,), event shape (T, K). ``log_prob`` is of hard (0/1) trajectories. With
+    ``choice`` (N, T-1), ``log_transition`` holds the matrices (1, A, K, K) that steps choose from.
     """
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.independent(constraints.unit_interval, 2)
 
-    def __init__(self, log_initial: Tensor, log_transition: Tensor, lengths: Tensor, steps: int):
+    def __init__(
+        self,
+        log_initial: Tensor,
+        log_transition: Tensor,
+        lengths: Tensor,
+        steps: int,
+        choice: Tensor | None = None,
+    ) -> None:
         self.log_initial = log_initial
         self.log_transition = log_transition
+        self.choice = choice
         self.lengths = lengths
         event = torch.Size([steps, log_initial.shape[-1]])
         super().__init__(lengths.shape, event, validate_args=False)
@@ -149,7 +168,8 @@ class MarkovChain(dist.TorchDistribution):
             raise ValueError(f"MarkovChain: one draw at a time, got {tuple(sample_shape)}")
         steps, states = self.event_shape
         with torch.no_grad():
-            paths = sample_chain(self.log_initial, self.log_transition, len(self.lengths), steps)
+            chain = self.log_initial, self.log_transition
+            paths = sample_chain(*chain, len(self.lengths), steps, choice=self.choice)
             beyond = torch.arange(steps, device=paths.device) >= self.lengths.unsqueeze(-1)
             draw = one_hot(paths.masked_fill(beyond, -1), states, self.log_initial.dtype)
         return draw.reshape(torch.Size(sample_shape) + draw.shape)
@@ -157,7 +177,7 @@ class MarkovChain(dist.TorchDistribution):
     def log_prob(self, value: Tensor) -> Tensor:
         paths = value.argmax(-1)
         first = torch.where(value[..., 0, :] > 0, self.log_initial, 0).mul(value[..., 0, :]).sum(-1)
-        return first + transition_log_prob(self.log_transition, paths, self.lengths)
+        return first + transition_log_prob(self.log_transition, paths, self.lengths, self.choice)
 
 
 class Emitted(dist.TorchDistribution):
