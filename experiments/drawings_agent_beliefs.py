@@ -55,11 +55,11 @@ def _draw_training(figures: Mapping[str, Any]) -> Figure:
                     held, steps, [one[kind] for one in points.values()], "share_held", color, label
                 )
         _band(earned, steps, list(points.values()), "return", "tab:green", "agent")
-        best, without = "return_of_the_best_policy", "return_without_memory"
-        earned.axhline(figures[name][best], color="black", lw=1, label="best policy")
-        earned.axhline(figures[name][without], color="black", lw=1, ls=":", label="no memory")
-        low = figures[name][without] - 0.5 * abs(figures[name][best] - figures[name][without])
-        earned.set_ylim(bottom=low)
+        best = figures[name]["return_of_the_best_policy"]
+        without = figures[name]["return_without_memory"]
+        earned.axhline(best, color="black", lw=1, label="best policy")
+        earned.axhline(without, color="black", lw=1, ls=":", label="no memory")
+        earned.set_ylim(without - 0.6 * (best - without), best + 0.3 * (best - without))
         held.set(title=title, yscale="logit", ylim=_SHARES)
         held.set_yticks([0.5, 0.9, 0.99, 0.999], ["50 %", "90 %", "99 %", "99.9 %"])
         held.minorticks_off()

@@ -86,9 +86,13 @@ class RecurrentAgent:
         """The symbols that the agent reads at every step of some episodes, none of them missing.
 
         Raises:
-            ValueError: data of another process.
+            ValueError: data of another process, or of a process that always shows something a step
+                without.
         """
         self._model.emission.check(data)
+        blank = int((data.step_mask & ~data.observed_steps).sum())
+        requirement = "must be observed at every step, as the agent has always been"
+        require(not (self._model.law.first and blank), "data", requirement, f"{blank} without")
         assert data.actions is not None
         before = data.actions.roll(1, 1)
         before[:, 0] = self._model.actions

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from beliefzoo.models import POMDP, ActionSequence, ExactTracker, Uniform, t_maze, tiger
+from beliefzoo.models import POMDP, ActionSequence, ExactTracker, Sequences, Uniform, t_maze, tiger
 
 pytest.importorskip("sb3_contrib", reason="needs the extra agents")
 
@@ -142,6 +142,16 @@ def test_its_lstm_is_read_like_any_other() -> None:
 def test_what_is_refused(message: str, act: Any) -> None:
     with pytest.raises(ValueError, match=message):
         act()
+
+
+def test_what_it_never_saw_is_refused() -> None:
+    model = t_maze(2)
+    agent = RecurrentAgent(policy_of(model, True), model)
+    blank = Sequences.from_arrays([[0, np.nan, 2]], codes=True, actions=[[0, 0, 0]])
+    with pytest.raises(ValueError, match=r"data: must be observed at every step, .* got 1 without"):
+        agent.states(blank)
+    with pytest.raises(ValueError, match=r"data\.actions"):
+        agent.states(Sequences.from_arrays([[0, 2, 2]], codes=True))
 
 
 def test_training_is_reproducible_and_keeps_the_seeds_of_others() -> None:
