@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import sys
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import beliefzoo.experiments
 from beliefzoo.models import POMDP, ActionSequence, ExactTracker, Sequences, Uniform, t_maze, tiger
 
 pytest.importorskip("sb3_contrib", reason="needs the extra agents")
@@ -21,6 +23,7 @@ from beliefzoo.experiments.agent_beliefs import (
     PROBLEMS,
     Settings,
     beliefs,
+    run,
     success,
     until_the_end,
     value_of_the_seeing,
@@ -248,6 +251,14 @@ def test_episodes_are_read_until_they_end() -> None:
     opened = tiger().rollout(ActionSequence((0, 1, 2)), 50, 3, seed=1)
     right = (opened.states[:, 1] == 1).sum() + (opened.states[:, 2] == 0).sum()
     assert success(PROBLEMS["tiger"], opened) == pytest.approx(float(right) / 100)
+
+
+def test_without_the_trainer_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sb3_contrib", None)
+    monkeypatch.delitem(sys.modules, "beliefzoo.experiments.recurrent_ppo")
+    monkeypatch.delattr(beliefzoo.experiments, "recurrent_ppo")
+    with pytest.raises(ValueError, match=r"pip install 'beliefzoo\[agents\]' brings it"):
+        run(Settings())
 
 
 def test_settings_are_checked() -> None:

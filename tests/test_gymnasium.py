@@ -69,7 +69,13 @@ register("beliefzoo-tests/First-v0", process(first=True), max_episode_steps=30)
 IDS = [f"beliefzoo-tests/{name}-v0" for name in ("Process", "Endless", "First")]
 
 
-@pytest.mark.parametrize("id", IDS)
+BUILT_IN = [
+    f"beliefzoo/{name}-v0"
+    for name in ("Tiger", "TMaze", "LightMaze", "RockSample", "MachineRepair")
+]
+
+
+@pytest.mark.parametrize("id", IDS + BUILT_IN)
 @pytest.mark.parametrize("options", [{}, {"show_action": True, "tell_belief": True}])
 def test_environments_keep_to_the_interface(id: str, options: dict[str, Any]) -> None:
     with warnings.catch_warnings():
