@@ -388,6 +388,7 @@ class _Running:
         belief = ", ".join(
             f"{model.state_names[k]} {p:.3f}"
             for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            if p > 0
         )
         where = f"saw {seen}; state {model.state_names[int(now.state[n])]}; belief {belief}"
         if not int(now.steps[n]):
