@@ -406,7 +406,8 @@ def _posterior(settings: Settings, shown: Mapping[str, Episodes]) -> Idata:
     groups: dict[str, dict[str, Any]] = {"posterior": {}, "observed_data": {}, "constant_data": {}}
     dims: dict[str, tuple[str, ...]] = {}
     for number, (name, made) in enumerate(shown.items()):
-        data, (relevant, irrelevant) = until_the_end(made)[:4], beliefs(made)
+        data = until_the_end(made)[:4]  # which may be shorter
+        relevant, irrelevant = (one[:4, : data.max_length] for one in beliefs(made))
         paths = sample_states(made.model, data, settings.draws, seed=stream(settings, 8, number))
         assert data.actions is not None
         groups["posterior"][f"{name}_state"] = paths.numpy()[None]
@@ -414,8 +415,8 @@ def _posterior(settings: Settings, shown: Mapping[str, Episodes]) -> Idata:
         groups["constant_data"] |= {
             f"{name}_action": data.actions.numpy(),
             f"{name}_length": data.lengths.numpy(),
-            f"{name}_belief": relevant[:4].numpy(),
-            f"{name}_belief_in_the_bystander": irrelevant[:4, :, 1].numpy(),
+            f"{name}_belief": relevant.numpy(),
+            f"{name}_belief_in_the_bystander": irrelevant[..., 1].numpy(),
         }
         along = ("sequence", f"{name}_time")
         dims |= {f"{name}_{what}": along for what in ("state", "observation", "action")}

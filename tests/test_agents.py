@@ -12,7 +12,16 @@ import torch
 from torch import nn
 
 import beliefzoo.experiments
-from beliefzoo.models import POMDP, ActionSequence, ExactTracker, Sequences, Uniform, t_maze, tiger
+from beliefzoo.models import (
+    POMDP,
+    ActionSequence,
+    Episodes,
+    ExactTracker,
+    Sequences,
+    Uniform,
+    t_maze,
+    tiger,
+)
 
 pytest.importorskip("sb3_contrib", reason="needs the extra agents")
 
@@ -22,6 +31,7 @@ from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from beliefzoo.experiments.agent_beliefs import (
     PROBLEMS,
     Settings,
+    _posterior,
     beliefs,
     run,
     success,
@@ -241,11 +251,19 @@ def test_the_value_of_the_seeing() -> None:
         assert value_of_the_seeing(t_maze(length)) == pytest.approx(4 * 0.98**length, abs=1e-9)
 
 
+def rollout_with_beliefs(model: POMDP) -> Episodes:
+    return model.rollout(ActionSequence((0, 0, 1, 3, 3)), 6, 5, seed=1, tracker=ExactTracker())
+
+
 def test_episodes_are_read_until_they_end() -> None:
     model = with_bystander(t_maze(2), 0.9, 0.8)
     made = model.rollout(ActionSequence((0, 0, 1, 3, 3)), 40, 5, seed=1)
     data = until_the_end(made)
     assert data.lengths.tolist() == [3] * 40  # cell 0, cell 1, the junction
+    shown = group(
+        _posterior(Settings(draws=2), {"t_maze": rollout_with_beliefs(model)}), "posterior"
+    )
+    assert shown["t_maze_state"].shape == (1, 2, 4, 3)
     won = (made.states[:, 0] < model.states // 2).double().mean()  # the goal is up
     assert success(PROBLEMS["t_maze"], made) == pytest.approx(float(won))
     opened = tiger().rollout(ActionSequence((0, 1, 2)), 50, 3, seed=1)
