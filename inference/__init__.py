@@ -1,5 +1,6 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
+from .agents import RecurrentAgent
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .bayesian_recurrent import BayesianRecurrentFilter
 from .belief_recursion import filter_beliefs
@@ -131,6 +132,7 @@ __all__ = [
     "Particles",
     "Plan",
     "Readouts",
+    "RecurrentAgent",
     "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",

@@ -11,7 +11,6 @@ discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
 discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
 discrete, acted upon    ``POMDP``
-discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
