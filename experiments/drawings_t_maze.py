@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ..inference.arviz_groups import Idata, group
 
@@ -79,9 +80,10 @@ def _cue(known: Any) -> Figure:
             color, label = _STYLES[str(name)]
             axis.plot(here.sel(network=name), color=color, lw=1.4, label=label)
         ages = np.flatnonzero(~np.isnan(here.values).all(0))
-        axis.set(title=_words(cases[int(number)]), xlim=(0, max(int(ages.max()), 1)))
+        axis.set(xlim=(0, max(int(ages.max()), 1)))
+        axis.set_title(_words(cases[int(number)]), fontsize=9)
         axis.axhline(0.99, color="black", ls="--", lw=0.6)
-        axis.title.set_fontsize(9)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[-1]:
         axis.set_xlabel("steps since the cue")
     for axis in axes[:, 0]:
@@ -99,18 +101,13 @@ def _episode(known: Any) -> Figure:
     titles = {"exact": "exact belief", "network": "LSTM"}
     for axis, (name, title) in zip(axes, titles.items(), strict=False):
         cells = known[f"shown_{name}_cell"].values
+        shades: dict[str, Any] = {"cmap": "Greys", "vmin": 0, "vmax": 1}
         image = axis.imshow(
-            cells.T,
-            origin="lower",
-            aspect="auto",
-            cmap="Greys",
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
+            cells.T, origin="lower", aspect="auto", interpolation="nearest", **shades
         )
-        axis.set(ylabel="cell", title=title)
-        axis.title.set_fontsize(9)
-        figure.colorbar(image, ax=axis, label="probability")
+        axis.set(ylabel="cell")
+        axis.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=list(axes[:2]), label="probability")
     axes[2].plot(known["shown_exact_up"], color="black", lw=4, alpha=0.3, label="exact")
     axes[2].plot(known["shown_network_up"], color="tab:green", lw=1.2, label="LSTM")
     axes[2].set(ylabel="P(goal is up)", ylim=(-0.05, 1.05))
