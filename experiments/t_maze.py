@@ -4,8 +4,9 @@ A cue is seen in the first cell of a corridor, and says to which side to turn at
 all cells look alike (Bakker 2001; Lambrechts, Bolland & Ernst 2022). The exact belief is two
 things: the side, one bit to be remembered, and the cell, which the moves tell up to chance. LSTM,
 GRU and Elman networks that read action and observation learn it by forward KL from episodes of a
-mixture of policies, and are compared with it on new episodes: KL(exact ‖ network) of side and cell
-together, and the probability of the right side when the junction is first seen.
+mixture of policies, in mazes of growing length, and are compared with it on new episodes:
+KL(exact ‖ network) of side and cell together, and the probability of the right side when the
+junction is first seen.
 
 The network is judged alone. In a guide the model's own zeros are taken out of what it says, and in
 a maze these suffice to know the side: that belief stands beside it. Further controls: what can be
@@ -70,7 +71,8 @@ class Settings:
     seed: int = 0
     """Of everything: episodes, weights, batches."""
     lengths: tuple[int, ...] = (20, 50, 100)
-    """Cells of the corridor."""
+    """Cells of the corridor. A network goes through them from the shortest to the longest, with a
+    new read-out in each: begun at 100 cells it was far from counting them in a trial."""
     stochasticities: tuple[float, ...] = (0.0, 0.2)
     """Probability that a move is a random one: without it the cell is known, and to be counted."""
     seeds: int = 5
@@ -82,12 +84,12 @@ class Settings:
     The first reaches the junction as fast as can be, the last hardly leaves the cue."""
     hidden_size: int = 64
     """Units of every network. Half as many learned to count more slowly in a trial."""
-    training_episodes: int = 2000
-    """Of a fit. Their states are drawn anew in every step; what is fixed are their actions."""
+    training_episodes: int = 5000
+    """In each maze. Their states are drawn anew in every step; what is fixed are their actions."""
     heldout_episodes: int = 400
     """Episodes on which everything is measured, the same for all fits of a maze."""
     steps: int = 2500
-    """Gradient steps of a fit."""
+    """Gradient steps in each maze."""
     batch_size: int = 16
     """Episodes per step."""
     learning_rate: float = 2e-2
@@ -125,6 +127,7 @@ SMOKE: Mapping[str, object] = {
 class Maze(NamedTuple):
     """A maze, new episodes of it, and what the exact filter says of them."""
 
+    length: int
     model: POMDP
     data: Sequences
     belief: Tensor
@@ -182,22 +185,26 @@ def heldout(settings: Settings, case: Case) -> Maze:
     arrived = junction & (junction.cumsum(1) == 1)
     cue = torch.where(data.values < 2, steps, -1).cummax(1).values  # there is one at the start
     up = torch.tensor([name.startswith("goal-up") for name in model.state_names])
-    return Maze(model, data, filter(model, data), up, arrived, steps - cue)
+    return Maze(case[0], model, data, filter(model, data), up, arrived, steps - cue)
 
 
 # Networks
 
 
-def untrained(settings: Settings, model: POMDP, kind: str, steps: int) -> RecurrentFilter:
-    """A network with new weights from torch's generator."""
+def network(
+    settings: Settings, kind: str, model: POMDP, before: nn.RNNBase | None = None
+) -> RecurrentFilter:
+    """A filter with new weights, or with a network that was trained in another maze.
+
+    Its read-out is new in any case: another maze has other cells.
+    """
+    size = settings.hidden_size
     made: RecurrentFilter
     if kind == "lstm":
-        made = LSTMFilter(settings.hidden_size, memory="hc")
+        made = LSTMFilter(size, memory="hc", network=before)
     else:
-        made = {"gru": GRUFilter, "elman": ElmanFilter}[kind](settings.hidden_size)
+        made = {"gru": GRUFilter, "elman": ElmanFilter}[kind](size, network=before)
     made.build(model)
-    if settings.chrono:
-        remember(made, steps)
     return made
 
 
@@ -222,14 +229,42 @@ def remember(network: RecurrentFilter, steps: int) -> None:
         own[size : 2 * size] = span
 
 
-def train(settings: Settings, case: Case, kind: str, number: int) -> list[Measured]:
-    """A network from its own seed on the held-out episodes; an LSTM also before, and in a guide."""
-    maze = heldout(settings, case)
-    seed = stream(settings, 1, case[0], int(1000 * case[1]), number)
-    steps, model = horizon(case[0]), maze.model
-    data = model.rollout(policy(settings), settings.training_episodes, steps, seed=seed).data
-    with seeded(seed):
-        guide = BeliefGuide(model, untrained(settings, model, kind, steps))
+def train(
+    settings: Settings, stochasticity: float, kind: str, number: int
+) -> dict[str, list[Measured]]:
+    """A network from its own seed through mazes of growing length, measured in each of them.
+
+    Of an LSTM also what it is before training, and what it is in a guide.
+    """
+    out: dict[str, list[Measured]] = {}
+    before = None
+    for length in sorted(settings.lengths):
+        maze = heldout(settings, (length, stochasticity))
+        seed = stream(settings, 1, length, int(1000 * stochasticity), number)
+        with seeded(seed):
+            new = network(settings, kind, maze.model)
+            own = network(settings, kind, maze.model, before)
+            for fresh in (new, own) if before is None else (new,):
+                if settings.chrono:
+                    remember(fresh, horizon(max(settings.lengths)))
+        done = descend(settings, maze, own, seed)
+        trained = measured(maze, own_belief(done, maze))
+        trained.episode.update(shown(maze, done))
+        out.setdefault(kind, []).append(trained)
+        if kind == "lstm":
+            untrained = measured(maze, own_belief(BeliefGuide(maze.model, new), maze))
+            guided = measured(maze, guided_belief(done, maze))
+            out.setdefault("untrained_lstm", []).append(untrained)
+            out.setdefault("lstm_and_zeros_of_the_model", []).append(guided)
+        fitted: Any = done.filter
+        before = fitted.network
+    return out
+
+
+def descend(settings: Settings, maze: Maze, own: RecurrentFilter, seed: int) -> Guide:
+    """Forward KL on new episodes of a maze."""
+    steps = horizon(maze.length)
+    data = maze.model.rollout(policy(settings), settings.training_episodes, steps, seed=seed).data
     how = FitSettings(
         steps=settings.steps,
         batch_size=settings.batch_size,
@@ -238,14 +273,9 @@ def train(settings: Settings, case: Case, kind: str, number: int) -> list[Measur
         holdout=0,
         patience=None,
     )
+    guide = BeliefGuide(maze.model, own)
     options: dict[str, Any] = {"settings": how, "seed": seed, "progress": False}
-    done = fit(model, guide, data, objective="forward_kl", **options).guide
-    out = [measured(maze, own_belief(done, maze))]
-    out[0].episode.update(shown(maze, done))
-    if kind == "lstm":
-        out.append(measured(maze, own_belief(guide, maze)))
-        out.append(measured(maze, guided_belief(done, maze)))
-    return out
+    return fit(maze.model, guide, data, objective="forward_kl", **options).guide
 
 
 @torch.no_grad()
@@ -335,18 +365,17 @@ def run(settings: Settings) -> Outcome:
     """Train everything, measure everything on the same new episodes."""
     cases = list(itertools.product(settings.lengths, settings.stochasticities))
     plan = [
-        (settings, case, kind, number)
-        for case in cases
+        (settings, stochasticity, kind, number)
+        for stochasticity in settings.stochasticities
         for kind in NETWORKS
         for number in range(settings.seeds)
     ]
     found: dict[tuple[Case, str], list[Measured]] = {}
-    for (_, case, kind, _), parts in zip(
-        plan, over_seeds(train, plan, jobs=settings.jobs), strict=True
-    ):
-        names = (kind, "untrained_lstm", "lstm_and_zeros_of_the_model")
-        for name, one in zip(names, parts, strict=False):
-            found.setdefault((case, name), []).append(one)
+    done = over_seeds(train, plan, jobs=settings.jobs)
+    for (_, stochasticity, *_), parts in zip(plan, done, strict=True):
+        for name, each in parts.items():
+            for length, one in zip(sorted(settings.lengths), each, strict=True):
+                found.setdefault(((length, stochasticity), name), []).append(one)
     figures: dict[str, Any] = {}
     reach: dict[str, tuple[str, float]] = {}
     for case in cases:
