@@ -18,7 +18,7 @@ from typing import Literal
 
 import numpy as np
 
-from ..models import Sequences
+from ..models import POMDP, Sequences, read_pomdp
 
 _SERIES = Path(__file__).parent / "data"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -56,6 +56,86 @@ _TRANSPLANTS = (
     "panel/cav.csv",
     "a21beacd07fea540edac41e1705690794e3a16ce354be5aea3ab44798ca51db0",
 )
+
+_PROBLEMS = {
+    "1d": (
+        "pomdp/1d.POMDP",
+        "c1bda75146e93b0c91bb855a2f28aa8a7ffbafbe25edd85002be6eab41153b6c",
+    ),
+    "1d.noisy": (
+        "pomdp/1d.noisy.POMDP",
+        "d0a933cb7806b3b31549c0e6a91af90ada965ee92c4d0f8e29a4f10ccce77264",
+    ),
+    "4x3": (
+        "pomdp/4x3.95.POMDP",
+        "0fa62301931960d682b02961ffd38f4dd6b8e8835bc0203f4a12f849c267d6ff",
+    ),
+    "bridge-repair": (
+        "pomdp/bridge-repair.POMDP",
+        "d3f64b970d4612203da5eee5d2da14b2f0f1c36a347dda1aa6065c827e85f3b8",
+    ),
+    "cheese": (
+        "pomdp/cheese.95.POMDP",
+        "ccda4da997cca14e98d2a83873082cebfde9f053790c877f8768f0c658a8b93c",
+    ),
+    "concert": (
+        "pomdp/concert.POMDP",
+        "27e994437594d47eddba62dd13fb61930fd129e830c05297f95b149065c800d6",
+    ),
+    "hallway": (
+        "pomdp/hallway.POMDP",
+        "f32e63798d160aa62974d057dbb34259d400367678f5e33884c3ef34c2df9cd6",
+    ),
+    "light_maze": (
+        "pomdp/light_maze.POMDP",
+        "fa9b784581334841d4e49fc579ed53a4221a11efbf3f5fc19ad9500617f92eb2",
+    ),
+    "mini-hall2": (
+        "pomdp/mini-hall2.POMDP",
+        "c9040d0e0556284ff64f3580c4158f348c8b9679f5051303dd5c63f39e5ce37f",
+    ),
+    "network": (
+        "pomdp/network.POMDP",
+        "0fc9cfe80d0444b528b42f30b8d0f96d4595c36f397ab213732d90b1d144d321",
+    ),
+    "paint": (
+        "pomdp/paint.95.POMDP",
+        "eca05e85c18715f86658b480540bb89ede0cb1577c071c0e3c731a160794b38a",
+    ),
+    "parr95": (
+        "pomdp/parr95.95.POMDP",
+        "f96875c1b71d58af6bd4279f10df46f25b4bb7d1fe0249472a717fe071fd5265",
+    ),
+    "query.s2": (
+        "pomdp/query.s2.POMDP",
+        "2f150bb412b1ad70ccf371f1104b33aea85515eafd4d44b85c28f5b41153a83a",
+    ),
+    "saci": (
+        "pomdp/saci-s12-a6-z5.95.POMDP",
+        "f0f0dd4d45a8bb2fa0ef07ff28b2e7d59d7de739049d72969361a053ff0095c0",
+    ),
+    "shuttle": (
+        "pomdp/shuttle.95.POMDP",
+        "a69baec2d6e83e239bafa4c6b74faead794e7c91400bf69c7d3813ed114cea94",
+    ),
+    "stand-tiger": (
+        "pomdp/stand-tiger.95.POMDP",
+        "b0befc53712ff44e150d21f0214203b97c98ae6b4acb31f8c16144c30d5c75df",
+    ),
+    "tag": (
+        "pomdp/tag_avoid.POMDP.gz",
+        "14fd61303ec73e4afd23952c7c60f5aaeb1905bb1e18ee38afeb64fbc96bf818",
+    ),
+    "tiger": (
+        "pomdp/tiger.95.POMDP",
+        "ef15515a230f600a9e5c5f1636708e15aca7a962d1095356652f8ebe82053ba0",
+    ),
+    "tiger.aaai": (
+        "pomdp/tiger.aaai.POMDP",
+        "61454b9bf84faf427c8275feea26d81d8e69fea30a727bed5cfb63b3a1c21ae1",
+    ),
+}
+"""Files of decision processes, and their checksums, by the names that ``load_problem`` takes."""
 
 
 def load_earthquakes() -> Sequences:
@@ -239,6 +319,27 @@ def load_heart_transplants() -> Sequences:
         codes=True,
         symbols=("none", "mild", "severe", "dead"),
     )
+
+
+def load_problem(name: str) -> POMDP:
+    """A classic decision process, read from its .POMDP file.
+
+    Args:
+        name: tiger (discount .95), tiger.aaai (.75), 1d, 1d.noisy, 4x3, bridge-repair, cheese,
+            concert, hallway, light_maze, mini-hall2, network, paint, parr95, query.s2, saci,
+            shuttle, stand-tiger or tag. Two have a discount of 1: bridge-repair and concert.
+
+    In the file of mini-hall2 the row of T for the goal, which leads back to the initial law, is a
+    comment; it is read as if it were there.
+
+    Raises:
+        ValueError: another name, or where BELIEFZOO_DATA is not set or does not hold the file with
+            the expected checksum.
+    """
+    if name not in _PROBLEMS:
+        raise ValueError(f"name must be one of {sorted(_PROBLEMS)}; got {name!r}")
+    path = _from_data_folder(*_PROBLEMS[name])
+    return read_pomdp(path, unset="reset" if name == "mini-hall2" else "refuse")
 
 
 def _series(name: str, feature: str) -> Sequences:

@@ -23,6 +23,7 @@ from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_
 from .gate_events import belief_events, gates_and_beliefs
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .horizons import HorizonPlan, solve_horizon
 from .importance import Importance, WeightedEvidence, importance, weighted_evidence
 from .innovations import InnovationTests, innovation_tests
 from .linear_queries import (
@@ -38,6 +39,8 @@ from .network_inputs import fold_embedding
 from .nuts import NutsFit, NutsSettings, nuts
 from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
+from .planning import mdp_values, qmdp, value_iteration
+from .plans import AlphaVectors, History, Plan, load_plan
 from .predictive_check import predictive_check
 from .queries import (
     Forecast,
@@ -81,6 +84,7 @@ from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
 __all__ = [
+    "AlphaVectors",
     "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",
@@ -106,6 +110,8 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "History",
+    "HorizonPlan",
     "Importance",
     "InformationCriteria",
     "InnovationTests",
@@ -123,6 +129,7 @@ __all__ = [
     "ObservableOperators",
     "ParticleTracker",
     "Particles",
+    "Plan",
     "Readouts",
     "RegimeForecast",
     "RegimeGuide",
@@ -163,10 +170,12 @@ __all__ = [
     "information_criteria",
     "innovation_tests",
     "load_fit",
+    "load_plan",
     "log_evidence",
     "loo",
     "lstm_log_likelihood",
     "lstm_readouts",
+    "mdp_values",
     "mean_readout",
     "mixture_kalman",
     "most_likely_regimes",
@@ -176,6 +185,7 @@ __all__ = [
     "posterior_quantities",
     "predict",
     "predictive_check",
+    "qmdp",
     "read",
     "recurrent_gates",
     "sample_lstm",
@@ -184,6 +194,7 @@ __all__ = [
     "smooth",
     "smooth_pairs",
     "smooth_regimes",
+    "solve_horizon",
     "standardised_innovations",
     "starting_values",
     "steady_state",
@@ -195,6 +206,7 @@ __all__ = [
     "track",
     "triple_probabilities",
     "update_errors",
+    "value_iteration",
     "weighted_evidence",
     "wrap",
     "write",

@@ -39,7 +39,7 @@ def structure(model: HiddenMarkovModel, laws: Laws) -> Structure | None:
         log_moves, target, inside = law.moves(values)
         origin = torch.arange(model.states).unsqueeze(-1).expand_as(target)
         return Sparse(log_moves[inside], origin[inside], target[inside], model.states)
-    if isinstance(law, SigmoidTransition) and law.coupling == "diagonal":
+    if isinstance(law, SigmoidTransition) and law.coupling == "diagonal" and not law.inputs:
         return Factorial(law.chains(values))
     return None
 

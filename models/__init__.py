@@ -8,11 +8,15 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
+discrete, driven nodes  ``PolicyReading``
 discrete, a memory      ``GatedAccumulator``, ``ResetModel``
+discrete, acted upon    ``POMDP``
+discrete, acted upon    ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
 continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
+continuous, acted upon  ``MountainHike``
 ======================  ==========================================  ================================
 
 Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
@@ -61,6 +65,7 @@ from .memory import (
     value_mean,
     write_probability,
 )
+from .memory_process import MemoryPolicy, MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .mountain_hike import Hikes, MountainHike
@@ -85,10 +90,11 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .pomdp import POMDP, Episodes
+from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
+from .pomdp import POMDP, Episodes, World
 from .pomdp_file import read_pomdp, write_pomdp
 from .priors import Ordered
-from .problems import light_maze, machine_repair, rock_sample, t_maze, tiger
+from .problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
 from .processes import (
     LabelledChain,
     golden_mean,
@@ -152,6 +158,8 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
+    "MemoryPolicy",
+    "MemoryProcess",
     "MemoryStates",
     "Misclassification",
     "Mixture",
@@ -168,6 +176,7 @@ __all__ = [
     "OrnsteinUhlenbeck",
     "Poisson",
     "Policy",
+    "PolicyReading",
     "Regression",
     "ResetModel",
     "ResetTransition",
@@ -187,19 +196,26 @@ __all__ = [
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "Uniform",
+    "World",
+    "as_policy",
+    "emission_of",
     "gate_conditions",
     "golden_mean",
     "keep_probability",
     "labelled_chain",
+    "light_dark",
     "light_maze",
     "load_model",
     "machine_repair",
     "memory_mean",
+    "memory_process",
     "memory_states",
     "mess3",
     "node_gate",
     "node_states",
+    "policy_gate",
     "random_random_xor",
+    "read_as_inputs",
     "read_pomdp",
     "rock_sample",
     "save_model",

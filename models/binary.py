@@ -59,7 +59,7 @@ def TemporalSigmoidBeliefNetwork(
     transition = SigmoidTransition(nodes, coupling)
     return HiddenMarkovModel(
         2**nodes,
-        _of_nodes(nodes, emission),
+        of_nodes(nodes, emission),
         transition=transition,
         initial=NodeInitial(nodes),
         priors=priors,
@@ -84,7 +84,7 @@ def TemporalRBM(
     bias. Arguments and errors are those of ``TemporalSigmoidBeliefNetwork``; the emission must be a
     family for ``NodeEmission``.
     """
-    law = _of_nodes(nodes, emission)
+    law = of_nodes(nodes, emission)
     require(isinstance(law, NodeEmission), "emission", "must have a linear predictor", repr(law))
     assert isinstance(law, NodeEmission)
     return HiddenMarkovModel(
@@ -96,7 +96,8 @@ def TemporalRBM(
     )
 
 
-def _of_nodes(nodes: int, emission: Emission | str) -> Emission:
+def of_nodes(nodes: int, emission: Emission | str) -> Emission:
+    """The emission of k nodes: a family as a ``NodeEmission``, any other law as it is."""
     require_count(nodes, "nodes")
     family = named_emission(emission)
     return NodeEmission(nodes, family) if NodeEmission.takes(family) else family
@@ -206,7 +207,7 @@ def _laws_of(
 ) -> tuple[NodeEmission, SigmoidTransition | HarmoniumTransition]:
     """The emission and the transition of nodes that start, move and emit as nodes."""
     fits = isinstance(model, HiddenMarkovModel) and model.nodes is not None
-    fits = fits and isinstance(model.emission, NodeEmission)
+    fits = fits and isinstance(model.emission, NodeEmission) and not model.inputs
     own = (
         HarmoniumInitial
         if fits and isinstance(model.transition, HarmoniumTransition)

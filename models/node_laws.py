@@ -13,7 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .checks import require, require_positive
+from .checks import require, require_count, require_inputs, require_positive
 from .emissions import Emission, Parameters, Priors
 from .node_emission import NodeEmission
 from .nodes import (
@@ -39,21 +39,25 @@ class SigmoidTransition:
 
     .. math:: T(h \mid h') = \prod_j \sigma(A h' + a)_j^{h_j} (1 - \sigma(A h' + a)_j)^{1 - h_j}
 
+    With ``inputs`` u the logits are A h' + V u + a: what is read acts on the nodes.
+    ``data.inputs[:, t]`` drives the step from t to t + 1.
+
     A = ``node_weight`` (k, k), rows the node and columns the node before, or its diagonal (k,)
     with ``coupling="diagonal"``: then the nodes are independent chains, observed together
     (a factorial hidden Markov model, Ghahramani & Jordan 1997). a = ``node_bias`` (k,).
-    Priors are N(0, weight_scale²) and N(0, bias_scale²). The states are those of
-    ``nodes.node_states``: their numbers mean something and are never renamed.
+    V = ``node_input`` (k, inputs). Priors are N(0, weight_scale²) and N(0, bias_scale²). The states
+    are those of ``nodes.node_states``: their numbers mean something and are never renamed.
 
     Raises:
-        ValueError: too many nodes, another coupling, or a scale that is not positive.
+        ValueError: too many nodes, another coupling, a number of inputs below 0, or a scale that is
+            not positive.
     """
 
     nodes: int
     coupling: Coupling = "full"
     weight_scale: float = 2.0
     bias_scale: float = 2.0
-    inputs = 0
+    inputs: int = 0
 
     def __post_init__(self) -> None:
         node_states(self.nodes)  # names the memory that too many would take
@@ -67,17 +71,23 @@ class SigmoidTransition:
             require_moves(self.nodes)
         require_positive(self.weight_scale, "weight_scale")
         require_positive(self.bias_scale, "bias_scale")
+        require_count(self.inputs, "inputs", least=0)
 
     def priors(self, states: int) -> Priors:
         require_states(states, self.nodes)
         shape = (self.nodes,) * (2 if self.coupling == "full" else 1)
         weight = dist.Normal(torch.zeros(shape), self.weight_scale).to_event(len(shape))
         bias = dist.Normal(torch.zeros(self.nodes), self.bias_scale).to_event(1)
-        return {"node_weight": weight, "node_bias": bias}
+        out: Priors = {"node_weight": weight, "node_bias": bias}
+        if self.inputs:
+            zeros = torch.zeros(self.nodes, self.inputs)
+            out["node_input"] = dist.Normal(zeros, self.weight_scale).to_event(2)
+        return out
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         weight = ("node", "node_from") if self.coupling == "full" else ("node",)
-        return {"node_weight": weight, "node_bias": ("node",)}
+        read = {"node_input": ("node", "input")} if self.inputs else {}
+        return {"node_weight": weight, "node_bias": ("node",), **read}
 
     def matrix(self, parameters: Parameters) -> Tensor:
         """A (…draws, k, k), also where only its diagonal is a parameter."""
@@ -85,7 +95,7 @@ class SigmoidTransition:
         return weight if self.coupling == "full" else weight.diag_embed()
 
     def logits(self, parameters: Parameters) -> Tensor:
-        """A h' + a of every state h' before, (…draws, 2^k, k)."""
+        """A h' + a of every state h' before, (…draws, 2^k, k); inputs come on top."""
         weight = self.matrix(parameters)
         return node_states(self.nodes).to(weight) @ weight.mT + parameters["node_bias"].unsqueeze(
             -2
@@ -94,6 +104,7 @@ class SigmoidTransition:
     def chains(self, parameters: Parameters) -> tuple[Tensor, ...]:
         """log T of every node's own chain, k times (…draws, 2, 2); for a diagonal coupling."""
         require(self.coupling == "diagonal", "coupling", "must be 'diagonal'", self.coupling)
+        require(not self.inputs, "inputs", "drive chains differently at every step", self.inputs)
         before = torch.arange(2).to(parameters["node_bias"])
         on = parameters["node_bias"].unsqueeze(-1) + before * parameters["node_weight"].unsqueeze(
             -1
@@ -102,26 +113,34 @@ class SigmoidTransition:
         return table.unbind(-3)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, 2^k, 2^k).
+        """log T, shape (…draws, N|1, T-1|1, 2^k, 2^k): one for all steps without inputs.
 
         Raises:
             ValueError: too many nodes for their moves to be enumerated.
         """
-        del data
         require_moves(self.nodes)
-        return product_law(self.logits(parameters)).unsqueeze(-3).unsqueeze(-3)
+        logits = self.logits(parameters).unsqueeze(-3).unsqueeze(-3)
+        if self.inputs:
+            assert data.inputs is not None
+            weight = parameters["node_input"]
+            read = data.inputs[:, :-1].to(weight.dtype)
+            logits = logits + torch.einsum("ntu,...ju->...ntj", read, weight).unsqueeze(-2)
+        return product_law(logits)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Logistic regression of every node on the nodes before, by the counts."""
+        """Logistic regression of every node on the nodes before, by the counts; no inputs yet."""
         weight, bias = _regressed(counts, self.nodes, self.coupling == "full")
-        return {"node_weight": weight, "node_bias": bias}
+        out = {"node_weight": weight, "node_bias": bias}
+        if self.inputs:
+            out["node_input"] = weight.new_zeros(self.nodes, self.inputs)
+        return out
 
     def check_model(self, model: HiddenMarkovModel) -> None:
         """Raise ``ValueError`` unless the model has the states of the nodes."""
         require_states(model.states, self.nodes)
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        require_inputs(data, self.inputs, "SigmoidTransition")
 
 
 @dataclass(frozen=True)

@@ -406,18 +406,78 @@ class _Drawn(dist.TorchDistribution):
         return scored
 
 
+class World:
+    """Episodes of a process side by side, which actions advance; it keeps no state itself.
+
+    Draws come from torch's global generator, uniform numbers through the inverse of each law.
+
+    Raises:
+        ValueError: a model whose parameters are not all known.
+    """
+
+    def __init__(self, model: POMDP) -> None:
+        self.model = model
+        self._values = model.complete({})
+        one = torch.ones(1, dtype=torch.float64)
+        self._first = self._values.get("initial", one).cumsum(-1)
+        moves = self._values.get("transition", one.expand(model.actions, 1, 1))
+        self._moves = moves.cumsum(-1)
+
+    def begin(self, episodes: int) -> tuple[Tensor, Seen]:
+        """First states (N,), and what is seen of them."""
+        state = _chosen(self._first.expand(episodes, -1))
+        return state, self._look(None, state)
+
+    def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Seen, Tensor]:
+        """States after the actions (N,), what is seen of them, and rewards (N,) float64."""
+        to = _chosen(self._moves[action, state])
+        seen = self._look(action, to)
+        return to, seen, self._earned(action, state, to, seen)
+
+    def over(self) -> Tensor:
+        """(K,) bool: states that no action leaves and which earn nothing, where rewards are known.
+
+        What comes after such a state adds nothing to the return.
+        """
+        model = self.model
+        moves = self._values.get("transition", torch.ones(1, 1, 1, dtype=torch.float64))
+        stays = (moves.diagonal(dim1=-2, dim2=-1) == 1).all(0)
+        if model.reward is None:
+            return torch.zeros_like(stays)
+        every = model.reward.table.expand(-1, model.states, model.states, -1)
+        unpaid = (every.diagonal(dim1=1, dim2=2) == 0).flatten(0, 1).all(0)
+        return stays & unpaid
+
+    def _look(self, action: Tensor | None, state: Tensor) -> Seen:
+        """Observations (N,) or (N, F) after the action, in the layout of Sequences."""
+        model = self.model
+        if action is None and not model.law.first:
+            y = model.observations.blank(len(state), 1)[:, 0]
+            return Seen(None, y, torch.zeros_like(y, dtype=torch.bool))
+        before = model._before(action, len(state))
+        y = model.law.draw_after(self._values, before.unsqueeze(1), state.unsqueeze(1))[:, 0]
+        return Seen(action, y, torch.ones_like(y, dtype=torch.bool))
+
+    def _earned(self, action: Tensor, state: Tensor, to: Tensor, seen: Seen) -> Tensor:
+        """r_t, (N,) float64: zero for a process without rewards."""
+        model = self.model
+        if model.reward is not None:
+            told = seen.observation if model.emission.codes else None
+            return model.reward.of(action, state, to, told)
+        if not model.learned_reward:
+            return torch.zeros(len(action), dtype=torch.float64)
+        mean = self._values["reward"].double()[action, state]
+        return mean + torch.randn_like(mean) * self._values["reward_scale"].double()
+
+
 def _walk(
     model: POMDP, policy: Policy, episodes: int, length: int, tracker: Tracker | None
 ) -> Episodes:
     """All episodes side by side, one step after the other."""
-    values = model.complete({})
+    world = World(model)
     memory = policy.begin(model, episodes)
     belief_memory = None if tracker is None else tracker.begin(model, episodes)
-    one = torch.ones(1, dtype=torch.float64)
-    first = values.get("initial", one).cumsum(-1).expand(episodes, -1)
-    moves = values.get("transition", one.expand(model.actions, 1, 1)).cumsum(-1)
-    state = _chosen(first)
-    seen = _look(model, values, None, state)
+    state, seen = world.begin(episodes)
     record: dict[str, list[Tensor]] = {}
     for _ in range(length):
         step = {"states": state, "values": seen.observation, "mask": seen.mask}
@@ -425,9 +485,7 @@ def _walk(
             step["beliefs"], belief_memory = tracker.update(belief_memory, seen)
         step["probabilities"], memory = policy(memory, seen)
         step["actions"] = _chosen(step["probabilities"].double().cumsum(-1))
-        state = _chosen(moves[step["actions"], state])
-        seen = _look(model, values, step["actions"], state)
-        step["rewards"] = _earned(model, values, step, state, seen)
+        state, seen, step["rewards"] = world.step(state, step["actions"])
         for name, value in step.items():
             record.setdefault(name, []).append(value)
     made = {name: torch.stack(steps, 1) for name, steps in record.items()}
@@ -444,31 +502,6 @@ def _walk(
 
 def _chosen(cumulative: Tensor) -> Tensor:
     return invert(cumulative, torch.rand(len(cumulative), 1, dtype=cumulative.dtype))
-
-
-def _look(model: POMDP, values: Parameters, action: Tensor | None, state: Tensor) -> Seen:
-    """Observations (N,) or (N, F) of the states after the action, in the layout of Sequences."""
-    law = model.law
-    if action is None and not law.first:
-        y = model.observations.blank(len(state), 1)[:, 0]
-        return Seen(None, y, torch.zeros_like(y, dtype=torch.bool))
-    before = model._before(action, len(state))
-    y = law.draw_after(values, before.unsqueeze(1), state.unsqueeze(1))[:, 0]
-    return Seen(action, y, torch.ones_like(y, dtype=torch.bool))
-
-
-def _earned(
-    model: POMDP, values: Parameters, step: Mapping[str, Tensor], state: Tensor, seen: Seen
-) -> Tensor:
-    """r_t, (N,) float64: zero for a process without rewards."""
-    action, before = step["actions"], step["states"]
-    if model.reward is not None:
-        told = seen.observation if model.emission.codes else None
-        return model.reward.of(action, before, state, told)
-    if not model.learned_reward:
-        return torch.zeros(len(action), dtype=torch.float64)
-    mean = values["reward"].double()[action, before]
-    return mean + torch.randn_like(mean) * values["reward_scale"].double()
 
 
 def _named(given: int | Sequence[str], argument: str) -> tuple[int, tuple[str, ...]]:

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 _LARGEST = 2**27
 """Numbers A K² that a table of transitions may have: a gibibyte."""
 
-_ROCKS = {  # (x, y) of the rocks, and where the rover starts, in the usual benchmark files
+_ROCKS = {  # (x, y) of the rocks, and where the rover starts, in programs after Silver & Veness
     (4, 4): (((0, 1), (2, 0), (3, 2), (1, 3)), (0, 0)),
     (5, 5): (((2, 4), (0, 4), (3, 3), (2, 2), (4, 1)), (0, 2)),
     (5, 7): (((1, 0), (2, 1), (1, 2), (2, 2), (4, 2), (0, 3), (3, 4)), (0, 2)),
@@ -63,7 +63,7 @@ def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.
 
     The right arm earns 4, the wrong one −0.1, as does every step that moves nothing.
 
-    Known: without stochasticity the optimal value is 4 γ^length.
+    Known: without stochasticity the optimal value, the cue seen, is 4 γ^length.
 
     Raises:
         ValueError: a length below 1, or a stochasticity or a discount outside [0, 1].
@@ -154,6 +154,56 @@ def light_maze(*, discount: float = 0.95) -> POMDP:
     )
 
 
+def light_dark(
+    width: int = 10, *, light: int = 5, noise: float = 0.5**0.5, discount: float = 0.9
+) -> POMDP:
+    r"""Find the origin of a dark line by way of a light, after Platt et al. (2010).
+
+    2 width + 1 places x = −width … width, equally likely at first, and an end. The place is seen
+    before the first action and after every one, the worse the farther it is from the light:
+
+    .. math:: O(o | x) \propto \exp(-½ ((o - x) / σ_x)^2), \qquad σ_x = noise · |x - light| + 0.01
+
+    over the 2 width + 1 places, which in the light is all but exact. ``left`` and ``right`` go one
+    step, at the ends of the line none; ``stop`` ends it and earns 10 at the origin, −10 elsewhere.
+    Defaults are those of LightDark1D of POMDPModels.jl, whose places are real numbers.
+
+    Known: without noise, from x the value is 10 γ^|x|.
+
+    Raises:
+        ValueError: a width below 1, a light off the line, a noise below 0, or a discount outside
+            [0, 1].
+    """
+    require_count(width, "width")
+    require(light in range(-width, width + 1), "light", "must be a place of the line", light)
+    require(noise >= 0, "noise", "must be >= 0", noise)
+    places = np.arange(-width, width + 1)
+    count = len(places)
+    spread = noise * np.abs(places - light) + 0.01
+    seen = np.exp(-0.5 * ((places - places[:, None]) / spread[:, None]) ** 2)
+    told = np.zeros((count + 1, count + 1))
+    told[:count, :count] = seen / seen.sum(1, keepdims=True)
+    told[count, count] = 1
+    moves = np.zeros((3, count + 1, count + 1))
+    for action, to in enumerate((-1, 1)):
+        moves[action, :count, :count] = np.eye(count)[(places + to).clip(-width, width) + width]
+    moves[:2, count, count] = moves[2, :, count] = 1
+    reward = np.zeros((3, count + 1))
+    reward[2, :count] = np.where(places == 0, 10, -10)
+    names = [f"left-{-x}" if x < 0 else f"right-{x}" if x else "origin" for x in places]
+    return POMDP.from_tables(
+        moves,
+        np.broadcast_to(told, (3, *told.shape)),
+        reward,
+        initial=np.append(np.full(count, 1 / count), 0),
+        first=told,
+        discount=discount,
+        states=[*names, "end"],
+        actions=["left", "right", "stop"],
+        observations=[*(f"seen-{name}" for name in names), "over"],
+    )
+
+
 def rock_sample(
     n: int = 4,
     k: int = 4,
@@ -176,13 +226,15 @@ def rock_sample(
 
     Args:
         n, k: size of the grid and number of rocks.
-        rocks: (x, y) of each, x to the east and y to the north, from 0; if None those of the usual
-            benchmark for (4, 4), (5, 5) and (5, 7), else drawn with a fixed seed.
-        start: of the rover; if None that of the benchmark, else the middle of the west side.
+        rocks: (x, y) of each, x to the east and y to the north, from 0; if None those of programs
+            after Silver & Veness (2010) for (4, 4), (5, 5) and (5, 7), else drawn with a fixed
+            seed.
+        start: of the rover; if None that of these programs, else the middle of the west side.
         half: the distance at which the sensor has lost half of its efficiency.
         discount: γ.
 
-    Known: 257 states for (4, 4), 801 for (5, 5), 3201 for (5, 7).
+    Known: 257 states for (4, 4), 801 for (5, 5), 3201 for (5, 7). Values depend on where the rocks
+    are, which not all papers say: published ones are not to be expected of these places.
 
     Raises:
         ValueError: rocks or a start off the grid, two rocks in one place, or tables that would have

@@ -21,6 +21,7 @@ from beliefzoo.experiments.data import (
     load_musedata,
     load_nile,
     load_piano_midi,
+    load_problem,
     load_unemployment,
 )
 from beliefzoo.models import Sequences
@@ -203,6 +204,27 @@ def test_larger_sets_of_music(
     assert (int(train.lengths.min()), train.max_length) == lengths
     assert float(train.values.sum()) / frames[0] == pytest.approx(notes, abs=5e-4)
     assert int((train.values.amax((0, 1)) > 0).sum()) == pitches
+
+
+@pytest.mark.parametrize("name", sorted(data._PROBLEMS))
+def test_decision_processes(data_folder: Path, name: str) -> None:
+    tables = load_problem(name).tables()
+    assert tables.discount in (0.75, 0.95, 0.99, 1.0)
+    for table in tables[:3]:
+        np.testing.assert_allclose(table.sum(-1), 1, rtol=0, atol=1e-12)
+
+
+def test_the_goal_of_mini_hall2_leads_back(data_folder: Path) -> None:
+    tables = load_problem("mini-hall2").tables()
+    np.testing.assert_allclose(tables.initial, [*[1 / 12] * 12, 0], atol=4e-6)
+    np.testing.assert_array_equal(tables.transition[:, 12], [tables.initial] * 3)
+
+
+def test_every_decision_process_has_a_name(data_folder: Path) -> None:
+    there = {f"pomdp/{path.name}" for path in (data_folder / "pomdp").iterdir()}
+    assert {relative for relative, _ in data._PROBLEMS.values()} == there
+    with pytest.raises(ValueError, match=r"name must be one of \['1d', .*got 'chess'"):
+        load_problem("chess")
 
 
 def test_the_data_folder_is_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

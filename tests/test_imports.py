@@ -33,8 +33,11 @@ def imported(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def imports_of(path: Path) -> set[str]:
-    package = ".".join(("beliefzoo", *path.relative_to(ROOT).parent.parts))
-    return set(imported(ast.parse(path.read_text(encoding="utf-8")), package))
+    return set(imported(ast.parse(path.read_text(encoding="utf-8")), package_of(path)))
+
+
+def package_of(path: Path) -> str:
+    return ".".join(("beliefzoo", *path.relative_to(ROOT).parent.parts))
 
 
 def among(names: set[str], *roots: str) -> set[str]:
@@ -44,10 +47,10 @@ def among(names: set[str], *roots: str) -> set[str]:
 
 def top_level_imports(path: Path) -> set[str]:
     """Names loaded when the module itself is loaded, function bodies left out."""
-    names: set[str] = set()
+    package, names = package_of(path), set[str]()
     for statement in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(statement, ast.Import | ast.ImportFrom):
-            names |= set(imported(statement, "beliefzoo.models"))
+            names |= set(imported(statement, package))
     return names
 
 
@@ -141,6 +144,17 @@ def test_the_arviz_file_needs_numpy_and_arviz_alone(path: Path) -> None:
         name for name in imports_of(path) if name.split(".")[0] not in sys.stdlib_module_names
     }
     assert outside == among(outside, "numpy", "xarray", *ARVIZ)
+
+
+@every_file
+def test_gymnasium_is_loaded_on_demand_only(path: Path) -> None:
+    """It comes with an extra; whoever wants environments imports their modules."""
+    if not path.name.startswith("gymnasium_"):
+        environments = {
+            f"beliefzoo.inference.{own.stem}" for own in (ROOT / "inference").glob("gymnasium_*.py")
+        }
+        optional = ("gymnasium", "sb3_contrib", "stable_baselines3", *environments)
+        assert not among(top_level_imports(path), *optional)
 
 
 @every_file

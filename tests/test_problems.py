@@ -12,6 +12,7 @@ from beliefzoo.models import (
     POMDP,
     ActionSequence,
     ExactTracker,
+    light_dark,
     light_maze,
     machine_repair,
     read_pomdp,
@@ -25,6 +26,7 @@ EVERY = {
     "tiger": tiger,
     "t_maze": lambda: t_maze(3, 0.2),
     "light_maze": light_maze,
+    "light_dark": light_dark,
     "rock_sample": lambda: rock_sample(3, 2),
     "machine_repair": machine_repair,
 }
@@ -157,6 +159,37 @@ def test_light_maze_value() -> None:
     }
 
 
+# --- light and dark
+
+
+def test_light_dark_by_a_slow_loop() -> None:
+    model = light_dark(3, light=2, noise=0.5)
+    line = {-3: "left-3", -2: "left-2", -1: "left-1", 0: "origin"}
+    line |= {1: "right-1", 2: "right-2", 3: "right-3"}
+    place, symbol = model.state_names.index, model.observation_names.index
+    tables = model.tables()
+    for x, name in line.items():
+        spread = 0.5 * abs(x - 2) + 0.01
+        weight = {o: np.exp(-(((o - x) / spread) ** 2) / 2) for o in line}
+        for o, seen in line.items():
+            share = weight[o] / sum(weight.values())
+            found = model.known["probs"][:, place(name), symbol(f"seen-{seen}")]
+            np.testing.assert_allclose(found, [share] * 4, atol=1e-15)
+        for action, to in (("left", max(x - 1, -3)), ("right", min(x + 1, 3))):
+            number = model.action_names.index(action)
+            assert tables.transition[number, place(name), place(line[to])] == 1
+            assert tables.reward[number, place(name)] == 0
+        assert tables.transition[2, place(name), place("end")] == 1
+        assert tables.reward[2, place(name)] == (10 if x == 0 else -10)
+    end = place("end")
+    assert (tables.transition[:, end, end] == 1).all()
+    assert (tables.reward[:, end] == 0).all()
+    assert tables.initial[end] == 0
+    gained = earned(light_dark(3, light=0, noise=0.0), "left", "left", "stop", "stop")
+    assert gained["right-2"] == {round(10 * 0.9**2, 9)}
+    assert gained["left-1"] == {round(-10 * 0.9**2, 9)}
+
+
 # --- rock sample
 
 
@@ -256,6 +289,8 @@ def test_machine_repair() -> None:
         (lambda: tiger(discount=1.5), r"discount: must be in \[0, 1\], got 1\.5"),
         (lambda: t_maze(0), "length: must be a whole number >= 1, got 0"),
         (lambda: t_maze(2, -0.1), r"stochasticity: must be in \[0, 1\]"),
+        (lambda: light_dark(3, light=4), "light: must be a place of the line, got 4"),
+        (lambda: light_dark(noise=-1.0), "noise: must be >= 0, got -1"),
         (lambda: rock_sample(7, 8), r"k: needs tables of at most 2\^27 entries, got 13 actions"),
         (lambda: rock_sample(2, 5), "k: needs a cell for every rock, at most 4, got 5"),
         (lambda: rock_sample(3, 2, rocks=[(0, 0)]), "rocks: needs 2 places, got 1"),
