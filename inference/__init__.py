@@ -80,7 +80,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
-from .trackers import FilterTracker, NoMemory
+from .trackers import FilterTracker, NoMemory, track
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -205,6 +205,7 @@ __all__ = [
     "sweep",
     "symbol_triples",
     "to_arviz",
+    "track",
     "triple_probabilities",
     "update_errors",
     "value_iteration",
