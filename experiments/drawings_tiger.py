@@ -26,8 +26,7 @@ def planning(posterior: Idata, value: float) -> Figure:
             seconds, known[f"planning_{name}"], where="post", color=color, label=f"{name} bound"
         )
     axis.axhline(value, color="black", lw=0.8, ls="--", label=f"closed form {value:.4f}")
-    axis.set(xlabel="seconds of planning", ylabel="value at the start", xscale="symlog")
-    axis.set_xlim(left=0)
+    axis.set(xlabel="seconds of planning", ylabel="value at the start")
     axis.legend(frameon=False)
     return figure
 

@@ -30,6 +30,7 @@ def _draw_parameters(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     known = group(posterior, "constant_data")
     labels = [str(label) for label in known["number"].values]
     ends, truth = known["interval"].values, known["truth"].values
+    edge = known["edge"].values > 0
     rewards = np.array([label.startswith(("R |", "noise")) for label in labels])
     figure, axes = plt.subplots(1, 2, figsize=(11, 5), layout="constrained")
     for axis, rows, title in (
@@ -40,9 +41,13 @@ def _draw_parameters(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
         shift = np.linspace(-0.3, 0.3, ends.shape[1]) if ends.shape[1] > 1 else np.zeros(1)
         for fit in range(ends.shape[1]):
             low, high = (ends[rows, fit] - truth[rows, None]).T
-            out = (low > 0) | (high < 0)
-            for holds, color in ((~out, "tab:blue"), (out, "tab:red")):
-                axis.hlines((places + shift[fit])[holds], low[holds], high[holds], color, lw=1.6)
+            out, no_count = (low > 0) | (high < 0), edge[rows]
+            for which, color in (
+                (~out & ~no_count, "tab:blue"),
+                (out & ~no_count, "tab:red"),
+                (no_count, "0.6"),
+            ):
+                axis.hlines((places + shift[fit])[which], low[which], high[which], color, lw=1.6)
         axis.axvline(0, color="black", lw=0.7)
         names = [label for label, row in zip(labels, rows, strict=True) if row]
         values = [f"{name}  ({value:g})" for name, value in zip(names, truth[rows], strict=True)]
@@ -53,7 +58,7 @@ def _draw_parameters(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     figure.suptitle(
         f"{share['share']:.0%} of {share['intervals']} intervals hold the truth "
         f"(95 %: {share['share_interval_low']:.0%} to {share['share_interval_high']:.0%}); "
-        "red: not; chances of 1 do not count",
+        "red: not; grey: at the edge, do not count",
         fontsize=10,
     )
     return figure
@@ -98,10 +103,17 @@ def _draw_identified(figures: Mapping[str, Any]) -> Figure:
         y, x = zip(*found, strict=True)
         axis.semilogx(x, y, "o", color=color, label=kind.replace("_", " "))
     axis.axvline(1, color="black", lw=0.7)
-    axis.set_yticks(range(len(rows)), [row.replace("_", " ") for row in rows])
+    axis.set_yticks(range(len(rows)), [_plain(row) for row in rows])
     axis.invert_yaxis()
     axis.set(
         xlabel="standard deviation of the posterior, in units of the prior's (1: nothing learned)"
     )
     axis.legend(frameon=False, fontsize=8, title="learned from")
     return figure
+
+
+def _plain(row: str) -> str:
+    """Words for a block of parameters."""
+    what, _, action = row.partition("_")
+    short = {"initial": "initial law", "transition": "T", "probs": "O", "reward": "R"}[what]
+    return f"{short} after {action.replace('_', ' ')}" if action else short

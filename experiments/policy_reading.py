@@ -109,7 +109,7 @@ SMOKE: Mapping[str, object] = {
     "curve_datasets": 2,
     "sequences": 4,
     "length": 15,
-    "curve": (0.5,),
+    "curve": (),
     "steps": 3,
 }
 

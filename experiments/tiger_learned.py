@@ -32,7 +32,7 @@ from torch import Tensor
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence, nuts
 from ..inference.arviz_groups import Idata, build
 from ..inference.draws import draw_parameters, draw_prior
-from ..models import POMDP, BeliefPolicy, Sequences, tiger
+from ..models import POMDP, BeliefPolicy, FixedChances, Sequences, tiger
 from ..models.policies import Policy
 from ..models.randomness import seeded
 from .drawings_tiger_learned import draw
@@ -57,6 +57,11 @@ REACH = {
 
 KINDS = ("everything", "without_rewards", "right_never_opened")
 """What is learned from: the first in all seeds, the others to see what is then not known."""
+
+UNIT = 10.0
+"""Of the rewards, where some are never seen: the width of what is known of these grows from where
+fits begin, .05, towards that of the prior, by no more than the learning rate a step. In units of 1
+it does not get there; in units of 50 the widths of all that is seen are too small for the fit."""
 
 SURE = 0.9
 """The careful agent opens where the belief is above: at two growls more on one side than the other
@@ -137,20 +142,6 @@ def truth(settings: Settings) -> POMDP:
     )
 
 
-@dataclass(frozen=True)
-class Always:
-    """The same chances of the actions at every step."""
-
-    chances: tuple[float, ...]
-
-    def begin(self, model: POMDP, episodes: int) -> Tensor:
-        return torch.tensor(self.chances, dtype=torch.float64).expand(episodes, model.actions)
-
-    def __call__(self, memory: Tensor, seen: object) -> tuple[Tensor, Tensor]:
-        del seen
-        return memory, memory
-
-
 def careful(belief: Tensor) -> Tensor:
     """Listen while unsure, else open the door without the tiger; by beliefs (N, 2)."""
     left = belief[:, 0]
@@ -167,7 +158,7 @@ def episodes(settings: Settings, kind: str, count: int, number: int) -> Sequence
     """What one fit learns from."""
     chances = (0.5, 0.5, 0.0) if kind == "right_never_opened" else (1 / 3, 1 / 3, 1 / 3)
     seed = stream(settings, 1, KINDS.index(kind), count, number)
-    return truth(settings).rollout(Always(chances), count, settings.length, seed=seed).data
+    return truth(settings).rollout(FixedChances(chances), count, settings.length, seed=seed).data
 
 
 # Learning
@@ -213,6 +204,9 @@ def names_of_states(model: POMDP, medians: Draws) -> tuple[int, ...]:
 def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     """One fit, from its own episodes."""
     true, data = truth(settings), episodes(settings, kind, count, number)
+    unit = UNIT if kind == "right_never_opened" else 1.0
+    assert data.rewards is not None
+    data = dataclasses.replace(data, rewards=data.rewards / unit)
     model = unknown(data, rewards=kind != "without_rewards")
     guide = BeliefGuide(model, ExactFilter(), parameters="multivariate")
     how = FitSettings(
@@ -228,13 +222,21 @@ def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     with seeded(seed):
         draws = draw_parameters(found.guide, settings.draws).values
         prior = draw_prior(model, settings.draws)
-    medians = {name: value.double() for name, value in found.guide.median().items()}
+    medians = in_units(found.guide.median(), unit)
     order = names_of_states(true, medians)
     return Learned(
-        named_as(draws, order),
-        {name: value.std(0) for name, value in prior.items()},
+        named_as(in_units(draws, unit), order),
+        in_units({name: value.std(0) for name, value in prior.items()}, unit),
         named_as(medians, order),
     )
+
+
+def in_units(values: Draws, unit: float) -> dict[str, Tensor]:
+    """Parameters with rewards in units of 1 that were learned in others, float64."""
+    return {
+        name: value.double() * (unit if name.startswith("reward") else 1.0)
+        for name, value in values.items()
+    }
 
 
 def unknown(data: Sequences, *, rewards: bool = True) -> POMDP:
@@ -337,7 +339,7 @@ def heldout(settings: Settings) -> dict[str, Sequences]:
     """New episodes, by who acts."""
     model = tiger()
     who: dict[str, Policy] = {
-        "random_actions": Always((1 / 3, 1 / 3, 1 / 3)),
+        "random_actions": FixedChances((1 / 3, 1 / 3, 1 / 3)),
         "careful_agent": BeliefPolicy(careful),
     }
     size = settings.heldout, settings.length
@@ -408,7 +410,7 @@ def renaming(settings: Settings, one: Learned) -> float:
     return abs(float(first - second))
 
 
-def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
+def against_nuts(settings: Settings, one: Learned) -> dict[str, Any]:
     """The first seed's posterior beside that of NUTS: widths, and distance of the means."""
     data = episodes(settings, KINDS[0], settings.episodes, 0)
     seed = stream(settings, 4)
@@ -424,11 +426,14 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
         progress=False,
     )
     exact = {name: value.flatten(0, 1) for name, value in found.draws.items()}
-    ratios, shifts = [], []
-    for entry in entries(truth(settings)):
-        if entry.edge:
-            continue
+    ratios, shifts, edges = [], [], []
+    model = truth(settings)
+    for entry in entries(model):
         ours, theirs = drawn(one.draws, entry), drawn(exact, entry)
+        if entry.edge:
+            number = float(model.known[entry.parameter][entry.place])
+            edges.append([float(torch.quantile((x - number).abs(), RATE)) for x in (ours, theirs)])
+            continue
         ratios.append(float(ours.std() / theirs.std()))
         shifts.append(float((ours.mean() - theirs.mean()).abs() / theirs.std()))
     return {
@@ -437,6 +442,8 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, float]:
         "largest_ratio_of_widths": max(ratios),
         "median_distance_of_means_in_widths": float(np.median(shifts)),
         "largest_distance_of_means_in_widths": max(shifts),
+        "distances_from_the_edge": [ours for ours, _ in edges],
+        "distances_from_the_edge_by_nuts": [theirs for _, theirs in edges],
         "divergent_draws": float(found.divergences.sum()),
     }
 

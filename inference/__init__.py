@@ -21,6 +21,7 @@ from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .gate_events import belief_events, gates_and_beliefs
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .horizons import HorizonPlan, solve_horizon
@@ -79,7 +80,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
-from .trackers import FilterTracker, NoMemory
+from .trackers import FilterTracker, NoMemory, track
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -147,6 +148,7 @@ __all__ = [
     "WeightedEvidence",
     "Wrapped",
     "WrappedComparison",
+    "belief_events",
     "belief_readout",
     "compare",
     "compare_gates",
@@ -165,6 +167,7 @@ __all__ = [
     "forecast",
     "gaps",
     "gates",
+    "gates_and_beliefs",
     "importance",
     "information_criteria",
     "innovation_tests",
@@ -202,6 +205,7 @@ __all__ = [
     "sweep",
     "symbol_triples",
     "to_arviz",
+    "track",
     "triple_probabilities",
     "update_errors",
     "value_iteration",

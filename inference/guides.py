@@ -284,13 +284,16 @@ class BeliefGuide(Guide):
         return log_evidence(laws)
 
     def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
-        """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says."""
+        """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says.
+
+        It is the network's own, before ``posterior`` takes out the states that the model's zeros
+        rule out: the network learns to do so itself, and can be used without the model.
+        """
         beliefs = self.filter(laws)
         if isinstance(beliefs, GaussianBeliefs):
             each = beliefs.double().log_prob(paths.double())
             return -torch.where(laws.data.step_mask, each, 0).sum(-1)
-        posterior = Backward(laws, beliefs)
-        return -posterior._pick(posterior.log_beliefs, paths).sum(-1)
+        return -Backward._pick(beliefs, paths).sum(-1)
 
 
 class ForwardGuide(Guide):

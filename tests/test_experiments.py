@@ -15,7 +15,7 @@ from beliefzoo.experiments.report import setting_notes
 from beliefzoo.inference.arviz_groups import group, read
 
 ROOT = Path(__file__).resolve().parents[1]
-READ_SHARED_DATA = {"co2-gaps", "unemployment"}
+READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "unemployment"}
 NEEDS = {"agent-beliefs": "sb3_contrib"}
 """Packages of an extra."""
 every_experiment = pytest.mark.parametrize("name", experiments())

@@ -19,14 +19,17 @@ from beliefzoo.inference import (
     ParticleTracker,
     filter,
     fit,
+    track,
 )
 from beliefzoo.inference.filters import RecurrentFilter
 from beliefzoo.models import (
     POMDP,
     BeliefPolicy,
+    ExactTracker,
     Gaussian,
     HiddenMarkovModel,
     Seen,
+    Sequences,
     Uniform,
 )
 
@@ -127,6 +130,18 @@ def test_no_memory_is_bayes_rule_from_one_prior() -> None:
             np.testing.assert_allclose(made.beliefs[n, t], weight / weight.sum(), atol=1e-12)
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_tracking_given_episodes(first: bool) -> None:
+    model = process(first)
+    made = model.rollout(Uniform(), 7, 9, seed=7).data
+    seen = torch.where(made.mask, made.values.double(), torch.nan)
+    data = Sequences.from_tensors(
+        seen, lengths=torch.tensor([9, 1, 4, 9, 2, 8, 5]), codes=True, actions=made.actions
+    )
+    beliefs = track(ExactTracker(), model, data)
+    torch.testing.assert_close(beliefs, filter(model, data), atol=1e-12, rtol=0)
+
+
 def test_visits_under_a_policy() -> None:
     """A chain that forgets at once: the share of visits is the row; 5 standard errors of it."""
     rows = [[[0.2, 0.8], [0.2, 0.8]]]
@@ -169,7 +184,7 @@ def test_bad_trackers_are_refused() -> None:
     paid = POMDP(2, 3, actions=2, reward="learned")
     reading = LSTMFilter(3, reads="both")
     reading.build(paid)
-    with pytest.raises(ValueError, match="must read 'observations' alone where rewards"):
+    with pytest.raises(ValueError, match=r"must read .observations. alone: rewards"):
         FilterTracker(reading).begin(paid, 1)
     with pytest.raises(ValueError, match="prior: needs a probability for each of 2 states"):
         model.rollout(Uniform(), 1, 1, tracker=NoMemory([0.5, 0.25, 0.25]))
