@@ -42,6 +42,7 @@ from beliefzoo.experiments.agent_beliefs import (
 from beliefzoo.experiments.recurrent_ppo import SideBySide, Training, train
 from beliefzoo.inference import lstm_readouts
 from beliefzoo.inference.agents import RecurrentAgent
+from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.gymnasium_env import POMDPEnv
 
 HOW = Training(
