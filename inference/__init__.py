@@ -37,6 +37,7 @@ from .linear_queries import (
 from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
+from .network_policy import NetworkPolicy
 from .nuts import NutsFit, NutsSettings, nuts
 from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
@@ -123,6 +124,7 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NetworkPolicy",
     "NoMemory",
     "NonFiniteLossError",
     "NutsFit",

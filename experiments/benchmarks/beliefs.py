@@ -230,9 +230,7 @@ def _filtered(given: Problem, precision: Precision) -> Prepared:
         assert isinstance(log_beliefs, Tensor)  # the states are discrete
         return log_beliefs.exp()
 
-    return Prepared(
-        work, lambda found: found[:, 1:].flatten(0, 1).numpy(), given.actions.numel()
-    )
+    return Prepared(work, lambda found: found[:, 1:].flatten(0, 1).numpy(), given.actions.numel())
 
 
 def _pymdp_step(given: Problem) -> tuple[Callable[[Any, Any, Any], Any], Any]:
@@ -381,9 +379,7 @@ def measure(settings: Settings, contenders: Sequence[Contender] = CONTENDERS) ->
     return figures
 
 
-def _compare(
-    given: Problem, settings: Settings, contenders: Sequence[Contender]
-) -> dict[str, Any]:
+def _compare(given: Problem, settings: Settings, contenders: Sequence[Contender]) -> dict[str, Any]:
     """One problem: check, then time in turn."""
     expected = reference(given)
     figures: dict[str, Any] = {}
