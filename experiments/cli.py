@@ -54,6 +54,7 @@ NOT_EXPERIMENTS = frozenset(
         "data",
         "kalman_cells",
         "language_models",
+        "recurrent_ppo",
         "reference_filters",
         "report",
         "seeds",

@@ -1,5 +1,6 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
+from .agents import RecurrentAgent
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .bayesian_recurrent import BayesianRecurrentFilter
 from .belief_recursion import filter_beliefs
@@ -20,6 +21,7 @@ from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
 from .fit import Fit, NonFiniteLossError, fit
 from .gap_parts import GapParts, gaps
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .gate_events import belief_events, gates_and_beliefs
 from .gates import export_gates, gates
 from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
 from .horizons import HorizonPlan, solve_horizon
@@ -35,6 +37,7 @@ from .linear_queries import (
 from .lstm_samples import lstm_log_likelihood, sample_lstm
 from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .network_inputs import fold_embedding
+from .network_policy import NetworkPolicy
 from .nuts import NutsFit, NutsSettings, nuts
 from .particle_tracker import ParticleTracker
 from .particles import Particles, particle_filter
@@ -78,7 +81,7 @@ from .sweeps import FailedJob, Sweep, sweep
 from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
 from .switching_guide import RegimeGuide
 from .to_arviz import to_arviz
-from .trackers import FilterTracker, NoMemory
+from .trackers import FilterTracker, NoMemory, track
 from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
 from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 
@@ -121,6 +124,7 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NetworkPolicy",
     "NoMemory",
     "NonFiniteLossError",
     "NutsFit",
@@ -130,6 +134,7 @@ __all__ = [
     "Particles",
     "Plan",
     "Readouts",
+    "RecurrentAgent",
     "RegimeForecast",
     "RegimeGuide",
     "RegimeParticles",
@@ -145,6 +150,7 @@ __all__ = [
     "WeightedEvidence",
     "Wrapped",
     "WrappedComparison",
+    "belief_events",
     "belief_readout",
     "compare",
     "compare_gates",
@@ -163,6 +169,7 @@ __all__ = [
     "forecast",
     "gaps",
     "gates",
+    "gates_and_beliefs",
     "importance",
     "information_criteria",
     "innovation_tests",
@@ -200,6 +207,7 @@ __all__ = [
     "sweep",
     "symbol_triples",
     "to_arviz",
+    "track",
     "triple_probabilities",
     "update_errors",
     "value_iteration",

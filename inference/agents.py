@@ -60,6 +60,7 @@ class RecurrentAgent:
         check_lstm(lstm)
         require(model.emission.codes, "model", "must show symbols", repr(model))
         self._model = model
+        self._greedy = False
         self._nothing = model.emission.encoding_size  # the symbol of a step that shows nothing
         symbols = self._nothing + int(not model.law.first)
         space = policy.observation_space
@@ -75,13 +76,23 @@ class RecurrentAgent:
             self.lstm = fold_embedding(_own(lstm), nn.Embedding.from_pretrained(before))
         self._head = nn.Sequential(_own(policy.mlp_extractor.policy_net), _own(policy.action_net))
 
+    def greedily(self) -> RecurrentAgent:
+        """The same agent, which takes the likeliest action instead of drawing one."""
+        out = copy.copy(self)
+        out._greedy = True
+        return out
+
     def inputs(self, data: Sequences) -> Sequences:
         """The symbols that the agent reads at every step of some episodes, none of them missing.
 
         Raises:
-            ValueError: data of another process.
+            ValueError: data of another process, or of a process that always shows something a step
+                without.
         """
         self._model.emission.check(data)
+        blank = int((data.step_mask & ~data.observed_steps).sum())
+        requirement = "must be observed at every step, as the agent has always been"
+        require(not (self._model.law.first and blank), "data", requirement, f"{blank} without")
         assert data.actions is not None
         before = data.actions.roll(1, 1)
         before[:, 0] = self._model.actions
@@ -119,6 +130,8 @@ class RecurrentAgent:
         with torch.no_grad():
             h, memory = self.lstm(x.unsqueeze(1), memory)
             score: Tensor = self._head(h[:, 0])
+        if self._greedy:
+            return nn.functional.one_hot(score.argmax(-1), score.shape[-1]).double(), memory
         return score.double().softmax(-1), memory
 
 

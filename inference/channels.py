@@ -11,7 +11,7 @@ from ..models import Laws, Model, Sequences
 from ..models.beliefs import DiscreteBelief
 from ..models.checks import require
 from ..models.observations import Observations
-from .filters import FLAGGED_FEATURES, LIKELIHOOD_FLOOR, channel_scale
+from .filters import FLAGGED_FEATURES, LIKELIHOOD_FLOOR, actions_before, channel_scale
 
 Reading = Literal["observations", "likelihoods"]
 
@@ -21,8 +21,9 @@ class Channels(nn.Module):
 
     Of ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
     standardised by ``calibrate``, all zero where missing; then a flag for each feature that is
-    missing (one a step for many features, none for symbols); then the model's inputs. Of
-    ``"likelihoods"``: log O_k(y_t) relative to their sum and cut at ``least``, then the inputs.
+    missing (one a step for many features, none for symbols); then the model's inputs, and the
+    action before as a one-hot vector. Of ``"likelihoods"``: log O_k(y_t) relative to their sum and
+    cut at ``least``, then inputs and action.
 
     Raises:
         ValueError: a reading that there is not, or a model that it was not built for.
@@ -38,20 +39,22 @@ class Channels(nn.Module):
         self.least = least
         self.flags = 0
         self.inputs = 0
+        self.actions = 0
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
 
     def width(self, model: Model) -> int:
         """How many numbers there are for this model."""
         assert isinstance(model.belief, DiscreteBelief)  # its filter asked
+        along = model.inputs + model.actions
         if self.reads == "likelihoods":
-            return model.belief.states + model.inputs
-        return model.observations.channels + self._flags(model.observations) + model.inputs
+            return model.belief.states + along
+        return model.observations.channels + self._flags(model.observations) + along
 
     def build(self, model: Model) -> None:
         """Read the kind of data that this model is for, from now on."""
         self._kind: Observations = model.observations
-        self.inputs = model.inputs
+        self.inputs, self.actions = model.inputs, model.actions
         if self.reads == "likelihoods":
             return
         self.flags = self._flags(self._kind)
@@ -88,6 +91,8 @@ class Channels(nn.Module):
         if self.inputs:
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
+        if self.actions:
+            parts.append(actions_before(laws.data, self.actions).to(dtype))
         return torch.cat(parts, -1)
 
 

@@ -300,7 +300,7 @@ class RecurrentFilter(nn.Module):
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))
         if self._actions:
-            parts.append(_actions_before(laws.data, self._actions).to(dtype))
+            parts.append(actions_before(laws.data, self._actions).to(dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _of_model(self, laws: Any) -> Tensor:
@@ -442,7 +442,7 @@ def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
     return asked
 
 
-def _actions_before(data: Sequences, actions: int) -> Tensor:
+def actions_before(data: Sequences, actions: int) -> Tensor:
     """The action before every step as a one-hot vector, (N, T, A); zero at the first."""
     assert data.actions is not None  # the model checked the data
     before: Tensor = nn.functional.one_hot(data.actions.roll(1, 1), actions)

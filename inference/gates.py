@@ -173,6 +173,12 @@ def _filter_of(
     return filter, model
 
 
+def model_of(network: Recurrent) -> Model | None:
+    """The model of a guide or of a fit, its parameters at their medians; None of others."""
+    guide = network.guide if isinstance(network, Fit) else network
+    return parameters_of(guide) if isinstance(guide, Guide) else None
+
+
 def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
     """What the network reads, (N, T, input_size)."""
     like = next(network.parameters())

@@ -21,7 +21,16 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..models import POMDP, Seen, World
+from ..models import (
+    POMDP,
+    Seen,
+    World,
+    light_maze,
+    machine_repair,
+    rock_sample,
+    t_maze,
+    tiger,
+)
 from ..models.checks import require, require_count
 from ..models.observations import Vectors
 
@@ -52,7 +61,7 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
     Numbers are a float32 ``Box``; before the first action they are zeros, and
     ``info["observed"]`` is False.
 
-    An episode is terminated in a state that no action leaves and that earns nothing; others end by
+    An episode is terminated in a state after which nothing can be earned any more; others end by
     the ``max_episode_steps`` of ``gymnasium.make``, or not at all.
 
     Randomness is that of ``env.np_random``: each reset draws from it the seed of a stream of torch
@@ -379,6 +388,7 @@ class _Running:
         belief = ", ".join(
             f"{model.state_names[k]} {p:.3f}"
             for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            if p > 0
         )
         where = f"saw {seen}; state {model.state_names[int(now.state[n])]}; belief {belief}"
         if not int(now.steps[n]):
@@ -406,17 +416,8 @@ def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> 
     )
 
 
-def _tiger() -> POMDP:
-    hear = [[0.85, 0.15], [0.15, 0.85]]
-    fair = [[0.5, 0.5], [0.5, 0.5]]
-    return POMDP.from_tables(
-        [[[1.0, 0.0], [0.0, 1.0]], fair, fair],
-        [hear, fair, fair],
-        [[-1.0, -1.0], [-100.0, 10.0], [10.0, -100.0]],
-        states=["tiger left", "tiger right"],
-        actions=["listen", "open left", "open right"],
-        observations=["growl left", "growl right"],
-    )
-
-
-register("beliefzoo/Tiger-v0", _tiger, max_episode_steps=100)
+register("beliefzoo/Tiger-v0", tiger, max_episode_steps=100)
+register("beliefzoo/TMaze-v0", t_maze, max_episode_steps=100)
+register("beliefzoo/LightMaze-v0", light_maze, max_episode_steps=100)
+register("beliefzoo/RockSample-v0", rock_sample, max_episode_steps=200)
+register("beliefzoo/MachineRepair-v0", machine_repair, max_episode_steps=100)

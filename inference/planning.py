@@ -140,13 +140,15 @@ class _Search:
     """Heuristic search (HSVI2) from the initial belief."""
 
     def __init__(self, dynamics: Dynamics, gap: float, deadline: float) -> None:
-        self.dynamics, self.gap, self.deadline = dynamics, gap, deadline
+        self.dynamics, self.deadline = dynamics, deadline
         self.lower = LowerBound(blind_vectors(dynamics), np.arange(dynamics.actions))
         self.upper = UpperBound(informed_vectors(dynamics))
         self.nodes: dict[bytes, _Node] = {}
         discount = dynamics.tables.discount
-        # Smaller gains than this do not add up to a hundredth of the gap over all steps to come.
+        # Smaller gains than this are left: over all steps to come they add up to a hundredth of the
+        # gap for either bound, and descents aim at what then remains of it.
         self.least = gap * (1 - discount) / 100
+        self.aim = 0.98 * gap
         self.root = self._visit(dynamics.tables.initial)[0]
         self.work = [0, 0]
         self._pruned = [dynamics.actions, 1]
@@ -173,7 +175,7 @@ class _Search:
         # Half of the work in short descents, which better the upper bound most for their time, half
         # in long ones, which do so for the lower.
         deep = self.work[0] > self.work[1]
-        aim = self.gap if deep else max(SHRINK * self.left, self.gap)
+        aim = self.aim if deep else max(SHRINK * self.left, self.aim)
         discount = self.dynamics.tables.discount
         belief, path = self.dynamics.tables.initial, []
         while time.perf_counter() < self.deadline:

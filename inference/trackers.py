@@ -12,13 +12,32 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from ..models import POMDP, Policy, Seen, Sequences
+from ..models import POMDP, Policy, Seen, Sequences, Tracker
 from ..models.checks import require, require_count
 from .filters import RecurrentFilter
 from .fit import Fit
 from .guides import Guide
 
 Impossible = Literal["raise", "reset"]
+
+
+def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
+    """The beliefs that a tracker would have held along given episodes, (N, T, K).
+
+    Zero beyond the length of a sequence.
+
+    Raises:
+        ValueError: data that cannot come from the model, or what the tracker refuses.
+    """
+    model.check_values(data)
+    assert data.actions is not None  # checked
+    memory = tracker.begin(model, len(data))
+    beliefs, before = [], None
+    for t in range(data.max_length):
+        belief, memory = tracker.update(memory, Seen(before, data.values[:, t], data.mask[:, t]))
+        beliefs.append(belief)
+        before = data.actions[:, t]
+    return torch.stack(beliefs, 1) * data.step_mask.unsqueeze(-1)
 
 
 class _Network(NamedTuple):
@@ -132,10 +151,13 @@ class NoMemory:
     def under(
         cls, model: POMDP, policy: Policy, episodes: int, length: int, *, seed: int = 0
     ) -> NoMemory:
-        """π from so many episodes: the share of the steps before the last in each state."""
+        """π from so many episodes: the share of the steps before the last in each state.
+
+        One visit is added to each, so that no state is ruled out by chance.
+        """
         require_count(length - 1, "length - 1")
         states = model.rollout(policy, episodes, length, seed=seed).states[:, :-1]
-        visits = torch.bincount(states.flatten(), minlength=model.states).double()
+        visits = torch.bincount(states.flatten(), minlength=model.states).double() + 1
         return cls(visits / visits.sum())
 
     def begin(self, model: POMDP, episodes: int) -> _Nothing:

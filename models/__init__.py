@@ -64,7 +64,7 @@ from .memory import (
     value_mean,
     write_probability,
 )
-from .memory_process import MemoryPolicy, MemoryProcess, memory_process
+from .memory_process import MemoryProcess, memory_process
 from .misclassification import Misclassification
 from .model import Model, Simulation
 from .mountain_hike import Hikes, MountainHike
@@ -82,6 +82,8 @@ from .policies import (
     ActionSequence,
     BeliefPolicy,
     ExactTracker,
+    FixedChances,
+    Mixture,
     ObservationPolicy,
     Policy,
     Seen,
@@ -130,6 +132,7 @@ __all__ = [
     "EmptyMemory",
     "Episodes",
     "ExactTracker",
+    "FixedChances",
     "FullGaussian",
     "GateConditions",
     "GatedAccumulator",
@@ -156,10 +159,10 @@ __all__ = [
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
-    "MemoryPolicy",
     "MemoryProcess",
     "MemoryStates",
     "Misclassification",
+    "Mixture",
     "Model",
     "MountainHike",
     "Multinomial",

@@ -10,32 +10,9 @@ from torch import Tensor
 from .checks import require
 from .hmm import HiddenMarkovModel
 from .memory import MemoryEmission, MemoryTransition, memory_states
-from .policies import Seen
+from .policies import FixedChances
 from .pomdp import POMDP
 from .reals import Gaussian
-
-
-class MemoryPolicy:
-    """The law of keep and write in a model with a memory: drawn anew at every step.
-
-    Args:
-        probabilities: of the actions of ``memory_process``, (A,).
-
-    Raises:
-        ValueError: a process with another number of actions.
-    """
-
-    def __init__(self, probabilities: Tensor) -> None:
-        self.probabilities = probabilities
-
-    def begin(self, model: POMDP, episodes: int) -> Tensor:
-        own = len(self.probabilities)
-        require(model.actions == own, "model", f"needs {own} actions", model.actions)
-        return self.probabilities.expand(episodes, -1)
-
-    def __call__(self, memory: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
-        del seen
-        return memory, memory
 
 
 class MemoryProcess(NamedTuple):
@@ -50,7 +27,7 @@ class MemoryProcess(NamedTuple):
     """x_t of every state, (K,) float64."""
     memory: Tensor
     """z_t of every state, (K,)."""
-    policy: MemoryPolicy
+    policy: FixedChances
     """Actions drawn as the model draws them."""
 
 
@@ -102,7 +79,7 @@ def memory_process(model: HiddenMarkovModel) -> MemoryProcess:
         scale=_wide(values["scale"], mean),
     )
     return MemoryProcess(
-        process, keep, write, value, memory, MemoryPolicy(_law(values, keep, write))
+        process, keep, write, value, memory, FixedChances(_law(values, keep, write))
     )
 
 

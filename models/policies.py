@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import require
+from .trajectories import invert
 
 if TYPE_CHECKING:
     from .pomdp import POMDP
@@ -55,6 +56,33 @@ class Uniform:
 
     def begin(self, model: POMDP, episodes: int) -> Tensor:
         return torch.full((episodes, model.actions), 1 / model.actions, dtype=torch.float64)
+
+    def __call__(self, memory: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
+        del seen
+        return memory, memory
+
+
+class FixedChances:
+    """The same chances of the actions at every step, whatever is seen.
+
+    Args:
+        probabilities: of the actions, (A,).
+
+    Raises:
+        ValueError: chances that are no probabilities, or a model with another number of actions.
+    """
+
+    def __init__(self, probabilities: Sequence[float] | Tensor) -> None:
+        self.probabilities = torch.as_tensor(probabilities, dtype=torch.float64)
+        fits = self.probabilities.ndim == 1 and bool((self.probabilities >= 0).all())
+        fits = fits and abs(float(self.probabilities.sum()) - 1) < 1e-9
+        requirement = "needs a probability for each action, with sum 1"
+        require(fits, "probabilities", requirement, self.probabilities.tolist())
+
+    def begin(self, model: POMDP, episodes: int) -> Tensor:
+        own = len(self.probabilities)
+        require(model.actions == own, "probabilities", f"needs {model.actions} of them", own)
+        return self.probabilities.expand(episodes, -1)
 
     def __call__(self, memory: Tensor, seen: Seen) -> tuple[Tensor, Tensor]:
         del seen
@@ -129,6 +157,44 @@ class ObservationPolicy:
     def __call__(self, memory: None, seen: Seen) -> tuple[Tensor, None]:
         del memory
         return self.table[torch.where(seen.mask, seen.observation, len(self.table) - 1)], None
+
+
+class Mixture:
+    """Every episode follows one of several policies, drawn at its beginning.
+
+    For episodes that a network is to learn from: those of one policy look alike, and what it never
+    does is not learned.
+
+    Args:
+        policies: at least one.
+        shares: probability of each; the same if None.
+
+    Raises:
+        ValueError: no policy, or shares that are no probabilities.
+    """
+
+    def __init__(self, policies: Sequence[Policy], shares: Sequence[float] | None = None) -> None:
+        self.policies = tuple(policies)
+        require(len(self.policies) > 0, "policies", "needs at least one", "none")
+        even = [1 / len(self.policies)] * len(self.policies)
+        self.shares = torch.tensor(even if shares is None else list(shares), dtype=torch.float64)
+        fits = len(self.shares) == len(self.policies) and bool((self.shares >= 0).all())
+        fits = fits and abs(float(self.shares.sum()) - 1) < 1e-9
+        requirement = "needs a probability for each of the policies, with sum 1"
+        require(fits, "shares", requirement, self.shares.tolist())
+
+    def begin(self, model: POMDP, episodes: int) -> tuple[Tensor, list[Any]]:
+        followed = invert(self.shares.cumsum(-1).expand(episodes, -1), torch.rand(episodes, 1))
+        return followed, [policy.begin(model, episodes) for policy in self.policies]
+
+    def __call__(
+        self, memory: tuple[Tensor, list[Any]], seen: Seen
+    ) -> tuple[Tensor, tuple[Tensor, list[Any]]]:
+        followed, own = memory
+        acted = [policy(one, seen) for policy, one in zip(self.policies, own, strict=True)]
+        every = torch.stack([probabilities.double() for probabilities, _ in acted])
+        chosen = every[followed, torch.arange(len(followed))]
+        return chosen, (followed, [one for _, one in acted])
 
 
 class BeliefPolicy:

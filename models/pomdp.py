@@ -435,18 +435,17 @@ class World:
         return to, seen, self._earned(action, state, to, seen)
 
     def over(self) -> Tensor:
-        """(K,) bool: states that no action leaves and which earn nothing, where rewards are known.
-
-        What comes after such a state adds nothing to the return.
-        """
+        """(K,) bool: states after which nothing can be earned any more, where rewards are known."""
         model = self.model
-        moves = self._values.get("transition", torch.ones(1, 1, 1, dtype=torch.float64))
-        stays = (moves.diagonal(dim1=-2, dim2=-1) == 1).all(0)
         if model.reward is None:
-            return torch.zeros_like(stays)
-        every = model.reward.table.expand(-1, model.states, model.states, -1)
-        unpaid = (every.diagonal(dim1=1, dim2=2) == 0).flatten(0, 1).all(0)
-        return stays & unpaid
+            return torch.zeros(model.states, dtype=torch.bool)
+        moves = self._values.get("transition", torch.ones(1, 1, 1, dtype=torch.float64)) > 0
+        over = ~((model.reward.table != 0).any(-1) & moves).any(-1).any(0)
+        while True:  # the largest set of them that no action leaves
+            stays = over & ~(moves & ~over).any(-1).any(0)
+            if torch.equal(stays, over):
+                return over
+            over = stays
 
     def _look(self, action: Tensor | None, state: Tensor) -> Seen:
         """Observations (N,) or (N, F) after the action, in the layout of Sequences."""

@@ -16,6 +16,8 @@ from beliefzoo.inference.arviz_groups import group, read
 
 ROOT = Path(__file__).resolve().parents[1]
 READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "unemployment"}
+NEEDS = {"agent-beliefs": "sb3_contrib"}
+"""Packages of an extra."""
 every_experiment = pytest.mark.parametrize("name", experiments())
 
 
@@ -51,6 +53,8 @@ def test_smoke_run(
 ) -> None:
     if name in READ_SHARED_DATA:
         monkeypatch.setenv("BELIEFZOO_DATA", str(request.getfixturevalue("shared_data")))
+    if name in NEEDS:
+        pytest.importorskip(NEEDS[name], reason="comes with an extra")
     folder = tmp_path / name
     assert main(["run", name, "--smoke", "--out", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())

@@ -19,6 +19,7 @@ from beliefzoo.models import (
     ObservationPolicy,
     Rewards,
     Uniform,
+    World,
 )
 
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra pomdp")
@@ -68,7 +69,13 @@ register("beliefzoo-tests/First-v0", process(first=True), max_episode_steps=30)
 IDS = [f"beliefzoo-tests/{name}-v0" for name in ("Process", "Endless", "First")]
 
 
-@pytest.mark.parametrize("id", IDS)
+BUILT_IN = [
+    f"beliefzoo/{name}-v0"
+    for name in ("Tiger", "TMaze", "LightMaze", "RockSample", "MachineRepair")
+]
+
+
+@pytest.mark.parametrize("id", IDS + BUILT_IN)
 @pytest.mark.parametrize("options", [{}, {"show_action": True, "tell_belief": True}])
 def test_environments_keep_to_the_interface(id: str, options: dict[str, Any]) -> None:
     with warnings.catch_warnings():
@@ -116,6 +123,18 @@ def test_a_seeded_episode_is_that_of_a_plain_loop(first: bool) -> None:
             assert (seen, info["state"], reward) == (told, state, paid)
             assert (over, late) == (state == 2, False)
         assert torch.equal(before, torch.get_rng_state())
+
+
+def test_an_episode_is_over_where_nothing_is_left_to_earn() -> None:
+    # 0 and 1 lead to one another unpaid; 2 leads there, paid; 3 unpaid, but on to 2.
+    moves = np.zeros((1, 4, 4))
+    moves[0, [0, 1, 2, 3], [1, 0, 0, 2]] = 1
+    reward = np.zeros((1, 4, 4))
+    reward[0, 2, 0] = reward[0, 0, 3] = 5  # the second is never come by
+    model = POMDP.from_tables(moves, np.full((1, 4, 2), 0.5), reward)
+    assert World(model).over().tolist() == [True, True, False, False]
+    unpaid = POMDP.from_tables(moves, np.full((1, 4, 2), 0.5))
+    assert not bool(World(unpaid).over().any())
 
 
 def test_the_belief_that_is_told_is_bayes_rule() -> None:

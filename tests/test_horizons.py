@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-from oracles_planning import tree_value
-from test_planning import random_tables, tiger
 
 from beliefzoo.inference import solve_horizon
+from oracles_planning import tree_value
+from test_planning import random_tables, tiger
 
 
 def test_tiger_over_two_steps_without_discount():

@@ -9,6 +9,7 @@ import torch
 
 from beliefzoo.inference import filter, log_evidence
 from beliefzoo.models import (
+    FixedChances,
     GatedAccumulator,
     HiddenMarkovModel,
     ResetModel,
@@ -112,5 +113,7 @@ def test_names_and_refusals() -> None:
         memory_process(reset(leak=True))
     with pytest.raises(ValueError, match="model: needs a GatedAccumulator or a ResetModel"):
         memory_process(TemporalSigmoidBeliefNetwork(1, "gaussian"))
-    with pytest.raises(ValueError, match="model: needs 4 actions, got 2"):
+    with pytest.raises(ValueError, match="probabilities: needs 2 of them, got 4"):
         other.process.rollout(made.policy, 1, 1)
+    with pytest.raises(ValueError, match="needs a probability for each action, with sum 1"):
+        FixedChances([0.5, 0.6])

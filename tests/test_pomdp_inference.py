@@ -12,12 +12,18 @@ import pytest
 import torch
 
 from beliefzoo.inference import (
+    BayesianRecurrentFilter,
     BeliefGuide,
+    CRFFilter,
+    ElmanFilter,
     ExactFilter,
     FitSettings,
     ForwardGuide,
+    GRUFilter,
     LSTMFilter,
     MeanFieldGuide,
+    MEMMFilter,
+    SigmoidFilter,
     evidence_gap,
     filter,
     fit,
@@ -35,6 +41,7 @@ from beliefzoo.inference import (
     to_arviz,
     weighted_evidence,
 )
+from beliefzoo.inference.filters import Filter
 from beliefzoo.inference.guides import Guide
 from beliefzoo.inference.objectives import LOSSES, Batch, Objective
 from beliefzoo.models import (
@@ -136,6 +143,37 @@ def test_guides_are_laws_of_paths(name: str) -> None:
             assert total == pytest.approx(1, abs=1e-9)
             assert float(bound[n]) == pytest.approx(value, abs=1e-9)
             np.testing.assert_allclose(marginals[n, :length], mean, atol=1e-9)
+
+
+def test_every_filter_reads_the_action() -> None:
+    """With another action before it the belief is another one, at that step and not before."""
+    model = known()
+    data = model.rollout(Uniform(), 3, 5, seed=14).data
+    assert data.actions is not None
+    changed = data.actions.clone()
+    changed[:, 2] = (changed[:, 2] + 1) % 3
+    torch.manual_seed(15)
+    filters: list[Filter] = [
+        LSTMFilter(3),
+        GRUFilter(3),
+        ElmanFilter(3),
+        BayesianRecurrentFilter(),
+        MEMMFilter(),
+        CRFFilter(),
+        SigmoidFilter(),
+    ]
+    for made in filters:
+        made.build(model)
+        for weight in made.parameters():  # type: ignore[attr-defined]
+            torch.nn.init.normal_(weight)
+        with torch.no_grad():
+            one, other = (
+                made(model.laws({}, each)) for each in (data, replace(data, actions=changed))
+            )
+        assert isinstance(one, torch.Tensor)
+        assert isinstance(other, torch.Tensor)
+        assert torch.equal(one[:, :3], other[:, :3]), type(made)
+        assert bool((one[:, 3] != other[:, 3]).any(-1).all()), type(made)
 
 
 def test_draws_of_guides_follow_their_marginals() -> None:

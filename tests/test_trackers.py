@@ -19,14 +19,17 @@ from beliefzoo.inference import (
     ParticleTracker,
     filter,
     fit,
+    track,
 )
 from beliefzoo.inference.filters import RecurrentFilter
 from beliefzoo.models import (
     POMDP,
     BeliefPolicy,
+    ExactTracker,
     Gaussian,
     HiddenMarkovModel,
     Seen,
+    Sequences,
     Uniform,
 )
 
@@ -125,6 +128,18 @@ def test_no_memory_is_bayes_rule_from_one_prior() -> None:
                 expected = sum(prior[z] * MOVES[actions[t - 1], z, to] for z in range(2))
                 weight[to] = expected * TOLD[actions[t - 1], to, seen[t]]
             np.testing.assert_allclose(made.beliefs[n, t], weight / weight.sum(), atol=1e-12)
+
+
+@pytest.mark.parametrize("first", [False, True])
+def test_tracking_given_episodes(first: bool) -> None:
+    model = process(first)
+    made = model.rollout(Uniform(), 7, 9, seed=7).data
+    seen = torch.where(made.mask, made.values.double(), torch.nan)
+    data = Sequences.from_tensors(
+        seen, lengths=torch.tensor([9, 1, 4, 9, 2, 8, 5]), codes=True, actions=made.actions
+    )
+    beliefs = track(ExactTracker(), model, data)
+    torch.testing.assert_close(beliefs, filter(model, data), atol=1e-12, rtol=0)
 
 
 def test_visits_under_a_policy() -> None:

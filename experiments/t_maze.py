@@ -1,0 +1,448 @@
+"""T-maze: a cue is held to the end of a corridor, and the cell counted, by recurrent networks.
+
+A cue is seen in the first cell of a corridor, and says to which side to turn at its end; in between
+all cells look alike (Bakker 2001; Lambrechts, Bolland & Ernst 2022). The exact belief is two
+things: the side, one bit to be remembered, and the cell, which the moves tell up to chance. LSTM,
+GRU and Elman networks that read action and observation learn it by forward KL from episodes of a
+mixture of policies, in mazes of growing length, and are compared with it on new episodes:
+KL(exact ‖ network) of side and cell together, and the probability of the right side when the
+junction is first seen.
+
+The network is judged alone. In a guide the model's own zeros are taken out of what it says, and in
+a maze these suffice to know the side: that belief stands beside it. Further controls: what can be
+known without memory, and an untrained LSTM.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ..inference import (
+    BeliefGuide,
+    ElmanFilter,
+    FitSettings,
+    GRUFilter,
+    LSTMFilter,
+    NoMemory,
+    filter,
+    fit,
+    gates_and_beliefs,
+    sample_states,
+    track,
+)
+from ..inference.arviz_groups import Idata, build
+from ..inference.filters import RecurrentFilter
+from ..inference.guides import Guide
+from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
+from ..models.randomness import one_thread, seeded
+from .drawings_t_maze import draw
+from .report import Outcome, versions
+from .seeds import falls_short, over_seeds, stream, summary
+
+Array = npt.NDArray[np.float64]
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
+
+MOST_KL = 0.01
+"""KL(exact ‖ LSTM), nats per step, in every maze; set before any run."""
+LEAST_CUE = 0.99
+"""Probability of the right side at the junction, in every maze; set before any run."""
+
+RIGHT, JUNCTION = 0, 3
+"""The action along the corridor, and what is seen at its end and in the arms."""
+
+NETWORKS = ("lstm", "gru", "elman")
+CONTROLS = ("untrained_lstm", "no_memory", "lstm_and_zeros_of_the_model")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the experiment."""
+
+    seed: int = 0
+    """Of everything: episodes, weights, batches."""
+    lengths: tuple[int, ...] = (20, 50, 100)
+    """Cells of the corridor. A network goes through them from the shortest to the longest, with a
+    new read-out in each: begun at 100 cells it was far from counting them in a trial."""
+    stochasticities: tuple[float, ...] = (0.0, 0.2)
+    """Probability that a move is a random one: without it the cell is known, and to be counted."""
+    seeds: int = 5
+    """Fits of each kind, which differ in weights, training episodes and batches."""
+    jobs: int = 1
+    """Fits at the same time, one thread each. The numbers do not depend on it."""
+    leanings: tuple[float, ...] = (1.0, 0.95, 0.8, 0.0)
+    """Policies of the mixture: probability of going right, all actions being as likely otherwise.
+    The first reaches the junction as fast as can be, the last hardly leaves the cue."""
+    hidden_size: int = 64
+    """Units of every network. Half as many learned to count more slowly in a trial."""
+    training_episodes: int = 5000
+    """In each maze. Their states are drawn anew in every step; what is fixed are their actions."""
+    heldout_episodes: int = 400
+    """Episodes on which everything is measured, the same for all fits of a maze."""
+    steps: int = 1500
+    """Gradient steps in each maze."""
+    batch_size: int = 16
+    """Episodes per step."""
+    learning_rate: float = 3e-2
+    """Adam's, falling along a cosine. A third of it counted more slowly in a trial."""
+    chrono: bool = False
+    """Whether gates begin with memories as long as episodes (Tallec & Ollivier 2018). In a trial
+    the cue was held without, and a network that also writes slowly counted worse."""
+    draws: int = 50
+    """Draws of the hidden states of the episode that is shown, in posterior.nc."""
+
+    def __post_init__(self) -> None:
+        for name in ("seeds", "hidden_size", "training_episodes", "heldout_episodes", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        for name in ("lengths", "stochasticities", "leanings"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: needs at least one, got none")
+        if min(self.lengths) < 2:
+            raise ValueError(f"lengths: must be >= 2, got {self.lengths}")
+
+
+SMOKE: Mapping[str, object] = {
+    "lengths": (3, 4),
+    "stochasticities": (0.2,),
+    "seeds": 2,
+    "hidden_size": 3,
+    "training_episodes": 20,
+    "heldout_episodes": 20,
+    "steps": 3,
+    "chrono": True,
+    "draws": 3,
+}
+
+
+class Maze(NamedTuple):
+    """A maze, new episodes of it, and what the exact filter says of them."""
+
+    length: int
+    model: POMDP
+    data: Sequences
+    belief: Tensor
+    """(N, T, K)."""
+    up: Tensor
+    """Which states have their goal up, (K,)."""
+    arrived: Tensor
+    """Whether the junction is seen for the first time, (N, T)."""
+    lag: Tensor
+    """Steps since the cue was last seen, (N, T)."""
+
+
+class Measured(NamedTuple):
+    """A belief beside the exact one."""
+
+    figures: dict[str, float]
+    cue_by_lag: Array
+    """Mean probability of the right side by steps since the cue was seen, (T,)."""
+    episode: dict[str, Array]
+    """Of one episode, for drawing."""
+
+
+Case = tuple[int, float]
+
+
+def case_name(case: Case) -> str:
+    """How a maze is called in the report."""
+    return f"length_{case[0]}_stochasticity_{case[1]:g}".replace(".", "p")
+
+
+def horizon(length: int) -> int:
+    """Steps of an episode: with one move in five at random the junction is mostly reached."""
+    return int(1.3 * length) + 10
+
+
+def leaning(share: float) -> ObservationPolicy:
+    """Right with probability ``share``, else any of the four."""
+    law = torch.full((4,), (1 - share) / 4, dtype=torch.float64)
+    law[RIGHT] += share
+    return ObservationPolicy(law.expand(4, -1), law)
+
+
+def policy(settings: Settings) -> Mixture:
+    """Each episode follows one of the policies."""
+    return Mixture([leaning(share) for share in settings.leanings])
+
+
+def heldout(settings: Settings, case: Case) -> Maze:
+    """The episodes of a maze on which everything is measured."""
+    model = t_maze(*case)
+    seed = stream(settings, 0, case[0], int(1000 * case[1]))
+    made = model.rollout(policy(settings), settings.heldout_episodes, horizon(case[0]), seed=seed)
+    data, steps = made.data, torch.arange(horizon(case[0]))
+    junction = data.values == JUNCTION
+    arrived = junction & (junction.cumsum(1) == 1)
+    cue = torch.where(data.values < 2, steps, -1).cummax(1).values  # there is one at the start
+    up = torch.tensor([name.startswith("goal-up") for name in model.state_names])
+    return Maze(case[0], model, data, filter(model, data), up, arrived, steps - cue)
+
+
+# Networks
+
+
+def network(
+    settings: Settings, kind: str, model: POMDP, before: nn.RNNBase | None = None
+) -> RecurrentFilter:
+    """A filter with new weights, or with a network that was trained in another maze.
+
+    Its read-out is new in any case: another maze has other cells.
+    """
+    size = settings.hidden_size
+    made: RecurrentFilter
+    if kind == "lstm":
+        made = LSTMFilter(size, memory="hc", network=before)
+    else:
+        made = {"gru": GRUFilter, "elman": ElmanFilter}[kind](size, network=before)
+    made.build(model)
+    return made
+
+
+@torch.no_grad()
+def remember(network: RecurrentFilter, steps: int) -> None:
+    """Biases with which units forget after 1 to ``steps`` steps (Tallec & Ollivier 2018).
+
+    What keeps is the forget gate of an LSTM, whose input gate gets the opposite bias, and the
+    update gate of a GRU. An Elman network has none.
+    """
+    size = network.hidden_size
+    span = torch.empty(size).uniform_(1, steps - 1).log()
+    inner, biases = network.network, dict(network.named_parameters())
+    own, fed = (biases.get(f"network.bias_{kind}_l0") for kind in ("ih", "hh"))
+    assert own is not None
+    assert fed is not None
+    if isinstance(inner, nn.LSTM):
+        fed[: 2 * size] = 0
+        own[: 2 * size] = torch.cat([-span, span])
+    elif isinstance(inner, nn.GRU):
+        fed[size : 2 * size] = 0
+        own[size : 2 * size] = span
+
+
+def train(
+    settings: Settings, stochasticity: float, kind: str, number: int
+) -> dict[str, list[Measured]]:
+    """A network from its own seed through mazes of growing length, measured in each of them.
+
+    Of an LSTM also what it is before training, and what it is in a guide.
+    """
+    out: dict[str, list[Measured]] = {}
+    before = None
+    for length in sorted(settings.lengths):
+        maze = heldout(settings, (length, stochasticity))
+        seed = stream(settings, 1, length, int(1000 * stochasticity), number)
+        with seeded(seed):
+            new = network(settings, kind, maze.model)
+            own = network(settings, kind, maze.model, before)
+            for fresh in (new, own) if before is None else (new,):
+                if settings.chrono:
+                    remember(fresh, horizon(max(settings.lengths)))
+        done = descend(settings, maze, own, seed)
+        trained = measured(maze, own_belief(done, maze))
+        trained.episode.update(shown(maze, done))
+        out.setdefault(kind, []).append(trained)
+        if kind == "lstm":
+            untrained = measured(maze, own_belief(BeliefGuide(maze.model, new), maze))
+            guided = measured(maze, guided_belief(done, maze))
+            out.setdefault("untrained_lstm", []).append(untrained)
+            out.setdefault("lstm_and_zeros_of_the_model", []).append(guided)
+        fitted: Any = done.filter
+        before = fitted.network
+    return out
+
+
+def descend(settings: Settings, maze: Maze, own: RecurrentFilter, seed: int) -> Guide:
+    """Forward KL on new episodes of a maze."""
+    steps = horizon(maze.length)
+    data = maze.model.rollout(policy(settings), settings.training_episodes, steps, seed=seed).data
+    how = FitSettings(
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        learning_rate=settings.learning_rate,
+        sleep_steps=0,
+        holdout=0,
+        patience=None,
+    )
+    guide = BeliefGuide(maze.model, own)
+    options: dict[str, Any] = {"settings": how, "seed": seed, "progress": False}
+    return fit(maze.model, guide, data, objective="forward_kl", **options).guide
+
+
+@torch.no_grad()
+def own_belief(guide: Guide, maze: Maze) -> Tensor:
+    """log β of the network alone, (N, T, K)."""
+    found: Any = guide.filter(maze.model.laws({}, maze.data))
+    return torch.as_tensor(found).double()
+
+
+@torch.no_grad()
+def guided_belief(guide: Guide, maze: Maze) -> Tensor:
+    """log β without the states that the model's zeros rule out, as its guide uses it."""
+    posterior: Any = guide.posterior(maze.model.laws({}, maze.data))
+    return torch.as_tensor(posterior.log_beliefs).double()
+
+
+def without_memory(settings: Settings, case: Case) -> Measured:
+    """What the last action and observation tell, given where episodes are on the whole."""
+    maze = heldout(settings, case)
+    seed, steps = stream(settings, 2), horizon(case[0])
+    tracker = NoMemory.under(
+        maze.model, policy(settings), settings.training_episodes, steps, seed=seed
+    )
+    return measured(maze, track(tracker, maze.model, maze.data).log())
+
+
+# Measures
+
+
+def measured(maze: Maze, log_belief: Tensor) -> Measured:
+    """KL(exact ‖ belief), and the probability of the right side, over all steps."""
+    exact = maze.belief
+    belief = log_belief.exp()
+    kl = divergence(exact, log_belief)
+    sides, own = (
+        torch.stack([law[..., part].sum(-1) for part in (maze.up, ~maze.up)], -1)
+        for law in (exact, belief)
+    )
+    right = own.gather(-1, sides.argmax(-1, keepdim=True)).squeeze(-1)
+    arrived = maze.arrived
+    steps = maze.lag.shape[1]
+    count = torch.bincount(maze.lag.flatten(), minlength=steps)
+    total = torch.bincount(maze.lag.flatten(), weights=right.flatten(), minlength=steps)
+    figures = {
+        "kl_belief_per_step": float(kl.mean()),
+        "kl_side_per_step": float(divergence(sides, own.clamp(1e-12, 1).log()).mean()),
+        "cue_at_junction": mean_of(right[arrived]),
+        "right_side_at_junction": mean_of((right[arrived] > 0.5).double()),
+    }
+    return Measured(figures, (total / count).numpy(), {})
+
+
+def divergence(exact: Tensor, log_belief: Tensor) -> Tensor:
+    """KL(exact ‖ belief) along the last axis."""
+    logs = torch.where(exact > 0, exact, 1).log()
+    return torch.where(exact > 0, exact * (logs - log_belief), 0).sum(-1)
+
+
+def mean_of(values: Tensor) -> float:
+    """The mean; 0 of none, which in so short a trial may be."""
+    return float(values.mean()) if values.numel() else 0.0
+
+
+def shown(maze: Maze, guide: Guide) -> dict[str, Array]:
+    """The first episode that reaches the junction: beliefs over cells and side, and gates."""
+    n = int(maze.arrived.any(1).double().argmax())
+    beliefs = {"exact": maze.belief[n], "network": own_belief(guide, maze)[n].exp()}
+    out: dict[str, Array] = {}
+    for name, belief in beliefs.items():
+        cells = belief[:, maze.up] + belief[:, ~maze.up]
+        out[f"{name}_cell"] = cells.numpy()
+        out[f"{name}_up"] = belief[:, maze.up].sum(-1).numpy()
+    gates = gates_and_beliefs(guide, maze.data[n : n + 1])
+    for name in ("f", "z"):
+        if name in gates:
+            out["keeping"] = gates[name].mean(("layer", "unit")).values[0].astype(np.float64)
+    for name in ("information_gain", "carried_information"):
+        out[name] = gates[name].values[0]
+    return out
+
+
+# The experiment
+
+
+@one_thread()
+def run(settings: Settings) -> Outcome:
+    """Train everything, measure everything on the same new episodes."""
+    cases = list(itertools.product(settings.lengths, settings.stochasticities))
+    plan = [
+        (settings, stochasticity, kind, number)
+        for stochasticity in settings.stochasticities
+        for kind in NETWORKS
+        for number in range(settings.seeds)
+    ]
+    found: dict[tuple[Case, str], list[Measured]] = {}
+    done = over_seeds(train, plan, jobs=settings.jobs)
+    for (_, stochasticity, *_), parts in zip(plan, done, strict=True):
+        for name, each in parts.items():
+            for length, one in zip(sorted(settings.lengths), each, strict=True):
+                found.setdefault(((length, stochasticity), name), []).append(one)
+    figures: dict[str, Any] = {}
+    reach: dict[str, tuple[str, float]] = {}
+    for case in cases:
+        found[case, "no_memory"] = [without_memory(settings, case)]
+        name = case_name(case)
+        figures[name] = case_figures(settings, case, found)
+        reach[f"{name}.lstm.kl_belief_per_step"] = ("<=", MOST_KL)
+        reach[f"{name}.lstm.cue_at_junction"] = (">=", LEAST_CUE)
+    short = falls_short(figures, reach)
+    figures = {"reach": reach, "not_reached": short, **figures}
+    return Outcome(figures, _posterior(settings, cases, found))
+
+
+def case_figures(
+    settings: Settings, case: Case, found: Mapping[tuple[Case, str], Sequence[Measured]]
+) -> dict[str, Any]:
+    """Every network and control of a maze."""
+    maze = heldout(settings, case)
+    exact = maze.belief
+    out: dict[str, Any] = {
+        "episodes_that_arrive": float(maze.arrived.any(1).double().mean()),
+        "mean_steps_since_cue_at_junction": mean_of(maze.lag[maze.arrived].double()),
+        "exact_entropy_per_step": abs(float(torch.special.xlogy(exact, exact).sum(-1).mean())),
+        "no_memory": found[case, "no_memory"][0].figures,
+    }
+    for name in (*NETWORKS, "untrained_lstm", "lstm_and_zeros_of_the_model"):
+        out[name] = summary([one.figures for one in found[case, name]])
+    return out
+
+
+def _posterior(
+    settings: Settings,
+    cases: Sequence[Case],
+    found: Mapping[tuple[Case, str], Sequence[Measured]],
+) -> Idata:
+    """All that is drawn, and hidden states of the episode that is shown given all of it."""
+    names = (*NETWORKS, *CONTROLS)
+    steps = horizon(max(settings.lengths))
+    shape = len(cases), len(names)
+    arrays = {
+        name: np.full((*shape, settings.seeds), np.nan)
+        for name in ("kl_belief_per_step", "cue_at_junction")
+    }
+    by_lag = np.full((*shape, steps), np.nan)
+    for place in np.ndindex(*shape):
+        each = found[cases[place[0]], names[place[1]]]
+        for name, array in arrays.items():
+            array[place][: len(each)] = [one.figures[name] for one in each]
+        mean = np.mean([one.cue_by_lag for one in each], 0)
+        by_lag[place][: len(mean)] = mean
+    dims: dict[str, tuple[str, ...]] = dict.fromkeys(arrays, ("case", "network", "fit"))
+    arrays["cue_by_lag"], dims["cue_by_lag"] = by_lag, ("case", "network", "lag")
+    case = cases[len(settings.stochasticities) - 1]  # the shortest, with the most chance
+    for name, values in found[case, "lstm"][0].episode.items():
+        arrays[f"shown_{name}"] = values
+        dims[f"shown_{name}"] = ("step", "cell")[: values.ndim]
+    maze = heldout(settings, case)
+    n = int(maze.arrived.any(1).double().argmax())
+    paths = sample_states(maze.model, maze.data[n : n + 1], settings.draws, seed=settings.seed)
+    return build(
+        {"posterior": {"states": paths[:, 0].numpy()[None]}, "constant_data": arrays},
+        dims={**dims, "states": ("step",)},
+        coords={"case": [case_name(one) for one in cases], "network": list(names)},
+        attrs={
+            "experiment": "t-maze",
+            "seed": settings.seed,
+            "settings": dataclasses.asdict(settings),
+            "versions": versions(),
+        },
+    )
