@@ -28,6 +28,8 @@ PEERS = (
     "statsmodels",
     "pykalman",
     "filterpy",
+    "inferactively-pymdp",
+    "pomdp-py",
     "numba",
 )
 """Packages whose versions are reported where they are installed."""
