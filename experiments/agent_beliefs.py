@@ -72,7 +72,7 @@ class Settings:
     tiger_steps: int = 200_000
     """Training steps on Tiger; after half of them the return grows no more."""
     maze_steps: int = 160_000
-    """Training steps on the T-maze; likewise."""
+    """Training steps on the T-maze; most agents have found the cue's use by two thirds of them."""
     environments: int = 64
     """Episodes side by side in training."""
     horizon: int = 64
