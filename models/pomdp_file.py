@@ -51,6 +51,7 @@ def read_pomdp(
             column, what was needed there and what came. Of a row that does not sum to 1, the
             action, the state, where it was last set, and its sum.
     """
+    require(isinstance(path, str | os.PathLike), "path", "must be a path", repr(path))
     name = os.fspath(path)
     require(Path(path).is_file(), "path", "needs an existing file", repr(name))
     known = ("refuse", "reset")
@@ -109,7 +110,7 @@ def _text(path: Path) -> str:
                 f"path: needs a whole gzip file, got {str(path)!r} ({error})"
             ) from error
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError:  # comments of old files; this reads anything
         return content.decode("latin-1")
 

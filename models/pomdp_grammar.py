@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from bisect import bisect_right
 from collections.abc import Callable
@@ -23,6 +24,9 @@ RESERVED = frozenset(
 
 _ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused (as in pomdp-solve)."""
+
+_LARGEST = 2**27
+"""Entries that the tables of T and of O may have: a gibibyte."""
 
 _PREAMBLE = ("discount", "values", "states", "actions", "observations")
 _WORD = re.compile(r"#[^\n]*|[:*]|[^\s:*#]+")
@@ -114,8 +118,12 @@ class _Words:
     def number(self, requirement: str) -> float:
         if not self.is_number:
             self.fail(requirement)
+        at = self.at
         sign = self.take() if self.next in ("+", "-") else ""
-        return float(sign + self.take())
+        found = float(sign + self.take())
+        if not math.isfinite(found):
+            self.fail("a number that float64 can hold", at)
+        return found
 
 
 class _Reader:
@@ -263,6 +271,9 @@ class _Reader:
             if section not in self.once:
                 self.words.fail(f"'{section}:' before the first T, O or R")
         states, actions, observations = (len(self.names[axis]) for axis in _PREAMBLE[2:])
+        if actions * states * max(states, observations) > _LARGEST:
+            size = f"{actions} actions, {states} states, {observations} observations"
+            self.words.fail("tables of at most 2^27 entries", None, size)
         for section, columns in ("T", states), ("O", observations):
             self.tables[section] = np.zeros((actions, states, columns))
             self.set_at[section] = np.full((actions, states), -1)

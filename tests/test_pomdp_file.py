@@ -185,6 +185,14 @@ def test_one_state_is_enough(tmp_path: Path) -> None:
             "line 2, column 1: needs one of discount, values, states, actions, observations, "
             "start, T, O, R, got 'speed'",
         ),
+        (
+            HEAD + BODY + "R: * : * : * : * 1e400\n",
+            "needs a number that float64 can hold, got '1e400'",
+        ),
+        (
+            "discount: 0\nvalues: cost\nstates: 99999\nactions: 2\nobservations: 2\nT: * identity",
+            "line 6, column 1: needs tables of at most 2^27 entries, got 2 actions, 99999 states",
+        ),
         ("discount 0.9", "line 1, column 10: needs ':', got '0.9'"),
         ("discount: 1.5", "line 1, column 11: needs a discount from 0 to 1, got '1.5'"),
         ("discount:", "line 1, column 10: needs a discount from 0 to 1, got the end of the file"),
@@ -226,6 +234,16 @@ def test_refusals_name_line_column_and_what_was_needed(
     tmp_path: Path, text: str, message: str
 ) -> None:
     assert message in refused(tmp_path, text)
+
+
+def test_a_mark_of_byte_order_is_no_word(tmp_path: Path) -> None:
+    same(read(tmp_path, "\ufeff" + HEAD + BODY), read(tmp_path, HEAD + BODY))
+
+
+@pytest.mark.parametrize("path", [3, None])
+def test_a_path_is_a_path(path: object) -> None:
+    with pytest.raises(ValueError, match=f"path: must be a path, got {path}"):
+        read_pomdp(path)  # type: ignore[arg-type]
 
 
 def test_printed_rounding_is_no_error(tmp_path: Path) -> None:
