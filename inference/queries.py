@@ -289,9 +289,10 @@ def forecast(
 def _expected(ahead: Laws, states: Tensor) -> Tensor:
     """E[y] of future steps, (N, H, F), from the probabilities of their states (N, H, K)."""
     mean = ahead.emission.mean(ahead.parameters)
-    if ahead.choice is None or not isinstance(ahead.emission, ActionEmission):
+    if not isinstance(ahead.emission, ActionEmission):
         return states @ mean
-    return torch.einsum("nhk,nhkf->nhf", states, mean[ahead.choice])
+    assert ahead.data.actions is not None  # checked; those of the last step and of all but the end
+    return torch.einsum("nhk,nhkf->nhf", states, mean[ahead.data.actions[:, :-1]])
 
 
 def _inexact(model: Model) -> ValueError:

@@ -46,6 +46,7 @@ from beliefzoo.inference.guides import Guide
 from beliefzoo.inference.objectives import LOSSES, Batch, Objective
 from beliefzoo.models import (
     POMDP,
+    ActionSequence,
     Categorical,
     Gaussian,
     HiddenMarkovModel,
@@ -330,6 +331,15 @@ def test_a_forecast_is_the_sum_over_all_continuations() -> None:
             np.testing.assert_allclose(found.mean[n, h], law @ TOLD[action], atol=1e-12)
             share = torch.bincount(found.draws[:, n, h], minlength=3) / 20_000
             assert float((share - found.mean[n, h]).abs().max()) <= 5 * 0.5 / 20_000**0.5
+
+
+def test_one_state_is_forecast_by_the_law_after_each_action() -> None:
+    model = POMDP.from_tables(np.ones((3, 1, 1)), TOLD[:, :1])
+    data = model.rollout(ActionSequence((0, 1, 2)), 2, 3, seed=0).data
+    found = forecast(model, data, 2, actions=torch.tensor([[0, 1], [1, 1]]), draws=10, seed=0)
+    assert found.mean is not None
+    for n, acted in enumerate([[2, 0], [2, 1]]):
+        np.testing.assert_allclose(found.mean[n], TOLD[acted, 0], atol=1e-12)
 
 
 @pytest.mark.parametrize(
