@@ -270,7 +270,10 @@ class _Running:
         tell_belief: bool,
         render_mode: str | None,
     ) -> None:
-        self.model = model if isinstance(model, POMDP) else model()
+        _require_model(model)
+        made = model if isinstance(model, POMDP) else model()
+        require(isinstance(made, POMDP), "model", "must make a POMDP", repr(made))
+        self.model = made
         self.world = World(self.model)
         require(render_mode in (None, "ansi"), "render_mode", "must be 'ansi'", repr(render_mode))
         codes = self.model.emission.codes
@@ -397,6 +400,11 @@ class _Running:
         return f"step {int(now.steps[n])}: {done}; {where}"
 
 
+def _require_model(model: object) -> None:
+    fits = isinstance(model, POMDP) or callable(model)
+    require(fits, "model", "must be a POMDP or a function that makes one", repr(model))
+
+
 def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
     """Make a process known to ``gymnasium.make`` and ``gymnasium.make_vec``.
 
@@ -405,7 +413,13 @@ def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> 
             ``make``; ``model=`` among them puts another process in its place.
         model: a process, or a function without arguments that makes one when it is asked for.
         max_episode_steps: an episode is truncated after so many steps; None: never.
+
+    Raises:
+        ValueError: something else for ``model``, or ``max_episode_steps`` below 1.
     """
+    _require_model(model)
+    if max_episode_steps is not None:
+        require_count(max_episode_steps, "max_episode_steps")
     gymnasium.register(
         id,
         entry_point=f"{__name__}:POMDPEnv",

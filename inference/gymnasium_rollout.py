@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..models import POMDP, Policy, Seen, Sequences, Uniform
 from ..models.checks import require, require_count
+from ..models.policies import checked_chances, require_policy
 from .gymnasium_env import POMDPEnv, gymnasium, spaces
 
 _MOST_SYMBOLS = 2**20
@@ -64,6 +65,9 @@ def roll_out(
         requirement = f"needs {actions} actions and {symbols} symbols, as the environment"
         require(fits, "model", requirement, repr(model))
     policy = Uniform() if policy is None else policy
+    require_policy(policy)
+    if seed is not None:
+        require_count(seed, "seed", least=0)  # Gymnasium takes no others
     generator = torch.Generator()
     generator.manual_seed(generator.seed() if seed is None else seed)
     told: list[list[_Step]] = []
@@ -88,7 +92,7 @@ class _Drawn:
         self, policy: Policy, model: POMDP, generator: torch.Generator, nothing: int | None
     ) -> None:
         self._policy, self._generator, self._nothing = policy, generator, nothing
-        self._memory = policy.begin(model, 1)
+        self._memory, self._actions = policy.begin(model, 1), model.actions
         self._before: Tensor | None = None
 
     def __call__(self, code: int) -> tuple[int, bool, int]:
@@ -96,7 +100,8 @@ class _Drawn:
         seen = code != self._nothing
         code = code if seen else 0
         told = Seen(self._before, torch.tensor([code]), torch.tensor([seen]))
-        chance, self._memory = self._policy(self._memory, told)
+        given, self._memory = self._policy(self._memory, told)
+        chance = checked_chances(given, 1, self._actions)
         self._before = torch.multinomial(chance, 1, generator=self._generator)[:, 0]
         return code, seen, int(self._before)
 

@@ -32,6 +32,13 @@ def require_positive(value: object, argument: str) -> None:
     require(0 < number < float("inf"), argument, "must be a finite number > 0", repr(value))
 
 
+def require_share(value: object, argument: str) -> None:
+    """Raise ``ValueError`` unless the value is a number from 0 to 1."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    fits = number and 0 <= float(value) <= 1  # type: ignore[arg-type]
+    require(fits, argument, "must be in [0, 1]", repr(value))
+
+
 def require_last(value: object, size: int, argument: str) -> None:
     """Raise ``ValueError`` unless it is a tensor with so many entries along the last axis."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
@@ -27,6 +28,10 @@ class Seen(NamedTuple):
     """What of it there is, in the shape of the observation."""
 
 
+_ROUNDED = 1e-5
+"""Probabilities that miss a sum of 1 by more than this are refused; float32 misses it by less."""
+
+
 class Policy(Protocol):
     """π(a_t | o_1, a_1, …, o_t) of many episodes at once.
 
@@ -48,6 +53,48 @@ class Tracker(Protocol):
 
     def update(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
         """The belief (N, K) after the step, and what it remembers."""
+
+
+def require_policy(policy: object) -> None:
+    """Raise ``ValueError`` unless it can act (an object: ``Uniform()``, not ``Uniform``)."""
+    fits = not isinstance(policy, type) and callable(policy) and hasattr(policy, "begin")
+    require(fits, "policy", "must be a Policy", repr(policy))
+
+
+def require_tracker(tracker: object) -> None:
+    """Raise ``ValueError`` unless it keeps beliefs, or is None."""
+    fits = not isinstance(tracker, type) and all(hasattr(tracker, x) for x in ("begin", "update"))
+    require(fits or tracker is None, "tracker", "must be a Tracker", repr(tracker))
+
+
+def require_process(model: object, reader: str) -> None:
+    """Raise ``ValueError`` unless it has the laws of a POMDP, as a MountainHike has not."""
+    fits = hasattr(model, "complete") and hasattr(model, "law")
+    require(fits, "model", f"{reader} needs a POMDP", repr(model))
+
+
+def are_laws(probabilities: Tensor) -> bool:
+    """Whether the rows (…, A) are probabilities that sum to 1."""
+    sums = (probabilities.sum(-1) - 1).abs() <= _ROUNDED  # not so where there is a NaN
+    return bool((probabilities >= 0).all()) and bool(sums.all())
+
+
+def checked_chances(probabilities: object, episodes: int, actions: int) -> Tensor:
+    """What a policy gave at a step, (N, A) float64.
+
+    Raises:
+        ValueError: something else than a law of the actions for each of the episodes.
+    """
+    shape = tuple(probabilities.shape) if isinstance(probabilities, Tensor) else None
+    requirement = f"must give probabilities of shape {episodes, actions}"
+    require(shape == (episodes, actions), "policy", requirement, shape or repr(probabilities))
+    assert isinstance(probabilities, Tensor)
+    chances = probabilities.double()
+    if not are_laws(chances):
+        worst = (chances.sum(-1) - 1).abs().argmax()
+        requirement = "must give probabilities >= 0 that sum to 1"
+        require(False, "policy", requirement, chances[worst].tolist())
+    return chances
 
 
 @dataclass(frozen=True)
@@ -74,8 +121,7 @@ class FixedChances:
 
     def __init__(self, probabilities: Sequence[float] | Tensor) -> None:
         self.probabilities = torch.as_tensor(probabilities, dtype=torch.float64)
-        fits = self.probabilities.ndim == 1 and bool((self.probabilities >= 0).all())
-        fits = fits and abs(float(self.probabilities.sum()) - 1) < 1e-9
+        fits = self.probabilities.ndim == 1 and are_laws(self.probabilities)
         requirement = "needs a probability for each action, with sum 1"
         require(fits, "probabilities", requirement, self.probabilities.tolist())
 
@@ -101,8 +147,8 @@ class ActionSequence:
 
     def begin(self, model: POMDP, episodes: int) -> tuple[int, Tensor]:
         places = range(model.actions)
-        outside = [action for action in self.actions if action not in places]
-        require(not outside, "actions", f"must be 0 to {model.actions - 1}", outside[:1])
+        outside = [a for a in self.actions if not isinstance(a, Integral) or a not in places]
+        require(not outside, "actions", f"must be whole numbers 0 to {places[-1]}", outside[:1])
         return 0, torch.eye(model.actions, dtype=torch.float64).unsqueeze(1).expand(
             -1, episodes, -1
         )
@@ -133,18 +179,18 @@ class ObservationPolicy:
     def __init__(self, table: Tensor, first: Tensor | None = None) -> None:
         table = torch.as_tensor(table, dtype=torch.float64)
         require(table.ndim == 2, "table", "needs shape (observation, action)", tuple(table.shape))
-        first = table.new_full(table.shape[1:], 1 / table.shape[1]) if first is None else first
-        self.table = torch.cat([table, torch.as_tensor(first).to(table).unsqueeze(0)])
-        off = (self.table.sum(-1) - 1).abs() > 1e-9
-        require(
-            bool((self.table >= 0).all()) and not bool(off.any()),
-            "table",
-            "needs rows of probabilities that sum to 1",
-            self.table.sum(-1).tolist(),
-        )
+        width = table.shape[1]
+        start = torch.full((width,), 1 / width) if first is None else torch.as_tensor(first)
+        start = start.to(table)
+        require(start.shape == (width,), "first", f"needs shape ({width},)", tuple(start.shape))
+        requirement = "needs rows of probabilities that sum to 1"
+        require(are_laws(table), "table", requirement, table.tolist())
+        require(are_laws(start), "first", "needs probabilities that sum to 1", start.tolist())
+        self.table = torch.cat([table, start.unsqueeze(0)])
 
     def begin(self, model: POMDP, episodes: int) -> None:
         del episodes
+        require_process(model, "ObservationPolicy")
         shape = tuple(self.table.shape)
         wanted = (model.emission.encoding_size + 1, model.actions)
         require(
@@ -176,10 +222,11 @@ class Mixture:
     def __init__(self, policies: Sequence[Policy], shares: Sequence[float] | None = None) -> None:
         self.policies = tuple(policies)
         require(len(self.policies) > 0, "policies", "needs at least one", "none")
+        for policy in self.policies:
+            require_policy(policy)
         even = [1 / len(self.policies)] * len(self.policies)
         self.shares = torch.tensor(even if shares is None else list(shares), dtype=torch.float64)
-        fits = len(self.shares) == len(self.policies) and bool((self.shares >= 0).all())
-        fits = fits and abs(float(self.shares.sum()) - 1) < 1e-9
+        fits = self.shares.shape == (len(self.policies),) and are_laws(self.shares)
         requirement = "needs a probability for each of the policies, with sum 1"
         require(fits, "shares", requirement, self.shares.tolist())
 
@@ -204,6 +251,8 @@ class BeliefPolicy:
     """
 
     def __init__(self, act: Callable[[Tensor], Tensor], tracker: Tracker | None = None) -> None:
+        require(callable(act), "act", "must be a function of beliefs, as plan.act", repr(act))
+        require_tracker(tracker)
         self.act = act
         self.tracker: Tracker = ExactTracker() if tracker is None else tracker
 
@@ -242,6 +291,7 @@ class ExactTracker:
         self.impossible = impossible
 
     def begin(self, model: POMDP, episodes: int) -> _Exact:
+        require_process(model, "ExactTracker")
         parameters = model.complete({})
         initial = parameters.get("initial", torch.ones(1, dtype=torch.float64))
         return _Exact(model, parameters, initial.expand(episodes, -1), 0)
@@ -263,7 +313,7 @@ class ExactTracker:
                 seen.observation[episode].tolist(),
             )
             # What was seen says that the model is not where it was thought to be: begin again.
-            joint[lost] = parameters["initial"].to(joint)
+            joint[lost] = parameters.get("initial", torch.ones(1)).to(joint)
             total = joint.sum(-1, keepdim=True)
         belief = joint / total
         return belief, _Exact(model, parameters, belief, step + 1)

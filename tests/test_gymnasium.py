@@ -6,6 +6,7 @@ import importlib
 import itertools
 import sys
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -396,6 +397,45 @@ def test_ragged_episodes_of_any_symbols(space: Any, size: int) -> None:
 def test_what_cannot_be_rolled_out(message: str, env: Any) -> None:
     with pytest.raises(ValueError, match=message):
         roll_out(env)
+
+
+@pytest.mark.parametrize(
+    ("message", "options"),
+    [
+        ("seed: must be a whole number >= 0, got -1", {"seed": -1}),
+        ("seed: must be a whole number >= 0, got 'a'", {"seed": "a"}),
+        ("policy: must be a Policy, got 3", {"policy": 3}),
+        (
+            r"policy: must give probabilities of shape \(1, 2\), got \(1, 3\)",
+            {"policy": BeliefPolicy(lambda b: b), "model": process()},
+        ),
+        (
+            "must give probabilities >= 0 that sum to 1",
+            {"policy": BeliefPolicy(lambda b: torch.ones(1, 2)), "model": process()},
+        ),
+    ],
+)
+def test_bad_arguments_of_roll_out(message: str, options: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=message):
+        roll_out(POMDPEnv(process()), length=2, **options)
+
+
+@pytest.mark.parametrize(
+    ("message", "act"),
+    [
+        ("model: must be a POMDP or a function", lambda: POMDPEnv(3)),  # type: ignore[arg-type]
+        ("model: must make a POMDP, got 3", lambda: POMDPEnv(lambda: 3)),  # type: ignore[arg-type,return-value]
+        ("model: must be a POMDP or a function", lambda: register("mine/No-v0", 3)),  # type: ignore[arg-type]
+        (
+            "max_episode_steps: must be a whole number",
+            lambda: register("mine/No-v0", process, max_episode_steps=0),
+        ),
+    ],
+)
+def test_an_environment_is_of_a_process(message: str, act: Callable[[], object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        act()
+    assert "mine/No-v0" not in gymnasium.registry
 
 
 def test_a_model_for_the_policy_must_fit() -> None:
