@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ..models import POMDP, Seen
 from ..models.checks import require
+from ..models.policies import require_process
 
 Memory = Any
 """h of every layer, of an LSTM (h, c); None before the first step."""
@@ -44,6 +45,7 @@ class NetworkPolicy:
 
     def begin(self, model: POMDP, episodes: int) -> Memory:
         del episodes
+        require_process(model, "NetworkPolicy")
         wanted = model.observations.channels + model.actions
         requirement = f"needs input_size={wanted}: what is seen and the action before it"
         size = self.network.input_size

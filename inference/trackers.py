@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ..models import POMDP, Policy, Seen, Sequences, Tracker
 from ..models.checks import require, require_count
+from ..models.policies import require_process, require_tracker
 from .filters import RecurrentFilter
 from .fit import Fit
 from .guides import Guide
@@ -29,6 +30,9 @@ def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
     Raises:
         ValueError: data that cannot come from the model, or what the tracker refuses.
     """
+    require_tracker(tracker)
+    require_process(model, "track")
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     model.check_values(data)
     assert data.actions is not None  # checked
     memory = tracker.begin(model, len(data))
@@ -131,8 +135,8 @@ class NoMemory:
             ``"raise"`` is a ``ValueError`` that names episode and step.
 
     Raises:
-        ValueError: a prior that is no law of the model's states, another ``impossible``, or a model
-            whose parameters are not known.
+        ValueError: a prior that is no law of the model's states, another ``impossible``, a model
+            whose parameters are not known, or an observation that no state can give.
     """
 
     def __init__(
@@ -161,6 +165,7 @@ class NoMemory:
         return cls(visits / visits.sum())
 
     def begin(self, model: POMDP, episodes: int) -> _Nothing:
+        require_process(model, "NoMemory")
         parameters = model.complete({})
         prior = self.prior
         if prior is None:
@@ -185,6 +190,13 @@ class NoMemory:
                 "observation",
                 f"must be possible under the prior; episode {episode}, step {step}",
                 seen.observation[episode].tolist(),
+            )
+            explained = told.sum(-1) > 0
+            require(
+                bool(explained[lost].all()),
+                "observation",
+                f"must be possible in some state; step {step}",
+                seen.observation[~explained].tolist()[:1],
             )
             belief = torch.where(lost.unsqueeze(-1), told, belief)
         belief = belief / belief.sum(-1, keepdim=True)

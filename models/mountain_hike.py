@@ -9,8 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .checks import require, require_count, require_positive
-from .policies import Policy, Seen, Tracker, Uniform
+from .checks import require_count, require_positive, require_share
+from .policies import (
+    Policy,
+    Seen,
+    Tracker,
+    Uniform,
+    checked_chances,
+    require_policy,
+    require_tracker,
+)
 from .randomness import seeded
 from .sequences import Sequences
 
@@ -58,7 +66,7 @@ class MountainHike:
     def __post_init__(self) -> None:
         for name in ("step", "move_scale", "height_scale"):
             require_positive(getattr(self, name), name)
-        require(0 <= self.discount <= 1, "discount", "must be in [0, 1]", self.discount)
+        require_share(self.discount, "discount")
 
     # The laws; states are (…, 3), what they give is of shape (…)
 
@@ -142,7 +150,9 @@ class MountainHike:
         require_count(episodes, "episodes")
         require_count(length, "length")
         model: Any = self  # policies and trackers ask for its number of actions and its laws alone
-        policy = policy or Uniform()
+        policy = Uniform() if policy is None else policy
+        require_policy(policy)
+        require_tracker(tracker)
         record: dict[str, list[Tensor]] = {}
         with seeded(seed), torch.no_grad():
             memory = policy.begin(model, episodes)
@@ -154,7 +164,8 @@ class MountainHike:
                 step = {"states": states, "values": y}
                 if tracker is not None:
                     step["beliefs"], belief_memory = tracker.update(belief_memory, seen)
-                step["probabilities"], memory = policy(memory, seen)
+                chances, memory = policy(memory, seen)
+                step["probabilities"] = checked_chances(chances, episodes, self.actions)
                 action = torch.multinomial(step["probabilities"], 1).squeeze(-1)
                 later = self.draw_next(states, action)
                 step |= {"actions": action, "rewards": self.reward(states, later)}

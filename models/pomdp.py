@@ -13,13 +13,22 @@ import torch
 from torch import Tensor
 
 from .actions import ActionEmission, ActionTransition
-from .checks import require, require_count
+from .checks import require, require_count, require_share
 from .counts import Categorical
 from .emissions import Emission, Parameters
 from .hmm import HiddenMarkovModel, named_emission
 from .model import Number, Simulation, as_tensor
 from .padding import names
-from .policies import Policy, Seen, Tracker, Uniform
+from .policies import (
+    Policy,
+    Seen,
+    Tracker,
+    Uniform,
+    are_laws,
+    checked_chances,
+    require_policy,
+    require_tracker,
+)
 from .randomness import seeded
 from .rewards import Rewards, Tables
 from .sequences import Sequences
@@ -84,10 +93,14 @@ class POMDP(HiddenMarkovModel):
             require(reward == "learned", "reward", "must be rewards or 'learned'", repr(reward))
         self.reward = None if learned or reward is None else _rewards(reward)
         self.learned_reward = learned
-        require(0 <= discount <= 1, "discount", "must be in [0, 1]", discount)
+        require_share(discount, "discount")
         self.discount = float(discount)
         if not isinstance(family, ActionEmission):
             family = ActionEmission(family, self.actions, first=first, rewards=learned)
+        asked = self.actions, first or family.first, learned
+        own = family.actions, family.first, family.rewards
+        requirement = f"must be a law of (actions, first, rewards) = {asked}, as the others say"
+        require(own == asked, "emission", requirement, own)
         super().__init__(
             count,
             family,
@@ -135,21 +148,23 @@ class POMDP(HiddenMarkovModel):
         fits = told.ndim == 3 and told.shape[:2] == (count, size) and told.shape[2] > 1
         requirement = f"needs shape ({count}, {size}, symbols >= 2)"
         require(fits, "observation", requirement, tuple(told.shape))
+        symbols = told.shape[2]
         model = cls(
-            size if states is None else states,
-            told.shape[2] if observations is None else observations,
-            actions=count if actions is None else actions,
+            _for_table(states, size, "states"),
+            _for_table(observations, symbols, "observations"),
+            actions=_for_table(actions, count, "actions"),
             reward=reward,
             discount=discount,
             first=first is not None,
         )
         start = torch.full((size,), 1 / size, dtype=torch.float64)
         if initial is not None:
-            start = as_tensor("initial", initial)
+            start = _checked_law("initial", initial, (size,))
         model.check_rows("transition", moves)
         model.check_rows("observation", told)
         if first is not None:
-            told = torch.cat([told, as_tensor("first", first).expand(1, size, -1)])
+            law = _checked_law("first", first, (size, symbols))
+            told = torch.cat([told, law.unsqueeze(0)])
         known = {"probs": told}
         if size > 1:
             known |= {"initial": start, "transition": moves}
@@ -267,10 +282,13 @@ class POMDP(HiddenMarkovModel):
         """
         require_count(episodes, "episodes")
         require_count(length, "length")
+        policy = Uniform() if policy is None else policy
+        require_policy(policy)
+        require_tracker(tracker)
         with seeded(seed), torch.no_grad():
             drawn = {name: prior.sample().double() for name, prior in self.priors.items()}
             model = self.with_parameters(**drawn) if drawn else self
-            return _walk(model, policy or Uniform(), episodes, length, tracker)
+            return _walk(model, policy, episodes, length, tracker)
 
     def sample(
         self,
@@ -482,8 +500,9 @@ def _walk(
         step = {"states": state, "values": seen.observation, "mask": seen.mask}
         if tracker is not None:
             step["beliefs"], belief_memory = tracker.update(belief_memory, seen)
-        step["probabilities"], memory = policy(memory, seen)
-        step["actions"] = _chosen(step["probabilities"].double().cumsum(-1))
+        chances, memory = policy(memory, seen)
+        step["probabilities"] = checked_chances(chances, episodes, model.actions)
+        step["actions"] = _chosen(step["probabilities"].cumsum(-1))
         state, seen, step["rewards"] = world.step(state, step["actions"])
         for name, value in step.items():
             record.setdefault(name, []).append(value)
@@ -517,6 +536,23 @@ def _named(given: int | Sequence[str], argument: str) -> tuple[int, tuple[str, .
     assert not isinstance(given, int)
     made = names(given, argument)
     return len(made), made
+
+
+def _for_table(given: int | Sequence[str] | None, size: int, argument: str) -> int | Sequence[str]:
+    """Names for a table of so many, or their number."""
+    if given is None:
+        return size
+    count, made = _named(given, argument)
+    require(count == size, argument, f"must name the {size} of the tables", count)
+    return made
+
+
+def _checked_law(name: str, given: Number, shape: tuple[int, ...]) -> Tensor:
+    """Probabilities of this shape, rows of which sum to 1."""
+    law = as_tensor(name, given)
+    require(tuple(law.shape) == shape, name, f"needs shape {shape}", tuple(law.shape))
+    require(are_laws(law), name, "needs probabilities >= 0 that sum to 1", law.tolist())
+    return law
 
 
 def _family(

@@ -55,12 +55,16 @@ class Rewards:
             "needs four axes (action, state, state_to, observation) and an entry for each place",
             f"shape {self.shape} and {len(self.values)} entries",
         )
-        require(bool(np.isfinite(self.values).all()), "reward", "must be finite", "others")
+        others = [value for value in self.values if not np.isfinite(value)]
+        require(not others, "reward", "must be finite", others[:1])
 
     @classmethod
     def of_table(cls, table: npt.ArrayLike | Tensor) -> Rewards:
         """Of an array (A|1, K|1, K|1, S|1); of fewer axes, the first ones: (A, K) is R(a, z)."""
-        array = np.asarray(table, dtype=np.float64)
+        try:
+            array = np.asarray(table, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"reward: needs an array of numbers, got {table!r}") from error
         require(array.ndim <= 4, "reward", "has at most four axes", array.shape)
         array = array.reshape(array.shape + (1,) * (4 - array.ndim))
         return cls(array.shape, tuple(array.ravel().tolist()))

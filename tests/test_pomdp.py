@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -14,12 +17,15 @@ from pyro import poutine
 from beliefzoo.inference import filter, log_evidence, most_likely_states, smooth
 from beliefzoo.models import (
     POMDP,
+    ActionEmission,
     ActionSequence,
     BeliefPolicy,
     Categorical,
     ExactTracker,
+    FixedChances,
     Gaussian,
     HiddenMarkovModel,
+    Mixture,
     ObservationPolicy,
     Rewards,
     Seen,
@@ -292,13 +298,85 @@ def test_impossible_observations() -> None:
         ),
         ("reward: must broadcast", {"reward": np.zeros((2, 2))}),
         ("discount: must be in", {"discount": 1.5}),
+        ("discount: must be in [0, 1], got '0.9'", {"discount": "0.9"}),
+        ("discount: must be in [0, 1], got True", {"discount": True}),
         ("initial: needs", {"initial": [0.7, 0.7]}),
+        ("initial: needs shape (2,), got (3,)", {"initial": [0.5, 0.5, 0.0]}),
+        ("first: needs shape (2, 3), got (3,)", {"first": FIRST[0]}),
+        ("first: needs probabilities >= 0 that sum to 1", {"first": FIRST / 2}),
+        ("states: must name the 2 of the tables, got 1", {"states": ["a"]}),
+        ("actions: must name the 3 of the tables, got 2", {"actions": ["a", "b"]}),
+        ("observations: must name the 3 of the tables, got 4", {"observations": list("abcd")}),
+        ("reward: needs an array of numbers, got [['a']]", {"reward": [["a"]]}),
+        ("reward: must be finite, got [nan]", {"reward": [[np.nan]]}),
     ],
 )
 def test_bad_tables_are_refused(message: str, changes: dict[str, object]) -> None:
     given: dict[str, object] = {"transition": MOVES, "observation": TOLD, **changes}
-    with pytest.raises(ValueError, match=message.replace("(", r"\(")):
+    with pytest.raises(ValueError, match=re.escape(message)):
         POMDP.from_tables(**given)  # type: ignore[arg-type]
+
+
+def test_a_law_of_actions_is_that_of_the_process() -> None:
+    law = ActionEmission(Categorical(3), 3)
+    assert POMDP(2, law, actions=3).law is law
+    with pytest.raises(ValueError, match=r"emission: .* = \(2, False, False\), .* got \(3, "):
+        POMDP(2, law, actions=2)
+    with pytest.raises(ValueError, match=r"emission: .* = \(3, False, True\)"):
+        POMDP(2, law, actions=3, reward="learned")
+    with pytest.raises(ValueError, match=r"emission: .* = \(3, True, False\)"):
+        POMDP(2, law, actions=3, first=True)
+
+
+@pytest.mark.parametrize(
+    ("message", "make"),
+    [
+        ("policy: must be a Policy, got <class", lambda: Uniform),
+        ("policy: must be a Policy, got 3", lambda: 3),
+        ("act: must be a function of beliefs", lambda: BeliefPolicy(torch.ones(2))),  # type: ignore[arg-type]
+        ("tracker: must be a Tracker", lambda: BeliefPolicy(torch.exp, 3)),  # type: ignore[arg-type]
+        ("policy: must be a Policy, got 3", lambda: Mixture([3])),  # type: ignore[list-item]
+        ("policy: must give probabilities of shape (4, 3), got (4, 2)", lambda: acting([0.5, 0.5])),
+        ("shape (4, 3), got (4,)", lambda: BeliefPolicy(lambda belief: belief.argmax(-1))),
+        (
+            "must give probabilities >= 0 that sum to 1, got [1.0, 1.0, 0.0]",
+            lambda: acting([1, 1, 0]),
+        ),
+        ("must give probabilities >= 0 that sum to 1", lambda: acting([1.5, -0.5, 0])),
+        ("must give probabilities >= 0 that sum to 1", lambda: acting([np.nan, 0.5, 0.5])),
+        ("actions: must be whole numbers 0 to 2", lambda: ActionSequence((0.0,) * 5)),  # type: ignore[arg-type]
+        ("first: needs shape (3,), got (2,)", lambda: ObservationPolicy(torch.eye(3), [0.5, 0.5])),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_policies_are_refused(message: str, make: Callable[[], Any]) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        process().rollout(make(), 4, 2, seed=0)
+
+
+def acting(law: list[float]) -> BeliefPolicy:
+    return BeliefPolicy(lambda belief: torch.tensor([law] * len(belief)))
+
+
+def test_probabilities_of_single_precision_are_probabilities() -> None:
+    law = [0.1, 0.2, 0.7]
+    assert abs(torch.tensor(law).double().sum() - 1) > 1e-9
+    for policy in (
+        ObservationPolicy(torch.tensor([law] * 3), law),  # type: ignore[arg-type]
+        FixedChances(torch.tensor(law)),
+        acting(law),
+    ):
+        made = process().rollout(policy, 2, 3, seed=0)
+        assert made.probabilities.dtype == torch.float64
+        np.testing.assert_allclose(made.probabilities, np.broadcast_to(law, (2, 3, 3)), atol=1e-7)
+
+
+def test_one_state_is_all_there_is_to_reset_to() -> None:
+    model = POMDP.from_tables(np.ones((1, 1, 1)), [[[1.0, 0.0]]])
+    with pytest.raises(ValueError, match="initial: needs probabilities"):
+        POMDP.from_tables(np.ones((1, 1, 1)), [[[1.0, 0.0]]], initial=[0.5])
+    memory = ExactTracker("reset").begin(model, 2)
+    seen = Seen(torch.zeros(2).long(), torch.tensor([0, 1]), torch.ones(2, dtype=torch.bool))
+    assert ExactTracker("reset").update(memory, seen)[0].tolist() == [[1], [1]]
 
 
 def test_bad_data_are_refused() -> None:

@@ -28,6 +28,7 @@ from beliefzoo.models import (
     ExactTracker,
     Gaussian,
     HiddenMarkovModel,
+    MountainHike,
     Seen,
     Sequences,
     Uniform,
@@ -164,7 +165,25 @@ def test_impossible_observations() -> None:
         strict.update(memory, seen)
 
 
+def test_what_no_state_can_give_is_refused() -> None:
+    model = POMDP.from_tables(MOVES, [[[1.0, 0.0]] * 2] * 2)
+    memory = NoMemory().begin(model, 1)
+    seen = Seen(torch.tensor([0]), torch.tensor([1]), torch.tensor([True]))
+    with pytest.raises(ValueError, match=r"must be possible in some state; step 0, got \[1\]"):
+        NoMemory().update(memory, seen)
+
+
+@pytest.mark.parametrize("make", [ExactTracker, NoMemory])
+def test_hills_have_no_table_of_states(make: type) -> None:
+    with pytest.raises(ValueError, match=f"model: {make.__name__} needs a POMDP, got MountainHike"):
+        MountainHike().rollout(None, 2, 2, tracker=make())
+
+
 def test_bad_trackers_are_refused() -> None:
+    with pytest.raises(ValueError, match="tracker: must be a Tracker, got 3"):
+        process().rollout(None, 2, 2, tracker=3)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="data: must be Sequences, got int"):
+        track(ExactTracker(), process(), 3)  # type: ignore[arg-type]
     model = process()
     for bad in (LSTMFilter(3), BeliefGuide(model, ExactFilter()), "lstm"):
         with pytest.raises(ValueError, match="filter: must be a recurrent filter"):
