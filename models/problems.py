@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .checks import require, require_count
+from .checks import require, require_count, require_share
 from .pomdp import POMDP
 
 Array = npt.NDArray[np.float64]
@@ -36,7 +36,7 @@ def tiger(accuracy: float = 0.85, *, discount: float = 0.95) -> POMDP:
     Raises:
         ValueError: an accuracy or a discount outside [0, 1].
     """
-    _require_share(accuracy, "accuracy")
+    require_share(accuracy, "accuracy")
     sides = ["tiger-left", "tiger-right"]
     even = np.full((2, 2), 0.5)
     growl = np.array([[accuracy, 1 - accuracy], [1 - accuracy, accuracy]])
@@ -69,7 +69,7 @@ def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.
         ValueError: a length below 1, or a stochasticity or a discount outside [0, 1].
     """
     require_count(length, "length")
-    _require_share(stochasticity, "stochasticity")
+    require_share(stochasticity, "stochasticity")
     cells = [str(cell) for cell in range(length + 1)] + ["arm-up", "arm-down"]
     count = len(cells)
     here = np.arange(count)
@@ -176,7 +176,7 @@ def light_dark(
     """
     require_count(width, "width")
     require(light in range(-width, width + 1), "light", "must be a place of the line", light)
-    require(noise >= 0, "noise", "must be >= 0", noise)
+    require(0 <= noise < np.inf, "noise", "must be >= 0 and finite", noise)
     places = np.arange(-width, width + 1)
     count = len(places)
     spread = noise * np.abs(places - light) + 0.01
@@ -208,8 +208,8 @@ def rock_sample(
     n: int = 4,
     k: int = 4,
     *,
-    rocks: Sequence[tuple[int, int]] | None = None,
-    start: tuple[int, int] | None = None,
+    rocks: Sequence[Sequence[int]] | None = None,
+    start: Sequence[int] | None = None,
     half: float = 20.0,
     discount: float = 0.95,
 ) -> POMDP:
@@ -247,9 +247,10 @@ def rock_sample(
     fits = count * size**2 <= _LARGEST
     require(fits, "k", "needs tables of at most 2^27 entries", f"{count} actions, {size} states")
     usual, home = _ROCKS.get((n, k), (None, (0, n // 2)))
-    rocks = rocks or usual or _drawn_rocks(n, k)
-    start = start or home
-    _check_places(n, k, rocks, start)
+    rocks = (usual or _drawn_rocks(n, k)) if rocks is None else _places(n, rocks, "rocks")
+    start = home if start is None else _places(n, [start], "start")[0]
+    require(len(rocks) == k, "rocks", f"needs {k} places", len(rocks))
+    require(len(set(rocks)) == k, "rocks", "needs different places", rocks)
     # A state is (x, y) and a bit a rock, 1 = good; the last state is the end.
     states = list(itertools.product(range(n), range(n), *[(0, 1)] * k))
     number = {state: place for place, state in enumerate(states)}
@@ -312,9 +313,10 @@ def machine_repair(
     Raises:
         ValueError: a probability or a discount outside [0, 1].
     """
-    _require_share(wear, "wear")
+    require_share(wear, "wear")
+    require(len(defects) == 2, "defects", "needs two probabilities", defects)
     for share in defects:
-        _require_share(share, "defects")
+        require_share(share, "defects")
     flaws = np.array(defects)
     reward = np.zeros((3, 1, 1, 2))
     reward[0, ..., 0], reward[1], reward[2] = 1, -inspection, -repair
@@ -330,19 +332,17 @@ def machine_repair(
     )
 
 
-def _require_share(value: float, argument: str) -> None:
-    require(0 <= value <= 1, argument, "must be in [0, 1]", value)
-
-
 def _drawn_rocks(n: int, k: int) -> tuple[tuple[int, int], ...]:
     require(k <= n * n, "k", f"needs a cell for every rock, at most {n * n}", k)
     cells = np.random.default_rng(0).choice(n * n, k, replace=False)
     return tuple((int(cell) // n, int(cell) % n) for cell in cells)
 
 
-def _check_places(n: int, k: int, rocks: Sequence[tuple[int, int]], start: tuple[int, int]) -> None:
-    require(len(rocks) == k, "rocks", f"needs {k} places", len(rocks))
-    require(len(set(rocks)) == k, "rocks", "needs different places", rocks)
-    for argument, place in [*(("rocks", rock) for rock in rocks), ("start", start)]:
+def _places(n: int, places: Sequence[Sequence[int]], argument: str) -> tuple[tuple[int, int], ...]:
+    """The places as pairs, each on the grid."""
+    out = []
+    for place in places:
         inside = len(place) == 2 and all(at in range(n) for at in place)
-        require(inside, argument, f"needs (x, y) from 0 to {n - 1}", place)
+        require(inside, argument, f"needs (x, y) from 0 to {n - 1}", tuple(place))
+        out.append((int(place[0]), int(place[1])))
+    return tuple(out)

@@ -290,9 +290,14 @@ def test_machine_repair() -> None:
         (lambda: t_maze(0), "length: must be a whole number >= 1, got 0"),
         (lambda: t_maze(2, -0.1), r"stochasticity: must be in \[0, 1\]"),
         (lambda: light_dark(3, light=4), "light: must be a place of the line, got 4"),
-        (lambda: light_dark(noise=-1.0), "noise: must be >= 0, got -1"),
+        (lambda: light_dark(noise=-1.0), "noise: must be >= 0 and finite, got -1"),
         (lambda: rock_sample(7, 8), r"k: needs tables of at most 2\^27 entries, got 13 actions"),
         (lambda: rock_sample(2, 5), "k: needs a cell for every rock, at most 4, got 5"),
+        (lambda: tiger("a"), r"accuracy: must be in \[0, 1\], got 'a'"),  # type: ignore[arg-type]
+        (lambda: light_dark(noise=float("inf")), "noise: must be >= 0 and finite, got inf"),
+        (lambda: rock_sample(3, 2, rocks=[]), "rocks: needs 2 places, got 0"),
+        (lambda: rock_sample(3, 1, start=()), r"start: needs \(x, y\) from 0 to 2, got \(\)"),
+        (lambda: machine_repair(defects=(0.1,)), "defects: needs two probabilities"),  # type: ignore[arg-type]
         (lambda: rock_sample(3, 2, rocks=[(0, 0)]), "rocks: needs 2 places, got 1"),
         (lambda: rock_sample(3, 2, rocks=[(0, 0)] * 2), "rocks: needs different places"),
         (lambda: rock_sample(3, 1, rocks=[(0, 3)]), r"rocks: needs \(x, y\) from 0 to 2"),
@@ -305,3 +310,13 @@ def test_machine_repair() -> None:
 def test_refusals(make: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()  # type: ignore[operator]
+
+
+def test_places_are_any_pairs_of_numbers() -> None:
+    made = rock_sample(3, 2, rocks=np.array([[0, 2], [1, 1]]), start=[1, 0])  # type: ignore[arg-type]
+    same = rock_sample(3, 2, rocks=((0, 2), (1, 1)), start=(1, 0))
+    for ours, theirs in zip(made.tables(), same.tables(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert [made.state_names[z] for z in made.tables().initial.nonzero()[0]] == [
+        f"x1-y0-{bits}" for bits in ("bb", "bg", "gb", "gg")
+    ]
