@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..models import POMDP
-from ..models.checks import require
+from ..models.checks import require, require_share
+from ..models.model import as_tensor
 from ..models.rewards import Tables
 
 _ROUNDED = 1e-9
@@ -22,9 +23,9 @@ def checked_tables(problem: POMDP | Tables) -> Tables:
     """
     given = problem.tables() if isinstance(problem, POMDP) else problem
     require(isinstance(given, Tables), "problem", "must be a POMDP or its Tables", type(given))
-    initial, transition, observation, reward = (
-        np.ascontiguousarray(part, dtype=np.float64) for part in given[:4]
-    )
+    require_share(given.discount, "discount")
+    arrays = (as_tensor(*part).contiguous().numpy() for part in given._asdict().items())
+    initial, transition, observation, reward, _ = arrays
     tables = Tables(initial, transition, observation, reward, float(given.discount))
     actions, states, _ = tables.observation.shape if tables.observation.ndim == 3 else (0, 0, 0)
     wanted = {
@@ -45,7 +46,6 @@ def checked_tables(problem: POMDP | Tables) -> Tables:
             place = f"at {tuple(row.tolist())}" if len(row) else "of all states"
             requirement = "rows must be probabilities that sum to 1; that " + place + " is not"
             require(False, name, requirement, f"sum {part[tuple(row)].sum():.10g}")
-    require(0 <= tables.discount <= 1, "discount", "must be in [0, 1]", tables.discount)
     return tables
 
 

@@ -279,6 +279,10 @@ class POMDP(HiddenMarkovModel):
             length: steps T of each, every one with an action and a reward.
             seed: makes the draw reproducible and leaves torch's global generator untouched.
             tracker: whose beliefs are recorded.
+
+        Raises:
+            ValueError: a bad argument; a policy that gives no law of the actions at some step; or
+                what policy or tracker refuse.
         """
         require_count(episodes, "episodes")
         require_count(length, "length")

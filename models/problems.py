@@ -171,8 +171,8 @@ def light_dark(
     Known: without noise, from x the value is 10 γ^|x|.
 
     Raises:
-        ValueError: a width below 1, a light off the line, a noise below 0, or a discount outside
-            [0, 1].
+        ValueError: a width below 1, a light off the line, a noise below 0 or infinite, or a
+            discount outside [0, 1].
     """
     require_count(width, "width")
     require(light in range(-width, width + 1), "light", "must be a place of the line", light)
