@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..models import POMDP, Policy, Seen, Sequences, Uniform
 from ..models.checks import require, require_count
 from ..models.policies import checked_chances, require_policy
+from ..models.randomness import seeded
 from .gymnasium_env import POMDPEnv, gymnasium, spaces
 
 _MOST_SYMBOLS = 2**20
@@ -44,7 +45,8 @@ def roll_out(
         length: most steps of an episode; None: until the environment ends it.
         model: what the policy is told of the process, for policies that keep a belief; by default
             it learns the numbers of actions and symbols alone.
-        seed: of the environment and of the actions; torch's global generator is left untouched.
+        seed: of the environment, the policy and the actions; torch's global generator is left
+            untouched.
 
     Raises:
         ValueError: a space that is not supported, a process that never ends without ``length``, or
@@ -68,13 +70,13 @@ def roll_out(
     require_policy(policy)
     if seed is not None:
         require_count(seed, "seed", least=0)  # Gymnasium takes no others
-    generator = torch.Generator()
-    generator.manual_seed(generator.seed() if seed is None else seed)
     told: list[list[_Step]] = []
-    for number in range(episodes):
-        first = env.reset(seed=None if number else seed)[0]  # the later ones follow from it
-        drawn = _Drawn(policy, model, generator, nothing)
-        told.append(_episode(env, drawn, first, length))
+    # Policies and their trackers may draw from torch's generator, as the actions do.
+    with seeded(torch.Generator().seed() if seed is None else seed):
+        for number in range(episodes):
+            first = env.reset(seed=None if number else seed)[0]  # the later ones follow from it
+            drawn = _Drawn(policy, model, nothing)
+            told.append(_episode(env, drawn, first, length))
     return _sequences(told, model)
 
 
@@ -88,10 +90,8 @@ class _Step(NamedTuple):
 class _Drawn:
     """Actions of one episode, drawn from a policy."""
 
-    def __init__(
-        self, policy: Policy, model: POMDP, generator: torch.Generator, nothing: int | None
-    ) -> None:
-        self._policy, self._generator, self._nothing = policy, generator, nothing
+    def __init__(self, policy: Policy, model: POMDP, nothing: int | None) -> None:
+        self._policy, self._nothing = policy, nothing
         self._memory, self._actions = policy.begin(model, 1), model.actions
         self._before: Tensor | None = None
 
@@ -102,7 +102,7 @@ class _Drawn:
         told = Seen(self._before, torch.tensor([code]), torch.tensor([seen]))
         given, self._memory = self._policy(self._memory, told)
         chance = checked_chances(given, 1, self._actions)
-        self._before = torch.multinomial(chance, 1, generator=self._generator)[:, 0]
+        self._before = torch.multinomial(chance, 1)[:, 0]
         return code, seen, int(self._before)
 
 

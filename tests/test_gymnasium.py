@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from beliefzoo.inference import ParticleTracker
 from beliefzoo.models import (
     POMDP,
     BeliefPolicy,
     Gaussian,
+    Mixture,
     ObservationPolicy,
     Rewards,
     Uniform,
@@ -397,6 +399,35 @@ def test_ragged_episodes_of_any_symbols(space: Any, size: int) -> None:
 def test_what_cannot_be_rolled_out(message: str, env: Any) -> None:
     with pytest.raises(ValueError, match=message):
         roll_out(env)
+
+
+@pytest.mark.parametrize("seed", [3, None])
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Mixture([Uniform(), ObservationPolicy(torch.eye(2))]),
+        BeliefPolicy(
+            lambda belief: belief[:, :2] + belief[:, 2:] / 2, ParticleTracker(2, impossible="reset")
+        ),
+    ],
+)
+def test_policies_that_draw_follow_the_seed(policy: Any, seed: int | None) -> None:
+    def rolled(before: int) -> torch.Tensor:
+        torch.manual_seed(before)
+        untouched = torch.get_rng_state()
+        data = roll_out(
+            POMDPEnv(process(endless=True)),
+            policy,
+            20,
+            length=6,
+            model=process(endless=True),
+            seed=seed,
+        )
+        assert torch.equal(torch.get_rng_state(), untouched)
+        assert data.actions is not None
+        return data.actions
+
+    assert torch.equal(rolled(1), rolled(2)) == (seed is not None)
 
 
 @pytest.mark.parametrize(
