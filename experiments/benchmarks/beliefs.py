@@ -367,7 +367,7 @@ def _pomdp_py(given: Problem) -> Prepared:
     transition, observation = Transition(), Observation()
 
     def work() -> list[Any]:
-        beliefs = []
+        beliefs: list[Any] = []
         for place, (action, symbol) in enumerate(seen):
             before = beliefs[-1] if place % length else initial
             beliefs.append(
