@@ -432,7 +432,7 @@ def _figures(problem: Problem, found: Sequence[Measured]) -> dict[str, Any]:
 
 
 def reached(settings: Settings) -> dict[str, tuple[str, float]]:
-    """What was to be reached, fixed before any run: that our values meet those published.
+    """What was to be reached: that our values meet those published, see ``PUBLISHED``.
 
     Both our bounds and the 95 % interval of what the plan earns on the exact belief.
     """
