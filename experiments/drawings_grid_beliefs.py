@@ -106,7 +106,7 @@ def _draw_over_time(posterior: Idata, problems: Mapping[str, Any]) -> Figure:
         yscale="log",
         title="Where the plan acts on the exact belief (mean of seeds and episodes)",
     )
-    axis.legend(frameon=False, fontsize=8, ncols=2)
+    figure.legend(loc="outside right center", frameon=False, fontsize=8)
     return figure
 
 

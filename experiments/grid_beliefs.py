@@ -104,13 +104,13 @@ class Settings:
     training_length: int = 40
     """Steps of a training episode: those after hold nothing that is new, the LSTM goes on."""
     tag_training_length: int = 25
-    """In tag, which is over by then if the plan acts."""
+    """In tag, which is mostly over by then if the plan acts."""
     rounds: int = 5
     """Times that the network acts anew, to learn from where its own actions lead."""
     training_episodes: int = 4000
     """New ones in every round…"""
     tag_training_episodes: int = 2000
-    """…fewer in tag, where each of the plan's 900 vectors is 870 numbers long."""
+    """…fewer in tag, where each of the plan's 500 vectors is 870 numbers long."""
     steps: int = 400
     """Gradient steps of a network…"""
     hallway_steps: int = 1200
@@ -432,7 +432,7 @@ def _figures(problem: Problem, found: Sequence[Measured]) -> dict[str, Any]:
 
 
 def reached(settings: Settings) -> dict[str, tuple[str, float]]:
-    """What was to be reached, fixed before any run: that our values meet those published.
+    """What was to be reached: that our values meet those published, see ``PUBLISHED``.
 
     Both our bounds and the 95 % interval of what the plan earns on the exact belief.
     """

@@ -531,12 +531,13 @@ def _words(size: str) -> str:
 
 def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     """Cost of a belief step, and how many times slower the peers are."""
-    figure, (cost, ratio) = plt.subplots(1, 2, figsize=(11, 4.6), width_ratios=(1.2, 1))
+    figure, (cost, ratio) = plt.subplots(1, 2, figsize=(13, 5))
     _draw_cost(cost, figures)
     _draw_ratios(ratio, figures)
     for axis in (cost, ratio):
         axis.set_yscale("log")
         axis.set_xticks(range(len(figures)), [_words(n).replace(", ", "\n") for n in figures])
+        axis.tick_params(axis="x", labelsize=8)
         axis.set_xlim(-0.5, len(figures) - 0.5)
         axis.grid(axis="y", alpha=0.3)
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -583,10 +584,13 @@ def _draw_ratios(axis: Axes, figures: Mapping[str, Any]) -> None:
             whole = ours != TRACKER
             face = "white" if whole else colours[name]
             axis.plot(where, ratio["times_slower"], "D", ms=6, color=colours[name], mfc=face)
+            times = ratio["times_slower"]
+            text = f"{times:.0f}" if times >= 100 else f"{times:.2g}"
+            place_of_text = (0, -15 if whole else 7)  # filled above, open below: they may be close
             axis.annotate(
-                f"{ratio['times_slower']:.3g}",
-                (where, ratio["times_slower"]),
-                (0, 7),
+                text,
+                (where, times),
+                place_of_text,
                 textcoords="offset points",
                 fontsize=8,
                 ha="center",
