@@ -295,11 +295,8 @@ class POMDP(HiddenMarkovModel):
             ValueError: a bad argument; a policy that gives no law of the actions at some step; or
                 what policy or tracker refuse.
         """
-        require_count(episodes, "episodes")
-        require_count(length, "length")
         policy = Uniform() if policy is None else policy
-        require_policy(policy)
-        require_tracker(tracker)
+        _check_walk(policy, episodes, length, tracker)
         with seeded(seed), torch.no_grad():
             drawn = {name: prior.sample().double() for name, prior in self.priors.items()}
             model = self.with_parameters(**drawn) if drawn else self
@@ -330,6 +327,7 @@ class POMDP(HiddenMarkovModel):
         learned. Their log densities add up to the joint density of an episode under the policy. For
         beliefs and fits given actions and observations, call the model with the data.
         """
+        _check_walk(policy, episodes, length, None)
         values = self.sample_parameters()
         with torch.no_grad():
             known = {name: value.detach().double() for name, value in values.items()}
@@ -445,10 +443,11 @@ class World:
     Draws come from torch's global generator, uniform numbers through the inverse of each law.
 
     Raises:
-        ValueError: a model whose parameters are not all known.
+        ValueError: no POMDP, or one whose parameters are not all known.
     """
 
     def __init__(self, model: POMDP) -> None:
+        require(isinstance(model, POMDP), "model", "must be a POMDP", repr(model))
         self.model = model
         self._values = model.complete({})
         one = torch.ones(1, dtype=torch.float64)
@@ -500,6 +499,13 @@ class World:
             return torch.zeros(len(action), dtype=torch.float64)
         mean = self._values["reward"].double()[action, state]
         return mean + torch.randn_like(mean) * self._values["reward_scale"].double()
+
+
+def _check_walk(policy: Policy, episodes: int, length: int, tracker: Tracker | None) -> None:
+    require_count(episodes, "episodes")
+    require_count(length, "length")
+    require_policy(policy)
+    require_tracker(tracker)
 
 
 def _walk(

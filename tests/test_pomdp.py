@@ -31,6 +31,7 @@ from beliefzoo.models import (
     Seen,
     Sequences,
     Uniform,
+    World,
     load_model,
     save_model,
 )
@@ -351,6 +352,20 @@ def test_a_law_of_actions_is_that_of_the_process() -> None:
 def test_bad_policies_are_refused(message: str, make: Callable[[], Any]) -> None:
     with pytest.raises(ValueError, match=re.escape(message)):
         process().rollout(make(), 4, 2, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("message", "act"),
+    [
+        ("episodes: must be a whole number >= 1, got 0", lambda m: m.program(Uniform(), 0, 2)),
+        ("length: must be a whole number >= 1, got 0", lambda m: m.program(Uniform(), 2, 0)),
+        ("policy: must be a Policy, got None", lambda m: m.program(None, 2, 2)),
+        ("model: must be a POMDP, got 3", lambda m: World(3)),  # type: ignore[arg-type]
+    ],
+)
+def test_bad_programs_are_refused(message: str, act: Callable[[POMDP], object]) -> None:
+    with pytest.raises(ValueError, match=message):
+        act(process())
 
 
 def acting(law: list[float]) -> BeliefPolicy:
