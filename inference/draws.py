@@ -124,7 +124,7 @@ class Block:
             data = data[torch.arange(sequences).repeat(self.draws)]
         initial, moves, choice = self.folded_chain()
         scored = table.flatten(0, 1)
-        return _Folded(initial, moves, laws.emission, laws.parameters, data, scored, choice=choice)
+        return _Folded(initial, moves, data, laws.emission, laws.parameters, scored, choice=choice)
 
     def one(self, draw: int) -> Laws:
         """The laws to draw observations from, under one of the draws of the parameters."""

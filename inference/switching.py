@@ -13,7 +13,6 @@ from ..models.trajectories import one_hot
 from . import exact
 from .mixture_kalman import mixture_kalman
 from .queries import MostLikely
-from .switching_guide import RegimeChain
 from .switching_moments import (
     conditional_evidence,
     expected_first,
@@ -72,8 +71,7 @@ def smooth_regimes(
         for _ in range(sweeps):
             chain = state_chain(laws, weight)
             scores = regime_scores(laws, chain)
-            regimes = RegimeChain(laws.log_initial, laws.log_transition, data)
-            arguments = regimes.log_initial, regimes.log_transition, scores, laws.lengths
+            arguments = laws.log_initial, laws.log_transition, scores, laws.lengths
             weight = exact.smooth_chain(*arguments).exp() * data.step_mask.unsqueeze(-1)
             evidence = exact.log_evidence(*arguments)
             bounds.append(evidence + expected_first(laws, chain) + chain.entropy)
@@ -132,7 +130,7 @@ def most_likely_regimes(
 
 def _best(laws: SwitchingLaws, paths: Tensor) -> tuple[Tensor, Tensor]:
     """The path of every sequence with the largest log p(y, s), of (S, N, T)."""
-    regimes = RegimeChain(laws.log_initial, laws.log_transition, laws.data).states()
+    regimes = laws.regime_chain.states()
     hard = one_hot(paths, laws.regimes, laws.drift.dtype)
     log_joint = conditional_evidence(laws, paths) + regimes.log_prob(hard)
     best = log_joint.argmax(0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -11,9 +10,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..models import Sequences, SwitchingLaws, SwitchingLinearSSM
+from ..models import SwitchingLaws, SwitchingLinearSSM
 from ..models.model import Model
-from ..models.trajectories import MarkovChain, one_hot
+from ..models.trajectories import one_hot
 from .filters import ExactFilter, Filter
 from .guides import Guide, Uncertainty
 from .posteriors import Backward
@@ -26,36 +25,6 @@ from .switching_moments import (
 )
 
 RegimeBound = Literal["factorised", "conditional"]
-
-
-@dataclass(frozen=True)
-class RegimeChain:
-    """The regimes on their own, as a hidden Markov model from which nothing was observed.
-
-    Of a recurrent model the chain at z = 0.
-    """
-
-    log_initial: Tensor
-    log_transition: Tensor
-    data: Sequences
-
-    @property
-    def lengths(self) -> Tensor:
-        """Length of every sequence, (N,)."""
-        return self.data.lengths
-
-    @cached_property
-    def log_likelihood(self) -> Tensor:
-        """Zeros, (N, T, K)."""
-        return self.log_initial.new_zeros(
-            len(self.data), self.data.max_length, self.log_initial.shape[-1]
-        )
-
-    def states(self) -> MarkovChain:
-        """The law of the regime paths."""
-        return MarkovChain(
-            self.log_initial, self.log_transition, self.lengths, self.data.max_length
-        )
 
 
 class SwitchingPosterior(dist.TorchDistribution):
@@ -92,8 +61,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         draws: int = 8,
     ) -> None:
         self.laws = laws
-        self.chain = RegimeChain(laws.log_initial, laws.log_transition, laws.data)
-        self.regimes = Backward(self.chain, log_beliefs.to(laws.drift))  # type: ignore[arg-type]
+        self.regimes = Backward(laws.regime_chain, log_beliefs.to(laws.drift))
         self.bound: RegimeBound = bound
         self.draws = draws
         event = torch.Size([laws.data.max_length, laws.regimes + laws.drift.shape[-1]])
@@ -176,7 +144,7 @@ class SwitchingPosterior(dist.TorchDistribution):
             raise ValueError(
                 "bound: 'factorised' has no closed form for a recurrent model, use 'conditional'"
             )
-        kl = self.regimes.kl_to_chain(self.chain.states())
+        kl = self.regimes.kl_to_chain(self.laws.regime_chain.states())
         return expected_log_joint(self.laws, self.marginals, self.state) - kl
 
     def conditional_elbo(self, draws: int) -> Tensor:
@@ -189,7 +157,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         told = conditional_evidence(self.laws, regimes)
         log_q = self.regimes.path_log_prob(regimes)
         if self.laws.recurrence is None:
-            kl = self.regimes.kl_to_chain(self.chain.states())
+            kl = self.regimes.kl_to_chain(self.laws.regime_chain.states())
         else:
             driven = _recurrent_log_prob(self.laws, regimes, self._drawn(regimes))
             told = told + driven - log_q.detach()

@@ -41,7 +41,7 @@ from .dynamics import Dynamics, LinearDynamics
 from .emissions import Emission
 from .folders import SequenceFolder, write_folder
 from .generators import GeneratorTransition
-from .hmm import HiddenMarkovModel, Laws
+from .hmm import ChainLaws, HiddenMarkovModel, Laws
 from .laws import (
     BandedTransition,
     InputTransition,
@@ -121,6 +121,7 @@ __all__ = [
     "BeliefPolicy",
     "Bernoulli",
     "Categorical",
+    "ChainLaws",
     "ContinuousTimeHMM",
     "CoupledNodes",
     "Cycle",

@@ -53,13 +53,12 @@ _SIZED = {
 
 
 @dataclass(frozen=True)
-class Laws:
-    """The three laws of a chain at given parameter values, for given data.
+class ChainLaws:
+    """The laws of a chain of discrete states at given parameter values, for given data.
 
     ``log_initial`` (…draws, N|1, K) and ``log_transition`` (…draws, N|1, T-1|1, K, K) are log
-    probabilities; ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was
-    observed. The latter two are computed when first asked for: exact inference can do without the
-    K × K numbers of a transition that has a structure. ``moves`` is log T, or what computes it.
+    probabilities. ``moves`` is log T, or what computes it: exact inference can do without the K × K
+    numbers of a transition that has a structure. What was seen enters as ``log_likelihood``.
 
     With ``choice`` (N, T-1), ``moves`` holds the A matrices (…draws, 1, A, K, K) that steps choose
     from, for instance by their action.
@@ -67,8 +66,6 @@ class Laws:
 
     log_initial: Tensor
     moves: Tensor | Callable[[], Tensor]
-    emission: Emission
-    parameters: Parameters
     data: Sequences
     choice: Tensor | None = field(default=None, kw_only=True)
 
@@ -91,6 +88,15 @@ class Laws:
         """log T of every step as ``log_transition``, or with ``choice`` the A matrices, once."""
         return self.moves if isinstance(self.moves, Tensor) else self.moves()
 
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """log probability of what was seen at every step in every state, (…draws, N, T, K).
+
+        Zeros: nothing was.
+        """
+        shape = len(self.data), self.data.max_length, self.log_initial.shape[-1]
+        return self.log_initial.new_zeros(shape)
+
     def step(self, t: int) -> Tensor:
         """log T of the step from t, (N|1, K, K)."""
         tables = self.matrices
@@ -103,6 +109,29 @@ class Laws:
     def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
         """What the functions of ``inference.exact`` take: also of many matrices, each once."""
         return self.log_initial, self.matrices, self.log_likelihood, self.lengths, self.choice
+
+    def sample_states(self) -> Tensor:
+        """One draw of the hidden paths, (N, T)."""
+        data = self.data
+        chain = self.log_initial, self.matrices
+        return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
+
+    def states(self) -> MarkovChain:
+        """The law of the hidden trajectories."""
+        return MarkovChain(
+            self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
+        )
+
+
+@dataclass(frozen=True)
+class Laws(ChainLaws):
+    """The three laws of a hidden Markov model at given parameter values, for given data.
+
+    ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was observed.
+    """
+
+    emission: Emission
+    parameters: Parameters
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -133,18 +162,6 @@ class Laws:
     @property
     def _shift(self) -> Tensor | None:
         return self.emission.from_inputs(self.parameters, self.data.inputs)
-
-    def sample_states(self) -> Tensor:
-        """One draw of the hidden paths, (N, T)."""
-        data = self.data
-        chain = self.log_initial, self.matrices
-        return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
-
-    def states(self) -> MarkovChain:
-        """The law of the hidden trajectories."""
-        return MarkovChain(
-            self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
-        )
 
     def observations(self, states: Tensor) -> Emitted:
         """The law of the observations given one-hot (or mean) trajectories."""
@@ -362,14 +379,14 @@ class HiddenMarkovModel(Model):
         """
         values = self.complete(parameters)
         if self.states == 1:
-            return Laws(*self._still(values), self.emission, values, data)
+            return Laws(*self._still(values), data, self.emission, values)
         table = _later(partial(self.transition, values, data))
         choice = None
         if isinstance(self.transition, ActionTransition):
             choice = self.transition.choice(data)
             table = _later(partial(self.transition.tables, values))
         first = self.initial_law(values, table)
-        return Laws(first, table, self.emission, values, data, choice=choice)
+        return Laws(first, table, data, self.emission, values, choice=choice)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
         """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""

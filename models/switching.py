@@ -18,6 +18,7 @@ from .beliefs import DiscreteBelief
 from .checks import require, require_count
 from .emissions import Parameters, Priors
 from .folders import Data, SequenceFolder
+from .hmm import ChainLaws
 from .laws import FreeInitial, MatrixTransition, TransitionLaw
 from .model import Model
 from .observations import Vectors
@@ -105,6 +106,11 @@ class SwitchingLaws:
     def noise(self) -> Tensor:
         """Q, (K, D, D)."""
         return self.noise_factor @ self.noise_factor.mT
+
+    @property
+    def regime_chain(self) -> ChainLaws:
+        """The regimes on their own, nothing observed; of a recurrent model those at z = 0."""
+        return ChainLaws(self.log_initial, self.log_transition, self.data)
 
     # Trajectories and their parts
 
