@@ -82,9 +82,12 @@ class Settings:
     leanings: tuple[float, ...] = (1.0, 0.95, 0.8, 0.0)
     """Policies of the mixture: probability of going right, all actions being as likely otherwise.
     The first reaches the junction as fast as can be, the last hardly leaves the cue."""
-    hidden_size: int = 64
-    """Units of every network. Half as many learned to count more slowly in a trial."""
-    training_episodes: int = 5000
+    hidden_size: int = 128
+    """Units of every network. Half as many counted worse in trials, a quarter more slowly yet."""
+    gain: float = 5.0
+    """Of the read-outs: a hundred cells are told apart by scores in the hundreds. Without (1), an
+    LSTM was ten times as far from the exact belief in trials."""
+    training_episodes: int = 20000
     """In each maze. Their states are drawn anew in every step; what is fixed are their actions."""
     heldout_episodes: int = 400
     """Episodes on which everything is measured, the same for all fits of a maze."""
@@ -201,9 +204,10 @@ def network(
     size = settings.hidden_size
     made: RecurrentFilter
     if kind == "lstm":
-        made = LSTMFilter(size, memory="hc", network=before)
+        made = LSTMFilter(size, memory="hc", gain=settings.gain, network=before)
     else:
-        made = {"gru": GRUFilter, "elman": ElmanFilter}[kind](size, network=before)
+        other = {"gru": GRUFilter, "elman": ElmanFilter}[kind]
+        made = other(size, gain=settings.gain, network=before)
     made.build(model)
     return made
 

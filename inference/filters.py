@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ..models import Laws, LinearLaws, Model, Sequences
 from ..models.beliefs import Belief, DiscreteBelief, GaussianBelief
+from ..models.checks import require_positive
 from ..models.nodes import product_law
 from ..models.observations import Observations
 from ..models.randomness import seeded
@@ -108,6 +109,8 @@ class RecurrentFilter(nn.Module):
         gaps: whether to read the time since the step before; None: if the model does.
         memory: what the belief is read off: the output ``"h"``, of an LSTM also its cell ``"c"``,
             or both, ``"hc"``.
+        gain: what the read-out's scores are multiplied by. A belief that is sharp among many states
+            takes scores in the hundreds, which weights reach ``gain`` times sooner than without.
         factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
             or one logit for each of the 2^k states.
         network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
@@ -130,6 +133,7 @@ class RecurrentFilter(nn.Module):
         direction: Direction = "forward",
         gaps: bool | None = None,
         memory: Memory = "h",
+        gain: float = 1.0,
         factorised: bool = True,
         network: nn.RNNBase | None = None,
         frozen: bool = False,
@@ -141,6 +145,7 @@ class RecurrentFilter(nn.Module):
                 "memory: only an LSTM that reads forward has a cell to read off, got "
                 f"memory={memory!r} in {type(self).__name__}, direction={direction!r}"
             )
+        require_positive(gain, "gain")
         _require_one_of("reads", reads, get_args(Reading))
         _require_one_of("direction", direction, get_args(Direction))
         for name, value in (("hidden_size", hidden_size), ("layers", layers)):
@@ -168,6 +173,7 @@ class RecurrentFilter(nn.Module):
         self.direction: Direction = direction
         self.gaps = gaps
         self.memory: Memory = memory
+        self.gain = float(gain)
         self.factorised = factorised
         self.causal = direction == "forward"
         self.network = network
@@ -226,7 +232,8 @@ class RecurrentFilter(nn.Module):
         self.belief = belief
         like = next(self.network.parameters()).detach()  # a network of the user's may be in float64
         twice = self.direction == "both" or self.memory == "hc"
-        self.head = nn.Linear(self.hidden_size * (2 if twice else 1), belief.width).to(like)
+        read = self.hidden_size * (2 if twice else 1)
+        self.head = ReadOut(read, belief.width, self.gain).to(like)
         size = model.observations.channels if self.reads != "likelihoods" else 0
         self.shift, self.scale = like.new_zeros(size), like.new_ones(size)
         if self.gaps:
@@ -381,6 +388,18 @@ class RecurrentFilter(nn.Module):
         """
         assert self.network is not None
         return recurrent_gates(self.network, self.channels(laws))
+
+
+class ReadOut(nn.Linear):
+    """Scores g (W s + w) of gain g."""
+
+    def __init__(self, read: int, width: int, gain: float) -> None:
+        super().__init__(read, width)
+        self.gain = gain
+
+    def forward(self, input: Tensor) -> Tensor:
+        scores = super().forward(input)
+        return scores if self.gain == 1 else self.gain * scores
 
 
 class LSTMFilter(RecurrentFilter):

@@ -127,6 +127,7 @@ def _describe_filter(kept: Filter) -> dict[str, Any]:
         "direction": kept.direction,
         "gaps": kept.gaps,
         "memory": kept.memory,
+        "gain": kept.gain,
         "factorised": kept.factorised,
         "frozen": kept.frozen,
         "network": network,

@@ -349,7 +349,9 @@ def test_one_state_one_sequence_one_step():
             assert evidence_gap(result, data).gap_per_step >= -1e-9
 
 
-@pytest.mark.parametrize("filt", [ExactFilter(), LSTMFilter(4), LSTMFilter(4, reads="both")])
+@pytest.mark.parametrize(
+    "filt", [ExactFilter(), LSTMFilter(4, gain=3), LSTMFilter(4, reads="both")]
+)
 @pytest.mark.parametrize("uncertainty", ["normal", "multivariate", "map", "ml"])
 def test_saved_fits_come_back(tmp_path, filt, uncertainty):
     model, _, data = two_rates(4, 6)

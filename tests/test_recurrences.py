@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from beliefzoo.inference import LSTMFilter, recurrent_gates
+from beliefzoo.inference import GRUFilter, LSTMFilter, recurrent_gates
 from beliefzoo.inference.recurrences import affine_scan
 from beliefzoo.models import HiddenMarkovModel
 
@@ -107,3 +107,21 @@ def test_a_belief_can_be_read_off_the_cell() -> None:
         parts = recurrent_gates(filter.network, filter.channels(laws))
         torch.testing.assert_close(hidden[..., :4], parts[memory[0]][:, :, 0])
         torch.testing.assert_close(hidden[..., -4:], parts[memory[-1]][:, :, 0])
+
+
+def test_a_gain_multiplies_the_scores() -> None:
+    model = HiddenMarkovModel(3, "gaussian")
+    drawn = model.sample(2, 5, seed=0)
+    laws = model.laws(drawn.parameters, drawn.data)
+    plain, loud = GRUFilter(4), GRUFilter(4, gain=7)
+    for filter in (plain, loud):
+        filter.build(model)
+    loud.load_state_dict(plain.state_dict())
+    torch.testing.assert_close(loud.scores(laws), 7 * plain.scores(laws))
+    torch.testing.assert_close(loud(laws), (7 * plain.scores(laws)).log_softmax(-1))
+
+
+@pytest.mark.parametrize("gain", [0, -1.0, float("nan"), "5"])
+def test_a_gain_is_positive(gain: object) -> None:
+    with pytest.raises(ValueError, match=f"gain: must be a finite number > 0, got {gain!r}"):
+        GRUFilter(4, gain=gain)  # type: ignore[arg-type]

@@ -56,7 +56,7 @@ def continuous() -> POMDP:
 FILTERS = {
     "lstm": lambda: LSTMFilter(5),
     "lstm, cell": lambda: LSTMFilter(5, memory="c"),
-    "lstm, both": lambda: LSTMFilter(5, layers=2, memory="hc"),
+    "lstm, both": lambda: LSTMFilter(5, layers=2, memory="hc", gain=2.5),
     "lstm, likelihoods": lambda: LSTMFilter(5, reads="both"),
     "gru": lambda: GRUFilter(5, layers=2),
     "elman": lambda: ElmanFilter(5, reads="likelihoods"),
