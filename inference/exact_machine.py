@@ -1072,7 +1072,7 @@ def _times_in_logs(
 ) -> Any:
     """out[q] = log Σ_i exp(x_i + log M(i, ·)) of x = logs[r] whose maximum is about 0.
 
-    ``law`` and ``log_law`` hold M; ``room`` is for two rows.
+    ``law`` and ``log_law`` hold M; ``room`` is for a row.
     """
     raise NotImplementedError("compiled code only")
 
@@ -1088,11 +1088,14 @@ def _times_in_logs_overload(
         for k in range(states):
             room[0, k] = _exp(logs[r, k])
         _times(room, 0, law, m, out, q)
+        low = False
+        for j in range(states):
+            low |= out[q, j] < floor
+        if low:
+            _largest_terms(logs, r, log_law, m, room)
         for j in range(states):
             if out[q, j] < floor:
-                for i in range(states):
-                    room[1, i] = logs[r, i] + log_law[m, i, j]
-                out[q, j] = _log_sum(room, 1)
+                out[q, j] = _log_sum_into(logs, r, log_law, m, j, room[0, j])
             else:
                 out[q, j] = math.log(out[q, j])
 
@@ -1112,6 +1115,34 @@ def _times_in_logs_overload(
             _log_times(logs, r, log_law, out, q)
 
     return dense if _structure(log_law) is None else structured
+
+
+@_fast
+def _largest_terms(logs: Array, r: int, log_law: Array, m: int, tops: Array) -> None:
+    """tops[0] = max_i x_i + log M(i, ·) of x = logs[r]: −inf where nothing leads to.
+
+    Row by row, as M lies in memory; states without mass lead nowhere.
+    """
+    states = log_law.shape[2]
+    for j in range(states):
+        tops[0, j] = -np.inf
+    for i in range(states):
+        x = logs[r, i]
+        if x > -np.inf:
+            for j in range(states):
+                y = x + log_law[m, i, j]
+                tops[0, j] = y if y > tops[0, j] else tops[0, j]
+
+
+@_fast
+def _log_sum_into(logs: Array, r: int, log_law: Array, m: int, j: int, top: Any) -> Any:
+    """log Σ_i exp(x_i + log M(i, j)), whose largest term is known."""
+    if top == -np.inf:
+        return top
+    total = log_law.dtype.type(0)
+    for i in range(log_law.shape[1]):
+        total += _exp(logs[r, i] + log_law[m, i, j] - top)
+    return top + math.log(total)
 
 
 def _log_times(logs: Any, r: Any, log_law: Any, out: Any, q: Any) -> Any:
@@ -1232,7 +1263,7 @@ def forward_in_logs(
 ) -> None:
     """The filter with its logs. ``rows`` number the entries of the outputs, in their order."""
     states = data.likelihood.shape[2]
-    room = np.empty((2, states), data.likelihood.dtype)
+    room = np.empty((1, states), data.likelihood.dtype)
     joint = np.empty((1, states), data.likelihood.dtype)
     for place in range(len(rows)):
         row = rows[place]
@@ -1274,7 +1305,7 @@ def messages_in_logs(
     states = log_beliefs.shape[2]
     zero = log_beliefs.dtype.type(0)
     ratio = np.empty((1, states), log_beliefs.dtype)
-    room = np.empty((2, states), log_beliefs.dtype)
+    room = np.empty((1, states), log_beliefs.dtype)
     for place in range(len(rows)):
         row = rows[place]
         own = log_messages[place]
