@@ -43,6 +43,7 @@ from ..inference.arviz_groups import Idata, build
 from ..inference.filters import RecurrentFilter
 from ..inference.guides import Guide
 from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
+from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
 from .drawings_t_maze import draw
 from .report import Outcome, versions
@@ -71,8 +72,9 @@ class Settings:
     seed: int = 0
     """Of everything: episodes, weights, batches."""
     lengths: tuple[int, ...] = (20, 50, 100)
-    """Cells of the corridor. A network goes through them from the shortest to the longest, with a
-    new read-out in each: begun at 100 cells it was far from counting them in a trial."""
+    """Cells of the corridor. A network goes through them from the shortest to the longest, and
+    keeps what it reads out of the cells that it knows: begun at 100 cells it was far from counting
+    them in a trial."""
     stochasticities: tuple[float, ...] = (0.0, 0.2)
     """Probability that a move is a random one: without it the cell is known, and to be counted."""
     seeds: int = 5
@@ -91,8 +93,9 @@ class Settings:
     """In each maze. Their states are drawn anew in every step; what is fixed are their actions."""
     heldout_episodes: int = 400
     """Episodes on which everything is measured, the same for all fits of a maze."""
-    steps: int = 1500
-    """Gradient steps in each maze."""
+    steps: tuple[int, ...] = (1000, 1500, 3000)
+    """Gradient steps in the mazes, one number for each length. With 1500 a hundred cells were told
+    apart on the training episodes and not on new ones in a trial."""
     batch_size: int = 16
     """Episodes per step."""
     learning_rate: float = 3e-2
@@ -104,14 +107,17 @@ class Settings:
     """Draws of the hidden states of the episode that is shown, in posterior.nc."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "hidden_size", "training_episodes", "heldout_episodes", "steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        for name in ("seeds", "hidden_size", "training_episodes", "heldout_episodes"):
+            require_count(getattr(self, name), name)
+        require_positive(self.gain, "gain")
         for name in ("lengths", "stochasticities", "leanings"):
             if not getattr(self, name):
                 raise ValueError(f"{name}: needs at least one, got none")
         if min(self.lengths) < 2:
             raise ValueError(f"lengths: must be >= 2, got {self.lengths}")
+        fits = len(self.steps) == len(self.lengths) and min(self.steps) >= 1
+        requirement = f"needs a number >= 1 for each of {len(self.lengths)} lengths"
+        require(fits, "steps", requirement, self.steps)
 
 
 SMOKE: Mapping[str, object] = {
@@ -121,7 +127,7 @@ SMOKE: Mapping[str, object] = {
     "hidden_size": 3,
     "training_episodes": 20,
     "heldout_episodes": 20,
-    "steps": 3,
+    "steps": (3, 3),
     "chrono": True,
     "draws": 3,
 }
@@ -151,6 +157,16 @@ class Measured(NamedTuple):
     """Mean probability of the right side by steps since the cue was seen, (T,)."""
     episode: dict[str, Array]
     """Of one episode, for drawing."""
+
+
+class Trained(NamedTuple):
+    """A network and its read-out, after training in a maze."""
+
+    network: nn.RNNBase
+    states: tuple[str, ...]
+    weight: Tensor
+    """Of the read-out, (K, units)."""
+    bias: Tensor
 
 
 Case = tuple[int, float]
@@ -195,21 +211,39 @@ def heldout(settings: Settings, case: Case) -> Maze:
 
 
 def network(
-    settings: Settings, kind: str, model: POMDP, before: nn.RNNBase | None = None
+    settings: Settings, kind: str, model: POMDP, before: Trained | None = None
 ) -> RecurrentFilter:
-    """A filter with new weights, or with a network that was trained in another maze.
+    """A filter with new weights, or with what was learned in another maze.
 
-    Its read-out is new in any case: another maze has other cells.
+    That is the network, and the read-out of the states that both mazes have; of other cells it is
+    new.
     """
-    size = settings.hidden_size
+    size, inner = settings.hidden_size, None if before is None else before.network
     made: RecurrentFilter
     if kind == "lstm":
-        made = LSTMFilter(size, memory="hc", gain=settings.gain, network=before)
+        made = LSTMFilter(size, memory="hc", gain=settings.gain, network=inner)
     else:
         other = {"gru": GRUFilter, "elman": ElmanFilter}[kind]
-        made = other(size, gain=settings.gain, network=before)
+        made = other(size, gain=settings.gain, network=inner)
     made.build(model)
+    if before is not None:
+        shared = set(before.states) & set(model.state_names)
+        to, of = (
+            [place for place, name in enumerate(names) if name in shared]
+            for names in (model.state_names, before.states)
+        )
+        assert made.head is not None
+        with torch.no_grad():
+            made.head.weight[to], made.head.bias[to] = before.weight[of], before.bias[of]
     return made
+
+
+def trained(guide: Guide, maze: Maze) -> Trained:
+    """What another maze begins with."""
+    filter: Any = guide.filter
+    head = filter.head
+    names = tuple(maze.model.state_names)
+    return Trained(filter.network, names, head.weight.detach(), head.bias.detach())
 
 
 @torch.no_grad()
@@ -242,7 +276,7 @@ def train(
     """
     out: dict[str, list[Measured]] = {}
     before = None
-    for length in sorted(settings.lengths):
+    for length, steps in sorted(zip(settings.lengths, settings.steps, strict=True)):
         maze = heldout(settings, (length, stochasticity))
         seed = stream(settings, 1, length, int(1000 * stochasticity), number)
         with seeded(seed):
@@ -251,26 +285,25 @@ def train(
             for fresh in (new, own) if before is None else (new,):
                 if settings.chrono:
                     remember(fresh, horizon(max(settings.lengths)))
-        done = descend(settings, maze, own, seed)
-        trained = measured(maze, own_belief(done, maze))
-        trained.episode.update(shown(maze, done))
-        out.setdefault(kind, []).append(trained)
+        done = descend(settings, maze, own, steps, seed)
+        learned = measured(maze, own_belief(done, maze))
+        learned.episode.update(shown(maze, done))
+        out.setdefault(kind, []).append(learned)
         if kind == "lstm":
             untrained = measured(maze, own_belief(BeliefGuide(maze.model, new), maze))
             guided = measured(maze, guided_belief(done, maze))
             out.setdefault("untrained_lstm", []).append(untrained)
             out.setdefault("lstm_and_zeros_of_the_model", []).append(guided)
-        fitted: Any = done.filter
-        before = fitted.network
+        before = trained(done, maze)
     return out
 
 
-def descend(settings: Settings, maze: Maze, own: RecurrentFilter, seed: int) -> Guide:
+def descend(settings: Settings, maze: Maze, own: RecurrentFilter, steps: int, seed: int) -> Guide:
     """Forward KL on new episodes of a maze."""
-    steps = horizon(maze.length)
-    data = maze.model.rollout(policy(settings), settings.training_episodes, steps, seed=seed).data
+    count, long = settings.training_episodes, horizon(maze.length)
+    data = maze.model.rollout(policy(settings), count, long, seed=seed).data
     how = FitSettings(
-        steps=settings.steps,
+        steps=steps,
         batch_size=settings.batch_size,
         learning_rate=settings.learning_rate,
         sleep_steps=0,

@@ -15,12 +15,18 @@ from beliefzoo.experiments.t_maze import (
     network,
     own_belief,
     remember,
+    trained,
     without_memory,
 )
 from beliefzoo.inference import BeliefGuide, GRUFilter, LSTMFilter
 
 SMALL = Settings(
-    lengths=(4,), hidden_size=5, heldout_episodes=40, training_episodes=200, leanings=(1.0, 0.5)
+    lengths=(4,),
+    steps=(3,),
+    hidden_size=5,
+    heldout_episodes=40,
+    training_episodes=200,
+    leanings=(1.0, 0.5),
 )
 CASE = (4, 0.2)
 
@@ -73,6 +79,25 @@ def test_zeros_of_the_model_know_the_side() -> None:
     assert held["cue_at_junction"] == pytest.approx(1, abs=1e-6)
 
 
+def test_a_longer_maze_begins_with_what_is_known_of_its_cells() -> None:
+    short, long = (heldout(SMALL, (length, 0.2)) for length in (4, 6))
+    first = network(SMALL, "gru", short.model)
+    before = trained(BeliefGuide(short.model, first), short)
+    second = network(SMALL, "gru", long.model, before)
+    assert first.head is not None
+    assert second.head is not None
+    assert second.network is not None
+    for name, value in second.network.state_dict().items():
+        assert torch.equal(value, before.network.state_dict()[name])
+    known = dict(zip(before.states, before.weight, strict=True))
+    carried = 0
+    for row, name in enumerate(long.model.state_names):
+        if name in known:
+            assert torch.equal(second.head.weight[row], known[name])
+            carried += 1
+    assert carried == short.model.states
+
+
 def test_gates_that_remember() -> None:
     """With nothing read, a unit keeps 1 / (1 + 1 / s) of its memory, s from 1 to the horizon."""
     steps = horizon(100)
@@ -92,9 +117,12 @@ def test_gates_that_remember() -> None:
 @pytest.mark.parametrize(
     ("message", "changes"),
     [
-        ("lengths: must be >= 2", {"lengths": (1,)}),
+        ("lengths: must be >= 2", {"lengths": (1,), "steps": (9,)}),
         ("lengths: needs at least one", {"lengths": ()}),
-        ("steps: must be >= 1", {"steps": 0}),
+        ("steps: needs a number >= 1 for each of 1 lengths", {"lengths": (4,), "steps": (0,)}),
+        ("steps: needs a number >= 1 for each of 2 lengths", {"lengths": (4, 5), "steps": (9,)}),
+        ("seeds: must be a whole number >= 1", {"seeds": 0}),
+        ("gain: must be a finite number > 0", {"gain": 0.0}),
     ],
 )
 def test_bad_settings_are_refused(message: str, changes: dict[str, object]) -> None:
