@@ -31,6 +31,7 @@ from ..models import (
     t_maze,
     tiger,
 )
+from ..models.bayes_rule import BayesRule
 from ..models.checks import require, require_count
 from ..models.observations import Vectors
 
@@ -285,8 +286,7 @@ class _Running:
         )
         self._believes = tell_belief or render_mode is not None
         self._last_states = self.world.over()
-        self._parameters = self.model.complete({})
-        self._initial = self._parameters.get("initial", torch.ones(1, dtype=torch.float64))
+        self._rule = BayesRule(self.model, self.model.complete({}))
         blank = codes and not self.model.law.first
         self.nothing = self.model.emission.encoding_size if blank else None
         self.observation_space = self._space()
@@ -323,7 +323,7 @@ class _Running:
             state, seen = self.world.begin(count)
         none = torch.full_like(state, self.model.actions)
         zero = torch.zeros_like(state)
-        belief = self._updated(self._initial.expand(count, -1), seen)
+        belief = self._updated(self._rule.initial.expand(count, -1), seen)
         fresh = _Now(state, none, seen.observation, seen.mask, zero.double(), zero, belief)
         if bool(chosen.all()):
             self.now = fresh
@@ -337,7 +337,7 @@ class _Running:
             state, seen, reward = self.world.step(self.now.state, action)
         belief = self.now.belief
         if self._believes:
-            belief = self._updated(self.model.moved(belief, action, self._parameters), seen)
+            belief = self._updated(self._rule.predicted(belief, action), seen)
         steps = self.now.steps + 1
         self.now = _Now(state, action, seen.observation, seen.mask, reward, steps, belief)
 
@@ -345,7 +345,7 @@ class _Running:
         """Bayes' rule; what the process itself shows is never impossible."""
         if not self._believes:
             return belief[:, :0]
-        joint = belief * self.model.likelihood(seen, self._parameters)
+        joint = belief * self._rule.likelihood(seen)
         return joint / joint.sum(-1, keepdim=True)
 
     def over(self) -> Tensor:

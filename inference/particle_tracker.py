@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..models import POMDP, MountainHike, Seen
+from ..models.bayes_rule import BayesRule
 from ..models.checks import require, require_count
 from ..models.trajectories import invert
 from .particles import ancestors
@@ -82,11 +83,11 @@ class _Chain:
     """The laws of a POMDP, whose states are numbers (P, N)."""
 
     def __init__(self, model: POMDP) -> None:
-        self.model, self.parameters = model, model.complete({})
-        one = torch.ones(1, dtype=torch.float64)
-        self.first = self.parameters.get("initial", one).cumsum(-1)
-        moves = self.parameters.get("transition", one.expand(model.actions, 1, 1))
-        self.moves = moves.cumsum(-1)
+        parameters = model.complete({})
+        self.rule = BayesRule(model, parameters)
+        self.states, self.first = model.states, self.rule.initial.cumsum(-1)
+        one = torch.ones(model.actions, 1, 1, dtype=torch.float64)
+        self.moves = parameters.get("transition", one).cumsum(-1)
 
     def draw_first(self, shape: tuple[int, int]) -> Tensor:
         return self._drawn(self.first.expand(*shape, -1))
@@ -99,12 +100,12 @@ class _Chain:
         return invert(cumulative, torch.rand_like(cumulative[..., :1]))
 
     def weight(self, states: Tensor, seen: Seen) -> Tensor:
-        told = self.model.likelihood(seen, self.parameters)
+        told = self.rule.likelihood(seen)
         return told.mT.gather(0, states)
 
     def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
         del kept  # the weights say more than what they drew
-        shares = weight.new_zeros(self.model.states, states.shape[1])
+        shares = weight.new_zeros(self.states, states.shape[1])
         return shares.scatter_add(0, states, weight).mT
 
 

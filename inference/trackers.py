@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models import POMDP, Policy, Seen, Sequences, Tracker
+from ..models.bayes_rule import BayesRule
 from ..models.checks import require, require_count
 from ..models.policies import require_process, require_tracker
 from .filters import RecurrentFilter
@@ -114,8 +115,7 @@ def _as_sequences(seen: Seen) -> Sequences:
 
 
 class _Nothing(NamedTuple):
-    model: POMDP
-    parameters: dict[str, Tensor]
+    rule: BayesRule
     before: Tensor
     """What is thought of the state before a step, (N, K)."""
     step: int
@@ -166,21 +166,17 @@ class NoMemory:
 
     def begin(self, model: POMDP, episodes: int) -> _Nothing:
         require_process(model, "NoMemory")
-        parameters = model.complete({})
-        prior = self.prior
-        if prior is None:
-            prior = parameters.get("initial", torch.ones(1)).double()
+        rule = BayesRule(model, model.complete({}))
+        prior = rule.initial if self.prior is None else self.prior
         fits = len(prior) == model.states
         require(fits, "prior", f"needs a probability for each of {model.states} states", len(prior))
-        return _Nothing(model, parameters, prior.expand(episodes, -1), 0)
+        return _Nothing(rule, prior.expand(episodes, -1), 0)
 
     def update(self, memory: _Nothing, seen: Seen) -> tuple[Tensor, _Nothing]:
-        model, parameters, before, step = memory
-        told = model.likelihood(seen, parameters).double()
-        if seen.action is None:
-            expected = parameters.get("initial", torch.ones(1)).double()
-        else:
-            expected = model.moved(before, seen.action, parameters)
+        rule, before, step = memory
+        told, expected = rule.likelihood(seen), rule.initial
+        if seen.action is not None:
+            expected = rule.predicted(before, seen.action)
         belief = expected * told
         lost = belief.sum(-1) <= 0
         if bool(lost.any()):
@@ -200,4 +196,4 @@ class NoMemory:
             )
             belief = torch.where(lost.unsqueeze(-1), told, belief)
         belief = belief / belief.sum(-1, keepdim=True)
-        return belief, _Nothing(model, parameters, before, step + 1)
+        return belief, _Nothing(rule, before, step + 1)

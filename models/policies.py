@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from .bayes_rule import BayesRule
 from .checks import require
 from .trajectories import invert
 
@@ -265,8 +266,7 @@ class BeliefPolicy:
 
 
 class _Exact(NamedTuple):
-    model: POMDP
-    parameters: dict[str, Tensor]
+    rule: BayesRule
     belief: Tensor
     step: int
 
@@ -292,16 +292,14 @@ class ExactTracker:
 
     def begin(self, model: POMDP, episodes: int) -> _Exact:
         require_process(model, "ExactTracker")
-        parameters = model.complete({})
-        initial = parameters.get("initial", torch.ones(1, dtype=torch.float64))
-        return _Exact(model, parameters, initial.expand(episodes, -1), 0)
+        rule = BayesRule(model, model.complete({}))
+        return _Exact(rule, rule.initial.expand(episodes, -1), 0)
 
     def update(self, memory: _Exact, seen: Seen) -> tuple[Tensor, _Exact]:
-        model, parameters, belief, step = memory
+        rule, belief, step = memory
         if seen.action is not None:
-            belief = model.moved(belief, seen.action, parameters)
-        told = model.likelihood(seen, parameters)
-        joint = belief * told
+            belief = rule.predicted(belief, seen.action)
+        joint = belief * rule.likelihood(seen)
         total = joint.sum(-1, keepdim=True)
         lost = (total <= 0).squeeze(-1)
         if bool(lost.any()):
@@ -313,7 +311,7 @@ class ExactTracker:
                 seen.observation[episode].tolist(),
             )
             # What was seen says that the model is not where it was thought to be: begin again.
-            joint[lost] = parameters.get("initial", torch.ones(1)).to(joint)
+            joint[lost] = rule.initial
             total = joint.sum(-1, keepdim=True)
         belief = joint / total
-        return belief, _Exact(model, parameters, belief, step + 1)
+        return belief, _Exact(rule, belief, step + 1)

@@ -37,9 +37,6 @@ from .trajectories import invert
 if TYPE_CHECKING:
     import pandas as pd
 
-_FEW = 16
-"""Up to so many states beliefs are moved by all actions at once."""
-
 _ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused."""
 
@@ -238,35 +235,8 @@ class POMDP(HiddenMarkovModel):
 
     # One step
 
-    def moved(self, belief: Tensor, action: Tensor, parameters: Parameters) -> Tensor:
-        """Σ_z T(z' | z, a) b(z) of beliefs (N, K) and actions (N,)."""
-        if self.states == 1:
-            return belief
-        moves = parameters["transition"].to(belief)
-        if self.states <= _FEW:  # one product for all actions costs less than a call for each
-            every: Tensor = belief @ moves.transpose(0, 1).flatten(1)
-            every = every.unflatten(1, moves.shape[:2])
-            return every[torch.arange(len(belief)), action]
-        out = torch.empty_like(belief)
-        for each in range(self.actions):
-            rows = action == each
-            out[rows] = belief[rows] @ moves[each]
-        return out
-
-    def likelihood(self, seen: Seen, parameters: Parameters) -> Tensor:
-        """O(o_t | a_{t-1}, z) of every state, (N, K), up to a factor; 1 where nothing was seen."""
-        before = self._before(seen.action, len(seen.mask))
-        if isinstance(self.law.family, Categorical):
-            told = parameters["probs"][before, :, seen.observation]
-            return told if bool(seen.mask.all()) else told.where(seen.mask.unsqueeze(-1), 1.0)
-        score = self.law.score_after(
-            parameters, before.unsqueeze(1), seen.observation.unsqueeze(1), seen.mask.unsqueeze(1)
-        )[:, 0]
-        # Densities of many numbers may underflow; their ratio between states is what counts.
-        top = score.amax(-1, keepdim=True).clamp_min(torch.finfo(score.dtype).min)
-        return (score - top).exp()
-
-    def _before(self, action: Tensor | None, episodes: int) -> Tensor:
+    def acted(self, action: Tensor | None, episodes: int) -> Tensor:
+        """The law of the observation that each action leads to; before the first, its own."""
         if action is not None:
             return action
         return torch.full((episodes,), self.actions if self.law.first else 0)
@@ -485,7 +455,7 @@ class World:
         if action is None and not model.law.first:
             y = model.observations.blank(len(state), 1)[:, 0]
             return Seen(None, y, torch.zeros_like(y, dtype=torch.bool))
-        before = model._before(action, len(state))
+        before = model.acted(action, len(state))
         y = model.law.draw_after(self._values, before.unsqueeze(1), state.unsqueeze(1))[:, 0]
         return Seen(action, y, torch.ones_like(y, dtype=torch.bool))
 

@@ -1,0 +1,113 @@
+"""Bayes' rule of a decision process, for beliefs that are kept up to date step by step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import scipy.sparse
+import torch
+from torch import Tensor
+
+from .counts import Categorical
+from .emissions import Parameters
+
+if TYPE_CHECKING:
+    from .policies import Seen
+    from .pomdp import POMDP
+
+_FEW = 16
+"""Up to so many states beliefs are moved by all actions at once."""
+
+_MANY = 128
+"""From so many states on transitions of which most are zero are multiplied entry by entry."""
+
+_MOSTLY_ZERO = 0.2
+"""Most are zero where a smaller share is not."""
+
+
+class BayesRule:
+    r"""The two halves of Bayes' rule under given parameters, prepared for many steps.
+
+    .. math:: b_{t+1}(z') \propto O(o_{t+1} | a_t, z') \sum_z T(z' | z, a_t)\, b_t(z)
+
+    A step costs as many operations as T has entries above zero where states are many and these are
+    few (in the problem tag, with 870 states, one in 400).
+
+    Args:
+        model: a ``POMDP``.
+        parameters: a value of every parameter.
+    """
+
+    def __init__(self, model: POMDP, parameters: Parameters) -> None:
+        self.model, self.parameters = model, parameters
+        one = torch.ones(1, dtype=torch.float64)
+        self.initial = parameters.get("initial", one).detach().double()
+        """p(z_1), (K,)."""
+        self._told: Tensor | None = None
+        if isinstance(model.law.family, Categorical):  # (…, o, z): what was seen picks a row
+            self._told = parameters["probs"].detach().double().mT.contiguous()
+        self._entries: list[Any] | None = None
+        if model.states == 1:
+            return
+        self._moves = parameters["transition"].detach().double()
+        if model.states <= _FEW:
+            self._joined = self._moves.transpose(0, 1).flatten(1)
+        elif model.states >= _MANY:
+            self._entries = _entries(self._moves)
+
+    def predicted(self, belief: Tensor, action: Tensor) -> Tensor:
+        """Σ_z T(z' | z, a) b(z) of beliefs (N, K) and actions (N,)."""
+        states = self.model.states
+        if states == 1:
+            return belief
+        if states <= _FEW:  # one product for all actions costs less than a call for each
+            every: Tensor = (belief @ self._joined).unflatten(1, (-1, states))
+            return every[torch.arange(len(belief)), action]
+        out = torch.empty_like(belief)
+        for each in range(self.model.actions):
+            rows = (action == each).nonzero().squeeze(-1)
+            if self._entries is not None:
+                moved = self._entries[each] @ np.ascontiguousarray(belief[rows].mT.numpy())
+                out[rows] = torch.from_numpy(moved).mT
+            else:
+                out[rows] = belief[rows] @ self._moves[each]
+        return out
+
+    def likelihood(self, seen: Seen) -> Tensor:
+        """O(o_t | a_{t-1}, z) of every state, (N, K), up to a factor; 1 where nothing was seen."""
+        before = self.model.acted(seen.action, len(seen.mask))
+        if self._told is not None:
+            told = self._told[before, seen.observation]
+            return told if bool(seen.mask.all()) else told.where(seen.mask.unsqueeze(-1), 1.0)
+        score = self.model.law.score_after(
+            self.parameters,
+            before.unsqueeze(1),
+            seen.observation.unsqueeze(1),
+            seen.mask.unsqueeze(1),
+        )[:, 0]
+        # Densities of many numbers may underflow; their ratio between states is what counts.
+        top = score.amax(-1, keepdim=True).clamp_min(torch.finfo(score.dtype).min)
+        return (score - top).exp()
+
+
+def _entries(moves: Tensor) -> list[Any] | None:
+    """The transposes of matrices (A, K, K) by their entries; None where these are many."""
+    actions, states, _ = moves.shape
+    action, row, column = moves.nonzero(as_tuple=True)
+    if len(row) >= _MOSTLY_ZERO * moves.numel():
+        return None
+    counts = torch.bincount(action * states + row, minlength=actions * states)
+    parts = torch.bincount(action, minlength=actions).tolist()
+    return [
+        scipy.sparse.csc_array(
+            (values.numpy(), columns.numpy(), np.append(0, count.cumsum(0).numpy())),
+            shape=(states, states),
+        )
+        for values, columns, count in zip(
+            moves[action, row, column].split(parts),
+            column.split(parts),
+            counts.view(actions, states),
+            strict=True,
+        )
+    ]
