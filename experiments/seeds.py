@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import stats
+from tqdm import tqdm
 
 from ..models.randomness import one_thread
 
@@ -33,9 +34,13 @@ def over_seeds(
 ) -> list[Any]:
     """``work(*arguments)`` for every entry of the plan, in its order, on one thread each.
 
-    With several ``jobs`` in processes of their own; the results are the same.
+    With several ``jobs`` in processes of their own; the results are the same. On a terminal a bar
+    shows how many are done.
     """
-    return list(Parallel(n_jobs=jobs)(delayed(_single)(work, entry) for entry in plan))
+    done = Parallel(n_jobs=jobs, return_as="generator")(
+        delayed(_single)(work, entry) for entry in plan
+    )
+    return list(tqdm(done, total=len(plan), unit="fit", disable=None))
 
 
 @one_thread()
