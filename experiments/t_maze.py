@@ -97,7 +97,8 @@ class Settings:
     """Gradient steps in the mazes, one number for each length. With 1500 a hundred cells were told
     apart on the training episodes and not on new ones in a trial."""
     batch_size: int = 16
-    """Episodes per step."""
+    """Episodes per step. Where moves are random, so are the states that a step learns from: with 64
+    (and 1500 steps) an LSTM comes two to three times nearer at 20 and 50 cells."""
     learning_rate: float = 3e-2
     """Adam's, falling along a cosine. A third of it counted more slowly in a trial."""
     chrono: bool = False
