@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,17 +45,25 @@ class BayesRule:
         one = torch.ones(1, dtype=torch.float64)
         self.initial = parameters.get("initial", one).detach().double()
         """p(z_1), (K,)."""
-        self._told: Tensor | None = None
-        if isinstance(model.law.family, Categorical):  # (…, o, z): what was seen picks a row
-            self._told = parameters["probs"].detach().double().mT.contiguous()
-        self._entries: list[Any] | None = None
-        if model.states == 1:
-            return
-        self._moves = parameters["transition"].detach().double()
-        if model.states <= _FEW:
-            self._joined = self._moves.transpose(0, 1).flatten(1)
-        elif model.states >= _MANY:
-            self._entries = _entries(self._moves)
+
+    # What a step multiplies by, made when the first one is asked for.
+
+    @cached_property
+    def _told(self) -> Tensor:
+        """O of symbols, (…, o, z): what was seen picks a row."""
+        return self.parameters["probs"].detach().double().mT.contiguous()
+
+    @cached_property
+    def _moves(self) -> Tensor:
+        return self.parameters["transition"].detach().double()
+
+    @cached_property
+    def _joined(self) -> Tensor:
+        return self._moves.transpose(0, 1).flatten(1)
+
+    @cached_property
+    def _entries(self) -> list[Any] | None:
+        return _entries(self._moves) if self.model.states >= _MANY else None
 
     def predicted(self, belief: Tensor, action: Tensor) -> Tensor:
         """Σ_z T(z' | z, a) b(z) of beliefs (N, K) and actions (N,)."""
@@ -77,7 +86,7 @@ class BayesRule:
     def likelihood(self, seen: Seen) -> Tensor:
         """O(o_t | a_{t-1}, z) of every state, (N, K), up to a factor; 1 where nothing was seen."""
         before = self.model.acted(seen.action, len(seen.mask))
-        if self._told is not None:
+        if isinstance(self.model.law.family, Categorical):
             told = self._told[before, seen.observation]
             return told if bool(seen.mask.all()) else told.where(seen.mask.unsqueeze(-1), 1.0)
         score = self.model.law.score_after(
