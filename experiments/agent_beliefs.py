@@ -35,12 +35,12 @@ from ..models import (
     t_maze,
     tiger,
 )
-from .drawings_agent_beliefs import draw
-from .report import Outcome, versions
-from .seeds import over_seeds, summary
+from .command.report import Outcome, versions
+from .command.seeds import over_seeds, summary
+from .drawings.agent_beliefs import draw
 
 if TYPE_CHECKING:
-    from .recurrent_ppo import Checkpoint, Training
+    from .parts.recurrent_ppo import Checkpoint, Training
 
 TIGER_OPTIMUM = 19.371368
 """In closed form; between published bounds."""
@@ -222,7 +222,7 @@ def run(settings: Settings) -> Outcome:
         ValueError: sb3-contrib is not installed.
     """
     try:
-        from . import recurrent_ppo
+        from .parts import recurrent_ppo
     except ImportError as error:
         raise ValueError(str(error)) from error
     del recurrent_ppo  # from here on it is there
@@ -240,7 +240,7 @@ def run(settings: Settings) -> Outcome:
 
 def training(settings: Settings, problem: Problem) -> Training:
     """How the agents of a problem are trained."""
-    from .recurrent_ppo import Training
+    from .parts.recurrent_ppo import Training
 
     return Training(
         steps=problem.steps(settings),
@@ -259,7 +259,7 @@ def training(settings: Settings, problem: Problem) -> Training:
 
 
 def _trained(settings: Settings, name: str, number: int) -> Trained:
-    from .recurrent_ppo import train
+    from .parts.recurrent_ppo import train
 
     problem = PROBLEMS[name]
     model = with_bystander(problem.make(settings), settings.stay, settings.told)

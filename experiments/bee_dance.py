@@ -50,8 +50,8 @@ from ..models import (
     SwitchingLinearSSM,
 )
 from ..models.randomness import one_thread, seeded
-from .data import load_bee_dances
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_bee_dances
 
 TOLERANCE = 10
 """Frames by which a change may be missed: a quarter of a behaviour's mean length (42 frames). Fixed

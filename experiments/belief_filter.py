@@ -45,14 +45,15 @@ from ..inference import (
     update_errors,
 )
 from ..inference.arviz_groups import Idata, build, group
-from ..inference.best_members import best_mean_field
-from ..inference.filters import Direction, Filter, RecurrentFilter
-from ..inference.guides import Guide
-from ..inference.objectives import Objective
+from ..inference.checking.best_chains import best_mean_field
+from ..inference.filters.recurrent import Direction, RecurrentFilter
+from ..inference.filters.slot import Filter
+from ..inference.fitting.objectives import Objective
+from ..inference.guides.guide import Guide
 from ..models import HiddenMarkovModel, Laws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
-from .report import Outcome, versions
-from .seeds import interval, stream
+from .command.report import Outcome, versions
+from .command.seeds import interval, stream
 
 Array = npt.NDArray[np.float64]
 Network = Literal["lstm", "gru", "elman"]

@@ -31,8 +31,8 @@ from ..inference import (
     step_log_likelihood,
 )
 from ..inference.arviz_groups import Idata, build, group
-from ..inference.network_inputs import network_inputs, states_of
-from ..inference.readouts import untrained_like
+from ..inference.networks.network_inputs import network_inputs, states_of
+from ..inference.networks.readouts import untrained_like
 from ..models import (
     LabelledChain,
     Sequences,
@@ -42,9 +42,9 @@ from ..models import (
     zero_one_random,
 )
 from ..models.randomness import one_thread, seeded
-from .language_models import LanguageModel, train
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .parts.language_models import LanguageModel, train
 
 Array = npt.NDArray[np.float64]
 

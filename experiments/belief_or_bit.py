@@ -38,15 +38,15 @@ from ..inference import (
     fit,
 )
 from ..inference.arviz_groups import Idata, build
-from ..inference.filters import Filter
-from ..inference.guides import Guide
-from ..inference.objectives import Objective
+from ..inference.filters.slot import Filter
+from ..inference.fitting.objectives import Objective
+from ..inference.guides.guide import Guide
 from ..models import Sequences
 from ..models.randomness import one_thread, seeded
 from .belief_filter import PUBLISHED_AFFINE, AffineFilter, best_affine_slope, chain
-from .drawings_belief_or_bit import draw
-from .report import Outcome, versions
-from .seeds import falls_short, interval, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, interval, over_seeds, stream, summary
+from .drawings.belief_or_bit import draw
 
 Array = npt.NDArray[np.float64]
 

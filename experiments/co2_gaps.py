@@ -39,7 +39,7 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, group
-from ..inference.evidence import log_evidence as evidence_of
+from ..inference.queries.evidence import log_evidence as evidence_of
 from ..models import (
     Autoregressive,
     LinearGaussianSSM,
@@ -47,10 +47,10 @@ from ..models import (
     Seasonal,
     Sequences,
 )
-from ..models.dynamics import Dynamics
+from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
-from .data import load_co2
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_co2
 
 Floats = npt.NDArray[np.float64]
 

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence
 from ..inference.arviz_groups import Idata, build
 from ..models import Gaussian, HiddenMarkovModel, TemporalSigmoidBeliefNetwork, node_states
-from ..models.node_laws import Coupling
+from ..models.chains.node_laws import Coupling
 from ..models.randomness import one_thread, seeded
-from .drawings_coupled_nodes import HEADS, draw
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings.coupled_nodes import HEADS, draw
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

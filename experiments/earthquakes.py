@@ -39,11 +39,11 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, convergence, group
-from ..inference.guides import Uncertainty
+from ..inference.guides.guide import Uncertainty
 from ..models import HiddenMarkovModel, Poisson, Sequences
 from ..models.randomness import one_thread, seeded
-from .data import load_earthquakes
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_earthquakes
 
 PUBLISHED = {
     "stationary": {1: 391.9189, 2: 342.3183, 3: 329.4603, 4: 327.8316},

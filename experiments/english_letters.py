@@ -31,8 +31,8 @@ from ..inference import (
 from ..inference.arviz_groups import Idata, group
 from ..models import Categorical, HiddenMarkovModel, Sequences
 from ..models.randomness import one_thread, seeded
-from .data import load_english_letters
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_english_letters
 
 VOWELS = "aeiou"
 CONSONANTS = "bcdfghjklmnpqrstvwxz"  # y is neither

@@ -32,15 +32,16 @@ from ..inference import (
     MeanFieldGuide,
     UpdateErrors,
     evidence_gap,
-    exact,
     fit,
     gaps,
     update_errors,
 )
 from ..inference.arviz_groups import Idata, build
-from ..inference.filters import Direction, Filter
-from ..inference.guides import Guide
-from ..inference.update_errors import EventTable
+from ..inference.checking.update_errors import EventTable
+from ..inference.exact import chains as exact
+from ..inference.filters.recurrent import Direction
+from ..inference.filters.slot import Filter
+from ..inference.guides.guide import Guide
 from ..models import (
     Bernoulli,
     Categorical,
@@ -52,9 +53,9 @@ from ..models import (
     TemporalSigmoidBeliefNetwork,
 )
 from ..models.randomness import seeded
-from .drawings_evidence_gaps import draw_parts, draw_updates
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings.evidence_gaps import draw_parts, draw_updates
 
 Array = npt.NDArray[np.float64]
 Known = HiddenMarkovModel | LinearGaussianSSM

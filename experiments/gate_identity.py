@@ -34,9 +34,9 @@ from ..models import (
     node_states,
 )
 from ..models.randomness import one_thread
-from .drawings_gate_identity import draw
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings.gate_identity import draw
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

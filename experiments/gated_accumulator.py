@@ -38,9 +38,9 @@ from ..models import (
     memory_states,
 )
 from ..models.randomness import one_thread, seeded
-from . import drawings_gated_accumulator as drawings
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings import gated_accumulator as drawings
 
 Array = npt.NDArray[np.float64]
 

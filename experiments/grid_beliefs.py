@@ -46,10 +46,10 @@ from ..models import (
     Uniform,
 )
 from ..models.randomness import one_thread, seeded
-from .data import load_problem
-from .drawings_grid_beliefs import draw
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .data.loaders import load_problem
+from .drawings.grid_beliefs import draw
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

@@ -29,7 +29,6 @@ from ..inference import (
     LSTMFilter,
     NutsFit,
     evidence_gap,
-    exact,
     fit,
     information_criteria,
     log_evidence,
@@ -37,12 +36,13 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, group
-from ..inference.posteriors import Backward
+from ..inference.exact import chains as exact
+from ..inference.guides.posteriors import Backward
 from ..models import ContinuousTimeHMM, HiddenMarkovModel, Sequences
-from ..models.generators import generator_matrix, transition_probabilities
+from ..models.chains.generators import generator_matrix, transition_probabilities
 from ..models.randomness import one_thread, seeded
-from .data import load_heart_transplants
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_heart_transplants
 
 GRADES = ("none", "mild", "severe", "dead")
 DEATH = 3

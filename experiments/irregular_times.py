@@ -35,7 +35,8 @@ from ..inference import (
     log_evidence,
 )
 from ..inference.arviz_groups import Idata, build, group
-from ..inference.filters import Filter, RecurrentFilter
+from ..inference.filters.recurrent import RecurrentFilter
+from ..inference.filters.slot import Filter
 from ..models import (
     LinearDynamics,
     LinearGaussianSSM,
@@ -44,8 +45,8 @@ from ..models import (
     Simulation,
 )
 from ..models.randomness import one_thread, seeded
-from .report import Outcome, versions
-from .seeds import stream
+from .command.report import Outcome, versions
+from .command.seeds import stream
 
 Array = npt.NDArray[np.float64]
 

@@ -33,7 +33,7 @@ from ..inference import (
     weighted_evidence,
 )
 from ..inference.arviz_groups import Idata, group
-from ..inference.particles import particle_filter
+from ..inference.guides.particles import particle_filter
 from ..models import (
     Bernoulli,
     DeepMarkovModel,
@@ -43,8 +43,8 @@ from ..models import (
     Sequences,
 )
 from ..models.randomness import seeded
-from .data import load_jsb_chorales, load_musedata, load_piano_midi
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_jsb_chorales, load_musedata, load_piano_midi
 
 Source = Literal["chorales", "piano-midi", "musedata", "simulated"]
 Splits = tuple[Sequences, Sequences, Sequences]

@@ -40,16 +40,17 @@ from ..inference import (
     fit,
 )
 from ..inference.arviz_groups import Idata, build, group
-from ..inference.best_gaussian import best_mean_field
-from ..inference.filters import Direction, Filter, RecurrentFilter
-from ..inference.gaussian_beliefs import GaussianBeliefs
-from ..inference.gaussian_posteriors import GaussianSmoother
-from ..inference.guides import Guide
-from ..inference.objectives import Objective
+from ..inference.checking.best_gaussian import best_mean_field
+from ..inference.filters.gaussian_beliefs import GaussianBeliefs
+from ..inference.filters.recurrent import Direction, RecurrentFilter
+from ..inference.filters.slot import Filter
+from ..inference.fitting.objectives import Objective
+from ..inference.guides.gaussian_posteriors import GaussianSmoother
+from ..inference.guides.guide import Guide
 from ..models import LinearDynamics, LinearGaussianSSM, LinearLaws, Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
-from .report import Outcome, versions
-from .seeds import stream
+from .command.report import Outcome, versions
+from .command.seeds import stream
 
 Array = npt.NDArray[np.float64]
 Network = Literal["lstm", "gru", "elman"]

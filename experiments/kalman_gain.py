@@ -31,13 +31,13 @@ from torch import Tensor, nn
 
 from ..inference import construct, filter, sample_states, steady_state
 from ..inference.arviz_groups import Idata, build
-from ..inference.recurrences import affine_scan
+from ..inference.filters.recurrences import affine_scan
 from ..models import LinearGaussianSSM, LocalLevel, Sequences
 from ..models.randomness import one_thread, seeded
-from . import drawings_kalman_gain as drawings
-from .kalman_cells import Elman, LinearCell, StandardCell
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings import kalman_gain as drawings
+from .parts.kalman_cells import Elman, LinearCell, StandardCell
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["steady", "missing", "noisy"]

@@ -35,11 +35,11 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, convergence, group
-from ..inference.guides import Uncertainty
+from ..inference.guides.guide import Uncertainty
 from ..models import LinearGaussianSSM, LocalLevel, Model, Sequences
 from ..models.randomness import one_thread
-from .data import load_nile
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_nile
 
 VARIANCES = {"observation_variance": 15099.0, "level_variance": 1469.1}
 """The maximum of the likelihood as printed by Durbin & Koopman."""

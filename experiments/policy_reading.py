@@ -53,10 +53,10 @@ from ..models import (
     policy_gate,
     read_as_inputs,
 )
-from .drawings_policy_reading import draw
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, interval, over_seeds
+from .drawings.policy_reading import draw
 from .gate_identity import Pairs, best_gate, posterior
-from .report import Outcome, versions
-from .seeds import falls_short, interval, over_seeds
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

@@ -41,9 +41,9 @@ from ..inference import (
 )
 from ..inference import filter as exact_filter
 from ..inference.arviz_groups import Idata, build
-from ..inference.exact import predicted_beliefs
-from ..inference.filters import Filter
-from ..inference.gaussian_beliefs import GaussianBeliefs
+from ..inference.exact.chains import predicted_beliefs
+from ..inference.filters.gaussian_beliefs import GaussianBeliefs
+from ..inference.filters.slot import Filter
 from ..models import (
     Categorical,
     Gaussian,
@@ -57,17 +57,17 @@ from ..models import (
     node_gate,
 )
 from ..models.randomness import one_thread, seeded
-from .drawings_related_architectures import draw
-from .reference_filters import (
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings.related_architectures import draw
+from .parts.reference_filters import (
     BestProduct,
     BlindFilter,
     SampledMarginals,
     SteadyGain,
     window_beliefs,
 )
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
-from .spectral_error import spectral_errors
+from .parts.spectral_error import spectral_errors
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

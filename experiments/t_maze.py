@@ -40,14 +40,14 @@ from ..inference import (
     track,
 )
 from ..inference.arviz_groups import Idata, build
-from ..inference.filters import RecurrentFilter
-from ..inference.guides import Guide
+from ..inference.filters.recurrent import RecurrentFilter
+from ..inference.guides.guide import Guide
 from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
 from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
-from .drawings_t_maze import draw
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings.t_maze import draw
 
 Array = npt.NDArray[np.float64]
 

@@ -37,7 +37,7 @@ from ..inference import (
     value_iteration,
 )
 from ..inference.arviz_groups import Idata, build
-from ..inference.filters import RecurrentFilter
+from ..inference.filters.recurrent import RecurrentFilter
 from ..models import (
     POMDP,
     BeliefPolicy,
@@ -50,9 +50,9 @@ from ..models import (
     tiger,
 )
 from ..models.randomness import one_thread, seeded
-from . import drawings_tiger as drawings
-from .report import Outcome, versions
-from .seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, over_seeds, stream, summary
+from .drawings import tiger as drawings
 
 CLOSED_FORM = 2.5399375 / 0.131118125
 """V(½, ½) of "listen until two net growls, then open", 19.371368."""

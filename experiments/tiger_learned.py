@@ -31,13 +31,13 @@ from torch import Tensor
 
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence, nuts
 from ..inference.arviz_groups import Idata, build
-from ..inference.draws import draw_parameters, draw_prior
+from ..inference.fitting.draws import draw_parameters, draw_prior
 from ..models import POMDP, BeliefPolicy, FixedChances, Sequences, tiger
-from ..models.policies import Policy
+from ..models.decisions.policies import Policy
 from ..models.randomness import seeded
-from .drawings_tiger_learned import draw
-from .report import Outcome, versions
-from .seeds import falls_short, interval, over_seeds
+from .command.report import Outcome, versions
+from .command.seeds import falls_short, interval, over_seeds
+from .drawings.tiger_learned import draw
 
 Array = npt.NDArray[np.float64]
 Draws = Mapping[str, Tensor]

@@ -21,12 +21,12 @@ from scipy.optimize import minimize
 
 from ..inference import forecast, innovation_tests, log_evidence, nuts, smooth, to_arviz
 from ..inference.arviz_groups import Idata, convergence, group
-from ..inference.evidence import log_evidence as evidence_of
+from ..inference.queries.evidence import log_evidence as evidence_of
 from ..models import LinearGaussianSSM, LocalLevel, LocalLinearTrend, Sequences
-from ..models.dynamics import Dynamics
+from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
-from .data import load_unemployment
-from .report import Outcome
+from .command.report import Outcome
+from .data.loaders import load_unemployment
 
 LAWS: dict[str, Dynamics] = {
     "local_level": LocalLevel(),

@@ -35,11 +35,11 @@ from ..inference import (
 )
 from ..models import Categorical, HiddenMarkovModel, Sequences
 from ..models.randomness import seeded
-from .data import load_english_letters
-from .drawings_wrapped_lstm import draw
-from .language_models import LanguageModel, train
-from .report import Outcome
-from .seeds import over_seeds, stream, summary
+from .command.report import Outcome
+from .command.seeds import over_seeds, stream, summary
+from .data.loaders import load_english_letters
+from .drawings.wrapped_lstm import draw
+from .parts.language_models import LanguageModel, train
 
 
 @dataclass(frozen=True)

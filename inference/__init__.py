@@ -1,11 +1,48 @@
 """Filters, guides, exact inference, fitting, and everything that measures a fit."""
 
-from .agents import RecurrentAgent
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
-from .bayesian_recurrent import BayesianRecurrentFilter
-from .belief_recursion import filter_beliefs
-from .conditional_markov import CRFFilter, MEMMFilter
-from .constructed import (
+from .checking.criteria import InformationCriteria, information_criteria
+from .checking.evidence_gap import EvidenceGap, evidence_gap
+from .checking.gap_parts import GapParts, gaps
+from .checking.importance import Importance, WeightedEvidence, importance, weighted_evidence
+from .checking.innovations import InnovationTests, innovation_tests
+from .checking.predictive_check import predictive_check
+from .checking.sample_statistics import Distance, SampleComparison, compare_samples
+from .checking.update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
+from .decisions.agents import RecurrentAgent
+from .decisions.horizons import HorizonPlan, solve_horizon
+from .decisions.network_policy import NetworkPolicy
+from .decisions.particle_tracker import ParticleTracker
+from .decisions.planning import mdp_values, qmdp, value_iteration
+from .decisions.plans import AlphaVectors, History, Plan, load_plan
+from .decisions.trackers import FilterTracker, NoMemory, track
+from .exact.potentials import filter_beliefs
+from .export.gates import export_gates, gates
+from .export.to_arviz import to_arviz
+from .filters.bayesian import BayesianRecurrentFilter
+from .filters.conditional_markov import CRFFilter, MEMMFilter
+from .filters.recurrences import recurrent_gates
+from .filters.recurrent import ElmanFilter, GRUFilter, LSTMFilter
+from .filters.sigmoid import SigmoidFilter
+from .filters.slot import ExactFilter
+from .filters.spectral import (
+    ObservableOperators,
+    SpectralFilter,
+    symbol_triples,
+    triple_probabilities,
+)
+from .fitting.loop import Fit, NonFiniteLossError, fit
+from .fitting.nuts import NutsFit, NutsSettings, nuts
+from .fitting.saving import load_fit, save_fit
+from .fitting.settings import FitSettings
+from .fitting.start import starting_values
+from .fitting.sweeps import FailedJob, Sweep, sweep
+from .guides.deep import DeepGuide, TrajectoryNetwork
+from .guides.guide import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .guides.particles import Particles, particle_filter
+from .guides.regimes import RegimeGuide
+from .guides.sampled_bits import SampledBitGuide
+from .networks.constructed import (
     ConstructedCell,
     ConstructedFilter,
     ConstructedGate,
@@ -14,37 +51,13 @@ from .constructed import (
     failing_conditions,
     steady_state,
 )
-from .deep_guide import DeepGuide, TrajectoryNetwork
-from .diagnostics import InformationCriteria, information_criteria
-from .evidence_gap import EvidenceGap, evidence_gap
-from .filters import ElmanFilter, ExactFilter, GRUFilter, LSTMFilter
-from .fit import Fit, NonFiniteLossError, fit
-from .gap_parts import GapParts, gaps
-from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
-from .gate_events import belief_events, gates_and_beliefs
-from .gates import export_gates, gates
-from .guides import BeliefGuide, ForwardGuide, MeanFieldGuide
-from .horizons import HorizonPlan, solve_horizon
-from .importance import Importance, WeightedEvidence, importance, weighted_evidence
-from .innovations import InnovationTests, innovation_tests
-from .linear_queries import (
-    Component,
-    LinearForecast,
-    Moments,
-    components,
-    standardised_innovations,
-)
-from .lstm_samples import lstm_log_likelihood, sample_lstm
-from .mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
-from .network_inputs import fold_embedding
-from .network_policy import NetworkPolicy
-from .nuts import NutsFit, NutsSettings, nuts
-from .particle_tracker import ParticleTracker
-from .particles import Particles, particle_filter
-from .planning import mdp_values, qmdp, value_iteration
-from .plans import AlphaVectors, History, Plan, load_plan
-from .predictive_check import predictive_check
-from .queries import (
+from .networks.gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .networks.gate_events import belief_events, gates_and_beliefs
+from .networks.lstm_samples import lstm_log_likelihood, sample_lstm
+from .networks.network_inputs import fold_embedding
+from .networks.readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
+from .networks.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
+from .queries.answers import (
     Forecast,
     MostLikely,
     filter,
@@ -57,33 +70,9 @@ from .queries import (
     smooth_pairs,
     step_log_likelihood,
 )
-from .readouts import (
-    BeliefReadout,
-    Readouts,
-    belief_readout,
-    lstm_readouts,
-    mean_readout,
-)
-from .recurrences import recurrent_gates
-from .sample_statistics import Distance, SampleComparison, compare_samples
-from .sampled_bits import SampledBitGuide
-from .saving import load_fit, save_fit
-from .settings import FitSettings
-from .sigmoid_filter import SigmoidFilter
-from .spectral import (
-    ObservableOperators,
-    SpectralFilter,
-    symbol_triples,
-    triple_probabilities,
-)
-from .start import starting_values
-from .sweeps import FailedJob, Sweep, sweep
-from .switching import SmoothedRegimes, most_likely_regimes, smooth_regimes
-from .switching_guide import RegimeGuide
-from .to_arviz import to_arviz
-from .trackers import FilterTracker, NoMemory, track
-from .update_errors import EventTable, UpdateErrors, steps_since_switch, update_errors
-from .wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
+from .queries.linear import Component, LinearForecast, Moments, components, standardised_innovations
+from .queries.mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
+from .queries.regimes import SmoothedRegimes, most_likely_regimes, smooth_regimes
 
 __all__ = [
     "AlphaVectors",

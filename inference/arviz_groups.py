@@ -21,6 +21,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
@@ -28,21 +29,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 import numpy as np
 import xarray as xr
 
-with warnings.catch_warnings():
-    # 0.23 announces its successor once a day; both are supported here, so nobody need act on it.
-    warnings.filterwarnings("ignore", category=FutureWarning, message=r"\s*ArviZ is undergoing")
-    import arviz
-
 if TYPE_CHECKING:
     from arviz import InferenceData
     from numpy.typing import ArrayLike, NDArray
 
 Idata: TypeAlias = "InferenceData | xr.DataTree"
 """What the installed ArviZ calls inference data."""
-
-az: Any = arviz  # most of its functions carry no types, and some exist in one major only
-
-_ARVIZ_1 = int(az.__version__.split(".")[0]) >= 1
 
 _Entry = TypeVar("_Entry")
 
@@ -63,6 +55,21 @@ GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 
 _LEAST_WEIGHTS = 25  # a fifth of them is the tail, and a Pareto fit needs five points
 _EQUAL = 1e-3  # a tail this narrow in log weights is float32 rounding as likely as not
+
+
+@cache
+def _arviz() -> Any:
+    """ArviZ, loaded when first needed since that takes seconds; its functions carry few types."""
+    with warnings.catch_warnings():
+        # 0.23 announces its successor once a day; both are supported, so nobody need act on it.
+        message = r"\s*ArviZ is undergoing"
+        warnings.filterwarnings("ignore", category=FutureWarning, message=message)
+        import arviz
+    return arviz
+
+
+def _is_arviz_1() -> bool:
+    return int(_arviz().__version__.split(".")[0]) >= 1
 
 
 def build(
@@ -293,9 +300,9 @@ def convergence(idata: Idata) -> Convergence:
             if np.ptp(scalar) > 0:  # a constant, such as a zero in a matrix, converged long ago
                 worst.append(
                     (
-                        float(az.rhat(scalar)),
-                        float(az.ess(scalar, method="bulk")),
-                        float(az.ess(scalar, method="tail")),
+                        float(_arviz().rhat(scalar)),
+                        float(_arviz().ess(scalar, method="bulk")),
+                        float(_arviz().ess(scalar, method="tail")),
                     )
                 )
     r_hat, bulk, tail = zip(*worst, strict=True)
@@ -473,9 +480,9 @@ def _attribute(name: str, value: Any) -> str | int | float:
 
 def _assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> Idata:
     """The container of the installed ArviZ."""
-    if _ARVIZ_1:
+    if _is_arviz_1():
         return _tree(datasets, attrs)
-    idata: Idata = az.InferenceData(attrs=dict(attrs), **datasets)
+    idata: Idata = _arviz().InferenceData(attrs=dict(attrs), **datasets)
     return idata
 
 
@@ -537,11 +544,11 @@ def _arviz_psis(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """ArviZ's own routine: 0.x takes log weights, 1.x log-likelihoods, which it negates."""
     with np.errstate(all="ignore"):  # overflow on the way is harmless, the caller looks at the end
-        if _ARVIZ_1:
+        if _is_arviz_1():
             array_stats = import_module("arviz_stats.base").array_stats
             smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
         else:
-            smoothed, k = az.psislw(log_weights, reff=efficiency)
+            smoothed, k = _arviz().psislw(log_weights, reff=efficiency)
     return np.asarray(smoothed), np.asarray(k)
 
 
@@ -604,7 +611,7 @@ def _relative_efficiency(idata: Idata, draws: NDArray[np.float64]) -> float:
         -1, chains, sizes["draw"]
     )
     dataset = xr.Dataset({"likelihood": (("unit", *_SAMPLES), likelihood)})
-    effective = np.asarray(az.ess(dataset, method="mean")["likelihood"])
+    effective = np.asarray(_arviz().ess(dataset, method="mean")["likelihood"])
     effective = effective[np.isfinite(effective)]
     if not effective.size:
         return 1.0

@@ -22,9 +22,9 @@ Outputs of hidden and deep Markov models are those of any emission family: discr
 of low or high dimension; those of linear models are reals.
 """
 
-from .actions import ActionEmission, ActionTransition
 from .beliefs import DiscreteBelief, GaussianBelief
-from .binary import (
+from .chains.actions import ActionEmission, ActionTransition
+from .chains.binary import (
     CoupledNodes,
     GateConditions,
     NodeGate,
@@ -33,24 +33,17 @@ from .binary import (
     gate_conditions,
     node_gate,
 )
-from .continuous_time import ContinuousTimeHMM
-from .counts import Bernoulli, Categorical, Multinomial, Poisson
-from .deep import DeepLaws, DeepMarkovModel, GatedTransition
-from .diffusion import LinearSDE, OrnsteinUhlenbeck
-from .dynamics import Dynamics, LinearDynamics
-from .emissions import Emission
-from .folders import SequenceFolder, write_folder
-from .generators import GeneratorTransition
-from .hmm import ChainLaws, HiddenMarkovModel, Laws
-from .laws import (
+from .chains.continuous_time import ContinuousTimeHMM
+from .chains.generators import GeneratorTransition
+from .chains.hmm import ChainLaws, HiddenMarkovModel, Laws
+from .chains.laws import (
     BandedTransition,
     InputTransition,
     LowRankTransition,
     MatrixTransition,
     SparseTransition,
 )
-from .linear import LinearEmission, LinearGaussianSSM, LinearLaws
-from .memory import (
+from .chains.memory import (
     AccumulatorTransition,
     EmptyMemory,
     GatedAccumulator,
@@ -64,24 +57,39 @@ from .memory import (
     value_mean,
     write_probability,
 )
-from .memory_process import MemoryProcess, memory_process
-from .misclassification import Misclassification
-from .model import Model, Simulation
-from .mountain_hike import Hikes, MountainHike
-from .neural import NeuralEmission, NeuralTransition
-from .node_emission import NodeEmission
-from .node_laws import (
-    HarmoniumInitial,
-    HarmoniumTransition,
-    NodeInitial,
-    SigmoidTransition,
+from .chains.neural import NeuralEmission, NeuralTransition
+from .chains.node_emission import NodeEmission
+from .chains.node_laws import HarmoniumInitial, HarmoniumTransition, NodeInitial, SigmoidTransition
+from .chains.nodes import node_states
+from .chains.policy_reading import (
+    PolicyReading,
+    as_policy,
+    emission_of,
+    policy_gate,
+    read_as_inputs,
 )
-from .nodes import node_states
-from .persistence import load_model, save_model
-from .policies import (
+from .chains.processes import (
+    LabelledChain,
+    golden_mean,
+    labelled_chain,
+    mess3,
+    random_random_xor,
+    zero_one_random,
+)
+from .continuous.deep import DeepLaws, DeepMarkovModel, GatedTransition
+from .continuous.diffusion import LinearSDE, OrnsteinUhlenbeck
+from .continuous.dynamics import Dynamics, LinearDynamics
+from .continuous.linear import LinearEmission, LinearGaussianSSM, LinearLaws
+from .continuous.structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .continuous.switching import SwitchingLaws, SwitchingLinearSSM
+from .data.folders import SequenceFolder, write_folder
+from .data.sequences import Sequences
+from .decisions.bayes_rule import BeliefPolicy, ExactTracker
+from .decisions.files import read_pomdp, write_pomdp
+from .decisions.memory_process import MemoryProcess, memory_process
+from .decisions.mountain_hike import Hikes, MountainHike
+from .decisions.policies import (
     ActionSequence,
-    BeliefPolicy,
-    ExactTracker,
     FixedChances,
     Mixture,
     ObservationPolicy,
@@ -90,25 +98,17 @@ from .policies import (
     Tracker,
     Uniform,
 )
-from .policy_reading import PolicyReading, as_policy, emission_of, policy_gate, read_as_inputs
-from .pomdp import POMDP, Episodes, World
-from .pomdp_file import read_pomdp, write_pomdp
+from .decisions.pomdp import POMDP, Episodes, World
+from .decisions.problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
+from .decisions.rewards import Rewards, Tables
+from .emissions.counts import Bernoulli, Categorical, Multinomial, Poisson
+from .emissions.emission import Emission
+from .emissions.misclassification import Misclassification
+from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .emissions.regression import Regression
+from .model import Model, Simulation
+from .persistence import load_model, save_model
 from .priors import Ordered
-from .problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
-from .processes import (
-    LabelledChain,
-    golden_mean,
-    labelled_chain,
-    mess3,
-    random_random_xor,
-    zero_one_random,
-)
-from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
-from .regression import Regression
-from .rewards import Rewards, Tables
-from .sequences import Sequences
-from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
-from .switching import SwitchingLaws, SwitchingLinearSSM
 
 __all__ = [
     "POMDP",

@@ -6,8 +6,6 @@ from numbers import Integral, Real
 
 from torch import Tensor
 
-from .sequences import Sequences
-
 
 def require(condition: bool, argument: str, requirement: str, came: object) -> None:
     """Raise ``ValueError`` naming the argument, the requirement and what came, unless met."""
@@ -48,29 +46,3 @@ def require_last(value: object, size: int, argument: str) -> None:
         f"needs a tensor with {size} entries along the last axis",
         shape,
     )
-
-
-def require_inputs(data: Sequences, columns: int, reader: str) -> None:
-    """Raise ``ValueError`` unless the data bring the input columns that a law reads, if any."""
-    width = 0 if data.inputs is None else data.inputs.shape[-1]
-    require(
-        not columns or width == columns,
-        "data.inputs",
-        f"{reader}(inputs={columns}) needs {columns} column(s)",
-        width,
-    )
-
-
-def require_times(data: Sequences, reader: str) -> None:
-    """Raise ``ValueError`` unless times are there and increase strictly in every sequence."""
-    if data.times is None:
-        raise ValueError(
-            f"data.times: {reader} needs the time of every step (times=… of the constructors of "
-            "Sequences, of sample and of forecast), got None"
-        )
-    still = (data.times.diff(dim=1) <= 0) & data.step_mask[:, 1:]
-    for n, step in still.nonzero()[:1].tolist():
-        raise ValueError(
-            f"data.times: {reader} needs times that increase; got {data.times[n, step + 1]:g} "
-            f"after {data.times[n, step]:g} in sequence {data.labels[n]!r}, step {step + 1}"
-        )

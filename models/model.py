@@ -15,15 +15,15 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from . import padding
 from .beliefs import Belief
 from .checks import require, require_count
-from .emissions import Parameters, Priors
-from .folders import Data, SequenceFolder
-from .observations import Observations
+from .data import padding
+from .data.folders import Data, SequenceFolder
+from .data.sequences import Sequences
+from .emissions.emission import Parameters, Priors
+from .emissions.observations import Observations
 from .priors import elementary, within
 from .randomness import seeded
-from .sequences import Sequences
 
 _ROUNDING = 1e-12
 """Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""

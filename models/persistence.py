@@ -5,49 +5,42 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from .actions import ActionEmission, ActionTransition
-from .counts import Bernoulli, Categorical, Multinomial, Poisson
-from .deep import DeepMarkovModel
-from .diffusion import LinearSDE, OrnsteinUhlenbeck
-from .dynamics import LinearDynamics, SumOfDynamics
-from .generators import GeneratorTransition
-from .hmm import HiddenMarkovModel
-from .laws import (
+from .chains.actions import ActionEmission, ActionTransition
+from .chains.generators import GeneratorTransition
+from .chains.hmm import HiddenMarkovModel
+from .chains.laws import (
     BandedTransition,
     InputTransition,
     LowRankTransition,
     MatrixTransition,
     SparseTransition,
 )
-from .linear import LinearEmission, LinearGaussianSSM
-from .memory import AccumulatorTransition, EmptyMemory, MemoryEmission, ResetTransition
-from .misclassification import Misclassification
+from .chains.memory import AccumulatorTransition, EmptyMemory, MemoryEmission, ResetTransition
+from .chains.neural import NeuralEmission, NeuralTransition
+from .chains.node_emission import NodeEmission
+from .chains.node_laws import HarmoniumInitial, HarmoniumTransition, NodeInitial, SigmoidTransition
+from .continuous.deep import DeepMarkovModel
+from .continuous.diffusion import LinearSDE, OrnsteinUhlenbeck
+from .continuous.dynamics import LinearDynamics, SumOfDynamics
+from .continuous.linear import LinearEmission, LinearGaussianSSM
+from .continuous.structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
+from .continuous.switching import SwitchingLinearSSM
+from .data.storage import read_tensors, write_tensors
+from .decisions.pomdp import POMDP
+from .decisions.rewards import Rewards
+from .emissions.counts import Bernoulli, Categorical, Multinomial, Poisson
+from .emissions.misclassification import Misclassification
+from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
+from .emissions.regression import Regression
 from .model import Model
-from .neural import NeuralEmission, NeuralTransition
-from .node_emission import NodeEmission
-from .node_laws import (
-    HarmoniumInitial,
-    HarmoniumTransition,
-    NodeInitial,
-    SigmoidTransition,
-)
-from .pomdp import POMDP
 from .priors import Ordered
-from .reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
-from .regression import Regression
-from .rewards import Rewards
-from .structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
-from .switching import SwitchingLinearSSM
 
 FORMAT = 1
 
@@ -167,51 +160,6 @@ def load_model(path: str | os.PathLike[str]) -> Model:
             f"path: needs a model written by save_model, got {os.fspath(path)!r} with other "
             f"content under the same names ({error})"
         ) from error
-
-
-def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:
-    """Write tensors and plain values with ``torch.save``: whole, or not at all."""
-    with whole_file(path) as file:
-        torch.save(content, file)
-    return Path(path)
-
-
-@contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to be written that appears under its name when it is whole, or not at all."""
-    target = Path(path)
-    if target.is_dir() or not target.parent.is_dir():
-        raise ValueError(f"path: needs a file in an existing folder, got {os.fspath(path)!r}")
-    # Beside the target, so that it can be renamed onto it; not from tempfile, whose files nobody
-    # but their owner may read.
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def read_tensors(path: str | os.PathLike[str], keys: set[str]) -> dict[str, Any]:
-    """Read what ``write_tensors`` wrote, never unpickling; it must have ``keys``."""
-    name = os.fspath(path)
-    if not Path(path).is_file():
-        raise ValueError(f"path: needs an existing file, got {name!r}")
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-    except Exception as error:  # torch raises many kinds for truncated and foreign files
-        raise ValueError(
-            f"path: needs a whole file written by beliefzoo, got {name!r}, which cannot be read "
-            f"({type(error).__name__})"
-        ) from error
-    if not isinstance(content, dict) or not keys <= set(content):
-        have = sorted(map(str, content)) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"path: needs a file with {sorted(keys)}, got {name!r} with {have}")
-    return content
 
 
 def _describe_part(part: Any) -> dict[str, Any]:

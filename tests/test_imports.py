@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT
+
 FOLDERS = ("models", "inference", "experiments")
 FILES = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))
 ARVIZ = ("arviz", "arviz_base", "arviz_stats", "arviz_plots")
@@ -86,9 +87,9 @@ def files(pattern: str) -> pytest.MarkDecorator:
     ("source", "expected"),
     [
         ("import torch.nn as nn", {"torch.nn"}),
-        ("from .sequences import Sequences", {"beliefzoo.models.sequences"}),
+        ("from .checks import require", {"beliefzoo.models.checks"}),
         ("from .. import inference", {"beliefzoo", "beliefzoo.inference"}),
-        ("from ..inference.fit import fit", {"beliefzoo.inference.fit"}),
+        ("from ..inference.fitting import loop", {"beliefzoo.inference.fitting.loop"}),
         ("def f():\n    from arviz import loo", {"arviz"}),
         ("if TYPE_CHECKING:\n    import pandas", {"pandas"}),
     ],
@@ -121,12 +122,97 @@ def test_models_load_pandas_and_xarray_on_demand_only(path: Path) -> None:
     assert not among(top_level_imports(path), "pandas", "xarray", "matplotlib")
 
 
+WINGS = {
+    "models": (
+        ("checks", "randomness", "beliefs", "trajectories"),
+        ("data",),
+        ("emissions",),
+        ("priors", "model"),
+        ("chains",),
+        ("continuous", "decisions"),
+        ("persistence",),
+    ),
+    "inference": (
+        ("arviz_groups",),
+        ("exact",),
+        ("queries",),
+        ("filters",),
+        ("guides",),
+        ("fitting",),
+        ("checking",),
+        ("export",),
+        ("networks",),
+        ("decisions",),
+    ),
+}
+"""The wings of each house, in the order of imports: from left to right and never back. What stands
+in one pair of brackets is side by side: folders there know nothing of each other."""
+
+FULLEST = 30  # files in one folder
+
+
+def wing_of(name: str, house: str) -> tuple[int, str] | None:
+    """Place and name of the wing that a dotted name belongs to; None if it is none of the house."""
+    parts = name.split(".")
+    if parts[:2] != ["beliefzoo", house]:
+        return None
+    for place, side_by_side in enumerate(WINGS[house]):
+        if len(parts) > 2 and parts[2] in side_by_side:
+            return place, parts[2]
+    return len(WINGS[house]), "the face"  # beliefzoo.models itself, or a name on it
+
+
+@pytest.mark.parametrize("house", WINGS)
+def test_every_file_belongs_to_a_wing(house: str) -> None:
+    named = {wing for side_by_side in WINGS[house] for wing in side_by_side}
+    there = {path.relative_to(ROOT / house).parts[0] for path in (ROOT / house).rglob("*.py")}
+    assert {part.removesuffix(".py") for part in there} - {"__init__"} == named
+
+
+@files("models/**/*.py")
+def test_models_import_wings_before_theirs_only(path: Path) -> None:
+    assert not imports_that_run_back(path, "models")
+
+
+@files("inference/**/*.py")
+def test_inference_imports_wings_before_its_own_only(path: Path) -> None:
+    assert not imports_that_run_back(path, "inference")
+
+
+def imports_that_run_back(path: Path, house: str) -> set[str]:
+    """What a file imports from wings to the right of its own, or from beside it."""
+    own = wing_of(f"{package_of(path)}.{path.stem}", house)
+    assert own is not None
+    if path == ROOT / house / "__init__.py":
+        return set()
+    alone = (ROOT / house / own[1]).is_dir()  # files of a wing without a folder see each other
+    back = set()
+    for name in among(imports_of(path), f"beliefzoo.{house}"):
+        wing = wing_of(name, house)
+        # `from .. import x` names the package beside x; the package alone brings nothing.
+        if wing is None or name == f"beliefzoo.{house}":
+            continue
+        if wing[0] > own[0] or (wing[0] == own[0] and alone and wing[1] != own[1]):
+            back.add(name)
+    return back
+
+
+def test_no_folder_is_crowded() -> None:
+    folders = {path.parent for root in (*FOLDERS, "tests") for path in (ROOT / root).rglob("*.py")}
+    crowded = {
+        path_id(folder): number
+        for folder in folders
+        if (number := len(list(folder.glob("*.py")))) > FULLEST
+    }
+    assert not crowded
+
+
 @files("inference/**/*.py")
 def test_inference_does_not_import_experiments(path: Path) -> None:
     assert not among(imports_of(path), "beliefzoo.experiments")
 
 
-@files("inference/exact*.py")
+@files("inference/exact/*.py")
 def test_exact_inference_knows_tensors_alone(path: Path) -> None:
     assert not among(imports_of(path), "pyro", "beliefzoo.models")
 
@@ -151,7 +237,8 @@ def test_gymnasium_is_loaded_on_demand_only(path: Path) -> None:
     """It comes with an extra; whoever wants environments imports their modules."""
     if not path.name.startswith("gymnasium_"):
         environments = {
-            f"beliefzoo.inference.{own.stem}" for own in (ROOT / "inference").glob("gymnasium_*.py")
+            f"{package_of(own)}.{own.stem}"
+            for own in (ROOT / "inference/decisions").glob("gymnasium_*.py")
         }
         optional = ("gymnasium", "sb3_contrib", "stable_baselines3", *environments)
         assert not among(top_level_imports(path), *optional)

@@ -16,7 +16,8 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT
+
 FOLDERS = ("models", "inference", "experiments")
 NOT_COPIED = (".*", "__pycache__", "*.egg-info", "build", "dist", "runs", "tests")
 

@@ -28,11 +28,12 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
 from ...inference import ExactFilter, filter
-from ...models import POMDP, ExactTracker, Seen, Sequences, problems
-from . import fresh
-from .contenders import DTYPES
-from .problems import Array, Precision
-from .turns import Timing, in_turn
+from ...models import POMDP, ExactTracker, Seen, Sequences
+from ...models.decisions import problems
+from .parts import fresh
+from .parts.contenders import DTYPES
+from .parts.problems import Array, Precision
+from .parts.turns import Timing, in_turn
 
 Size = tuple[int, int, int, int]
 

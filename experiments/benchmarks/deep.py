@@ -25,12 +25,12 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ...inference import DeepGuide, TrajectoryNetwork
-from ...inference.deep_guide import DeepPosterior
-from ...inference.objectives import Batch, elbo
+from ...inference.fitting.objectives import Batch, elbo
+from ...inference.guides.deep import DeepPosterior
 from ...models import Bernoulli, DeepLaws, DeepMarkovModel, Sequences
-from ..data import load_jsb_chorales
-from . import fresh
-from .turns import in_turn
+from ..data.loaders import load_jsb_chorales
+from .parts import fresh
+from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)

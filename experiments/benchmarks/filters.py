@@ -24,11 +24,11 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 from torch import Tensor
 
 from ...inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
-from ...inference.filters import Filter
+from ...inference.filters.slot import Filter
 from ...models import HiddenMarkovModel, Sequences
-from . import fresh
-from .problems import Array, emission
-from .turns import in_turn
+from .parts import fresh
+from .parts.problems import Array, emission
+from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,13 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ...inference import BeliefGuide, LSTMFilter
-from ...inference.guides import Guide
-from ...inference.objectives import Batch, elbo
-from ...inference.posteriors import Backward
+from ...inference.fitting.objectives import Batch, elbo
+from ...inference.guides.guide import Guide
+from ...inference.guides.posteriors import Backward
 from ...models import Sequences
-from . import fresh
-from .problems import Case, Problem, problem
-from .turns import in_turn
+from .parts import fresh
+from .parts.problems import Case, Problem, problem
+from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)

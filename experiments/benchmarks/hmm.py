@@ -24,9 +24,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from . import fresh
-from .contenders import CONTENDERS, OURS, PARTS, Contender, Limits, Prepared, parts
-from .problems import (
+from .parts import fresh
+from .parts.contenders import CONTENDERS, OURS, PARTS, Contender, Limits, Prepared, parts
+from .parts.problems import (
     FAMILIES,
     Answer,
     Case,
@@ -36,7 +36,7 @@ from .problems import (
     reference,
     tolerance,
 )
-from .turns import Timing, in_turn
+from .parts.turns import Timing, in_turn
 
 Size = tuple[int, int, int]
 

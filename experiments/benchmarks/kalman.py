@@ -22,11 +22,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...inference import exact_gaussian
-from ...inference.exact_gaussian import LinearChain
-from . import fresh
-from .problems import Answer, Array, Precision, check_agreement, tolerance
-from .turns import Timing, in_turn
+from ...inference.exact import gaussian as exact_gaussian
+from ...inference.exact.gaussian import LinearChain
+from .parts import fresh
+from .parts.problems import Answer, Array, Precision, check_agreement, tolerance
+from .parts.turns import Timing, in_turn
 
 Size = tuple[int, int, int, int]
 Task = Literal["evidence", "smoother"]

@@ -16,10 +16,10 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from . import fresh
-from .contenders import ours
-from .problems import FAMILIES, PRECISIONS, Answer, Case, Family, Precision, problem
-from .turns import in_turn
+from .parts import fresh
+from .parts.contenders import ours
+from .parts.problems import FAMILIES, PRECISIONS, Answer, Case, Family, Precision, problem
+from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)

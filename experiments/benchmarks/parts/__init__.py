@@ -1,0 +1,1 @@
+"""How a benchmark is timed, and whom it is compared with."""

@@ -1,0 +1,1 @@
+"""The command line: finding, running, sweeping and reporting experiments."""

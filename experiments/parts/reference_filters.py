@@ -1,0 +1,89 @@
+"""Filters that need no training: floors and baselines of `related-architectures`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...inference import ExactFilter, SampledBitGuide, SigmoidFilter, filter_beliefs
+from ...inference.filters.gaussian_beliefs import GaussianBeliefs
+from ...models import Model, Sequences
+from ...models.chains.nodes import node_probabilities, product_law
+
+
+class _Fixed(nn.Module):
+    """A filter with nothing to build or calibrate."""
+
+    causal = True
+
+    def build(self, model: Model) -> None:
+        """Nothing to build."""
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Nothing to calibrate."""
+
+
+class SampledMarginals(_Fixed):
+    """Marginals of the guide whose gate is the exact p(h_t | h_{t-1}, y_t): no filter (I2)."""
+
+    def __init__(self, model: Model, gate: SigmoidFilter) -> None:
+        super().__init__()
+        self._guide = [SampledBitGuide(model, gate)]  # in a list: its weights are not ours
+
+    def forward(self, laws: Any) -> Tensor:
+        mean: Tensor = self._guide[0].posterior(laws).mean
+        return mean.clamp_min(1e-300).log()
+
+
+class BestProduct(_Fixed):
+    """The exact filter's marginals of single nodes: the floor of product beliefs (I5)."""
+
+    def forward(self, laws: Any) -> Tensor:
+        exact: Any = ExactFilter()(laws)
+        return product_law(node_probabilities(exact.exp()).logit())
+
+
+class BlindFilter(_Fixed):
+    """The exact filter of one who does not see the inputs: with the mean transition."""
+
+    def forward(self, laws: Any) -> Tensor:
+        mean = laws.log_transition.exp().mean((0, 1), keepdim=True)
+        first = laws.log_initial[:1]
+        return filter_beliefs(first, mean.log(), laws.log_likelihood)
+
+
+class SteadyGain(_Fixed):
+    """Kalman's filter of z_t = a z_{t-1} + N(0, q), y = z + N(0, r), always in its steady state."""
+
+    def __init__(self, a: float, q: float, r: float) -> None:
+        super().__init__()
+        p = q
+        for _ in range(1000):  # the Riccati recursion, contracting
+            p = a * a * p * r / (p + r) + q
+        self.factor, self.gain, self.variance = a, p / (p + r), p * r / (p + r)
+
+    def forward(self, laws: Any) -> GaussianBeliefs:
+        y = laws.values[..., 0].double()
+        mean, means = torch.zeros_like(y[:, 0]), []
+        for column in y.unbind(1):
+            mean = self.factor * mean + self.gain * (column - self.factor * mean)
+            means.append(mean)
+        mean = torch.stack(means, 1).unsqueeze(-1)
+        return GaussianBeliefs(mean, torch.full_like(mean, self.variance**0.5))
+
+
+def window_beliefs(laws: Any, prior: Tensor, size: int) -> Tensor:
+    """log p(z_t | the last ``size`` observations), (N, T, K); fewer at the beginning."""
+    told, table = laws.log_likelihood, laws.log_transition[0, 0]
+    steps, out = told.shape[1], ExactFilter()(laws)
+    assert isinstance(out, Tensor)
+    if size >= steps:
+        return out
+    beliefs = prior[:, : steps - size + 1]  # of the windows' first steps
+    for ago in range(size):
+        if ago:
+            beliefs = (beliefs.unsqueeze(-1) + table).logsumexp(-2)
+        beliefs = (beliefs + told[:, ago : steps - size + 1 + ago]).log_softmax(-1)
+    return torch.cat([out[:, : size - 1], beliefs], 1)

@@ -1,0 +1,1 @@
+"""Checks of a fit: evidence gaps and their parts, importance weights, criteria."""

@@ -1,0 +1,244 @@
+"""How far a guide is from exact inference, in nats."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models import Laws, LinearLaws, Sequences
+from ..exact import chains as exact
+from ..exact import gaussian as exact_gaussian
+from ..filters.gaussian_beliefs import GaussianBeliefs
+from ..filters.linear_likelihood import LinearLikelihood, in_double
+from ..fitting.loop import Fit
+from ..guides.gaussian_posteriors import GaussianBackward, GaussianSmoother
+from ..guides.guide import Guide, Posterior
+from ..guides.posteriors import Backward, PathPosterior
+from ..queries.answers import BATCH
+from ..queries.linear import arguments
+
+
+@dataclass(frozen=True)
+class EvidenceGap:
+    """A guide beside the exact answer, at fixed parameters; all figures in nats per step.
+
+    A step is one time step of one sequence. ``log_evidence`` and ``elbo`` (N,) are per sequence;
+    ``kl_filter`` and ``update_error`` (N, T) per step, zero beyond the length of a sequence.
+    """
+
+    log_evidence: Tensor
+    """log p(y_n), the states summed out exactly, (N,)."""
+    elbo: Tensor
+    """The guide's bound on it, exact in the states, (N,)."""
+    kl_filter: Tensor | None
+    """KL(b_t ‖ β_t): exact filter against the guide's belief (N, T); None where it has none.
+
+    Of continuous states zero where the exact filter has no density: known exactly, or not at all
+    yet, which a diffuse start may bring about."""
+    update_error: Tensor | None
+    """u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)): what this step's update adds, (N, T)."""
+    surprise: Tensor
+    """−log p(y_t | y_1 … y_{t-1}) under the exact filter, (N, T)."""
+    lengths: Tensor
+    """Lengths of the sequences, (N,)."""
+
+    @property
+    def steps(self) -> int:
+        """Time steps over all sequences."""
+        return int(self.lengths.sum())
+
+    @property
+    def evidence_per_step(self) -> float:
+        """Σ log p(y_n) / steps."""
+        return float(self.log_evidence.sum()) / self.steps
+
+    @property
+    def elbo_per_step(self) -> float:
+        """Σ ELBO_n / steps."""
+        return float(self.elbo.sum()) / self.steps
+
+    @property
+    def gap_per_step(self) -> float:
+        """(Σ log p(y_n) − ELBO_n) / steps, never negative but for rounding."""
+        return float((self.log_evidence - self.elbo).sum()) / self.steps
+
+    @property
+    def gap_standard_error(self) -> float:
+        """Standard error of ``gap_per_step`` over sequences; NaN for a single sequence."""
+        return standard_error(self.log_evidence - self.elbo, self.lengths)
+
+    @property
+    def kl_filter_per_step(self) -> float:
+        """Mean of KL(exact filter ‖ guide's belief); NaN where the guide has no belief."""
+        return math.nan if self.kl_filter is None else float(self.kl_filter.sum()) / self.steps
+
+    @property
+    def kl_filter_standard_error(self) -> float:
+        """Standard error of ``kl_filter_per_step`` over sequences."""
+        if self.kl_filter is None:
+            return math.nan
+        return standard_error(self.kl_filter.sum(-1), self.lengths)
+
+    @property
+    def update_error_per_step(self) -> float:
+        """Mean of the local update error; NaN where the guide has no belief."""
+        return (
+            math.nan if self.update_error is None else float(self.update_error.sum()) / self.steps
+        )
+
+    def over_time(self, values: Tensor) -> Tensor:
+        """Mean over the sequences that reach each step, of a (N, T) field, (T,)."""
+        reached = torch.arange(values.shape[1]) < self.lengths.unsqueeze(-1)
+        return (values * reached).sum(0) / reached.sum(0).clamp_min(1)
+
+    def __str__(self) -> str:
+        rows = [
+            ("log evidence", self.evidence_per_step, ""),
+            ("ELBO", self.elbo_per_step, ""),
+            ("gap: evidence − ELBO", self.gap_per_step, f" ± {self.gap_standard_error:.1e}"),
+        ]
+        if self.kl_filter is not None:
+            spread = f" ± {self.kl_filter_standard_error:.1e}"
+            rows.append(("KL(exact filter ‖ guide)", self.kl_filter_per_step, spread))
+            rows.append(("update error of a step", self.update_error_per_step, ""))
+        lines = [f"  {name:<26}{value:>12.6f}{spread}" for name, value, spread in rows]
+        head = f"{len(self.lengths)} sequences, {self.steps} steps; nats per step"
+        return "\n".join([head, *lines])
+
+
+def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
+    """Compare a fitted guide with exact inference at the posterior medians of the parameters.
+
+    Args:
+        fitted: a fit, or a guide on its own.
+        data: sequences, seen in training or not.
+
+    Raises:
+        ValueError: data that the model cannot emit, or a model without exact inference.
+    """
+    guide = fitted.guide if isinstance(fitted, Fit) else fitted
+    if not isinstance(guide, Guide):
+        raise ValueError(f"fitted: must be a Fit or a guide, got {type(fitted).__name__}")
+    if not guide.model.exact:
+        raise ValueError(
+            "fitted: needs a model with exact inference; weighted_evidence estimates it for "
+            f"others, got {guide.model}"
+        )
+    if not isinstance(data, Sequences):
+        raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
+    guide.model.check_values(data)  # few sequences will do: nothing is fitted
+    medians = {name: value.double() for name, value in guide.median().items()}
+    parts = []
+    with torch.no_grad():
+        for batch in data.batches(BATCH):
+            laws = guide.model.laws(medians, batch)
+            parts.append(_compare(laws, guide.posterior(laws)))
+    evidence, bound, kl, update, surprise = zip(*parts, strict=True)
+    steps = data.max_length
+    return EvidenceGap(
+        torch.cat(evidence),
+        torch.cat(bound),
+        _join(kl, steps),
+        _join(update, steps),
+        torch.cat([_wide(part, steps) for part in surprise]),
+        data.lengths,
+    )
+
+
+class _Compared(NamedTuple):
+    """Fields of ``EvidenceGap`` for one batch."""
+
+    evidence: Tensor
+    bound: Tensor
+    kl: Tensor | None
+    update: Tensor | None
+    surprise: Tensor
+
+
+def _compare(laws: Any, posterior: Posterior) -> _Compared:
+    if isinstance(posterior, PathPosterior):
+        return _compare_paths(laws, posterior)
+    return _compare_trajectories(laws, posterior)
+
+
+def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
+    filtered = exact.filter_chain(*laws.chain)
+    inside = laws.data.step_mask
+    beliefs = getattr(posterior, "log_beliefs", None)
+    kl = update = None
+    if beliefs is not None:
+        kl = divergence(filtered.log_beliefs, beliefs) * inside
+    if isinstance(posterior, Backward):
+        bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
+        update = divergence(posterior.log_beliefs, bayes) * inside
+    evidence = exact.log_evidence(*laws.chain)
+    surprise = -filtered.log_increments * inside
+    return _Compared(evidence, posterior.elbo(), kl, update, surprise)
+
+
+def _compare_trajectories(laws: LinearLaws, posterior: Posterior) -> _Compared:
+    laws = in_double(laws)
+    given = arguments(laws)
+    inside = laws.data.step_mask
+    found = exact_gaussian.filter(*given)
+    beliefs: GaussianBeliefs | None = getattr(posterior, "beliefs", None)
+    kl = update = None
+    if isinstance(posterior, GaussianSmoother):
+        kl = update = torch.zeros(inside.shape, dtype=torch.float64)
+    elif beliefs is not None:
+        regular, law = _regular(found.means, found.covariances, inside)
+        kl = torch.where(regular, law.divergence(beliefs), 0)
+    if isinstance(posterior, GaussianBackward):
+        first = laws.initial_mean, laws.initial_covariance
+        later = posterior.predicted
+        mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later[0]], 1)
+        wide = first[1].expand(len(mean), -1, -1).unsqueeze(1)
+        bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later[1]], 1))
+        known = inside.clone()
+        known[:, 0] &= not laws.diffuse.shape[-1]
+        regular, law = _regular(*bayes, known)
+        update = torch.where(regular, posterior.beliefs.divergence(law), 0)
+    evidence = exact_gaussian.log_evidence(*given)
+    surprise = -exact_gaussian.step_log_likelihood(*given) * inside
+    return _Compared(evidence, posterior.elbo(), kl, update, surprise)
+
+
+def _regular(mean: Tensor, covariance: Tensor, inside: Tensor) -> tuple[Tensor, GaussianBeliefs]:
+    """Where these normal laws have a density, and the laws, standard normal elsewhere."""
+    unit = torch.eye(mean.shape[-1], dtype=mean.dtype)
+    finite = covariance.isfinite().all(-1).all(-1)
+    _, info = torch.linalg.cholesky_ex(torch.where(finite[..., None, None], covariance, unit))
+    regular = finite & (info == 0) & inside
+    covariance = torch.where(regular[..., None, None], covariance, unit)
+    return regular, GaussianBeliefs.of_moments(mean, covariance)
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """KL(p ‖ q) along the last axis, with 0 log 0 = 0."""
+    possible = ~log_p.isneginf()
+    difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)
+    return (log_p.exp() * difference).sum(-1)
+
+
+def _wide(values: Tensor, steps: int) -> Tensor:
+    """Batches are cut to their longest sequence: back to the common number of steps."""
+    return torch.nn.functional.pad(values, (0, steps - values.shape[-1]))
+
+
+def _join(parts: tuple[Tensor | None, ...], steps: int) -> Tensor | None:
+    present = [_wide(part, steps) for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def standard_error(totals: Tensor, lengths: Tensor) -> float:
+    """Standard error of Σ totals / Σ lengths, a ratio over independent sequences (delta method)."""
+    n = len(totals)
+    if n < 2:
+        return math.nan
+    mean_length = float(lengths.double().mean())
+    residual = totals - lengths * (float(totals.sum()) / float(lengths.sum()))
+    return float(residual.double().std()) / math.sqrt(n) / mean_length

@@ -1,0 +1,374 @@
+"""What a guide falls short of the evidence, taken apart: family, causality, amortization."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models import HiddenMarkovModel, Laws, LinearLaws, Sequences
+from ...models.beliefs import DiscreteBelief, GaussianBelief
+from ...models.chains.nodes import node_log_probabilities, product_law
+from ...models.checks import require, require_count
+from ...models.data.summary import missing_elements
+from ..exact import chains as exact
+from ..filters.sigmoid import SigmoidFilter
+from ..fitting.loop import Fit
+from ..guides.gaussian_posteriors import GaussianBackward, GaussianMeanField, GaussianSmoother
+from ..guides.guide import Guide, Posterior, parameters_of
+from ..guides.posteriors import Backward, Forward, MeanField, PathPosterior
+from . import best_gaussian
+from .best_causal import best_causal_forward, best_causal_mean_field, highest_degree
+from .best_chains import DiscreteFamily, best_free
+from .best_prefixes import PrefixTree
+from .evidence_gap import divergence, evidence_gap, standard_error
+
+_FORWARD_DEGREE, _MEAN_FIELD_DEGREE = 4, 4
+"""Of the regressions; a degree more changed the bound by less than 1e-5 nats a step in trials."""
+
+
+@dataclass(frozen=True)
+class GapParts:
+    r"""evidence − ELBO = family + causality + amortization, at fixed parameters, nats.
+
+    With q over all members of the guide's family, whose parameters at every step are free:
+
+    - *family*: log p(y) − max_q ELBO(q; y), the parameters free for each sequence, all of it seen;
+    - *causality*: max_q ELBO(q; y) − ELBO(q*; y), where q* is the best causal member, its
+      parameters at step t functions of y_{1:t}, optimal on average over the model's sequences. Of a
+      single sequence it may be negative, on average it is not. Zero for guides that read the
+      future (one that reads backward alone is held to the best that sees all);
+    - *amortization*: ELBO(q*; y) − ELBO(guide; y): what the network, its size and its training
+      miss (Cremer et al. 2018).
+
+    A ``BeliefGuide`` whose beliefs are free has neither of the first two: with the exact filter,
+    which is causal, its ELBO is the evidence (SCIENCE I1). Where its beliefs are products of
+    Bernoulli laws, KL(b_t ‖ β_t) = TC(b_t) + Σ_j KL(b_tj ‖ β_tj): the total correlation of the
+    exact filter is a floor that no network gets below (SCIENCE I5).
+
+    ``log_evidence``, ``elbo``, ``best_elbo``, ``best_causal_elbo`` and ``lengths`` are (N,). A step
+    is one time step of one sequence.
+    """
+
+    log_evidence: Tensor
+    elbo: Tensor
+    """Of the guide."""
+    best_elbo: Tensor
+    """Of the best member of the family for each sequence."""
+    best_causal_elbo: Tensor
+    """Of the best causal member; ``best_elbo`` for guides that read the future."""
+    lengths: Tensor
+    causal: str
+    """How the best causal member was found, in words."""
+    causal_error: float
+    """Nats per step that it may be better than what was found: 0 in closed form, NaN not known.
+
+    Of a regression on polynomials: how much the bound changed with the last degree."""
+    total_correlation: Tensor | None = None
+    """TC(b_t) of the exact filter, (N, T); for beliefs that are products over nodes."""
+    node_divergence: Tensor | None = None
+    """Σ_j KL(b_tj ‖ β_tj), (N, T); for the same."""
+
+    @property
+    def total(self) -> Tensor:
+        """log p(y) − ELBO, (N,)."""
+        return self.log_evidence - self.elbo
+
+    @property
+    def family(self) -> Tensor:
+        """(N,)."""
+        return self.log_evidence - self.best_elbo
+
+    @property
+    def causality(self) -> Tensor:
+        """(N,)."""
+        return self.best_elbo - self.best_causal_elbo
+
+    @property
+    def amortization(self) -> Tensor:
+        """(N,)."""
+        return self.best_causal_elbo - self.elbo
+
+    @property
+    def steps(self) -> int:
+        """Time steps over all sequences."""
+        return int(self.lengths.sum())
+
+    def per_step(self, values: Tensor) -> tuple[float, float]:
+        """Σ values / steps of (N,) or (N, T), and its standard error over sequences."""
+        totals = values if values.ndim == 1 else values.sum(-1)
+        return float(totals.sum()) / self.steps, standard_error(totals, self.lengths)
+
+    def per_sequence(self, values: Tensor) -> tuple[float, float]:
+        """Mean over sequences of (N,) or of sums of (N, T), and its standard error."""
+        totals = values if values.ndim == 1 else values.sum(-1)
+        n = len(totals)
+        spread = float(totals.std()) / math.sqrt(n) if n > 1 else math.nan
+        return float(totals.mean()), spread
+
+    def parts(self) -> dict[str, Tensor]:
+        """The gap and its parts by name, (N,); the floor of I5 where there is one, (N, T)."""
+        rows = {name: getattr(self, name) for name in ("total", "family", "causality")}
+        rows["amortization"] = self.amortization
+        if self.total_correlation is not None and self.node_divergence is not None:
+            rows["factorial_floor"] = self.total_correlation
+            rows["node_divergence"] = self.node_divergence
+        return rows
+
+    def figures(self) -> dict[str, float]:
+        """Nats per step and per sequence of every part, with standard errors over sequences."""
+        out = {}
+        for name, values in self.parts().items():
+            for unit, found in (
+                ("step", self.per_step(values)),
+                ("sequence", self.per_sequence(values)),
+            ):
+                out[f"{name}_per_{unit}"], out[f"{name}_per_{unit}_standard_error"] = found
+        out["best_causal_error_per_step"] = self.causal_error
+        return out
+
+    def __str__(self) -> str:
+        titles: Mapping[str, str] = {
+            "total": "gap: evidence − ELBO",
+            "family": "  family",
+            "causality": "  causality",
+            "amortization": "  amortization",
+            "factorial_floor": "KL(filter ‖ belief): floor",
+            "node_divergence": "  beyond it, node by node",
+        }
+        lines = [f"{'':<28}{'per step':>12}{'':>10}{'per sequence':>16}"]
+        for name, values in self.parts().items():
+            step, error = self.per_step(values)
+            whole, spread = self.per_sequence(values)
+            lines.append(
+                f"{titles[name]:<28}{step:>12.6f} ± {error:.1e}{whole:>14.5f} ± {spread:.1e}"
+            )
+        lines.append(f"best causal member: {self.causal}")
+        if math.isnan(self.causal_error):
+            lines.append("  so causality is at most, and amortization at least, what stands here")
+        elif self.causal_error:
+            lines.append(f"  its error: {self.causal_error:.1e} nats per step")
+        head = f"{len(self.lengths)} sequences, {self.steps} steps; nats"
+        return "\n".join([head, *lines])
+
+
+def gaps(
+    fitted: Fit | Guide, data: Sequences, *, degree: int | None = None, seed: int = 0
+) -> GapParts:
+    """Take the gap of a guide apart, at the posterior medians of the parameters.
+
+    The best causal member is found in closed form for linear-Gaussian models; by dynamic
+    programming over all prefixes where the sequences are short, the symbols few and no element is
+    missing; else, for discrete states and guides whose scores or beliefs are free, by dynamic
+    programming over beliefs (see ``causal_programs``).
+
+    For a ``BeliefGuide`` whose beliefs are products over binary nodes, and whose sequences are too
+    long to be listed or have missing elements, the best causal member is not known: the product of
+    the exact filter's marginals stands in for it, a causal member that need not be the best. Then,
+    on average over the model's sequences, *causality* is an upper bound and *amortization* a lower
+    one, which is negative where the network does better than the stand-in; ``causal_error`` is NaN.
+
+    A missing element says nothing: it is summed out of the evidence and of all bounds. Which
+    elements are missing is no part of a model, so the best causal member cannot expect it: at every
+    step it takes all elements to come for observed, as it does not know better. Causality is then
+    what lacking the future costs such a member, not one that is told beforehand what will be
+    missing.
+
+    Args:
+        fitted: a fit, or a guide on its own (``BeliefGuide``, ``ForwardGuide``,
+            ``MeanFieldGuide``).
+        data: sequences, seen in training or not.
+        degree: of the polynomials in beliefs that the dynamic program regresses on; None: 4, or
+            less for many states.
+        seed: of the beliefs that it simulates.
+
+    Raises:
+        ValueError: data that the model cannot emit; a model without exact inference; a family
+            whose best members are not known (the message says which).
+    """
+    if degree is not None:
+        require_count(degree, "degree")
+    whole = evidence_gap(fitted, data)  # checks the arguments
+    guide = fitted.guide if isinstance(fitted, Fit) else fitted
+    medians = {name: value.double() for name, value in guide.median().items()}
+    with torch.no_grad():
+        laws = guide.model.laws(medians, data)
+        posterior = guide.posterior(laws)
+    if isinstance(posterior, PathPosterior):
+        known = parameters_of(guide, medians)
+        assert isinstance(known, HiddenMarkovModel)
+        question = _Question(guide, known, laws, posterior, degree, seed)
+        found = _discrete(question, whole.log_evidence)
+    else:
+        found = _gaussian(guide, laws, posterior, whole.log_evidence)
+    floor = _floor(guide, laws, posterior)
+    return GapParts(
+        log_evidence=whole.log_evidence,
+        elbo=whole.elbo,
+        best_elbo=found.best,
+        best_causal_elbo=found.best_causal,
+        lengths=whole.lengths,
+        causal=found.how,
+        causal_error=found.error,
+        total_correlation=None if floor is None else floor[0],
+        node_divergence=None if floor is None else floor[1],
+    )
+
+
+class _Best(NamedTuple):
+    """The bounds of the best members, (N,), and of the causal one how it was found."""
+
+    best: Tensor
+    best_causal: Tensor
+    how: str
+    error: float
+
+
+class _Question(NamedTuple):
+    """A guide of discrete states, its laws and posterior for some data."""
+
+    guide: Guide
+    model: HiddenMarkovModel
+    laws: Laws
+    posterior: PathPosterior
+    degree: int | None
+    seed: int
+
+
+_NO_NEED = "the best, there is nothing that the future would tell it"
+_SEES_ALL = "not asked for, the guide reads the future"
+
+
+def _discrete(question: _Question, evidence: Tensor) -> _Best:
+    guide, posterior, laws = question.guide, question.posterior, question.laws
+    kind = type(posterior)
+    require(
+        kind in (Backward, Forward, MeanField),
+        "fitted",
+        "needs a BeliefGuide, ForwardGuide or MeanFieldGuide",
+        type(guide).__name__,
+    )
+    family = DiscreteFamily(kind, _nodes(guide))
+    if family.nodes is None and kind is not MeanField:
+        best = evidence
+        if kind is Backward:
+            return _Best(evidence, evidence, _NO_NEED, 0.0)
+    else:
+        best = best_free(family, laws, posterior)
+    if not guide.filter.causal:
+        return _Best(best, best, _SEES_ALL, 0.0)
+    return _Best(best, *_causal(question, family))
+
+
+def _causal(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, float]:
+    """The bound of the best causal member for the data, how it was found, and its error."""
+    laws, data = question.laws, question.laws.data
+    complete = not missing_elements(data)  # a prefix with a hole, even in part, is in no list
+    if complete and PrefixTree.of(question.model, data.max_length) is not None:
+        return _by_prefixes(question, family), "over all prefixes", 0.0
+    if family.nodes is None:
+        return _by_regression(question, family)
+    require(
+        family.kind is Backward,
+        "data",
+        f"the best causal {family.kind.__name__} posterior over binary nodes is known for complete "
+        "sequences so short, of so few symbols, that all of them can be listed",
+        f"{data}",
+    )
+    numbers = family.of_marginals(exact.filter_chain(*laws.chain).log_beliefs)
+    how = "not known; a causal one, the product of the exact filter's marginals, stands in for it"
+    return family.member(laws, numbers).elbo(), how, math.nan
+
+
+def _by_prefixes(question: _Question, family: DiscreteFamily) -> Tensor:
+    """One tree for each length among the sequences."""
+    data = question.laws.data
+    found = torch.zeros(len(data), dtype=torch.float64)
+    for length in data.lengths.unique().tolist():
+        tree = PrefixTree.of(question.model, int(length))
+        assert tree is not None
+        rows = (data.lengths == length).nonzero().squeeze(-1)
+        with torch.no_grad():
+            own = question.guide.posterior(tree.laws)
+        assert isinstance(own, PathPosterior)
+        members = [own]
+        if family.kind is MeanField and family.nodes is None:
+            degree = min(
+                _MEAN_FIELD_DEGREE, highest_degree(2 * (tree.laws.log_initial.shape[-1] - 1))
+            )
+            members.append(best_causal_mean_field(question.model, tree.laws, degree=degree))
+        bounds = tree.best(family, *members).elbo()
+        found[rows] = bounds[tree.places(data[rows])].detach()
+    return found
+
+
+def _by_regression(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, float]:
+    """Dynamic programming over beliefs, with a degree less for its error."""
+    free = question.laws.log_initial.shape[-1] - 1
+    forward = family.kind is Forward
+    usual = _FORWARD_DEGREE if forward else _MEAN_FIELD_DEGREE
+    most = highest_degree(free if forward else 2 * free)
+    degree = min(most, usual) if question.degree is None else question.degree
+    require(degree <= most, "degree", f"must be <= {most} for {free + 1} states", degree)
+    program = best_causal_forward if forward else best_causal_mean_field
+
+    def bound(at: int) -> Tensor:
+        return program(question.model, question.laws, degree=at, seed=question.seed).elbo()
+
+    found, coarser = bound(degree), bound(max(degree - 1, 0))
+    change = float((found - coarser).mean().abs()) * len(found) / question.laws.data.n_steps
+    return found, f"by regression over beliefs, polynomials of degree {degree}", change
+
+
+def _gaussian(guide: Guide, laws: LinearLaws, posterior: Posterior, evidence: Tensor) -> _Best:
+    belief = getattr(guide.filter, "belief", guide.model.belief)
+    full = not isinstance(belief, GaussianBelief) or belief.full or belief.size == 1
+    mean_field = isinstance(posterior, GaussianMeanField)
+    require(
+        full or mean_field,
+        "fitted",
+        f"the best {type(guide).__name__} is known for beliefs with full covariances",
+        f"{belief}",
+    )
+    if isinstance(posterior, GaussianBackward | GaussianSmoother):
+        return _Best(evidence, evidence, _NO_NEED, 0.0)
+    best = best_gaussian.best_mean_field(laws, full=full).elbo() if mean_field else evidence
+    if not guide.filter.causal:
+        return _Best(best, best, _SEES_ALL, 0.0)
+    if mean_field:
+        causal = best_gaussian.best_causal_mean_field(laws, full=full).elbo()
+    else:
+        causal = best_gaussian.best_causal_forward(laws).elbo()
+    return _Best(best, causal, "in closed form", 0.0)
+
+
+def _nodes(guide: Guide) -> int | None:
+    """Nodes of a filter whose beliefs are products of Bernoulli laws; None if they are free."""
+    belief = getattr(guide.filter, "belief", None)
+    nodes = belief.nodes if isinstance(belief, DiscreteBelief) else None
+    if isinstance(guide.filter, SigmoidFilter):  # of logistic units: it can say nothing else
+        nodes = guide.filter.nodes
+    return None if nodes == 1 else nodes
+
+
+def _floor(guide: Guide, laws: Laws, posterior: Posterior) -> tuple[Tensor, Tensor] | None:
+    """TC(b_t) and Σ_j KL(b_tj ‖ β_tj), (N, T), of causal beliefs over nodes."""
+    nodes = _nodes(guide)
+    if nodes is None or not isinstance(posterior, Backward):
+        return None
+    log_b = exact.filter_chain(*laws.chain).log_beliefs
+    family = DiscreteFamily(Backward, nodes)
+    apart = product_law(family.of_marginals(log_b))
+    b = log_b.exp()
+    possible = b > 0
+    correlation = torch.where(possible, b * (log_b - apart), 0).sum(-1)
+    exactly, said = (
+        torch.stack(node_log_probabilities(logs.double()), -1)
+        for logs in (log_b, posterior.log_beliefs)
+    )
+    inside = laws.data.step_mask
+    return correlation * inside, divergence(exactly, said).sum(-1) * inside

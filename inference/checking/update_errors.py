@@ -1,0 +1,201 @@
+"""Where in a sequence, and at which events, a gate stops being Bayes' rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models import Sequences
+from ...models.checks import require, require_count
+from .evidence_gap import EvidenceGap, standard_error
+
+
+@dataclass(frozen=True)
+class EventTable:
+    """Means of a quantity of every step over the steps at which something happened, (E,) each.
+
+    ``standard_error`` is over sequences (NaN for a single one), ``share`` the part of the total
+    over all steps that falls on the event. A mean over no step is NaN.
+    """
+
+    event: str
+    names: tuple[str, ...]
+    mean: Tensor
+    standard_error: Tensor
+    steps: Tensor
+    share: Tensor
+
+    @classmethod
+    def of(cls, event: str, names: Sequence[str], groups: Tensor, values: Tensor) -> EventTable:
+        """From ``groups`` (N, T), the place in ``names`` or −1 for none, of values (N, T)."""
+        rows = []
+        whole = float(values[groups >= 0].sum())
+        for place in range(len(names)):
+            inside = groups == place
+            totals, counts = torch.where(inside, values, 0).sum(-1), inside.sum(-1)
+            steps = int(counts.sum())
+            mean = float(totals.sum()) / steps if steps else torch.nan
+            error = standard_error(totals, counts) if steps else torch.nan
+            share = float(totals.sum()) / whole if whole else torch.nan
+            rows.append((mean, error, float(steps), share))
+        mean, error, steps, share = torch.tensor(rows, dtype=torch.float64).T
+        return cls(event, tuple(names), mean, error, steps.long(), share)
+
+    def over(self, places: Sequence[int]) -> float:
+        """Mean over the steps of several events; NaN where none of them occurred."""
+        index = torch.tensor(places)
+        steps = self.steps[index]
+        total = torch.where(steps > 0, self.mean[index] * steps, 0).sum()
+        return float(total / steps.sum())
+
+    def __str__(self) -> str:
+        """Rows of the events that happened."""
+        head = f"{self.event:<24}{'mean':>11}{'':>10}{'steps':>9}{'share':>8}"
+        rows = zip(self.names, self.mean, self.standard_error, self.steps, self.share, strict=True)
+        return "\n".join(
+            [head]
+            + [
+                f"  {name:<22}{float(mean):>11.3e} ± {float(error):.1e}{int(steps):>9}{share:>8.1%}"
+                for name, mean, error, steps, share in rows
+                if steps
+            ]
+        )
+
+
+@dataclass(frozen=True)
+class UpdateErrors:
+    """The update error u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)) of SCIENCE I1 by event, nats a step.
+
+    It is local: free of what went wrong at earlier steps.
+    """
+
+    over_time: EventTable
+    """At every step of the sequences."""
+    by_surprise: EventTable
+    """In equal shares of the steps, by −log p(y_t | y_1 … y_{t-1}) under the exact filter."""
+    since_switch: EventTable | None
+    """0, 1, … steps after the true state changed; None where it was not given."""
+    by_missing: EventTable | None
+    """Where y_t was seen, seen in part, or missing; None where nothing is missing."""
+    surprise_correlation: float
+    """Spearman's, of update error and surprise over all steps."""
+
+    def __str__(self) -> str:
+        tables = self.by_surprise, self.since_switch, self.by_missing, self.over_time
+        parts = ["update error, nats", *(str(table) for table in tables if table is not None)]
+        parts.append(f"rank correlation with surprise: {self.surprise_correlation:.3f}")
+        return "\n".join(parts)
+
+
+def update_errors(
+    gap: EvidenceGap,
+    data: Sequences,
+    *,
+    states: Tensor | None = None,
+    bins: int = 10,
+    lags: int = 16,
+) -> UpdateErrors:
+    """Take the update error of a guide with causal beliefs apart by what happened.
+
+    Args:
+        gap: of ``evidence_gap`` for these data.
+        data: the sequences.
+        states: true hidden states or regimes (N, T), integers, as a simulation has them.
+        bins: equal shares of the steps by surprise.
+        lags: steps after a switch that get a row of their own; the later ones share one.
+
+    Raises:
+        ValueError: a gap of a guide without causal beliefs; data or states of another shape.
+    """
+    require(
+        isinstance(gap, EvidenceGap), "gap", "must be what evidence_gap returns", type(gap).__name__
+    )
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    error = gap.update_error
+    if error is None:
+        raise ValueError("gap: needs the update errors of a BeliefGuide, got a guide without")
+    inside = data.step_mask
+    shape, came = tuple(error.shape), tuple(inside.shape)
+    require(came == shape, "data", f"must be those of the gap, {shape}", came)
+    require_count(bins, "bins")
+    require_count(lags, "lags")
+    error = error.detach().double()
+    surprise = gap.surprise.double()
+    time = torch.arange(shape[1]).expand(shape).masked_fill(~inside, -1)
+    switches = None
+    if states is not None:
+        require(isinstance(states, Tensor), "states", "must be a tensor", type(states).__name__)
+        require(
+            tuple(states.shape) == shape and not states.is_floating_point(),
+            "states",
+            f"must be whole numbers of shape {shape}",
+            f"{states.dtype} of shape {tuple(states.shape)}",
+        )
+        switches = _since_switch(states, inside, error, lags)
+    ranks = torch.stack([_ranks(x[inside]) for x in (error, surprise)])
+    return UpdateErrors(
+        EventTable.of("step", [str(t + 1) for t in range(shape[1])], time, error),
+        EventTable.of(
+            "surprise", _bin_names(surprise[inside], bins), _bins(surprise, inside, bins), error
+        ),
+        switches,
+        _by_missing(data, error),
+        float(torch.corrcoef(ranks)[0, 1]),
+    )
+
+
+def _ranks(values: Tensor) -> Tensor:
+    """Ranks from 0, equal values sharing the mean of theirs: symbols surprise equally often."""
+    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    last = count.cumsum(0) - 1
+    ranks: Tensor = (last - (count - 1) / 2).double()[place]
+    return ranks
+
+
+def steps_since_switch(states: Tensor) -> Tensor:
+    """Steps since the hidden state last changed, int64 (N, T): 0 where it does, −1 before any."""
+    steps = torch.arange(states.shape[1]).expand_as(states)
+    changed = torch.zeros_like(states, dtype=torch.bool)
+    changed[:, 1:] = states[:, 1:] != states[:, :-1]
+    last = torch.where(changed, steps, -1).cummax(1).values
+    return torch.where(last >= 0, steps - last, -1)
+
+
+def _since_switch(states: Tensor, inside: Tensor, error: Tensor, lags: int) -> EventTable:
+    lag = steps_since_switch(states).clamp_max(lags)
+    groups = torch.where(lag < 0, lags + 1, lag).masked_fill(~inside, -1)
+    names = [*(str(n) for n in range(lags)), f"{lags} or more", "no switch yet"]
+    return EventTable.of("steps since a switch", names, groups, error)
+
+
+def _bins(values: Tensor, inside: Tensor, bins: int) -> Tensor:
+    """The place among equal shares of the steps, by rank; −1 beyond the length."""
+    groups = torch.full_like(inside, -1, dtype=torch.int64)
+    flat = values[inside]
+    place = torch.empty(len(flat), dtype=torch.int64)
+    for number, part in enumerate(flat.argsort().tensor_split(bins)):
+        place[part] = number
+    groups[inside] = place
+    return groups
+
+
+def _bin_names(values: Tensor, bins: int) -> list[str]:
+    """Number and range of every share; symbols may have several of one range."""
+    names = []
+    for number, part in enumerate(values.sort().values.tensor_split(bins), 1):
+        ends = [round(float(x), 9) + 0.0 for x in (part[:1].sum(), part[-1:].sum())]
+        span = f"{ends[0]:.3g} to {ends[1]:.3g}" if len(part) else "none"
+        names.append(f"{number}: {span}")
+    return names
+
+
+def _by_missing(data: Sequences, error: Tensor) -> EventTable | None:
+    mask = data.mask if data.mask.ndim == 3 else data.mask.unsqueeze(-1)
+    seen, whole = mask.any(-1), mask.all(-1)
+    groups = torch.where(whole, 0, torch.where(seen, 1, 2)).masked_fill(~data.step_mask, -1)
+    if not bool((groups > 0).any()):
+        return None
+    return EventTable.of("observation", ("seen", "seen in part", "missing"), groups, error)

@@ -1,0 +1,1 @@
+"""Acting on beliefs: plans, trackers, agents, Gymnasium."""

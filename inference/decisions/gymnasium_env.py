@@ -1,0 +1,428 @@
+"""Decision processes as Gymnasium environments; needs the extra ``pomdp``.
+
+``POMDPEnv(model)`` is one episode after the other, ``POMDPVectorEnv(model, num_envs)`` many side by
+side, advanced by tensors. Importing this module registers the problems of the library:
+
+>>> import gymnasium
+>>> env = gymnasium.make("beliefzoo.inference.decisions.gymnasium_env:beliefzoo/Tiger-v0")
+
+and ``register`` does the same for any process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from ...models import POMDP, Seen, World, light_maze, machine_repair, rock_sample, t_maze, tiger
+from ...models.checks import require, require_count
+from ...models.decisions.bayes_rule import BayesRule
+from ...models.emissions.observations import Vectors
+
+try:
+    import gymnasium
+    from gymnasium import spaces
+    from gymnasium.vector import AutoresetMode, VectorEnv
+    from gymnasium.vector.utils import batch_space
+except ImportError as error:
+    raise ImportError(
+        "environments need gymnasium; pip install 'beliefzoo[pomdp]' brings it"
+    ) from error
+
+__all__ = ["POMDPEnv", "POMDPVectorEnv", "gymnasium", "register", "spaces"]
+
+Array = npt.NDArray[Any]
+Model = POMDP | Callable[[], POMDP]
+
+_RENDERED = 3
+"""So many of the likeliest states are rendered."""
+
+
+class POMDPEnv(gymnasium.Env[Any, Any]):
+    """Episodes of a process, one after the other.
+
+    Actions are ``Discrete(A)``. Symbols are ``Discrete``; of a process that shows nothing before
+    the first action there is one more, the last, which means just that and is what ``reset`` gives.
+    Numbers are a float32 ``Box``; before the first action they are zeros, and
+    ``info["observed"]`` is False.
+
+    An episode is terminated in a state after which nothing can be earned any more; others end by
+    the ``max_episode_steps`` of ``gymnasium.make``, or not at all.
+
+    Randomness is that of ``env.np_random``: each reset draws from it the seed of a stream of torch
+    of the episode's own, which leaves the global generator alone.
+
+    Args:
+        model: a process whose parameters are all known, or a function without arguments that makes
+            one.
+        show_action: the action before it is seen beside every symbol, as one symbol o (A + 1) + a
+            with a = A before the first, for agents that would otherwise not know what they did.
+        tell_state: ``info["state"]`` is the hidden state.
+        tell_belief: ``info["belief"]`` is the exact belief, (K,).
+        render_mode: ``"ansi"`` or None.
+
+    Raises:
+        ValueError: parameters that are not known, ``show_action`` with numbers, another
+            ``render_mode``, an action out of range, or a step before the first reset.
+    """
+
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}
+
+    def __init__(
+        self,
+        model: Model,
+        *,
+        show_action: bool = False,
+        tell_state: bool = False,
+        tell_belief: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        self._run = _Running(model, show_action, tell_state, tell_belief, render_mode)
+        self.model = self._run.model
+        self.render_mode = render_mode
+        self.observation_space = self._run.observation_space
+        self.action_space = self._run.action_space
+
+    @property
+    def nothing(self) -> int | None:
+        """The symbol that means that nothing was seen, if there is one; None with actions shown."""
+        return None if self._run.show_action else self._run.nothing
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a state that ends an episode."""
+        return self._run.ends
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self._run.seed(self.np_random)
+        self._run.begin(torch.ones(1, dtype=torch.bool))
+        return self._observation(), self._info()
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        fits = self.action_space.contains(action)
+        require(fits, "action", f"must be 0 to {self.model.actions - 1}", repr(action))
+        self._run.step(torch.tensor([int(action)]))
+        reward, over = float(self._run.now.reward), bool(self._run.over())
+        return self._observation(), reward, over, False, self._info()
+
+    def render(self) -> str | None:
+        """One line on the last step, where ``render_mode`` is ``"ansi"``."""
+        return self._run.line(0) if self.render_mode == "ansi" else None
+
+    def _observation(self) -> Any:
+        row = self._run.observation()[0]
+        return int(row) if row.ndim == 0 else row
+
+    def _info(self) -> dict[str, Any]:
+        told = self._run.info()
+        return {
+            name: row[0].copy() if row.ndim > 1 else row[0].item() for name, row in told.items()
+        }
+
+
+class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
+    """N episodes of a process side by side, advanced together by tensors.
+
+    Spaces, endings and ``info`` are those of ``POMDPEnv``, with an axis for the episodes in front.
+
+    Args:
+        model, show_action, tell_state, tell_belief, render_mode: as of ``POMDPEnv``.
+        num_envs: N.
+        max_episode_steps: an episode is truncated after so many steps; None: never.
+        autoreset_mode: what follows the end of an episode. ``NEXT_STEP``: the next step resets it,
+            whatever its action. ``SAME_STEP``: it is reset at once; ``info["final_obs"]`` and
+            ``info["final_info"]`` are of the step that ended it.
+
+    Raises:
+        ValueError: as of ``POMDPEnv``, or another ``autoreset_mode``.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
+
+    def __init__(
+        self,
+        model: Model,
+        num_envs: int = 1,
+        *,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode = AutoresetMode.NEXT_STEP,
+        show_action: bool = False,
+        tell_state: bool = False,
+        tell_belief: bool = False,
+        render_mode: str | None = None,
+    ) -> None:
+        require_count(num_envs, "num_envs")
+        if max_episode_steps is not None:
+            require_count(max_episode_steps, "max_episode_steps")
+        modes = AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP
+        require(autoreset_mode in modes, "autoreset_mode", f"must be in {modes}", autoreset_mode)
+        self._run = _Running(model, show_action, tell_state, tell_belief, render_mode)
+        self.model = self._run.model
+        self.num_envs = num_envs
+        self.render_mode = render_mode
+        self._most = max_episode_steps
+        self.metadata = {**type(self).metadata, "autoreset_mode": autoreset_mode}
+        self.single_observation_space = self._run.observation_space
+        self.single_action_space = self._run.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._ended = torch.zeros(num_envs, dtype=torch.bool)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed, options=options)
+        self._run.seed(self.np_random)
+        self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
+        self._run.begin(~self._ended)
+        return self._run.observation(), self._info()
+
+    def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        chosen = np.asarray(actions)
+        fits = self.action_space.contains(chosen)
+        requirement = f"needs {self.num_envs} whole numbers from 0 to {self.model.actions - 1}"
+        require(fits, "actions", requirement, repr(actions))
+        run = self._run
+        run.step(torch.from_numpy(chosen.astype(np.int64)))
+        if bool(self._ended.any()):  # the step before was their last
+            run.begin(self._ended)
+        reward, over = run.now.reward.numpy().copy(), run.over() & (run.now.steps > 0)
+        late = torch.zeros_like(over) if self._most is None else run.now.steps >= self._most
+        late &= ~over
+        self._ended, final = over | late, {}
+        if self.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP and bool(self._ended.any()):
+            final = self._final()
+            run.begin(self._ended)
+            self._ended = torch.zeros_like(over)
+        return run.observation(), reward, over.numpy(), late.numpy(), self._info() | final
+
+    def render(self) -> tuple[str, ...] | None:
+        """One line on the last step of every episode, where ``render_mode`` is ``"ansi"``."""
+        if self.render_mode != "ansi":
+            return None
+        return tuple(self._run.line(n) for n in range(self.num_envs))
+
+    def _info(self) -> dict[str, Any]:
+        return _masked(self._run.info(), np.ones(self.num_envs, dtype=np.bool_))
+
+    def _final(self) -> dict[str, Any]:
+        """Observations and infos of the episodes that have ended."""
+        which = self._ended.numpy()
+        last = np.full(self.num_envs, None, dtype=object)
+        for n in which.nonzero()[0]:
+            last[n] = self._run.observation()[n]
+        final = {"final_obs": last, "final_info": _masked(self._run.info(), which)}
+        return _masked(final, which)
+
+
+def _masked(told: dict[str, Any], which: Array) -> dict[str, Any]:
+    """With a mask beside each entry of the episodes that it is of, as Gymnasium has it."""
+    return told | {f"_{name}": which.copy() for name in told}
+
+
+class _Now(NamedTuple):
+    """Where N episodes are."""
+
+    state: Tensor
+    """(N,)."""
+    action: Tensor
+    """The one before, (N,); A at the first step."""
+    value: Tensor
+    """(N,) codes or (N, F) numbers."""
+    mask: Tensor
+    """What of it was seen."""
+    reward: Tensor
+    """Of the step before, (N,) float64."""
+    steps: Tensor
+    """Actions so far, (N,)."""
+    belief: Tensor
+    """(N, K), or (N, 0) where nobody asks."""
+
+
+class _Running:
+    """The episodes behind either kind of environment, in a random stream of their own."""
+
+    now: _Now
+
+    def __init__(
+        self,
+        model: Model,
+        show_action: bool,
+        tell_state: bool,
+        tell_belief: bool,
+        render_mode: str | None,
+    ) -> None:
+        _require_model(model)
+        made = model if isinstance(model, POMDP) else model()
+        require(isinstance(made, POMDP), "model", "must make a POMDP", repr(made))
+        self.model = made
+        self.world = World(self.model)
+        require(render_mode in (None, "ansi"), "render_mode", "must be 'ansi'", repr(render_mode))
+        codes = self.model.emission.codes
+        require(codes or not show_action, "show_action", "needs symbols", repr(self.model))
+        self.show_action, self._tell_state, self._tell_belief = (
+            show_action,
+            tell_state,
+            tell_belief,
+        )
+        self._believes = tell_belief or render_mode is not None
+        self._last_states = self.world.over()
+        self._rule = BayesRule(self.model, self.model.complete({}))
+        blank = codes and not self.model.law.first
+        self.nothing = self.model.emission.encoding_size if blank else None
+        self.observation_space = self._space()
+        self.action_space = spaces.Discrete(self.model.actions)
+        self._stream: Tensor | None = None
+
+    def _space(self) -> spaces.Space[Any]:
+        if not self.model.emission.codes:
+            kind = self.model.law.family.observations
+            assert isinstance(kind, Vectors)
+            low = -np.inf if kind.support is constraints.real else 0.0
+            high = 1.0 if kind.support is constraints.boolean else np.inf
+            return spaces.Box(low, high, (kind.features,), np.float32)
+        symbols = self.model.emission.encoding_size + int(self.nothing is not None)
+        return spaces.Discrete(symbols * (self.model.actions + 1 if self.show_action else 1))
+
+    def seed(self, generator: np.random.Generator) -> None:
+        """Begin another stream."""
+        self._stream = torch.Generator().manual_seed(int(generator.integers(2**63))).get_state()
+
+    @contextmanager
+    def _own_stream(self) -> Iterator[None]:
+        require(self._stream is not None, "env", "must be reset before the first step", "no reset")
+        assert self._stream is not None
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            torch.set_rng_state(self._stream)
+            yield
+            self._stream = torch.get_rng_state()
+
+    def begin(self, chosen: Tensor) -> None:
+        """Begin the chosen episodes, (N,) bool."""
+        count = int(chosen.sum())
+        with self._own_stream():
+            state, seen = self.world.begin(count)
+        none = torch.full_like(state, self.model.actions)
+        zero = torch.zeros_like(state)
+        belief = self._updated(self._rule.initial.expand(count, -1), seen)
+        fresh = _Now(state, none, seen.observation, seen.mask, zero.double(), zero, belief)
+        if bool(chosen.all()):
+            self.now = fresh
+        else:
+            for old, new in zip(self.now, fresh, strict=True):
+                old[chosen] = new
+
+    def step(self, action: Tensor) -> None:
+        """Advance all episodes."""
+        with self._own_stream():
+            state, seen, reward = self.world.step(self.now.state, action)
+        belief = self.now.belief
+        if self._believes:
+            belief = self._updated(self._rule.predicted(belief, action), seen)
+        steps = self.now.steps + 1
+        self.now = _Now(state, action, seen.observation, seen.mask, reward, steps, belief)
+
+    def _updated(self, belief: Tensor, seen: Seen) -> Tensor:
+        """Bayes' rule; what the process itself shows is never impossible."""
+        if not self._believes:
+            return belief[:, :0]
+        joint = belief * self._rule.likelihood(seen)
+        return joint / joint.sum(-1, keepdim=True)
+
+    def over(self) -> Tensor:
+        """Whether they have ended, (N,) bool."""
+        return self._last_states[self.now.state]
+
+    @property
+    def ends(self) -> bool:
+        """Whether there is a state that ends an episode."""
+        return bool(self._last_states.any())
+
+    def observation(self) -> Array:
+        """In the observation space, with an axis for the episodes."""
+        value, mask, action = self.now.value, self.now.mask, self.now.action
+        if not self.model.emission.codes:
+            return (value * mask).float().numpy()
+        seen = value if self.nothing is None else torch.where(mask, value, self.nothing)
+        if self.show_action:
+            seen = seen * (self.model.actions + 1) + action
+        return seen.numpy().copy()
+
+    def info(self) -> dict[str, Array]:
+        """What is told beside the observation, with an axis for the episodes."""
+        told: dict[str, Array] = {}
+        if not self.model.emission.codes:
+            told["observed"] = self.now.mask.any(-1).numpy()
+        if self._tell_state:
+            told["state"] = self.now.state.numpy().copy()
+        if self._tell_belief:
+            told["belief"] = self.now.belief.numpy().copy()
+        return told
+
+    def line(self, n: int) -> str:
+        """The last step of an episode in words."""
+        model, now = self.model, self.now
+        seen = "nothing"
+        if bool(now.mask[n].any()):
+            codes = model.emission.codes
+            seen = (
+                model.observation_names[int(now.value[n])] if codes else f"{now.value[n].tolist()}"
+            )
+        top = now.belief[n].topk(min(_RENDERED, model.states))
+        belief = ", ".join(
+            f"{model.state_names[k]} {p:.3f}"
+            for p, k in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            if p > 0
+        )
+        where = f"saw {seen}; state {model.state_names[int(now.state[n])]}; belief {belief}"
+        if not int(now.steps[n]):
+            return f"step 0: {where}"
+        done = f"{model.action_names[int(now.action[n])]} earned {float(now.reward[n]):g}"
+        return f"step {int(now.steps[n])}: {done}; {where}"
+
+
+def _require_model(model: object) -> None:
+    fits = isinstance(model, POMDP) or callable(model)
+    require(fits, "model", "must be a POMDP or a function that makes one", repr(model))
+
+
+def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
+    """Make a process known to ``gymnasium.make`` and ``gymnasium.make_vec``.
+
+    Args:
+        id: its name there, for instance ``"mine/Tiger-v0"``. Arguments of ``POMDPEnv`` go through
+            ``make``; ``model=`` among them puts another process in its place.
+        model: a process, or a function without arguments that makes one when it is asked for.
+        max_episode_steps: an episode is truncated after so many steps; None: never.
+
+    Raises:
+        ValueError: something else for ``model``, or ``max_episode_steps`` below 1.
+    """
+    _require_model(model)
+    if max_episode_steps is not None:
+        require_count(max_episode_steps, "max_episode_steps")
+    gymnasium.register(
+        id,
+        entry_point=f"{__name__}:POMDPEnv",
+        vector_entry_point=f"{__name__}:POMDPVectorEnv",
+        max_episode_steps=max_episode_steps,
+        # Specifications are copied in depth; functions are not.
+        kwargs={"model": (lambda: model) if isinstance(model, POMDP) else model},
+    )
+
+
+register("beliefzoo/Tiger-v0", tiger, max_episode_steps=100)
+register("beliefzoo/TMaze-v0", t_maze, max_episode_steps=100)
+register("beliefzoo/LightMaze-v0", light_maze, max_episode_steps=100)
+register("beliefzoo/RockSample-v0", rock_sample, max_episode_steps=200)
+register("beliefzoo/MachineRepair-v0", machine_repair, max_episode_steps=100)

@@ -1,0 +1,126 @@
+"""Beliefs of decision processes by particles, step by step."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ...models import POMDP, MountainHike, Seen
+from ...models.checks import require, require_count
+from ...models.decisions.bayes_rule import BayesRule
+from ...models.trajectories import invert
+from ..guides.particles import ancestors
+
+
+class _Memory(NamedTuple):
+    laws: Any
+    states: Tensor
+    """Equally likely, (P, N) or (P, N, D)."""
+    step: int
+
+
+class ParticleTracker:
+    r"""The belief as particles: moved by T, weighted by O, resampled at every step.
+
+    .. math:: z^p_{t+1} \sim T(· | z^p_t, a_t), \qquad w^p \propto O(o_{t+1} | a_t, z^p_{t+1})
+
+    The bootstrap filter (Gordon, Salmond & Smith 1993) with systematic resampling. Beliefs are
+    weighted shares (N, K) of a POMDP's states, and equally likely states (N, P, D) of a process
+    whose state is continuous. Draws come from torch's generator, which ``rollout(seed=…)`` seeds.
+
+    Args:
+        particles: P per episode.
+        impossible: what happens where no particle could have led to the observation: ``"raise"`` a
+            ``ValueError`` that names episode and step, or ``"reset"`` the particles to draws of
+            the first state.
+
+    Raises:
+        ValueError: a bad argument, or a model whose parameters are not all known.
+    """
+
+    def __init__(
+        self, particles: int = 1000, *, impossible: Literal["raise", "reset"] = "raise"
+    ) -> None:
+        require_count(particles, "particles", 2)
+        fits = impossible in ("raise", "reset")
+        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+        self.particles, self.impossible = particles, impossible
+
+    def begin(self, model: POMDP | MountainHike, episodes: int) -> _Memory:
+        """First states, before anything is seen."""
+        fits = isinstance(model, POMDP | MountainHike)
+        require(fits, "model", "must be a POMDP or a MountainHike", type(model).__name__)
+        laws = _Chain(model) if isinstance(model, POMDP) else _Hills(model)
+        return _Memory(laws, laws.draw_first((self.particles, episodes)), 0)
+
+    def update(self, memory: _Memory, seen: Seen) -> tuple[Tensor, _Memory]:
+        """The belief after a step."""
+        laws, states, step = memory
+        if seen.action is not None:
+            states = laws.draw_next(states, seen.action)
+        weight = laws.weight(states, seen)
+        lost = weight.sum(0) <= 0
+        if bool(lost.any()):
+            episode = int(lost.nonzero()[0])
+            require(
+                self.impossible == "reset",
+                "observation",
+                f"must be possible for one of the particles; episode {episode}, step {step}",
+                seen.observation[episode].tolist(),
+            )
+            states[:, lost] = laws.draw_first((self.particles, int(lost.sum())))
+            weight[:, lost] = 1
+        weight = weight / weight.sum(0)
+        chosen = ancestors(weight, "systematic")
+        rows = torch.arange(weight.shape[1])
+        kept = states[chosen, rows]
+        return laws.belief(states, kept, weight), _Memory(laws, kept, step + 1)
+
+
+class _Chain:
+    """The laws of a POMDP, whose states are numbers (P, N)."""
+
+    def __init__(self, model: POMDP) -> None:
+        parameters = model.complete({})
+        self.rule = BayesRule(model, parameters)
+        self.states, self.first = model.states, self.rule.initial.cumsum(-1)
+        one = torch.ones(model.actions, 1, 1, dtype=torch.float64)
+        self.moves = parameters.get("transition", one).cumsum(-1)
+
+    def draw_first(self, shape: tuple[int, int]) -> Tensor:
+        return self._drawn(self.first.expand(*shape, -1))
+
+    def draw_next(self, states: Tensor, action: Tensor) -> Tensor:
+        return self._drawn(self.moves[action, states])
+
+    @staticmethod
+    def _drawn(cumulative: Tensor) -> Tensor:
+        return invert(cumulative, torch.rand_like(cumulative[..., :1]))
+
+    def weight(self, states: Tensor, seen: Seen) -> Tensor:
+        told = self.rule.likelihood(seen)
+        return told.mT.gather(0, states)
+
+    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
+        del kept  # the weights say more than what they drew
+        shares = weight.new_zeros(self.states, states.shape[1])
+        return shares.scatter_add(0, states, weight).mT
+
+
+class _Hills:
+    """The laws of a process whose states are points (P, N, D)."""
+
+    def __init__(self, model: MountainHike) -> None:
+        self.model = model
+        self.draw_first, self.draw_next = model.draw_first, model.draw_next
+
+    def weight(self, states: Tensor, seen: Seen) -> Tensor:
+        score = self.model.log_observation(seen.observation, states)
+        score = torch.where(seen.mask[..., 0], score, 0)
+        return (score - score.amax(0)).exp()
+
+    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
+        del states, weight
+        return kept.movedim(0, 1)

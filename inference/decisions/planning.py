@@ -1,0 +1,259 @@
+"""Plans for a POMDP: what to do at every belief, and how much the best policy could earn.
+
+Point-based value iteration with a bound on either side: whatever the time that it is given, the
+value of the best policy lies between the two, and the policy that comes out earns at least the
+lower one. A yardstick for policies that act on learned beliefs, for up to about a thousand states.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...models import POMDP
+from ...models.checks import require_count, require_positive
+from ...models.decisions.rewards import Tables
+from .planning_bounds import (
+    Array,
+    Dynamics,
+    LowerBound,
+    Numbers,
+    Successors,
+    UpperBound,
+    blind_vectors,
+    informed_vectors,
+    state_action_values,
+)
+from .planning_tables import checked_tables, require_discount
+from .plans import AlphaVectors, History, Plan
+
+SHRINK = 0.95
+"""Share of the gap that a short descent is to leave, as in the implementation of HSVI2; a trade of
+speed alone."""
+
+
+def value_iteration(
+    problem: POMDP | Tables,
+    *,
+    gap: float = 1e-2,
+    seconds: float | None = 60.0,
+    trials: int | None = None,
+    progress: bool = False,
+) -> Plan:
+    r"""Plan by heuristic search value iteration, HSVI2 (Smith & Simmons 2005).
+
+    .. math::
+        V(b) = \max_a \sum_z b(z) R(a, z) + γ \sum_o p(o | b, a)\, V(b^{a,o})
+
+    at the initial belief, before any observation. From below V is bounded by vectors, at first by
+    those of doing the same for ever; from above by the fast informed bound and the sawtooth
+    interpolation of points. Every trial follows the actions that are best by the upper bound and
+    the observations that add most to the gap, and backs both bounds up on its way back. Half of the
+    work goes into short descents, to where the discounted gap is a little below that of the start,
+    half into long ones, to where it is below ``gap``. The bounds hold for the tables as they are in
+    float64, rounding included.
+
+    Args:
+        problem: a process of symbols with known parameters, or its tables.
+        gap: difference of the bounds at which to stop, in units of reward.
+        seconds: time after which to stop with what there is; None: none.
+        trials: trials after which to stop, likewise. Up to a number of trials the result does not
+            depend on the time they took.
+        progress: show a bar, with the bounds.
+
+    Returns:
+        The plan; ``plan.gap`` tells whether the gap was reached.
+
+    Raises:
+        ValueError: a bad argument or table, or a discount outside [0, 1), named.
+    """
+    start = time.perf_counter()
+    tables = checked_tables(problem)
+    require_discount(tables)
+    require_positive(gap, "gap")
+    if seconds is not None:
+        require_positive(seconds, "seconds")
+    if trials is not None:
+        require_count(trials, "trials", least=0)
+    deadline = math.inf if seconds is None else start + seconds
+    limit = math.inf if trials is None else trials
+    search = _Search(Dynamics(tables), gap, deadline)
+    history = [(time.perf_counter() - start, *search.bounds)]
+    with tqdm(total=trials, unit="trial", disable=not progress) as bar:
+        while search.left > gap and len(history) <= limit and time.perf_counter() < deadline:
+            told = search.trial()
+            history.append((time.perf_counter() - start, *search.bounds))
+            bar.update()
+            bar.set_postfix_str(" to ".join(f"{bound:.6g}" for bound in search.bounds))
+            if not told:  # nothing is left that float64 could tell
+                break
+    return search.plan(history)
+
+
+def mdp_values(problem: POMDP | Tables) -> Tensor:
+    r"""Q(a, z) of the decision process whose state is seen, (A, K), by policy iteration.
+
+    .. math:: Q(a, z) = R(a, z) + γ \sum_{z'} T(z' | z, a) \max_{a'} Q(a', z')
+
+    Raises:
+        ValueError: bad tables, or a discount outside [0, 1).
+    """
+    tables = checked_tables(problem)
+    require_discount(tables)
+    return torch.tensor(state_action_values(Dynamics(tables)))
+
+
+def qmdp(problem: POMDP | Tables) -> AlphaVectors:
+    """Act as if the state were seen from the next step on (Littman, Cassandra & Kaelbling 1995).
+
+    max_a Σ_z b(z) Q(a, z): cheap, above the value of every policy, and blind to what an action
+    tells: it never looks for its own sake.
+
+    Raises:
+        ValueError: bad tables, or a discount outside [0, 1).
+    """
+    q = mdp_values(problem)
+    return AlphaVectors(q, torch.arange(len(q)), len(q))
+
+
+class _Node:
+    """A belief that was searched, and the best bounds known there and at its successors.
+
+    Place 0 of ``upper``, ``lower``, ``best`` is the belief's own, the others are its successors'.
+    """
+
+    def __init__(self, belief: Array, successors: int) -> None:
+        self.belief = belief
+        self.upper = np.full(1 + successors, np.inf)
+        self.lower = np.full(1 + successors, -np.inf)
+        self.best: Numbers = np.zeros(1 + successors, np.int64)
+        self.points_seen = self.vectors_seen = 0
+        self.point: int | None = None
+
+
+class _Search:
+    """Heuristic search (HSVI2) from the initial belief."""
+
+    def __init__(self, dynamics: Dynamics, gap: float, deadline: float) -> None:
+        self.dynamics, self.deadline = dynamics, deadline
+        self.lower = LowerBound(blind_vectors(dynamics), np.arange(dynamics.actions))
+        self.upper = UpperBound(informed_vectors(dynamics))
+        self.nodes: dict[bytes, _Node] = {}
+        discount = dynamics.tables.discount
+        # Smaller gains than this are left: over all steps to come they add up to a hundredth of the
+        # gap for either bound, and descents aim at what then remains of it.
+        self.least = gap * (1 - discount) / 100
+        self.aim = 0.98 * gap
+        self.root = self._visit(dynamics.tables.initial)[0]
+        self.work = [0, 0]
+        self._pruned = [dynamics.actions, 1]
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Lower and upper bound at the initial belief."""
+        slack = self.dynamics.rounding
+        return float(self.root.lower[0]) - slack, float(self.root.upper[0]) + slack
+
+    @property
+    def left(self) -> float:
+        """The gap there."""
+        lower, upper = self.bounds
+        return upper - lower
+
+    def trial(self) -> bool:
+        """One descent from the initial belief and the backups on the way back; whether they told
+        anything new.
+
+        Down: the action that is best by the upper bound, and the observation whose successor adds
+        most to the gap above what may be left at its depth, ε γ^-t.
+        """
+        # Half of the work in short descents, which better the upper bound most for their time, half
+        # in long ones, which do so for the lower.
+        deep = self.work[0] > self.work[1]
+        aim = self.aim if deep else max(SHRINK * self.left, self.aim)
+        discount = self.dynamics.tables.discount
+        belief, path = self.dynamics.tables.initial, []
+        while time.perf_counter() < self.deadline:
+            aim = aim / discount if discount else math.inf
+            node, following = self._visit(belief)
+            path.append(node)
+            values = self.dynamics.action_values(belief, following, node.upper[1:])
+            excess = following.probability * (node.upper[1:] - node.lower[1:] - aim)
+            excess[following.action != values.argmax()] = -np.inf
+            chosen = int(excess.argmax())
+            if excess[chosen] <= 0:
+                break
+            belief = following.belief[chosen]
+        self.work[deep] += len(path)
+        changed = [self._backup(node) for node in reversed(path)]
+        self._visit(self.root.belief)
+        self._prune()
+        return any(changed) or not deep
+
+    def plan(self, history: list[tuple[float, float, float]]) -> Plan:
+        """What was found."""
+        numbers = self.lower.active
+        vectors = np.stack([self.lower.vectors[number] for number in numbers])
+        actions = np.array([self.lower.actions[number] for number in numbers])
+        return Plan(
+            torch.tensor(vectors),
+            torch.tensor(actions),
+            self.dynamics.actions,
+            *self.bounds,
+            History(*torch.tensor(history, dtype=torch.float64).T),
+        )
+
+    def _visit(self, belief: Array) -> tuple[_Node, Successors]:
+        """The node of a belief, its bounds made those of all vectors and points so far."""
+        following = self.dynamics.successors(belief)
+        key = belief.tobytes()
+        if key not in self.nodes:
+            self.nodes[key] = _Node(belief, len(following.action))
+        node = self.nodes[key]
+        beliefs = np.concatenate([belief[None], following.belief])
+        node.upper = self.upper.at(beliefs, node.upper, node.points_seen)
+        values, best = self.lower.at(beliefs, node.vectors_seen)
+        better = values > node.lower
+        node.lower[better], node.best[better] = values[better], best[better]
+        node.points_seen, node.vectors_seen = self.upper.points, len(self.lower.vectors)
+        return node, following
+
+    def _backup(self, node: _Node) -> bool:
+        """Bellman's update of both bounds at a belief; whether either was bettered."""
+        node, following = self._visit(node.belief)
+        slack = self.dynamics.rounding
+        highest = self.dynamics.action_values(node.belief, following, node.upper[1:]).max() + slack
+        fell = highest < node.upper[0] - self.least
+        if fell:
+            node.upper[0] = highest
+            node.point = self.upper.add(node.belief, highest, node.point)
+        values = self.dynamics.action_values(node.belief, following, node.lower[1:])
+        rose = values.max() > node.lower[0] + self.least
+        if rose:
+            self._add_vector(node, following, int(values.argmax()))
+        return bool(fell or rose)
+
+    def _add_vector(self, node: _Node, following: Successors, action: int) -> None:
+        tables = self.dynamics.tables
+        # What cannot be observed here may be elsewhere: there, whatever is best before looking.
+        predicted = node.belief @ self.dynamics.onward[action]
+        ahead = np.repeat(self.lower.at(predicted[None])[1], tables.observation.shape[2])
+        mine = following.action == action
+        ahead[following.observation[mine]] = node.best[1:][mine]
+        vectors = self.lower.vectors
+        vector = self.dynamics.backup(action, np.stack([vectors[number] for number in ahead]))
+        self.lower.add(vector - self.dynamics.rounding, action)
+
+    def _prune(self) -> None:
+        """Drop vectors and points that others make idle, whenever there are half as many again."""
+        if len(self.lower.active) > 1.5 * self._pruned[0] + 32:
+            self.lower.prune(np.stack([node.belief for node in self.nodes.values()]))
+            self._pruned[0] = len(self.lower.active)
+        if self.upper.active > 1.5 * self._pruned[1] + 32:
+            self.upper.prune()
+            self._pruned[1] = self.upper.active

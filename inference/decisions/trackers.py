@@ -1,0 +1,199 @@
+"""Beliefs along episodes, step by step: a network's, and that of no memory.
+
+What ``POMDP.rollout`` records, and what a ``BeliefPolicy`` acts on, beside ``models.ExactTracker``
+and ``ParticleTracker``. They keep nothing themselves: what is remembered is handed on.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from ...models import POMDP, Policy, Seen, Sequences, Tracker
+from ...models.checks import require, require_count
+from ...models.decisions.bayes_rule import BayesRule
+from ...models.decisions.policies import require_process, require_tracker
+from ..filters.recurrent import RecurrentFilter
+from ..fitting.loop import Fit
+from ..guides.guide import Guide
+
+Impossible = Literal["raise", "reset"]
+
+
+def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
+    """The beliefs that a tracker would have held along given episodes, (N, T, K).
+
+    Zero beyond the length of a sequence.
+
+    Raises:
+        ValueError: data that cannot come from the model, or what the tracker refuses.
+    """
+    require_tracker(tracker)
+    require_process(model, "track")
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    model.check_values(data)
+    assert data.actions is not None  # checked
+    memory = tracker.begin(model, len(data))
+    beliefs, before = [], None
+    for t in range(data.max_length):
+        belief, memory = tracker.update(memory, Seen(before, data.values[:, t], data.mask[:, t]))
+        beliefs.append(belief)
+        before = data.actions[:, t]
+    return torch.stack(beliefs, 1) * data.step_mask.unsqueeze(-1)
+
+
+class _Network(NamedTuple):
+    model: POMDP
+    state: Any
+    """h of every layer, of an LSTM (h, c); None before the first step."""
+
+
+class FilterTracker:
+    """The belief of a recurrent filter, one step at a time, the network's state handed on.
+
+    What the filter says of whole sequences, to rounding.
+
+    Args:
+        filter: an ``LSTMFilter``, ``GRUFilter`` or ``ElmanFilter`` that reads forward, or a guide
+            or a fit that has one.
+
+    Raises:
+        ValueError: another filter, one that is not built, or one built for another model.
+    """
+
+    def __init__(self, filter: RecurrentFilter | Guide | Fit) -> None:
+        guide = filter.guide if isinstance(filter, Fit) else filter
+        own: Any = guide.filter if isinstance(guide, Guide) else guide
+        fits = isinstance(own, RecurrentFilter) and own.causal and own.head is not None
+        require(
+            fits,
+            "filter",
+            "must be a recurrent filter that reads forward and is built for a model",
+            type(own).__name__,
+        )
+        self.filter: RecurrentFilter = own
+
+    def begin(self, model: POMDP, episodes: int) -> _Network:
+        del episodes
+        self.filter.build(model)  # refuses another model than its own
+        require(
+            not model.learned_reward or self.filter.reads == "observations",
+            "filter",
+            "must read 'observations' alone: rewards, which are learned, come after the action",
+            repr(self.filter.reads),
+        )
+        return _Network(model, None)
+
+    def update(self, memory: _Network, seen: Seen) -> tuple[Tensor, _Network]:
+        filter, model = self.filter, memory.model
+        assert filter.network is not None
+        assert filter.head is not None
+        with torch.no_grad():
+            x = filter.channels(model.laws({}, _as_sequences(seen)))[:, -1:]
+            out, state = filter.network(x, memory.state)
+            told = {"h": out[:, -1]}
+            if isinstance(filter.network, nn.LSTM):
+                told["c"] = state[1][-1]
+            read = torch.cat([told[name] for name in filter.memory], -1)
+            log_belief = filter.read_out(filter.head(read).double())
+        assert isinstance(log_belief, Tensor)
+        return log_belief.exp(), _Network(model, state)
+
+
+def _as_sequences(seen: Seen) -> Sequences:
+    """The step as the last one of sequences: behind a missing one that brings its action."""
+    y, mask = (x.unsqueeze(1) for x in (seen.observation, seen.mask))
+    actions = torch.zeros(len(y), 1, dtype=torch.int64)
+    if seen.action is not None:
+        y, mask = (torch.cat([torch.zeros_like(x), x], 1) for x in (y, mask))
+        actions = torch.stack([seen.action, torch.zeros_like(seen.action)], 1)
+    lengths = torch.full((len(y),), y.shape[1])
+    return Sequences(values=y, mask=mask, lengths=lengths, actions=actions)
+
+
+class _Nothing(NamedTuple):
+    rule: BayesRule
+    before: Tensor
+    """What is thought of the state before a step, (N, K)."""
+    step: int
+
+
+class NoMemory:
+    r"""The belief of who remembers nothing but the last action and what was seen after it.
+
+    .. math:: b_t(z') \propto O(o_t | a_{t-1}, z') \sum_z T(z' | z, a_{t-1})\, \pi(z)
+
+    with the same π at every step; at the first step b_1 ∝ O(o_1 | z) p(z_1). With π the share of
+    visits under a policy this is what can be known without memory; see ``under``.
+
+    Args:
+        prior: π, (K,); the initial law if None.
+        impossible: at an observation that this rules out, ``"reset"`` leaves π out, b ∝ O;
+            ``"raise"`` is a ``ValueError`` that names episode and step.
+
+    Raises:
+        ValueError: a prior that is no law of the model's states, another ``impossible``, a model
+            whose parameters are not known, or an observation that no state can give.
+    """
+
+    def __init__(
+        self, prior: npt.ArrayLike | Tensor | None = None, impossible: Impossible = "reset"
+    ) -> None:
+        self.prior = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
+        if self.prior is not None:
+            fits = self.prior.ndim == 1 and bool((self.prior >= 0).all())
+            fits = fits and abs(float(self.prior.sum()) - 1) < 1e-6
+            require(fits, "prior", "needs probabilities that sum to 1", self.prior.tolist())
+        fits = impossible in ("raise", "reset")
+        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+        self.impossible = impossible
+
+    @classmethod
+    def under(
+        cls, model: POMDP, policy: Policy, episodes: int, length: int, *, seed: int = 0
+    ) -> NoMemory:
+        """π from so many episodes: the share of the steps before the last in each state.
+
+        One visit is added to each, so that no state is ruled out by chance.
+        """
+        require_count(length - 1, "length - 1")
+        states = model.rollout(policy, episodes, length, seed=seed).states[:, :-1]
+        visits = torch.bincount(states.flatten(), minlength=model.states).double() + 1
+        return cls(visits / visits.sum())
+
+    def begin(self, model: POMDP, episodes: int) -> _Nothing:
+        require_process(model, "NoMemory")
+        rule = BayesRule(model, model.complete({}))
+        prior = rule.initial if self.prior is None else self.prior
+        fits = len(prior) == model.states
+        require(fits, "prior", f"needs a probability for each of {model.states} states", len(prior))
+        return _Nothing(rule, prior.expand(episodes, -1), 0)
+
+    def update(self, memory: _Nothing, seen: Seen) -> tuple[Tensor, _Nothing]:
+        rule, before, step = memory
+        told, expected = rule.likelihood(seen), rule.initial
+        if seen.action is not None:
+            expected = rule.predicted(before, seen.action)
+        belief = expected * told
+        lost = belief.sum(-1) <= 0
+        if bool(lost.any()):
+            episode = int(lost.nonzero()[0])
+            require(
+                self.impossible == "reset",
+                "observation",
+                f"must be possible under the prior; episode {episode}, step {step}",
+                seen.observation[episode].tolist(),
+            )
+            explained = told.sum(-1) > 0
+            require(
+                bool(explained[lost].all()),
+                "observation",
+                f"must be possible in some state; step {step}",
+                seen.observation[~explained].tolist()[:1],
+            )
+            belief = torch.where(lost.unsqueeze(-1), told, belief)
+        belief = belief / belief.sum(-1, keepdim=True)
+        return belief, _Nothing(rule, before, step + 1)

@@ -1,0 +1,1 @@
+"""Exact inference on tensors: chains, structured transitions, linear-Gaussian models."""

@@ -1,0 +1,1275 @@
+"""Recursions on Gaussian chains as machine code: kernels for :mod:`.gaussian_cpu`.
+
+Kernels take NumPy arrays. Compiled on first use and kept on disk by numba. All kernels of this
+family are in this file: numba renews the code on disk when this file changes, not when another
+does.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Sums may be reordered (that is what makes them fast); NaN and infinity keep their meaning.
+_fast: Any = njit(
+    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
+)
+
+
+# --- linear sweeps --------------------------------------------------------------------------------
+# The entry of sequence n and step t in an array with shared axes is (min(n, rows), min(t, steps)),
+# the greatest index of either axis.
+
+
+@_fast
+def sweep_back(rows: Array, gain: Array, shift: Array, lengths: Array, paths: Array) -> None:
+    """x_t = G_t x_{t+1} + c_t of the sequences ``rows``, from the last step that is in ``paths``.
+
+    ``shift`` (S, N, T-1, D), ``paths`` (S, N, T, D), ``gain`` (N|1, T-1|1, D, D).
+    """
+    size = paths.shape[3]
+    own, each = len(gain) - 1, gain.shape[1] - 1
+    for n in rows:
+        for s in range(len(paths)):
+            for t in range(lengths[n] - 2, -1, -1):
+                g = gain[min(n, own), min(t, each)]
+                for i in range(size):
+                    total = shift[s, n, t, i]
+                    for j in range(size):
+                        total += g[i, j] * paths[s, n, t + 1, j]
+                    paths[s, n, t, i] = total
+
+
+@_fast
+def sweep_back_gradient(
+    rows: Array,
+    gain: Array,
+    lengths: Array,
+    paths: Array,
+    upstream: Array,
+    adjoint: Array,
+    to_gain: Array,
+) -> None:
+    """μ_t = upstream_t + G_{t-1}' μ_{t-1} (S, N, T, D), and Σ_s μ_t x_{t+1}' added to ``to_gain``.
+
+    ``to_gain`` (N|1, T-1|1, D, D); of length 0 where it is not asked for.
+    """
+    size = paths.shape[3]
+    own, each = len(gain) - 1, gain.shape[1] - 1
+    for n in rows:
+        for s in range(len(paths)):
+            for i in range(size):
+                adjoint[s, n, 0, i] = upstream[s, n, 0, i]
+            for t in range(lengths[n] - 1):
+                g = gain[min(n, own), min(t, each)]
+                for i in range(size):
+                    adjoint[s, n, t + 1, i] = upstream[s, n, t + 1, i]
+                for j in range(size):
+                    a = adjoint[s, n, t, j]
+                    for i in range(size):
+                        adjoint[s, n, t + 1, i] += g[j, i] * a
+                if len(to_gain):
+                    out = to_gain[min(n, own), min(t, each)]
+                    for i in range(size):
+                        for j in range(size):
+                            out[i, j] += adjoint[s, n, t, i] * paths[s, n, t + 1, j]
+
+
+@_fast
+def _sandwich(g: Array, s: Array, room: Array, out: Array) -> None:
+    """out += g s g'."""
+    size = len(out)
+    for i in range(size):
+        for j in range(size):
+            room[i, j] = 0
+        for k in range(size):
+            a = g[i, k]
+            for j in range(size):
+                room[i, j] += a * s[k, j]
+    for i in range(size):
+        for j in range(size):
+            total = out.dtype.type(0)
+            for k in range(size):
+                total += room[i, k] * g[j, k]
+            out[i, j] += total
+
+
+@_fast
+def sweep_covariances(
+    rows: Array, gain: Array, noise: Array, lengths: Array, covariances: Array
+) -> None:
+    """S_t = G_t S_{t+1} G_t' + W_t, from the last step that is in ``covariances`` (N, T, D, D)."""
+    size = covariances.shape[3]
+    own, each = len(gain) - 1, gain.shape[1] - 1
+    noisy, noisy_each = len(noise) - 1, noise.shape[1] - 1
+    room = np.empty((size, size), covariances.dtype)
+    for n in rows:
+        for t in range(lengths[n] - 2, -1, -1):
+            w = noise[min(n, noisy), min(t, noisy_each)]
+            for i in range(size):
+                for j in range(size):
+                    covariances[n, t, i, j] = w[i, j]
+            g = gain[min(n, own), min(t, each)]
+            _sandwich(g, covariances[n, t + 1], room, covariances[n, t])
+
+
+@_fast
+def sweep_covariances_gradient(
+    rows: Array,
+    gain: Array,
+    lengths: Array,
+    covariances: Array,
+    upstream: Array,
+    adjoint: Array,
+    to_gain: Array,
+) -> None:
+    """B_{t+1} = upstream_{t+1} + G_t' B_t G_t, and B G S' + B' G S added to ``to_gain``."""
+    size = covariances.shape[3]
+    own, each = len(gain) - 1, gain.shape[1] - 1
+    room = np.empty((size, size), covariances.dtype)
+    turned = np.empty((size, size), covariances.dtype)
+    for n in rows:
+        _copy(upstream[n, 0], adjoint[n, 0])
+        for t in range(lengths[n] - 1):
+            g = gain[min(n, own), min(t, each)]
+            for i in range(size):
+                for j in range(size):
+                    turned[i, j] = g[j, i]
+                    adjoint[n, t + 1, i, j] = upstream[n, t + 1, i, j]
+            b, s = adjoint[n, t], covariances[n, t + 1]
+            _sandwich(turned, b, room, adjoint[n, t + 1])
+            if len(to_gain):
+                out = to_gain[min(n, own), min(t, each)]
+                _add_triple(b, g, s.T, room, out)
+                _add_triple(b.T, g, s, room, out)
+
+
+@_fast
+def _add_triple(a: Array, b: Array, c: Array, room: Array, out: Array) -> None:
+    """out += a b c."""
+    size = len(out)
+    for i in range(size):
+        for j in range(size):
+            room[i, j] = 0
+        for k in range(size):
+            x = a[i, k]
+            for j in range(size):
+                room[i, j] += x * b[k, j]
+    for i in range(size):
+        for k in range(size):
+            x = room[i, k]
+            for j in range(size):
+                out[i, j] += x * c[k, j]
+
+
+# --- the Kalman filter ----------------------------------------------------------------------------
+# A *chain* is what the gains of some sequences have in common: covariances depend on the matrices
+# and on what was observed, not on the values. A *row* is a mean that is carried along a chain: of a
+# sequence, of a direction of the diffuse initial law, or of a simulated sequence.
+#
+# A step stands for its observed elements: p of the F features, numbered 0 … p - 1. With predicted
+# mean m and covariance P, C their loading and R their noise,
+#     S = C P C' + R = L L',  e = L^-1 (y - C m - d),  M = L^-1 C P (p, D),
+#     filtered mean m + M' e, filtered covariance P - M' M, taken in Joseph's form.
+
+LANES = 8
+"""Rows of one chain that are worked on side by side."""
+
+SETTLED = 2e-15
+"""A predicted covariance that changes by less than this share of its scale is a steady state."""
+
+SINGULAR = 1e-14
+"""A variance below this share of what it was before other features were taken out is rounding."""
+
+
+class System(NamedTuple):
+    """The chain's arrays, float64; the entry of sequence n and step t as above."""
+
+    covariance: Array
+    """(N|1, 1, D, D)"""
+    transition: Array
+    """(N|1, T-1|1, D, D)"""
+    offset: Array
+    """(N|1, T-1|1, D)"""
+    noise: Array
+    """(N|1, T-1|1, D, D)"""
+    loading: Array
+    """(N|1, T|1, F, D)"""
+    intercept: Array
+    """(N|1, T|1, F)"""
+    observation_noise: Array
+    """(N|1, T|1, F, F)"""
+    mask: Array
+    """(N, T, F)"""
+
+
+class Chains(NamedTuple):
+    """The chains: a sequence whose matrices and mask each has, and its number of steps."""
+
+    sequences: Array
+    ends: Array
+
+
+class Rows(NamedTuple):
+    """The rows: values, what they belong to, where they end, and how they are laid in blocks."""
+
+    values: Array
+    """(V, T, F), of the first V rows; the others have neither values nor offset nor intercept."""
+    sequences: Array
+    """(rows,); whose offset and intercept a row has"""
+    ends: Array
+    """(rows,)"""
+    chains: Array
+    """(blocks,); the chain of a block"""
+    blocks: Array
+    """(blocks, LANES); the rows of a block, -1 where there is none"""
+
+
+class Gains(NamedTuple):
+    """What ``gains`` finds for a stretch of time; entry [g, at[g, t - start]] is that of step t."""
+
+    at: Array
+    """(G, S)"""
+    predicted: Array
+    """P (G, S, D, D)"""
+    filtered: Array
+    """(G, S, D, D)"""
+    gain: Array
+    """M (G, S, F, D)"""
+    factor: Array
+    """L (G, S, F, F)"""
+    log_determinants: Array
+    """log det S (G, S), by step"""
+
+
+class Room(NamedTuple):
+    """Scratch of the kernels: (D, D), (F, D) and (F, F)."""
+
+    square: Array
+    further: Array
+    wide: Array
+    other: Array
+    small: Array
+
+
+@_fast
+def _room(size: int, features: int) -> Room:
+    square, further = np.empty((size, size)), np.empty((size, size))
+    wide, other = np.empty((features, size)), np.empty((features, size))
+    return Room(square, further, wide, other, np.empty((features, features)))
+
+
+@_fast
+def _of(table: Array, n: int, t: int) -> Any:
+    """The entry of sequence n and step t."""
+    return table[min(n, len(table) - 1), min(t, table.shape[1] - 1)]
+
+
+@_fast
+def _observed(mask: Array, n: int, t: int, which: Array) -> int:
+    """The number p of features observed at a step; which[:p] are their places."""
+    p = 0
+    for f in range(len(which)):
+        if mask[n, t, f]:
+            which[p] = f
+            p += 1
+    return p
+
+
+@_fast
+def _copy(x: Array, out: Array) -> None:
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = x[i, j]
+
+
+@_fast
+def _clear(out: Array) -> None:
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = 0
+
+
+@_fast
+def _product_turned(a: Array, b: Array, out: Array) -> None:
+    """out = a' b."""
+    _clear(out)
+    for k in range(a.shape[0]):
+        for i in range(out.shape[0]):
+            x = a[k, i]
+            for j in range(out.shape[1]):
+                out[i, j] += x * b[k, j]
+
+
+@_fast
+def _product(a: Array, b: Array, out: Array) -> None:
+    """out = a b."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = 0
+        for k in range(a.shape[1]):
+            x = a[i, k]
+            for j in range(out.shape[1]):
+                out[i, j] += x * b[k, j]
+
+
+@_fast
+def _divide(factor: Array, p: int, out: Array) -> None:
+    """out[:p] = L^-1 out[:p]."""
+    for i in range(p):
+        for k in range(i):
+            x = factor[i, k]
+            for j in range(out.shape[1]):
+                out[i, j] -= x * out[k, j]
+        x = 1 / factor[i, i]
+        for j in range(out.shape[1]):
+            out[i, j] *= x
+
+
+@_fast
+def _divide_turned(factor: Array, p: int, out: Array) -> None:
+    """out[:p] = L^-T out[:p]."""
+    for i in range(p - 1, -1, -1):
+        for k in range(i + 1, p):
+            x = factor[k, i]
+            for j in range(out.shape[1]):
+                out[i, j] -= x * out[k, j]
+        x = 1 / factor[i, i]
+        for j in range(out.shape[1]):
+            out[i, j] *= x
+
+
+@_fast
+def _cholesky(matrix: Array, p: int) -> int:
+    """L in the lower triangle; the number of rows that were possible, p if all."""
+    for i in range(p):
+        whole = matrix[i, i]
+        for k in range(i):
+            total = matrix[i, k]
+            for j in range(k):
+                total -= matrix[i, j] * matrix[k, j]
+            matrix[i, k] = total / matrix[k, k]
+        pivot = whole
+        for j in range(i):
+            pivot -= matrix[i, j] * matrix[i, j]
+        if not pivot > SINGULAR * whole or not pivot < np.inf:
+            return i
+        matrix[i, i] = math.sqrt(pivot)
+    return p
+
+
+@_fast
+def _update(
+    predicted: Array,
+    loading: Array,
+    noise: Array,
+    which: Array,
+    p: int,
+    gain: Array,
+    factor: Array,
+    filtered: Array,
+    room: Room,
+) -> int:
+    """M, L and the filtered covariance of one step; p, or which element has no variance left."""
+    size = len(predicted)
+    for i in range(p):
+        f = which[i]
+        for j in range(size):
+            total = 0.0
+            for k in range(size):
+                total += loading[f, k] * predicted[k, j]
+            gain[i, j] = total
+        for k in range(i + 1):
+            total = noise[f, which[k]]
+            for j in range(size):
+                total += gain[i, j] * loading[which[k], j]
+            factor[i, k] = total
+    possible: int = _cholesky(factor, p)
+    if possible < p:
+        return possible
+    _divide(factor, p, gain)
+    if not p:
+        for i in range(size):
+            for j in range(size):
+                filtered[i, j] = predicted[i, j]
+        return p
+    _joseph(predicted, loading, noise, which, p, gain, factor, filtered, room)
+    return p
+
+
+@_fast
+def _joseph(  # noqa: C901 - one sweep
+    predicted: Array,
+    loading: Array,
+    noise: Array,
+    which: Array,
+    p: int,
+    gain: Array,
+    factor: Array,
+    filtered: Array,
+    room: Room,
+) -> None:
+    """(I - K C) P (I - K C)' + K R K' with K = M' L^-1: what is left of P is not a difference."""
+    size = len(predicted)
+    turned, carried, rest, moved = room.wide, room.other, room.square, room.further
+    for i in range(p):
+        for j in range(size):
+            turned[i, j] = gain[i, j]
+    _divide_turned(factor, p, turned)  # K'
+    for i in range(size):
+        for j in range(size):
+            rest[i, j] = 0
+        rest[i, i] = 1
+        for k in range(p):
+            x, c = turned[k, i], loading[which[k]]
+            for j in range(size):
+                rest[i, j] -= x * c[j]
+    _product(rest, predicted, moved)
+    for k in range(p):
+        for j in range(size):
+            carried[k, j] = 0
+        for i in range(p):
+            x = noise[which[k], which[i]]
+            if x != 0:
+                for j in range(size):
+                    carried[k, j] += x * turned[i, j]
+    for i in range(size):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(size):
+                total += moved[i, k] * rest[j, k]
+            for k in range(p):
+                total += turned[k, i] * carried[k, j]
+            filtered[i, j] = total
+            filtered[j, i] = total
+
+
+@_fast
+def _predict(transition: Array, noise: Array, filtered: Array, moved: Array, out: Array) -> None:
+    """out = A P A' + Q, symmetric to the bit."""
+    size = len(out)
+    _product(transition, filtered, moved)
+    for i in range(size):
+        for j in range(i + 1):
+            total = 0.5 * (noise[i, j] + noise[j, i])
+            for k in range(size):
+                total += moved[i, k] * transition[j, k]
+            out[i, j] = total
+            out[j, i] = total
+
+
+@_fast
+def _settled(ahead: Array, before: Array) -> bool:
+    """Whether two covariances are equal up to rounding."""
+    for i in range(len(ahead)):
+        for j in range(i + 1):
+            change = ahead[i, j] - before[i, j]
+            scale = ahead[i, i] * ahead[j, j]
+            if not change * change <= SETTLED * SETTLED * scale:
+                return False
+    return True
+
+
+@_fast
+def _same_mask(mask: Array, n: int, t: int) -> bool:
+    """Whether the same features are observed at steps t - 1 and t."""
+    for f in range(mask.shape[2]):  # noqa: SIM110 - compiled
+        if mask[n, t, f] != mask[n, t - 1, f]:
+            return False
+    return True
+
+
+@_fast
+def gains(
+    share: Array,
+    system: System,
+    chains: Chains,
+    start: int,
+    stop: int,
+    constant: bool,
+    ahead: Array,
+    out: Gains,
+    failed: Array,
+) -> None:
+    """Gains of the chains ``share`` from step ``start`` to ``stop``.
+
+    ``ahead`` (G, D, D) is the predicted covariance of the first step, and afterwards that of the
+    step behind the last. Where the matrices do not change in time (``constant``) and the same
+    features are observed as before, a predicted covariance that is the last one up to rounding
+    leads to the same gains ever after, up to the rounding errors that the recursion makes itself:
+    both are of order ε / (1 - ρ), ρ being the rate at which it converges. So they are taken over.
+
+    ``failed`` (G, 2) gets the step and feature without variance, if any.
+    """
+    size, features = ahead.shape[1], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    room = _room(size, features)
+    for g in share:
+        n, now = chains.sequences[g], ahead[g]
+        last = -1  # the last entry made
+        steady = False
+        for t in range(start, min(stop, chains.ends[g])):
+            same = constant and t > start and _same_mask(system.mask, n, t)
+            steady = same and (steady or _settled(now, out.predicted[g, last]))
+            if steady:
+                out.at[g, t - start] = last
+                out.log_determinants[g, t - start] = out.log_determinants[g, t - start - 1]
+                continue
+            last += 1
+            out.at[g, t - start] = last
+            _copy(now, out.predicted[g, last])
+            loading = _of(system.loading, n, t)
+            noise = _of(system.observation_noise, n, t)
+            p = _observed(system.mask, n, t, which)
+            gain, factor, after = out.gain[g, last], out.factor[g, last], out.filtered[g, last]
+            possible = _update(now, loading, noise, which, p, gain, factor, after, room)
+            if possible < p:
+                failed[g, 0] = t
+                failed[g, 1] = which[possible]
+                break
+            total = 0.0
+            for i in range(p):
+                total += math.log(factor[i, i])
+            out.log_determinants[g, t - start] = 2 * total
+            if t + 1 < system.mask.shape[1]:
+                noise = _of(system.noise, n, t)
+                _predict(_of(system.transition, n, t), noise, after, room.square, now)
+
+
+@_fast
+def _innovate(
+    values: Array,
+    rows: Rows,
+    block: int,
+    t: int,
+    system: System,
+    loading: Array,
+    which: Array,
+    p: int,
+    mean: Array,
+    out: Array,
+) -> None:
+    """out[:p] = y - C m - d, zero for rows that have ended."""
+    size = len(mean)
+    intercept = system.intercept
+    step = min(t, intercept.shape[1] - 1)
+    for i in range(p):
+        f = which[i]
+        for lane in range(LANES):
+            out[i, lane] = 0
+        for j in range(size):
+            x = loading[f, j]
+            for lane in range(LANES):
+                out[i, lane] -= x * mean[j, lane]
+        for lane in range(LANES):
+            r = rows.blocks[block, lane]
+            if r < 0 or t >= rows.ends[r]:
+                out[i, lane] = 0
+            elif r < len(values):
+                n = min(rows.sequences[r], len(intercept) - 1)
+                out[i, lane] += values[r, t, f] - intercept[n, step, f]
+
+
+@_fast
+def _add_gain(gain: Array, p: int, e: Array, out: Array) -> None:
+    """out += M' e."""
+    for i in range(p):
+        for j in range(len(out)):
+            x = gain[i, j]
+            for lane in range(LANES):
+                out[j, lane] += x * e[i, lane]
+
+
+@_fast
+def _add_gain_turned(gain: Array, p: int, sign: float, mean: Array, out: Array) -> None:
+    """out[:p] += sign M mean."""
+    for i in range(p):
+        for j in range(len(mean)):
+            x = sign * gain[i, j]
+            for lane in range(LANES):
+                out[i, lane] += x * mean[j, lane]
+
+
+@_fast
+def _add_loading(loading: Array, which: Array, p: int, sign: float, e: Array, out: Array) -> None:
+    """out += sign C' e."""
+    for i in range(p):
+        f = which[i]
+        for j in range(len(out)):
+            x = sign * loading[f, j]
+            for lane in range(LANES):
+                out[j, lane] += x * e[i, lane]
+
+
+@_fast
+def _resume(table: Array, members: Array, out: Array) -> None:
+    """out[:, lane] = table[row of the lane], 0 where there is none."""
+    for lane in range(LANES):
+        r = members[lane]
+        for i in range(len(out)):
+            out[i, lane] = table[r, i] if r >= 0 else 0.0
+
+
+@_fast
+def _leave(mean: Array, members: Array, table: Array) -> None:
+    """table[row of the lane] = mean[:, lane]."""
+    for lane in range(LANES):
+        r = members[lane]
+        if r >= 0:
+            for i in range(len(mean)):
+                table[r, i] = mean[i, lane]
+
+
+@_fast
+def _load(table: Array, rows: Array, t: int, out: Array) -> None:
+    """out[:, lane] = table[row of the lane, t]."""
+    for lane in range(LANES):
+        r = rows[lane]
+        for i in range(len(out)):
+            out[i, lane] = table[r, t, i] if r >= 0 else 0.0
+
+
+@_fast
+def _store(mean: Array, rows: Rows, block: int, t: int, table: Array) -> None:
+    """table[row of the lane, t] = mean[:, lane], of rows that have not ended."""
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        if r >= 0 and t < rows.ends[r]:
+            for i in range(len(mean)):
+                table[r, t, i] = mean[i, lane]
+
+
+@_fast
+def _store_observed(
+    whitened: Array, rows: Rows, block: int, t: int, which: Array, p: int, table: Array
+) -> None:
+    """The same for the observed elements."""
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        if r >= 0 and t < rows.ends[r]:
+            for i in range(p):
+                table[r, t, which[i]] = whitened[i, lane]
+
+
+@_fast
+def _last_of(rows: Rows, block: int) -> int:
+    """The number of steps of the longest row of a block."""
+    last = 0
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        if r >= 0:
+            last = max(last, rows.ends[r])
+    return last
+
+
+@_fast
+def means(
+    begin: int,
+    end: int,
+    system: System,
+    chains: Chains,
+    rows: Rows,
+    start: int,
+    stop: int,
+    found: Gains,
+    ahead: Array,
+    whitened: Array,
+    predicted: Array,
+    filtered: Array,
+) -> None:
+    """Whitened innovations, predicted and filtered means of the blocks ``begin`` … ``end``.
+
+    ``ahead`` (rows, D) is the predicted mean of the first step, and afterwards that of the step
+    behind the last. ``filtered`` is of length 0 where it is not asked for.
+    """
+    size, features = ahead.shape[1], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    now, after = np.empty((size, LANES)), np.empty((size, LANES))
+    e = np.empty((features, LANES))
+    for block in range(begin, end):
+        g = rows.chains[block]
+        n = chains.sequences[g]
+        _resume(ahead, rows.blocks[block], now)
+        for t in range(start, min(stop, _last_of(rows, block))):
+            u = found.at[g, t - start]
+            _store(now, rows, block, t, predicted)
+            p = _observed(system.mask, n, t, which)
+            loading = _of(system.loading, n, t)
+            _innovate(rows.values, rows, block, t, system, loading, which, p, now, e)
+            _divide(found.factor[g, u], p, e)
+            _store_observed(e, rows, block, t, which, p, whitened)
+            _copy(now, after)
+            _add_gain(found.gain[g, u], p, e, after)
+            if len(filtered):
+                _store(after, rows, block, t, filtered)
+            if t + 1 < system.mask.shape[1]:
+                _product(_of(system.transition, n, t), after, now)
+                _add_offset(system.offset, rows, block, t, now)
+        _leave(now, rows.blocks[block], ahead)
+
+
+@_fast
+def _add_offset(offset: Array, rows: Rows, block: int, t: int, out: Array) -> None:
+    step = min(t, offset.shape[1] - 1)
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        if 0 <= r < len(rows.values):
+            n = min(rows.sequences[r], len(offset) - 1)
+            for i in range(len(out)):
+                out[i, lane] += offset[n, step, i]
+
+
+# --- the gradient of the whitened innovations -----------------------------------------------------
+
+
+class Adjoints(NamedTuple):
+    """Gradients that are added to; of length 0 where one is not asked for."""
+
+    transition: Array
+    offset: Array
+    noise: Array
+    loading: Array
+    intercept: Array
+    observation_noise: Array
+    values: Array
+
+
+@_fast
+def _add_pairs(a: Array, b: Array, sign: float, out: Array) -> None:
+    """out += sign Σ_lanes a b'."""
+    for i in range(len(a)):
+        for j in range(len(b)):
+            total = 0.0
+            for lane in range(LANES):
+                total += a[i, lane] * b[j, lane]
+            out[i, j] += sign * total
+
+
+@_fast
+def means_gradient(
+    begin: int,
+    end: int,
+    system: System,
+    chains: Chains,
+    rows: Rows,
+    start: int,
+    stop: int,
+    found: Gains,
+    whitened: Array,
+    predicted: Array,
+    upstream: Array,
+    carry: Array,
+    first_chain: int,
+    to_gain: Array,
+    to_factor: Array,
+    out: Adjoints,
+) -> None:
+    """The adjoint of ``means``, from the last step back.
+
+    ``upstream`` (rows, T, F) is the gradient in the whitened innovations; ``carry`` (rows, D) that
+    in the predicted means of step ``stop``, and afterwards of step ``start``. ``to_gain`` (·, S, F,
+    D) gets Σ e μ' and ``to_factor`` (·, S, F, F) Σ v e' of the rows of each chain from
+    ``first_chain`` on, with the adjoints μ of the filtered means and v = L^-T (adjoint of e).
+    """
+    size, features = carry.shape[1], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    ahead, after, before = (
+        np.empty((size, LANES)),
+        np.empty((size, LANES)),
+        np.empty((size, LANES)),
+    )
+    e, v = np.empty((features, LANES)), np.empty((features, LANES))
+    for block in range(begin, end):
+        g = rows.chains[block]
+        n = chains.sequences[g]
+        members = rows.blocks[block]
+        _resume(carry, members, ahead)
+        for t in range(min(stop, _last_of(rows, block)) - 1, start - 1, -1):
+            u = found.at[g, t - start]
+            p = _observed(system.mask, n, t, which)
+            gain = found.gain[g, u]
+            _load_observed(whitened, rows, block, t, which, p, e)
+            _load_observed(upstream, rows, block, t, which, p, v)
+            _load(predicted, members, t, before)
+            if t + 1 < system.mask.shape[1]:
+                _transition_adjoint(
+                    system, rows, block, n, t, ahead, before, e, gain, p, after, out
+                )
+            else:
+                _clear(after)
+            _add_gain_turned(gain, p, 1.0, after, v)
+            _divide_turned(found.factor[g, u], p, v)
+            _add_pairs(e[:p], after, 1.0, to_gain[g - first_chain, t - start])
+            _add_pairs(v[:p], e[:p], 1.0, to_factor[g - first_chain, t - start])
+            _observation_adjoint(system, rows, block, n, t, which, p, v, before, out)
+            _copy(after, ahead)
+            _add_loading(_of(system.loading, n, t), which, p, -1.0, v, ahead)
+        _leave(ahead, members, carry)
+
+
+@_fast
+def _load_observed(
+    table: Array, rows: Rows, block: int, t: int, which: Array, p: int, out: Array
+) -> None:
+    """out[:p, lane] = the observed elements of table[row of the lane, t], 0 beyond its end."""
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        inside = r >= 0 and t < rows.ends[r]
+        for i in range(p):
+            out[i, lane] = table[r, t, which[i]] if inside else 0.0
+
+
+@_fast
+def _transition_adjoint(
+    system: System,
+    rows: Rows,
+    block: int,
+    n: int,
+    t: int,
+    ahead: Array,
+    before: Array,
+    e: Array,
+    gain: Array,
+    p: int,
+    after: Array,
+    out: Adjoints,
+) -> None:
+    """From the adjoint of the next prediction A (m + M' e) + b to that of the filtered mean."""
+    size = len(ahead)
+    transition = _of(system.transition, n, t)
+    if len(out.transition):
+        _copy(before, after)
+        _add_gain(gain, p, e, after)
+        _add_pairs(ahead, after, 1.0, _of(out.transition, n, t))
+    if len(out.offset):
+        step = min(t, out.offset.shape[1] - 1)
+        for lane in range(LANES):
+            r = rows.blocks[block, lane]
+            if 0 <= r < len(rows.values):
+                owner = min(rows.sequences[r], len(out.offset) - 1)
+                for i in range(size):
+                    out.offset[owner, step, i] += ahead[i, lane]
+    _product_turned(transition, ahead, after)
+
+
+@_fast
+def _observation_adjoint(
+    system: System,
+    rows: Rows,
+    block: int,
+    n: int,
+    t: int,
+    which: Array,
+    p: int,
+    v: Array,
+    before: Array,
+    out: Adjoints,
+) -> None:
+    """From the adjoint v of y - C m - d to loading, intercept and values."""
+    if len(out.loading):
+        loading = _of(out.loading, n, t)
+        for i in range(p):
+            for j in range(len(before)):
+                total = 0.0
+                for lane in range(LANES):
+                    total += v[i, lane] * before[j, lane]
+                loading[which[i], j] -= total
+    step = min(t, out.intercept.shape[1] - 1)
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        if r < 0 or r >= len(rows.values) or t >= rows.ends[r]:
+            continue
+        if len(out.intercept):
+            owner = min(rows.sequences[r], len(out.intercept) - 1)
+            for i in range(p):
+                out.intercept[owner, step, which[i]] -= v[i, lane]
+        if len(out.values):
+            for i in range(p):
+                out.values[r, t, which[i]] = v[i, lane]
+
+
+@_fast
+def _factor_adjoint(factor: Array, p: int, to_factor: Array, out: Array) -> None:
+    """The adjoint of S = L L' from that of L (Murray 2016): L^-T Φ(L' L̄) L^-1, symmetric.
+
+    ``to_factor`` is taken as room.
+    """
+    for i in range(p):
+        for j in range(i + 1):
+            total = 0.0
+            for k in range(i, p):
+                total += factor[k, i] * to_factor[k, j]
+            out[i, j] = 0.5 * total if i == j else total
+            if i != j:
+                out[j, i] = 0
+    _divide_turned(factor, p, out)
+    for i in range(p):
+        for j in range(p):
+            to_factor[j, i] = out[i, j]
+    _divide_turned(factor, p, to_factor)
+    for i in range(p):
+        for j in range(i + 1):
+            x = 0.5 * (to_factor[i, j] + to_factor[j, i])
+            out[i, j] = x
+            out[j, i] = x
+
+
+@_fast
+def gains_gradient(
+    share: Array,
+    system: System,
+    chains: Chains,
+    start: int,
+    stop: int,
+    found: Gains,
+    to_gain: Array,
+    to_factor: Array,
+    upstream: Array,
+    carry: Array,
+    out: Adjoints,
+) -> None:
+    """The adjoint of ``gains``, from the last step back.
+
+    ``to_gain`` and ``to_factor`` as from ``means_gradient`` (taken as room), ``upstream`` (G, T)
+    the gradient in log det S; ``carry`` (G, D, D) that in the predicted covariance of step
+    ``stop``, and afterwards of step ``start``. Taken of P - M' M, which is the same function as
+    Joseph's form of it.
+    """
+    size, features = carry.shape[1], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    room, after = _room(size, features), np.empty((size, size))
+    for g in share:
+        n, ahead = chains.sequences[g], carry[g]
+        for t in range(min(stop, chains.ends[g]) - 1, start - 1, -1):
+            u = found.at[g, t - start]
+            if t + 1 < chains.ends[g]:
+                transition = _of(system.transition, n, t)
+                _product(ahead, transition, room.square)
+                _product_turned(transition, room.square, after)
+                if len(out.transition):
+                    _add_product(2.0, room.square, found.filtered[g, u], _of(out.transition, n, t))
+                if len(out.noise):
+                    _add(ahead, _of(out.noise, n, t))
+            else:
+                _clear(after)
+            p = _observed(system.mask, n, t, which)
+            a, b, weight = to_gain[g, t - start], to_factor[g, t - start], upstream[g, t]
+            _update_adjoint(found.gain[g, u], found.factor[g, u], p, a, b, weight, after, room)
+            predicted = found.predicted[g, u]
+            _covariance_adjoint(system, n, t, which, p, predicted, a, b, after, room.wide, out)
+            _copy(after, ahead)
+
+
+@_fast
+def _add(x: Array, out: Array) -> None:
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] += x[i, j]
+
+
+@_fast
+def _add_product(scale: float, a: Array, b: Array, out: Array) -> None:
+    """out += scale a b."""
+    for i in range(out.shape[0]):
+        for k in range(a.shape[1]):
+            x = scale * a[i, k]
+            for j in range(out.shape[1]):
+                out[i, j] += x * b[k, j]
+
+
+@_fast
+def _update_adjoint(
+    gain: Array,
+    factor: Array,
+    p: int,
+    to_gain: Array,
+    to_factor: Array,
+    weight: float,
+    after: Array,
+    room: Room,
+) -> None:
+    """From the adjoints of M, L and P - M' M: that of C P in to_gain, of S in to_factor."""
+    size = len(after)
+    for i in range(p):
+        for j in range(size):
+            total = 0.0
+            for k in range(size):
+                total += gain[i, k] * after[k, j]
+            to_gain[i, j] -= 2 * total
+    _divide_turned(factor, p, to_gain)
+    for i in range(p):
+        for k in range(i + 1):
+            total = to_factor[i, k]
+            for j in range(size):
+                total += to_gain[i, j] * gain[k, j]
+            to_factor[i, k] = -total
+        to_factor[i, i] += 2 * weight / factor[i, i]
+    _factor_adjoint(factor, p, to_factor, room.small)
+    for i in range(p):
+        for k in range(p):
+            to_factor[i, k] = room.small[i, k]
+
+
+@_fast
+def _covariance_adjoint(  # noqa: C901 - one sweep
+    system: System,
+    n: int,
+    t: int,
+    which: Array,
+    p: int,
+    predicted: Array,
+    to_product: Array,
+    to_square: Array,
+    after: Array,
+    twice: Array,
+    out: Adjoints,
+) -> None:
+    """From the adjoints of C P and S = C P C' + R to R, C, and P, which is added to ``after``."""
+    size = len(after)
+    loading = _of(system.loading, n, t)
+    if len(out.observation_noise):
+        noise = _of(out.observation_noise, n, t)
+        for i in range(p):
+            for k in range(p):
+                noise[which[i], which[k]] += to_square[i, k]
+    for i in range(p):
+        for j in range(size):
+            total = 0.0
+            for k in range(p):
+                total += to_square[i, k] * loading[which[k], j]
+            twice[i, j] = to_product[i, j] + 2 * total
+            to_product[i, j] += total
+    if len(out.loading):
+        to_loading = _of(out.loading, n, t)
+        for i in range(p):
+            f = which[i]
+            for k in range(size):
+                x = twice[i, k]
+                for j in range(size):
+                    to_loading[f, j] += x * predicted[k, j]
+    for i in range(size):
+        for j in range(i + 1):
+            total = after[i, j] + after[j, i]
+            for k in range(p):
+                c = loading[which[k]]
+                total += c[i] * to_product[k, j] + c[j] * to_product[k, i]
+            after[i, j] = 0.5 * total
+            after[j, i] = 0.5 * total
+
+
+# --- the smoother ---------------------------------------------------------------------------------
+# What the observations from step t on say about the state that was predicted there has precision Λ
+# and weighted mean λ (de Jong 1989): with w = A' λ of the step after and N = A' Λ A,
+#     λ = w + C' L^-T (e - M w),  Λ = C' S^-1 C + (I - K C)' N (I - K C),
+#     smoothed mean m + P w and covariance P - P N P of the filtered m and P,
+# so that no covariance is inverted, and singular ones do no harm.
+
+
+@_fast
+def smooth_covariances(
+    share: Array,
+    system: System,
+    chains: Chains,
+    found: Gains,
+    constant: bool,
+    smoothed: Array,
+    crossed: Array,
+) -> None:
+    """Smoothed covariances (G, T, D, D), and Cov(z_t, z_{t+1}) (G, T-1, D, D) if it has length.
+
+    ``constant`` as for ``gains``: while these stay the same, Λ settles, and with it the rest.
+    """
+    size, features = smoothed.shape[3], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    ahead, before = np.empty((size, size)), np.empty((size, size))
+    room = _room(size, features)
+    for g in share:
+        n = chains.sequences[g]
+        _clear(ahead)
+        steady = False
+        for t in range(chains.ends[g] - 1, -1, -1):
+            u = found.at[g, t]
+            further = t + 1 < chains.ends[g]
+            same = constant and t + 2 < chains.ends[g]
+            same = same and u == found.at[g, t + 1] and u == found.at[g, t + 2]
+            steady = same and (steady or _settled(ahead, before))
+            if steady:
+                _copy(smoothed[g, t + 1], smoothed[g, t])
+                if len(crossed):
+                    _copy(crossed[g, t + 1], crossed[g, t])
+                continue
+            filtered = found.filtered[g, u]
+            _copy(filtered, smoothed[g, t])
+            _clear(room.further)
+            if further:
+                transition = _of(system.transition, n, t)
+                if len(crossed):
+                    after = found.predicted[g, found.at[g, t + 1]]
+                    _cross(transition, filtered, after, ahead, room, crossed[g, t])
+                _product(ahead, transition, room.square)
+                _product_turned(transition, room.square, room.further)
+                _product(filtered, room.further, room.square)
+                _add_product(-1.0, room.square, filtered, smoothed[g, t])
+                _symmetrise(smoothed[g, t])
+            _copy(ahead, before)
+            p = _observed(system.mask, n, t, which)
+            loading = _of(system.loading, n, t)
+            _gather(loading, which, p, found.gain[g, u], found.factor[g, u], room, ahead)
+
+
+@_fast
+def _gather(
+    loading: Array, which: Array, p: int, gain: Array, factor: Array, room: Room, out: Array
+) -> None:
+    """out = C' S^-1 C + (I - K C)' N (I - K C), N being ``room.further``, which is overwritten."""
+    size = len(out)
+    over, rest = room.wide, room.square
+    for i in range(p):
+        for j in range(size):
+            over[i, j] = loading[which[i], j]
+    _divide(factor, p, over)  # L^-1 C
+    for i in range(size):
+        for j in range(size):
+            rest[i, j] = 1.0 if i == j else 0.0
+    for k in range(p):
+        for i in range(size):
+            x = gain[k, i]
+            for j in range(size):
+                rest[i, j] -= x * over[k, j]  # I - K C
+    _product_turned(rest, room.further, out)
+    _product(out, rest, room.further)
+    for k in range(p):
+        for i in range(size):
+            x = over[k, i]
+            for j in range(size):
+                room.further[i, j] += x * over[k, j]
+    _symmetrise(room.further)
+    _copy(room.further, out)
+
+
+@_fast
+def _cross(
+    transition: Array, filtered: Array, predicted: Array, ahead: Array, room: Room, out: Array
+) -> None:
+    """out = P A' (I - Λ P_ahead) of the filtered P and the predicted P_ahead."""
+    half, rest = room.square, room.further
+    _product(ahead, predicted, half)
+    for i in range(len(out)):
+        for j in range(len(out)):
+            half[i, j] = (1.0 if i == j else 0.0) - half[i, j]
+    _product_turned(transition, half, rest)
+    _product(filtered, rest, out)
+
+
+@_fast
+def _symmetrise(matrix: Array) -> None:
+    for i in range(len(matrix)):
+        for j in range(i):
+            x = 0.5 * (matrix[i, j] + matrix[j, i])
+            matrix[i, j] = x
+            matrix[j, i] = x
+
+
+@_fast
+def smooth_means(
+    begin: int,
+    end: int,
+    system: System,
+    chains: Chains,
+    rows: Rows,
+    found: Gains,
+    whitened: Array,
+    filtered: Array,
+    smoothed: Array,
+) -> None:
+    """Smoothed means (rows, T, D) of the blocks ``begin`` … ``end``."""
+    size, features = smoothed.shape[2], system.mask.shape[2]
+    which = np.empty(features, np.int64)
+    ahead, moved, here = (np.empty((size, LANES)), np.empty((size, LANES)), np.empty((size, LANES)))
+    e = np.empty((features, LANES))
+    for block in range(begin, end):
+        g = rows.chains[block]
+        n = chains.sequences[g]
+        _clear(ahead)
+        for t in range(_last_of(rows, block) - 1, -1, -1):
+            u = found.at[g, t]
+            _clear(moved)
+            if t + 1 < system.mask.shape[1]:
+                _product_turned(_of(system.transition, n, t), ahead, moved)
+            _load(filtered, rows.blocks[block], t, here)
+            covariance = found.filtered[g, u]
+            for i in range(size):
+                for j in range(size):
+                    x = covariance[i, j]
+                    for lane in range(LANES):
+                        here[i, lane] += x * moved[j, lane]
+            _store(here, rows, block, t, smoothed)
+            p = _observed(system.mask, n, t, which)
+            _load_observed(whitened, rows, block, t, which, p, e)
+            _add_gain_turned(found.gain[g, u], p, -1.0, moved, e)
+            _divide_turned(found.factor[g, u], p, e)
+            _copy(moved, ahead)
+            _add_loading(_of(system.loading, n, t), which, p, 1.0, e, ahead)
+
+
+# --- what a covariance must be --------------------------------------------------------------------
+
+
+@_fast
+def first_indefinite(matrices: Array, tolerance: float) -> int:
+    """The first of (M, D, D) that is not symmetric and positive semidefinite; -1 if none.
+
+    By elimination: a pivot that is zero up to rounding must leave nothing in its column.
+    """
+    size = matrices.shape[1]
+    rest = np.empty((size, size))
+    for m in range(len(matrices)):
+        given = matrices[m]
+        for i in range(size):
+            for j in range(i + 1):
+                scale = math.sqrt(abs(given[i, i] * given[j, j]))
+                if not abs(given[i, j] - given[j, i]) <= tolerance * scale:
+                    return m
+                rest[i, j] = 0.5 * (given[i, j] + given[j, i])
+        for j in range(size):
+            own = given[j, j]
+            if not rest[j, j] >= -tolerance * abs(own) or not own < np.inf:
+                return m
+            flat = rest[j, j] <= tolerance * own
+            for i in range(j + 1, size):
+                if flat:
+                    limit = 4 * math.sqrt(tolerance * abs(own * given[i, i]))
+                    if not abs(rest[i, j]) <= limit:
+                        return m
+                    continue
+                x = rest[i, j] / rest[j, j]
+                for k in range(j + 1, i + 1):
+                    rest[i, k] -= x * rest[k, j]
+    return -1
+
+
+@_fast
+def semidefinite_factors(matrices: Array, factors: Array) -> None:
+    """Lower triangles L with L L' = M of positive semidefinite (M, D, D).
+
+    Where a pivot is rounding, so is what is below it, and its column is zero.
+    """
+    size = matrices.shape[1]
+    for m in range(len(matrices)):
+        for j in range(size):
+            pivot = matrices[m, j, j]
+            for k in range(j):
+                pivot -= factors[m, j, k] * factors[m, j, k]
+            flat = not pivot > SINGULAR * matrices[m, j, j]
+            root = 0.0 if flat else math.sqrt(pivot)
+            factors[m, j, j] = root
+            for i in range(j + 1, size):
+                factors[m, j, i] = 0
+                total = matrices[m, i, j]
+                for k in range(j):
+                    total -= factors[m, i, k] * factors[m, j, k]
+                factors[m, i, j] = 0.0 if flat else total / root

@@ -1,0 +1,232 @@
+"""The export of models of continuous states: one draw of the parameters after the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models import DeepMarkovModel, LinearLaws, Model, Sequences
+from ...models.emissions.emission import Parameters
+from ..checking.importance import log_weights
+from ..exact import gaussian as exact_gaussian
+from ..fitting.loop import Fit
+from ..fitting.nuts import NutsFit
+from ..fitting.objectives import log_mean_exp
+from ..guides.deep import continued
+from ..guides.guide import Guide
+from ..queries import answers as queries
+from ..queries import linear as linear_queries
+from .sample import (
+    Along,
+    Array,
+    Rows,
+    Sample,
+    States,
+    as_array,
+    observed_values,
+    one_feature,
+    thinned,
+)
+
+WEIGHTED = 32
+"""Trajectories of the guide by which the evidence is estimated where there is no exact one."""
+
+
+def evidence(
+    result: Fit | NutsFit, data: Sequences, sample: Sample, keep_steps: bool
+) -> tuple[Array, Array | None]:
+    """log p(y_n | θ) (draws, N), and its terms log p(y_t | y_<t, θ) (draws, N, T) if kept.
+
+    NaN where nothing was observed. Without exact inference the first is estimated from weighted
+    trajectories of the guide (biased down), and there are no terms.
+    """
+    shape = sample.total, len(data), data.max_length
+    exact = result.model.exact
+    total = np.zeros(shape[:2])
+    kept = exact and (keep_steps or len(data) == 1)
+    steps = np.full(shape, np.nan) if kept else None
+    for draw, known in _each(result.model, sample.values, sample.total, sample.constant):
+        if exact:
+            terms = as_array(queries.step_log_likelihood(known, data))
+            total[draw] = terms.sum(-1)
+            if steps is not None:
+                steps[draw] = terms
+        else:
+            assert isinstance(result, Fit)  # NUTS needs exact inference
+            total[draw] = as_array(_estimated(result.guide, known.known, data))
+    if sample.constant:
+        total[1:] = total[0]
+        if steps is not None:
+            steps[1:] = steps[0]
+    seen = as_array(data.observed_steps)
+    total[:, ~seen.any(1)] = np.nan
+    if steps is not None:
+        steps[:, ~seen] = np.nan
+    return total, steps
+
+
+def _each(
+    model: Model, values: Parameters, draws: int, constant: bool = False
+) -> Iterator[tuple[int, Model]]:
+    """The model with all parameters known, under every draw; only the first of equal ones."""
+    for draw in range(1 if constant else draws):
+        yield draw, model.with_parameters(**{name: v[draw] for name, v in values.items()})
+
+
+def _estimated(guide: Guide, values: Parameters, data: Sequences) -> Tensor:
+    parts = [
+        log_mean_exp(log_weights(guide, values, batch, WEIGHTED))
+        for batch in data.batches(queries.BATCH)
+    ]
+    return torch.cat(parts)
+
+
+def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) -> States:
+    """Trajectories, and mean and sd of the state at every step, averaged over the draws."""
+    model = result.model
+    chosen = thinned(sample, wanted)
+    assert chosen is not None  # at least one was asked for
+    values = sample.at(chosen.rows)
+    arrays = _paths(result, data, sample, chosen, values)
+    if model.exact:
+        for name, query in ("smoothed", queries.smooth), ("filtered", queries.filter):
+            mixture = _Mixture(data)
+            for _, known in _each(model, values, len(chosen.rows), sample.constant):
+                found = query(known, data)
+                mixture.add(found.mean, found.covariance.diagonal(dim1=-2, dim2=-1))
+            arrays |= mixture.arrays(name)
+    return States(arrays, chosen.labels)
+
+
+class _Mixture:
+    """Mean and sd of a mixture of laws, one after the other."""
+
+    def __init__(self, data: Sequences) -> None:
+        self._inside = data.step_mask.unsqueeze(-1)
+        self._count = 0
+        self._mean: Tensor | float = 0.0
+        self._square: Tensor | float = 0.0
+
+    def add(self, mean: Tensor, variance: Tensor) -> None:
+        self._count += 1
+        self._mean = self._mean + mean.double()
+        self._square = self._square + variance.double() + mean.double().square()
+
+    def arrays(self, name: str) -> dict[str, Array]:
+        mean = torch.as_tensor(self._mean / self._count)
+        # Rounding must not make the variance of a known state negative.
+        sd = (torch.as_tensor(self._square / self._count) - mean.square()).clamp_min(0).sqrt()
+        beyond = ~self._inside
+        return {
+            f"{name}_mean": as_array(mean.masked_fill(beyond, torch.nan)),
+            f"{name}_sd": as_array(sd.masked_fill(beyond, torch.nan)),
+        }
+
+
+def _paths(
+    result: Fit | NutsFit, data: Sequences, sample: Sample, chosen: Rows, values: Parameters
+) -> dict[str, Array]:
+    """One trajectory of every sequence per draw of the parameters, with its densities."""
+    model, draws = result.model, len(chosen.rows)
+    size = len(data), data.max_length, model.states
+    paths = np.full((draws, *size), np.nan)
+    joint, log_q = (torch.zeros(draws, dtype=torch.float64) for _ in range(2))
+    mixture = _Mixture(data)
+    inside = as_array(data.step_mask)
+    for draw, known in _each(model, values, draws):
+        if isinstance(result, NutsFit):
+            drawn = queries.sample_states(known, data)[0]
+        else:
+            drawn, joint[draw], log_q[draw] = _guided(result.guide, known.known, data)
+        paths[draw][inside] = as_array(drawn)[inside]
+        mixture.add(drawn, torch.zeros_like(drawn))
+    arrays = {"states": sample.shaped(paths)}
+    if not model.exact:
+        arrays |= mixture.arrays("smoothed")
+    if sample.log_q is not None:
+        arrays["log_joint"] = sample.shaped(sample.log_prior[chosen.rows] + joint)
+        arrays["log_q_joint"] = sample.shaped(sample.log_q[chosen.rows] + log_q)
+    return arrays
+
+
+def _guided(guide: Guide, values: Parameters, data: Sequences) -> tuple[Tensor, Tensor, Tensor]:
+    """A trajectory of the guide (N, T, D), log p(y, z | θ) and log q(z | y, θ) of all sequences."""
+    joint, log_q = (torch.zeros((), dtype=torch.float64) for _ in range(2))
+    drawn = torch.zeros(len(data), data.max_length, guide.model.states, dtype=torch.float64)
+    first = 0
+    for batch in data.batches(queries.BATCH):
+        posterior = guide.posterior(guide.model.laws(values, batch), learn=False)
+        path = posterior.sample_paths(1)
+        joint += (posterior.chain_log_prob(path) + posterior.emission_log_prob(path)).sum()
+        log_q += posterior.path_log_prob(path).sum()
+        drawn[first : first + len(batch), : batch.max_length] = path[0]
+        first += len(batch)
+    return drawn, joint, log_q
+
+
+def replicate(
+    model: Model, data: Sequences, values: Parameters, draws: int, *, informed: bool = True
+) -> Array | None:
+    """New states and observations, one replication of the data per draw, (draws, N, T[, F]).
+
+    Where the first state has a flat prior there is nothing to draw it from: replications then begin
+    at a draw from its law given the data or, if they must not know of these, there are none.
+    """
+    like = observed_values(model, data)
+    out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
+    inside = as_array(data.step_mask)
+    for draw in range(draws):
+        laws = model.laws({name: v[draw] for name, v in values.items()}, data)
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            if not informed:
+                return None
+            laws = _begun(laws)
+        y = as_array(one_feature(laws.draw(laws.sample_states())))
+        out[draw][inside] = y[inside]
+    return out
+
+
+def _begun(laws: LinearLaws) -> LinearLaws:
+    """The laws with the first states drawn from their law given the data."""
+    first = exact_gaussian.sample_paths(*linear_queries.arguments(laws), n=1)[0, :, 0]
+    size = laws.size
+    return dataclasses.replace(
+        laws,
+        initial_mean=first,
+        initial_covariance=first.new_zeros(1, size, size),
+        diffuse=first.new_zeros(size, 0),
+    )
+
+
+def predictions(
+    result: Fit | NutsFit,
+    data: Sequences,
+    sample: Sample,
+    replicas: Rows,
+    steps: int,
+    along: Along,
+) -> dict[str, Array]:
+    """One continuation of every sequence per draw of the parameters.
+
+    Of a deep model from a last state that is drawn among trajectories of the guide by weight.
+    """
+    drawn = []
+    deep = isinstance(result.model, DeepMarkovModel)
+    values = sample.at(replicas.rows)
+    ahead: Any
+    for _, known in _each(result.model, values, len(replicas.rows)):
+        if deep:
+            assert isinstance(result, Fit)  # NUTS needs exact inference
+            inputs, times = along["inputs"], along["times"]
+            ahead = continued(
+                result.guide, known.known, data, steps, draws=WEIGHTED, inputs=inputs, times=times
+            )
+        else:
+            ahead = queries.forecast(known, data, steps, draws=1, **along)
+        drawn.append(one_feature(ahead.draws[0]))
+    return {"obs": sample.shaped(torch.stack(drawn))}

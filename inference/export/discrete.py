@@ -1,0 +1,270 @@
+"""The export of models of discrete states: evidence, paths and beliefs under many draws at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...models import (
+    POMDP,
+    BandedTransition,
+    GeneratorTransition,
+    HiddenMarkovModel,
+    Misclassification,
+    Sequences,
+    SparseTransition,
+)
+from ...models.emissions.emission import Parameters
+from ...models.trajectories import sample_chain
+from ..exact import chains as exact
+from ..fitting.draws import batches, blocks, draw_paths, for_batch, log_prior
+from ..fitting.loop import Fit
+from ..fitting.nuts import NutsFit
+from ..guides.guide import Guide
+from ..queries import answers as queries
+from .sample import (
+    Along,
+    Array,
+    Rows,
+    Sample,
+    States,
+    as_array,
+    observed_values,
+    one_feature,
+    thinned,
+)
+
+
+def _model(result: Fit | NutsFit) -> HiddenMarkovModel:
+    assert isinstance(result.model, HiddenMarkovModel)  # or another module exports it
+    return result.model
+
+
+def evidence(
+    result: Fit | NutsFit, data: Sequences, sample: Sample, keep_steps: bool
+) -> tuple[Array, Array | None]:
+    """log p(y_n | θ) (draws, N), and its terms log p(y_t | y_<t, θ) (draws, N, T) if kept.
+
+    NaN where nothing was observed. The steps of a single sequence are kept in any case.
+    """
+    model = _model(result)
+    shape = sample.total, len(data), data.max_length
+    total = np.zeros(shape[:2])
+    steps = np.full(shape, np.nan) if keep_steps or len(data) == 1 else None
+    for rows, batch in batches(model, data):
+        for block in blocks(model, batch, sample.values, sample.total):
+            increments = exact.filter_chain(*block.chain).log_increments
+            total[block.place, rows] = as_array(increments.sum(-1))
+            if steps is not None:
+                steps[block.place, rows, : batch.max_length] = as_array(increments)
+    seen = as_array(data.observed_steps)
+    total[:, ~seen.any(1)] = np.nan
+    if steps is not None:
+        steps[:, ~seen] = np.nan
+    return total, steps
+
+
+def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) -> States:
+    """Paths, and the exact and the guide's beliefs averaged over the draws."""
+    model = _model(result)
+    chosen = thinned(sample, wanted)
+    assert chosen is not None  # at least one was asked for
+    rows = chosen.rows
+    once = rows[:1] if sample.constant else rows
+    smoothed, filtered = _average_beliefs(model, data, sample.at(once), len(once))
+    arrays = {"smoothed_probability": smoothed, "filtered_probability": filtered}
+    if isinstance(result, NutsFit):
+        paths = _exact_paths(model, data, sample.at(rows), len(rows))
+        return States({"states": sample.shaped(paths), **arrays}, chosen.labels)
+    found = _guide_paths(result.guide, data, sample.at(rows), len(rows))
+    arrays = {"states": sample.shaped(found.paths), **arrays}
+    if found.beliefs is not None:
+        arrays["guide_belief"] = found.beliefs
+    if sample.log_q is not None:
+        arrays["log_joint"] = sample.shaped(sample.log_prior[rows] + found.log_joint)
+        arrays["log_q_joint"] = sample.shaped(sample.log_q[rows] + found.log_q)
+    return States(arrays, chosen.labels)
+
+
+def _average_beliefs(
+    model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
+) -> tuple[Array, Array]:
+    """p(z_t | y_1 … y_T) and p(z_t | y_1 … y_t), exact, mean over draws, (N, T, K)."""
+    smoothed = np.full((len(data), data.max_length, model.states), np.nan)
+    filtered = smoothed.copy()
+    for rows, batch in batches(model, data):
+        total = torch.zeros(2, len(batch), batch.max_length, model.states, dtype=torch.float64)
+        for block in blocks(model, batch, values, draws):
+            total[0] += exact.smooth_chain(*block.chain).exp().sum(0)
+            total[1] += exact.filter_chain(*block.chain).log_beliefs.exp().sum(0)
+        mean = (total / draws).masked_fill(~batch.step_mask.unsqueeze(-1), torch.nan)
+        smoothed[rows, : batch.max_length], filtered[rows, : batch.max_length] = as_array(mean)
+    return smoothed, filtered
+
+
+def _exact_paths(
+    model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
+) -> Array:
+    """z ~ p(z | y, θ) for every draw of θ, (draws, N, T)."""
+    paths = _blank_paths(model, data, draws)
+    for rows, batch in batches(model, data):
+        for block in blocks(model, batch, values, draws):
+            initial, moves, likelihood, lengths, choice = block.chain
+            drawn = exact.sample_paths(initial, moves, likelihood, lengths, choice=choice)
+            paths[block.place, rows, : batch.max_length] = drawn[0]
+    return paths
+
+
+class _GuidePaths(NamedTuple):
+    """Paths of a guide, the log densities of all sequences together, and its mean belief."""
+
+    paths: Array
+    log_joint: Tensor
+    log_q: Tensor
+    beliefs: Array | None
+
+
+def _guide_paths(guide: Guide, data: Sequences, values: Parameters, draws: int) -> _GuidePaths:
+    """z ~ q(z | y, θ) for every draw of θ."""
+    model = guide.model
+    assert isinstance(model, HiddenMarkovModel)
+    paths = _blank_paths(model, data, draws)
+    log_joint, log_q = (torch.zeros(draws, dtype=torch.float64) for _ in range(2))
+    beliefs = np.full((len(data), data.max_length, model.states), np.nan)
+    has_beliefs = False
+    one = {name: value[0] for name, value in values.items()}
+    for rows, batch in batches(model, data):
+        here = for_batch(guide, model, batch, one)
+        total = torch.zeros(len(batch), batch.max_length, model.states, dtype=torch.float64)
+        for block in blocks(model, batch, values, draws):
+            found = draw_paths(here, block)
+            paths[block.place, rows, : batch.max_length] = found.paths
+            log_joint[block.place] += found.log_joint.sum(-1)
+            log_q[block.place] += found.log_q.sum(-1)
+            has_beliefs = found.beliefs is not None
+            if found.beliefs is not None:
+                total += found.beliefs.sum(0)
+        mean = (total / draws).masked_fill(~batch.step_mask.unsqueeze(-1), torch.nan)
+        beliefs[rows, : batch.max_length] = as_array(mean)
+    return _GuidePaths(paths, log_joint, log_q, beliefs if has_beliefs else None)
+
+
+def _blank_paths(model: HiddenMarkovModel, data: Sequences, draws: int) -> Array:
+    """Paths of −1, in the smallest integers that hold all states."""
+    kind = np.min_scalar_type(-model.states)
+    return np.full((draws, len(data), data.max_length), -1, dtype=kind)
+
+
+def reorder(
+    model: HiddenMarkovModel, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
+) -> None:
+    """Bring the states into an order, the same in all groups."""
+    groups["posterior"] = sample.arrays(_ordered(model, sample.values, order))
+    groups["posterior_states"] = _ordered_states(groups["posterior_states"], order)
+    _reorder_last(groups.get("predictions", {}), "state_probability", order)
+
+
+def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor:
+    """The state of the model that comes at each place."""
+    kept = torch.arange(model.states)
+    if isinstance(model, POMDP) and has_names(model):
+        return kept
+    dims = model.parameter_dims()
+    if any({"state", "state_to"} & set(dims[name]) for name in model.known):
+        return kept
+    if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
+        return kept  # which moves there are depends on the states' numbers
+    if isinstance(model.emission, Misclassification) or model.nodes is not None or model.tied:
+        return kept  # the states' numbers mean something
+    if model.emission.codes:
+        visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
+        order = torch.from_numpy(-visits).argsort(stable=True)
+    else:
+        means = model.emission.mean(model.complete(sample.values))
+        location = means.reshape(-1, *means.shape[-2:])[..., 0].mean(0)
+        order = location.argsort(stable=True)
+    # Renaming must not change the prior, or the draws would be of another posterior.
+    one = {name: value[:1] for name, value in sample.values.items()}
+    here, there = (log_prior(model, v, 1) for v in (one, _ordered(model, one, order)))
+    return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
+
+
+def has_names(model: POMDP) -> bool:
+    """Whether the states were given names, which must not wander."""
+    return model.state_names != tuple(str(state) for state in range(model.states))
+
+
+def _ordered(model: HiddenMarkovModel, values: Parameters, order: Tensor) -> dict[str, Tensor]:
+    """The values with all their state axes in the new order; they have a leading axis of draws."""
+    out = dict(values)
+    for name, dims in model.parameter_dims().items():
+        for axis, dim in enumerate(dims, 1):
+            if name in out and dim in ("state", "state_to"):
+                out[name] = out[name].index_select(axis, order)
+    return out
+
+
+def _ordered_states(arrays: dict[str, Array], order: Tensor) -> dict[str, Array]:
+    out = dict(arrays)
+    rank = np.append(as_array(order.argsort()), -1)  # the last one is what −1 stays
+    out["states"] = rank.astype(out["states"].dtype)[out["states"]]
+    for name in ("smoothed_probability", "filtered_probability", "guide_belief"):
+        _reorder_last(out, name, order)
+    return out
+
+
+def _reorder_last(arrays: dict[str, Array], name: str, order: Tensor) -> None:
+    if name in arrays:
+        arrays[name] = arrays[name][..., as_array(order)]
+
+
+def replicate(
+    model: HiddenMarkovModel,
+    data: Sequences,
+    values: Parameters,
+    draws: int,
+    *,
+    informed: bool = True,
+) -> Array:
+    """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
+    del informed  # the law of the first state is always proper
+    like = observed_values(model, data)
+    if isinstance(model.transition, GeneratorTransition):
+        data = model.transition.scheduled(data)  # what is seen at the times of the data
+    out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
+    for rows, batch in batches(model, data, simulate=True):
+        inside = as_array(model.emission.emitting(batch))
+        for block in blocks(model, batch, values, draws):
+            initial, moves, choice = block.folded_chain()
+            size = block.draws * len(batch), batch.max_length
+            paths = sample_chain(initial, moves, *size, choice=choice)
+            for draw, path in enumerate(paths.unflatten(0, (block.draws, -1))):
+                y = as_array(one_feature(block.one(draw).draw(path)))
+                place = out[block.place.start + draw, rows, : batch.max_length]
+                place[inside] = y[inside]
+    return out
+
+
+def predictions(
+    result: Fit | NutsFit,
+    data: Sequences,
+    sample: Sample,
+    replicas: Rows,
+    steps: int,
+    along: Along,
+) -> dict[str, Array]:
+    """One continuation of every sequence per draw of the parameters."""
+    model = _model(result)
+    drawn, probability = [], []
+    for row in replicas.rows:
+        known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})
+        ahead = queries.forecast(known, data, steps, draws=1, **along)
+        drawn.append(one_feature(ahead.draws[0]))
+        probability.append(ahead.state_probability)
+    return {
+        "obs": sample.shaped(torch.stack(drawn)),
+        "state_probability": sample.shaped(torch.stack(probability)),
+    }

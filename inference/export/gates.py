@@ -1,0 +1,203 @@
+"""The gates of a recurrent network over time, with names: as an xarray Dataset, and in ArviZ."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor, nn
+
+from ...models import Model, Sequences
+from ...models.data.summary import missing_elements
+from ..arviz_groups import Idata, build
+from ..filters.recurrences import check_inputs, check_network, recurrent_gates
+from ..filters.recurrent import RecurrentFilter
+from ..fitting.loop import Fit
+from ..fitting.provenance import source_commit
+from ..guides.guide import Guide, parameters_of
+from .sample import Array, as_array
+
+GATE_DIMS = "sequence", "time", "layer", "unit"
+"""Dimensions of every gate."""
+
+_MEANINGS: Mapping[str, str] = {
+    "i": "input gate",
+    "f": "forget gate",
+    "g": "candidate",
+    "o": "output gate",
+    "c": "cell",
+    "h": "output",
+    "r": "reset gate",
+    "z": "update gate",
+    "n": "candidate",
+}
+
+Recurrent = nn.RNNBase | RecurrentFilter | Guide | Fit
+
+
+def gates(
+    network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
+) -> xr.Dataset:
+    r"""Every gate, cell and output of a recurrent network, at every step of every sequence.
+
+    Names are torch's. ``torch.nn.LSTM``, with h_0 = c_0 = 0 (a bias for each of the two products):
+
+    .. math::
+        i, f, o = \sigma(W y_t + U h_{t-1} + b), \quad g = \tanh(W y_t + U h_{t-1} + b), \quad
+        c_t = f c_{t-1} + i g, \quad h_t = o \tanh(c_t)
+
+    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h. Dropout between layers is left out.
+
+    Args:
+        network: a ``torch.nn`` LSTM, GRU or RNN, of any number of layers; a recurrent filter; a
+            guide or a fit whose filter is recurrent, unknown parameters being at their medians.
+        data: what a ``torch.nn`` network reads, a tensor (sequences, steps, input_size) or
+            ``Sequences`` without missing elements, whose codes are read as one-hot vectors; for a
+            filter, a guide or a fit the ``Sequences`` that they are for.
+        model: of a recurrent filter that is in no guide, the model that it was built for.
+
+    Returns:
+        A Dataset with dims (sequence, time, layer, unit), NaN beyond the length of a sequence; in
+        the dtype of the network.
+
+    Raises:
+        ValueError: a network that reads backward or has a projection; data of another width, or
+            with missing elements; a filter that is exact, or given without a model.
+    """
+    if isinstance(network, nn.RNNBase):
+        own = network
+        check_network(network)
+        with torch.no_grad():
+            found = recurrent_gates(network, _inputs(network, data))
+    else:
+        filter, model = _filter_of(network, model)
+        if not isinstance(data, Sequences):
+            raise ValueError(
+                f"data: must be Sequences for a {type(network).__name__}, got {type(data).__name__}"
+            )
+        model.check_values(data)
+        assert filter.network is not None  # it is built
+        own = filter.network
+        with torch.no_grad():
+            found = filter.gates(model.laws({}, data))
+    arrays = {name: _within(part.numpy(force=True), data) for name, part in found.items()}
+    return _dataset(arrays, data, type(own).__name__)
+
+
+def gates_of(result: Fit, data: Sequences) -> dict[str, Array]:
+    """The variables of ``gates(result, data)``."""
+    return {str(name): each.values for name, each in gates(result, data).data_vars.items()}
+
+
+def export_gates(
+    network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
+) -> Idata:
+    """What ``gates`` returns as a group ``gates`` of ArviZ data, which ``write`` saves as NetCDF.
+
+    With ``Sequences`` their values are the group ``observed_data``. Arguments and errors are those
+    of ``gates``.
+    """
+    found = gates(network, data, model=model)
+    arrays = {str(name): variable.values for name, variable in found.data_vars.items()}
+    groups: dict[str, dict[str, Array]] = {"gates": arrays}
+    dims: dict[str, tuple[str, ...]] = gate_dims(arrays)
+    coords = {str(name): values.values for name, values in found.coords.items()}
+    if isinstance(data, Sequences):
+        groups["observed_data"] = {"obs": np.where(as_array(data.mask), data.values.cpu(), np.nan)}
+        feature = () if data.is_codes else ("feature",)
+        dims["obs"] = ("sequence", "time", *feature)
+        coords |= {} if data.is_codes else {"feature": np.array(data.features)}
+    attrs = {"network": found.attrs["network"]}
+    if commit := source_commit():
+        attrs["git_commit"] = commit
+    return build(groups, dims=dims, coords=coords, attrs=attrs)
+
+
+def gate_dims(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """Dimensions of these variables of the group ``gates``, as ``build`` takes them."""
+    return {f"gates/{name}": GATE_DIMS for name in names}
+
+
+def _dataset(arrays: Mapping[str, Array], data: Sequences | Tensor, kind: str) -> xr.Dataset:
+    sequences, steps, layers, units = next(iter(arrays.values())).shape
+    labels = np.array(data.labels) if isinstance(data, Sequences) else np.arange(sequences)
+    variables = {
+        name: (GATE_DIMS, array, {"long_name": _MEANINGS[name]}) for name, array in arrays.items()
+    }
+    counts = zip(GATE_DIMS[1:], (steps, layers, units), strict=True)
+    coords = {"sequence": labels, **{name: np.arange(size) for name, size in counts}}
+    return xr.Dataset(variables, coords=coords, attrs={"network": kind})
+
+
+def _within(array: Array, data: Sequences | Tensor) -> Array:
+    if not isinstance(data, Sequences):
+        return array
+    inside = as_array(data.step_mask)[..., None, None]
+    return np.where(inside, array, np.asarray(np.nan, array.dtype))
+
+
+def _filter_of(
+    network: RecurrentFilter | Guide | Fit, model: Model | None
+) -> tuple[RecurrentFilter, Model]:
+    """A filter with gates, and the model whose laws it reads."""
+    if isinstance(network, RecurrentFilter):
+        filter: Any = network
+        if filter.head is None or model is None:
+            raise ValueError(
+                "network: a filter reads the data of a model that it was built for; give model=…, "
+                f"a guide or a fit, got {type(network).__name__} with model={model!r}"
+            )
+        filter.build(model)  # refuses another model
+    else:
+        guide = network.guide if isinstance(network, Fit) else network
+        if not isinstance(guide, Guide):
+            raise ValueError(
+                "network: must be a torch.nn LSTM, GRU or RNN, a recurrent filter, a guide or a "
+                f"fit, got {type(network).__name__}"
+            )
+        filter, model = guide.filter, parameters_of(guide)
+    if not isinstance(filter, RecurrentFilter):
+        raise ValueError(f"network: needs a recurrent filter, got {type(filter).__name__}")
+    if filter.direction != "forward":
+        raise ValueError(
+            f"network: gates are those of a network that reads forward, got {filter.direction!r}"
+        )
+    return filter, model
+
+
+def model_of(network: Recurrent) -> Model | None:
+    """The model of a guide or of a fit, its parameters at their medians; None of others."""
+    guide = network.guide if isinstance(network, Fit) else network
+    return parameters_of(guide) if isinstance(guide, Guide) else None
+
+
+def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
+    """What the network reads, (N, T, input_size)."""
+    like = next(network.parameters())
+    if isinstance(data, Tensor):
+        check_inputs(network, data, "data")
+        return data.to(like)
+    if not isinstance(data, Sequences):
+        raise ValueError(
+            f"data: must be Sequences or a tensor (sequences, steps, {network.input_size}), got "
+            f"{type(data).__name__}"
+        )
+    missing = missing_elements(data)
+    if missing:
+        raise ValueError(
+            "data: a torch.nn network reads whole sequences; give a tensor with what it reads for "
+            f"missing elements, got {missing} of them"
+        )
+    if not data.is_codes:
+        check_inputs(network, data.values, "data")
+        return data.values.to(like)
+    top = int(data.codes().max())
+    if top >= network.input_size:
+        raise ValueError(
+            f"data: a network with input_size={network.input_size} reads codes below that, got "
+            f"{top}"
+        )
+    return nn.functional.one_hot(data.codes().clamp_min(0), network.input_size).to(like)

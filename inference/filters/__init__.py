@@ -1,0 +1,1 @@
+"""Filters, exact or recurrent: what turns a sequence into beliefs."""

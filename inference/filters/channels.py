@@ -1,0 +1,114 @@
+"""What a filter reads of every step: the observation, or what the model says of it."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ...models import Laws, Model, Sequences
+from ...models.beliefs import DiscreteBelief
+from ...models.checks import require
+from ...models.emissions.observations import Observations
+from .recurrent import FLAGGED_FEATURES, LIKELIHOOD_FLOOR, actions_before, channel_scale
+
+Reading = Literal["observations", "likelihoods"]
+
+
+class Channels(nn.Module):
+    """Numbers that a filter of discrete states reads of every step, (N, T, ``width``).
+
+    Of ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
+    standardised by ``calibrate``, all zero where missing; then a flag for each feature that is
+    missing (one a step for many features, none for symbols); then the model's inputs, and the
+    action before as a one-hot vector. Of ``"likelihoods"``: log O_k(y_t) relative to their sum and
+    cut at ``least``, then inputs and action.
+
+    Raises:
+        ValueError: a reading that there is not, or a model that it was not built for.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, reads: Reading = "observations", *, least: float = LIKELIHOOD_FLOOR) -> None:
+        super().__init__()
+        require(reads in get_args(Reading), "reads", f"must be in {get_args(Reading)}", repr(reads))
+        self.reads: Reading = reads
+        self.least = least
+        self.flags = 0
+        self.inputs = 0
+        self.actions = 0
+        self.register_buffer("shift", torch.zeros(0))
+        self.register_buffer("scale", torch.ones(0))
+
+    def width(self, model: Model) -> int:
+        """How many numbers there are for this model."""
+        assert isinstance(model.belief, DiscreteBelief)  # its filter asked
+        along = model.inputs + model.actions
+        if self.reads == "likelihoods":
+            return model.belief.states + along
+        return model.observations.channels + self._flags(model.observations) + along
+
+    def build(self, model: Model) -> None:
+        """Read the kind of data that this model is for, from now on."""
+        self._kind: Observations = model.observations
+        self.inputs, self.actions = model.inputs, model.actions
+        if self.reads == "likelihoods":
+            return
+        self.flags = self._flags(self._kind)
+        if len(self.shift) != self._kind.channels:
+            self.shift = self.shift.new_zeros(self._kind.channels)
+            self.scale = self.scale.new_ones(self._kind.channels)
+
+    def _flags(self, kind: Observations) -> int:
+        few = kind.features <= FLAGGED_FEATURES
+        return 0 if kind.codes else kind.features if few else 1
+
+    def calibrate(self, data: Sequences) -> None:
+        """Read off the scale of the data, unless they are symbols or bits."""
+        if self.reads == "observations" and not self._kind.codes:
+            shift, scale = channel_scale(data)
+            self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
+
+    def forward(self, laws: Laws) -> Tensor:
+        dtype = self.shift.dtype
+        parts: list[Tensor] = []
+        if self.reads == "likelihoods":
+            told = laws.log_likelihood.log_softmax(-1).clamp_min(self.least)
+            parts.append(told.to(dtype))
+        else:
+            y, mask = self._kind.read(laws.data)
+            seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
+            encoded = self._kind.encode(y).to(dtype)
+            if not self._kind.codes:
+                encoded = (encoded - self.shift) / self.scale
+            parts.append(encoded * seen)
+            if self.flags:
+                missing = ~seen if self.flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
+                parts.append(missing.to(dtype))
+        if self.inputs:
+            assert laws.data.inputs is not None  # the model checked the data
+            parts.append(laws.data.inputs.to(dtype))
+        if self.actions:
+            parts.append(actions_before(laws.data, self.actions).to(dtype))
+        return torch.cat(parts, -1)
+
+
+def nodes_of(model: Model, reader: str) -> int:
+    """Number of binary nodes of the model's states; two states without a name are one node.
+
+    Raises:
+        ValueError: states that are not those of binary nodes.
+    """
+    belief = model.belief
+    nodes = belief.nodes if isinstance(belief, DiscreteBelief) else None
+    if nodes is None and belief == DiscreteBelief(2):
+        nodes = 1
+    if nodes is None:
+        raise ValueError(
+            f"filter: {reader} holds a product of Bernoulli laws and needs a model of binary nodes "
+            f"(or of two states), got one whose belief is {belief}"
+        )
+    return nodes

@@ -1,0 +1,196 @@
+"""Discriminative Markov chains: states given observations, no law of the observations."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ...models import Laws, Model, Sequences
+from ...models.beliefs import DiscreteBelief
+from ...models.checks import require
+from ...models.trajectories import transition_log_prob
+from ..exact import chains as exact
+from ..exact.potentials import filter_beliefs
+from .channels import Channels, Reading
+
+_LEAST = -1e4
+"""Log-likelihoods are cut here: potentials need no common scale, but finite numbers."""
+
+
+class _MarkovPotentials(nn.Module, ABC):
+    """A(z', z), (U x)_z and a first step, shared by the two ways to normalise them."""
+
+    causal = True
+
+    def __init__(self, *, reads: Reading = "observations") -> None:
+        super().__init__()
+        self.channels = Channels(reads, least=_LEAST)
+        self.states: int | None = None
+
+    moves: nn.Parameter
+    """A (K, K), from row to column."""
+    input_weight: nn.Parameter
+    """U (K, width)."""
+    first: nn.Parameter
+    """The first step's part, (K,)."""
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        return {"reads": self.channels.reads}
+
+    def build(self, model: Model) -> None:
+        """Make weights of the sizes that the model asks for, once."""
+        belief, name = model.belief, type(self).__name__
+        require(
+            isinstance(belief, DiscreteBelief),
+            "filter",
+            f"{name} needs a model of discrete states",
+            belief,
+        )
+        assert isinstance(belief, DiscreteBelief)
+        width = self.channels.width(model)
+        if self.states is not None:
+            built = self.states, self.input_weight.shape[1]
+            require(
+                built == (belief.states, width),
+                "filter",
+                f"was built for (states, channels) = {built}; make a new {name}",
+                (belief.states, width),
+            )
+            self.channels.build(model)
+            return
+        self.channels.build(model)
+        self.states = belief.states
+        self.moves = nn.Parameter(torch.zeros(belief.states, belief.states))
+        drawn = torch.empty(belief.states, width).uniform_(-1, 1) / width**0.5
+        self.input_weight = nn.Parameter(drawn)
+        self.first = nn.Parameter(torch.zeros(belief.states))
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Read off the scale of the data."""
+        del model
+        self.channels.calibrate(data)
+
+    def write(self, model: Model) -> Self:
+        """Build it and write the potentials of a hidden Markov model at known parameters into it.
+
+        A = log T, U x_t = log O(y_t | ·), first = log p(z_1). Returns the filter.
+
+        Raises:
+            ValueError: a filter that does not read likelihoods, unknown parameters, or moves that
+                are impossible or differ between steps.
+        """
+        require(
+            self.channels.reads == "likelihoods",
+            "filter",
+            "must read 'likelihoods' for a model's potentials to be written into it",
+            repr(self.channels.reads),
+        )
+        require(
+            not (model.inputs or model.actions or model.timed),
+            "model",
+            "must move alike at all steps",
+            model,
+        )
+        self.build(model)
+        like = Sequences.from_tensors(
+            model.observations.blank(1, 2), codes=model.observations.codes
+        )
+        with torch.no_grad():
+            laws: Laws = model.laws({}, like)
+            moves, first = laws.log_transition[0, 0], laws.log_initial[0]
+            finite = bool(moves.isfinite().all() & first.isfinite().all())
+            require(finite, "model", "needs initial and transition probabilities > 0", "zeros")
+            self.moves.copy_(moves)
+            self.first.copy_(first)
+            self.input_weight.copy_(torch.eye(len(first)))
+        return self
+
+    def scores(self, laws: Laws) -> Tensor:
+        """(U x_t)_z, and the first step's part, (N, T, K)."""
+        if self.states is None:
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+        told = self.channels(laws) @ self.input_weight.mT
+        return torch.cat([told[:, :1] + self.first, told[:, 1:]], 1).to(laws.log_initial.dtype)
+
+    @abstractmethod
+    def forward(self, laws: Laws) -> Tensor:
+        """Log beliefs (N, T, K)."""
+
+    @abstractmethod
+    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
+
+    def _sums(self, laws: Laws, scores: Tensor, table: Tensor, paths: Tensor) -> Tensor:
+        """Σ_t scores_t(z_t) + table_t(z_{t-1}, z_t) along paths, (N,)."""
+        own = scores.gather(-1, paths.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        along = transition_log_prob(table, paths, laws.lengths)
+        return torch.where(paths >= 0, own, 0).sum(-1) + along
+
+
+class MEMMFilter(_MarkovPotentials):
+    r"""The maximum-entropy Markov model, normalised step by step (McCallum et al. 2000).
+
+    .. math::
+        p(z_t | z_{t-1}, x_t) = \frac{\exp(A_{z_{t-1} z_t} + (U x_t)_{z_t})}{Z(z_{t-1}, x_t)},
+        \qquad \beta_t(z) = \sum_{z'} \beta_{t-1}(z')\, p(z | z', x_t)
+
+    With A = log T and U x = log O it holds the exact p(z_t | z_{t-1}, y_t), yet its belief is not
+    the filter: Z, which is p(y_t | z_{t-1}), is divided out, so that y_t can never speak against
+    the state before it (label bias; Lafferty et al. 2001).
+
+    Args:
+        reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
+    """
+
+    def forward(self, laws: Laws) -> Tensor:
+        scores = self.scores(laws)
+        return filter_beliefs(
+            scores[:, 0].log_softmax(-1), self._log_kernels(scores), torch.zeros_like(scores)
+        )
+
+    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
+        scores = self.scores(laws)
+        first = torch.zeros_like(scores)
+        first[:, 0] = scores[:, 0].log_softmax(-1)
+        return self._sums(laws, first, self._log_kernels(scores), paths)
+
+    def _log_kernels(self, scores: Tensor) -> Tensor:
+        """log p(z_t | z_{t-1}, x_t), (N, T-1|1, K, K); T = 1: one not used."""
+        after = scores[:, 1:] if scores.shape[1] > 1 else scores
+        return (self.moves.to(scores) + after.unsqueeze(-2)).log_softmax(-1)
+
+
+class CRFFilter(_MarkovPotentials):
+    r"""The linear-chain conditional random field, normalised once (Lafferty et al. 2001).
+
+    .. math::
+        p(z | x) \propto \prod_t \exp(A_{z_{t-1} z_t} + (U x_t)_{z_t}), \qquad
+        \beta_t(z) \propto e^{(U x_t)_z} \sum_{z'} \beta_{t-1}(z') e^{A_{z' z}}
+
+    β, its normalised forward message, is p(z_t | x_1 … x_t) of the field cut off after t. With
+    A = log T and U x = log O it is the exact filter; ``write`` puts a model's potentials there.
+
+    Args:
+        reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
+    """
+
+    def forward(self, laws: Laws) -> Tensor:
+        scores = self.scores(laws)
+        return filter_beliefs(torch.zeros_like(scores[:1, 0]), self._table(scores), scores)
+
+    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
+        scores = self.scores(laws)
+        table = self._table(scores)
+        log_z = exact.log_evidence(torch.zeros_like(scores[:1, 0]), table, scores, laws.lengths)
+        return self._sums(laws, scores, table, paths) - log_z
+
+    def _table(self, scores: Tensor) -> Tensor:
+        """A, (1, 1, K, K)."""
+        return self.moves.to(scores)[None, None]

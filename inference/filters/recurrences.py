@@ -1,0 +1,117 @@
+"""What goes on inside torch's recurrent networks, for all steps at once.
+
+A gate reads the input and the output of the step before. Once torch has computed all outputs, every
+gate of every step follows from one matrix product, and the cell from a linear recurrence.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...models.checks import require
+
+
+def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
+    """Every gate of a ``torch.nn`` LSTM, GRU or RNN on inputs x (N, T, input_size).
+
+    Returns arrays (N, T, layers, hidden_size) under torch's names: i, f, g, o, c, h (LSTM),
+    r, z, n, h (GRU), h (RNN); differentiable. States before the first step are zero.
+
+    Raises:
+        ValueError: another network, one that reads both ways or has a projection; inputs without a
+            step, of another width or of another dtype.
+    """
+    check_network(network)
+    check_inputs(network, x, "x")
+    dtype = next(network.parameters()).dtype
+    require(x.dtype == dtype, "x", f"needs the dtype of the network, {dtype}", x.dtype)
+    layers: list[dict[str, Tensor]] = []
+    for layer in range(network.num_layers):
+        one = _layer_gates(network, layer, x)
+        layers.append(one)
+        x = one["h"]
+    return {name: torch.stack([one[name] for one in layers], 2) for name in layers[0]}
+
+
+def check_network(network: object) -> None:
+    """Raise ``ValueError`` unless it is a recurrent network whose gates are one a unit."""
+    require(
+        isinstance(network, nn.LSTM | nn.GRU | nn.RNN),
+        "network",
+        "must be a torch.nn LSTM, GRU or RNN",
+        type(network).__name__,
+    )
+    assert isinstance(network, nn.RNNBase)
+    require(
+        not network.bidirectional and not network.proj_size,
+        "network",
+        "gates need one direction and no projection",
+        network,
+    )
+
+
+def check_inputs(network: nn.RNNBase, x: object, argument: str) -> None:
+    """Raise ``ValueError`` unless x is a batch of sequences that the network can read."""
+    shape = tuple(x.shape) if isinstance(x, Tensor) else type(x).__name__
+    size = network.input_size
+    require(
+        isinstance(x, Tensor) and x.ndim == 3 and x.shape[1] > 0 and x.shape[2] == size,
+        argument,
+        f"needs shape (sequences, steps, {size}), at least one step",
+        shape,
+    )
+
+
+def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor]:
+    weights: dict[str, Any] = {
+        name: getattr(network, f"{name}_l{layer}", None)  # no bias: None
+        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    }
+    h = _outputs(network, weights, x)
+    before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
+    from_x = nn.functional.linear(x, weights["weight_ih"], weights["bias_ih"])
+    from_h = nn.functional.linear(before, weights["weight_hh"], weights["bias_hh"])
+    if isinstance(network, nn.LSTM):
+        i, f, g, o = (from_x + from_h).chunk(4, -1)
+        i, f, g, o = i.sigmoid(), f.sigmoid(), g.tanh(), o.sigmoid()
+        return {"i": i, "f": f, "g": g, "o": o, "c": affine_scan(f, i * g), "h": h}
+    if isinstance(network, nn.GRU):
+        (xr, xz, xn), (hr, hz, hn) = from_x.chunk(3, -1), from_h.chunk(3, -1)
+        r, z = (xr + hr).sigmoid(), (xz + hz).sigmoid()
+        return {"r": r, "z": z, "n": (xn + r * hn).tanh(), "h": h}
+    return {"h": h}
+
+
+def _outputs(network: nn.RNNBase, weights: dict[str, Any], x: Tensor) -> Tensor:
+    """h_t of one layer, (N, T, hidden_size), by torch's own network with these weights."""
+    own = {f"{name}_l0": weight for name, weight in weights.items() if weight is not None}
+    kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(network, k))
+    options: dict[str, Any] = {}
+    if isinstance(network, nn.RNN):
+        options["nonlinearity"] = network.nonlinearity
+    with torch.device("meta"):  # a shell for the weights: nothing is drawn, nothing allocated
+        shell = kind(
+            x.shape[-1], network.hidden_size, batch_first=True, bias=network.bias, **options
+        )
+    out: Tensor = functional_call(shell, own, (x,))[0]
+    return out
+
+
+def affine_scan(factor: Tensor, term: Tensor) -> Tensor:
+    """c_t = factor_t c_{t-1} + term_t along axis 1, c_0 = 0, in log2(T) passes; differentiable.
+
+    Two steps compose to one, c_t = (f_t f_{t-1}) c_{t-2} + (f_t u_{t-1} + u_t): each pass doubles
+    the steps that are accounted for.
+    """
+    span, steps = 1, term.shape[1]
+    while span < steps:
+        reached = term[:, span:] + factor[:, span:] * term[:, :-span]
+        shrunk = factor[:, span:] * factor[:, :-span]
+        term = torch.cat([term[:, :span], reached], 1)
+        factor = torch.cat([factor[:, :span], shrunk], 1)
+        span *= 2
+    return term

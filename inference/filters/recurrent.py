@@ -1,0 +1,458 @@
+"""Recurrent filters: beliefs read off an LSTM, a GRU or an Elman network."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from ...models import Laws, LinearLaws, Model, Sequences
+from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
+from ...models.chains.nodes import product_law
+from ...models.checks import require_positive
+from ...models.emissions.observations import Observations
+from ...models.randomness import seeded
+from ..exact import gaussian as exact_gaussian
+from ..queries.linear import arguments
+from .gaussian_beliefs import GaussianBeliefs
+from .linear_likelihood import LinearLikelihood, in_double
+from .recurrences import recurrent_gates
+from .slot import Beliefs
+
+LIKELIHOOD_FLOOR = -20.0
+"""Per-state log-likelihoods are read relative to their sum and cut here, to stay in scale."""
+
+
+FLAGGED_FEATURES = 16
+"""Up to here a network reads one missing flag per feature, beyond it one per step."""
+
+
+Direction = Literal["forward", "backward", "both"]
+
+
+Reading = Literal["observations", "likelihoods", "both"]
+
+
+Memory = Literal["h", "c", "hc"]
+
+
+_SCALED_ON = 256
+"""Sequences that are simulated to find the scale of the states."""
+
+
+_UNIT_SOFTPLUS = math.log(math.e - 1)
+"""softplus of this is 1: a read-out of zero is the law of the states that nothing is known of."""
+
+
+class RecurrentFilter(nn.Module):
+    """A recurrent network followed by a linear read-out of the belief.
+
+    Of discrete states it reads out scores, whose softmax is the belief; of binary nodes the logits
+    of a product of Bernoulli laws (or, not ``factorised``, scores of all 2^k states). Of continuous
+    states it
+    reads out mean and Cholesky factor (or standard deviations, see the model's ``belief``) in units
+    of the states' own spread, which ``calibrate`` finds.
+
+    Args:
+        hidden_size: units of the network.
+        reads: ``"observations"`` (what a user's own network reads); ``"likelihoods"``, what the
+            model says of y_t alone, which follows the parameters when these are uncertain: log
+            O_k(y_t), or for linear-Gaussian laws the states' spread updated by y_t; or ``"both"``.
+        layers: stacked layers.
+        direction: ``"forward"`` reads the past; ``"backward"`` reads the future (h_t knows y_t to
+            y_T), ``"both"`` reads all. The latter two are for ``ForwardGuide`` and
+            ``MeanFieldGuide``, not for ``BeliefGuide``.
+        gaps: whether to read the time since the step before; None: if the model does.
+        memory: what the belief is read off: the output ``"h"``, of an LSTM also its cell ``"c"``,
+            or both, ``"hc"``.
+        gain: what the read-out's scores are multiplied by. A belief that is sharp among many states
+            takes scores in the hundreds, which weights reach ``gain`` times sooner than without.
+        factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
+            or one logit for each of the 2^k states.
+        network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
+        frozen: keep the weights of ``network`` as they are (and leave out its dropout): the
+            read-out alone is trained.
+
+    Raises:
+        ValueError: for a bad argument, or when used with a model that it was not built for.
+    """
+
+    kind: ClassVar[type[nn.RNNBase]]
+    parts: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        hidden_size: int = 32,
+        *,
+        reads: Reading = "observations",
+        layers: int = 1,
+        direction: Direction = "forward",
+        gaps: bool | None = None,
+        memory: Memory = "h",
+        gain: float = 1.0,
+        factorised: bool = True,
+        network: nn.RNNBase | None = None,
+        frozen: bool = False,
+    ) -> None:
+        super().__init__()
+        _require_one_of("memory", memory, get_args(Memory))
+        if memory != "h" and (self.kind is not nn.LSTM or direction != "forward"):
+            raise ValueError(
+                "memory: only an LSTM that reads forward has a cell to read off, got "
+                f"memory={memory!r} in {type(self).__name__}, direction={direction!r}"
+            )
+        require_positive(gain, "gain")
+        _require_one_of("reads", reads, get_args(Reading))
+        _require_one_of("direction", direction, get_args(Direction))
+        for name, value in (("hidden_size", hidden_size), ("layers", layers)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: must be a whole number >= 1, got {value!r}")
+        if network is not None:
+            if not isinstance(network, self.kind) or network.proj_size:
+                raise ValueError(
+                    f"network: must be a torch.nn.{self.kind.__name__} without projection, "
+                    f"got {network}"
+                )
+            direction = _direction_of(network, direction)
+            network = copy.deepcopy(network)
+            network.batch_first = True
+            hidden_size, layers = network.hidden_size, network.num_layers
+            if frozen:
+                network.requires_grad_(False)
+                network.dropout = 0.0
+        elif frozen:
+            raise ValueError("frozen: needs a network of your own (network=…) to keep as it is")
+        self.frozen = frozen
+        self.hidden_size = hidden_size
+        self.layers = layers
+        self.reads = reads
+        self.direction: Direction = direction
+        self.gaps = gaps
+        self.memory: Memory = memory
+        self.gain = float(gain)
+        self.factorised = factorised
+        self.causal = direction == "forward"
+        self.network = network
+        self._users = network is not None
+        self.head: nn.Linear | None = None
+        self._flags = 0
+        self._inputs = 0
+        self._actions = 0
+        self.register_buffer("shift", torch.zeros(0))
+        self.register_buffer("scale", torch.ones(0))
+
+    shift: Tensor
+    scale: Tensor
+    gap: Tensor
+    """Typical time between steps (geometric mean), where gaps are read."""
+    state_shift: Tensor
+    """Mean of continuous states, (D,)."""
+    state_scale: Tensor
+    """Standard deviations of continuous states, (D,)."""
+    belief: Belief
+    """What is read out."""
+    _observations: Observations
+
+    def build(self, model: Model) -> None:
+        """Make weights of the sizes that the model asks for, once."""
+        if self.gaps is None:
+            self.gaps = model.timed
+        width, belief = self._width(model), self._belief_of(model)
+        if self.head is not None:
+            assert self.network is not None
+            fits = self.network.input_size == width, self.belief == belief
+            if not all(fits):
+                raise ValueError(
+                    f"filter: built for {self.network.input_size} input channels and "
+                    f"{self.belief}, got a model with {width} and "
+                    f"{belief}; make a new {type(self).__name__}"
+                )
+            self._observations = model.observations
+            return
+        if self.network is None:
+            made: type[Any] = self.kind  # the base class has another signature
+            self.network = made(
+                width,
+                self.hidden_size,
+                num_layers=self.layers,
+                batch_first=True,
+                bidirectional=self.direction == "both",
+            )
+        elif self.network.input_size != width:
+            raise ValueError(
+                f"network: this model's observations have {width} channels, got a network with "
+                f"input_size={self.network.input_size}"
+            )
+        self._observations = model.observations
+        self._inputs, self._actions = model.inputs, model.actions
+        self.belief = belief
+        like = next(self.network.parameters()).detach()  # a network of the user's may be in float64
+        twice = self.direction == "both" or self.memory == "hc"
+        read = self.hidden_size * (2 if twice else 1)
+        self.head = ReadOut(read, belief.width, self.gain).to(like)
+        size = model.observations.channels if self.reads != "likelihoods" else 0
+        self.shift, self.scale = like.new_zeros(size), like.new_ones(size)
+        if self.gaps:
+            self.register_buffer("gap", torch.ones(()))
+        if isinstance(self.belief, GaussianBelief):
+            self.register_buffer("state_shift", torch.zeros(self.belief.size))
+            self.register_buffer("state_scale", torch.ones(self.belief.size))
+
+    def _belief_of(self, model: Model) -> Belief:
+        belief = model.belief
+        if isinstance(belief, DiscreteBelief) and not self.factorised:
+            return DiscreteBelief(belief.states)
+        return belief
+
+    def _width(self, model: Model) -> int:
+        observations, belief = model.observations, model.belief
+        told = belief.states if isinstance(belief, DiscreteBelief) else belief.width
+        width = model.inputs + model.actions + (told if self.reads != "observations" else 0)
+        width += 1 if self.gaps else 0
+        if self.reads == "likelihoods":
+            return width
+        plain = width + observations.channels
+        flags = 0
+        if not observations.codes:  # a missing symbol shows as an all-zero one-hot vector
+            flags = observations.features if observations.features <= FLAGGED_FEATURES else 1
+        if self.head is None and self.network is not None and self.network.input_size == plain:
+            flags = 0  # a user's own network has no channels for flags
+        self._flags = flags if self.head is None else self._flags
+        return plain + self._flags
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Standardise the channels by the data, unless they are symbols or bits.
+
+        A network of the user's own goes on reading what it always read. Continuous states are read
+        out in units of their spread in the model, parameters that are not known being drawn.
+        """
+        if isinstance(model.belief, GaussianBelief):
+            mean, spread = _state_scale(model, data[: min(len(data), _SCALED_ON)])
+            self.state_shift, self.state_scale = mean.to(self.shift), spread.to(self.shift)
+        if self._users:
+            return
+        if self.gaps:
+            steps = _gaps(data)[:, 1:]
+            used = steps[data.step_mask[:, 1:]]
+            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.shift)
+        if self.reads != "likelihoods" and not model.observations.codes:
+            shift, scale = channel_scale(data)
+            self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
+
+    def channels(self, laws: Any) -> Tensor:
+        """What the network reads, (N, T, input_size)."""
+        assert self.head is not None
+        dtype = self.head.weight.dtype
+        parts: list[Tensor] = []
+        if self.reads != "likelihoods":
+            y, mask = self._observations.read(laws.data)
+            seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
+            encoded = self._observations.encode(y).to(dtype)
+            if not self._observations.codes:  # symbols are read as they are
+                encoded = (encoded - self.shift) / self.scale
+            parts.append(encoded if bool(seen.all()) else encoded * seen)
+            if self._flags:
+                missing = ~seen if self._flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
+                parts.append(missing.to(dtype))
+        if self.reads != "observations":
+            parts.append(self._of_model(laws).to(dtype))
+        if self.gaps:
+            relative = _gaps(laws.data) / self.gap.double()
+            parts.append(relative.log().to(dtype).unsqueeze(-1))
+        if self._inputs:
+            assert laws.data.inputs is not None  # the model checked the data
+            parts.append(laws.data.inputs.to(dtype))
+        if self._actions:
+            parts.append(actions_before(laws.data, self._actions).to(dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+    def _of_model(self, laws: Any) -> Tensor:
+        """What the model's laws say of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
+        if isinstance(self.belief, DiscreteBelief):
+            log_likelihood: Tensor = laws.log_likelihood
+            return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
+        if not isinstance(laws, LinearLaws):
+            raise ValueError(
+                f"reads: {self.reads!r} needs a model whose observations are linear in the state; "
+                "this one can read 'observations'"
+            )
+        unit = GaussianBeliefs(self.state_shift.double(), self.state_scale.double())
+        told = LinearLikelihood(laws).update(unit)
+        factor = told.scale / unit.scale.unsqueeze(-1)
+        own = factor.diagonal(dim1=-2, dim2=-1)
+        parts = [(told.mean - unit.mean) / unit.scale, own.log().clamp_min(LIKELIHOOD_FLOOR)]
+        if self.belief.full:
+            row, column = torch.tril_indices(self.belief.size, self.belief.size, -1)
+            parts.append(factor[..., row, column])
+        return torch.cat(parts, -1)
+
+    def hidden(self, laws: Any) -> Tensor:
+        """What the belief is read off at every step, (N, T, hidden_size).
+
+        Twice that in direction ``"both"`` and of memory ``"hc"``, in that order.
+        """
+        assert self.network is not None
+        x = self.channels(laws)
+        if self.memory != "h":
+            parts = recurrent_gates(self.network, x)
+            return torch.cat([parts[name][:, :, -1] for name in self.memory], -1)
+        if self.direction == "forward":  # what comes after a sequence's end cannot matter
+            out: Tensor = self.network(x)[0]
+            return out
+        if self.direction == "backward":
+            steps = torch.arange(x.shape[1], device=x.device)
+            index = (laws.lengths.unsqueeze(-1) - 1 - steps).clamp_min(0)
+            rows = torch.arange(len(x), device=x.device).unsqueeze(-1)
+            turned: Tensor = self.network(x[rows, index])[0][rows, index]
+            return turned
+        packed = pack_padded_sequence(x, laws.lengths.cpu(), batch_first=True, enforce_sorted=False)
+        padded, _ = pad_packed_sequence(
+            self.network(packed)[0], batch_first=True, total_length=x.shape[1]
+        )
+        return padded
+
+    def scores(self, laws: Any) -> Tensor:
+        """The read-out before it is made a belief, (N, T, belief.width)."""
+        if self.head is None:
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+        out: Tensor = self.head(self.hidden(laws))
+        return out.to(laws.log_initial.dtype) if isinstance(laws, Laws) else out.double()
+
+    def read_out(self, scores: Tensor) -> Beliefs:
+        """The beliefs that scores (…, belief.width) stand for."""
+        if isinstance(self.belief, DiscreteBelief):
+            return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
+        size = self.belief.size
+        mean, own, rest = scores.split([size, size, scores.shape[-1] - 2 * size], -1)
+        own = nn.functional.softplus(own + _UNIT_SOFTPLUS)
+        unit = self.state_scale.to(scores.dtype)
+        mean = self.state_shift.to(scores.dtype) + unit * mean
+        if not self.belief.full:
+            return GaussianBeliefs(mean, unit * own)
+        row, column = torch.tril_indices(size, size, -1)
+        factor = own.diag_embed()
+        factor[..., row, column] = rest
+        return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
+
+    def forward(self, laws: Any) -> Beliefs:
+        return self.read_out(self.scores(laws))
+
+    def gates(self, laws: Any) -> dict[str, Tensor]:
+        """Gates, candidates, cells and outputs over time, each (N, T, layers, hidden_size).
+
+        A network that reads backward has them in its own order of time.
+        """
+        assert self.network is not None
+        return recurrent_gates(self.network, self.channels(laws))
+
+
+class ReadOut(nn.Linear):
+    """Scores g (W s + w) of gain g."""
+
+    def __init__(self, read: int, width: int, gain: float) -> None:
+        super().__init__(read, width)
+        self.gain = gain
+
+    def forward(self, input: Tensor) -> Tensor:
+        scores = super().forward(input)
+        return scores if self.gain == 1 else self.gain * scores
+
+
+class LSTMFilter(RecurrentFilter):
+    """``torch.nn.LSTM`` as a filter; gates i, f, g, o, cell c, output h.
+
+    For the arguments see ``RecurrentFilter``.
+    """
+
+    kind = nn.LSTM
+    parts = ("i", "f", "g", "o", "c", "h")
+
+
+class GRUFilter(RecurrentFilter):
+    """``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.
+
+    For the arguments see ``RecurrentFilter``.
+    """
+
+    kind = nn.GRU
+    parts = ("r", "z", "n", "h")
+
+
+class ElmanFilter(RecurrentFilter):
+    """``torch.nn.RNN`` (tanh) as a filter; output h.
+
+    For the arguments see ``RecurrentFilter``.
+    """
+
+    kind = nn.RNN
+    parts = ("h",)
+
+
+def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature, (F,) each; 0 and 1 for bits."""
+    weight, values = data.mask.double(), data.values.double()
+    seen = data.values[data.mask]
+    if bool(((seen == 0) | (seen == 1)).all()):
+        return torch.zeros(data.n_features), torch.ones(data.n_features)
+    count = weight.sum((0, 1)).clamp_min(1)
+    shift = (values * weight).sum((0, 1)) / count
+    spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
+    return shift, torch.where(spread > 0, spread, 1)
+
+
+def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        *others, last = map(repr, choices)
+        raise ValueError(f"{name}: must be {', '.join(others)} or {last}, got {value!r}")
+
+
+def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
+    """A user's network knows whether it reads both ways."""
+    if network.bidirectional:
+        if asked == "backward":
+            raise ValueError(f"direction: this network reads both ways, got {asked!r}")
+        return "both"
+    if asked == "both":
+        raise ValueError(f"direction: this network reads one way, got {asked!r}")
+    return asked
+
+
+def actions_before(data: Sequences, actions: int) -> Tensor:
+    """The action before every step as a one-hot vector, (N, T, A); zero at the first."""
+    assert data.actions is not None  # the model checked the data
+    before: Tensor = nn.functional.one_hot(data.actions.roll(1, 1), actions)
+    before[:, 0] = 0
+    return before
+
+
+def _gaps(data: Sequences) -> Tensor:
+    """Time since the step before, (N, T) float64; 1 at the first step and beyond the length."""
+    if data.times is None:
+        raise ValueError("gaps: a network that reads them needs data with times, got none")
+    times = data.times.double()
+    gaps = torch.ones_like(times)
+    gaps[:, 1:] = torch.where(data.step_mask[:, 1:], times.diff(dim=-1), 1)
+    return gaps
+
+
+def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation over time and sequences of the model's states, each (D,).
+
+    Of simulations; with a flat first state, from which nothing can be drawn, of the smoother.
+    """
+    with seeded(0), torch.no_grad():
+        drawn = {name: prior.sample() for name, prior in model.priors.items()}
+        laws = model.laws(drawn, data)
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            found = exact_gaussian.smooth(*arguments(in_double(laws)))
+            own = found.covariances.diagonal(dim1=-2, dim2=-1)[data.step_mask].mean(0)
+            seen = found.means[data.step_mask]
+        else:
+            seen = model.simulate(drawn, data).states.double()[data.step_mask]
+            own = torch.zeros(seen.shape[-1], dtype=torch.float64)
+    spread = (seen.var(0, correction=0) + own).sqrt()
+    return seen.mean(0), torch.where(spread > 0, spread, 1)

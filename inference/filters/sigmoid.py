@@ -1,0 +1,178 @@
+"""The layer of logistic units: one set of weights, read as a belief or as the law of a bit."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from ...models import Laws, Model, NodeGate, Sequences
+from ...models.chains.node_laws import COUPLINGS, Coupling
+from ...models.chains.nodes import product_law
+from ...models.checks import require
+from .channels import Channels, Reading, nodes_of
+
+
+class SigmoidFilter(nn.Module):
+    r"""Logistic units whose outputs are the belief: the mean-field recursion of binary nodes.
+
+    .. math::
+        h_1 = \sigma(W_y x_1 + b_1), \qquad h_t = \sigma(W_h h_{t-1} + W_y x_t + b)
+
+    h_t (k) is the belief itself, a product of Bernoulli laws: what is fed back is the probability.
+    With the weights of a harmonium over time it is its mean-field recursion (Sutskever & Hinton
+    2007). In a ``BeliefGuide`` it is the deterministic twin of a ``SampledBitGuide``, which feeds
+    back a sampled bit through the same weights (SCIENCE I4). It is the exact filter where W_h = 0
+    and each node has its own observation; otherwise it is not: log-odds of a belief are not affine
+    in the belief before.
+
+    Two states without nodes are one node, state 1 being h = 1. In h = (1 + m) / 2 a weight W_h acts
+    on m ∈ [−1, 1] with W_h / 4 in units of half the logit.
+
+    Args:
+        coupling: ``"full"`` W_h, or ``"diagonal"``: nodes that feed themselves alone.
+        reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
+
+    Raises:
+        ValueError: a bad argument, or a model whose states are not those of binary nodes.
+    """
+
+    causal = True
+
+    def __init__(self, *, coupling: Coupling = "full", reads: Reading = "observations") -> None:
+        super().__init__()
+        require(coupling in COUPLINGS, "coupling", f"must be in {COUPLINGS}", repr(coupling))
+        self.coupling: Coupling = coupling
+        self.channels = Channels(reads)
+        self.nodes: int | None = None
+
+    hidden_weight: nn.Parameter
+    """W_h (k, k), or its diagonal (k,)."""
+    input_weight: nn.Parameter
+    """W_y, (k, width), on the scale of ``channels``."""
+    bias: nn.Parameter
+    first_bias: nn.Parameter
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        return {"coupling": self.coupling, "reads": self.channels.reads}
+
+    def build(self, model: Model) -> None:
+        """Make weights of the sizes that the model asks for, once."""
+        nodes = nodes_of(model, "SigmoidFilter")
+        width = self.channels.width(model)
+        if self.nodes is not None:
+            built = self.nodes, self.input_weight.shape[1]
+            require(
+                built == (nodes, width),
+                "filter",
+                f"was built for (nodes, channels) = {built}; make a new SigmoidFilter",
+                f"a model with {(nodes, width)}",
+            )
+            self.channels.build(model)
+            return
+        self.channels.build(model)
+        self.nodes = nodes
+        shape = (nodes, nodes) if self.coupling == "full" else (nodes,)
+        self.hidden_weight = nn.Parameter(torch.zeros(shape))
+        self.input_weight = nn.Parameter(torch.empty(nodes, width).uniform_(-1, 1) / width**0.5)
+        self.bias = nn.Parameter(torch.zeros(nodes))
+        self.first_bias = nn.Parameter(torch.zeros(nodes))
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Read off the scale of the data."""
+        del model
+        self.channels.calibrate(data)
+
+    @property
+    def matrix(self) -> Tensor:
+        """W_h, (k, k)."""
+        weight = self.hidden_weight
+        return weight if self.coupling == "full" else weight.diag_embed()
+
+    def drive(self, laws: Laws) -> Tensor:
+        """W_y x_t + b, the logits but for what the node before adds, (N, T, k)."""
+        if self.nodes is None:
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+        told = self.channels(laws) @ self.input_weight.mT
+        return torch.cat([told[:, :1] + self.first_bias, told[:, 1:] + self.bias], 1)
+
+    def logits(self, laws: Laws) -> Tensor:
+        """log P(h = 1) / P(h = 0) of every node, (N, T, k)."""
+        drive, weight = self.drive(laws), self.matrix
+        hidden = _units(drive, weight)
+        return torch.cat([drive[:, :1], drive[:, 1:] + hidden[:, :-1] @ weight.mT], 1)
+
+    def forward(self, laws: Laws) -> Tensor:
+        return product_law(self.logits(laws).to(laws.log_initial.dtype))
+
+    @property
+    def gate(self) -> NodeGate:
+        """The weights in units of the data, for steps of which nothing is missing.
+
+        Raises:
+            ValueError: a filter that reads likelihoods or inputs, or that was not built.
+        """
+        channels = self.channels
+        require(
+            self.nodes is not None and channels.reads == "observations" and not channels.inputs,
+            "filter",
+            "must be built, and read observations and no inputs, to be a gate of them",
+            f"reads={channels.reads!r}, inputs={channels.inputs}, nodes={self.nodes}",
+        )
+        observed = self.input_weight[:, : len(channels.shift)] / channels.scale
+        moved = observed @ channels.shift
+        parts = self.matrix, observed, self.bias - moved, self.first_bias - moved
+        return NodeGate(*(part.detach().clone().double() for part in parts))
+
+    def write(self, model: Model, gate: NodeGate) -> Self:
+        """Build it for this model and write the gate's weights into it; returns the filter.
+
+        ``node_gate(model)`` is the gate that a model's own parameters write down. For steps of
+        which nothing is missing: the weights of missing flags are zero.
+
+        Raises:
+            ValueError: weights of another shape, or W_h off the diagonal of a diagonal filter.
+        """
+        self.build(model)
+        channels, nodes = self.channels, len(self.bias)
+        size = len(channels.shift)
+        shapes = (nodes, nodes), (nodes, size), (nodes,), (nodes,)
+        for field, shape in zip(dataclasses.fields(gate), shapes, strict=True):
+            came = tuple(getattr(gate, field.name).shape)
+            require(came == shape, f"gate.{field.name}", f"needs shape {shape}", came)
+        diagonal = gate.node_weight.diagonal()
+        alone = bool((gate.node_weight == diagonal.diag()).all())
+        full = self.coupling == "full"
+        require(full or alone, "gate.node_weight", "must be diagonal", gate.node_weight.tolist())
+        observed = gate.natural_weight.to(self.input_weight)
+        moved = observed @ channels.shift
+        padded = torch.zeros_like(self.input_weight)
+        padded[:, :size] = observed * channels.scale
+        with torch.no_grad():
+            self.hidden_weight.copy_(gate.node_weight if full else diagonal)
+            self.input_weight.copy_(padded)
+            self.bias.copy_(gate.bias.to(moved) + moved)
+            self.first_bias.copy_(gate.first_bias.to(moved) + moved)
+        return self
+
+
+def _units(drive: Tensor, weight: Tensor) -> Tensor:
+    """h_t of every step, (N, T, k), by one call of torch's tanh network in m = 2 h − 1.
+
+    ½ logit = ½ drive + ¼ W (m + 1); the network starts from m = 0, where the first step is to feel
+    nothing at all, so the constant ¼ W 1 belongs to the inputs of the later steps.
+    """
+    nodes = len(weight)
+    later = drive[:, 1:] / 2 + weight.sum(-1) / 4
+    with torch.device("meta"):  # a shell for the weights: nothing is drawn, nothing allocated
+        shell = nn.RNN(nodes, nodes, batch_first=True, bias=False)
+    identity = torch.eye(nodes, dtype=drive.dtype, device=drive.device)
+    own = {"weight_ih_l0": identity, "weight_hh_l0": weight / 4}
+    x = torch.cat([drive[:, :1] / 2, later], 1)
+    out: Tensor = functional_call(shell, own, (x,))[0]
+    return (1 + out) / 2

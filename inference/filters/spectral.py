@@ -1,0 +1,275 @@
+"""Predictive-state models of symbols: operators on what is observable, learned from moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from ...models import Categorical, HiddenMarkovModel, Laws, Model, Sequences
+from ...models.checks import require, require_count, require_positive
+
+_SMALLEST = 1e-12
+"""Estimated probabilities are no smaller: noise in the moments can make them negative."""
+
+_LEAST = 1e-4
+"""Less than this is as good as an impossible symbol: the state is not divided by it."""
+
+
+def symbol_triples(data: Sequences) -> Tensor:
+    """Frequencies of three symbols in a row, over all places of all sequences, (S, S, S) float64.
+
+    Indexed by time: entry (i, j, k) is that of i, then j, then k. Estimates the law of the first
+    three symbols where the chain is stationary. Places with a missing symbol are left out.
+
+    Raises:
+        ValueError: data that are not symbols, or without three observed symbols in a row.
+    """
+    require(data.is_codes, "data", "must be symbols (codes=True)", "numbers")
+    size = len(data.symbols) if data.symbols is not None else int(data.codes().max()) + 1
+    return _triples(data, size)
+
+
+def _triples(data: Sequences, size: int) -> Tensor:
+    codes, seen = data.codes(), data.observed_steps
+    place = (codes[:, :-2] * size + codes[:, 1:-1]) * size + codes[:, 2:]
+    whole = seen[:, :-2] & seen[:, 1:-1] & seen[:, 2:]
+    require(bool(whole.any()), "data", "needs three observed symbols in a row", "none")
+    counts = torch.bincount(place[whole], minlength=size**3).double()
+    return (counts / counts.sum()).reshape(size, size, size)
+
+
+def triple_probabilities(model: HiddenMarkovModel) -> Tensor:
+    """p(y_1, y_2, y_3) of a hidden Markov model of symbols, (S, S, S) float64, by its parameters.
+
+    Raises:
+        ValueError: another emission than ``Categorical``, moves that differ between steps, or
+            unknown parameters.
+    """
+    _require_symbols(model)
+    require(
+        not (model.inputs or model.actions or model.timed),
+        "model",
+        "must move alike at all steps",
+        model,
+    )
+    like = Sequences.from_tensors(model.observations.blank(1, 2), codes=True)
+    laws = model.laws({}, like)
+    first, onward = laws.log_initial[0].exp(), laws.log_transition[0, 0].exp()
+    emits = laws.emission.mean(laws.parameters)
+    return torch.einsum("a,ai,ab,bj,bc,ck->ijk", first, emits, onward, emits, onward, emits)
+
+
+def _require_symbols(model: Model) -> None:
+    fits = isinstance(model, HiddenMarkovModel) and isinstance(model.emission, Categorical)
+    require(fits, "model", "must be a HiddenMarkovModel of Categorical symbols", model)
+
+
+@dataclass(frozen=True)
+class ObservableOperators:
+    r"""A hidden Markov model of symbols in coordinates that are observable (Hsu et al. 2012).
+
+    .. math::
+        p(x_1, \dots, x_t) = b_\infty' B_{x_t} \cdots B_{x_1} b_1, \qquad
+        b_{t+1} = \frac{B_{x_t} b_t}{b_\infty' B_{x_t} b_t}
+
+    With U (S, m) the m leading left singular vectors of P_21, and O (S, K), T the model's matrices:
+    b_1 = U'P_1, b_∞' = P_1'(U'P_21)⁺, B_x = U'P_3x1 (U'P_21)⁺; b_t = U'O p(z_t | x_1 … x_{t-1}).
+    A predictive state (Littman et al. 2001): no hidden state, no iteration, no local optimum. Exact
+    for exact moments where O and T have rank K = m and every state can be the first one.
+
+    ``basis`` U (S, m), ``start`` b_1 (m,), ``end`` b_∞ (m,), ``operators`` B (S, m, m).
+    """
+
+    basis: Tensor
+    start: Tensor
+    end: Tensor
+    operators: Tensor
+
+    @classmethod
+    def of_triples(cls, triples: Tensor, rank: int) -> Self:
+        """The operators that moments (…, S, S, S), indexed by time, give: one set for each.
+
+        Raises:
+            ValueError: moments that are no cube of finite numbers, or a rank beyond the number of
+                symbols.
+        """
+        require_count(rank, "rank")
+        shape = tuple(triples.shape) if isinstance(triples, Tensor) else ()
+        cube = len(shape) >= 3 and len({*shape[-3:]}) == 1 and shape[-1] > 0
+        require(cube, "triples", "needs a tensor of shape (…, S, S, S)", shape)
+        require(bool(triples.isfinite().all()), "triples", "must be finite", "some that are not")
+        size = shape[-1]
+        require(rank <= size, "rank", f"must be at most the number of symbols, {size}", rank)
+        first = triples.sum((-1, -2))
+        pairs = triples.sum(-1).mT  # [second, first]
+        basis = torch.linalg.svd(pairs).U[..., :rank]
+        inverse = torch.linalg.pinv(basis.mT @ pairs)  # (…, S, m)
+        # [middle, third, first]
+        middle = triples.movedim(-2, -3).mT
+        projected = basis.mT.unsqueeze(-3) @ middle @ inverse.unsqueeze(-3)
+        start = (basis.mT @ first.unsqueeze(-1)).squeeze(-1)
+        end = (inverse.mT @ first.unsqueeze(-1)).squeeze(-1)
+        return cls(basis, start, end, projected)
+
+    def predictive_states(self, codes: Tensor, seen: Tensor | None = None) -> Tensor:
+        """b_1 … b_{T+1} of sequences of codes (N, T), shape (N, T + 1, m).
+
+        Where ``seen`` (N, T) is False the symbol is summed out. Noise in the moments can give a
+        symbol that is seen a probability below 1e-4, or a negative one, and would then be all that
+        is left of the state: there it starts anew from b_1.
+        """
+        self._check_codes(codes if seen is None else codes[seen])
+        operators = torch.cat([self.operators, self.operators.sum(0, keepdim=True)])
+        if seen is not None:
+            codes = codes.masked_fill(~seen, len(self.operators))
+        states = [self.start.expand(len(codes), -1)]
+        for column in codes.unbind(1):  # matrices of any sign: no kernel of chains takes them
+            moved = (operators[column] @ states[-1].unsqueeze(-1)).squeeze(-1)
+            probability = (moved @ self.end).unsqueeze(-1)
+            possible = probability > _LEAST
+            states.append(torch.where(possible, moved / probability, self.start))
+        return torch.stack(states, 1)
+
+    def _check_codes(self, codes: Tensor) -> None:
+        symbols = len(self.operators)
+        fits = not codes.is_floating_point() and bool(((codes >= 0) & (codes < symbols)).all())
+        require(fits, "codes", f"needs whole numbers 0 … {symbols - 1}", codes)
+
+    def joint_probabilities(self, length: int) -> Tensor:
+        """p(x_1, …, x_length) of all sequences, the last symbol running fastest, (…, S ** length).
+
+        As the products of operators say it: noise in the moments can make some negative.
+
+        Raises:
+            ValueError: a length of more sequences than can be enumerated.
+        """
+        require_count(length, "length")
+        words = self.operators.shape[-3] ** length
+        require(words <= 2**22, "length", "needs at most 2^22 sequences", f"{words} of them")
+        states = self.start.unsqueeze(-2)
+        for _ in range(length):
+            states = torch.einsum("...sab,...nb->...nsa", self.operators, states)
+            states = states.flatten(-3, -2)
+        return torch.einsum("...a,...na->...n", self.end, states)
+
+    def predictions(self, states: Tensor) -> Tensor:
+        """p(x | b) of every symbol at states (…, m): (…, S), cut at 1e-12 and normalised."""
+        read = self.operators.mT @ self.end  # (S, m)
+        found = (states @ read.mT).clamp_min(_SMALLEST)
+        return found / found.sum(-1, keepdim=True)
+
+    def step_log_likelihood(self, codes: Tensor) -> Tensor:
+        """log p(x_t | x_1 … x_{t-1}) of codes (N, T), (N, T) nats."""
+        predicted = self.predictions(self.predictive_states(codes)[:, :-1])
+        return predicted.gather(-1, codes.unsqueeze(-1)).squeeze(-1).log()
+
+
+class SpectralFilter(nn.Module):
+    r"""The predictive state of observable operators, read as a belief in a model's coordinates.
+
+    p(z_t | x_1 … x_{t-1}) = (U'O)⁺ b_t, and then Bayes' rule with the model's own O. The operators
+    are estimated from the moments of the data when it is calibrated (the chain is taken to be
+    stationary), or given: nothing is trained. ``operators`` alone predict without any model.
+
+    Args:
+        rank: of the operators, m; None: the model's number of states.
+        floor: least probability of a state before y_t is seen; noise can make it negative.
+
+    Raises:
+        ValueError: a bad argument, or a model that is not one of symbols.
+    """
+
+    causal = True
+
+    def __init__(self, rank: int | None = None, *, floor: float = 1e-6) -> None:
+        super().__init__()
+        if rank is not None:
+            require_count(rank, "rank")
+        require_positive(floor, "floor")
+        self.rank = rank
+        self.floor = floor
+        self._built = False
+
+    basis: Tensor
+    start: Tensor
+    end: Tensor
+    transfer: Tensor
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with."""
+        return {"rank": self.rank, "floor": self.floor}
+
+    @property
+    def operators(self) -> ObservableOperators:
+        """What was estimated or written.
+
+        Raises:
+            ValueError: a filter that was not built.
+        """
+        self._require_built()
+        return ObservableOperators(self.basis, self.start, self.end, self.transfer)
+
+    def build(self, model: Model) -> None:
+        """Make room for operators of the sizes that the model asks for, once."""
+        _require_symbols(model)
+        symbols, rank = model.observations.channels, self.rank or model.states
+        require(rank <= symbols, "rank", f"must be at most the number of symbols, {symbols}", rank)
+        if self._built:
+            built = tuple(self.basis.shape)
+            require(
+                built == (symbols, rank),
+                "filter",
+                f"was built for (symbols, rank) = {built}; make a new SpectralFilter",
+                (symbols, rank),
+            )
+            return
+        shapes = {"basis": (symbols, rank), "start": (rank,), "end": (rank,)}
+        for name, shape in {**shapes, "transfer": (symbols, rank, rank)}.items():
+            self.register_buffer(name, torch.zeros(shape, dtype=torch.float64))
+        self._built = True
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Estimate the operators from the moments of the data."""
+        self.write(ObservableOperators.of_triples(_triples(data, len(self.basis)), self._width))
+
+    @property
+    def _width(self) -> int:
+        return self.basis.shape[1]
+
+    def write(self, operators: ObservableOperators) -> Self:
+        """Keep these operators, of the shapes it was built for; returns the filter.
+
+        Raises:
+            ValueError: a filter that was not built, or operators of another shape.
+        """
+        self._require_built()
+        built = tuple(self.transfer.shape)
+        came = tuple(operators.operators.shape)
+        require(built == came, "operators", f"needs shape {built}", came)
+        self.basis.copy_(operators.basis)
+        self.start.copy_(operators.start)
+        self.end.copy_(operators.end)
+        self.transfer.copy_(operators.operators)
+        return self
+
+    def _require_built(self) -> None:
+        if not self._built:
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+
+    def forward(self, laws: Laws) -> Tensor:
+        operators = self.operators
+        with torch.no_grad():
+            codes, seen = laws.data.codes(), laws.data.observed_steps
+            states = operators.predictive_states(codes, seen)[:, :-1]
+            emits = laws.emission.mean(laws.parameters).to(self.basis)  # (…draws, K, S)
+            inverse = torch.linalg.pinv(self.basis.mT @ emits.mT)  # (…draws, K, m)
+            if inverse.ndim == 3:  # under draws of the parameters, all sequences under each
+                inverse = inverse.repeat_interleave(len(states) // len(inverse), 0)
+            predicted = (states @ inverse.mT).clamp_min(self.floor)
+            beliefs = predicted.log() + laws.log_likelihood.to(predicted)
+            normalised: Tensor = beliefs.log_softmax(-1)
+            return normalised.to(laws.log_initial.dtype)

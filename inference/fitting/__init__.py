@@ -1,0 +1,1 @@
+"""Fitting: objectives, starts, the loop, NUTS, checkpoints, saving, sweeps."""

@@ -1,0 +1,277 @@
+"""Many draws of a model's parameters at once: drawing them, and the laws under all of them.
+
+Draws are a mapping from parameter names to float64 tensors (draws, …). Sequences and draws are
+worked on in blocks that fit into memory, with the draws as a leading axis.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from ...models import (
+    FullGaussian,
+    Gaussian,
+    GaussianMixture,
+    GeneratorTransition,
+    HiddenMarkovModel,
+    InputTransition,
+    Laws,
+    LowRankGaussian,
+    Model,
+    NeuralEmission,
+    Regression,
+    Sequences,
+    StudentT,
+)
+from ...models.emissions.emission import Emission, Parameters
+from ..filters.recurrent import RecurrentFilter
+from ..guides.guide import Guide, ParameterDraw
+from .nuts import in_double
+
+BLOCK = 2**21
+"""Numbers in one table over draws, sequences, time and states (16 MiB); a dozen live at a time."""
+
+_BY_RESIDUAL = Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture
+"""Families that hold a residual per draw, sequence, step, state and feature while scoring."""
+
+
+def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
+    """Independent draws of the unknown parameters in float64, (draws, …), with log densities.
+
+    Uses torch's global generator. Draws of a point estimate are all the same, and its log density
+    is given as 0.
+    """
+    double = copy.deepcopy(guide).double()
+    with torch.no_grad(), pyro.plate("draws", draws, dim=-1):
+        trace = poutine.trace(double.sample_parameters).get_trace()
+    trace.compute_log_prob()
+    returned: Any = trace.nodes["_RETURN"]["value"]
+    values: dict[str, Tensor] = dict(returned)
+    log_q = torch.zeros(draws, dtype=torch.float64)
+    for node in trace.nodes.values():
+        if node["type"] == "sample" and guide.uncertainty in ("normal", "multivariate"):
+            log_q = log_q + node["log_prob"]
+    return ParameterDraw(values, log_prior(guide.model, values, draws), log_q)
+
+
+def draw_prior(model: Model, draws: int) -> dict[str, Tensor]:
+    """Draws of the unknown parameters from their priors in float64, (draws, …)."""
+    return {name: in_double(prior).sample((draws,)) for name, prior in model.priors.items()}
+
+
+def log_prior(model: Model, values: Parameters, draws: int) -> Tensor:
+    """log p(θ) of every draw, (draws,) nats."""
+    total = torch.zeros(draws, dtype=torch.float64)
+    for name, prior in model.priors.items():
+        total = total + in_double(prior).log_prob(values[name])
+    return total
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some draws of the parameters for some sequences."""
+
+    place: slice
+    """Which draws."""
+    draws: int
+    """How many."""
+    laws: Laws
+    """Laws with a leading axis of draws, wherever an unknown parameter enters."""
+    unknown: frozenset[str]
+    """Names of the parameters with a leading axis of draws."""
+
+    @property
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """What the functions of ``inference.exact`` take; results have the leading axis."""
+        laws = self.laws
+        table = laws.log_likelihood
+        leading = table.expand(self.draws, *table.shape[-3:])
+        return laws.log_initial, laws.matrices, leading, laws.lengths, laws.choice
+
+    def folded_chain(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """log p(z_1) and log T with draws × sequences as their sequence axis, and the choice.
+
+        Of matrices that steps choose from, those of one draw come after those of another.
+        """
+        laws, draws = self.laws, self.draws
+        initial = _fold(laws.log_initial, draws, len(laws.data), 1)
+        moves, choice = laws.matrices, laws.choice
+        if choice is None:
+            return initial, _fold(moves, draws, len(laws.data), 3), None
+        count, states = moves.shape[-3:-1]
+        first = torch.zeros(draws, dtype=torch.int64)
+        if moves.ndim > 4:  # every draw has its own
+            moves = moves.expand(draws, 1, *moves.shape[-3:]).reshape(1, -1, states, states)
+            first = torch.arange(draws) * count
+        chosen = choice + first.to(choice.device)[:, None, None]
+        return initial, moves, chosen.flatten(0, 1)
+
+    def folded(self) -> Laws:
+        """The laws of every sequence under every draw: draws × sequences along one axis."""
+        laws, sequences = self.laws, len(self.laws.data)
+        table = laws.log_likelihood.expand(self.draws, *laws.log_likelihood.shape[-3:])
+        data = laws.data
+        if self.draws > 1:
+            data = data[torch.arange(sequences).repeat(self.draws)]
+        initial, moves, choice = self.folded_chain()
+        scored = table.flatten(0, 1)
+        return _Folded(initial, moves, data, laws.emission, laws.parameters, scored, choice=choice)
+
+    def one(self, draw: int) -> Laws:
+        """The laws to draw observations from, under one of the draws of the parameters."""
+        laws = self.laws
+        parameters = {
+            name: value[draw] if name in self.unknown else value
+            for name, value in laws.parameters.items()
+        }
+        return replace(laws, parameters=parameters)
+
+
+@dataclass(frozen=True)
+class _Folded(Laws):
+    """Laws whose emission has been scored already."""
+
+    table: Tensor
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        return self.table
+
+
+def _fold(x: Tensor, draws: int, sequences: int, trailing: int) -> Tensor:
+    """(draws, N|1, …) or (N|1, …) as (draws × N, …); (1, …) if shared by all."""
+    own = x.shape[-trailing - 1 :]
+    if x.shape.numel() == own.numel() and (draws == 1 or own[0] == 1):
+        return x.reshape(own)
+    return x.expand(draws, sequences, *own[1:]).reshape(-1, *own[1:])
+
+
+def batches(
+    model: HiddenMarkovModel, data: Sequences, *, simulate: bool = False
+) -> Iterator[tuple[slice, Sequences]]:
+    """All sequences in order, as many at a time as one draw of the parameters allows."""
+    size = max(1, BLOCK // _numbers(model, data, simulate))
+    if size >= len(data):
+        yield slice(0, len(data)), data
+        return
+    for first in range(0, len(data), size):
+        rows = slice(first, min(first + size, len(data)))
+        yield rows, data[rows]
+
+
+def blocks(
+    model: HiddenMarkovModel, batch: Sequences, values: Parameters, draws: int
+) -> Iterator[Block]:
+    """All draws in order for a batch of sequences, as many at a time as fit into memory."""
+    size = max(1, BLOCK // (_numbers(model, batch, False) * len(batch)))
+    for first in range(0, draws, size):
+        place = slice(first, min(first + size, draws))
+        part = {name: value[place] for name, value in values.items()}
+        laws = model.laws(part, batch)
+        yield Block(place, place.stop - first, laws, frozenset(values))
+
+
+def _numbers(model: HiddenMarkovModel, data: Sequences, simulate: bool) -> int:
+    """Numbers that one draw of the parameters and one sequence take."""
+    states, emission = model.states, model.emission
+    width = 1
+    if isinstance(emission, Regression):
+        width = max(emission.shift_size, emission.encoding_size)
+    plain = _plain(emission)
+    if isinstance(plain, _BY_RESIDUAL):
+        width = max(width, plain.features * getattr(plain, "components", 1))
+    if isinstance(model.transition, InputTransition | GeneratorTransition):
+        width = max(width, states)
+    per_step = max(states * width, emission.encoding_size if simulate else 0)
+    return data.max_length * per_step + states * states
+
+
+def _plain(emission: Emission) -> Emission:
+    """The family underneath."""
+    while isinstance(emission, Regression | NeuralEmission):
+        emission = emission.base
+    return emission
+
+
+class PathDraw(NamedTuple):
+    """One hidden path of every sequence per draw of the parameters, from a guide."""
+
+    paths: Tensor
+    """(draws, N, T) int64, −1 beyond the length."""
+    log_joint: Tensor
+    """log p(y_n, z_n | θ), (draws, N) nats."""
+    log_q: Tensor
+    """log q(z_n | y_n, θ), (draws, N) nats."""
+    elbo: Tensor
+    """The guide's bound on log p(y_n | θ), exact in the states, (draws, N) nats."""
+    beliefs: Tensor | None
+    """The guide's beliefs, probabilities (draws, N, T, K); None where it has none."""
+
+
+def draw_paths(guide: Guide, block: Block) -> PathDraw:
+    """Draw z ~ q(z | y, θ) under every draw of θ. Uses torch's global generator."""
+    posterior = guide.posterior(block.folded(), learn=False)
+    paths = posterior.sample_paths(1)[0]
+    log_joint = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)
+    beliefs: Tensor | None = getattr(posterior, "log_beliefs", None)
+
+    def unfold(x: Tensor) -> Tensor:
+        out: Tensor = x.unflatten(0, (block.draws, -1))
+        return out
+
+    return PathDraw(
+        unfold(paths),
+        unfold(log_joint),
+        unfold(posterior.path_log_prob(paths)),
+        unfold(posterior.elbo()),
+        None if beliefs is None else unfold(beliefs.exp()),
+    )
+
+
+def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Parameters) -> Guide:
+    """The guide for one batch of sequences under many draws of the parameters.
+
+    A network that reads observations alone says the same under every draw: it is run once.
+    ``one`` is any one draw.
+    """
+    if not isinstance(guide.filter, RecurrentFilter) or guide.filter.reads != "observations":
+        return guide
+    out = copy.copy(guide)
+    out._modules = dict(guide._modules)
+    out.filter = _RunOnce(guide.filter, model.laws(one, batch))
+    return out
+
+
+class _RunOnce(nn.Module):
+    """A filter that was run on a batch, in the place of the filter itself."""
+
+    def __init__(self, filter: RecurrentFilter, laws: Laws) -> None:
+        super().__init__()
+        self.causal = filter.causal
+        self.belief = filter.belief
+        self._read_out = filter.read_out
+        self._scores: Tensor = filter.scores(laws)
+
+    def build(self, model: Model) -> None:
+        """Built before it was run."""
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Calibrated before it was run."""
+
+    def scores(self, laws: Laws) -> Tensor:
+        """The read-out of the batch, once per draw."""
+        return self._scores.repeat(len(laws.data) // len(self._scores), 1, 1)
+
+    def forward(self, laws: Laws) -> Tensor:
+        beliefs = self._read_out(self.scores(laws))
+        assert isinstance(beliefs, Tensor)  # those of discrete states
+        return beliefs

@@ -1,0 +1,565 @@
+"""Fit a model and its guide together: one loop, one record."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyro
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...models import HiddenMarkovModel, Laws, LinearLaws, Model, SequenceFolder, Sequences
+from ...models.beliefs import DiscreteBelief
+from ...models.chains.nodes import node_probabilities
+from ...models.data.folders import Data
+from ...models.data.storage import write_tensors
+from ...models.randomness import seeded
+from ..filters.slot import ExactFilter
+from ..guides.guide import BeliefGuide, Guide, parameters_of
+from .checkpoints import digest_of, fingerprint, read_checkpoint
+from .minibatches import Minibatches
+from .objectives import LOSSES, OBJECTIVES, Batch, Objective
+from .parallel import Fabric, Processes
+from .provenance import versions
+from .settings import FitSettings
+from .start import starting_values
+
+DEAD_SHARE = 1e-3
+"""A state with less than this share of the expected visits of an average state is dead."""
+
+EVALUATED = 2**20
+"""Steps, padding included, and at most 256 sequences, that are evaluated at once."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The result of a fit: the fitted guide, and all that is needed to tell how it came about.
+
+    The guide is in the best state that the fit came by, see ``FitSettings``.
+    """
+
+    model: Model
+    guide: Guide
+    objective: Objective
+    settings: FitSettings
+    seed: int
+    losses: Tensor
+    """Loss of every step, at the state before it, nats per observed-sequence step."""
+    evaluations: Tensor
+    """(evaluations, 2): step, and bound on the held-out sequences at the medians, nats per step."""
+    restart_bounds: Tensor
+    """Bound of every start that was tried, nats per step."""
+    seconds: float
+    versions: Mapping[str, str] = field(repr=False)
+
+    @property
+    def fitted(self) -> Model:
+        """The model with its parameters known, at the posterior medians."""
+        return parameters_of(self.guide)
+
+
+class NonFiniteLossError(ArithmeticError):
+    """A loss or gradient was not finite; ``last_good`` is the fit just before it."""
+
+    def __init__(self, message: str, last_good: Fit) -> None:
+        super().__init__(message)
+        self.last_good = last_good
+
+
+def fit(
+    model: Model,
+    guide: Guide,
+    data: Data,
+    *,
+    objective: Objective = "elbo",
+    settings: FitSettings | None = None,
+    seed: int = 0,
+    heldout: Data | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = True,
+    callback: Callable[[int, Guide], None] | None = None,
+    fabric: Fabric | None = None,
+) -> Fit:
+    """Fit model and guide together by maximising one objective over minibatches of sequences.
+
+    The guide that is passed in stays as it is; the fitted one is in the result. The same seed gives
+    the same numbers, also when a killed fit is taken up again from its checkpoint.
+
+    Of a ``SequenceFolder`` one minibatch is in memory at a time, and besides it what
+    ``SequenceFolder.sample`` takes for starting values and scales, and what is held out. If these
+    hold all sequences, the numbers are those of a fit of the same data in memory.
+
+    With ``fabric`` every process calls this with the same arguments and gets the same result. All
+    take the steps of a single process: each works on its part of every minibatch, and gradients are
+    averaged. ``"elbo"`` gives the numbers of a single process up to rounding; the other objectives
+    draw trajectories in every process and agree in law. The processes start from the weights of the
+    first one, which alone writes the checkpoint and shows the bar.
+
+    Args:
+        model: the model; what it knows stays fixed.
+        guide: a guide made from this model.
+        data: training sequences, in memory or in a folder.
+        objective: ``"elbo"``, ``"iwae"``, ``"rws"`` (reweighted wake-sleep), ``"forward_kl"`` or
+            ``"fivo"`` (by a particle filter, for continuous states).
+        settings: see ``FitSettings``.
+        seed: of starts, batches and noise; torch's global generator is left as it was.
+        heldout: sequences for early stopping; by default a share of ``data``.
+        checkpoint: file that is written while fitting, and continued from if it exists.
+        progress: show a bar.
+        callback: called with the step and the guide, in evaluation mode, every
+            ``settings.evaluate_every`` steps; it must not draw random numbers. With ``fabric`` in
+            every process.
+        fabric: a launched ``lightning.fabric.Fabric``, to share the work among its processes.
+
+    Raises:
+        ValueError: bad argument, or a checkpoint of another fit; before anything is computed. From
+            a folder also when values that the model cannot emit are read; it names the file.
+        NonFiniteLossError: naming step, site and sequence; in every process.
+    """
+    settings = settings or FitSettings()
+    _check(model, guide, data, objective, heldout, checkpoint)
+    processes = Processes(fabric)
+    run = _Run(
+        guide, data, objective, settings, seed, heldout, checkpoint, progress, callback, processes
+    )
+    with seeded(seed), warnings.catch_warnings():
+        # Pyro's warning without a name, where an error with step, site and sequence follows.
+        warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
+        return run.finish()
+
+
+def _check(
+    model: Model,
+    guide: Guide,
+    data: Data,
+    objective: str,
+    heldout: Data | None,
+    checkpoint: str | os.PathLike[str] | None,
+) -> None:
+    if not isinstance(guide, Guide):
+        raise ValueError(f"guide: must be a guide, for instance a BeliefGuide, got {guide!r}")
+    if guide.model is not model:
+        raise ValueError(
+            f"guide: must be made from the model that is fitted, {model}, got one for {guide.model}"
+        )
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
+    if objective == "fivo" and isinstance(model.belief, DiscreteBelief):
+        raise ValueError(
+            "objective: 'fivo' needs a model of continuous states without discrete ones, "
+            f"got {model}"
+        )
+    if objective != "elbo" and isinstance(guide.filter, ExactFilter) and not model.priors:
+        raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
+    if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):
+        raise ValueError(f"objective: {objective!r} trains a network, got ExactFilter")
+    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
+        raise ValueError(
+            f"checkpoint: needs a file in an existing folder, got {os.fspath(checkpoint)!r}"
+        )
+    for name, part in ("data", data), ("heldout", heldout):
+        if part is None and name == "heldout":
+            continue
+        if not isinstance(part, Sequences | SequenceFolder):
+            raise ValueError(
+                f"{name}: must be Sequences or a SequenceFolder, got {type(part).__name__}"
+            )
+        if isinstance(part, Sequences):  # a folder is checked as it is read
+            model.check(part)
+
+
+class _Run:
+    """One fit while it runs."""
+
+    def __init__(
+        self,
+        guide: Guide,
+        data: Data,
+        objective: Objective,
+        settings: FitSettings,
+        seed: int,
+        heldout: Data | None,
+        checkpoint: str | os.PathLike[str] | None,
+        progress: bool,
+        callback: Callable[[int, Guide], None] | None,
+        processes: Processes,
+    ) -> None:
+        self.model = guide.model
+        self.origin = guide
+        self.objective = objective
+        self.settings = settings
+        self.seed = seed
+        self.progress = progress
+        self.callback = callback
+        self.processes = processes
+        processes.must_agree(
+            lambda: repr(
+                (digest_of(data), heldout and digest_of(heldout), objective, settings, seed)
+            ),
+            "data, heldout, objective, settings, seed",
+        )
+        self.path = None if checkpoint is None else Path(checkpoint)
+        self.print = ""
+        if self.path is not None:
+            plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
+            self.print = fingerprint(guide, data, heldout, objective, plain, seed)
+        saved = processes.by_first(lambda: read_checkpoint(self.path, self.print))
+        self.batches = Minibatches(
+            self.model,
+            data,
+            heldout,
+            share=settings.holdout,
+            size=settings.batch_size,
+            seed=seed,
+            processes=processes,
+        )
+        self.started = time.monotonic()
+        self.restart_bounds: list[float] = []
+        self.losses: list[float] = []
+        self.evaluations: list[tuple[float, float]] = []
+        self.step = 0
+        self.lowest = math.inf
+        self.best: dict[str, Tensor] | None = None
+        self.start: dict[str, Tensor] = {} if saved is None else saved["start"]
+        self.resumed = saved
+
+    def finish(self) -> Fit:
+        if self.resumed is None:
+            self.start = self._best_start()
+        self.guide = self.origin.fresh(self.start)
+        self.guide.calibrate(self.batches.sample)
+        self.guide.load_state_dict(self.processes.by_first(self.guide.state_dict))
+        self.guide.train()
+        self.optimizer = self._make_optimizer(self.guide)
+        if self.resumed is None:
+            self._sleep()
+        else:
+            self._restore(self.resumed)
+        self._loop()
+        self._end_at_the_best()
+        self.guide.eval()
+        self._warn_of_dead_states()
+        return self._record()
+
+    def _best_start(self) -> dict[str, Tensor]:
+        """The start whose bound is best after some exact improvement; the only one if one."""
+        settings = self.settings
+        if not self.model.priors:
+            return {}
+        best: dict[str, Tensor] = {}
+        for number in range(settings.restarts):
+            values = self.processes.by_first(partial(self._start, number))
+            if settings.restarts == 1:
+                return values
+            bound, values = self._improve(values)
+            self.restart_bounds.append(bound)
+            if bound >= max(self.restart_bounds):
+                best = values
+        return best
+
+    def _start(self, number: int) -> dict[str, Tensor]:
+        seed = self.seed + 7919 * number
+        return starting_values(self.model, self.batches.sample, self.settings.start, seed=seed)
+
+    def _improve(self, values: dict[str, Tensor]) -> tuple[float, dict[str, Tensor]]:
+        point: Guide = self.origin.fresh(values)
+        if self.model.exact:
+            point = BeliefGuide(self.model, ExactFilter(), parameters="map").fresh(values)
+        optimizer = self._make_optimizer(point)
+        for step in range(self.settings.restart_steps):
+            self._differentiate(point, optimizer, "elbo", step)
+            self._descend(optimizer, step, self.settings.restart_steps)
+        return self._bound(point, self.batches.heldout or self.batches.sample), point.median()
+
+    def _bound(self, guide: Guide, data: Data) -> float:
+        return bound_per_step(guide, data, self.processes)
+
+    def _make_optimizer(self, guide: Guide) -> torch.optim.Adam:
+        groups = [
+            {
+                "params": list(guide.filter_modules()),
+                "lr": self.settings.learning_rate,
+                "weight_decay": self.settings.weight_decay,
+            },
+            {
+                "params": list(guide.parameter_modules()),
+                "lr": self.settings.parameter_learning_rate,
+            },
+        ]
+        for group in groups:
+            group["initial_lr"] = group["lr"]
+        kept = [group for group in groups if group["params"]]
+        if not kept:
+            raise ValueError(
+                "guide: nothing to fit, all parameters are known and the filter has no weights"
+            )
+        return torch.optim.Adam(kept)
+
+    def _sleep(self) -> None:
+        """Bring the network near the filter of the start, on simulations."""
+        weights = list(self.guide.filter_modules())
+        if self.settings.sleep_steps == 0 or not weights:
+            return
+        values = {n: v.to(torch.get_default_dtype()) for n, v in self.start.items()}
+        laws = self.model.laws(values, self.batches.whole(0))
+        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+            return  # a first state with a flat prior cannot be simulated
+        optimizer = torch.optim.Adam(weights, self.settings.learning_rate)
+        for step in range(self.settings.sleep_steps):
+            # Every process simulates the whole minibatch, so that their generators stay together.
+            states, whole, _ = self.model.simulate(values, self.batches.whole(step))
+            rows, weight = self.processes.part(len(whole))
+            data = whole[rows]
+            laws = self.model.laws(values, data)
+            each = self.guide.sleep_loss(laws, states[rows, : data.max_length])
+            loss = each.sum() * (weight / whole.n_steps)
+            optimizer.zero_grad()
+            loss.backward()
+            self.processes.average_gradients(weights)
+            torch.nn.utils.clip_grad_norm_(weights, self.settings.clip_norm)
+            optimizer.step()
+
+    def _loss(self, guide: Guide, objective: Objective, step: int) -> Tensor:
+        """The objective of a step on this process's part; the mean over processes is that of all.
+
+        With draws of trajectories each process goes its own way after the parameters are drawn, and
+        all are together again afterwards.
+        """
+        part = self.batches.part(step)
+        noise = None if objective == "elbo" else self.processes.noise()
+        own = None if noise is None else noise[1]
+        batch = Batch(part.data, part.scale, self.settings.particles, own)
+        # Everything was checked before; what is not finite is named below, with its sequence.
+        with pyro.validation_enabled(False):
+            loss = LOSSES[objective](guide, batch) / self.batches.n_steps
+        if noise is not None:
+            torch.manual_seed(noise[0])
+        return loss
+
+    def _differentiate(
+        self, guide: Guide, optimizer: torch.optim.Adam, objective: Objective, step: int
+    ) -> float:
+        """Loss and clipped gradient of the whole minibatch, in every process."""
+        loss = self._loss(guide, objective, step)
+        value = self.processes.mean(loss.detach())
+        if not bool(value.isfinite()):
+            self._stop(f"loss {value.item()}", step, guide)
+        optimizer.zero_grad()
+        loss.backward()
+        self.processes.average_gradients(guide.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(guide.parameters(), self.settings.clip_norm)
+        if not bool(norm.isfinite()):
+            self._stop("gradient", step, guide)
+        return value.item()
+
+    def _descend(self, optimizer: torch.optim.Adam, step: int, steps: int) -> None:
+        for group in optimizer.param_groups:
+            share = 0.5 * (1 + math.cos(math.pi * step / steps))
+            rate = share if self.settings.schedule == "cosine" else 1.0
+            group["lr"] = group["initial_lr"] * max(rate, 0.01)
+        optimizer.step()
+
+    def _loop(self) -> None:
+        settings = self.settings
+        bar = tqdm(
+            total=settings.steps,
+            initial=self.step,
+            disable=not self.progress or not self.processes.first,
+            unit="step",
+            desc=f"fit {self.objective}",
+        )
+        with bar:
+            while self.step < settings.steps and not self._out_of_patience():
+                loss = self._differentiate(self.guide, self.optimizer, self.objective, self.step)
+                if self._exact and loss < self.lowest:
+                    self.lowest = loss
+                    self._keep()
+                self._descend(self.optimizer, self.step, settings.steps)
+                self.losses.append(loss)
+                self.step += 1
+                if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
+                    self._evaluate()
+                    shown = {"loss": f"{loss:.4f}"}
+                    if self.evaluations:
+                        shown["held out"] = f"{self.evaluations[-1][1]:.4f}"
+                    bar.set_postfix(shown, refresh=False)
+                if self.step % settings.checkpoint_every == 0:
+                    self._save()
+                bar.update()
+        self._save()
+
+    @property
+    def _exact(self) -> bool:
+        """Whether the loss alone tells how good a state is: no noise, and nothing held out."""
+        known = not self.model.priors or self.origin.uncertainty in ("map", "ml")
+        whole = self.batches.full and self.batches.heldout is None
+        return whole and known and self.objective == "elbo" and self.origin.noiseless
+
+    def _keep(self) -> None:
+        self.best = {n: v.detach().clone() for n, v in self.guide.state_dict().items()}
+
+    def _end_at_the_best(self) -> None:
+        if self.best is None:
+            return
+        if self._exact:
+            # A loss belongs to the state before its step: that of the last state is not known yet.
+            with torch.no_grad():
+                last = self.processes.mean(self._loss(self.guide, self.objective, self.step))
+            if last.item() <= self.lowest:
+                return
+        self.guide.load_state_dict(self.best)
+
+    def _evaluate(self) -> None:
+        if self.callback is not None:
+            self.guide.eval()
+            with torch.no_grad():
+                self.callback(self.step, self.guide)
+            self.guide.train()
+        if self.batches.heldout is None:
+            return
+        bound = self._bound(self.guide, self.batches.heldout)
+        if all(bound > earlier for _, earlier in self.evaluations):
+            self._keep()
+        self.evaluations.append((float(self.step), bound))
+
+    def _out_of_patience(self) -> bool:
+        if self.settings.patience is None or not self.evaluations:
+            return False
+        bounds = [bound for _, bound in self.evaluations]
+        return len(bounds) - 1 - bounds.index(max(bounds)) >= self.settings.patience
+
+    def _save(self) -> None:
+        if self.path is None:
+            return
+        content = {
+            "fingerprint": self.print,
+            "step": self.step,
+            "start": self.start,
+            "guide": self.guide.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "random": torch.get_rng_state(),
+            "best": self.best,
+            "losses": torch.tensor(self.losses, dtype=torch.float64),
+            "evaluations": torch.tensor(self.evaluations, dtype=torch.float64),
+            "restart_bounds": torch.tensor(self.restart_bounds, dtype=torch.float64),
+        }
+        path = self.path
+        self.processes.by_first(lambda: write_tensors(path, content))
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.guide.load_state_dict(saved["guide"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step = saved["step"]
+        self.best = saved["best"]
+        self.losses = saved["losses"].tolist()
+        self.lowest = min(self.losses, default=math.inf)
+        self.evaluations = [(step, bound) for step, bound in saved["evaluations"].tolist()]
+        self.restart_bounds = saved["restart_bounds"].tolist()
+        torch.set_rng_state(saved["random"])
+
+    def _stop(self, what: str, step: int, guide: Guide) -> None:
+        """Name the first site and sequence that is not finite, and give up."""
+        found = self.processes.of_any(_blame(guide, self.batches.part(step).data))
+        place = found or "site unknown, sequence unknown"
+        if hasattr(self, "guide"):
+            self._save()
+        raise NonFiniteLossError(
+            f"fit: {what} is not finite at step {step}, {place}; "
+            "the state before this step is in last_good",
+            self._record() if hasattr(self, "guide") else self._record_of(guide),
+        )
+
+    def _record(self) -> Fit:
+        return self._record_of(self.guide)
+
+    def _record_of(self, guide: Guide) -> Fit:
+        return Fit(
+            model=self.model,
+            guide=guide,
+            objective=self.objective,
+            settings=self.settings,
+            seed=self.seed,
+            losses=torch.tensor(self.losses, dtype=torch.float64),
+            evaluations=torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
+            restart_bounds=torch.tensor(self.restart_bounds, dtype=torch.float64),
+            seconds=time.monotonic() - self.started,
+            versions=versions(),
+        )
+
+    def _warn_of_dead_states(self) -> None:
+        if not isinstance(self.model, HiddenMarkovModel):
+            return  # nothing else has states that can die
+        if not self.model.priors or not self.processes.first:
+            return
+        if self.model.tied and self.model.nodes is None:
+            return  # what its states are is given, and many may never be visited
+        data = self.batches.train[: 4 * self.settings.batch_size]
+        with torch.no_grad():
+            marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean
+        visits = marginals.sum((0, 1)) / marginals.sum() * self.model.states
+        if self.model.nodes is not None:  # of 2^k states many may well be rare
+            _warn_of_still_nodes(visits / self.model.states)
+            return
+        dead = (visits < DEAD_SHARE).nonzero()[:, 0].tolist()
+        if dead:
+            warnings.warn(
+                f"fit: states {dead} are hardly ever visited; try restarts > 1, another start, or "
+                "fewer states",
+                stacklevel=4,
+            )
+
+
+def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
+    """ELBO of the states at the posterior medians, nats per step.
+
+    The same number every time: a guide that draws trajectories for it has the same draws. Processes
+    take turns with the batches.
+    """
+    total = 0.0
+    size = max(1, min(256, EVALUATED // data.max_length))
+    with torch.no_grad(), seeded(0):
+        median = guide.median()
+        for first in range(processes.rank * size, len(data), processes.size * size):
+            laws = guide.model.laws(median, data[first : first + size])
+            total += float(guide.bound(laws).double().sum())
+    return processes.total(total) / data.n_steps
+
+
+def _warn_of_still_nodes(shares: Tensor) -> None:
+    """Name the nodes that are hardly ever on, or off, by the shares (K,) of the states."""
+    on = node_probabilities(shares)
+    still = (torch.minimum(on, 1 - on) < DEAD_SHARE / 2).nonzero()[:, 0].tolist()
+    if still:
+        warnings.warn(
+            f"fit: nodes {still} hardly ever change; try restarts > 1, another start, or fewer "
+            "nodes",
+            stacklevel=4,
+        )
+
+
+def _blame(guide: Guide, batch: Sequences) -> str | None:
+    """Site and sequence of the first number that is not finite; None if all are."""
+    with torch.no_grad():
+        draw = guide.draw_parameters()
+        for name, value in draw.values.items():
+            if not bool(value.isfinite().all()):
+                return f"site {name!r}, sequence all"
+        laws = guide.model.laws(draw.values, batch)
+        tables: dict[str, Tensor] = {}
+        if isinstance(laws, Laws):
+            tables["obs"] = laws.log_likelihood.amax(-1).sum(-1)
+        for site, each in (tables | {"states": guide.bound(laws)}).items():
+            bad = (~each.isfinite()).nonzero()[:, 0].tolist()
+            if bad:
+                return f"site {site!r}, sequence {batch.labels[bad[0]]!r}"
+    return None

@@ -1,0 +1,377 @@
+"""No-U-turn sampling of a model's parameters, the hidden states summed out exactly.
+
+The yardstick for every approximate posterior: where it is affordable, it is right up to the
+Monte Carlo error that r̂ and the effective sample size of its draws speak of.
+"""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import joblib
+import numpy as np
+import pyro
+import torch
+from pyro.infer import NUTS
+from pyro.ops.integrator import potential_grad
+from torch import Tensor
+from torch.distributions import Distribution, Transform, biject_to
+from tqdm import tqdm
+
+from ...models import HiddenMarkovModel, Model, Sequences
+from ...models.emissions.emission import Parameters
+from ...models.priors import free_parameters
+from ...models.randomness import one_thread, seeded
+from ..queries.evidence import log_evidence
+from .provenance import versions
+from .start import STARTS, Start, starting_values
+
+JITTER = 1.0
+"""Standard deviation of the chains' starts, in units of the posterior's width at the start."""
+
+WIDEST = 1.0
+"""Largest width that is believed, on the unconstrained scale; flat directions have no other."""
+
+_STEP = 1e-4
+"""Of the differences that the curvature is read off."""
+
+SMALL = 50
+"""Up to so many unconstrained parameters the mass matrix is dense unless told otherwise."""
+
+_TABLE = 2**22
+"""Numbers held at once while the log density of draws is computed."""
+
+_ONE_AT_A_TIME = threading.Lock()
+"""Pyro's handlers and torch's generator belong to the process: chains in threads take turns."""
+
+
+@dataclass(frozen=True)
+class NutsSettings:
+    """How ``nuts`` was told to sample; every value is checked."""
+
+    chains: int
+    """Chains, each with its own start and seed."""
+    draws: int
+    """Draws kept of each chain."""
+    warmup: int
+    """Steps before them, which set the step size and the mass matrix."""
+    start: Start | Mapping[str, Tensor]
+    """Where the chains start, before the jitter; see ``starting_values``."""
+    target_accept: float
+    """Mean acceptance that the step size aims at."""
+    max_tree_depth: int
+    """A trajectory has at most 2 to the power of this many steps."""
+    full_mass: bool
+    """Dense mass matrix, or diagonal."""
+
+    def __post_init__(self) -> None:
+        for name in ("chains", "draws", "warmup", "max_tree_depth"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name}: must be a whole number >= 1, got {value!r}")
+        if not 0 < self.target_accept < 1:
+            raise ValueError(f"target_accept: must be in (0, 1), got {self.target_accept!r}")
+        if not isinstance(self.start, Mapping) and self.start not in STARTS:
+            raise ValueError(
+                f"start: must be one of {STARTS} or values by name, got {self.start!r}"
+            )
+
+
+@dataclass(frozen=True)
+class NutsFit:
+    """Draws of the parameters from their posterior, float64."""
+
+    model: Model
+    draws: Mapping[str, Tensor]
+    """Every unknown parameter, (chains, draws, …)."""
+    log_density: Tensor
+    """log p(θ) + Σ_n log p(y_n | θ) of every draw, (chains, draws) nats."""
+    divergences: Tensor
+    """Whether the trajectory of a draw diverged, (chains, draws)."""
+    accept: Tensor
+    """Mean acceptance probability after warm-up, (chains,)."""
+    settings: NutsSettings
+    seed: int
+    seconds: float
+    versions: Mapping[str, str] = field(repr=False)
+
+
+class _Chain(NamedTuple):
+    """What a chain sends back from its process."""
+
+    draws: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
+    log_density: np.ndarray[Any, np.dtype[np.float64]]
+    divergences: np.ndarray[Any, np.dtype[np.bool_]]
+    accept: float
+
+
+def nuts(
+    model: Model,
+    data: Sequences,
+    *,
+    chains: int = 4,
+    draws: int = 500,
+    warmup: int = 500,
+    seed: int = 0,
+    start: Start | Mapping[str, Tensor] = "kmeans",
+    target_accept: float = 0.9,
+    max_tree_depth: int = 8,
+    full_mass: bool | None = None,
+    jobs: int = 1,
+    progress: bool = True,
+) -> NutsFit:
+    r"""Sample the unknown parameters with Pyro's NUTS, the states summed out.
+
+    .. math:: p(\theta \mid y) \propto p(\theta) \prod_n p(y_n \mid \theta)
+
+    with the exact evidence and its analytic gradient (``inference.evidence.log_evidence``).
+    Everything is computed in float64, whatever the dtype of the model's priors.
+
+    The states of most models can be renamed without changing the posterior, which then has K!
+    copies of each mode, and r̂ is large because chains sit in different copies. Build the model with
+    ``ordered=True`` where its emission allows it. Draws are not relabelled here.
+
+    Args:
+        model: some of its parameters unknown; those that it knows stay fixed.
+        data: all sequences enter every gradient.
+        chains: number of chains; r̂ needs several.
+        draws: draws kept of each chain.
+        warmup: steps before them, for step size and mass matrix.
+        seed: each chain is seeded by (seed, chain) and runs on one thread, so that its numbers do
+            not depend on ``jobs``; torch's global generator is left as it was.
+        start: see ``starting_values``; every chain reads it with its own seed and moves away from
+            it by normal noise on the unconstrained scale, as wide as the posterior is there by its
+            curvature (at most 1).
+        target_accept: acceptance that the step size aims at; raise it if draws diverge.
+        max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
+        full_mass: dense mass matrix; by default for up to 50 unconstrained parameters.
+        jobs: chains run side by side through ``joblib.Parallel``. The backend is yours to choose
+            with ``joblib.parallel_config``; in threads chains take turns.
+        progress: show a bar per chain.
+
+    Raises:
+        ValueError: bad argument, no unknown parameter, data that the model cannot emit, or a start
+            at which the density is not finite.
+    """
+    _check(model, data, seed, jobs)
+    dense = free_parameters(model.priors) <= SMALL if full_mass is None else full_mass
+    settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
+    if isinstance(start, Mapping):
+        starting_values(model, data, start, seed=seed)  # refuses unknown names
+    started = time.monotonic()
+    task = joblib.delayed(_run_chain)
+    found: list[_Chain] = joblib.Parallel(n_jobs=jobs)(
+        task(model, data, settings, seed, chain, progress, jobs != 1) for chain in range(chains)
+    )
+    return NutsFit(
+        model=model,
+        draws={name: _stack([chain.draws[name] for chain in found]) for name in model.priors},
+        log_density=_stack([chain.log_density for chain in found]),
+        divergences=_stack([chain.divergences for chain in found]),
+        accept=torch.tensor([chain.accept for chain in found], dtype=torch.float64),
+        settings=settings,
+        seed=seed,
+        seconds=time.monotonic() - started,
+        versions=versions(),
+    )
+
+
+def _check(model: Model, data: Sequences, seed: int, jobs: int) -> None:
+    if not isinstance(model, Model):
+        raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
+    if not model.exact:
+        raise ValueError(
+            "model: needs one whose hidden states can be integrated out exactly (NUTS samples the "
+            f"parameters alone), got {model}"
+        )
+    if not isinstance(data, Sequences):
+        raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
+    if not model.priors:
+        raise ValueError(f"model: nothing to sample, all parameters are known, got {model}")
+    if not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed: must be a whole number >= 0, got {seed!r}")
+    if not isinstance(jobs, int) or jobs == 0:
+        raise ValueError(f"jobs: must be a whole number other than 0 (-1: all cores), got {jobs!r}")
+    model.check(data)
+
+
+def _stack(parts: list[Any]) -> Tensor:
+    return torch.from_numpy(np.stack(parts))
+
+
+class _Target:
+    """The collapsed posterior in the kernel's coordinates x.
+
+    θ = transform(z), z = centre + width ∘ x: the unconstrained scale, moved to the start and
+    stretched to unit curvature there. Without it the mass matrix, at first the identity, costs
+    several times more in warm-up than all the rest.
+    """
+
+    def __init__(self, model: Model, data: Sequences, start: Parameters) -> None:
+        self.model = model
+        self.data = data
+        self.priors = {name: in_double(prior) for name, prior in model.priors.items()}
+        self.transforms = {name: biject_to(prior.support) for name, prior in self.priors.items()}
+        self.centre = {
+            name: transform.inv(start[name].double()) for name, transform in self.transforms.items()
+        }
+        for name, value in self.centre.items():
+            if not bool(value.isfinite().all()):
+                raise ValueError(
+                    f"start[{name!r}]: needs values inside the support "
+                    f"{self.priors[name].support}, got {start[name].tolist()}"
+                )
+        self.width = {name: torch.ones_like(value) for name, value in self.centre.items()}
+        self.width = self._widths()
+
+    def constrain(self, x: Parameters) -> dict[str, Tensor]:
+        """Parameters at coordinates with or without leading axes of draws."""
+        return {name: self.transforms[name](z) for name, z in self._stretched(x).items()}
+
+    def log_density(self, values: Parameters) -> Tensor:
+        """log p(θ) + Σ_n log p(y_n | θ); ``values`` may have leading axes of draws."""
+        prior = torch.stack([self.priors[name].log_prob(v) for name, v in values.items()]).sum(0)
+        laws = self.model.laws(values, self.data)
+        density: Tensor = prior + log_evidence(laws).sum(-1)
+        return density
+
+    def potential(self, x: Parameters) -> Tensor:
+        """−log density of the coordinates, up to a constant."""
+        stretched = self._stretched(x)
+        values = {name: self.transforms[name](z) for name, z in stretched.items()}
+        try:
+            density = self.log_density(values)
+        except ValueError as error:
+            # Laws refuse values at the edge of their support only (a chain that is reducible in
+            # float64, a covariance that is singular there), and only here: the start passed. Pyro
+            # takes "singular" for the end of a trajectory.
+            raise RuntimeError(f"singular: {error}") from error
+        for name, z in stretched.items():
+            density = density + self.transforms[name].log_abs_det_jacobian(z, values[name]).sum()
+        return -density
+
+    def densities(self, draws: Parameters) -> Tensor:
+        """``log_density`` of many draws, a few at a time."""
+        count = len(next(iter(draws.values())))
+        if not isinstance(self.model, HiddenMarkovModel):  # its laws are of one draw at a time
+            each = ({name: v[draw] for name, v in draws.items()} for draw in range(count))
+            return torch.stack([self.log_density(values) for values in each])
+        table = len(self.data) * self.data.max_length * self.model.states
+        size = max(1, _TABLE // table)
+        parts = [
+            self.log_density({name: v[first : first + size] for name, v in draws.items()})
+            for first in range(0, count, size)
+        ]
+        return torch.cat(parts)
+
+    def _stretched(self, x: Parameters) -> dict[str, Tensor]:
+        return {name: self.centre[name] + self.width[name] * x[name] for name in self.centre}
+
+    def _widths(self) -> dict[str, Tensor]:
+        """1 / √curvature along every coordinate, by one difference of gradients each."""
+        origin = {name: torch.zeros_like(value) for name, value in self.centre.items()}
+        here, _ = potential_grad(self.potential, origin)
+        widths = {}
+        for name, zero in origin.items():
+            curvature = torch.empty_like(zero)
+            for index in range(zero.numel()):
+                moved = zero.clone()
+                moved.view(-1)[index] = _STEP
+                there, _ = potential_grad(self.potential, {**origin, name: moved})
+                difference = (there[name] - here[name]).reshape(-1)[index]
+                curvature.view(-1)[index] = difference / _STEP
+            believed = curvature > WIDEST**-2  # False for NaN
+            widths[name] = torch.where(believed, curvature, WIDEST**-2).rsqrt()
+        return widths
+
+
+def _run_chain(
+    model: Model,
+    data: Sequences,
+    settings: NutsSettings,
+    seed: int,
+    number: int,
+    progress: bool,
+    beside_others: bool,
+) -> _Chain:
+    """One chain; a function of (seed, number) alone, in whatever process it runs."""
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
+    bar = tqdm(
+        total=settings.warmup + settings.draws,
+        desc=f"chain {number}",
+        unit="step",
+        position=number if beside_others else None,
+        disable=not progress,
+    )
+    with bar, _ONE_AT_A_TIME, one_thread(), seeded(own), pyro.validation_enabled(False):
+        target = _Target(model, data, starting_values(model, data, settings.start, seed=own))
+        kernel = NUTS(
+            potential_fn=target.potential,
+            target_accept_prob=settings.target_accept,
+            max_tree_depth=settings.max_tree_depth,
+            full_mass=settings.full_mass,
+        )
+        kernel.initial_params = _start(target)
+        return _sample(kernel, target, settings, bar)
+
+
+def _start(target: _Target) -> dict[str, Tensor]:
+    """The start moved by noise; by less where the density there is not finite."""
+    noise = {name: torch.randn_like(value) for name, value in target.centre.items()}
+    scales = [*(JITTER / 2**halvings for halvings in range(8)), 0.0]
+    for scale in scales:
+        x = {name: scale * value for name, value in noise.items()}
+        if bool(target.log_density(target.constrain(x)).isfinite()):
+            return x
+    values = {name: value.tolist() for name, value in target.constrain(x).items()}
+    raise ValueError(f"start: the density of parameters and data must be finite, not at {values}")
+
+
+def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> _Chain:
+    kernel.setup(settings.warmup)
+    x = kernel.initial_params
+    kept: list[dict[str, Tensor]] = []
+    for step in range(settings.warmup + settings.draws):
+        x = kernel.sample(x)
+        if step >= settings.warmup:
+            kept.append(x)
+        if bar.update():
+            bar.set_postfix(kernel.logging(), refresh=False)
+    diverged = np.zeros(settings.draws, dtype=np.bool_)
+    diverged[kernel.diagnostics()["divergences"]] = True
+    with torch.no_grad():
+        stacked = {name: torch.stack([x[name].detach() for x in kept]) for name in target.priors}
+        draws = target.constrain(stacked)
+        density = target.densities(draws)
+    accept = float(kernel.logging()["acc. prob"])  # the mean that Pyro shows, three digits
+    return _Chain({n: v.numpy() for n, v in draws.items()}, density.numpy(), diverged, accept)
+
+
+def in_double(prior: Any) -> Any:
+    """A copy of a distribution whose numbers are float64.
+
+    Without support checks: at the end of a divergent trajectory values may be 0 or NaN, and the
+    density there counts as zero.
+    """
+    twin = copy.deepcopy(prior)
+    _to_double(twin, set())
+    return twin
+
+
+def _to_double(part: Any, met: set[int]) -> None:
+    if id(part) in met:  # a transform and its inverse hold each other
+        return
+    met.add(id(part))
+    for name, value in vars(part).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            vars(part)[name] = value.double()
+        for inner in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(inner, Distribution | Transform):
+                _to_double(inner, met)
+    if isinstance(part, Distribution):
+        part._validate_args = False

@@ -1,0 +1,108 @@
+"""Where a fit of a decision process starts: its tables by a few steps of EM from labelled steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ...models import ActionEmission, HiddenMarkovModel, Sequences
+from ..exact import chains as exact
+
+EM_STEPS = 50
+"""At most; rewards far from where they start are reached by EM in a few, by gradients in many."""
+
+EM_GAIN = 1e-3
+"""Nats per step of the data: where EM gains less, the fit itself does as well."""
+
+BORROWED = 0.05
+"""Weight of what was seen after other actions, in the law after an action."""
+
+Values = dict[str, Tensor]
+
+
+def start_of_actions(model: HiddenMarkovModel, data: Sequences, labels: Tensor) -> Values:
+    """Tables from labels (N, T) of the steps, −1 for none, improved by EM.
+
+    Every step of EM counts moves and observations after each action by their posterior
+    probability. What the model knows stays as it is, so that the states become the known ones. What
+    was not seen after an action is taken from the others.
+    """
+    hot = torch.nn.functional.one_hot(labels.clamp_min(0), model.states).double()
+    weight = hot.masked_fill((labels < 0).unsqueeze(-1), 0)
+    moves = weight[:, :-1].unsqueeze(-1) * weight[:, 1:].unsqueeze(-2)
+    assert data.actions is not None  # checked with the data
+    chosen = torch.nn.functional.one_hot(data.actions[:, :-1], model.actions).double()
+    counts = torch.einsum("nta,ntij->aij", chosen, moves)
+    values, before = _tables(model, data, weight, counts), -torch.inf
+    for _ in range(EM_STEPS):
+        weight, counts, evidence = _expected(model, data, values)
+        if evidence < before + EM_GAIN * data.n_steps:
+            break
+        values, before = _tables(model, data, weight, counts), evidence
+    return values
+
+
+def _expected(
+    model: HiddenMarkovModel, data: Sequences, values: Values
+) -> tuple[Tensor, Tensor, float]:
+    """p(z_t | y) (N, T, K), expected numbers of moves after each action (A, K, K), log p(y)."""
+    with torch.enable_grad():
+        unknown = {name: value for name, value in values.items() if name in model.priors}
+        laws = model.laws(unknown, data)
+        initial, moves, likelihood, lengths, choice = laws.chain
+        tables = moves.detach().requires_grad_()
+        total = exact.log_evidence(initial, tables, likelihood.detach(), lengths, choice).sum()
+        (counts,) = torch.autograd.grad(total, tables)
+    smoothed = exact.smooth_chain(initial, tables.detach(), likelihood.detach(), lengths, choice)
+    return smoothed.exp() * data.step_mask.unsqueeze(-1), counts.squeeze(0), float(total.detach())
+
+
+def _tables(model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor) -> Values:
+    """All parameters from soft labels (N, T, K) and counts of moves (A, K, K)."""
+    states = model.states
+    # One expected visit for each row, half of which stays: no state starts without a way out.
+    every = counts.sum(0) + (1 / states + torch.eye(states)) / 2
+    rows = counts + BORROWED * every
+    values: Values = {"transition": rows / rows.sum(-1, keepdim=True)}
+    first = weight[:, 0].sum(0) + 1
+    values["initial"] = first / first.sum()
+    values |= _laws(model, data, weight)
+    return values | dict(model.known)
+
+
+def _laws(model: HiddenMarkovModel, data: Sequences, weight: Tensor) -> Values:
+    """Parameters of the emission after each action."""
+    law = model.emission
+    assert isinstance(law, ActionEmission)
+    assert data.actions is not None
+    y, mask = law.observed(data)
+    y = y if law.codes else y.double()
+    seen = data.observed_steps
+    before = data.actions.roll(1, 1)
+    before[:, 0] = model.actions  # of the first step, whether it is observed or not
+    share = (weight[seen].sum(0) + 1) / (len(weight[seen]) + model.states)
+    soft = 0.95 * weight[seen] + 0.05 * share
+    parts: list[Mapping[str, Tensor]] = []
+    for action in range(law.tables):
+        here = torch.where(before[seen] == action, 1.0, BORROWED).unsqueeze(-1)
+        parts.append(law.family.start(y[seen], mask[seen], here * soft))
+    values = {name: torch.stack([part[name] for part in parts]) for name in parts[0]}
+    return values | (_rewards(data, weight, model.actions) if law.rewards else {})
+
+
+def _rewards(data: Sequences, weight: Tensor, actions: int) -> Values:
+    """Mean reward of every action in every state, and what is left around them."""
+    assert data.rewards is not None
+    assert data.actions is not None
+    chosen = torch.nn.functional.one_hot(data.actions, actions).double()
+    chosen = chosen * data.step_mask.unsqueeze(-1)
+    visits = torch.einsum("nta,ntk->ak", chosen, weight)
+    earned = torch.einsum("nta,ntk,nt->ak", chosen, weight, data.rewards)
+    inside = data.rewards[data.step_mask]
+    mean = (earned + inside.mean()) / (visits + 1)
+    error = (data.rewards.unsqueeze(-1) - mean[data.actions]).square()
+    variance = (weight * error).sum() / weight.sum().clamp_min(1)
+    least = 1e-3 * float(inside.std(correction=0)) or 1e-3
+    return {"reward": mean, "reward_scale": variance.sqrt().clamp_min(least)}

@@ -1,0 +1,41 @@
+"""Where a fit of a memory model starts: clusters at the corners that its causes span."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ...models import HiddenMarkovModel, MemoryEmission, Sequences
+from ...models.chains.memory import MemoryTransition
+from .start_nodes import corners
+
+_FRAMES = 20_000
+"""Frames that are clustered; a start needs no more."""
+
+_CERTAINTY = 0.95
+"""Share of its own state in a frame's weights; the rest is spread over those of empty memory."""
+
+
+def start_of_memory(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
+    """Values of a memory model read off the data.
+
+    The causes of a step are two-valued and drawn anew every time, so that frames lie about the
+    corners d ± B_1 ± B_2 (± B_3): a constrained k-means finds these, and every law is read off. A
+    leak starts at zero: what it adds is small while the memory is. Which corner is which cause is
+    known only by a leak; keep is taken for the one that shows most. Uses torch's global generator.
+    """
+    emission, law = model.emission, model.transition
+    assert isinstance(emission, MemoryEmission)
+    assert isinstance(law, MemoryTransition)
+    y, mask = emission.observed(data)
+    seen = data.observed_steps.nonzero()
+    some = seen[torch.randperm(len(seen))[:_FRAMES]].unbind(1)
+    y, mask = y[some].double(), mask[some]
+    cause = corners(torch.where(mask, y, 0), len(law.channels))
+    empty = (law.table.before == 0).nonzero()[:, 0]  # its causes are numbered as the corners are
+    own = torch.nn.functional.one_hot(cause, len(empty)).double()
+    weight = y.new_zeros(len(y), model.states)
+    weight[:, empty] = _CERTAINTY * own + (1 - _CERTAINTY) / len(empty)
+    counts = torch.zeros(model.states, dtype=torch.float64)
+    counts[empty] = own.sum(0) + 1
+    return {**emission.start(y, mask, weight), **law.start(counts.unsqueeze(0))}

@@ -1,0 +1,1 @@
+"""Guides: what turns the beliefs of a filter into a joint posterior."""

@@ -1,0 +1,410 @@
+"""Guides: beliefs of a filter and the model's own laws, joined to a posterior over everything.
+
+A guide is a Pyro program with the model's latent sites: one a parameter, and ``states``. Plain
+``TraceMeanField_ELBO`` computes its bound, exactly in the states.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple, Protocol, Self
+
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
+from pyro.infer.autoguide.initialization import init_to_median, init_to_value
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import register_kl
+
+from ...models import DeepMarkovModel, Laws, LinearLaws, Model, Sequences, SwitchingLinearSSM
+from ...models.beliefs import DiscreteBelief
+from ...models.emissions.emission import Parameters
+from ..filters.gaussian_beliefs import GaussianBeliefs
+from ..filters.recurrent import RecurrentFilter
+from ..filters.slot import ExactFilter, Filter
+from ..queries.evidence import log_evidence
+from .gaussian_posteriors import (
+    GaussianBackward,
+    GaussianForward,
+    GaussianMeanField,
+    GaussianSmoother,
+    LinearisedBackward,
+)
+from .posteriors import Backward, Forward, MeanField
+
+Uncertainty = Literal["normal", "multivariate", "map", "ml"]
+UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
+
+
+class Posterior(Protocol):
+    """q(states | y) of a batch: a Pyro distribution of discrete paths or continuous trajectories.
+
+    Paths are int64 (…, N, T), −1 beyond the length, trajectories (…, N, T, D), zero there.
+    """
+
+    @property
+    def mean(self) -> Tensor:
+        """Marginal probabilities (N, T, K), or means (N, T, D)."""
+
+    def sample_paths(self, n: int) -> Tensor:
+        """n draws per sequence, (n, N, T[, D]); continuous ones are differentiable."""
+
+    def path_log_prob(self, paths: Tensor) -> Tensor:
+        """log q(z_1 … z_L), shape (…, N)."""
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L) under the model, shape (…, N)."""
+
+    def emission_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t), shape (…, N)."""
+
+    def elbo(self) -> Tensor:
+        """The bound on log p(y) of each sequence, or an unbiased estimate of it, (N,) nats."""
+
+
+class ParameterDraw(NamedTuple):
+    """Parameter values with their log densities under prior and guide, in nats."""
+
+    values: dict[str, Tensor]
+    log_prior: Tensor
+    log_q: Tensor
+
+
+class Guide(nn.Module, ABC):
+    """What all guides share; see ``BeliefGuide``, ``ForwardGuide``, ``MeanFieldGuide``.
+
+    Args:
+        model: the model whose posterior this is.
+        filter: exact or recurrent; its weights are made here.
+        parameters: posterior of the unknown parameters: ``"normal"`` (independent normals on the
+            unconstrained scale), ``"multivariate"`` (one joint normal), ``"map"`` (point estimate)
+            or ``"ml"`` (point estimate, priors ignored).
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        filter: Filter,
+        *,
+        parameters: Uncertainty = "normal",
+    ) -> None:
+        super().__init__()
+        if not isinstance(model, Model):
+            raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
+        if parameters not in UNCERTAINTIES:
+            raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
+        self._check_filter(filter)
+        self._check_model(model)
+        if isinstance(filter, ExactFilter) and not model.exact:
+            raise ValueError(
+                "filter: ExactFilter needs a model with exact inference; use a recurrent filter, "
+                f"got {model}"
+            )
+        filter.build(model)
+        self.model = model
+        self.filter = filter
+        self.uncertainty: Uncertainty = parameters
+        self._auto = self._make_auto({})
+
+    def _check_filter(self, filter: Filter) -> None:
+        """Refuse filters that this guide cannot use."""
+
+    def _check_model(self, model: Model) -> None:
+        """Refuse models that this guide has no posterior of."""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Arguments that a kind of guide takes beyond model, filter and parameters."""
+        return {}
+
+    @property
+    def noiseless(self) -> bool:
+        """Whether ``bound`` follows from the parameters, without draws of trajectories."""
+        return self.model.exact or isinstance(self.model.belief, DiscreteBelief)
+
+    def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
+        if not self.model.priors:
+            return None
+        init = init_to_value(values=dict(start), fallback=init_to_median)
+        program = self.model.sample_parameters
+        auto: Any
+        with _local_parameters():
+            if self.uncertainty == "normal":
+                auto = AutoNormal(program, init_loc_fn=init, init_scale=0.05)
+            elif self.uncertainty == "multivariate":
+                auto = AutoMultivariateNormal(program, init_loc_fn=init, init_scale=0.05)
+            else:
+                auto = AutoDelta(program, init_loc_fn=init)
+            auto()  # makes the variational parameters
+        made: nn.Module = auto
+        return made
+
+    def fresh(self, start: Mapping[str, Tensor]) -> Self:
+        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        out = copy.copy(self)
+        out._modules = dict(self._modules)
+        out.filter = copy.deepcopy(self.filter)
+        out._auto = out._make_auto(start)
+        return out
+
+    def calibrate(self, data: Sequences) -> None:
+        """Let the filter read off the scale of the data, and of the states at the medians."""
+        self.filter.calibrate(parameters_of(self), data)
+
+    @abstractmethod
+    def posterior(self, laws: Any, *, learn: bool = True) -> Posterior:
+        """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
+
+    def bound(self, laws: Any) -> Tensor:
+        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable.
+
+        For nonlinear laws of continuous states an unbiased estimate of it.
+        """
+        return self.posterior(laws).elbo()
+
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        return -self.posterior(laws).path_log_prob(paths)
+
+    def sample_parameters(self) -> dict[str, Tensor]:
+        """The guide's Pyro program above the data."""
+        if self._auto is None:
+            return {}
+        flat = poutine.mask(mask=False) if self.uncertainty == "ml" else contextlib.nullcontext()
+        with _local_parameters(), flat, _KeepDensities():
+            values: dict[str, Tensor] = self._auto()
+        return values
+
+    def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
+        laws = self.model.laws(self.sample_parameters(), data)
+        posterior = self.posterior(laws)
+        law: Any = posterior
+        with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
+            pyro.sample("states", law)
+        return posterior
+
+    def median(self) -> dict[str, Tensor]:
+        """Posterior medians of the unknown parameters (the point estimate, if it is one)."""
+        if self._auto is None:
+            return {}
+        with _local_parameters(), torch.no_grad():
+            auto: Any = self._auto
+            values: dict[str, Tensor] = dict(auto.median())
+        return {name: value.detach() for name, value in values.items()}
+
+    def draw_parameters(self) -> ParameterDraw:
+        """One draw of the unknown parameters with its densities; differentiable."""
+        trace = poutine.trace(self.sample_parameters).get_trace()
+        returned: Any = trace.nodes["_RETURN"]["value"]
+        values: dict[str, Tensor] = returned
+        zero = torch.zeros(())
+        if self.uncertainty == "ml" or not values:
+            return ParameterDraw(values, zero, zero)
+        priors = self.model.priors
+        log_prior = sum((priors[n].log_prob(v) for n, v in values.items()), zero)
+        log_q = zero if self.uncertainty == "map" else torch.as_tensor(trace.log_prob_sum())
+        return ParameterDraw(values, log_prior, log_q)
+
+    def parameter_modules(self) -> Iterator[nn.Parameter]:
+        """Variational parameters of the model's parameters."""
+        if self._auto is not None:
+            yield from self._auto.parameters()
+
+    def filter_shapes(self) -> dict[str, Tensor]:
+        """Everything that the filter stores, by name."""
+        return dict(self.filter.state_dict()) if isinstance(self.filter, nn.Module) else {}
+
+    def filter_modules(self) -> Iterator[nn.Parameter]:
+        """Weights of the filter."""
+        if isinstance(self.filter, nn.Module):
+            yield from self.filter.parameters()
+
+
+class BeliefGuide(Guide):
+    r"""Causal beliefs β_t joined by the model's own backward kernel (SCIENCE I1).
+
+    .. math::
+        q(z|y) = \beta_T(z_T) \prod_{t<T} \frac{\beta_t(z_t) T(z_{t+1}|z_t)}
+        {\sum_z \beta_t(z) T(z_{t+1}|z)}
+
+    Its bound is the evidence iff β is the exact filter, so maximising it teaches the network to
+    filter. For discrete states, and for continuous ones with linear-Gaussian laws, the bound is
+    exact in the states: no sampling noise. For other laws of continuous states the transition is
+    linearised at the belief, and the bound is estimated from draws.
+    """
+
+    def _check_filter(self, filter: Filter) -> None:
+        if not filter.causal:
+            raise ValueError(
+                "filter: BeliefGuide needs beliefs about the past only, got a network that reads "
+                "the future; use it in a ForwardGuide or MeanFieldGuide"
+            )
+
+    def _check_model(self, model: Model) -> None:
+        if isinstance(model, SwitchingLinearSSM):
+            raise ValueError(
+                f"model: BeliefGuide needs states of one kind; use RegimeGuide, got {model}"
+            )
+
+    def posterior(
+        self, laws: Any, *, learn: bool = True
+    ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
+        if type(self.filter) is ExactFilter and isinstance(laws, LinearLaws):
+            return GaussianSmoother(laws)  # needs no density of the beliefs
+        beliefs = self.filter(laws)
+        beliefs = beliefs if learn else beliefs.detach()
+        if isinstance(beliefs, Tensor):
+            return Backward(laws, beliefs)
+        if isinstance(laws, LinearLaws):
+            return GaussianBackward(laws, beliefs)
+        if hasattr(laws, "linearised"):
+            return LinearisedBackward(laws, beliefs)
+        raise ValueError(
+            "model: BeliefGuide needs a transition that is linear or can be linearised, got "
+            f"{type(laws).__name__}; use ForwardGuide"
+        )
+
+    def bound(self, laws: Any) -> Tensor:
+        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
+        if type(self.filter) is not ExactFilter:
+            return super().bound(laws)
+        # It is the evidence, in value and in gradient, at a third of the work.
+        return log_evidence(laws)
+
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+        """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says.
+
+        It is the network's own, before ``posterior`` takes out the states that the model's zeros
+        rule out: the network learns to do so itself, and can be used without the model.
+        """
+        beliefs = self.filter(laws)
+        if isinstance(beliefs, GaussianBeliefs):
+            each = beliefs.double().log_prob(paths.double())
+            return -torch.where(laws.data.step_mask, each, 0).sum(-1)
+        return -Backward._pick(beliefs, paths).sum(-1)
+
+
+class ForwardGuide(Guide):
+    """q(z_t | z_{t-1}, h_t) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)), s_t read off the network.
+
+    For continuous states with linear-Gaussian laws exp(s_t) is a normal density of z_t. With a
+    network that reads the future it can be the exact smoother; with a causal one it is the plain
+    causal guide, which cannot (SCIENCE I2).
+    """
+
+    def _check_filter(self, filter: Filter) -> None:
+        if isinstance(filter, ExactFilter):
+            raise ValueError(
+                "filter: ForwardGuide needs a recurrent filter, whose scores look ahead; got "
+                "ExactFilter, which belongs into a BeliefGuide"
+            )
+        if not isinstance(filter, RecurrentFilter):
+            raise ValueError(
+                "filter: ForwardGuide needs scores that a recurrent filter reads out, got "
+                f"{type(filter).__name__}, whose beliefs belong into a BeliefGuide"
+            )
+
+    def _check_model(self, model: Model) -> None:
+        _require_plain(self, model)
+
+    def posterior(self, laws: Any, *, learn: bool = True) -> Forward | GaussianForward:
+        if isinstance(laws, Laws):
+            scores = self._scores(laws)
+            return Forward(laws, scores if learn else scores.detach())
+        potentials = self.filter(laws)
+        if not isinstance(laws, LinearLaws) or isinstance(potentials, Tensor):
+            raise ValueError(
+                "model: ForwardGuide needs discrete states or linear-Gaussian laws, got "
+                f"{type(laws).__name__}"
+            )
+        return GaussianForward(laws, potentials if learn else potentials.detach())
+
+    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        posterior = self.posterior(laws)
+        if isinstance(posterior, Forward):
+            return -posterior.path_log_prob(paths)
+        # log p(z) in the dtype of the simulation: components without noise follow from the step
+        # before to its rounding, not to that of float64.
+        loss: Tensor = -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
+        return loss
+
+    def _scores(self, laws: Laws) -> Tensor:
+        """s_t(z_t), (N, T, K); of binary nodes those of a product law, h · s_t."""
+        belief = getattr(self.filter, "belief", None)
+        if isinstance(belief, DiscreteBelief) and belief.nodes is not None:
+            beliefs: Tensor = self.filter(laws)  # type: ignore[assignment]
+            return beliefs
+        scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
+        return scores
+
+
+class MeanFieldGuide(Guide):
+    """q(z | y) = Π_t β_t(z_t): the comparison that ignores the chain.
+
+    With a causal filter this is the trap of SCIENCE I2: its optimum is not the filter.
+    """
+
+    def _check_model(self, model: Model) -> None:
+        _require_plain(self, model)
+
+    def posterior(self, laws: Any, *, learn: bool = True) -> MeanField | GaussianMeanField:
+        beliefs = self.filter(laws)
+        beliefs = beliefs if learn else beliefs.detach()
+        if isinstance(beliefs, Tensor):
+            return MeanField(laws, beliefs)
+        return GaussianMeanField(laws, beliefs)
+
+
+def _require_plain(guide: Guide, model: Model) -> None:
+    """Of nonlinear and switching laws there are other guides."""
+    if isinstance(model, DeepMarkovModel | SwitchingLinearSSM):
+        own = "DeepGuide" if isinstance(model, DeepMarkovModel) else "RegimeGuide"
+        raise ValueError(
+            f"model: {type(guide).__name__} needs discrete states or linear-Gaussian laws; use "
+            f"{own}, got {model}"
+        )
+
+
+class _Placed(dist.Delta):
+    """A value that an autoguide computed, with the log density of the map that led there."""
+
+
+@register_kl(_Placed, dist.Distribution)
+def _kl_placed(q: _Placed, p: Any) -> Tensor:
+    kl: Tensor = q.log_density - p.log_prob(q.v)
+    return kl
+
+
+class _KeepDensities(Messenger):
+    """Makes autoguides safe for ``TraceMeanField_ELBO``.
+
+    An autoguide draws on the unconstrained scale and puts the constrained value at its site as a
+    ``Delta`` with the log Jacobian for a log density. Pyro's KL of a ``Delta`` drops that density:
+    the bound would be that of a model without Jacobian, whose probabilities are drawn to 0 and 1.
+    """
+
+    def _pyro_sample(self, message: Any) -> None:
+        law = message["fn"]
+        if type(law) is dist.Delta:
+            placed: Any = _Placed
+            message["fn"] = placed(law.v, law.log_density, law.event_dim)
+
+
+@contextlib.contextmanager
+def _local_parameters() -> Iterator[None]:
+    """Keep variational parameters in their module, out of Pyro's global store."""
+    with pyro.settings.context(module_local_params=True):
+        yield
+
+
+def parameters_of(guide: Guide, values: Parameters | None = None) -> Model:
+    """The guide's model with all parameters known: at ``values`` or the posterior medians."""
+    chosen = guide.median() if values is None else values
+    return guide.model.with_parameters(**chosen)

@@ -1,0 +1,1 @@
+"""Inside a network: gates, read-outs, constructed weights, wrapped LSTMs."""

@@ -1,0 +1,191 @@
+r"""Gate by gate: does what a network lets in and keeps follow the posterior of a model?
+
+In a memory cell that is exact (SCIENCE I6, I7) the forget gate is the chance that the state was
+kept, or the share of the prediction that survives the observation, and the input gate the gain,
+what the observation says anew. The quantities of the posterior that stand for these:
+
+==================  ============================================================================
+staying             P(z_t = z_{t-1} | y_1 … y_t), of discrete states
+retention           tr(P_t P⁻_t⁻¹) / D of continuous states, 1 − K C for one; P⁻, P predicted and
+                    filtered covariance
+surprise            −log p(y_t | y_1 … y_{t-1})
+information gain    KL(b_t ‖ π_t): from the prediction to the belief
+==================  ============================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models import HiddenMarkovModel, Laws, LinearGaussianSSM, Model, Sequences
+from ...models.checks import require
+from ..checking.evidence_gap import divergence
+from ..exact import chains as exact
+from ..queries import answers as queries
+from .readouts import mean_readout
+
+_HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
+
+GATES = ("i", "f", "o")
+"""The gates of an LSTM, by torch's names."""
+
+
+def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
+    """What the exact filter does at every step, by name, (N, T) float64; see the module.
+
+    The first step has no step before: there ``staying`` is 0. Zero beyond the length.
+
+    Raises:
+        ValueError: a model without exact filter, or parameters that are not known.
+    """
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    if isinstance(model, HiddenMarkovModel):
+        return _of_states(model, data)
+    require(
+        isinstance(model, LinearGaussianSSM),
+        "model",
+        "needs a hidden Markov model or a linear-Gaussian one",
+        model,
+    )
+    return _of_means(model, data)
+
+
+def _of_states(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
+    parts: dict[str, list[Tensor]] = {"staying": [], "surprise": [], "information gain": []}
+    model.complete({})
+    model.check_values(data)
+    for batch in data.batches(queries.BATCH):
+        laws: Laws = model.laws({}, batch)
+        inside, wide = batch.step_mask, data.max_length - batch.max_length
+        with torch.no_grad():
+            found = exact.filter_chain(*laws.chain)
+            stay = laws.matrices.diagonal(dim1=-2, dim2=-1)  # (N|1, T-1|1, K)
+            stay = stay if laws.choice is None else stay[0][laws.choice]
+            kept = found.log_beliefs[:, :-1] + stay + laws.log_likelihood[:, 1:]
+            staying = torch.zeros(inside.shape, dtype=torch.float64)
+            staying[:, 1:] = (kept.logsumexp(-1) - found.log_increments[:, 1:]).exp()
+            one = {
+                "staying": staying,
+                "surprise": -found.log_increments,
+                "information gain": divergence(found.log_beliefs, found.log_predicted),
+            }
+        for name, values in one.items():
+            values = torch.where(inside, values, 0)
+            parts[name].append(torch.nn.functional.pad(values, (0, wide)))
+    return {name: torch.cat(each) for name, each in parts.items()}
+
+
+def _of_means(model: Model, data: Sequences) -> dict[str, Tensor]:
+    before, after = queries.predict(model, data), queries.filter(model, data)
+    known = data.step_mask & before.covariance.isfinite().all(-1).all(-1)
+    unit = torch.eye(before.mean.shape[-1], dtype=torch.float64)
+    prior = torch.where(known[..., None, None], before.covariance, unit)
+    posterior = torch.where(known[..., None, None], after.covariance, unit)
+    shift = torch.where(known.unsqueeze(-1), after.mean - before.mean, 0).unsqueeze(-1)
+    inverse = torch.linalg.pinv(prior, hermitian=True)
+    kept = (posterior @ inverse).diagonal(dim1=-2, dim2=-1)
+    moved = (shift * (inverse @ shift)).sum((-1, -2))
+    values = torch.linalg.eigvals(posterior @ inverse).real.clamp_min(1e-300)
+    gain = (kept.sum(-1) + moved - len(unit) - values.log().sum(-1)) / 2
+    out = {
+        "retention": kept.mean(-1),
+        "surprise": -queries.step_log_likelihood(model, data),
+        "information gain": gain,
+    }
+    return {name: torch.where(known, each, 0) for name, each in out.items()}
+
+
+@dataclass(frozen=True)
+class BestUnit:
+    """The unit of a gate that follows a quantity best."""
+
+    layer: int
+    unit: int
+    correlation: float
+    """Pearson's, over the steps from the second on; with its sign."""
+    all_units_r_squared: float
+    """R² on held-out sequences of the quantity read off all units of the gate in all layers."""
+
+
+@dataclass(frozen=True)
+class GateComparison:
+    """Gates beside what the exact filter does, from ``compare_gates``."""
+
+    correlations: dict[str, dict[str, Tensor]]
+    """Gate → quantity → Pearson correlation of every unit, (layers, units)."""
+    best: dict[str, dict[str, BestUnit]]
+    """Gate → quantity → the unit with the largest |correlation|."""
+
+    def __str__(self) -> str:
+        lines = ["  {:<6}{:<20}{:>10}{:>13}{:>15}".format(*_HEAD)]
+        for gate, rows in self.best.items():
+            for quantity, one in rows.items():
+                place = f"{one.layer}:{one.unit}"
+                lines.append(
+                    f"  {gate:<6}{quantity:<20}{place:>10}{one.correlation:>13.3f}"
+                    f"{one.all_units_r_squared:>15.3f}"
+                )
+        return "\n".join(lines)
+
+
+def compare_gates(
+    gates: dict[str, Tensor],
+    quantities: dict[str, Tensor],
+    inside: Tensor,
+    *,
+    seed: int = 0,
+) -> GateComparison:
+    """Correlate every unit of the gates with every quantity, from the second step on.
+
+    The same of an untrained network is the control: the best of many units follows anything to some
+    degree, and gates read the input even if nothing was learned.
+
+    Args:
+        gates: by name, (N, T, layers, units), from ``recurrent_gates``; those of ``GATES`` count.
+        quantities: by name, (N, T), from ``posterior_quantities``.
+        inside: (N, T) bool, the steps that count.
+        seed: of the held-out sequences of the joint read-out.
+
+    Raises:
+        ValueError: no gate among ``GATES``, or shapes that do not fit.
+    """
+    named = [name for name in GATES if name in gates]
+    require(bool(named), "gates", f"needs some of {GATES}", sorted(gates))
+    for name, each in {"inside": inside, **gates, **quantities}.items():
+        require(isinstance(each, Tensor), name, "must be a tensor", type(each).__name__)
+    shape = tuple(gates[named[0]].shape)
+    require(len(shape) == 4, "gates", "need shape (sequences, steps, layers, units)", shape)
+    require(
+        tuple(inside.shape) == shape[:2] and inside.dtype == torch.bool,
+        "inside",
+        f"needs bools of shape {shape[:2]}",
+        f"{inside.dtype} of shape {tuple(inside.shape)}",
+    )
+    for name, one in quantities.items():
+        require(one.shape == inside.shape, name, f"needs shape {shape[:2]}", tuple(one.shape))
+    later = inside.clone()
+    later[:, 0] = False
+    correlations: dict[str, dict[str, Tensor]] = {}
+    best: dict[str, dict[str, BestUnit]] = {}
+    for name in named:
+        units = gates[name].detach().double()
+        correlations[name], best[name] = {}, {}
+        for quantity, target in quantities.items():
+            found = _correlations(units[later], target[later].double())
+            place = int(found.abs().argmax())
+            layer, unit = divmod(place, found.shape[-1])
+            joint = mean_readout(units.flatten(2), target.unsqueeze(-1), later, seed=seed)
+            correlations[name][quantity] = found
+            best[name][quantity] = BestUnit(layer, unit, float(found[layer, unit]), joint.r_squared)
+    return GateComparison(correlations, best)
+
+
+def _correlations(x: Tensor, y: Tensor) -> Tensor:
+    """Of x (n, layers, units) with y (n,), 0 where one does not vary."""
+    x, y = x - x.mean(0), y - y.mean()
+    scale = x.square().sum(0).sqrt() * y.square().sum().sqrt()
+    product = torch.einsum("nlu,n->lu", x, y)
+    return torch.where(scale > 0, product / scale, 0)

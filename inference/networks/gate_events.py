@@ -1,0 +1,107 @@
+r"""Gates of a network beside what the exact belief does at the same steps.
+
+With b the filter and π its prediction, π_{t+1} = b_t T_{a_t}:
+
+====================  ==========================================================================
+information gain      KL(b_t ‖ π_t): what the observation says, nats
+carried information   I(z_{t-1}; z_t | y_1 … y_{t-1}, a_{t-1}): what is left of the belief before,
+                      H(π_t) − Σ_z b_{t-1}(z) H(T(· | z, a_{t-1})), nats
+entropy               H(b_t), nats
+reset                 whether the move forgets: all rows of T_{a_{t-1}} are the same, as those of a
+                      door that is opened in the tiger problem
+====================  ==========================================================================
+
+and ``staying`` and ``surprise`` of ``posterior_quantities``.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ...models import HiddenMarkovModel, Laws, Model, Sequences
+from ...models.checks import require
+from ..exact import chains as exact
+from ..export.gates import Recurrent, gates, model_of
+from ..export.sample import as_array
+from ..queries import answers as queries
+from .gate_comparison import posterior_quantities
+
+_SAME = 1e-9
+"""Rows of probabilities that differ by less are the same."""
+
+
+def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
+    """What the exact belief over discrete states does at every step, by name, (N, T) float64.
+
+    See the module. The first step has no step before: there ``carried information`` and ``reset``
+    are 0. Zero beyond the length.
+
+    Raises:
+        ValueError: a model without discrete states, or parameters that are not known.
+    """
+    require(isinstance(model, HiddenMarkovModel), "model", "needs discrete states", model)
+    assert isinstance(model, HiddenMarkovModel)
+    out = posterior_quantities(model, data)
+    parts = [_of_batch(model.laws({}, batch)) for batch in data.batches(queries.BATCH)]
+    for name in parts[0]:
+        wide = [
+            torch.nn.functional.pad(part[name], (0, data.max_length - part[name].shape[1]))
+            for part in parts
+        ]
+        out[name] = torch.cat(wide)
+    return out
+
+
+def _of_batch(laws: Laws) -> dict[str, Tensor]:
+    with torch.no_grad():
+        found = exact.filter_chain(*laws.chain)
+        moves = laws.matrices
+        rows = _entropy(moves.exp())  # (N|1, A|T-1|1, K)
+        alike = (moves.exp().diff(dim=-2).abs() < _SAME).all(-1).all(-1).double()
+        if laws.choice is not None:
+            rows, alike = rows[0][laws.choice], alike[0][laws.choice]
+        inside = laws.data.step_mask
+        belief, predicted = found.log_beliefs.exp(), found.log_predicted.exp()
+        own = _entropy(predicted[:, 1:]) - (belief[:, :-1] * rows).sum(-1)
+        later = {"carried information": own.clamp_min(0), "reset": alike.expand_as(own)}
+        out = {name: torch.nn.functional.pad(each, (1, 0)) for name, each in later.items()}
+        out["entropy"] = _entropy(belief)
+        return {name: torch.where(inside, each, 0) for name, each in out.items()}
+
+
+def _entropy(probability: Tensor) -> Tensor:
+    terms: Tensor = torch.special.xlogy(probability, probability)
+    return -terms.sum(-1)
+
+
+def gates_and_beliefs(
+    network: Recurrent, data: Sequences, *, model: Model | None = None
+) -> xr.Dataset:
+    """Every gate of a network over time, and ``belief_events`` of a model at the same steps.
+
+    Args:
+        network: a ``torch.nn`` network, a recurrent filter, a guide or a fit, as for ``gates``.
+        data: the sequences.
+        model: whose belief it is; of a guide or a fit its own, at the medians of the parameters.
+
+    Returns:
+        What ``gates`` returns, with the events as further variables (sequence, time), ``_`` for
+        the blanks in their names; NaN beyond the length.
+
+    Raises:
+        ValueError: as for ``gates`` and ``belief_events``; or no model where one is needed.
+    """
+    judged = model_of(network) if model is None else model
+    requirement = "is needed for a network that is in no guide"
+    require(judged is not None, "model", requirement, type(network).__name__)
+    assert judged is not None
+    found = gates(network, data, model=model)
+    inside = as_array(data.step_mask)
+    for name, each in belief_events(judged, data).items():
+        values = np.where(inside, as_array(each), np.nan)
+        key = name.replace(" ", "_")
+        found[key] = (("sequence", "time"), values, {"long_name": name})
+    return found

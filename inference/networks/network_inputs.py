@@ -1,0 +1,109 @@
+"""A network of the user's own: what it reads of the data, and the state it is in."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from ...models import Sequences
+from ...models.checks import require
+from ..filters.recurrences import recurrent_gates
+
+
+def check_lstm(lstm: object) -> None:
+    """Raise ``ValueError`` unless it is an LSTM that reads forward, without projection."""
+    require(
+        isinstance(lstm, nn.LSTM),
+        "lstm",
+        "must be a torch.nn.LSTM",
+        type(lstm).__name__,
+    )
+    assert isinstance(lstm, nn.LSTM)
+    require(
+        not lstm.bidirectional,
+        "lstm",
+        "must read forward only: a state that knows the future is no belief about the past",
+        "bidirectional=True",
+    )
+    require(
+        not lstm.proj_size,
+        "lstm",
+        "must have no projection: its output would not have a unit for each of the cell's",
+        f"proj_size={lstm.proj_size}",
+    )
+
+
+def weight_of(network: nn.RNNBase) -> Tensor:
+    """The first of its weights: their dtype and device."""
+    return next(network.parameters()).detach()
+
+
+def network_inputs(lstm: nn.LSTM, data: Sequences) -> Tensor:
+    """What the LSTM reads, (N, T, input_size) in the dtype of its weights.
+
+    Symbols are one-hot vectors, all zero where missing; numbers are as they are, zero where
+    missing.
+
+    Raises:
+        ValueError: data of another width than the LSTM's ``input_size``.
+    """
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    size, dtype = lstm.input_size, weight_of(lstm).dtype
+    if not data.is_codes:
+        require(
+            data.n_features == size,
+            "lstm",
+            f"needs input_size={data.n_features}, the number of features of the data",
+            f"input_size={size}",
+        )
+        return data.values.to(dtype) * data.mask
+    named = None if data.symbols is None else len(data.symbols)
+    top = int(data.codes().max())
+    fits = size == named if named is not None else top < size
+    require(
+        fits,
+        "lstm",
+        "needs as many inputs as there are symbols, which it reads as one-hot vectors "
+        f"({named if named is not None else f'at least {top + 1}'} here; of a network behind an "
+        "embedding take fold_embedding(…))",
+        f"input_size={size}",
+    )
+    return nn.functional.one_hot(data.codes(), size).to(dtype) * data.mask.unsqueeze(-1)
+
+
+def states_of(lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Outputs h and cells c of the last layer on inputs (N, T, input_size), (N, T, units) each."""
+    with torch.no_grad():
+        parts = recurrent_gates(lstm, x)
+    return parts["h"][:, :, -1], parts["c"][:, :, -1]
+
+
+def fold_embedding(lstm: nn.LSTM, embedding: nn.Embedding) -> nn.LSTM:
+    """The LSTM that reads one-hot symbols and does what ``lstm(embedding(codes))`` does.
+
+    The embedding's table is multiplied into the weights of the first layer.
+
+    Raises:
+        ValueError: an LSTM as ``wrap`` refuses it, or an embedding of another width.
+    """
+    check_lstm(lstm)
+    require(
+        isinstance(embedding, nn.Embedding) and embedding.embedding_dim == lstm.input_size,
+        "embedding",
+        f"must be a torch.nn.Embedding of {lstm.input_size} numbers a symbol",
+        repr(embedding),
+    )
+    folded = nn.LSTM(
+        embedding.num_embeddings,
+        lstm.hidden_size,
+        num_layers=lstm.num_layers,
+        bias=lstm.bias,
+        dropout=lstm.dropout,
+        batch_first=True,
+    ).to(weight_of(lstm).dtype)
+    weights = copy.deepcopy(lstm.state_dict())
+    weights["weight_ih_l0"] = weights["weight_ih_l0"] @ embedding.weight.detach().mT
+    folded.load_state_dict(weights)
+    return folded.train(lstm.training)

@@ -1,0 +1,477 @@
+"""A user's own LSTM on the bench: the filter of a model that is fitted around it.
+
+The network stays as it is (or is trained further, by option); what is learned are the parameters of
+the model and the linear head that reads the model's belief off the network's state, both by the
+ELBO of a ``BeliefGuide``. How far that bound stays below the evidence is what the network lacks for
+being this model's filter.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ...models import HiddenMarkovModel, LinearGaussianSSM, Model, Sequences
+from ...models.beliefs import DiscreteBelief
+from ...models.chains.nodes import node_probabilities
+from ...models.checks import require, require_count
+from ...models.randomness import seeded
+from ..arviz_groups import Idata
+from ..checking.evidence_gap import EvidenceGap, evidence_gap, standard_error
+from ..checking.sample_statistics import SampleComparison, compare_samples
+from ..export.to_arviz import to_arviz
+from ..filters.recurrences import recurrent_gates
+from ..filters.recurrent import LSTMFilter, Memory
+from ..fitting.loop import Fit, fit
+from ..fitting.plain import plain
+from ..fitting.settings import FitSettings
+from ..guides.guide import BeliefGuide, Uncertainty
+from ..queries import answers as queries
+from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm
+from .network_inputs import check_lstm, network_inputs
+from .readouts import Readouts, lstm_readouts, untrained_like
+
+READ_STEPS = 20_000
+"""Steps of held-out sequences that read-outs and gates are compared on; more say little more."""
+
+_FIT = FitSettings(sleep_steps=0, patience=None)
+"""The head of a frozen network is all that there is to learn besides the model."""
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """An LSTM with a model fitted around it, from ``wrap``; all figures on held-out sequences."""
+
+    fit: Fit
+    """Model and guide; ``fit.guide.filter.network`` is the network, ``fit.fitted`` the model."""
+    heldout: Sequences
+    """What everything was measured on."""
+    gap: EvidenceGap
+    """Evidence, ELBO, KL from the exact filter to the network's belief, update error."""
+    readouts: Readouts
+    """How much of the exact filter's belief (of continuous states: its mean) the state holds."""
+    node_readouts: Readouts | None
+    """The same of the single nodes' probabilities, of a model of binary nodes."""
+    gates: GateComparison
+    """Gates beside what the exact filter does at each step."""
+    untrained_gates: GateComparison
+    """The same of an untrained network of the same sizes: the control."""
+    lstm_score: Tensor | None
+    """log p(y_n) of the LSTM and its head as a language model, (N,) nats; None without a head."""
+    samples: SampleComparison | None
+    """Samples of the LSTM (first) beside samples of the model (second); None without a head."""
+    notes: tuple[str, ...]
+    """What was left out, and why."""
+
+    @property
+    def states(self) -> int:
+        """States K, or dimensions, of the model."""
+        return self.fit.model.states
+
+    @property
+    def lstm_score_per_step(self) -> float:
+        """Mean of the LSTM's own log probability of a step, nats; NaN without a head."""
+        if self.lstm_score is None:
+            return math.nan
+        return float(self.lstm_score.sum()) / self.heldout.n_steps
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """The main numbers, in nats per step, by name; nested, plain and finite."""
+        read = {_slug(name): _plain_row(one) for name, one in self.readouts.rows.items()}
+        out: dict[str, Any] = {
+            "states": self.states,
+            "evidence_per_step": self.gap.evidence_per_step,
+            "elbo_per_step": self.gap.elbo_per_step,
+            "gap_per_step": self.gap.gap_per_step,
+            "kl_filter_per_step": self.gap.kl_filter_per_step,
+            "update_error_per_step": self.gap.update_error_per_step,
+            "read_outs": read,
+            "gates": _plain_gates(self.gates),
+            "gates_of_the_untrained_network": _plain_gates(self.untrained_gates),
+        }
+        if self.lstm_score is not None:
+            out["lstm_log_probability_per_step"] = self.lstm_score_per_step
+        if self.samples is not None:
+            out["samples"] = _plain_samples(self.samples)
+        return out
+
+    def to_arviz(self, *, draws: int = 500, seed: int = 0, sequences: int = 100) -> Idata:
+        """``to_arviz`` of the fit and the first held-out sequences.
+
+        ``attrs["wrapped"]`` has ``figures`` as JSON.
+        """
+        require_count(sequences, "sequences")
+        shown = self.heldout[: min(sequences, len(self.heldout))]
+        exported = to_arviz(self.fit, shown, draws=draws, seed=seed)
+        exported.attrs["wrapped"] = json.dumps(plain(self.figures, "figures"))
+        return exported
+
+    def __str__(self) -> str:
+        network: Any = self.fit.guide.filter
+        kept = "its weights kept" if network.frozen else "trained further"
+        parts = [f"{network.network}, {kept}, as the filter of {self.fit.model}", str(self.gap)]
+        if self.lstm_score is not None:
+            name = "the LSTM's own log prob."
+            parts.append(f"  {name:<26}{self.lstm_score_per_step:>12.6f}")
+        parts += ["how much of the exact filter its state holds", str(self.readouts)]
+        if self.node_readouts is not None:
+            parts += ["of the single nodes", str(self.node_readouts)]
+        parts += ["gates beside the exact filter", str(self.gates)]
+        parts += ["the same of an untrained network", str(self.untrained_gates)]
+        if self.samples is not None:
+            parts += ["samples: LSTM (first) beside model (second)", str(self.samples)]
+        return "\n".join([*parts, *self.notes])
+
+
+def wrap(
+    lstm: nn.LSTM,
+    model: Model,
+    data: Sequences,
+    *,
+    output: nn.Module | None = None,
+    fine_tune: bool = False,
+    memory: Memory = "hc",
+    parameters: Uncertainty = "map",
+    heldout: Sequences | float = 0.25,
+    settings: FitSettings | None = None,
+    windows: int = 2,
+    samples: int = 500,
+    seed: int = 0,
+    progress: bool = False,
+) -> Wrapped:
+    """Fit a model around an LSTM that is its filter, and measure how well it does as one.
+
+    ``data`` say which law of sequences is looked at: those that the LSTM was trained on, or, to
+    learn what the LSTM itself has captured, ``sample_lstm(lstm, output, …)``.
+
+    Args:
+        lstm: ``torch.nn.LSTM`` that reads forward, of one or more layers: symbols as one-hot
+            vectors (see ``fold_embedding``), numbers as they are. It is copied.
+        model: a hidden Markov model, a linear-Gaussian one, or one of binary nodes: one with an
+            exact filter. What it knows stays fixed.
+        data: sequences to fit to.
+        output: the LSTM's head for the next symbol, from h_t to scores of x_{t+1}; with it the
+            LSTM is scored and sampled as a language model. None, or numbers: that is left out.
+        fine_tune: train the LSTM's weights with the rest, instead of keeping them.
+        memory: what the belief is read off: ``"h"``, ``"c"``, or both, ``"hc"``.
+        parameters: posterior of the model's parameters, as of ``BeliefGuide``.
+        heldout: sequences to measure on, or the share of ``data`` to be held out for that.
+        settings: of the fit.
+        windows: controls of the read-outs read the last 1 … ``windows`` inputs.
+        samples: sequences drawn from LSTM and model each, as long as those held out; 0: none.
+        seed: of the split, the fit, the controls and the samples.
+        progress: show the fit's bar.
+
+    Raises:
+        ValueError: an LSTM that is bidirectional, has a projection or reads inputs of another
+            width, a model without exact filter (a head could not be compared with it), a head of
+            another size, data that cannot come from the model, or a bad option.
+    """
+    check_lstm(lstm)
+    _check_model(model)
+    require_count(windows, "windows", 0)
+    require_count(samples, "samples", 0)
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    require(isinstance(seed, Integral), "seed", "must be a whole number", repr(seed))
+    require(
+        settings is None or isinstance(settings, FitSettings),
+        "settings",
+        "must be FitSettings, or None",
+        repr(settings),
+    )
+    if output is not None:
+        require(data.is_codes, "output", "is a head for symbols; needs none", "data of numbers")
+        check_output(lstm, output)
+    train, test = _parts(data, heldout, seed)
+    require(
+        int((test.lengths > 1).sum()) >= 2,
+        "heldout",
+        "needs two sequences or more of two steps or more, for read-outs to be fitted and judged",
+        test,
+    )
+    for part in (train, test):
+        model.check_values(part)
+        network_inputs(lstm, part[:1])
+    require(
+        lstm.input_size == model.observations.channels,
+        "lstm",
+        f"needs input_size={model.observations.channels}, what the model observes in a step",
+        f"input_size={lstm.input_size}",
+    )
+    kept = copy.deepcopy(lstm).to(torch.get_default_dtype())
+    with seeded(seed):  # the head's first weights
+        network = LSTMFilter(network=kept, memory=memory, frozen=not fine_tune)
+        guide = BeliefGuide(model, network, parameters=parameters)
+    fitted = fit(model, guide, train, settings=settings or _FIT, seed=seed, progress=progress)
+    return _measured(fitted, lstm, output, test, windows, samples, seed)
+
+
+def _check_model(model: object) -> None:
+    require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
+    assert isinstance(model, Model)
+    require(
+        model.exact and isinstance(model, HiddenMarkovModel | LinearGaussianSSM),
+        "model",
+        "needs beliefs that a linear head can express and an exact filter to hold them against (a "
+        "hidden Markov model, a linear-Gaussian one, or one of binary nodes)",
+        model,
+    )
+
+
+def _parts(data: Sequences, heldout: Sequences | float, seed: int) -> tuple[Sequences, Sequences]:
+    if isinstance(heldout, Sequences):
+        return data, heldout
+    share = isinstance(heldout, float) and 0 < heldout < 1
+    require(share, "heldout", "must be Sequences, or a share in (0, 1)", repr(heldout))
+    require(len(data) >= 4, "data", "needs four sequences or more to hold some out", len(data))
+    size = min(max(round(heldout * len(data)), 2), len(data) - 2)
+    train, test = data.split([len(data) - size, size], seed=seed)
+    return train, test
+
+
+def _measured(
+    fitted: Fit,
+    lstm: nn.LSTM,
+    output: nn.Module | None,
+    test: Sequences,
+    windows: int,
+    samples: int,
+    seed: int,
+) -> Wrapped:
+    network: Any = fitted.guide.filter
+    model = fitted.fitted
+    read = _first_steps(test, READ_STEPS)
+    beliefs = queries.filter(model, read)
+    normal = not isinstance(model.belief, DiscreteBelief)
+
+    def held(target: Tensor, means: bool) -> Readouts:
+        told = _next_symbol(model, read, beliefs)
+        return lstm_readouts(
+            network.network, read, target, next_symbol=told, means=means, windows=windows, seed=seed
+        )
+
+    nodes = model.belief.nodes if isinstance(model.belief, DiscreteBelief) else None
+    quantities = posterior_quantities(model, read)
+    x = network_inputs(network.network, read)
+
+    def gates_of(one: nn.LSTM) -> GateComparison:
+        with torch.no_grad():
+            return compare_gates(recurrent_gates(one, x), quantities, read.step_mask, seed=seed)
+
+    scored = None if output is None else lstm_log_likelihood(lstm, output, test).sum(-1)
+    drawn, notes = _drawn(fitted, lstm, output, test, samples, seed)
+    return Wrapped(
+        fitted,
+        test,
+        evidence_gap(fitted, test),
+        held(beliefs.mean if normal else beliefs, normal),
+        None if nodes is None else held(node_probabilities(beliefs), True),
+        gates_of(network.network),
+        gates_of(untrained_like(network.network, seed)),
+        scored,
+        drawn,
+        notes,
+    )
+
+
+def _first_steps(data: Sequences, steps: int) -> Sequences:
+    """As many of the first sequences as have so many steps together.
+
+    At least until two of them are of two steps or more: gates are compared from the second on.
+    """
+    within = int((data.lengths.cumsum(0) <= steps).sum())
+    needed = int((data.lengths > 1).nonzero()[1]) + 1
+    return data[: max(within, needed)]
+
+
+def _next_symbol(model: Model, data: Sequences, beliefs: Tensor) -> Tensor | None:
+    """Σ_z b_t(z) Σ_z' T(z'|z) O_z'(x), (N, T, V), of symbols and laws that stay the same."""
+    if not isinstance(model, HiddenMarkovModel) or not model.emission.codes:
+        return None
+    if model.inputs or model.actions:
+        return None
+    laws = model.laws({}, data[:1])
+    if laws.log_transition.shape[-4:-2] != (1, 1):
+        return None
+    told = beliefs @ laws.log_transition[0, 0].exp() if model.states > 1 else beliefs
+    return told @ model.emission.mean(laws.parameters)
+
+
+def _drawn(
+    fitted: Fit,
+    lstm: nn.LSTM,
+    output: nn.Module | None,
+    test: Sequences,
+    samples: int,
+    seed: int,
+) -> tuple[SampleComparison | None, tuple[str, ...]]:
+    """Samples of both, compared where that can be."""
+    model, network = fitted.fitted, fitted.guide.filter
+    notes = []
+    if isinstance(network, LSTMFilter) and not network.frozen and output is not None:
+        notes.append(
+            "Note: scores and samples of the LSTM are those of its state before the fit; its head "
+            "belongs to that."
+        )
+    if output is None:
+        why = "it came without its head for the next symbol (output=…)"
+        return None, (f"Note: the LSTM was not sampled: {why}.",)
+    longest = int(test.lengths.max())
+    if not samples or samples < 4 or longest < 5 or not isinstance(model, HiddenMarkovModel):
+        why = f"samples={samples} of {longest} symbols are too few to compare"
+        return None, (*notes, f"Note: the LSTM was not sampled: {why}.")
+    ours = sample_lstm(lstm, output, samples, longest, symbols=test.symbols, seed=seed)
+    theirs = model.sample(samples, longest, seed=seed + 1).data
+    lags = min(10, longest - 1)
+    return compare_samples(ours, theirs, model=model, lags=lags, seed=seed), tuple(notes)
+
+
+@dataclass(frozen=True)
+class WrappedComparison:
+    """Several models around one LSTM, on the same held-out sequences: which does it hold?"""
+
+    names: tuple[str, ...]
+    evidence: tuple[float, ...]
+    """log p(data) / steps of every model, nats: what the model could say with its exact filter."""
+    elbo: tuple[float, ...]
+    """The bound with the LSTM for a filter: what it says with the belief that the LSTM holds."""
+    elbo_behind: tuple[float, ...]
+    """How far each bound is below the highest."""
+    elbo_behind_standard_error: tuple[float, ...]
+    """Of these differences, over sequences, in pairs; 0 of the best itself."""
+    decoder_kl: tuple[float | None, ...]
+    """KL(exact filter ‖ best linear read-out of h and c), nats per step."""
+    information: tuple[float | None, ...]
+    """KL(exact filter ‖ its mean): nats of belief that there were to hold."""
+
+    @property
+    def preferred_by_evidence(self) -> str:
+        """The model with the highest evidence."""
+        return self.names[max(range(len(self.names)), key=self.evidence.__getitem__)]
+
+    @property
+    def preferred_by_elbo(self) -> str:
+        """The model with the highest bound: evidence, less what the LSTM lacks for it."""
+        return self.names[max(range(len(self.names)), key=self.elbo.__getitem__)]
+
+    @property
+    def held(self) -> str:
+        """The first model in the given order whose bound is within two standard errors of the best.
+
+        With models in the order of their sizes: the fewest states that say all that the LSTM's
+        state can be made to say.
+        """
+        for number, name in enumerate(self.names):
+            if self.elbo_behind[number] <= 2 * self.elbo_behind_standard_error[number]:
+                return name
+        return self.preferred_by_elbo
+
+    def __str__(self) -> str:
+        head = ("model", "evidence", "ELBO", "behind", "decoder KL", "of nats")
+        lines = ["  {:<22}{:>10}{:>10}{:>20}{:>12}{:>9}".format(*head)]
+        for n, name in enumerate(self.names):
+            behind = f"{self.elbo_behind[n]:.4f} ± {self.elbo_behind_standard_error[n]:.4f}"
+            kl, information = self.decoder_kl[n], self.information[n]
+            lines.append(
+                f"  {name:<22}{self.evidence[n]:>10.4f}{self.elbo[n]:>10.4f}{behind:>20}"
+                f"{'' if kl is None else f'{kl:.2e}':>12}"
+                f"{'' if information is None else f'{information:.3f}':>9}"
+            )
+        lines.append(
+            f"preferred by evidence: {self.preferred_by_evidence}; by ELBO: "
+            f"{self.preferred_by_elbo}; held: {self.held}"
+        )
+        return "\n".join(lines)
+
+
+def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> WrappedComparison:
+    """Which of several models around the same LSTM do evidence and bound prefer?
+
+    Args:
+        wrapped: results of ``wrap``, by name, or in a list, then named by their states.
+
+    Raises:
+        ValueError: fewer than two, equal names, or different held-out sequences.
+    """
+    many = isinstance(wrapped, Mapping | Sequence)
+    require(many, "wrapped", "must be a mapping or a list", type(wrapped).__name__)
+    each = list(wrapped.values() if isinstance(wrapped, Mapping) else wrapped)
+    for one in each:
+        require(isinstance(one, Wrapped), "wrapped", "needs results of wrap", type(one).__name__)
+    require(len(each) >= 2, "wrapped", "needs two models or more", len(each))
+    if isinstance(wrapped, Mapping):
+        names = tuple(wrapped)
+    else:
+        names = tuple(f"{one.states} state{'s' * (one.states > 1)}" for one in each)
+        equal = len(set(names)) < len(names)
+        require(not equal, "wrapped", "needs names", "models of equal sizes")
+    for one in each[1:]:
+        same = all(
+            torch.equal(getattr(one.heldout, part), getattr(each[0].heldout, part))
+            for part in ("lengths", "values", "mask")
+        )
+        require(same, "wrapped", "must be measured on the same held-out sequences", "others")
+    best = max(each, key=lambda one: one.gap.elbo_per_step)
+    behind = [best.gap.elbo - one.gap.elbo for one in each]
+    steps = best.heldout.n_steps
+    rates = [float(one.sum()) / steps for one in behind]
+    errors = [standard_error(one, best.heldout.lengths) for one in behind]
+    read = [one.readouts.state["hc"] for one in each]
+    return WrappedComparison(
+        names,
+        tuple(one.gap.evidence_per_step for one in each),
+        tuple(one.gap.elbo_per_step for one in each),
+        tuple(rates),
+        tuple(errors),
+        tuple(one.decoder_kl for one in read),
+        tuple(one.information for one in read),
+    )
+
+
+def _slug(words: str) -> str:
+    return words.replace("'s", "").replace(" ", "_")
+
+
+def _plain_row(one: Any) -> dict[str, float]:
+    """Numbers that there are."""
+    row = {**dataclasses.asdict(one), "share_held": one.share}
+    return {name: v for name, v in row.items() if v is not None and math.isfinite(v)}
+
+
+def _plain_gates(gates: GateComparison) -> dict[str, Any]:
+    return {
+        gate: {_slug(quantity): _plain_unit(one) for quantity, one in rows.items()}
+        for gate, rows in gates.best.items()
+    }
+
+
+def _plain_unit(one: BestUnit) -> dict[str, float]:
+    row = {**dataclasses.asdict(one), "absolute_correlation": abs(one.correlation)}
+    return {name: value for name, value in row.items() if math.isfinite(value)}
+
+
+def _plain_samples(samples: SampleComparison) -> dict[str, Any]:
+    out: dict[str, Any] = {
+        f"{n}_grams": dataclasses.asdict(one) for n, one in samples.n_grams.items()
+    }
+    out["run_lengths"] = dataclasses.asdict(samples.runs)
+    for whose, values in zip(("lstm", "model"), samples.lag_information, strict=True):
+        out[f"mutual_information_by_lag_of_{whose}"] = {
+            f"lag_{lag}": value for lag, value in enumerate(values.tolist(), 1)
+        }
+    if samples.evidence_per_step is not None:
+        one, other = samples.evidence_per_step
+        out["evidence_per_step_of_lstm_samples"] = one
+        out["evidence_per_step_of_model_samples"] = other
+    return out

@@ -1,0 +1,1 @@
+"""Questions to a model at known parameters: filter, smooth, forecast, evidence."""

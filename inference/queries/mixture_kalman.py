@@ -1,0 +1,372 @@
+"""The mixture Kalman filter: particles for the regimes of a switching linear model, Kalman within.
+
+Given a regime path the model is linear-Gaussian, so a particle is a path with the exact Gaussian
+belief that goes with it (Chen & Liu 2000). Every particle is tried with every next regime, and the
+resampling of Fearnhead & Clifford (2003) keeps each continuation at most once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
+from ...models.checks import require, require_count
+from ...models.randomness import seeded
+from ...models.trajectories import one_hot
+
+
+@dataclass(frozen=True)
+class RegimeParticles:
+    """What the mixture Kalman filter tells of N sequences of a switching model with K regimes.
+
+    exp(``log_evidence``) is an unbiased estimate of p(y), exact while all K^T regime paths have a
+    particle (without recurrence). Moments are Rao-Blackwellised over the last regime.
+    """
+
+    log_evidence: Tensor
+    """log p(y_n), (N,) nats"""
+    log_increments: Tensor
+    """log p(y_t | y_1 … y_{t-1}), (N, T), zero beyond the length"""
+    regimes: Tensor
+    """p(s_t | y_1 … y_t), (N, T, K), zero beyond the length"""
+    mean: Tensor
+    """E[z_t | y_1 … y_t], (N, T, D)"""
+    covariance: Tensor
+    """Cov[z_t | y_1 … y_t], (N, T, D, D)"""
+    effective: Tensor
+    """Effective number of particles after each step, (N, T)"""
+    paths: Tensor
+    """Draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the length.
+    Early steps of long sequences go back to few ancestors."""
+
+
+@dataclass(frozen=True)
+class RegimeForecast:
+    """What comes after the end of each sequence, H steps ahead, from simulated continuations.
+
+    ``regimes`` (N, H, K) and ``mean`` (N, H, F), the expected observation, are means over the
+    draws; ``draws`` (S, N, H, F) are of observations, ``states`` (S, N, H, K + D) of trajectories.
+    """
+
+    regimes: Tensor
+    mean: Tensor
+    draws: Tensor
+    states: Tensor
+
+    def quantile(self, q: float) -> Tensor:
+        """Quantile of the draws, (N, H, F)."""
+        return torch.quantile(self.draws, q, dim=0)
+
+
+def mixture_kalman(
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    *,
+    particles: int = 100,
+    draws: int = 100,
+    seed: int = 0,
+) -> RegimeParticles:
+    """Filter the regimes and the state of a switching model with known parameters.
+
+    With ``model.recurrent`` the regimes depend on the state, which is then drawn, too, from its
+    exact conditional law given the particle's past and y_t; its evidence is unbiased as well.
+
+    Args:
+        model: all of its parameters known.
+        data: N sequences.
+        particles: per sequence.
+        draws: of regime paths.
+        seed: torch's global generator is left as it was.
+
+    Raises:
+        ValueError: a parameter that is not known, data that cannot come from the model, or no
+            particle with a finite likelihood left, naming sequence and time.
+    """
+    require(
+        isinstance(model, SwitchingLinearSSM), "model", "must be a SwitchingLinearSSM", repr(model)
+    )
+    require_count(particles, "particles", 2)
+    require_count(draws, "draws")
+    model.check(data)
+    with seeded(seed), torch.no_grad():
+        return _Run(model.laws({}, data), particles).result(draws)
+
+
+def forecast_regimes(
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    steps: int,
+    *,
+    draws: int = 1000,
+    inputs: Tensor | None = None,
+    particles: int = 100,
+    seed: int | None = None,
+) -> RegimeForecast:
+    """Continue every sequence by ``steps`` steps, from the beliefs of the mixture Kalman filter.
+
+    Args:
+        model: all of its parameters known.
+        data: what was seen.
+        steps: how far ahead, H >= 1.
+        draws: simulated continuations.
+        inputs: covariates of the future (N, H, columns), where the model takes them.
+        particles: per sequence.
+        seed: of particles and simulation.
+
+    Raises:
+        ValueError: as ``mixture_kalman``, or covariates that are not there.
+    """
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("draws", draws, 1),
+        ("particles", particles, 2),
+    ):
+        require_count(value, name, least)
+    model.check(data)
+    future = _future(model, data, steps, inputs)
+    with seeded(seed), torch.no_grad():
+        run = _Run(model.laws({}, data), particles)
+        for t in range(data.max_length):
+            run.advance(t)
+        states = [run.last_states(draws)]
+        laws = model.laws({}, future)
+        for t in range(steps):
+            states.append(laws.draw_next(states[-1], t))
+        ahead = torch.stack(states[1:], -2)
+        mean, scale = laws.emitted(ahead)
+        drawn = mean + scale * torch.randn_like(mean)
+    return RegimeForecast(ahead[..., : model.regimes].mean(0), mean.mean(0), drawn, ahead)
+
+
+def _future(
+    model: SwitchingLinearSSM, data: Sequences, steps: int, inputs: Tensor | None
+) -> Sequences:
+    """The last step of every sequence, which drives the first transition, and those to come."""
+    blank = torch.zeros(len(data), steps + 1, model.features)
+    if not model.inputs:
+        return Sequences.from_tensors(blank)
+    shape = (len(data), steps, model.inputs)
+    came = None if inputs is None else tuple(inputs.shape)
+    if inputs is None or came != shape:
+        raise ValueError(
+            f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
+        )
+    assert data.inputs is not None  # checked with the data
+    before = data.inputs[torch.arange(len(data)), data.lengths - 1].unsqueeze(1)
+    return Sequences.from_tensors(blank, inputs=torch.cat([before, inputs.to(before)], 1))
+
+
+class _Run:
+    """One pass; B = particles, candidates (B, N, K)."""
+
+    def __init__(self, laws: SwitchingLaws, particles: int) -> None:
+        self.laws = laws
+        self.size = particles
+        self.noise = laws.noise
+        self.variance = laws.observation_scale.square()
+        n, d = len(laws.data), len(laws.initial_mean)
+        some = laws.drift
+        self.rows = torch.arange(n)
+        self.mean = some.new_zeros(particles, n, d)
+        self.covariance = some.new_zeros(particles, n, d, d)
+        self.regime = torch.zeros(particles, n, dtype=torch.int64)
+        self.log_weight = some.new_full((particles, n), -math.log(particles))
+        if laws.recurrence is None:  # all start alike: one of them stands for all
+            self.log_weight = some.new_full((particles, n), -torch.inf)
+            self.log_weight[0] = 0
+        self.ends = self._belief
+
+    @property
+    def _belief(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.log_weight, self.regime, self.mean, self.covariance
+
+    def advance(self, t: int) -> tuple[Tensor, ...]:
+        """One step, after which the beliefs of sequences that end here are kept."""
+        found = self._step(t)
+        here = self.laws.lengths == t + 1
+        self.ends = tuple(  # type: ignore[assignment]
+            torch.where(here.reshape(1, -1, *[1] * (now.ndim - 2)), now, kept)
+            for now, kept in zip(self._belief, self.ends, strict=True)
+        )
+        return found
+
+    def last_states(self, draws: int) -> Tensor:
+        """Draws of the state at every sequence's last step, (S, N, K + D)."""
+        log_weight, regime, mean, covariance = self.ends
+        place = torch.multinomial(log_weight.T.exp(), draws, replacement=True).T
+        columns = torch.arange(len(self.rows))
+        z = mean[place, columns]
+        if self.laws.recurrence is None:  # otherwise drawn already
+            factor = torch.linalg.cholesky(covariance[place, columns])
+            z = z + (factor @ torch.randn_like(z).unsqueeze(-1)).squeeze(-1)
+        return torch.cat([one_hot(regime[place, columns], self.laws.regimes, z.dtype), z], -1)
+
+    def result(self, draws: int) -> RegimeParticles:
+        steps = [self.advance(t) for t in range(self.laws.data.max_length)]
+        increments, regimes, means, covariances, effective, ancestors, chosen = map(
+            torch.stack, zip(*steps, strict=True)
+        )
+        inside = self.laws.data.step_mask
+        increments = increments.T * inside
+        return RegimeParticles(
+            increments.sum(-1),
+            increments,
+            regimes.movedim(0, 1) * inside.unsqueeze(-1),
+            means.movedim(0, 1),
+            covariances.movedim(0, 1),
+            effective.T,
+            self._traced(ancestors, chosen, draws).masked_fill(~inside, -1),
+        )
+
+    def _check(self, total: Tensor, t: int) -> None:
+        bad = (~total.isfinite()).nonzero().flatten().tolist()
+        if bad:
+            raise ValueError(
+                "particles: none has a finite likelihood left in sequence "
+                f"{self.laws.data.labels[bad[0]]!r} at step {t}, got log p(y_t | past) = "
+                f"{float(total[bad[0]])}"
+            )
+
+    def _step(self, t: int) -> tuple[Tensor, ...]:
+        log_prior, mean, covariance = self._predicted(t)
+        y, mask = self.laws.data.values[:, t].to(mean), self.laws.data.mask[:, t]
+        mean, covariance, log_likelihood = condition(
+            mean,
+            covariance,
+            y.unsqueeze(-2),
+            mask.unsqueeze(-2),
+            self.laws.loading,
+            self.laws.intercept,
+            self.variance,
+        )
+        log_weight = self.log_weight.unsqueeze(-1) + log_prior + log_likelihood  # (B, N, K)
+        total = log_weight.movedim(1, 0).flatten(1).logsumexp(-1)
+        self._check(total, t)
+        share = (log_weight - total.unsqueeze(-1)).exp()
+        centre = (share.unsqueeze(-1) * mean).sum((0, 2))
+        apart = mean - centre.unsqueeze(-2)
+        spread = covariance + apart.unsqueeze(-1) * apart.unsqueeze(-2)
+        moments = centre, (share[..., None, None] * spread).sum((0, 2))
+        ancestor = self._keep(share, mean, covariance)
+        effective = 1 / (2 * self.log_weight).exp().sum(0)
+        return total, share.sum(0), *moments, effective, ancestor, self.regime
+
+    def _predicted(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(s_t | past) (B, N, K), and mean and covariance of z_t for every regime."""
+        laws = self.laws
+        shape = (*self.regime.shape, laws.regimes)
+        if t == 0:
+            covariance = torch.diag_embed(laws.initial_scale.square())
+            return (
+                laws.log_initial.expand(shape),
+                laws.initial_mean.expand(*shape, -1),
+                covariance.expand(*shape, -1, -1),
+            )
+        table = laws.log_transition[:, min(t - 1, laws.log_transition.shape[1] - 1)]
+        log_prior = table[self.rows % len(table), self.regime]
+        if laws.recurrence is not None:
+            log_prior = (log_prior + self.mean @ laws.recurrence.mT).log_softmax(-1)
+        mean = torch.einsum("kij,bnj->bnki", laws.dynamics, self.mean) + laws.drift
+        moved = laws.dynamics @ self.covariance.unsqueeze(-3) @ laws.dynamics.mT
+        return log_prior, mean, moved + self.noise
+
+    def _keep(self, share: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
+        """Choose the continuations that live on; returns the particles that they come from."""
+        n = share.shape[1]
+        # Regime by regime: with the regimes of a particle side by side, evenly spaced ticks would
+        # give all particles the same one.
+        flat = share.permute(1, 2, 0).flatten(1)  # (N, K * B)
+        index, weight = resample(flat, self.size)
+        index = index.T
+        ancestor, self.regime = index % self.size, index // self.size
+        columns = torch.arange(n)
+        self.mean = mean[ancestor, columns, self.regime]
+        self.covariance = covariance[ancestor, columns, self.regime]
+        self.log_weight = weight.T.log()
+        if self.laws.recurrence is not None:
+            factor = torch.linalg.cholesky(self.covariance)
+            noise = torch.randn_like(self.mean).unsqueeze(-1)
+            self.mean = self.mean + (factor @ noise).squeeze(-1)
+            self.covariance = torch.zeros_like(self.covariance)
+        return ancestor
+
+    def _traced(self, ancestors: Tensor, chosen: Tensor, draws: int) -> Tensor:
+        """Regime paths (S, N, T) of draws from the last particles, followed back."""
+        weight = self.log_weight.T.exp()
+        place = torch.multinomial(weight, draws, replacement=True).T  # (S, N)
+        paths = []
+        for t in reversed(range(len(chosen))):
+            paths.append(chosen[t].gather(0, place))
+            place = ancestors[t].gather(0, place)
+        return torch.stack(paths[::-1], -1)
+
+
+def condition(
+    mean: Tensor,
+    covariance: Tensor,
+    y: Tensor,
+    mask: Tensor,
+    loading: Tensor,
+    intercept: Tensor,
+    variance: Tensor,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean (…, D), covariance (…, D, D) and log density (…) of z ~ N given y = C z + d + noise.
+
+    ``y`` and ``mask`` (…, F), ``loading`` (…, F, D), ``intercept`` and ``variance`` (…, F)
+    broadcast. The noise is independent, so features enter one after the other.
+    """
+    total = torch.zeros_like(mean[..., 0])
+    for f in range(y.shape[-1]):
+        row, seen = loading[..., f, :], mask[..., f]
+        with_state = (covariance @ row.unsqueeze(-1)).squeeze(-1)
+        spread = (with_state * row).sum(-1) + variance[..., f]
+        error = y[..., f] - intercept[..., f] - (mean * row).sum(-1)
+        gain = torch.where(seen, 1 / spread, 0).unsqueeze(-1) * with_state
+        mean = mean + gain * error.unsqueeze(-1)
+        covariance = covariance - gain.unsqueeze(-1) * with_state.unsqueeze(-2)
+        term = -0.5 * (error.square() / spread + spread.log() + math.log(2 * math.pi))
+        total = total + torch.where(seen, term, 0)
+    return mean, 0.5 * (covariance + covariance.mT), total
+
+
+def resample(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Keep at most ``size`` of M weighted items, each at most once, without bias.
+
+    Item i stays with probability min(w_i / c, 1), with c so that ``size`` stay on average, and
+    then weighs max(w_i, c): the sum of squared errors is the least possible (Fearnhead & Clifford
+    2003). With no more than ``size`` positive weights all stay as they are.
+
+    Places are drawn by evenly spaced ticks along the items, so items that are alike belong side by
+    side.
+
+    Args:
+        weight: (N, M), rows sum to 1.
+        size: of what is kept.
+
+    Returns:
+        Indices (N, size) and their weights; unused places have weight 0.
+    """
+    n, items = weight.shape
+    ordered = weight.sort(-1, descending=True).values
+    top = min(size, items)
+    # Summed from below: 1 − (sum of the larger) would lose the smallest weights to rounding.
+    tail = ordered.flip(-1).cumsum(-1).flip(-1)[:, :top]
+    level = tail / (size - torch.arange(top, device=weight.device))
+    whole = (ordered[:, :top] > level).sum(-1, keepdim=True)  # these stay for certain
+    threshold = level.gather(1, whole.clamp_max(top - 1))
+    threshold = torch.where((weight > 0).sum(-1, keepdim=True) <= size, 0, threshold)
+    stay = torch.where(weight > 0, (weight / threshold).clamp_max(1), 0)
+    reach = stay.cumsum(-1)
+    ticks = torch.arange(1, size + 1, device=weight.device) - torch.rand(
+        n, 1, dtype=weight.dtype, device=weight.device
+    )
+    index = torch.searchsorted(reach, ticks)
+    used = index < items
+    index = index.clamp_max(items - 1)
+    kept = weight.gather(1, index) / stay.gather(1, index).clamp_min(1e-300)
+    kept = torch.where(used, kept, 0)
+    return index, kept / kept.sum(-1, keepdim=True)

@@ -1,0 +1,293 @@
+"""Laws that an action chooses: a transition matrix, and an emission, for each of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..checks import require, require_count, require_positive
+from ..data.sequences import Sequences
+from ..emissions.counts import Categorical
+from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.observations import Observations
+from ..trajectories import safe_log
+from .laws import MatrixTransition
+
+
+def require_actions(data: Sequences, actions: int, reader: str) -> None:
+    """Raise ``ValueError`` unless every step brings one of so many actions."""
+    if data.actions is None:
+        raise ValueError(
+            f"data.actions: {reader} needs the action of every step (actions=… of the constructors "
+            "of Sequences, of sample and of forecast), got None"
+        )
+    bad = ((data.actions >= actions) & data.step_mask).nonzero()[:1].tolist()
+    for n, step in bad:
+        raise ValueError(
+            f"data.actions: {reader} needs actions 0 to {actions - 1}, got "
+            f"{int(data.actions[n, step])} in sequence {data.labels[n]!r}, step {step}"
+        )
+
+
+@dataclass(frozen=True)
+class ActionTransition:
+    """A transition matrix for each action: T(z' | z, a) = transition[a, z, z'].
+
+    ``actions[:, t]`` of the data drives z_t → z_{t+1}. Rows have the prior of ``MatrixTransition``,
+    Dirichlet(concentration + sticky δ_z).
+
+    Raises:
+        ValueError: no action, or a prior setting out of range.
+    """
+
+    actions: int
+    concentration: float = 1.0
+    sticky: float = 0.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        require_count(self.actions, "actions")
+        MatrixTransition(self.concentration, self.sticky)  # checks the two
+
+    def priors(self, states: int) -> Priors:
+        one = MatrixTransition(self.concentration, self.sticky).priors(states)["transition"]
+        return {"transition": one.expand((self.actions,)).to_event(1)}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"transition": ("action", "state", "state_to")}
+
+    def tables(self, parameters: Parameters) -> Tensor:
+        """log T of every action, (…draws, 1, A, K, K)."""
+        return safe_log(parameters["transition"]).unsqueeze(-4)
+
+    def choice(self, data: Sequences) -> Tensor:
+        """Which of them drives every step, (N, T-1)."""
+        self.check(data)
+        assert data.actions is not None
+        return data.actions[:, :-1].contiguous()
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T of every step, (…draws, N, T-1|1, K, K)."""
+        tables = self.tables(parameters)
+        if data.max_length == 1:
+            return tables[..., :1, :, :]  # nothing moves
+        choice = self.choice(data)
+        chosen = tables.squeeze(-4).index_select(-3, choice.flatten())
+        steps: Tensor = chosen.unflatten(-3, choice.shape)
+        return steps
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        rows = counts / counts.sum(-1, keepdim=True)
+        return {"transition": rows.expand(self.actions, *rows.shape).clone()}
+
+    def check(self, data: Sequences) -> None:
+        require_actions(data, self.actions, "ActionTransition")
+
+
+@dataclass(frozen=True)
+class ActionEmission(Emission):
+    r"""An emission law for each action: o_{t+1} ~ O(· | z_{t+1}, a_t).
+
+    Parameters are those of the ``family`` with an axis of actions in front. The first step has no
+    action before it: with ``first`` there is one more entry on that axis, the last, which is its
+    law; otherwise nothing is observed at the first step.
+
+    With ``rewards`` those of the data are observed as well, and learned from:
+
+    .. math:: r_t \sim N(reward_{a_t z_t}, reward\_scale^2)
+
+    with ``reward`` (A, K) ~ N(location, spread²) and reward_scale ~ LogNormal(log(spread / 10), 1),
+    in the units of the rewards.
+
+    Raises:
+        ValueError: a family that reads inputs or lags, or a setting out of range.
+    """
+
+    family: Emission
+    actions: int
+    first: bool = False
+    rewards: bool = False
+    reward_location: float = 0.0
+    reward_spread: float = 1.0
+
+    def __post_init__(self) -> None:
+        plain = isinstance(self.family, Emission) and not isinstance(self.family, ActionEmission)
+        require(plain, "emission", "must be a law without actions of its own", repr(self.family))
+        require(
+            not self.family.inputs and not self.family.lags,
+            "emission",
+            "must read no inputs and no lags where actions choose it",
+            repr(self.family),
+        )
+        require_count(self.actions, "actions")
+        require_positive(self.reward_spread, "reward_spread")
+
+    @property
+    def features(self) -> int:
+        return self.family.features
+
+    @property
+    def observations(self) -> Observations:
+        return self.family.observations
+
+    @property
+    def tables(self) -> int:
+        """Number of laws: one an action, and that of the first step if there is one."""
+        return self.actions + int(self.first)
+
+    def priors(self, states: int) -> Priors:
+        out = {
+            name: prior.expand((self.tables,)).to_event(1)
+            for name, prior in self.family.priors(states).items()
+        }
+        if self.rewards:
+            location = torch.full((self.actions, states), float(self.reward_location))
+            out["reward"] = dist.Normal(location, self.reward_spread).to_event(2)
+            typical = torch.tensor(self.reward_spread / 10).log()
+            out["reward_scale"] = dist.LogNormal(typical, 1.0)
+        return out
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        before = "action_before" if self.first else "action"
+        out = {}
+        for name, axes in self.family.dims().items():
+            named = ("observation" if axis == "symbol" else axis for axis in axes)
+            out[name] = (before, *named)
+        if self.rewards:
+            out |= {"reward": ("action", "state"), "reward_scale": ()}
+        return out
+
+    def check(self, data: Sequences) -> None:
+        self.observations.check(data, type(self.family).__name__)
+        require_actions(data, self.actions, "ActionEmission")
+        seen = int(data.observed_steps[:, 0].sum())
+        require(
+            self.first or not seen,
+            "data",
+            "nothing can be observed before the first action, unless the model is told so "
+            "(first=True); the first step must be missing",
+            f"{seen} sequence(s) that begin with an observation",
+        )
+        require(
+            not self.rewards or data.rewards is not None,
+            "data.rewards",
+            "a model that learns rewards needs them at every step",
+            data.rewards,
+        )
+
+    def emitting(self, data: Sequences) -> Tensor:
+        steps = data.step_mask.clone()
+        steps[:, 0] &= self.first
+        return steps
+
+    def given(self, data: Sequences) -> Emission:
+        """The law of every step, chosen by the action before it."""
+        if data.actions is None:
+            require_actions(data, self.actions, "ActionEmission")
+        assert data.actions is not None
+        before = data.actions.roll(1, 1)
+        before[:, 0] = self.actions if self.first else 0
+        return _Given(**vars(self), before=before, data=data)
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        """Needs the actions: see ``given``."""
+        raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        """Needs the actions: see ``given``."""
+        raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """The same law for all actions."""
+        one = self.family.start(y, mask, weight)
+        return {
+            name: value.expand(self.tables, *value.shape).clone() for name, value in one.items()
+        }
+
+    def mean(self, parameters: Parameters) -> Tensor:
+        """E[o | z = k, a], shape (…draws, A, K, F)."""
+        mean: Tensor = self.family.mean(self.flat(parameters)).unflatten(-2, (self.tables, -1))
+        return mean
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.family.natural(values)
+
+    def scaled_to(self, data: Sequences) -> Emission:
+        out = replace(self, family=self.family.scaled_to(data))
+        if self.rewards and data.rewards is not None:
+            earned = data.rewards[data.step_mask]
+            spread = float(earned.std(correction=0)) or 1.0
+            out = replace(out, reward_location=float(earned.mean()), reward_spread=spread)
+        return out
+
+    def score_after(
+        self, parameters: Parameters, before: Tensor, y: Tensor, mask: Tensor
+    ) -> Tensor:
+        """log O(y_t | a_{t-1}, k), (…draws, N, T, K), of actions before (N, T); A: the first."""
+        if isinstance(self.family, Categorical):
+            logs = safe_log(parameters["probs"]).mT  # (…draws, action, symbol, K)
+            place = before * logs.shape[-2] + y
+            picked: Tensor = logs.flatten(-3, -2).index_select(-2, place.flatten())
+            picked = picked.unflatten(-2, y.shape)
+            return picked if bool(mask.all()) else torch.where(mask.unsqueeze(-1), picked, 0)
+        every = self.family.score(self.flat(parameters), y, mask).unflatten(-1, (self.tables, -1))
+        index = before[..., None, None].expand(*every.shape[:-2], 1, every.shape[-1])
+        chosen: Tensor = every.gather(-2, index).squeeze(-2)
+        return chosen
+
+    def draw_after(self, parameters: Parameters, before: Tensor, paths: Tensor) -> Tensor:
+        """Observations for paths (N, T) and the actions before (N, T)."""
+        flat = self.flat(parameters)
+        name, axes = next(iter(self.family.dims().items()))
+        states = flat[name].shape[-len(axes)] // self.tables
+        return self.family.draw(flat, before * states + paths)
+
+    def flat(self, parameters: Parameters) -> dict[str, Tensor]:
+        """The family's parameters of A K states, those of an action one after the other."""
+        out = {}
+        for name, axes in self.family.dims().items():
+            place = -1 - len(axes)
+            out[name] = parameters[name].flatten(place, place + 1)
+        return out
+
+
+@dataclass(frozen=True)
+class _Given(ActionEmission):
+    """The law of every step of some data."""
+
+    before: Tensor | None = None
+    """Which law it is, (N, T)."""
+    data: Sequences | None = None
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        del shift
+        assert self.before is not None
+        scored = self.score_after(parameters, self.before, y, mask)
+        return scored + self._score_rewards(parameters) if self.rewards else scored
+
+    def _score_rewards(self, parameters: Parameters) -> Tensor:
+        """log N(r_t; reward[a_t, k], scale²), (…draws, N, T, K); zero beyond the length."""
+        assert self.data is not None
+        assert self.data.actions is not None
+        assert self.data.rewards is not None
+        actions = self.data.actions
+        location = parameters["reward"].index_select(-2, actions.flatten())
+        location = location.unflatten(-2, actions.shape)
+        scale = parameters["reward_scale"][..., None, None, None]
+        earned = self.data.rewards.to(location).unsqueeze(-1)
+        density = torch.distributions.Normal(location, scale).log_prob(earned)
+        return torch.where(self.data.step_mask.unsqueeze(-1), density, 0)
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        del shift
+        assert self.before is not None
+        # Of a continuation, the last steps.
+        return self.draw_after(parameters, self.before[:, -paths.shape[1] :], paths)

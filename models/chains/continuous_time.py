@@ -1,0 +1,74 @@
+"""Hidden Markov models in continuous time: panel data, seen at irregular times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy.typing as npt
+import pyro.distributions as dist
+
+from ..checks import require, require_count
+from ..emissions.emission import Emission
+from ..emissions.misclassification import Misclassification
+from .generators import Effects, GeneratorTransition
+from .hmm import HiddenMarkovModel
+
+Pair = tuple[int, int]
+
+
+def ContinuousTimeHMM(
+    states: int,
+    *,
+    jumps: Iterable[Pair] | npt.ArrayLike | None = None,
+    errors: Iterable[Pair] = (),
+    exact: Sequence[int] = (),
+    emission: Emission | str | None = None,
+    inputs: int = 0,
+    effects: Effects | None = None,
+    priors: Mapping[str, dist.TorchDistribution] | None = None,
+) -> HiddenMarkovModel:
+    r"""A hidden Markov model whose state jumps at rates, whenever it is looked at.
+
+    .. math::
+        p(z_1) \prod_t [\exp(G Δ_t)]_{z_t z_{t+1}} \prod_t O(y_t | z_t), \quad
+        Δ_t = times_{t+1} - times_t
+
+    It is ``HiddenMarkovModel(states, emission, transition=GeneratorTransition(…))``, and all that
+    holds for hidden Markov models holds for it. ``data.times`` are read; they must increase.
+
+    By default the state itself is observed, as codes, but for the ``errors`` by which it is
+    mistaken for another one (``Misclassification``): a multi-state Markov model for panel data,
+    with or without misclassification (Jackson 2011). A first state that is known is said by
+    ``with_parameters(initial=[1, 0, …])``; mask the first observation (a missing code) if it was
+    known beforehand, and hence tells nothing of the errors.
+
+    >>> model = ContinuousTimeHMM(3, jumps=[(0, 1), (1, 0), (0, 2), (1, 2)], exact=[2])
+    >>> known = model.with_parameters(
+    ...     generator=[[-0.3, 0.2, 0.1], [0.1, -0.4, 0.3], [0, 0, 0]], initial=[1, 0, 0]
+    ... )
+
+    Args:
+        states: number of hidden states.
+        jumps: pairs (from, to) of states with a jump, or a boolean matrix; by default all.
+        errors: pairs (state, state that it is mistaken for).
+        exact: absorbing states whose entry is observed at its very time, such as death.
+        emission: the emission law, in place of the state with errors.
+        inputs: number of input columns that the rates depend on.
+        effects: which column acts on which jumps; see ``GeneratorTransition``.
+        priors: replacements for single priors, by parameter name.
+
+    Raises:
+        ValueError: for a bad argument, named with what is required and what came.
+    """
+    require_count(states, "states")
+    if emission is None:
+        emission = Misclassification(states, tuple(errors))
+    else:
+        require(not tuple(errors), "errors", "belong to the default emission", repr(emission))
+    transition = GeneratorTransition(
+        jumps=jumps,  # type: ignore[arg-type]  # made pairs of, and checked, there
+        exact=tuple(exact),
+        inputs=inputs,
+        effects=effects,
+    )
+    return HiddenMarkovModel(states, emission, transition=transition, priors=priors)

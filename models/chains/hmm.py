@@ -1,0 +1,447 @@
+"""Hidden Markov models with discrete states: three laws and one Pyro program."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cache, cached_property, partial
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..beliefs import DiscreteBelief
+from ..checks import require, require_count
+from ..data.folders import Data, SequenceFolder
+from ..data.sequences import Sequences
+from ..emissions.counts import Bernoulli, Poisson
+from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.observations import Observations
+from ..emissions.reals import Gaussian, GaussianMixture, StudentT
+from ..model import Model, Simulation
+from ..priors import Ordered
+from ..trajectories import Emitted, MarkovChain, sample_chain
+from .actions import ActionTransition
+from .generators import GeneratorTransition
+from .laws import (
+    FreeInitial,
+    InitialLaw,
+    MatrixTransition,
+    ModelCheck,
+    StationaryInitial,
+    TransitionLaw,
+)
+from .node_laws import HarmoniumTransition, SigmoidTransition
+
+SHORTHAND: Mapping[str, type[Emission]] = {
+    "poisson": Poisson,
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+    "student-t": StudentT,
+    "gaussian-mixture": GaussianMixture,
+}
+"""Short names of the families of one feature: ``emission="poisson"`` is ``emission=Poisson()``."""
+
+_SIZED = {
+    "categorical": "Categorical(symbols=27)",
+    "multinomial": "Multinomial(features=5)",
+    "full-gaussian": "FullGaussian(features=3)",
+    "low-rank-gaussian": "LowRankGaussian(features=20, rank=2)",
+}
+
+
+@dataclass(frozen=True)
+class ChainLaws:
+    """The laws of a chain of discrete states at given parameter values, for given data.
+
+    ``log_initial`` (…draws, N|1, K) and ``log_transition`` (…draws, N|1, T-1|1, K, K) are log
+    probabilities. ``moves`` is log T, or what computes it: exact inference can do without the K × K
+    numbers of a transition that has a structure. What was seen enters as ``log_likelihood``.
+
+    With ``choice`` (N, T-1), ``moves`` holds the A matrices (…draws, 1, A, K, K) that steps choose
+    from, for instance by their action.
+    """
+
+    log_initial: Tensor
+    moves: Tensor | Callable[[], Tensor]
+    data: Sequences
+    choice: Tensor | None = field(default=None, kw_only=True)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of every sequence, (N,)."""
+        return self.data.lengths
+
+    @cached_property
+    def log_transition(self) -> Tensor:
+        """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+        if self.choice is None:
+            return self.matrices
+        chosen = self.matrices.squeeze(-4).index_select(-3, self.choice.flatten())
+        steps: Tensor = chosen.unflatten(-3, self.choice.shape)
+        return steps
+
+    @property
+    def matrices(self) -> Tensor:
+        """log T of every step as ``log_transition``, or with ``choice`` the A matrices, once."""
+        return self.moves if isinstance(self.moves, Tensor) else self.moves()
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """log probability of what was seen at every step in every state, (…draws, N, T, K).
+
+        Zeros: nothing was.
+        """
+        shape = len(self.data), self.data.max_length, self.log_initial.shape[-1]
+        return self.log_initial.new_zeros(shape)
+
+    def step(self, t: int) -> Tensor:
+        """log T of the step from t, (N|1, K, K)."""
+        tables = self.matrices
+        if self.choice is None:
+            return tables[:, min(t, tables.shape[1] - 1)]
+        chosen: Tensor = tables[0].index_select(0, self.choice[:, t])
+        return chosen
+
+    @property
+    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
+        """What the functions of ``inference.exact`` take: also of many matrices, each once."""
+        return self.log_initial, self.matrices, self.log_likelihood, self.lengths, self.choice
+
+    def sample_states(self) -> Tensor:
+        """One draw of the hidden paths, (N, T)."""
+        data = self.data
+        chain = self.log_initial, self.matrices
+        return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
+
+    def states(self) -> MarkovChain:
+        """The law of the hidden trajectories."""
+        return MarkovChain(
+            self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
+        )
+
+
+@dataclass(frozen=True)
+class Laws(ChainLaws):
+    """The three laws of a hidden Markov model at given parameter values, for given data.
+
+    ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was observed.
+    """
+
+    emission: Emission
+    parameters: Parameters
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """log O_k(y_t), shape (…draws, N, T, K)."""
+        return self.score(self.emission.observed(self.data)[0])
+
+    def score(self, y: Tensor) -> Tensor:
+        """log O_k of observations y in the form that the family reads."""
+        mask = self.emission.observed(self.data)[1]
+        return self._emission.score(self.parameters, y, mask, self._shift)
+
+    def draw(self, paths: Tensor, past: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Observations for hidden paths (N, T), one draw.
+
+        With ``past``, observations and mask before the second step, the first step of the paths is
+        the last that was seen, and observations are drawn from the second step on.
+        """
+        paths, shift = paths.clamp_min(0), self._shift
+        if past is None:
+            return self._emission.draw(self.parameters, paths, shift)
+        shift = None if shift is None else shift[..., 1:, :, :]
+        return self._emission.continued(self.parameters, paths[:, 1:], shift, past)
+
+    @cached_property
+    def _emission(self) -> Emission:
+        return self.emission.given(self.data)
+
+    @property
+    def _shift(self) -> Tensor | None:
+        return self.emission.from_inputs(self.parameters, self.data.inputs)
+
+    def observations(self, states: Tensor) -> Emitted:
+        """The law of the observations given one-hot (or mean) trajectories."""
+        event = self.emission.observed(self.data)[0].shape[1:]
+        return Emitted(states, self.score, self.draw, event)
+
+
+class HiddenMarkovModel(Model):
+    r"""A hidden Markov model with K discrete states.
+
+    .. math::
+        p(\theta)\, \prod_n p(z_1|\theta)\, \prod_t T(z_{t+1} | z_t, \theta)
+        \prod_t O(y_t | z_t, \theta)
+
+    Args:
+        states: number of hidden states K >= 1.
+        emission: the emission law, an ``Emission`` or one of the names in ``SHORTHAND``.
+        initial: ``"free"`` (a parameter), ``"stationary"`` (the law π with π P = π), or a law.
+        transition: the transition law; by default a matrix with Dirichlet rows.
+        sticky: extra prior pseudo-counts on staying, for the default transition.
+        ordered: prior under which the states are named in increasing order of the family's
+            location (rate, mean, probability); needs one feature.
+        priors: replacements for single priors, by parameter name, with the same event shape.
+
+    The Pyro program has one site a parameter and two sites a sequence batch: ``states`` (one-hot
+    trajectories, (time, state)) and ``obs``. The first emission is at the first state.
+
+    Raises:
+        ValueError: for a bad argument, named with what is required and what came.
+    """
+
+    def __init__(
+        self,
+        states: int,
+        emission: Emission | str,
+        *,
+        initial: InitialLaw | str = "free",
+        transition: TransitionLaw | None = None,
+        sticky: float = 0.0,
+        ordered: bool = False,
+        priors: Mapping[str, dist.TorchDistribution] | None = None,
+    ) -> None:
+        require_count(states, "states")
+        # What a transition law can do has all names of what an initial law can, and more.
+        law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw)
+        if initial not in ("free", "stationary") and not law:
+            raise ValueError(
+                f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
+            )
+        self.states = int(states)
+        self.emission = named_emission(emission)
+        self.initial = initial
+        self.transition = _transition(transition, sticky)
+        self.ordered = ordered
+        self._check_laws()
+        self._set_priors(priors)
+
+    def _check_laws(self) -> None:
+        moving = self.transition.inputs
+        require(
+            self.initial != "stationary" or not moving,
+            "initial",
+            "'stationary' needs transitions that are the same at every step",
+            repr(self.transition),
+        )
+        for law in (self.transition, self.emission, self.initial):
+            if isinstance(law, ModelCheck):
+                law.check_model(self)
+        read = {moving, self.emission.inputs} - {0}
+        require(
+            len(read) < 2,
+            "transition, emission",
+            "read the same input columns and need the same number of them",
+            f"{moving} and {self.emission.inputs}",
+        )
+
+    def _own_priors(self) -> Priors:
+        own = self.emission.priors(self.states)
+        if self.states > 1:  # a single state has no chain, hence no parameters of one
+            chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
+            own = {**chain[0], **chain[1], **own}
+        if self.ordered and self.states > 1:
+            name = self.emission.ordering
+            if name is None or own[name].event_shape != (self.states,):
+                raise ValueError(
+                    "ordered: needs an emission with one feature and a location to order by, "
+                    f"got {self.emission}"
+                )
+            own[name] = Ordered(own[name])
+        return own
+
+    @property
+    def initial_law(self) -> InitialLaw:
+        """The law of the first state."""
+        if isinstance(self.initial, str):
+            return FreeInitial() if self.initial == "free" else StationaryInitial()
+        return self.initial
+
+    @property
+    def nodes(self) -> int | None:
+        """Number of binary nodes that the states consist of, see ``node_states``, if they do."""
+        law = self.transition
+        return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the states share all parameters: none has a row for each of them.
+
+        The numbers of such states mean something, and a state that is never visited is none that a
+        fit has lost.
+        """
+        return not any({"state", "state_to"} & set(axes) for axes in self.parameter_dims().values())
+
+    @property
+    def observations(self) -> Observations:
+        """The kind of data that the emission is a law of."""
+        return self.emission.observations
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``."""
+        return {
+            "states": self.states,
+            "emission": self.emission,
+            "transition": self.transition,
+            "initial": self.initial,
+            "ordered": self.ordered,
+        }
+
+    @property
+    def belief(self) -> DiscreteBelief:
+        """Probabilities of the states; of binary nodes a product of those of the nodes."""
+        return DiscreteBelief(self.states, self.nodes)
+
+    @property
+    def _least_observed(self) -> int:
+        # States that share their parameters need not each be seen.
+        least = 1 if self.tied else self.states
+        return int(getattr(self.transition, "least_observed", least))
+
+    @property
+    def inputs(self) -> int:
+        """Number of input columns that the transition or the emission reads; 0 for none."""
+        return max(self.transition.inputs, self.emission.inputs)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the transition reads ``data.times``: a chain in continuous time."""
+        return isinstance(self.transition, GeneratorTransition)
+
+    def parameter_dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+        chain = {**self.initial_law.dims(), **self.transition.dims()}
+        dims = {**chain, **self.emission.dims()}
+        return {name: dims[name] for name in self._all}
+
+    def __repr__(self) -> str:
+        known = f", known={sorted(self._known)}" if self._known else ""
+        return f"HiddenMarkovModel(states={self.states}, {self.emission}{known})"
+
+    def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if isinstance(self.transition, GeneratorTransition) and self.states > 1:
+            values = self.transition.natural(values, self.states)
+        return self.emission.natural(values)
+
+    def _why_absent(self, name: str) -> str:
+        if self.states == 1 and name in (*self.initial_law.dims(), *self.transition.dims()):
+            return " (a single state has no chain)"
+        if name == "initial" and self.initial == "stationary":
+            return " (the stationary law follows from the transition)"
+        return ""
+
+    def scaled_to(self, data: Data) -> HiddenMarkovModel:
+        """The same model with the priors of emission and rates on the scale of the data.
+
+        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        """
+        data = data.sample() if isinstance(data, SequenceFolder) else data
+        self.emission.check(data)
+        out = copy.copy(self)
+        out.emission = self.emission.scaled_to(data)
+        if isinstance(self.transition, GeneratorTransition):
+            out.transition = self.transition.scaled_to(data)
+        out._all = out._assemble()
+        return out
+
+    def check_values(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        self._check_kind(data)
+        if isinstance(self.transition, GeneratorTransition) and self.states > 1:
+            known = self._known.get("initial")
+            first = None if known is None else known > 0
+            self.transition.check_moves(data, self.emission, first)
+
+    def _check_kind(self, data: Sequences) -> None:
+        self.emission.check(data)
+        self.transition.check(data)
+
+    def simulate(self, parameters: Parameters, like: Sequences) -> Simulation:
+        """Draw paths and observations at given values, with lengths, inputs and gaps of ``like``.
+
+        Where the time of entering an absorbing state is observed, the first visit that finds the
+        chain there moves back to it and all later ones are missing. Uses torch's global generator.
+        """
+        law = self.transition
+        if not isinstance(law, GeneratorTransition) or not law.exact or self.states == 1:
+            return super().simulate(parameters, like)
+        with torch.no_grad():
+            return law.entered(super().simulate(parameters, law.scheduled(like)))
+
+    def laws(self, parameters: Parameters, data: Sequences) -> Laws:
+        """The three laws at given values of the unknown parameters: a pure function.
+
+        Values may have leading axes of draws, the same for all that are given.
+        """
+        values = self.complete(parameters)
+        if self.states == 1:
+            return Laws(*self._still(values), data, self.emission, values)
+        table = _later(partial(self.transition, values, data))
+        choice = None
+        if isinstance(self.transition, ActionTransition):
+            choice = self.transition.choice(data)
+            table = _later(partial(self.transition.tables, values))
+        first = self.initial_law(values, table)
+        return Laws(first, table, data, self.emission, values, choice=choice)
+
+    def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
+        """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""
+        leading = (
+            value.shape[: value.ndim - len(self._all[name].event_shape)]
+            for name, value in values.items()
+        )
+        draws = torch.broadcast_shapes(*leading)
+        some = next(iter(values.values()))
+        return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
+
+
+def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """``compute``, called once at most, with gradients as they are asked for now.
+
+    Who needs it first may do so without gradients, and others with.
+    """
+    learning = torch.is_grad_enabled()
+
+    @cache
+    def computed() -> Tensor:
+        with torch.set_grad_enabled(learning):
+            return compute()
+
+    return computed
+
+
+def named_emission(emission: Emission | str) -> Emission:
+    """The emission, or the one of that short name; ``ValueError`` if there is none."""
+    if isinstance(emission, Emission):
+        return emission
+    if isinstance(emission, str) and emission in _SIZED:
+        raise ValueError(
+            f"emission: {emission!r} needs a size; for instance emission={_SIZED[emission]}"
+        )
+    if not isinstance(emission, str) or emission not in SHORTHAND:
+        raise ValueError(
+            f"emission: must be an Emission or one of {sorted(SHORTHAND)}, got {emission!r}"
+        )
+    return SHORTHAND[emission]()
+
+
+def _transition(transition: TransitionLaw | None, sticky: float) -> TransitionLaw:
+    if transition is None:
+        return MatrixTransition(sticky=sticky)
+    require(
+        isinstance(transition, TransitionLaw),
+        "transition",
+        "must be a transition law, for instance MatrixTransition() (known values are set with "
+        "with_parameters)",
+        repr(transition),
+    )
+    if sticky:
+        raise ValueError(
+            "sticky: belongs to the default transition; give it to the law passed as "
+            f"transition instead, got sticky={sticky} beside {transition}"
+        )
+    return transition

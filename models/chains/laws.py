@@ -1,0 +1,487 @@
+"""The initial and the transition law of a chain with K states."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..checks import require, require_count, require_positive
+from ..data.requirements import require_inputs
+from ..data.sequences import Sequences
+from ..emissions.emission import Emission, Parameters, Priors
+from ..trajectories import safe_log
+
+_WORST_CONDITION = 1e12
+"""Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
+
+
+@runtime_checkable
+class InitialLaw(Protocol):
+    """p(z_1) of a chain with at least two states: what a model needs of it.
+
+    It is called with what computes log T, for laws that follow from the transition.
+    """
+
+    def priors(self, states: int) -> Priors:
+        """Prior of every parameter."""
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
+        """log p(z_1), shape (…draws, 1, K)."""
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        """Parameter values from the shares (K,) of the states among first states, all > 0."""
+
+
+class ChainModel(Protocol):
+    """What a law may ask of the model that it is to be part of."""
+
+    @property
+    def states(self) -> int:
+        """Number of hidden states K."""
+
+    @property
+    def initial(self) -> InitialLaw | str:
+        """The law of the first state, or its name."""
+
+    @property
+    def transition(self) -> TransitionLaw:
+        """The transition law."""
+
+    @property
+    def emission(self) -> Emission:
+        """The emission law."""
+
+
+@runtime_checkable
+class ModelCheck(Protocol):
+    """A law that asks something of the other laws of its model."""
+
+    def check_model(self, model: ChainModel) -> None:
+        """Raise ``ValueError`` unless the model is one that the law can be part of."""
+
+
+@runtime_checkable
+class TransitionLaw(Protocol):
+    """T(z' | z) of a chain with at least two states: what a model needs of it."""
+
+    @property
+    def inputs(self) -> int:
+        """Number of input columns that it reads; its matrices vary over time iff there are any."""
+
+    def priors(self, states: int) -> Priors:
+        """Prior of every parameter."""
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        """Parameter values from expected transition counts (K, K), all > 0."""
+
+    def check(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the data bring what the law reads."""
+
+
+@dataclass(frozen=True)
+class FreeInitial:
+    """p(z_1) is a parameter: initial ~ Dirichlet(1, …)."""
+
+    def priors(self, states: int) -> Priors:
+        return {"initial": dist.Dirichlet(torch.ones(states))}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"initial": ("state",)}
+
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
+        """log p(z_1), shape (…draws, 1, K)."""
+        return safe_log(parameters["initial"]).unsqueeze(-2)
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        return {"initial": share}
+
+
+@dataclass(frozen=True)
+class StationaryInitial:
+    """p(z_1) = π with π P = π: the chain has run long before the first observation."""
+
+    def priors(self, states: int) -> Priors:
+        del states
+        return {}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
+        """log p(z_1), shape (…draws, 1, K)."""
+        del parameters
+        return safe_log(stationary(log_transition().squeeze(-3).exp()))
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        del share
+        return {}
+
+
+def stationary(transition: Tensor) -> Tensor:
+    """The law π with π P = π of matrices (…, K, K), shape (…, K); differentiable.
+
+    π = 1' (I − P + 1 1')⁻¹, whose inverse exists iff the chain has one closed class of states.
+    Transient states get exactly 0.
+
+    Raises:
+        ValueError: several closed classes, hence many stationary laws; or so close to it that
+            rounding decides.
+    """
+    size = transition.shape[-1]
+    matrix = transition.double()
+    recurrent = _recurrent(matrix > 0)
+    identity = torch.eye(size, dtype=torch.float64, device=transition.device)
+    inverse, info = torch.linalg.inv_ex(identity - matrix + 1)
+    regular = bool((info == 0).all()) and bool((inverse.abs() < _WORST_CONDITION).all())
+    if recurrent is None or not regular:
+        raise ValueError(
+            "initial='stationary': needs a transition matrix with a single closed class of states; "
+            f"got one with several, or nearly so: {transition.detach().tolist()}"
+        )
+    return torch.where(recurrent, inverse.sum(-2).clamp_min(0), 0).to(transition.dtype)
+
+
+def _recurrent(possible: Tensor) -> Tensor | None:
+    """States of the closed class of chains (…, K, K) of possible moves; None if there are several.
+
+    A state is recurrent iff it can be reached again from wherever it leads to.
+    """
+    if bool(possible.all()):
+        return possible[..., 0, :]
+    size = possible.shape[-1]
+    reach = possible | torch.eye(size, dtype=torch.bool, device=possible.device)
+    for _ in range(max(1, (size - 1).bit_length())):  # paths of 1, 2, 4, … moves
+        reach = (reach.double() @ reach.double()) > 0
+    recurrent = (~reach | reach.mT).all(-1)
+    both = recurrent.unsqueeze(-1) & recurrent.unsqueeze(-2)
+    return recurrent if bool((reach | ~both).all()) else None
+
+
+@dataclass(frozen=True)
+class MatrixTransition:
+    """Rows of T(z' | z) are parameters: transition[i] ~ Dirichlet(concentration + sticky δ_i).
+
+    ``sticky`` is the number of extra pseudo-counts on staying (Fox et al. 2011).
+
+    Raises:
+        ValueError: a concentration that is not positive, or a negative ``sticky``.
+    """
+
+    concentration: float = 1.0
+    sticky: float = 0.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        require_positive(self.concentration, "concentration")
+        require(0 <= self.sticky < float("inf"), "sticky", "must be finite and >= 0", self.sticky)
+
+    def priors(self, states: int) -> Priors:
+        rows = torch.full((states, states), float(self.concentration))
+        return {"transition": dist.Dirichlet(rows + self.sticky * torch.eye(states)).to_event(1)}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"transition": ("state", "state_to")}
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        return safe_log(parameters["transition"]).unsqueeze(-3).unsqueeze(-3)
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        return {"transition": counts / counts.sum(-1, keepdim=True)}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+
+
+@dataclass(frozen=True)
+class InputTransition:
+    r"""Transitions that depend on inputs: the chain of an input-output HMM.
+
+    .. math:: T_t(j \mid i) \propto P_{ij} \exp(\sum_u W_{iju} x_{tu})
+
+    The input of step t drives z_t → z_{t+1} (that of the last step drives what is forecast).
+    P has the prior of ``MatrixTransition``, W ~ N(0, weight_scale²). Adding a number to a row of W
+    changes nothing: the prior alone determines the mean of a row.
+
+    Raises:
+        ValueError: no input, or a prior setting out of range.
+    """
+
+    inputs: int
+    concentration: float = 1.0
+    sticky: float = 0.0
+    weight_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_count(self.inputs, "inputs")
+        require_positive(self.weight_scale, "weight_scale")
+        MatrixTransition(self.concentration, self.sticky)  # checks the two
+
+    @property
+    def _matrix(self) -> MatrixTransition:
+        return MatrixTransition(self.concentration, self.sticky)
+
+    def priors(self, states: int) -> Priors:
+        weight = dist.Normal(torch.zeros(states, states, self.inputs), self.weight_scale)
+        return {**self._matrix.priors(states), "transition_weight": weight.to_event(3)}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {**self._matrix.dims(), "transition_weight": ("state", "state_to", "input")}
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, N, T-1, K, K)."""
+        base = self._matrix(parameters, data)
+        if data.max_length == 1:
+            return base  # nothing moves; an axis of no steps would be of no use to anybody
+        self.check(data)
+        assert data.inputs is not None
+        weight = parameters["transition_weight"]
+        drive = torch.einsum("ntu,...iju->...ntij", data.inputs[:, :-1].to(weight.dtype), weight)
+        return (base + drive).log_softmax(-1)
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        weight = counts.new_zeros(*counts.shape, self.inputs)
+        return {**self._matrix.start(counts), "transition_weight": weight}
+
+    def check(self, data: Sequences) -> None:
+        require_inputs(data, self.inputs, "InputTransition")
+
+
+@dataclass(frozen=True)
+class LowRankTransition:
+    r"""Transitions through one of R classes, for hundreds to thousands of states.
+
+    .. math:: T(j \mid i) = \sum_r L_{ir} R_{rj}
+
+    Rows of L (K, R) and of R (R, K) are parameters with Dirichlet(concentration) priors: 2 K R
+    numbers instead of K². The classes have no names of their own: relabelling them changes nothing.
+
+    Raises:
+        ValueError: a rank that is no whole number >= 1, or a concentration that is not positive.
+    """
+
+    rank: int
+    concentration: float = 1.0
+    inputs = 0
+
+    def __post_init__(self) -> None:
+        require_count(self.rank, "rank")
+        require_positive(self.concentration, "concentration")
+
+    def priors(self, states: int) -> Priors:
+        left = torch.full((states, self.rank), float(self.concentration))
+        right = torch.full((self.rank, states), float(self.concentration))
+        return {
+            "transition_left": dist.Dirichlet(left).to_event(1),
+            "transition_right": dist.Dirichlet(right).to_event(1),
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "transition_left": ("state", "transition_class"),
+            "transition_right": ("transition_class", "state_to"),
+        }
+
+    def factors(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
+        """log L (…draws, K, R) and log R (…draws, R, K)."""
+        return safe_log(parameters["transition_left"]), safe_log(parameters["transition_right"])
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        product = parameters["transition_left"] @ parameters["transition_right"]
+        return safe_log(product).unsqueeze(-3).unsqueeze(-3)
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        """A factorisation of the counts by a few steps of EM from random factors."""
+        left, right = torch.rand(len(counts), self.rank), torch.rand(self.rank, len(counts))
+        left, right = (_normalised(x.to(counts) + 0.5) for x in (left, right))
+        for _ in range(_START_STEPS):
+            share = counts / (left @ right)
+            left, right = (
+                _normalised(left * (share @ right.mT)),
+                _normalised(right * (left.mT @ share)),
+            )
+        return {"transition_left": left, "transition_right": right}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+
+
+_START_STEPS = 20
+"""Of EM, to factorise the counts of a rough clustering: no need to be exact."""
+
+
+def _normalised(rows: Tensor) -> Tensor:
+    """Rows of positive numbers that sum to 1, none at the edge of the simplex."""
+    rows = rows / rows.sum(-1, keepdim=True)
+    rows = rows + 1e-6
+    return rows / rows.sum(-1, keepdim=True)
+
+
+class _Moves(ABC):
+    """What laws share whose states can move to few others: rows of probabilities of these moves."""
+
+    concentration: float
+    inputs = 0
+
+    @abstractmethod
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        """Targets of the moves (K, M), and which of them there are."""
+
+    def priors(self, states: int) -> Priors:
+        rows = torch.full(tuple(self._table(states)[0].shape), float(self.concentration))
+        return {"transition_move": dist.Dirichlet(rows).to_event(1)}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {"transition_move": ("state", "move")}
+
+    def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log T of every move (…draws, K, M), its target (K, M), and whether there is one."""
+        moves = parameters["transition_move"]
+        target, inside = self._table(moves.shape[-2])
+        return _log_moves(moves, inside.to(moves.device)), target, inside
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        return _log_matrix(*self.moves(parameters))
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        return {"transition_move": _started(counts, *self._table(len(counts)))}
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+        del data
+
+
+@dataclass(frozen=True)
+class SparseTransition(_Moves):
+    r"""Transitions to listed states only; all others are exact zeros.
+
+    .. math:: T(j \mid i) \propto \sum_m B_{im} \, [j = \mathrm{targets}_{im}]
+
+    ``targets[i]`` are the states that state i can move to, itself among them where it can stay.
+    Rows of B (K, M), M the longest list, are parameters with Dirichlet(concentration) priors; what
+    a shorter list leaves unused is left out and the row normalised, which gives T the Dirichlet
+    prior on its own entries. The numbers of the states mean something here: they are never renamed.
+
+    Raises:
+        ValueError: a list that is empty, names a state twice or one that is not there, or a
+            concentration that is not positive.
+    """
+
+    targets: tuple[tuple[int, ...], ...]
+    concentration: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "targets", tuple(tuple(row) for row in self.targets))
+        require_positive(self.concentration, "concentration")
+        for origin, row in enumerate(self.targets):
+            whole = all(isinstance(j, int) and 0 <= j < len(self.targets) for j in row)
+            require(
+                bool(row) and whole and len(set(row)) == len(row),
+                f"targets[{origin}]",
+                f"must be different states in 0..{len(self.targets) - 1}, at least one",
+                row,
+            )
+
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        require(
+            len(self.targets) == states,
+            "targets",
+            f"must have a list for each of the {states} states",
+            f"{len(self.targets)} lists",
+        )
+        longest = max(map(len, self.targets))
+        padded = [[*row, *[-1] * (longest - len(row))] for row in self.targets]
+        table = torch.tensor(padded)
+        return table, table >= 0
+
+
+@dataclass(frozen=True)
+class BandedTransition(_Moves):
+    r"""Transitions by a few offsets only: left-right chains, walks to neighbours.
+
+    .. math:: T(i + o_w \mid i) \propto B_{iw} \quad\text{where}\quad 0 \le i + o_w < K
+
+    ``offsets`` are (0, 1) for a chain that stays or moves on (the default), (-1, 0, 1) for a walk
+    to nearest neighbours. Rows of B (K, W) are parameters with Dirichlet(concentration) priors; at
+    the ends moves that lead outside are left out and the row normalised, which gives T the
+    Dirichlet prior on its own entries. The numbers of the states mean something here: they are
+    never renamed.
+
+    Raises:
+        ValueError: offsets that are not different whole numbers with 0 among them, or a
+            concentration that is not positive.
+    """
+
+    offsets: tuple[int, ...] = (0, 1)
+    concentration: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "offsets", tuple(self.offsets))
+        require_positive(self.concentration, "concentration")
+        whole = all(isinstance(offset, int) for offset in self.offsets)
+        require(
+            whole and 0 in self.offsets and len(set(self.offsets)) == len(self.offsets),
+            "offsets",
+            "must be different whole numbers, 0 among them",
+            self.offsets,
+        )
+
+    def _table(self, states: int) -> tuple[Tensor, Tensor]:
+        require(
+            all(abs(offset) < states for offset in self.offsets),
+            "offsets",
+            f"must be smaller than the number of states, {states}",
+            self.offsets,
+        )
+        target = torch.arange(states).unsqueeze(-1) + torch.tensor(self.offsets)
+        return target, (target >= 0) & (target < states)
+
+
+def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
+    """log of the moves that there are, normalised; -inf for the others."""
+    possible = torch.where(inside, moves, 0)
+    total = possible.sum(-1, keepdim=True)
+    if not bool((total > 0).all()):
+        raise ValueError(
+            "transition_move: needs in every row a probability > 0 of a move that the state can "
+            f"make, got rows {(total <= 0).nonzero()[:, -2].unique().tolist()} without"
+        )
+    return safe_log(possible) - total.log()
+
+
+def _log_matrix(log_moves: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """(…draws, 1, 1, K, K) of moves (…draws, K, M)."""
+    states = log_moves.shape[-2]
+    origin = torch.arange(states).unsqueeze(-1).expand_as(target)
+    out = log_moves.new_full((*log_moves.shape[:-1], states), -torch.inf)
+    places = origin[inside].to(out.device), target[inside].to(out.device)
+    out[..., places[0], places[1]] = log_moves[..., inside.to(out.device)]
+    return out.unsqueeze(-3).unsqueeze(-3)
+
+
+def _started(counts: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """Moves in proportion to their counts; those that are not there get what others have."""
+    moves = counts.gather(-1, target.clamp(0, len(counts) - 1))
+    mean = torch.where(inside, moves, 0).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
+    moves = torch.where(inside, moves, mean)
+    return moves / moves.sum(-1, keepdim=True)

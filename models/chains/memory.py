@@ -1,0 +1,506 @@
+"""Models with a memory: a number that is kept or dropped, and written to or not, by chance.
+
+The memory is part of the hidden state, and keep and write are its actions. What is seen of a step
+tells of these and of the value that is offered, so that the mean of the memory given the past is
+the recursion of a memory cell, c_t = f_t c_{t-1} + i_t g_t, with gates that are posteriors.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any, NamedTuple, Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..checks import require, require_count, require_last
+from ..data.sequences import Sequences
+from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
+from ..emissions.observations import Vectors
+from ..emissions.reals import Gaussian
+from ..trajectories import safe_log
+from .hmm import HiddenMarkovModel
+from .laws import ChainModel
+
+LARGEST_CAPACITY = 500
+"""Longer sequences have too many states: their beliefs alone would take 64 kB a step."""
+
+
+class MemoryStates(NamedTuple):
+    """What each of the K states of a memory model stands for, (K,) float64 each."""
+
+    keep: Tensor
+    """u_t: 1 if the memory of the step before is kept, 0 if it is dropped."""
+    write: Tensor
+    """v_t: 1 if the value is added to the memory, 0 if not."""
+    value: Tensor
+    """x_t: the value that is offered, −1 or 1."""
+    before: Tensor
+    """z_{t-1}: the memory before the step."""
+    memory: Tensor
+    """z_t = u_t z_{t-1} + v_t x_t."""
+
+
+class MemoryTransition(ABC):
+    """What the two laws share: causes that are drawn anew at every step, and a memory of them.
+
+    A state is (cause of the step, memory before it), numbered with the causes running fastest. It
+    moves to one of the C states whose memory is its own outcome: C entries of T a row.
+    """
+
+    inputs = 0
+
+    @property
+    @abstractmethod
+    def chances(self) -> tuple[str, ...]:
+        """Names of the parameters: probabilities of the two-valued causes of a step, C = 2^n."""
+
+    @property
+    def least_observed(self) -> int:
+        """Observed steps without which a fit makes no sense: one for each combination of causes."""
+        return int(2 ** len(self.chances))
+
+    @property
+    @abstractmethod
+    def states(self) -> int:
+        """Number of states K."""
+
+    @property
+    @abstractmethod
+    def table(self) -> MemoryStates:
+        """What the states stand for."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> tuple[str, ...]:
+        """Which entries of ``table`` are causes, in the order of ``chances``."""
+
+    def priors(self, states: int) -> Priors:
+        require(
+            states == self.states, "states", f"this transition has {self.states} of them", states
+        )
+        return {name: dist.Beta(torch.tensor(1.0), torch.tensor(1.0)) for name in self.chances}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return dict.fromkeys(self.chances, ())
+
+    def log_causes(self, parameters: Parameters) -> Tensor:
+        """Log probabilities of the causes of a step, (…draws, C)."""
+        total = torch.zeros(1, dtype=torch.float64)
+        for name in self.chances:
+            chance = parameters[name].unsqueeze(-1)
+            pair = safe_log(torch.cat([1 - chance, chance], -1))
+            joint = total.to(pair).unsqueeze(-1) + pair.unsqueeze(-2)
+            total = joint.flatten(-2)
+        return total
+
+    def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log T of every move (…draws, K, C), its target (K, C), and whether there is one (all)."""
+        log_causes = self.log_causes(parameters)
+        count = log_causes.shape[-1]
+        target = self._first_target.unsqueeze(-1) + torch.arange(count)
+        log_moves = log_causes.unsqueeze(-2).expand(*log_causes.shape[:-1], self.states, count)
+        return log_moves, target, torch.ones_like(target, dtype=torch.bool)
+
+    @cached_property
+    def _first_target(self) -> Tensor:
+        """The first of the states that a state moves to, (K,)."""
+        causes: int = 2 ** len(self.chances)
+        held = self.table.before[::causes].contiguous()  # in increasing order
+        reached = self.table.memory.clamp(held[0], held[-1])
+        place: Tensor = torch.searchsorted(held, reached)
+        return place * causes
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        """log T, shape (…draws, 1, 1, K, K)."""
+        del data
+        log_moves, target, _ = self.moves(parameters)
+        shape = (*log_moves.shape[:-1], self.states)
+        out = log_moves.new_full(shape, -torch.inf)
+        place = target.to(out.device).expand(log_moves.shape)
+        return out.scatter(-1, place, log_moves).unsqueeze(-3).unsqueeze(-3)
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        """Shares of the causes among the states moved to."""
+        visits = counts.sum(0)
+        out = {}
+        for name, channel in zip(self.chances, self.channels, strict=True):
+            happened = getattr(self.table, channel).to(visits) > 0
+            out[name] = (visits * happened).sum() / visits.sum()
+        return out
+
+    def check(self, data: Sequences) -> None:
+        """Any data will do."""
+        del data
+
+
+@dataclass(frozen=True)
+class AccumulatorTransition(MemoryTransition):
+    r"""A memory that sums up what is written to it until it is dropped.
+
+    .. math:: z_t = u_t z_{t-1} + v_t x_t , \quad z_0 = 0
+
+    with u_t ∈ {0, 1}, v_t ∈ {0, 1} and x_t ∈ {−1, 1} drawn independently at every step. Parameters:
+    ``keep`` P(u = 1), ``write`` P(v = 1), ``positive`` P(x = 1), each with the prior Beta(1, 1).
+    8 (2 ``capacity`` + 1) states; the memory would be cut at ±capacity, which sequences of at most
+    ``capacity`` steps never reach, and longer ones are refused.
+
+    Raises:
+        ValueError: a capacity out of range; data longer than it.
+    """
+
+    capacity: int
+
+    def __post_init__(self) -> None:
+        require_count(self.capacity, "capacity")
+        require(
+            self.capacity <= LARGEST_CAPACITY,
+            "capacity",
+            f"can be at most {LARGEST_CAPACITY}",
+            f"{self.capacity}, which has {self.states} states",
+        )
+
+    @property
+    def chances(self) -> tuple[str, ...]:
+        return "keep", "write", "positive"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return "keep", "write", "value"
+
+    @property
+    def states(self) -> int:
+        return 8 * (2 * self.capacity + 1)
+
+    @cached_property
+    def table(self) -> MemoryStates:
+        bit = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        held = torch.arange(-self.capacity, self.capacity + 1, dtype=torch.float64)
+        before, keep, write, value = torch.cartesian_prod(held, bit, bit, 2 * bit - 1).unbind(-1)
+        return MemoryStates(keep, write, value, before, keep * before + write * value)
+
+    def check(self, data: Sequences) -> None:
+        """Raise ``ValueError`` if a sequence is longer than the capacity."""
+        require(
+            data.max_length <= self.capacity,
+            "data",
+            f"a memory with capacity={self.capacity} is for sequences of at most that many steps",
+            f"a sequence of {data.max_length}",
+        )
+
+
+@dataclass(frozen=True)
+class ResetTransition(MemoryTransition):
+    r"""A memory that is held, or drawn anew.
+
+    .. math:: z_t = u_t z_{t-1} + (1 - u_t) x_t , \quad z_0 = 0
+
+    with u_t ∈ {0, 1} and x_t ∈ {−1, 1} drawn independently at every step: it writes whenever it
+    does not keep. Parameters: ``keep`` P(u = 1), ``positive`` P(x = 1), each with the prior
+    Beta(1, 1). 12 states.
+    """
+
+    @property
+    def chances(self) -> tuple[str, ...]:
+        return "keep", "positive"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return "keep", "value"
+
+    @property
+    def states(self) -> int:
+        return 12
+
+    @cached_property
+    def table(self) -> MemoryStates:
+        bit = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        held = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64)
+        before, keep, value = torch.cartesian_prod(held, bit, 2 * bit - 1).unbind(-1)
+        return MemoryStates(keep, 1 - keep, value, before, keep * before + (1 - keep) * value)
+
+
+Memory = AccumulatorTransition | ResetTransition
+
+
+@dataclass(frozen=True)
+class EmptyMemory:
+    """p(z_0 = 0) = 1: the first step draws its causes as every other one does.
+
+    Raises:
+        ValueError: something else than a memory's transition; a model with another one.
+    """
+
+    transition: Memory
+
+    def __post_init__(self) -> None:
+        _require_memory(self.transition)
+
+    def priors(self, states: int) -> Priors:
+        return {}
+
+    def check_model(self, model: ChainModel) -> None:
+        """Raise ``ValueError`` unless the causes that the first step draws are the model's."""
+        same = model.transition == self.transition
+        require(same, "initial", f"{self} needs a model with this transition", model.transition)
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def __call__(self, parameters: Parameters, log_transition: Any) -> Tensor:
+        """log p(state of the first step), shape (…draws, 1, K)."""
+        del log_transition
+        log_causes = self.transition.log_causes(parameters)
+        empty = (self.transition.table.before == 0).to(log_causes.device)
+        out = log_causes.new_full((*log_causes.shape[:-1], len(empty)), -torch.inf)
+        out[..., empty] = log_causes
+        return out.unsqueeze(-2)
+
+    def start(self, share: Tensor) -> dict[str, Tensor]:
+        """Nothing: its parameters are those of the transition."""
+        del share
+        return {}
+
+
+@dataclass(frozen=True)
+class MemoryEmission(Emission):
+    r"""What is seen of a step: features that tell of its causes.
+
+    .. math:: y_{tf} = d_f + \sum_j B_{jf} n_{tj} + N(0, s_f^2)
+
+    with one channel j for each cause of the step, n = ±1: keep (2u − 1), write (2v − 1; not in a
+    reset model) and value x. With ``leak`` there is a channel more, n = z_{t-1}: the memory itself
+    shows. Parameters: ``loading`` B (channel, feature) ~ N(0, 1), ``intercept`` d ~ N(0, 1),
+    ``scale`` s ~ LogNormal(log ½, 1), in units of ``spread`` about ``location``, both of the data.
+
+    The channels are separate where B s⁻² B' is diagonal: y then tells of each cause by itself.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    transition: Memory
+    features: int = 3
+    leak: bool = False
+    location: float | tuple[float, ...] = 0.0
+    spread: float | tuple[float, ...] = 1.0
+
+    def __post_init__(self) -> None:
+        _require_memory(self.transition)
+        require(isinstance(self.leak, bool), "leak", "must be True or False", repr(self.leak))
+        self._family  # noqa: B018  # checks what it has in common with the family
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Names of the channels, entries of ``MemoryStates``."""
+        return (*self.transition.channels, *(("before",) if self.leak else ()))
+
+    @property
+    def observations(self) -> Vectors:
+        return Vectors(self.features)
+
+    @cached_property
+    def signals(self) -> Tensor:
+        """n of every state, (K, channels) float64: ±1, and the memory before for a leak."""
+        table = self.transition.table
+        columns = {"keep": 2 * table.keep - 1, "write": 2 * table.write - 1}
+        columns |= {"value": table.value, "before": table.before}
+        return torch.stack([columns[name] for name in self.channels], -1)
+
+    def priors(self, states: int) -> Priors:
+        require(
+            states == self.transition.states,
+            "states",
+            f"{self.transition} has {self.transition.states} of them",
+            states,
+        )
+        unit, centre = (torch.tensor(x).expand(self.features) for x in (self.spread, self.location))
+        zeros = torch.zeros(len(self.channels), self.features)
+        return {
+            "loading": dist.Normal(zeros, unit.expand_as(zeros)).to_event(2),
+            "intercept": dist.Normal(centre, unit).to_event(1),
+            "scale": dist.LogNormal((unit / 2).log(), 1.0).to_event(1),
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "loading": ("channel", "feature"),
+            "intercept": ("feature",),
+            "scale": ("feature",),
+        }
+
+    def mean(self, parameters: Parameters) -> Tensor:
+        """E[y | state], (…draws, K, F)."""
+        loading = parameters["loading"]
+        return self.signals.to(loading) @ loading + parameters["intercept"].unsqueeze(-2)
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        return self._family.score(self._by_state(parameters), y, mask, shift)
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        return self._family.draw(self._by_state(parameters), paths, shift)
+
+    @property
+    def _family(self) -> Gaussian:
+        return Gaussian(self.features, self.location, self.spread)
+
+    def _by_state(self, parameters: Parameters) -> dict[str, Tensor]:
+        """Means and scales as the Gaussian family has them."""
+        mean, scale = self.mean(parameters), parameters["scale"].unsqueeze(-2)
+        mean, scale = torch.broadcast_tensors(mean, scale)
+        if self.features == 1:
+            mean, scale = mean.squeeze(-1), scale.squeeze(-1)
+        return {"mean": mean, "scale": scale}
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Regression of the frames on the mean signals of the states that they are given to."""
+        one = y.new_ones(len(y), 1)
+        signals = torch.cat([weight @ self.signals.to(y), one], -1)
+        penalty = torch.eye(signals.shape[-1], dtype=y.dtype)
+        centre, variance = overall_moments(y, mask)
+        columns, scales = [], []
+        for feature in range(self.features):
+            seen = mask[:, feature]
+            x, target = signals[seen], y[seen, feature] - centre[feature]
+            found = torch.linalg.solve(x.mT @ x + penalty, x.mT @ target)
+            columns.append(found)
+            rest = (target - x @ found).square().sum() / max(int(seen.sum()), 1)
+            scales.append(rest.sqrt())
+        table = torch.stack(columns, -1)
+        return {
+            "loading": table[:-1],
+            "intercept": centre + table[-1],
+            "scale": torch.stack(scales).maximum(LEAST_SPREAD * variance.sqrt()),
+        }
+
+    def scaled_to(self, data: Sequences) -> Self:
+        scaled = self._family.scaled_to(data)
+        return replace(self, location=scaled.location, spread=scaled.spread)
+
+    def precision(self, parameters: Parameters) -> Tensor:
+        """B s⁻² B', (…draws, channels, channels): what two channels share in their features."""
+        weighted = parameters["loading"] / parameters["scale"].square().unsqueeze(-2)
+        return weighted @ parameters["loading"].mT
+
+
+def _require_memory(transition: object) -> None:
+    require(
+        isinstance(transition, Memory),
+        "transition",
+        "must be an AccumulatorTransition or a ResetTransition",
+        repr(transition),
+    )
+
+
+def GatedAccumulator(
+    capacity: int,
+    *,
+    features: int = 3,
+    leak: bool = False,
+    priors: Mapping[str, dist.TorchDistribution] | None = None,
+) -> HiddenMarkovModel:
+    r"""A memory that sums up what is written to it until it is dropped, seen through its causes.
+
+    .. math:: z_t = u_t z_{t-1} + v_t x_t , \quad y_t = d + B' n_t + N(0, s^2)
+
+    It is ``HiddenMarkovModel`` with ``AccumulatorTransition`` and ``MemoryEmission``, which say
+    more; u and v are the actions keep and write. Where the features tell of u, v and x separately
+    (B s⁻² B' diagonal, no leak) its memory has the mean
+
+    .. math:: E[z_t | y_{1:t}] = P(u=1 | y_t) E[z_{t-1} | y_{1:t-1}] + P(v=1 | y_t) E[x | y_t]
+
+    exactly: a memory cell with f = P(u=1|y), i = P(v=1|y), g = E[x|y] = tanh of half the log-odds.
+
+    >>> model = GatedAccumulator(20).with_parameters(
+    ...     keep=0.9, write=0.3, positive=0.5,
+    ...     loading=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], intercept=[0, 0, 0], scale=[0.5, 0.5, 0.5]
+    ... )
+
+    Args:
+        capacity: longest sequence; the memory is a whole number of at most this size.
+        features: real features per step.
+        leak: whether y_t also tells of z_{t-1}, by a channel of its own in ``loading``; the
+            recursion above is then not exact.
+        priors: replacements for single priors, by parameter name.
+
+    Raises:
+        ValueError: for a bad argument, or data of more than ``capacity`` steps.
+    """
+    return _memory_model(AccumulatorTransition(capacity), features, leak, priors)
+
+
+def ResetModel(
+    *,
+    features: int = 2,
+    leak: bool = False,
+    priors: Mapping[str, dist.TorchDistribution] | None = None,
+) -> HiddenMarkovModel:
+    r"""A memory that is held or drawn anew, seen through its causes.
+
+    .. math:: z_t = u_t z_{t-1} + (1 - u_t) x_t , \quad y_t = d + B' n_t + N(0, s^2)
+
+    It is ``HiddenMarkovModel`` with ``ResetTransition`` and ``MemoryEmission``. Its memory has the
+    mean of a cell with i = 1 − f, f = P(u=1|y), under the conditions of ``GatedAccumulator``, whose
+    arguments it has.
+    """
+    return _memory_model(ResetTransition(), features, leak, priors)
+
+
+def _memory_model(
+    transition: Memory,
+    features: int,
+    leak: bool,
+    priors: Mapping[str, dist.TorchDistribution] | None,
+) -> HiddenMarkovModel:
+    return HiddenMarkovModel(
+        transition.states,
+        MemoryEmission(transition, features=features, leak=leak),
+        transition=transition,
+        initial=EmptyMemory(transition),
+        priors=priors,
+    )
+
+
+def memory_states(model: HiddenMarkovModel) -> MemoryStates:
+    """What the states of a memory model stand for.
+
+    Raises:
+        ValueError: a model without memory.
+    """
+    law = model.transition if isinstance(model, HiddenMarkovModel) else None
+    if not isinstance(law, Memory):
+        raise ValueError(f"model: needs a GatedAccumulator or a ResetModel, got {model!r}")
+    return law.table
+
+
+def memory_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
+    """E[z_t] under beliefs (…, K) over the states of a memory model, shape (…)."""
+    return _expected(model, beliefs, "memory")
+
+
+def keep_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
+    """P(u_t = 1) under beliefs (…, K) over the states of a memory model, shape (…)."""
+    return _expected(model, beliefs, "keep")
+
+
+def write_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
+    """P(v_t = 1) under beliefs (…, K) over the states of a memory model, shape (…)."""
+    return _expected(model, beliefs, "write")
+
+
+def value_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
+    """E[x_t] under beliefs (…, K) over the states of a memory model, shape (…)."""
+    return _expected(model, beliefs, "value")
+
+
+def _expected(model: HiddenMarkovModel, beliefs: Tensor, name: str) -> Tensor:
+    table = getattr(memory_states(model), name)
+    require_last(beliefs, len(table), "beliefs")
+    expected: Tensor = beliefs @ table.to(beliefs)
+    return expected

@@ -1,0 +1,1 @@
+"""Models whose hidden state is a vector: linear, structural, switching and deep."""

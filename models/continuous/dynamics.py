@@ -1,0 +1,524 @@
+"""Laws of a continuous state that moves linearly: free matrices, and structural components.
+
+A law is a small frozen description, as emissions are: its parameters live outside it, in a mapping
+from names to tensors. All that a model needs of it are the matrices of
+
+.. math:: z_1 \\sim N(m, P) , \\qquad z_{t+1} = A_t z_t + b_t + N(0, Q_t).
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from ..checks import require, require_count
+from ..data.requirements import require_inputs
+from ..data.sequences import Sequences
+from ..emissions.emission import Parameters, Priors
+
+_WIDE = 2.0
+"""Standard deviation of the log of a variance, a priori: 95 % within a factor of 50."""
+
+
+class Moves(NamedTuple):
+    """The matrices of z_1 ~ N(m, P), z_{t+1} = A_t z_t + b_t + N(0, Q_t), for N sequences of T.
+
+    Axes of size 1 are shared. Columns of ``diffuse`` are directions of z_1 with a flat prior, in
+    which the proper part has no variance.
+    """
+
+    initial_mean: Tensor
+    """m, (N|1, D)."""
+    initial_covariance: Tensor
+    """P, (N|1, D, D)."""
+    diffuse: Tensor
+    """(D, q)."""
+    transition: Tensor
+    """A, (N|1, T-1|1, D, D)."""
+    offset: Tensor
+    """b, (N|1, T-1|1, D)."""
+    noise: Tensor
+    """Q, (N|1, T-1|1, D, D)."""
+
+
+class Dynamics(ABC):
+    """How a state of D numbers starts and moves. Laws of one observed series add up with ``+``."""
+
+    if TYPE_CHECKING:
+        # Laws are dataclasses, and a dataclass would take a property that it inherits for the
+        # default of its field.
+        @property
+        def states(self) -> int:
+            """Number of state components D."""
+
+        @property
+        def inputs(self) -> int:
+            """Number of input columns that the law reads."""
+
+    @property
+    @abstractmethod
+    def components(self) -> tuple[str, ...]:
+        """Names of the D state components."""
+
+    @property
+    def timed(self) -> bool:
+        """Whether the law reads ``data.times``."""
+        return False
+
+    @property
+    def loading(self) -> Tensor | None:
+        """How the state is observed, (F, D), where that is part of the law; None: a parameter."""
+        return None
+
+    @property
+    def levelled(self) -> bool:
+        """Whether the law carries the level of the series: no intercept is then needed."""
+        return False
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """Parameters that may be known with a value for every step: an axis (T-1) in front."""
+        return frozenset()
+
+    @property
+    def parts(self) -> dict[str, Dynamics]:
+        """Laws that this one is the sum of, by name; itself if it is no sum."""
+        return {self.label: self}
+
+    @property
+    def label(self) -> str:
+        """What the law is called in a sum."""
+        return type(self).__name__
+
+    @abstractmethod
+    def priors(self) -> Priors:
+        """Prior of every parameter."""
+
+    @abstractmethod
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+
+    @abstractmethod
+    def moves(self, parameters: Parameters, data: Sequences) -> Moves:
+        """The matrices at given values of the parameters."""
+
+    @abstractmethod
+    def start(self, series: Tensor) -> dict[str, Tensor]:
+        """Parameter values to start from, given series (S, D) that move about as the states do."""
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate convenient names (``process_covariance``) to the law's own parameters."""
+        return dict(values)
+
+    def scaled_to(self, data: Sequences) -> Self:
+        """The same law with priors on the scale of the data."""
+        del data
+        return self
+
+    def check(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the data bring what the law reads."""
+        require_inputs(data, self.inputs, type(self).__name__)
+
+    def __add__(self, other: Dynamics) -> SumOfDynamics:
+        if not isinstance(other, Dynamics):
+            return NotImplemented
+        return SumOfDynamics((*self.parts.values(), *other.parts.values()))
+
+
+@dataclass(frozen=True)
+class LinearDynamics(Dynamics):
+    r"""A state of ``states`` numbers with free matrices.
+
+    .. math:: z_{t+1} = A z_t + b + B u_t + N(0, Q)
+
+    Parameters: ``transition`` A (to, from); ``offset`` b, with ``offset=True``; ``input_weight`` B
+    (D, inputs), the input of step t driving z_t → z_{t+1}; ``process_variance``, the diagonal of Q,
+    and with ``correlated=True`` ``process_correlation_factor``, the Cholesky factor of its
+    correlations. Known values of Q may be given as ``process_covariance``. A known ``transition``,
+    ``offset``, ``process_variance`` or ``process_covariance`` may have a leading axis of steps.
+
+    The first state: ``initial="free"`` (parameters ``initial_mean`` and ``initial_variance``, with
+    ``correlated`` also ``initial_correlation_factor``; known as ``initial_covariance``),
+    ``"stationary"`` (the law that the moves leave as it is) or ``"diffuse"`` (flat).
+
+    With everything free the state is determined up to a linear map; the priors, which are on the
+    scale of one, keep it within reach.
+
+    Raises:
+        ValueError: a setting out of range.
+    """
+
+    states: int
+    correlated: bool = False
+    initial: str = "free"
+    offset: bool = False
+    inputs: int = 0
+
+    def __post_init__(self) -> None:
+        require_count(self.states, "states")
+        require_count(self.inputs, "inputs", 0)
+        require_initial(self.initial)
+        stationary = self.initial == "stationary"
+        require(
+            not (stationary and self.inputs),
+            "initial",
+            "'stationary' needs moves that are the same at every step",
+            f"inputs={self.inputs}",
+        )
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(str(number) for number in range(self.states))
+
+    @property
+    def levelled(self) -> bool:
+        return self.offset
+
+    @property
+    def varying(self) -> frozenset[str]:
+        if self.initial == "stationary":
+            return frozenset()
+        names = {"transition", "offset", "process_variance", "process_correlation_factor"}
+        return frozenset(names & set(self.dims()))
+
+    def priors(self) -> Priors:
+        size = self.states
+        out: Priors = {
+            "transition": dist.Normal(0.8 * torch.eye(size), 0.5).to_event(2),
+            **covariance_priors("process", size, self.correlated, 0.2),
+        }
+        if self.offset:
+            out["offset"] = dist.Normal(torch.zeros(size), 1.0).to_event(1)
+        if self.inputs:
+            out["input_weight"] = dist.Normal(torch.zeros(size, self.inputs), 1.0).to_event(2)
+        if self.initial == "free":
+            out |= initial_priors(size, self.correlated)
+        return out
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        out: dict[str, tuple[str, ...]] = {"transition": ("component_to", "component")}
+        out |= covariance_dims("process", self.states, self.correlated)
+        if self.offset:
+            out["offset"] = ("component",)
+        if self.inputs:
+            out["input_weight"] = ("component", "input")
+        if self.initial == "free":
+            out["initial_mean"] = ("component",)
+            out |= covariance_dims("initial", self.states, self.correlated)
+        return out
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = split_covariance(values, "process", self.states, self.correlated)
+        if self.initial == "free":
+            out = split_covariance(out, "initial", self.states, self.correlated)
+        return out
+
+    def moves(self, parameters: Parameters, data: Sequences) -> Moves:
+        steps = data.max_length - 1
+        transition = along_steps(parameters["transition"], 2, steps)
+        noise = along_steps(covariance(parameters, "process"), 2, steps)
+        offset = transition.new_zeros(1, 1, self.states)
+        if self.offset:
+            offset = along_steps(parameters["offset"], 1, steps)
+        if self.inputs and steps:
+            assert data.inputs is not None  # checked with the data
+            weight = parameters["input_weight"]
+            offset = offset + data.inputs[:, :-1].to(weight.dtype) @ weight.mT
+        if self.initial == "stationary":
+            law = stationary_law(transition[0, 0], offset[0, 0], noise[0, 0])
+            first = law[0], law[1], no_directions(transition)
+        else:
+            first = first_law(parameters, self.initial, self.states, transition)
+        return Moves(*first, transition, offset, noise)
+
+    def start(self, series: Tensor) -> dict[str, Tensor]:
+        size, spread = self.states, series.var(0).clamp_min(1e-6)
+        unit = torch.eye(size, dtype=series.dtype)
+        out = {
+            "transition": 0.9 * unit,
+            "process_variance": 0.2 * spread,
+            "process_correlation_factor": unit,
+            "offset": series.new_zeros(size),
+            "input_weight": series.new_zeros(size, self.inputs),
+            "initial_mean": series.new_zeros(size),
+            "initial_variance": spread,
+            "initial_correlation_factor": unit,
+        }
+        return {name: out[name] for name in self.dims()}
+
+
+# First states
+
+
+INITIAL = ("free", "stationary", "diffuse")
+"""Laws of a first state: two parameters, the law that the moves leave as it is, or flat."""
+
+
+def require_initial(initial: str) -> None:
+    """Raise ``ValueError`` unless it names a law of a first state."""
+    require(initial in INITIAL, "initial", f"must be one of {INITIAL}", repr(initial))
+
+
+def first_law(
+    parameters: Parameters, initial: str, size: int, like: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, covariance and flat directions of a first state that is free or diffuse."""
+    if initial == "free":
+        mean = parameters["initial_mean"]
+        return mean[None], covariance(parameters, "initial")[None], no_directions(like)
+    flat = torch.eye(size, dtype=like.dtype, device=like.device)
+    return like.new_zeros(1, size), like.new_zeros(1, size, size), flat
+
+
+def no_directions(like: Tensor) -> Tensor:
+    """No flat direction for states of the size of the matrix ``like``: (D, 0)."""
+    return like.new_zeros(like.shape[-1], 0)
+
+
+def stationary_law(transition: Tensor, offset: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean (1, D) and covariance (1, D, D) that the moves leave as they are; differentiable.
+
+    m = A m + b and P = A P A' + Q, by one linear system each.
+
+    Raises:
+        ValueError: an eigenvalue of A of modulus 1 or more: there is no such law.
+    """
+    size = transition.shape[-1]
+    a, b, q = (part.double() for part in (transition, offset, noise))
+    radius = float(torch.linalg.eigvals(a.detach()).abs().max())
+    require(
+        radius < 1,
+        "transition",
+        "a stationary first state needs eigenvalues of modulus below 1",
+        f"modulus {radius:.6g}",
+    )
+    unit = torch.eye(size, dtype=a.dtype, device=a.device)
+    mean = torch.linalg.solve(unit - a, b)
+    pairs = torch.eye(size * size, dtype=a.dtype, device=a.device) - torch.kron(a, a)
+    spread = torch.linalg.solve(pairs, q.reshape(-1)).reshape(size, size)
+    spread = 0.5 * (spread + spread.mT)
+    return mean[None].to(transition), spread[None].to(transition)
+
+
+# Covariances as parameters: variances and the Cholesky factor of correlations
+
+
+def covariance_priors(name: str, size: int, correlated: bool, typical: float) -> Priors:
+    """Priors of a covariance's variances, about ``typical``, and of its correlations."""
+    out: Priors = {f"{name}_variance": log_normal(typical, (size,), 1.0)}
+    if correlated and size > 1:
+        out[f"{name}_correlation_factor"] = dist.LKJCholesky(size, 1.0)
+    return out
+
+
+def initial_priors(size: int, correlated: bool) -> Priors:
+    """Priors of a free first state, on the scale of one."""
+    mean = dist.Normal(torch.zeros(size), 1.0).to_event(1)
+    return {"initial_mean": mean, **covariance_priors("initial", size, correlated, 1.0)}
+
+
+def covariance_dims(name: str, size: int, correlated: bool) -> dict[str, tuple[str, ...]]:
+    """Axis names of the parameters of a covariance."""
+    out: dict[str, tuple[str, ...]] = {f"{name}_variance": ("component",)}
+    if correlated and size > 1:
+        out[f"{name}_correlation_factor"] = ("component", "component_from")
+    return out
+
+
+def covariance(parameters: Parameters, name: str) -> Tensor:
+    """diag(s) C C' diag(s) with s² the ``name_variance`` and C the factor of the correlations."""
+    variance = parameters[f"{name}_variance"]
+    factor = parameters.get(f"{name}_correlation_factor")
+    if factor is None:
+        return torch.diag_embed(variance)
+    root = variance.sqrt().unsqueeze(-1) * factor
+    return root @ root.mT
+
+
+def split_covariance(
+    values: Mapping[str, Tensor], name: str, size: int, correlated: bool
+) -> dict[str, Tensor]:
+    """``name_covariance`` (…, size, size) as the parameters that it stands for.
+
+    Raises:
+        ValueError: both are given, not symmetric positive definite (variances of zero apart), or
+            correlated where the law is not.
+    """
+    out, argument = dict(values), f"{name}_covariance"
+    if argument not in out:
+        return out
+    given = out.pop(argument)
+    both = sorted({f"{name}_variance", f"{name}_correlation_factor"} & set(out))
+    require(not both, argument, "stands for variances and correlations", f"{both} too")
+    fits = given.ndim in (2, 3) and given.shape[-2:] == (size, size)
+    came = tuple(given.shape)
+    require(fits, argument, f"needs shape ({size}, {size}), or one a step", came)
+    variance = given.diagonal(dim1=-2, dim2=-1)
+    symmetric = torch.allclose(given, given.mT, rtol=1e-6, atol=0)
+    unit = torch.eye(size, dtype=given.dtype)
+    silent = (variance == 0).unsqueeze(-1)
+    alone = not bool(((silent | silent.mT) & (given != 0)).any())
+    scale = torch.where(silent, 1, variance.clamp_min(0).unsqueeze(-1).sqrt())
+    factor, info = torch.linalg.cholesky_ex(given / (scale * scale.mT) + unit * silent)
+    require(
+        symmetric and alone and bool((variance >= 0).all()) and not bool(info.any()),
+        argument,
+        "needs a symmetric positive definite matrix (components of variance 0 apart)",
+        given.tolist(),
+    )
+    out[f"{name}_variance"] = variance
+    if correlated and size > 1:
+        out[f"{name}_correlation_factor"] = factor
+    else:
+        diagonal = torch.equal(given, torch.diag_embed(variance))
+        require(diagonal, argument, "needs a law with correlated=True", "correlations")
+    return out
+
+
+def along_steps(value: Tensor, trailing: int, steps: int) -> Tensor:
+    """A parameter with axes for sequences and steps: (1, 1|steps, …)."""
+    if value.ndim == trailing:
+        return value[None, None]
+    return value[None, : max(1, steps)]
+
+
+def log_normal(
+    typical: float, shape: tuple[int, ...] = (), spread: float = _WIDE
+) -> dist.TorchDistribution:
+    """LogNormal(log typical, spread²) for each entry of a parameter of that shape."""
+    centre = torch.full(shape, math.log(typical))
+    prior: dist.TorchDistribution = dist.LogNormal(centre, spread).to_event(len(shape))
+    return prior
+
+
+# Sums
+
+
+@dataclass(frozen=True)
+class SumOfDynamics(Dynamics):
+    """Independent states of several laws whose observations add up: ``LocalLevel() + Cycle()``.
+
+    Raises:
+        ValueError: fewer than two laws, laws that say nothing of how they are observed, parameters
+            or laws of the same name, or laws in discrete and in continuous time.
+    """
+
+    laws: tuple[Dynamics, ...]
+
+    def __post_init__(self) -> None:
+        require(len(self.laws) > 1, "laws", "a sum needs at least two", len(self.laws))
+        for law in self.laws:
+            seen = law.loading
+            single = seen is not None and len(seen) == 1
+            require(single, "laws", "a sum needs laws of one observed series each", repr(law))
+        labels = [law.label for law in self.laws]
+        names = [name for law in self.laws for name in law.dims()]
+        for kind, given in (("laws", labels), ("parameters", names)):
+            twice = sorted({one for one in given if given.count(one) > 1})
+            require(not twice, "laws", f"need different names for their {kind}", twice)
+        timed = {law.timed for law in self.laws}
+        require(len(timed) == 1, "laws", "must all be in discrete or all in continuous time", self)
+
+    @property
+    def states(self) -> int:
+        return sum(law.states for law in self.laws)
+
+    @property
+    def inputs(self) -> int:
+        return 0
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        return tuple(name for law in self.laws for name in law.components)
+
+    @property
+    def timed(self) -> bool:
+        return self.laws[0].timed
+
+    @property
+    def loading(self) -> Tensor:
+        return torch.cat([law.loading for law in self.laws if law.loading is not None], -1)
+
+    @property
+    def levelled(self) -> bool:
+        return any(law.levelled for law in self.laws)
+
+    @property
+    def parts(self) -> dict[str, Dynamics]:
+        return {law.label: law for law in self.laws}
+
+    def priors(self) -> Priors:
+        return {name: prior for law in self.laws for name, prior in law.priors().items()}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {name: axes for law in self.laws for name, axes in law.dims().items()}
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = dict(values)
+        for law in self.laws:
+            out = law.natural(out)
+        return out
+
+    def scaled_to(self, data: Sequences) -> SumOfDynamics:
+        return SumOfDynamics(tuple(law.scaled_to(data) for law in self.laws))
+
+    def check(self, data: Sequences) -> None:
+        for law in self.laws:
+            law.check(data)
+
+    def moves(self, parameters: Parameters, data: Sequences) -> Moves:
+        found = [law.moves(parameters, data) for law in self.laws]
+        mean = _joined([one.initial_mean for one in found])
+        return Moves(
+            mean,
+            _block_diagonal([one.initial_covariance for one in found]),
+            _block_diagonal([one.diffuse for one in found]),
+            _block_diagonal([one.transition for one in found]),
+            _joined([one.offset for one in found]),
+            _block_diagonal([one.noise for one in found]),
+        )
+
+    def start(self, series: Tensor) -> dict[str, Tensor]:
+        return {name: v for law in self.laws for name, v in law.start(series).items()}
+
+
+def _joined(vectors: Sequence[Tensor]) -> Tensor:
+    """Vectors (…, D_i) side by side, the axes before broadcast."""
+    lead = torch.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
+    return torch.cat([vector.expand(*lead, vector.shape[-1]) for vector in vectors], -1)
+
+
+def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
+    """Matrices (…, R_i, C_i) down the diagonal, the axes before broadcast."""
+    height = sum(matrix.shape[-2] for matrix in matrices)
+    width = sum(matrix.shape[-1] for matrix in matrices)
+    lead = torch.broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))
+    total = matrices[0].new_zeros(*lead, height, width)
+    row = column = 0
+    for matrix in matrices:
+        rows, columns = matrix.shape[-2:]
+        above, left = row, column
+        row, column = row + rows, column + columns
+        total = total + pad(matrix, (left, width - column, above, height - row))
+    return total
+
+
+def step_scale(data: Sequences) -> Tensor:
+    """Root mean square change from one observed step to the next, (F,); never zero."""
+    pairs = (data.mask[:, 1:] & data.mask[:, :-1]).double()
+    change = data.values.double().diff(dim=1)
+    count = pairs.sum((0, 1))
+    square = (change.square() * pairs).sum((0, 1)) / count.clamp_min(1)
+    seen = data.mask.double()
+    mean = (data.values.double() * seen).sum((0, 1)) / seen.sum((0, 1)).clamp_min(1)
+    spread = ((data.values - mean).square() * seen).sum((0, 1)) / seen.sum((0, 1)).clamp_min(1)
+    square = torch.where(square > 0, square, spread)
+    return torch.where(square > 0, square, 1).sqrt()

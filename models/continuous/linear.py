@@ -1,0 +1,660 @@
+"""Linear-Gaussian state space models, in discrete and in continuous time."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..beliefs import GaussianBelief
+from ..checks import require, require_count, require_positive
+from ..data.folders import Data, SequenceFolder
+from ..data.requirements import require_inputs
+from ..data.sequences import Sequences
+from ..emissions.emission import Parameters, Priors, per_feature
+from ..emissions.observations import Vectors
+from ..model import Model
+from .dynamics import (
+    Dynamics,
+    Moves,
+    along_steps,
+    covariance,
+    split_covariance,
+    step_scale,
+)
+from .linear_trajectories import GaussianChain, NormalNoise, Observed, affine_scan, factorised
+
+_LOG_2PI = math.log(2 * math.pi)
+
+_FULL = 16
+"""States up to which a belief has a full covariance: beyond, its numbers grow with the square."""
+
+
+@dataclass(frozen=True)
+class LinearLaws:
+    """The laws of a linear-Gaussian model at given parameter values, for N sequences of T steps.
+
+    .. math::
+        z_1 \\sim N(m, P) , \\quad z_{t+1} = A_t z_t + b_t + N(0, Q_t) , \\quad
+        y_t = C_t z_t + d_t + N(0, R_t)
+
+    Axes of size 1 are shared. ``diffuse`` (D, q) are directions of z_1 with a flat prior, in which
+    P has no variance: the limit of N(0, κ) as κ grows, times κ^{1/2} a direction, so that its
+    density is (2π)^{-1/2} and evidences keep the ½ log 2π of every observation. One value of the
+    parameters at a time: who has many draws of them, loops over them.
+    """
+
+    initial_mean: Tensor
+    """m, (N|1, D)."""
+    initial_covariance: Tensor
+    """P, (N|1, D, D)."""
+    diffuse: Tensor
+    """(D, q); q = 0 where the first state has a proper law."""
+    transition: Tensor
+    """A, (N|1, T-1|1, D, D)."""
+    offset: Tensor
+    """b, (N|1, T-1|1, D)."""
+    noise: Tensor
+    """Q, (N|1, T-1|1, D, D); may be singular."""
+    loading: Tensor
+    """C, (N|1, T|1, F, D)."""
+    intercept: Tensor
+    """d, (N|1, T|1, F)."""
+    observation_noise: Tensor
+    """R, (N|1, T|1, F, F)."""
+    parameters: Parameters
+    data: Sequences
+
+    @property
+    def values(self) -> Tensor:
+        """Observations, (N, T, F); zero where ``mask`` is False."""
+        return self.data.values
+
+    @property
+    def mask(self) -> Tensor:
+        """Which of them there are, (N, T, F)."""
+        return self.data.mask
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of every sequence, (N,)."""
+        return self.data.lengths
+
+    @property
+    def size(self) -> int:
+        """Number of state components D."""
+        return self.transition.shape[-1]
+
+    # Sites of the Pyro program
+
+    def states(self) -> GaussianChain:
+        """The law of the hidden trajectories, event (T, D)."""
+        return GaussianChain(self, torch.Size([self.data.max_length, self.size]))
+
+    def observations(self, states: Tensor) -> Observed:
+        """The law of the observations given trajectories (…, N, T, D)."""
+        return Observed(
+            lambda y: self.score(y, states),
+            lambda: self.draw(states),
+            states.shape[:-2],
+            self.values.shape[1:],
+        )
+
+    # Draws
+
+    def sample_states(self) -> Tensor:
+        """One draw of the hidden trajectories, (N, T, D), zero beyond the length."""
+        first = self.draw_first(1)[0]
+        n, steps = len(self.data), self.data.max_length
+        shape = (n, steps - 1, self.size)
+        shift = first.new_zeros(shape)
+        if steps > 1:
+            shift = self.offset + self._noise.draw(first.new_empty(shape))
+        paths = affine_scan(self.transition, shift, first)
+        return paths * self.data.step_mask.unsqueeze(-1)
+
+    def draw(self, states: Tensor) -> Tensor:
+        """Observations for trajectories (…, N, T, D), one draw: (…, N, T, F)."""
+        mean = self.observed_mean(states)
+        kept = self.observation_noise.diagonal(dim1=-2, dim2=-1) != 0
+        root = factorised(self.observation_noise, kept, "observation_noise")[0]
+        noise = torch.randn_like(mean) * kept
+        return mean + (root @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def observed_mean(self, states: Tensor) -> Tensor:
+        """C_t z_t + d_t, (…, N, T, F)."""
+        return (self.loading @ states.unsqueeze(-1)).squeeze(-1) + self.intercept
+
+    def draw_first(self, n: int) -> Tensor:
+        """n draws of the first states, (n, N, D); reparametrised.
+
+        Raises:
+            ValueError: directions with a flat prior.
+        """
+        self._require_proper("draws")
+        like = self.initial_mean.new_empty(n, len(self.data), self.size)
+        return self.initial_mean + self._first_noise.draw(like)
+
+    def draw_next(self, states: Tensor, step: int) -> Tensor:
+        """One draw of z_{t+1} given z_t (…, N, D), t = ``step`` from 0 on; reparametrised."""
+        return self._next_mean(states, step) + self._noise_at(step).draw(states)
+
+    # Densities
+
+    def log_first(self, states: Tensor) -> Tensor:
+        """log p(z_1) of first states (…, N, D), shape (…, N)."""
+        residual = states - self.initial_mean
+        if not self.diffuse.shape[-1]:
+            return self._first_noise.log_prob(residual, _slack(states))
+        flat, _ = torch.linalg.qr(self.diffuse, mode="complete")
+        q = self.diffuse.shape[-1]
+        rest = flat[:, q:]  # the proper directions
+        density = residual.new_full(residual.shape[:-1], -0.5 * q * _LOG_2PI)
+        # A unit of the flat coordinates is a column of ``diffuse``.
+        spanned = self.diffuse.mT @ self.diffuse
+        density = density - 0.5 * torch.logdet(spanned)
+        if rest.shape[-1]:
+            proper = NormalNoise(rest.mT @ self.initial_covariance @ rest, "initial_covariance")
+            density = density + proper.log_prob(residual @ rest, _slack(states @ rest))
+        return density
+
+    def log_next(self, later: Tensor, states: Tensor, step: int) -> Tensor:
+        """log p(z_{t+1} | z_t) for ``later`` and ``states`` (…, N, D), t = ``step``: (…, N)."""
+        mean = self._next_mean(states, step)
+        return self._noise_at(step).log_prob(later - mean, _slack(later))
+
+    def log_step(self, states: Tensor, step: int) -> Tensor:
+        """log O(y_t | z_t) of states (…, N, D) at t = ``step``; 0 where nothing was observed."""
+        at = [_at(part, step) for part in (self.loading, self.intercept, self._read_values)]
+        mean = (at[0] @ states.unsqueeze(-1)).squeeze(-1) + at[1]
+        seen = self.mask[:, step]
+        root = tuple(_at(part, step) for part in self._readout)
+        return _normal(at[2] - mean, seen, root[0], root[1], self._exact(step), _slack(mean))
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor:
+        """log p(z_1 … z_L) of trajectories (…, N, T, D), shape (…, N).
+
+        Where Q has components of variance zero it is the density of the others, and −∞ if these do
+        not follow from the step before (to the rounding of the dtype).
+
+        Raises:
+            ValueError: Q is singular in another way; a path then has no density.
+        """
+        total = self.log_first(paths[..., 0, :])
+        if paths.shape[-2] == 1:
+            return total
+        mean = self._moved(paths[..., :-1, :])
+        later = paths[..., 1:, :]
+        density = self._noise.log_prob(later - mean, _slack(later))
+        inside = self.data.step_mask[:, 1:]
+        return total + torch.where(inside, density, 0).sum(-1)
+
+    def emission_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
+        return self.score(self.values, paths)
+
+    def score(self, y: Tensor, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t) of observations y (N, T, F); missing elements add nothing."""
+        mean = self.observed_mean(paths)
+        inverse, log_det = self._readout
+        residual = y.to(mean.dtype) - mean
+        terms = _normal(residual, self.mask, inverse, log_det, self._exact(None), _slack(mean))
+        return terms.sum(-1)
+
+    @cached_property
+    def _read_values(self) -> Tensor:
+        return self.values.to(self.loading.dtype)
+
+    @cached_property
+    def _first_noise(self) -> NormalNoise:
+        return NormalNoise(self.initial_covariance, "initial_covariance")
+
+    @cached_property
+    def _noise(self) -> NormalNoise:
+        return NormalNoise(self.noise, "noise")
+
+    def _noise_at(self, step: int) -> NormalNoise:
+        return self._noise.at(step)
+
+    @cached_property
+    def _readout(self) -> tuple[Tensor, Tensor]:
+        """Inverse Cholesky factors of R on what is observed, (N|1, T|1, F, F), and log dets."""
+        noisy = self.observation_noise.diagonal(dim1=-2, dim2=-1) != 0
+        alike = bool((self.mask | ~self.data.step_mask.unsqueeze(-1)).all())
+        kept = noisy if alike else noisy & self.mask
+        _, inverse, log_det = factorised(self.observation_noise, kept, "observation_noise")
+        return inverse, log_det
+
+    def _exact(self, step: int | None) -> Tensor:
+        """Elements that are observed without noise."""
+        silent = self.observation_noise.diagonal(dim1=-2, dim2=-1) == 0
+        if step is None:
+            return silent & self.mask
+        return _at(silent, step) & self.mask[:, step]
+
+    def _next_mean(self, states: Tensor, step: int) -> Tensor:
+        matrix = _at(self.transition, step)
+        return (matrix @ states.unsqueeze(-1)).squeeze(-1) + _at(self.offset, step)
+
+    def _moved(self, states: Tensor) -> Tensor:
+        if self.transition.shape[:2] == (1, 1):
+            return states @ self.transition[0, 0].mT + self.offset
+        return (self.transition @ states.unsqueeze(-1)).squeeze(-1) + self.offset
+
+    def _require_proper(self, what: str) -> None:
+        flat = self.diffuse.shape[-1]
+        require(
+            not flat,
+            "initial",
+            f"{what} of the states need a proper law of the first state (initial_variance=…, "
+            "initial='free' or initial='stationary')",
+            f"{flat} direction(s) with a flat prior",
+        )
+
+
+def _at(part: Tensor, step: int) -> Tensor:
+    """The entry (N|1, …) of a tensor (N|1, T|1, …) at a step."""
+    return part[:, step if part.shape[1] > 1 else 0]
+
+
+def _slack(states: Tensor) -> Tensor:
+    """How far from its value a component without noise may lie: the rounding of its size."""
+    unit = math.sqrt(torch.finfo(states.dtype).eps)
+    return unit * (1 + states.detach().abs())
+
+
+def _normal(
+    residual: Tensor,
+    seen: Tensor,
+    inverse: Tensor,
+    log_det: Tensor,
+    exact: Tensor,
+    slack: Tensor,
+) -> Tensor:
+    """log N(residual; 0, R) over what is seen, the last axis summed out.
+
+    ``inverse`` is the inverse Cholesky factor of R on what is seen with noise; ``exact`` marks what
+    is seen without, where the density is 1 if the residual is zero to ``slack`` and else 0.
+    """
+    noisy = seen & ~exact
+    residual = torch.where(seen, residual, 0)
+    kept = torch.where(noisy, residual, 0)
+    if inverse.shape[:-2].numel() == 1:
+        white = kept @ inverse.reshape(inverse.shape[-2:]).mT
+    else:
+        white = (inverse @ kept.unsqueeze(-1)).squeeze(-1)
+    count = noisy.sum(-1).to(residual)
+    density = -0.5 * (white.square().sum(-1) + count * _LOG_2PI)
+    density = density - torch.where(noisy.any(-1), log_det, 0)
+    wrong = (exact & (residual.abs() > slack)).any(-1)
+    return torch.where(wrong, -torch.inf, density)
+
+
+@dataclass(frozen=True)
+class LinearEmission:
+    r"""What is seen of a continuous state: y = C z + d + D u + N(0, R), F features.
+
+    Parameters: ``loading`` C (feature, component), unless the dynamics fix it; ``intercept`` d, if
+    there is one; ``input_effect`` D (feature, input), with ``inputs``; ``observation_variance``,
+    the diagonal of R (a number for one feature), and with ``correlated=True``
+    ``observation_correlation_factor``. Known values of R may be given as
+    ``observation_covariance``. Known values of all but the factor may have a leading axis of steps.
+
+    Priors: C ~ N(0, spread²), d ~ N(location, spread²), D ~ N(0, spread²), variances
+    ~ LogNormal(log(noise² / 2), 2²); ``scaled_to(data)`` sets location, spread and noise (the size
+    of changes from step to step) to the data's.
+    """
+
+    features: int = 1
+    correlated: bool = False
+    intercept: bool = False
+    inputs: int = 0
+    location: tuple[float, ...] = (0.0,)
+    spread: tuple[float, ...] = (1.0,)
+    noise: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        require_count(self.features, "features")
+        require_count(self.inputs, "inputs", 0)
+        for argument in ("location", "spread", "noise"):
+            given = getattr(self, argument)
+            given = tuple(given) if isinstance(given, tuple | list) else (given,)
+            fits = len(given) in (1, self.features)
+            came = f"{len(given)} numbers"
+            require(fits, argument, f"needs one number or one per feature ({self.features})", came)
+            object.__setattr__(self, argument, tuple(float(number) for number in given))
+        for argument in ("spread", "noise"):
+            for number in getattr(self, argument):
+                require_positive(number, argument)
+
+    @property
+    def varying(self) -> frozenset[str]:
+        """Parameters that may be known with an axis of steps."""
+        names = {"loading", "intercept", "input_effect", "observation_variance"}
+        return frozenset(names | {"observation_correlation_factor"})
+
+    def priors(self, loading: Tensor | None, size: int) -> Priors:
+        """Prior of every parameter, for states of ``size`` numbers."""
+        shape = per_feature(self.features)
+        location, spread = (self._filled(x) for x in (self.location, self.spread))
+        variance = (self._filled(self.noise).square() / 2).log().reshape(shape)
+        out: Priors = {}
+        if loading is None:
+            scale = spread.unsqueeze(-1).expand(self.features, size)
+            out["loading"] = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
+        if self.intercept:
+            law = dist.Normal(location.reshape(shape), spread.reshape(shape))
+            out["intercept"] = law.to_event(len(shape))
+        if self.inputs:
+            scale = spread.unsqueeze(-1).expand(self.features, self.inputs)
+            out["input_effect"] = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
+        out["observation_variance"] = dist.LogNormal(variance, 2.0).to_event(len(shape))
+        if self.correlated and self.features > 1:
+            out["observation_correlation_factor"] = dist.LKJCholesky(self.features, 1.0)
+        return out
+
+    def _filled(self, value: tuple[float, ...]) -> Tensor:
+        return torch.tensor(value).expand(self.features)
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+        feature = () if self.features == 1 else ("feature",)
+        return {
+            "loading": ("feature", "component"),
+            "intercept": feature,
+            "input_effect": ("feature", "input"),
+            "observation_variance": feature,
+            "observation_correlation_factor": ("feature", "feature_from"),
+        }
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """``observation_covariance`` as the law's own parameters."""
+        out = split_covariance(values, "observation", self.features, self.correlated)
+        if self.features == 1 and "observation_covariance" in values:
+            out["observation_variance"] = out["observation_variance"].squeeze(-1)
+        return out
+
+    def matrices(
+        self, parameters: Parameters, loading: Tensor | None, data: Sequences
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """C (1, T|1, F, D), d (N|1, T|1, F) and R (1, T|1, F, F)."""
+        steps, one = data.max_length, self.features == 1
+        given = dict(parameters)
+        for name in ("observation_variance", "intercept"):
+            if one and name in given:
+                given[name] = given[name].unsqueeze(-1)
+        noise = along_steps(covariance(given, "observation"), 2, steps)
+        matrix = along_steps(given["loading"], 2, steps) if loading is None else loading[None, None]
+        level = noise.new_zeros(1, 1, self.features)
+        if self.intercept:
+            level = along_steps(given["intercept"], 1, steps)
+        if self.inputs:
+            assert data.inputs is not None  # checked with the data
+            effect = along_steps(given["input_effect"], 2, steps)
+            columns = data.inputs.to(effect.dtype).unsqueeze(-1)
+            level = level + (effect @ columns).squeeze(-1)
+        return matrix.to(noise), level.to(noise), noise
+
+    def start(self, y: Tensor, mask: Tensor, size: int) -> tuple[dict[str, Tensor], Tensor]:
+        """Starting values from frames y (S, F), and the series (S, D) that the states are then.
+
+        Principal components of the features, missing ones at their mean.
+        """
+        seen = mask.to(y.dtype)
+        mean = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
+        centred = (y - mean) * seen
+        u, s, v = torch.linalg.svd(centred, full_matrices=False)
+        rank = min(size, len(s))
+        scale = s[:rank] / math.sqrt(max(1, len(y)))
+        loading = 0.1 * torch.randn(self.features, size, dtype=y.dtype) * _spread(centred, seen)
+        loading[:, :rank] = v[:rank].mT * scale
+        series = torch.randn(len(y), size, dtype=y.dtype)
+        series[:, :rank] = u[:, :rank] * math.sqrt(len(y))
+        noise = 0.5 * _step_square(centred, mask)
+        shape, unit = per_feature(self.features), torch.eye(self.features, dtype=y.dtype)
+        return {
+            "loading": loading,
+            "intercept": mean.reshape(shape),
+            "input_effect": y.new_zeros(self.features, self.inputs),
+            "observation_variance": noise.reshape(shape),
+            "observation_correlation_factor": unit,
+        }, series
+
+
+def _spread(centred: Tensor, seen: Tensor) -> Tensor:
+    """Standard deviation of each feature, (F, 1), never zero."""
+    variance = centred.square().sum(0) / seen.sum(0).clamp_min(1)
+    return torch.where(variance > 0, variance, 1).sqrt().unsqueeze(-1)
+
+
+def _step_square(centred: Tensor, mask: Tensor) -> Tensor:
+    """Half the mean square change of each feature from frame to frame, (F,), never zero."""
+    both = (mask[1:] & mask[:-1]).to(centred.dtype)
+    square = (centred.diff(dim=0).square() * both).sum(0) / both.sum(0).clamp_min(1)
+    return torch.where(square > 0, square, 1) / 2
+
+
+class LinearGaussianSSM(Model):
+    r"""A continuous state that moves linearly, observed linearly with normal noise.
+
+    .. math::
+        z_1 \sim N(m, P) , \quad z_{t+1} = A z_t + b + N(0, Q) , \quad y_t = C z_t + d + N(0, R)
+
+    Args:
+        dynamics: how the state moves: ``LinearDynamics``; ``LocalLevel``, ``LocalLinearTrend``,
+            ``Seasonal``, ``Autoregressive``, ``Cycle`` and sums of them; in continuous time
+            ``LinearSDE``, ``OrnsteinUhlenbeck``.
+        features: observed numbers a step, F.
+        correlated: R is full; otherwise diagonal.
+        intercept: whether d is a parameter; by default unless the dynamics carry a level.
+        inputs: input columns that enter the observation, D u_t.
+        emission: the law of the observations with settings of its priors, in place of the four.
+        priors: replacements for single priors, by parameter name, with the same event shape.
+
+    The parameters are those of the dynamics and of ``LinearEmission``. The Pyro program has one
+    site a parameter and two a batch of sequences, ``states`` (N, T, D) and ``obs``. A law with flat
+    directions (structural components, by default) can be scored and conditioned, but not drawn
+    from.
+
+    Raises:
+        ValueError: for a bad argument, named with what is required and what came.
+    """
+
+    def __init__(
+        self,
+        dynamics: Dynamics,
+        features: int = 1,
+        *,
+        correlated: bool = False,
+        intercept: bool | None = None,
+        inputs: int = 0,
+        emission: LinearEmission | None = None,
+        priors: Mapping[str, dist.TorchDistribution] | None = None,
+    ) -> None:
+        require(
+            isinstance(dynamics, Dynamics),
+            "dynamics",
+            "must be a law of linear dynamics, for instance LocalLevel() or LinearDynamics(2)",
+            repr(dynamics),
+        )
+        self.dynamics = dynamics
+        self.states = dynamics.states
+        if emission is None:
+            has = not dynamics.levelled if intercept is None else intercept
+            emission = LinearEmission(features, correlated, has, inputs)
+        else:
+            given = (features, correlated, intercept, inputs)
+            free = given == (1, False, None, 0) and isinstance(emission, LinearEmission)
+            requirement = (
+                "must be a LinearEmission, without features, correlated, intercept, inputs"
+            )
+            require(free, "emission", requirement, f"{emission!r} beside {given}")
+        self.emission = emission
+        self._check_laws()
+        self._set_priors(priors)
+
+    def _check_laws(self) -> None:
+        loading, features = self.dynamics.loading, self.emission.features
+        if loading is not None:
+            size = len(loading)
+            requirement = f"{type(self.dynamics).__name__} is a law of {size} observed feature(s)"
+            require(features == size, "features", requirement, features)
+        read = {self.dynamics.inputs, self.emission.inputs} - {0}
+        require(
+            len(read) < 2,
+            "inputs",
+            "dynamics and emission read the same input columns and need the same number of them",
+            f"{self.dynamics.inputs} and {self.emission.inputs}",
+        )
+
+    def _own_priors(self) -> Priors:
+        emitted = self.emission.priors(self.dynamics.loading, self.states)
+        moved = self.dynamics.priors()
+        both = sorted(set(emitted) & set(moved))
+        require(not both, "dynamics", "needs parameters named unlike those of the emission", both)
+        return {**moved, **emitted}
+
+    @property
+    def observations(self) -> Vectors:
+        """Vectors of real numbers, each of which may be missing."""
+        return Vectors(self.emission.features)
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that the model was made with, but for ``priors``."""
+        return {"dynamics": self.dynamics, "emission": self.emission}
+
+    @property
+    def belief(self) -> GaussianBelief:
+        """A normal law of the state, with a full covariance for up to 16 components."""
+        return GaussianBelief(self.states, full=self.states <= _FULL)
+
+    @property
+    def inputs(self) -> int:
+        """Number of input columns that the dynamics or the emission read; 0 for none."""
+        return max(self.dynamics.inputs, self.emission.inputs)
+
+    @property
+    def timed(self) -> bool:
+        """Whether the dynamics read ``data.times``."""
+        return self.dynamics.timed
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """Names of the state components."""
+        return self.dynamics.components
+
+    def parameter_dims(self) -> dict[str, tuple[str, ...]]:
+        """Axis names of every parameter."""
+        dims = {**self.emission.dims(), **self.dynamics.dims()}
+        return {name: dims[name] for name in self._all}
+
+    def __repr__(self) -> str:
+        known = f", known={sorted(self._known)}" if self._known else ""
+        return f"LinearGaussianSSM({self.dynamics}, features={self.emission.features}{known})"
+
+    def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.emission.natural(self.dynamics.natural(values))
+
+    def _accept(self, name: str, value: Tensor) -> Tensor:
+        """As everywhere, but variances may be 0, and some values may have an axis of steps."""
+        shape = self._all[name].event_shape if name in self._all else value.shape
+        over_steps = name in self._varying and value.ndim == len(shape) + 1 and len(value) > 0
+        nothing = value == 0 if name.endswith("_variance") else torch.zeros_like(value).bool()
+        checked = torch.where(nothing, 1, value)
+        if over_steps:
+            taken = torch.stack([super(LinearGaussianSSM, self)._accept(name, v) for v in checked])
+        else:
+            taken = super()._accept(name, checked)
+        return torch.where(nothing, 0, taken)
+
+    @property
+    def _varying(self) -> frozenset[str]:
+        return self.dynamics.varying | self.emission.varying
+
+    def scaled_to(self, data: Data) -> LinearGaussianSSM:
+        """The same model with its priors on the scale of the data.
+
+        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        """
+        data = data.sample() if isinstance(data, SequenceFolder) else data
+        self.observations.check(data, "LinearGaussianSSM")
+        seen = data.mask.double()
+        count = seen.sum((0, 1)).clamp_min(1)
+        mean = (data.values.double() * seen).sum((0, 1)) / count
+        square = ((data.values.double() - mean).square() * seen).sum((0, 1)) / count
+        spread = torch.where(square > 0, square, 1).sqrt()
+        out = copy.copy(self)
+        out.dynamics = self.dynamics.scaled_to(data)
+        out.emission = replace(
+            self.emission,
+            location=tuple(mean.tolist()),
+            spread=tuple(spread.tolist()),
+            noise=tuple(step_scale(data).tolist()),
+        )
+        out._all = out._assemble()
+        return out
+
+    def check_values(self, data: Sequences) -> None:
+        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        self.observations.check(data, "LinearGaussianSSM")
+        self.dynamics.check(data)
+        require_inputs(data, self.emission.inputs, "LinearGaussianSSM")
+        for name, value in self._known.items():
+            if value.ndim == len(self._all[name].event_shape):
+                continue
+            needed = data.max_length - (name in self.dynamics.varying)
+            requirement = f"is known for {len(value)} step(s): the data need as many at least"
+            require(len(value) >= needed, name, requirement, needed)
+
+    def laws(self, parameters: Parameters, data: Sequences) -> LinearLaws:
+        """The laws at given values of the unknown parameters: a pure function.
+
+        One value of each; draws are looped over.
+
+        Raises:
+            ValueError: axes of draws, or parameters at which a stationary law does not exist.
+        """
+        values = self.complete(parameters)
+        for name, value in values.items():
+            shape = self._all[name].event_shape
+            extra = value.ndim - len(shape) - (name in self._varying and name in self._known)
+            require(extra <= 0, name, f"needs one value of shape {tuple(shape)}", value.shape)
+        moves = self.dynamics.moves(values, data)
+        readout = self.emission.matrices(values, self.dynamics.loading, data)
+        dtype = next(iter(values.values())).dtype
+        moves = Moves(*(part.to(dtype) for part in moves))
+        loading, intercept, noise = (part.to(dtype) for part in readout)
+        return LinearLaws(
+            *moves,
+            loading=loading,
+            intercept=intercept,
+            observation_noise=noise,
+            parameters=values,
+            data=data,
+        )
+
+    def start(self, data: Sequences) -> dict[str, Tensor]:
+        """Values of the unknown parameters to start a fit from, read off the data.
+
+        States start as principal components of the observations, variances as shares of the
+        changes from step to step. Uses torch's global generator where there are more states than
+        features.
+        """
+        self.check_values(data)
+        inside = data.step_mask
+        y, mask = data.values[inside].double(), data.mask[inside]
+        emitted, series = self.emission.start(y, mask, self.states)
+        if self.dynamics.loading is not None:
+            mean = (y * mask).sum(0) / mask.sum(0).clamp_min(1)
+            series = torch.where(mask, y, mean)
+        found = {**emitted, **self.dynamics.start(series)}
+        dtype = torch.get_default_dtype()
+        return {name: found[name].to(dtype) for name in self.priors}

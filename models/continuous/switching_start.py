@@ -1,0 +1,197 @@
+"""Where a fit of a switching linear model starts: regimes by clusters of how the data move."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..data.sequences import Sequences
+
+_REACH = 4
+"""Steps to either side over which frames are averaged before they are told apart."""
+
+_ROUNDS = 10
+"""Of regressing each regime's dynamics and reassigning the frames."""
+
+_RIDGE = 1e-2
+"""Of the regressions, per frame, with the state in units of its standard deviation."""
+
+_SHARE = 0.5
+"""Of the one-step residual that is first taken for noise of the observations, in variance."""
+
+_CERTAINTY = 0.95
+"""Weight of a frame in its own regime; the rest goes to all, so that none starts empty."""
+
+
+def regime_start(
+    data: Sequences, *, regimes: int, states: int, known: Mapping[str, Tensor], correlated: bool
+) -> dict[str, Tensor]:
+    """Starting values of all parameters of ``SwitchingLinearSSM``, and ``counts`` of transitions.
+
+    Emission parameters have no axis of regimes. A ``known`` loading or intercept is used.
+    """
+    y, inside = _filled(data), data.step_mask
+    out = _subspace(y, inside, states, known)
+    z = out.pop("state")
+    labels = _clusters(z, inside, regimes)
+    for _ in range(_ROUNDS):
+        weight = _weights(labels, inside, regimes)
+        dynamics, drift, noise = _regressions(z, weight)
+        labels = _reassigned(z, inside, dynamics, drift, noise)
+    weight = _weights(labels, inside, regimes)
+    dynamics, drift, noise = _regressions(z, weight)
+    residual = torch.einsum("fi,kij,fj->f", out["loading"], noise, out["loading"]) / regimes
+    floor = 1e-3 * y[inside].var(0, correction=0).clamp_min(1e-12)
+    spread = out.pop("residual").square() + _SHARE * residual + floor
+    out["observation_scale"] = spread.sqrt()
+    noise = noise * (1 - _SHARE)
+    scale = noise.diagonal(dim1=-2, dim2=-1).sqrt()
+    out |= {"dynamics": dynamics, "drift": drift, "noise_scale": scale}
+    if correlated:
+        spread = scale.unsqueeze(-1) * scale.unsqueeze(-2)
+        eye = torch.eye(states).to(noise)
+        out["noise_correlation_factor"] = torch.linalg.cholesky(0.9 * noise / spread + 0.1 * eye)
+    out["initial_mean"] = z[:, 0].mean(0)
+    out["initial_scale"] = z[inside].std(0, correction=0).clamp_min(1e-6)
+    first = torch.bincount(labels[:, 0], minlength=regimes).to(z) + 1
+    out["initial"] = first / first.sum()
+    out["counts"] = _counts(labels, inside, regimes).to(z)
+    return out
+
+
+def _filled(data: Sequences) -> Tensor:
+    """Values in float64; what is missing repeats the last value seen, at first the mean."""
+    y, mask = data.values.double(), data.mask
+    mean = (y * mask).sum((0, 1)) / mask.sum((0, 1)).clamp_min(1)
+    steps = torch.arange(y.shape[1], device=y.device).reshape(1, -1, 1)
+    last = torch.where(mask, steps, -1).cummax(1).values
+    carried = y.gather(1, last.clamp_min(0))
+    return torch.where(last >= 0, carried, mean)
+
+
+def _subspace(
+    y: Tensor, inside: Tensor, states: int, known: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    """State estimates (N, T, D), loading, intercept, and the standard deviation left in y."""
+    intercept = known.get("intercept", y[inside].mean(0)).double()
+    intercept = intercept.reshape(-1, y.shape[-1]).mean(0)
+    centred = y - intercept
+    if "loading" in known:
+        loading = known["loading"].double().reshape(-1, y.shape[-1], states).mean(0)
+        state = centred @ torch.linalg.pinv(loading).mT
+    else:
+        unit = centred[inside].std(0, correction=0)
+        windows = _windows(centred / torch.where(unit > 0, unit, 1), math.ceil(states / len(unit)))
+        centre = windows[inside].mean(0)
+        _, scale, basis = torch.linalg.svd(windows[inside] - centre, full_matrices=False)
+        kept = basis[:states].mT / (scale[:states] / math.sqrt(len(windows[inside]))).clamp_min(
+            1e-6 * float(scale[0])
+        )
+        state = (windows - centre) @ kept
+        loading = torch.linalg.lstsq(state[inside], centred[inside]).solution.mT
+    left = (centred - state @ loading.mT)[inside].std(0, correction=0)
+    return {"state": state, "loading": loading, "intercept": intercept, "residual": left}
+
+
+def _windows(x: Tensor, width: int) -> Tensor:
+    """Every frame with the ``width`` − 1 before it (the first repeated), (N, T, width · F)."""
+    padded = torch.cat([x[:, :1].expand(-1, width - 1, -1), x], 1)
+    return torch.cat([padded[:, w : w + x.shape[1]] for w in range(width)], -1)
+
+
+def _smoothed(x: Tensor, weight: Tensor) -> Tensor:
+    """Means over ``_REACH`` steps to either side, of steps with weight (N, T)."""
+    kernel = torch.ones(1, 1, 2 * _REACH + 1).to(x)
+    flat = (x * weight.unsqueeze(-1)).movedim(-1, 1).flatten(0, 1).unsqueeze(1)
+    total = torch.nn.functional.conv1d(flat, kernel, padding=_REACH)
+    count = torch.nn.functional.conv1d(weight.to(x).unsqueeze(1), kernel, padding=_REACH)
+    total = total.reshape(len(x), x.shape[-1], -1).movedim(1, -1)
+    return total / count.movedim(1, -1).clamp_min(1)
+
+
+def _clusters(z: Tensor, inside: Tensor, regimes: int) -> Tensor:
+    """Labels (N, T) by k-means on local means of the state, of its moves, and their size."""
+    if regimes == 1 or z.shape[1] == 1:
+        return torch.zeros(inside.shape, dtype=torch.int64)
+    moves = torch.cat([torch.zeros_like(z[:, :1]), z.diff(dim=1)], 1)
+    weight = inside.clone()
+    weight[:, 0] = False  # nothing moved yet
+    mean = _smoothed(moves, weight)
+    size = (_smoothed(moves.square(), weight) + 1e-12).log()
+    x = torch.cat([_smoothed(z, inside), mean, size], -1)
+    seen = x[inside]
+    x = (x - seen.mean(0)) / seen.std(0, correction=0).clamp_min(1e-9)
+    return _kmeans(x, inside, regimes)
+
+
+def _kmeans(x: Tensor, inside: Tensor, clusters: int) -> Tensor:
+    """Lloyd's algorithm from centres far apart (k-means++), the best of five."""
+    seen = x[inside]
+    best, labels = math.inf, torch.zeros(inside.shape, dtype=torch.int64)
+    for _ in range(5):
+        centres = seen[torch.randint(len(seen), (1,))]
+        while len(centres) < clusters:
+            near = torch.cdist(seen, centres).amin(-1).square() + 1e-12
+            centres = torch.cat([centres, seen[torch.multinomial(near, 1)]])
+        for _ in range(30):
+            member = torch.cdist(seen, centres).argmin(-1)
+            total = torch.zeros_like(centres).index_add(0, member, seen)
+            count = torch.bincount(member, minlength=clusters).unsqueeze(-1)
+            centres = torch.where(count > 0, total / count.clamp_min(1), centres)
+        cost = float(torch.cdist(seen, centres).amin(-1).square().sum())
+        if cost < best:
+            best, labels = (
+                cost,
+                torch.cdist(x.flatten(0, 1), centres).argmin(-1).reshape(x.shape[:2]),
+            )
+    return labels
+
+
+def _weights(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
+    """Weights (N, T-1, K) of the steps into each regime."""
+    own = torch.nn.functional.one_hot(labels[:, 1:], regimes).double()
+    share = _CERTAINTY * own + (1 - _CERTAINTY) / regimes
+    return share * inside[:, 1:].unsqueeze(-1)
+
+
+def _regressions(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """A, b and residual covariance of z' on z for every regime, weighted and ridged."""
+    unit = z.flatten(0, 1).std(0, correction=0).clamp_min(1e-9)
+    x = torch.cat([z / unit, torch.ones_like(z[..., :1])], -1)
+    before, after = x[:, :-1], x[:, 1:, :-1]
+    size = z.shape[-1]
+    total = weight.sum((0, 1)).clamp_min(1e-6)
+    cross = torch.einsum("ntk,nti,ntj->kij", weight, before, before) / total[:, None, None]
+    target = torch.einsum("ntk,nti,ntj->kij", weight, before, after) / total[:, None, None]
+    ridge = _RIDGE * torch.eye(size + 1).to(z)
+    ridge[-1, -1] = 1e-9
+    solved = torch.linalg.solve(cross + ridge, target).mT  # (K, D, D + 1)
+    left = after.unsqueeze(-2) - torch.einsum("kij,ntj->ntki", solved, before)
+    noise = torch.einsum("ntk,ntki,ntkj->kij", weight, left, left) / total[:, None, None]
+    noise = noise + 1e-4 * torch.eye(size).to(z)
+    scale = unit.unsqueeze(-1)
+    return solved[..., :-1] * scale / unit, solved[..., -1] * unit, noise * scale * unit
+
+
+def _reassigned(
+    z: Tensor, inside: Tensor, dynamics: Tensor, drift: Tensor, noise: Tensor
+) -> Tensor:
+    """Labels by the densities of the moves, averaged over neighbouring steps."""
+    if z.shape[1] == 1:
+        return torch.zeros(inside.shape, dtype=torch.int64)
+    reached = torch.einsum("kij,ntj->ntki", dynamics, z[:, :-1]) + drift
+    law = torch.distributions.MultivariateNormal(torch.zeros_like(drift), noise)
+    table = law.log_prob(z[:, 1:].unsqueeze(-2) - reached)
+    labels = _smoothed(table, inside[:, 1:]).argmax(-1)
+    return torch.cat([labels[:, :1], labels], 1)
+
+
+def _counts(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
+    """Counts of transitions, with one expected visit to each and some staying."""
+    moved = inside[:, 1:]
+    flat = labels[:, :-1][moved] * regimes + labels[:, 1:][moved]
+    counts = torch.bincount(flat, minlength=regimes**2).double().reshape(regimes, regimes)
+    return counts + 1.0 / regimes + 0.5 * torch.eye(regimes, dtype=torch.float64)

@@ -1,0 +1,1 @@
+"""Sequences: what the models are fitted to, from frames, arrays, folders and tables."""

@@ -1,0 +1,1 @@
+"""Models that are acted upon: POMDPs, their problems, policies and files."""

@@ -1,0 +1,116 @@
+"""What the steps of a decision process earn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..checks import require
+
+Array = npt.NDArray[np.float64]
+
+
+class Tables(NamedTuple):
+    """A decision process with symbols for observations, as numbers (float64)."""
+
+    initial: Array
+    """p(z_1), (K,)."""
+    transition: Array
+    """T(z' | z, a), (A, K, K), rows from and columns to."""
+    observation: Array
+    """O(o | a, z'), (A, K, S), z' being the state that the action led to."""
+    reward: Array
+    """E[r | z, a], (A, K)."""
+    discount: float
+    """γ in [0, 1]: a reward t steps ahead counts γ^t."""
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """R(a, z, z', o) of action, state, next state and next observation.
+
+    Made by ``Rewards.of_table``. An axis that the reward does not depend on has size 1: ``shape``
+    is (A|1, K|1, K|1, S|1), ``values`` are the entries, the last axis running fastest.
+
+    Raises:
+        ValueError: another number of axes or entries, or entries that are not finite.
+    """
+
+    shape: tuple[int, ...]
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__  # a frozen dataclass
+        set_(self, "shape", tuple(int(size) for size in self.shape))
+        set_(self, "values", tuple(float(value) for value in self.values))
+        require(
+            len(self.shape) == 4 and int(np.prod(self.shape)) == len(self.values),
+            "reward",
+            "needs four axes (action, state, state_to, observation) and an entry for each place",
+            f"shape {self.shape} and {len(self.values)} entries",
+        )
+        others = [value for value in self.values if not np.isfinite(value)]
+        require(not others, "reward", "must be finite", others[:1])
+
+    @classmethod
+    def of_table(cls, table: npt.ArrayLike | Tensor) -> Rewards:
+        """Of an array (A|1, K|1, K|1, S|1); of fewer axes, the first ones: (A, K) is R(a, z)."""
+        try:
+            array = np.asarray(table, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"reward: needs an array of numbers, got {table!r}") from error
+        require(array.ndim <= 4, "reward", "has at most four axes", array.shape)
+        array = array.reshape(array.shape + (1,) * (4 - array.ndim))
+        return cls(array.shape, tuple(array.ravel().tolist()))
+
+    @cached_property
+    def table(self) -> Tensor:
+        """(A|1, K|1, K|1, S|1) float64."""
+        return torch.tensor(self.values, dtype=torch.float64).reshape(self.shape)
+
+    def check(self, actions: int, states: int, symbols: int | None) -> None:
+        """Raise ``ValueError`` unless it is for a process of these sizes."""
+        sizes = actions, states, states, symbols or 1
+        fits = all(own in (1, size) for own, size in zip(self.shape, sizes, strict=True))
+        requirement = f"must broadcast to (action, state, state_to, observation) = {sizes}"
+        require(fits, "reward", requirement, f"shape {self.shape}")
+
+    def of(
+        self,
+        action: Tensor,
+        state: Tensor,
+        state_to: Tensor,
+        observation: Tensor | None = None,
+    ) -> Tensor:
+        """Rewards of steps, in the common shape of the arguments; float64."""
+        seen = action if observation is None else observation
+        places = action, state, state_to, seen
+        index = (
+            place if size > 1 else torch.zeros_like(place)
+            for place, size in zip(places, self.shape, strict=True)
+        )
+        return self.table[tuple(index)]
+
+    def expected(self, transition: Array, observation: Array | None) -> Array:
+        """Σ_z' T(z'|z,a) Σ_o O(o|a,z') R(a, z, z', o), (A, K)."""
+        table = self.table.numpy()
+        actions, states = transition.shape[:2]
+        if table.shape[3] > 1:
+            assert observation is not None  # the table was checked with the process
+            ours = np.broadcast_to(table, (actions, *table.shape[1:]))
+            told = np.broadcast_to(observation[:, None], (actions, 1, *observation.shape[1:]))
+            ours = np.einsum("aijs,aijs->aij", *np.broadcast_arrays(ours, told))
+        else:
+            ours = np.broadcast_to(table[..., 0], (actions, *table.shape[1:3]))
+        if ours.shape[2] == 1:  # the rows of the transition sum to 1
+            return np.broadcast_to(ours[..., 0], (actions, states)).copy()
+        ours = np.broadcast_to(ours, (actions, ours.shape[1], states))
+        if ours.shape[1] == 1:
+            return np.asarray(np.einsum("azj,aj->az", transition, ours[:, 0]))
+        return np.asarray(np.einsum("azj,azj->az", transition, ours))

@@ -1,0 +1,1 @@
+"""Laws of the observations given the hidden state."""

@@ -1,0 +1,483 @@
+"""Emission families with real outputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Self
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..checks import require, require_count
+from ..data.sequences import Sequences
+from ..trajectories import safe_log
+from .emission import (
+    Emission,
+    Parameters,
+    Priors,
+    along_paths,
+    feature_dims,
+    group_means,
+    group_spreads,
+    in_blocks,
+    over_time,
+    per_feature,
+    wide,
+)
+from .observations import Vectors
+
+
+@dataclass(frozen=True)
+class _Real(Emission):
+    """Shared settings of the real families: the prior of means and scales.
+
+    mean ~ Normal(location, spread), scale ~ LogNormal(log(spread / 2), 1), per state and feature.
+    ``location`` and ``spread`` are in units of the data: ``scaled_to(data)`` sets them.
+    """
+
+    features: int = 1
+    location: float | tuple[float, ...] = 0.0
+    spread: float | tuple[float, ...] = 2.0
+
+    def __post_init__(self) -> None:
+        require_count(self.features, "features")
+        for argument in ("location", "spread"):
+            size = torch.as_tensor(getattr(self, argument)).numel()
+            require(
+                size in (1, self.features),
+                argument,
+                f"needs one number or one per feature ({self.features})",
+                f"{size} numbers",
+            )
+        finite = bool(torch.as_tensor(self.location).isfinite().all())
+        require(finite, "location", "must be finite", self.location)
+        spread = torch.as_tensor(self.spread)
+        usable = bool((spread.isfinite() & (spread > 0)).all())
+        require(usable, "spread", "must be finite and > 0", self.spread)
+
+    @property
+    def observations(self) -> Vectors:
+        return Vectors(self.features)
+
+    @property
+    def ordering(self) -> str | None:
+        return "mean"
+
+    @property
+    def predictor_scale(self) -> Tensor:
+        return self._fill(self.spread, (self.features,))
+
+    def _locations(self, *lead: int) -> dist.TorchDistribution:
+        shape = (*lead, *per_feature(self.features))
+        loc, spread = (self._fill(x, shape) for x in (self.location, self.spread))
+        prior: dist.TorchDistribution = dist.Normal(loc, spread).to_event(len(shape))
+        return prior
+
+    def _scales(self, *lead: int) -> dist.TorchDistribution:
+        shape = (*lead, *per_feature(self.features))
+        centre = (self._fill(self.spread, shape) / 2).log()
+        prior: dist.TorchDistribution = dist.LogNormal(centre, 1.0).to_event(len(shape))
+        return prior
+
+    @staticmethod
+    def _fill(value: float | tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
+        return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(shape).clone()
+
+    def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
+        centre = over_time(self.mean(parameters), 2)
+        return torch.where(mask.unsqueeze(-2), y.to(centre.dtype).unsqueeze(-2) - centre, 0)
+
+    def mean(self, parameters: Parameters) -> Tensor:
+        return wide(parameters["mean"], self.features)
+
+    def _residual(self, parameters: Parameters, y: Tensor, shift: Tensor | None) -> Tensor:
+        """y − mean_k − shift, shape (…draws, N, T, K, F)."""
+        mean = over_time(self.mean(parameters), 2)
+        residual = y.to(mean.dtype).unsqueeze(-2) - mean
+        return residual if shift is None else residual - shift
+
+    def _means_along(self, parameters: Parameters, paths: Tensor, shift: Tensor | None) -> Tensor:
+        """mean_k + shift of the states along the paths, (N, T, F)."""
+        mean = self.mean(parameters)[paths]
+        return mean if shift is None else mean + along_paths(shift, paths)
+
+    def scaled_to(self, data: Sequences) -> Self:
+        seen = data.mask.double()
+        count = seen.sum((0, 1)).clamp_min(1)
+        values = data.values.double()
+        mean = (values * seen).sum((0, 1)) / count
+        spread = (((values - mean).square() * seen).sum((0, 1)) / count).sqrt()
+        spread = torch.where(spread > 0, spread, 1)  # a feature that never varies has no scale
+        return replace(self, location=tuple(mean.tolist()), spread=tuple(spread.tolist()))
+
+
+_FAR = 1e4
+"""Distance of means, in standard deviations, up to which squares may be multiplied out: an error of
+1e-8 nats in float64."""
+
+
+def _log_normal(
+    y: Tensor, mask: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None
+) -> Tensor:
+    """log N(y; mean + shift, scale²) summed over the observed features.
+
+    ``y``, ``mask`` (N, T, F), ``mean``, ``scale`` (…draws, K, F), ``shift`` (…draws, N, T, 1|K, F)
+    or None; returns (…draws, N, T, K). Without a shift it is one product of the powers of y with
+    the coefficients of the quadratic, in float64, and nothing of size (N, T, K, F) is made.
+    """
+    mean, scale = torch.broadcast_tensors(mean, scale)  # either can be known, without draws
+    centre = mean.detach().reshape(-1, mean.shape[-1]).mean(0)
+    if shift is not None or bool(((mean - centre) / scale).abs().max() > _FAR):
+        located, wider = over_time(mean, 2), over_time(scale, 2)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = y.to(mean.dtype).unsqueeze(-2) - located
+            residual = residual if shift is None else residual - shift
+            terms = -0.5 * (residual / wider).square() - wider.log() - 0.5 * math.log(2 * math.pi)
+            return torch.where(mask.unsqueeze(-2), terms, 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, mean.numel())
+    precision, offset = scale.double().pow(-2), mean.double() - centre
+    constant = 0.5 * (precision * offset.square() + math.log(2 * math.pi)) + scale.double().log()
+    x, seen = y.double() - centre, mask.double()
+    if bool(mask.all()):  # the constants of all features are one
+        seen, constant = seen[..., :1], constant.sum(-1, keepdim=True)
+    else:
+        x = x * seen
+    powers = torch.cat([x.square(), x, seen], -1)
+    coefficients = torch.cat([-0.5 * precision, precision * offset, -constant], -1)
+    return (powers @ coefficients.mT.unsqueeze(-3)).to(mean.dtype)
+
+
+@dataclass(frozen=True)
+class Gaussian(_Real):
+    """Independent features: O_k(y) = Π_f N(y_f; mean[k, f], scale[k, f]²)."""
+
+    def priors(self, states: int) -> Priors:
+        return {"mean": self._locations(states), "scale": self._scales(states)}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {name: feature_dims(self.features) for name in ("mean", "scale")}
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        mean, scale = self.mean(parameters), wide(parameters["scale"], self.features)
+        return _log_normal(y, mask, mean, scale, shift)
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        scale = wide(parameters["scale"], self.features)[paths]
+        return self._means_along(parameters, paths, shift) + scale * torch.randn_like(scale)
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        shape = (-1, *per_feature(self.features))
+        mean, scale = group_means(y, mask, weight), group_spreads(y, mask, weight)
+        return {"mean": mean.reshape(shape), "scale": scale.reshape(shape)}
+
+
+def _by_pattern(
+    residual: Tensor, mask: Tensor, density: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Score vectors whose features are missing in patterns: one call per distinct pattern.
+
+    ``residual`` (…draws, N, T, K, F), ``mask`` (N, T, F); ``density(residual, kept)`` gets
+    (…draws, M, K, kept features) and the indices of these features, and returns (…draws, M, K).
+    """
+    flat = residual.flatten(-4, -3)
+    rows = mask.flatten(0, 1)
+    some, whole = rows.any(-1), rows.all(-1)
+    if torch.equal(some, whole):  # steps are missing, if at all, as a whole
+        scored = density(flat, torch.arange(rows.shape[-1], device=rows.device))
+        out = torch.where(whole.unsqueeze(-1), scored, 0)
+    else:
+        patterns, member = rows.unique(dim=0, return_inverse=True)
+        out = 0 * flat[..., 0]
+        for number, pattern in enumerate(patterns):
+            if pattern.any():
+                place, kept = (member == number).nonzero()[:, 0], pattern.nonzero()[:, 0]
+                part = flat.index_select(-3, place).index_select(-1, kept)
+                scored = density(part, kept)
+                # Axes of draws can come in with the density alone, where the mean is known.
+                out = out.expand(*scored.shape[:-2], *out.shape[-2:])
+                out = out.index_add(-2, place, scored)
+    return out.reshape(*out.shape[:-2], *mask.shape[:2], out.shape[-1])
+
+
+@dataclass(frozen=True)
+class FullGaussian(_Real):
+    """Correlated features: O_k(y) = N(y; mean[k], Σ_k), Σ_k = diag(scale) C C' diag(scale).
+
+    C is the Cholesky factor of a correlation matrix with an LKJ(1) prior. Known values may be given
+    as ``covariance`` (K, F, F). Missing features are integrated out exactly.
+    """
+
+    features: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(self.features, "features", 2)
+
+    def priors(self, states: int) -> Priors:
+        correlation = dist.LKJCholesky(self.features, 1.0).expand([states]).to_event(1)
+        return {
+            "mean": self._locations(states),
+            "scale": self._scales(states),
+            "correlation_factor": correlation,
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "mean": ("state", "feature"),
+            "scale": ("state", "feature"),
+            "correlation_factor": ("state", "feature", "feature_from"),
+        }
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        factor = _factor(parameters)
+
+        def density(residual: Tensor, kept: Tensor) -> Tensor:
+            tril = factor
+            if len(kept) < self.features:
+                rows = factor.index_select(-2, kept)
+                tril = torch.linalg.cholesky(rows @ rows.mT)
+            law = dist.MultivariateNormal(
+                torch.zeros_like(tril[..., 0]).unsqueeze(-3),
+                scale_tril=tril.unsqueeze(-4),
+                validate_args=False,
+            )
+            out: Tensor = law.log_prob(residual)
+            return out
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        mean = self._means_along(parameters, paths, shift)
+        noise = torch.randn_like(mean).unsqueeze(-1)
+        return mean + (_factor(parameters)[paths] @ noise).squeeze(-1)
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        unit = torch.eye(self.features, dtype=weight.dtype)
+        return {
+            "mean": group_means(y, mask, weight),
+            "scale": group_spreads(y, mask, weight),
+            "correlation_factor": unit.repeat(weight.shape[1], 1, 1),
+        }
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        out = dict(values)
+        if "covariance" not in out:
+            return out
+        covariance = out.pop("covariance")
+        both = sorted({"scale", "correlation_factor"} & set(out))
+        require(not both, "covariance", "stands for scale and correlation_factor", f"{both} too")
+        size = self.features
+        fits = covariance.ndim == 3 and covariance.shape[1:] == (size, size)
+        came = f"shape {tuple(covariance.shape)}"
+        require(fits, "covariance", f"needs shape (states, {size}, {size})", came)
+        factor, info = torch.linalg.cholesky_ex(covariance)
+        symmetric = torch.allclose(covariance, covariance.mT, rtol=1e-6, atol=0)
+        require(
+            symmetric and not bool(info.any()),
+            "covariance",
+            "needs symmetric positive definite matrices",
+            covariance.tolist(),
+        )
+        out["scale"] = covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        out["correlation_factor"] = factor / out["scale"].unsqueeze(-1)
+        return out
+
+
+def _factor(parameters: Parameters) -> Tensor:
+    """Cholesky factor of the covariance, (…draws, K, F, F)."""
+    return parameters["scale"].unsqueeze(-1) * parameters["correlation_factor"]
+
+
+@dataclass(frozen=True)
+class LowRankGaussian(_Real):
+    """High-dimensional reals: O_k(y) = N(y; mean[k], W_k W_k' + diag(scale[k]²)), W_k (F, rank).
+
+    Cost is linear in F (Woodbury). W is determined up to a rotation of its columns. Missing
+    features are integrated out exactly.
+    """
+
+    features: int = 2
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(self.rank, "rank")
+        require(
+            self.rank < self.features,
+            "rank",
+            f"LowRankGaussian(features={self.features}) needs rank < features",
+            self.rank,
+        )
+
+    def priors(self, states: int) -> Priors:
+        spread = self._fill(self.spread, (self.features,)).unsqueeze(-1)
+        loading = dist.Normal(0.0, spread.expand(states, self.features, self.rank) / 2)
+        return {
+            "mean": self._locations(states),
+            "scale": self._scales(states),
+            "loading": loading.to_event(3),
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {
+            "mean": ("state", "feature"),
+            "scale": ("state", "feature"),
+            "loading": ("state", "feature", "factor"),
+        }
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        loading, scale = parameters["loading"], parameters["scale"]
+
+        def density(residual: Tensor, kept: Tensor) -> Tensor:
+            variance = scale.index_select(-1, kept).square().unsqueeze(-3)
+            law = dist.LowRankMultivariateNormal(
+                torch.zeros_like(variance),
+                loading.index_select(-2, kept).unsqueeze(-4),
+                variance,
+                validate_args=False,
+            )
+            out: Tensor = law.log_prob(residual)
+            return out
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            return _by_pattern(self._residual(parameters, y, shift), mask, density)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        mean = self._means_along(parameters, paths, shift)
+        factors = torch.randn(*paths.shape, self.rank, 1, dtype=mean.dtype)
+        common = (parameters["loading"][paths] @ factors).squeeze(-1)
+        return mean + common + parameters["scale"][paths] * torch.randn_like(mean)
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        spread = group_spreads(y, mask, weight)
+        # Loadings of zero are a saddle point: start from small distinct directions.
+        angle = torch.arange(self.features * self.rank, dtype=spread.dtype).reshape(-1, self.rank)
+        return {
+            "mean": group_means(y, mask, weight),
+            "scale": spread * math.sqrt(0.9),
+            "loading": spread.unsqueeze(-1) * (1.7 * angle + 1).sin() * math.sqrt(0.1 / self.rank),
+        }
+
+
+@dataclass(frozen=True)
+class StudentT(_Real):
+    """Heavy tails: O_k(y) = Π_f t(y_f; freedom[k, f], mean[k, f], scale[k, f]).
+
+    freedom ~ Gamma(2, 0.1), the prior of Juárez & Steel (2010).
+    """
+
+    def priors(self, states: int) -> Priors:
+        shape = (states, *per_feature(self.features))
+        freedom = dist.Gamma(torch.full(shape, 2.0), 0.1).to_event(len(shape))
+        return {
+            "mean": self._locations(states),
+            "scale": self._scales(states),
+            "freedom": freedom,
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {name: feature_dims(self.features) for name in ("mean", "scale", "freedom")}
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        scale = over_time(wide(parameters["scale"], self.features), 2)
+        freedom = over_time(wide(parameters["freedom"], self.features), 2)
+        law = dist.StudentT(freedom, 0.0, scale, validate_args=False)
+
+        def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
+            residual = self._residual(parameters, y, shift)
+            return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+
+        return in_blocks(score, y, mask, shift, parameters["mean"].numel())
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        scale = wide(parameters["scale"], self.features)[paths]
+        freedom = wide(parameters["freedom"], self.features)[paths]
+        noise: Tensor = dist.StudentT(freedom, 0.0, scale, validate_args=False).sample()
+        return self._means_along(parameters, paths, shift) + noise
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        shape = (-1, *per_feature(self.features))
+        mean, scale = group_means(y, mask, weight), group_spreads(y, mask, weight)
+        return {
+            "mean": mean.reshape(shape),
+            "scale": 0.8 * scale.reshape(shape),
+            "freedom": torch.full_like(scale, 10.0).reshape(shape),
+        }
+
+
+@dataclass(frozen=True)
+class GaussianMixture(_Real):
+    """Multimodal reals: O_k(y) = Σ_m weight[k, m] Π_f N(y_f; mean[k, m, f], scale[k, m, f]²)."""
+
+    components: int = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count(self.components, "components", 2)
+
+    @property
+    def ordering(self) -> str | None:
+        return None  # components have no order of their own
+
+    def priors(self, states: int) -> Priors:
+        return {
+            "weight": dist.Dirichlet(torch.ones(states, self.components)).to_event(1),
+            "mean": self._locations(states, self.components),
+            "scale": self._scales(states, self.components),
+        }
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        located = feature_dims(self.features, "component")
+        return {"weight": ("state", "component"), "mean": located, "scale": located}
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        mean, scale = (wide(parameters[n], self.features) for n in ("mean", "scale"))
+        if shift is not None and shift.shape[-2] > 1:
+            shift = shift.repeat_interleave(self.components, -2)
+        flat = _log_normal(y, mask, mean.flatten(-3, -2), scale.flatten(-3, -2), shift)
+        joint = flat.unflatten(-1, mean.shape[-3:-1])
+        mixed = (joint + over_time(safe_log(parameters["weight"]), 2)).logsumexp(-1)
+        # Exactly zero where nothing was observed, not the rounding of a sum of weights.
+        return torch.where(mask.any(-1, keepdim=True), mixed, 0)
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        member = dist.Categorical(parameters["weight"][paths], validate_args=False).sample()
+        mean, scale = (wide(parameters[n], self.features)[paths, member] for n in ("mean", "scale"))
+        located = mean if shift is None else mean + along_paths(shift, paths)
+        return located + scale * torch.randn_like(scale)
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        mean, scale = group_means(y, mask, weight), group_spreads(y, mask, weight)
+        # Components start side by side, a spread apart, around the mean of their state.
+        place = torch.linspace(-0.7, 0.7, self.components, dtype=mean.dtype).reshape(-1, 1)
+        shape = (-1, self.components, *per_feature(self.features))
+        spread = scale.unsqueeze(1).expand(-1, self.components, -1)
+        return {
+            "weight": weight.new_full((weight.shape[1], self.components), 1 / self.components),
+            "mean": (mean.unsqueeze(1) + place * spread).reshape(shape),
+            "scale": (0.7 * spread).reshape(shape),
+        }
+
+    def mean(self, parameters: Parameters) -> Tensor:
+        located = wide(parameters["mean"], self.features)
+        return (parameters["weight"].unsqueeze(-1) * located).sum(-2)

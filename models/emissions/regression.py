@@ -1,0 +1,220 @@
+"""Emissions that depend on inputs and on earlier observations."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..checks import require, require_count, require_positive
+from ..data.sequences import Sequences
+from .emission import Emission, Parameters, Priors
+from .observations import Observations
+from .perceptron import Perceptron
+
+
+@dataclass(frozen=True)
+class Regression(Emission):
+    r"""Any family with a linear predictor that also depends on inputs and on its own past.
+
+    .. math:: \eta_{tk} = \eta_k + B_k u_t + \sum_{l=1}^{L} A_{kl}\, \phi_k(y_{t-l})
+
+    η is the mean (of the real families), the log rate (Poisson) or the logits (Bernoulli,
+    categorical, multinomial). φ_k(y) is y − mean_k for the real families, log(1 + y) for counts
+    (Fokianos & Tjøstheim 2011), the proportions of a multinomial, the bits themselves, or one-hot
+    for codes. Lags that are missing or lie before the start count as φ = 0. ``lags=1`` with a
+    Gaussian is the autoregressive HMM (Hamilton 1989), ``inputs`` the emission half of the
+    input-output HMM (Bengio & Frasconi 1995).
+
+    Parameters: those of ``base``, ``input_weight`` B (K, predictor, inputs) and ``lag_weight`` A
+    (K, lags, predictor, predictor). Priors: B ~ N(0, weight_scale²), A ~ N(0, (weight_scale / 2)²),
+    in units of the predictor (the ``spread`` of the real families, otherwise 1).
+
+    With ``width`` the lags act through tanh networks of so many hidden units, one for each lag and
+    shared by all states, η_tk = η_k + B_k u_t + Σ_l f_l(φ_k(y_{t-l})) − f_l(0), instead of the
+    matrices A: far fewer weights where states and features are many (parameters ``lag1_weight0``,
+    …).
+
+    Raises:
+        ValueError: neither inputs nor lags, a scale that is not positive, or a base that is a
+            Regression itself.
+    """
+
+    base: Emission
+    inputs: int = 0
+    lags: int = 0
+    weight_scale: float = 1.0
+    width: int = 0
+
+    def __post_init__(self) -> None:
+        require_count(self.width, "width", 0)
+        require(not self.width or self.lags > 0, "width", "belongs to lags >= 1", self.width)
+        require_count(self.inputs, "inputs", 0)
+        require_count(self.lags, "lags", 0)
+        require(
+            self.inputs + self.lags > 0,
+            "inputs, lags",
+            "Regression needs at least one of them >= 1",
+            f"{self.inputs}, {self.lags}",
+        )
+        require_positive(self.weight_scale, "weight_scale")
+        plain = isinstance(self.base, Emission) and not isinstance(self.base, Regression)
+        require(plain, "base", "must be an Emission other than a Regression", repr(self.base))
+
+    @property
+    def observations(self) -> Observations:
+        return self.base.observations
+
+    @property
+    def features(self) -> int:
+        return self.base.features
+
+    @property
+    def ordering(self) -> str | None:
+        return self.base.ordering
+
+    @property
+    def predictor_scale(self) -> Tensor:
+        return self.base.predictor_scale
+
+    def priors(self, states: int) -> Priors:
+        out = self.base.priors(states)
+        size, unit = self.shift_size, self.predictor_scale
+        if self.inputs:
+            scale = (self.weight_scale * unit).unsqueeze(-1)
+            centre = torch.zeros(states, size, self.inputs)
+            out["input_weight"] = dist.Normal(centre, scale).to_event(3)
+        if self.width:
+            for lag in range(1, self.lags + 1):
+                out |= self._network(lag).priors()
+        elif self.lags:
+            scale = 0.5 * self.weight_scale * unit.unsqueeze(-1) / unit
+            centre = torch.zeros(states, self.lags, size, size)
+            out["lag_weight"] = dist.Normal(centre, scale).to_event(4)
+        return out
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        out = self.base.dims()
+        if self.inputs:
+            out["input_weight"] = ("state", "predictor", "input")
+        if self.width:
+            for lag in range(1, self.lags + 1):
+                out |= self._network(lag).dims()
+        elif self.lags:
+            out["lag_weight"] = ("state", "lag", "predictor", "predictor_from")
+        return out
+
+    def score(
+        self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
+    ) -> Tensor:
+        if self.lags:
+            past = self.base.lagged(parameters, y, mask)
+            for lag in range(1, min(self.lags, y.shape[1] - 1) + 1):
+                moved = torch.zeros_like(past)
+                moved[..., lag:, :, :] = past[..., :-lag, :, :]
+                shift = _plus(shift, self._lag_shift(parameters, moved, lag))
+        return self.base.score(parameters, y, mask, shift)
+
+    def from_inputs(self, parameters: Parameters, inputs: Tensor | None) -> Tensor | None:
+        if not self.inputs:
+            return None
+        if inputs is None:
+            raise ValueError(
+                f"data.inputs: Regression(inputs={self.inputs}) needs {self.inputs} column(s), "
+                "got none"
+            )
+        weight = parameters["input_weight"]
+        return torch.einsum("ntu,...ksu->...ntks", inputs.to(weight.dtype), weight)
+
+    def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
+        if not self.lags:
+            return self.base.draw(parameters, paths, shift)
+        nothing = self.observations.blank(len(paths), self.lags)
+        unseen = torch.zeros_like(nothing, dtype=torch.bool)
+        return self.continued(parameters, paths, shift, (nothing, unseen))
+
+    def continued(
+        self,
+        parameters: Parameters,
+        paths: Tensor,
+        shift: Tensor | None,
+        past: tuple[Tensor, Tensor],
+    ) -> Tensor:
+        if not self.lags:
+            return self.base.draw(parameters, paths, shift)
+        y, mask = (part[:, -self.lags :] for part in past)
+        drawn: list[Tensor] = []
+        for t in range(paths.shape[1]):  # each observation depends on the ones before it
+            here = None if shift is None else shift[..., t : t + 1, :, :]
+            seen = self.base.lagged(parameters, y, mask)
+            for lag in range(1, y.shape[1] + 1):
+                ago = seen[..., y.shape[1] - lag, None, :, :]
+                here = _plus(here, self._lag_shift(parameters, ago, lag))
+            new = self.base.draw(parameters, paths[:, t : t + 1], here)
+            drawn.append(new)
+            y = torch.cat([y.to(new.dtype), new], 1)[:, -self.lags :]
+            mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], 1)[:, -self.lags :]
+        return torch.cat(drawn, 1)
+
+    def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        out = self.base.start(y, mask, weight)
+        states, size = weight.shape[1], self.shift_size
+        if self.inputs:
+            out["input_weight"] = weight.new_zeros(states, size, self.inputs)
+        if self.width:  # silent at first: the last layers are zero
+            last = {f"lag{lag}_weight1" for lag in range(1, self.lags + 1)}
+            for lag in range(1, self.lags + 1):
+                for name, prior in self._network(lag).priors().items():
+                    drawn = prior.sample().to(weight)
+                    still = name in last or drawn.ndim == 1
+                    out[name] = torch.zeros_like(drawn) if still else drawn
+        elif self.lags:
+            out["lag_weight"] = weight.new_zeros(states, self.lags, size, size)
+        return out
+
+    def _network(self, lag: int) -> Perceptron:
+        sizes = self.shift_size, self.width, self.shift_size
+        return Perceptron(f"lag{lag}", sizes, "tanh", self.weight_scale, offset=False)
+
+    def _lag_shift(self, parameters: Parameters, past: Tensor, lag: int) -> Tensor:
+        """What was ``lag`` steps ago, φ (…, N, T, 1|K, E), does: (…draws, N, T, 1|K, S)."""
+        if not self.width:
+            return _matrix_shift(parameters, past, lag)
+        network = self._network(lag)
+        unit = self.predictor_scale
+        leading = parameters[f"lag{lag}_bias0"].shape[:-1]
+        own = {name: parameters[name] for name in network.priors()}
+        if leading:  # of draws: before the axes of sequence, time and state
+            own = {
+                name: value.reshape(*leading, 1, 1, *value.shape[len(leading) :])
+                for name, value in own.items()
+            }
+        dtype = own[f"lag{lag}_weight0"].dtype
+        past = past.to(dtype) / unit.to(dtype)
+        silent = network(own, torch.zeros_like(past[..., :1, :1, :1, :]))
+        return (network(own, past) - silent) * unit.to(dtype)
+
+    def mean(self, parameters: Parameters) -> Tensor:
+        """E[y | z = k] of the base family: where inputs and lagged terms are 0."""
+        return self.base.mean(parameters)
+
+    def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return self.base.natural(values)
+
+    def scaled_to(self, data: Sequences) -> Regression:
+        return replace(self, base=self.base.scaled_to(data))
+
+
+def _matrix_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:
+    """A_kl φ of what was ``lag`` steps ago, (…, N, T, 1|K, E) -> (…draws, N, T, K, S)."""
+    weight = parameters["lag_weight"][..., lag - 1, :, :]
+    past = past.to(weight.dtype)
+    past = past.expand(*past.shape[:-2], weight.shape[-3], past.shape[-1])
+    return torch.einsum("...ntke,...kse->...ntks", past, weight)
+
+
+def _plus(shift: Tensor | None, part: Tensor) -> Tensor:
+    return part if shift is None else shift + part

@@ -1,0 +1,149 @@
+"""Questions to a model with known parameters: batching, padding, forecasts, errors."""
+
+import numpy as np
+import pytest
+import torch
+
+import oracles
+from beliefzoo.inference import (
+    filter,
+    forecast,
+    log_evidence,
+    most_likely_states,
+    predict,
+    sample_states,
+    smooth,
+    smooth_pairs,
+    step_log_likelihood,
+)
+from beliefzoo.inference.queries import answers as queries
+from beliefzoo.models import (
+    Categorical,
+    Gaussian,
+    HiddenMarkovModel,
+    InputTransition,
+    Regression,
+    Sequences,
+)
+
+
+@pytest.fixture
+def case(monkeypatch):
+    monkeypatch.setattr(queries, "BATCH", 2)  # batches are cut to their own longest sequence
+    model = HiddenMarkovModel(2, "poisson")
+    drawn = model.sample(5, [2, 1, 5, 3, 4], seed=0)
+    return model.with_parameters(**drawn.parameters), drawn.data
+
+
+def test_every_query_against_the_sum_over_paths(case):
+    model, data = case
+    laws = model.laws({}, data)
+    first, onward = laws.log_initial[0].numpy(), laws.log_transition[0, 0].numpy()
+    found = most_likely_states(model, data)
+    for n, length in enumerate(data.lengths.tolist()):
+        likelihood = laws.log_likelihood[n, :length].numpy()
+        table = np.broadcast_to(onward, (length - 1, 2, 2))
+        truth = oracles.posterior(first, table, likelihood)
+        assert float(log_evidence(model, data)[n]) == pytest.approx(truth.log_evidence, abs=1e-12)
+        np.testing.assert_allclose(smooth(model, data)[n, :length], truth.marginals, atol=1e-12)
+        np.testing.assert_allclose(filter(model, data)[n, length - 1], truth.marginals[-1])
+        pairs = smooth_pairs(model, data)[n, : length - 1]
+        np.testing.assert_allclose(pairs, truth.pairs, atol=1e-12)
+        assert float(found.log_joint[n]) == pytest.approx(truth.best_log_joint, abs=1e-12)
+        assert float(step_log_likelihood(model, data)[n].sum()) == pytest.approx(truth.log_evidence)
+        best = truth.paths[truth.probabilities.argmax()]
+        assert found.states[n].tolist() == [*best, *[-1] * (5 - length)]
+        assert bool((smooth(model, data)[n, length:] == 0).all())
+    np.testing.assert_allclose(predict(model, data)[:, 0], np.exp(first)[None].repeat(5, 0))
+
+
+def test_sampled_states(case):
+    """Frequencies of 4000 paths within 5 standard errors of the smoother (1 in 10^5)."""
+    model, data = case
+    paths = sample_states(model, data, 4000, seed=1)
+    assert paths.shape == (4000, 5, 5)
+    assert bool(((paths >= 0) == data.step_mask).all())
+    marginal = smooth(model, data)[..., 1]
+    error = ((paths == 1).double().mean(0) - marginal).abs()
+    assert bool((error <= 5 * (marginal * (1 - marginal) / 4000).sqrt() + 1e-12).all())
+    assert torch.equal(paths, sample_states(model, data, 4000, seed=1))
+
+
+def test_evidence_is_differentiable(case):
+    _, data = case
+    rate = torch.tensor([1.0, 9.0], dtype=torch.float64, requires_grad=True)
+    fixed = {"initial": [0.5, 0.5], "transition": [[0.8, 0.2], [0.3, 0.7]]}
+
+    def total(value):
+        return log_evidence(
+            HiddenMarkovModel(2, "poisson").with_parameters(rate=value, **fixed), data
+        )
+
+    assert torch.autograd.gradcheck(total, rate)
+
+
+def test_forecast_is_the_law_of_what_comes(case):
+    """Exact states and means against matrix powers; draws within 5 standard errors (1 in 10^5)."""
+    model, data = case
+    ahead = forecast(model, data, 3, draws=4000, seed=0)
+    onward = model.known["transition"]
+    for n, length in enumerate(data.lengths.tolist()):
+        belief = filter(model, data)[n, length - 1]
+        for h in range(3):
+            belief = belief @ onward
+            torch.testing.assert_close(ahead.state_probability[n, h], belief)
+            expected = belief @ model.known["rate"]
+            assert float(ahead.mean[n, h, 0]) == pytest.approx(float(expected))
+    error = (ahead.draws.double().mean(0) - ahead.mean).abs() / (ahead.draws.std(0) / 4000**0.5)
+    assert float(error.max()) < 5
+    assert ahead.quantile(0.9).shape == (5, 3, 1)
+
+
+def test_forecast_of_codes_has_symbol_probabilities():
+    model = HiddenMarkovModel(2, Categorical(3))
+    drawn = model.sample(2, 4, seed=0)
+    ahead = forecast(model.with_parameters(**drawn.parameters), drawn.data, 2, draws=10, seed=0)
+    assert ahead.draws.shape == (10, 2, 2)
+    torch.testing.assert_close(ahead.mean.sum(-1), torch.ones(2, 2, dtype=torch.float64))
+
+
+def test_forecast_continues_an_autoregression_from_the_last_observations():
+    """One state, y_t = 5 + .9 (y_{t-1} − 5) + noise .01: the path back to the mean is known."""
+    model = HiddenMarkovModel(1, Regression(Gaussian(1), lags=1)).with_parameters(
+        mean=[5.0], scale=[0.01], lag_weight=[[[[0.9]]]]
+    )
+    data = Sequences.from_arrays([[0.0, 10.0], [7.0]])
+    ahead = forecast(model, data, 3, draws=200, seed=0)
+    expected = [[5 + 5 * 0.9**h for h in (1, 2, 3)], [5 + 2 * 0.9**h for h in (1, 2, 3)]]
+    np.testing.assert_allclose(ahead.mean[..., 0], expected, atol=0.01)
+
+
+def test_forecast_with_inputs_uses_the_last_known_input_first():
+    """The input of the last step drives the first transition to come."""
+    model = HiddenMarkovModel(2, "gaussian", transition=InputTransition(1)).with_parameters(
+        initial=[1.0, 0.0],
+        transition=[[0.5, 0.5], [0.5, 0.5]],
+        transition_weight=[[[0.0], [50.0]], [[50.0], [0.0]]],  # input 1 switches, -1 stays
+        mean=[-9.0, 9.0],
+        scale=[1.0, 1.0],
+    )
+    data = Sequences.from_arrays([[-9.0], [-9.0]], inputs=[[[1.0]], [[-1.0]]])
+    future = torch.tensor([[[-1.0], [1.0], [0.0]], [[1.0], [-1.0], [0.0]]])
+    ahead = forecast(model, data, 3, inputs=future, draws=50, seed=0)
+    assert ahead.state_probability[..., 1].round().tolist() == [[1, 1, 0], [0, 1, 1]]
+    assert ahead.draws[:, 0, :2].mean() > 8
+    with pytest.raises(ValueError, match=r"inputs: forecasting needs .* \(2, 2, 1\), got None"):
+        forecast(model, data, 2)
+
+
+def test_bad_arguments(case):
+    model, data = case
+    unknown = HiddenMarkovModel(2, "poisson").with_parameters(rate=[1.0, 2.0])
+    with pytest.raises(ValueError, match=r"needs values for \['initial', 'transition'\]"):
+        log_evidence(unknown, data)
+    with pytest.raises(ValueError, match="draws: must be >= 1, got 0"):
+        sample_states(model, data, 0)
+    with pytest.raises(ValueError, match="steps, draws: must be >= 1"):
+        forecast(model, data, 0)
+    with pytest.raises(ValueError, match="whole numbers >= 0"):
+        log_evidence(model, Sequences.from_arrays([[0.5]]))

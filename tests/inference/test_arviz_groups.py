@@ -1,0 +1,613 @@
+"""ArviZ groups: shapes, files, Pareto tails, leave-one-out, and the other ArviZ major."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import xarray as xr
+from scipy import stats
+
+from beliefzoo.inference import arviz_groups
+from beliefzoo.inference.arviz_groups import (
+    build,
+    compare,
+    group,
+    k_threshold,
+    loo,
+    pareto_k,
+    psis_log_mean,
+    read,
+    replacing,
+    write,
+)
+from checkout import ROOT
+
+CHAINS, DRAWS, SEQUENCES, TIME, STATES = 2, 5, 3, 4, 2
+DIMS = {
+    "rate": ("state",),
+    "obs": ("sequence", "time"),
+    "mask": ("sequence", "time"),
+    "states": ("chain", "draw", "sequence", "time"),
+    "smoothed": ("sequence", "time", "state"),
+    "log_evidence": ("sequence",),
+}
+COORDS: dict[str, Any] = {
+    "state": ["calm", "busy"],
+    "sequence": ["a", "b", "c"],
+    "time": [1900, 1901, 1902, 1903],
+}
+
+
+def arrays() -> dict[str, dict[str, Any]]:
+    rng = np.random.default_rng(0)
+    return {
+        "posterior": {
+            "rate": rng.gamma(2.0, size=(CHAINS, DRAWS, STATES)),
+            "concentration": rng.normal(size=(CHAINS, DRAWS)),
+        },
+        "posterior_states": {
+            "states": rng.integers(0, STATES, (1, 2, SEQUENCES, TIME)),
+            "smoothed": rng.random((SEQUENCES, TIME, STATES)),
+        },
+        "log_likelihood": {"log_evidence": rng.normal(size=(CHAINS, DRAWS, SEQUENCES))},
+        "observed_data": {"obs": np.array([[1.0, np.nan, 2.0, -np.inf]] * SEQUENCES)},
+        "constant_data": {"mask": np.ones((SEQUENCES, TIME), dtype=bool)},
+    }
+
+
+def built(**changes: Any) -> Any:
+    groups = arrays() | changes.pop("groups", {})
+    return build(groups, **({"dims": DIMS, "coords": COORDS, "attrs": None} | changes))
+
+
+# --- groups
+
+
+def test_every_array_arrives_under_its_dims_and_labels() -> None:
+    idata = built()
+    for group_name, variables in arrays().items():
+        for name, values in variables.items():
+            np.testing.assert_array_equal(idata[group_name][name].values, values)
+    rate = group(idata, "posterior")["rate"]
+    assert rate.dims == ("chain", "draw", "state")
+    np.testing.assert_array_equal(rate.sel(state="busy"), arrays()["posterior"]["rate"][..., 1])
+    assert group(idata, "posterior_states")["states"].dims == DIMS["states"]
+    assert group(idata, "observed_data")["obs"].dims == ("sequence", "time")
+    assert group(idata, "posterior")["draw"].values.tolist() == list(range(DRAWS))
+
+
+def test_a_group_knows_only_its_own_dimensions() -> None:
+    assert set(group(built(), "posterior").dims) == {"chain", "draw", "state"}
+    assert set(group(built(), "constant_data").dims) == {"sequence", "time"}
+
+
+def test_dimensions_without_labels_count_from_zero() -> None:
+    idata = built(coords={"state": COORDS["state"]})
+    assert group(idata, "observed_data")["time"].values.tolist() == list(range(TIME))
+
+
+def test_a_group_may_have_dims_and_labels_of_its_own() -> None:
+    arrays_ = {
+        "posterior": {"rate": np.ones((1, 30, 2))},
+        "posterior_predictive": {"obs": np.ones((1, 3, 4))},
+        "log_likelihood": {"obs": np.ones((1, 30, 3))},
+        "predictions": {"obs": np.ones((1, 3, 2))},
+    }
+    idata = build(
+        arrays_,
+        dims={"rate": ("state",), "obs": ("time",), "predictions/obs": ("ahead",)},
+        coords={
+            "time": [1, 2, 3, 4],
+            "log_likelihood/time": [1, 2, 4],
+            "posterior_predictive/draw": [0, 14, 29],
+        },
+    )
+    assert group(idata, "log_likelihood")["time"].values.tolist() == [1, 2, 4]
+    assert group(idata, "posterior_predictive")["time"].values.tolist() == [1, 2, 3, 4]
+    assert group(idata, "posterior_predictive")["draw"].values.tolist() == [0, 14, 29]
+    assert group(idata, "predictions")["obs"].dims == ("chain", "draw", "ahead")
+    assert group(idata, "predictions")["draw"].values.tolist() == [0, 1, 2]
+    with pytest.raises(ValueError, match="must name a group before '/'; got 'likelihood/time'"):
+        build(arrays_, dims={}, coords={"likelihood/time": [1]})
+
+
+def test_empty_groups_are_left_out() -> None:
+    idata = built(groups={"posterior": {}})
+    with pytest.raises(ValueError, match=r"idata must have a group 'posterior'; it has .*log_lik"):
+        group(idata, "posterior")
+
+
+def test_attributes_are_text_and_numbers_with_the_rest_as_json() -> None:
+    settings = {"states": 3, "sizes": [1, 2], "resume": None}
+    attrs = {"seed": np.int64(7), "loss": 1.5, "commit": "abc", "settings": settings, "ok": True}
+    kept = built(attrs=attrs).attrs
+    assert (kept["seed"], kept["loss"], kept["commit"], kept["ok"]) == (7, 1.5, "abc", "true")
+    assert json.loads(kept["settings"]) == settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"groups": {"posteriors": {"x": 1.0}}}, r"groups must be among posterior, .*posteriors"),
+        ({"groups": {name: {} for name in arrays()}}, "groups must hold at least one variable"),
+        (
+            {"groups": {"posterior": {"state": np.ones((2, 5))}}},
+            r"posterior\['state'\] must not bear the name of a dimension",
+        ),
+        (
+            {"groups": {"posterior": {"chain": np.ones((2, 5))}}},
+            r"posterior\['chain'\] must not bear the name of a dimension",
+        ),
+        (
+            {"groups": {"posterior": {"rate": np.ones((2, 5, 3))}}},
+            r"posterior\['rate'\] must have 2 along 'state' as coords has; got shape \(2, 5, 3\)",
+        ),
+        (
+            {"groups": {"posterior": {"rate": np.ones((5, 2))}}},
+            r"posterior\['rate'\] must have the dims \('chain', 'draw', 'state'\).*\(5, 2\)",
+        ),
+        (
+            {"groups": {"posterior": {"a": np.ones((2, 5)), "b": np.ones((2, 4))}}},
+            r"posterior\['b'\] must have 5 along 'draw' as posterior\['a'\] has",
+        ),
+        (
+            {"groups": {"posterior": {"a": np.array([[None]])}}},
+            r"posterior\['a'\] must hold numbers or strings; got dtype object",
+        ),
+        ({"dims": DIMS | {"rate": ("state", "state")}}, r"posterior\['rate'\] must have the dims"),
+        ({"coords": {"state": ["a", "a"]}}, r"coords\['state'\] must be distinct.*'a', 'a'"),
+        ({"coords": {"state": np.ones((2, 2))}}, r"coords\['state'\] must be one-dimensional"),
+        ({"coords": {"draw": range(5)}}, "coords must not label 'draw'"),
+        ({"attrs": {"model": object()}}, r"attrs\['model'\] must be a value that JSON can hold"),
+    ],
+)
+def test_bad_input_is_named(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        built(**changes)
+
+
+# --- files
+
+
+def test_a_file_gives_back_values_dtypes_labels_and_attributes(tmp_path: Path) -> None:
+    idata = built(attrs={"seed": 3, "settings": {"a": [1]}})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # the custom group must not be complained about
+        write(idata, tmp_path / "posterior.nc")
+        back = read(tmp_path / "posterior.nc")
+    assert os.listdir(tmp_path) == ["posterior.nc"]
+    assert type(back) is type(idata)
+    assert dict(back.attrs) == dict(idata.attrs)
+    for name, variables in arrays().items():
+        xr.testing.assert_identical(group(back, name), group(idata, name))
+        for variable in variables:
+            assert group(back, name)[variable].dtype == group(idata, name)[variable].dtype
+
+
+def test_reading_leaves_the_file_free_to_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "posterior.nc"
+    write(built(attrs={"seed": 1}), path)
+    first = read(path)
+    write(built(attrs={"seed": 2}, groups={"posterior": {"rate": np.zeros((1, 1, 2))}}), path)
+    assert first["posterior"]["rate"].shape == (CHAINS, DRAWS, STATES)
+    assert read(path).attrs["seed"] == 2
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "posterior.nc"
+    path.write_text("old")
+    with pytest.raises(UnicodeEncodeError), replacing(path) as unfinished:
+        unfinished.write_text("half" * 10_000 + "\udc80", encoding="utf-8")
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["posterior.nc"]
+
+
+def test_paths_that_cannot_be_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"path must lie in an existing folder; .*nowhere"):
+        write(built(), tmp_path / "nowhere" / "posterior.nc")
+    with pytest.raises(FileNotFoundError, match=r"there is none at .*absent\.nc"):
+        read(tmp_path / "absent.nc")
+    whole = tmp_path / "whole.nc"
+    write(built(), whole)
+    part = tmp_path / "part.nc"
+    part.write_bytes(whole.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"path must be a complete NetCDF file; .*part\.nc"):
+        read(part)
+
+
+# --- Pareto tails
+
+
+def textbook_psis(log_weights: Any) -> tuple[Any, float]:
+    """Vehtari et al. (2024), algorithm 1, with the fit of Zhang and Stephens (2009), by loops."""
+    weights = np.exp(np.asarray(log_weights) - np.max(log_weights))
+    order = np.argsort(weights)
+    length = round(min(0.2 * weights.size, 3 * np.sqrt(weights.size)))
+    cut = weights[order[-length - 1]]
+    excess = weights[order[-length:]] - cut
+    trials = 30 + int(np.sqrt(length))
+    quartile = excess[int(length / 4 + 0.5) - 1]
+    theta = [
+        1 / excess[-1] + (1 - np.sqrt(trials / (j - 0.5))) / (3 * quartile)
+        for j in range(1, trials + 1)
+    ]
+    profile = []
+    for b in theta:
+        k = np.mean(np.log1p(-b * excess))
+        profile.append(length * (np.log(-b / k) - k - 1))
+    posterior = np.exp(np.array(profile) - max(profile))
+    b = float(np.dot(posterior / posterior.sum(), theta))
+    k = float(np.mean(np.log1p(-b * excess)))
+    sigma = -k / b
+    k = (length * k + 10 * 0.5) / (length + 10)
+    for j in range(length):
+        quantile = cut + stats.genpareto.ppf((j + 0.5) / length, k, scale=sigma)
+        weights[order[-length + j]] = min(quantile, 1.0)
+    return np.log(weights) + np.max(log_weights), k
+
+
+@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 30.0])
+def test_psis_is_the_published_algorithm(scale: float) -> None:
+    log_weights = scale * np.random.default_rng(1).normal(size=10_000)
+    smoothed, k = textbook_psis(log_weights)
+    assert pareto_k(log_weights) == pytest.approx(k, abs=1e-6)
+    largest = smoothed.max()
+    expected = largest + np.log(np.mean(np.exp(smoothed - largest)))
+    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize("k", [0.2, 0.5, 0.9, 1.3])
+def test_the_shape_of_pareto_weights_is_found(k: float) -> None:
+    # w^(1/k) of exponential log w. The fit's sd is about (1 + k)/√948 < 0.075: 4 sd, false
+    # failures below 1e-4 a case; seeded.
+    log_weights = k * np.random.default_rng(2).exponential(size=100_000)
+    assert pareto_k(log_weights) == pytest.approx(k, abs=0.3)
+    assert pareto_k(-log_weights) < 0.1  # bounded weights: the sign cannot be the wrong one
+
+
+def test_k_ignores_scale_shape_and_order() -> None:
+    log_weights = np.random.default_rng(3).normal(size=(4, 250))
+    k = pareto_k(log_weights)
+    assert pareto_k(log_weights + 1e3) == pytest.approx(k, abs=1e-9)
+    assert pareto_k(log_weights.ravel()[::-1]) == pytest.approx(k, abs=1e-12)
+
+
+def test_the_corrected_mean_is_the_evidence() -> None:
+    # θ ~ N(0, 1), y | θ ~ N(θ, 1), y = 1.3: p(y) = N(y; 0, 2), posterior N(y/2, 1/2).
+    # The proposal is twice as wide as the posterior: var(w)/mean(w)² = 2/√1.75 - 1 = 0.51, so
+    # the standard error is 0.0023 and 0.015 six of them: false failures below 1e-8; seeded.
+    rng, y = np.random.default_rng(4), 1.3
+    proposal = stats.norm(y / 2, 2 * np.sqrt(0.5))
+    theta = proposal.rvs(100_000, random_state=rng)
+    joint = stats.norm.logpdf(theta) + stats.norm.logpdf(y, theta)
+    log_weights = joint - proposal.logpdf(theta)
+    expected = stats.norm.logpdf(y, 0, np.sqrt(2))
+    assert pareto_k(log_weights) < 0.5
+    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=0.015)
+    # The exact posterior as proposal: every weight is the evidence.
+    posterior = stats.norm(y / 2, np.sqrt(0.5))
+    log_weights = joint - posterior.logpdf(theta)
+    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-12)
+
+
+def test_equal_weights_have_no_tail() -> None:
+    assert pareto_k(np.full(100, -3.0)) == 0.0
+    assert psis_log_mean(np.full(100, -3.0)) == pytest.approx(-3.0, abs=1e-12)
+    # So is what rounding leaves of equal weights, float32 ties among them.
+    noise = np.random.default_rng(7).normal(size=1000)
+    for nearly in (-3.0 + 1e-13 * noise, (-340.0 + 1e-4 * noise).astype(np.float32)):
+        assert pareto_k(nearly) == 0.0
+        assert psis_log_mean(nearly) == pytest.approx(nearly.mean(dtype=np.float64), abs=1e-5)
+    # Most draws impossible: the mean shrinks with their number.
+    for possible in (50, 20):
+        some = np.concatenate([np.full(100 - possible, -np.inf), np.full(possible, -3.0)])
+        assert pareto_k(some) == 0.0
+        assert psis_log_mean(some) == pytest.approx(-3.0 + np.log(possible / 100), abs=1e-12)
+
+
+def test_weights_carried_by_few_draws_are_given_up() -> None:
+    log_weights = np.full(100, -np.inf)
+    log_weights[:3] = [0.0, 1.0, 2.0]
+    assert pareto_k(log_weights) == np.inf
+    expected = np.log(np.sum(np.exp([0.0, 1.0, 2.0])) / 100)
+    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-12)
+    assert pareto_k(np.linspace(-1e6, 0.0, 1000)) == np.inf
+
+
+@pytest.mark.parametrize("function", [pareto_k, psis_log_mean])
+@pytest.mark.parametrize(
+    ("log_weights", "message"),
+    [
+        (np.zeros(24), "log_weights must be at least 25; got 24"),
+        (np.array([np.nan] + [0.0] * 30), "log_weights must be finite or -inf; got NaN"),
+        (np.array([np.inf] + [0.0] * 30), "log_weights must be finite or -inf; got NaN or .inf"),
+        (np.full(30, -np.inf), "log_weights must hold a positive weight"),
+    ],
+)
+def test_bad_weights_are_refused(function: Any, log_weights: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        function(log_weights)
+
+
+def test_threshold() -> None:
+    assert k_threshold(100) == pytest.approx(0.5)
+    assert k_threshold(1000) == pytest.approx(2 / 3)
+    assert k_threshold(2200) == k_threshold(10**6) == 0.7
+    with pytest.raises(ValueError, match="draws must be at least 2; got 1"):
+        k_threshold(1)
+
+
+# --- leave-one-out
+
+Y = np.array([-1.2, 0.3, 0.4, 1.9, 0.8, -0.5, 1.1, 0.2])
+
+
+def conjugate(y: Any, *, prior_sd: float = 1.0, chains: int = 4, draws: int = 5_000) -> Any:
+    """Exact posterior draws of θ, with θ ~ N(0, sd²) and y_i | θ ~ N(θ, 1)."""
+    precision = prior_sd**-2 + len(y)
+    rng = np.random.default_rng(5)
+    theta = rng.normal(y.sum() / precision, precision**-0.5, size=(chains, draws))
+    log_likelihood = stats.norm.logpdf(y, theta[..., None])
+    return build(
+        {
+            "posterior": {"theta": theta},
+            "log_likelihood": {"log_p": log_likelihood[:, :, None], "whole": log_likelihood},
+            "observed_data": {"obs": y[None]},
+        },
+        dims={"log_p": ("sequence", "time"), "whole": ("unit",), "obs": ("sequence", "time")},
+    )
+
+
+def exact_loo(y: Any, prior_sd: float = 1.0) -> Any:
+    """log p(y_i | y_-i) in closed form."""
+    precision = prior_sd**-2 + len(y) - 1
+    return stats.norm.logpdf(y, (y.sum() - y) / precision, np.sqrt(1 + 1 / precision))
+
+
+def test_leaving_one_out_of_a_conjugate_model() -> None:
+    # 20 000 exact draws: standard error of each term below 0.01; 5 of them, seeded.
+    result = loo(conjugate(Y), unit="time")
+    np.testing.assert_allclose(result.elpd_i, exact_loo(Y), atol=0.05)
+    assert result.elpd == pytest.approx(exact_loo(Y).sum(), abs=0.05)
+    assert result.se == pytest.approx(np.sqrt(len(Y) * exact_loo(Y).var(ddof=1)), abs=0.05)
+    # p = Σ log E p(y_i|θ) - elpd, the first with the full posterior N(Σy/9, 1/9).
+    full = stats.norm.logpdf(Y, Y.sum() / 9, np.sqrt(1 + 1 / 9))
+    assert result.p == pytest.approx(full.sum() - exact_loo(Y).sum(), abs=0.05)
+    assert result.pareto_k.shape == (len(Y),)
+    assert (result.unit, result.draws, result.unreliable) == ("time", 20_000, 0)
+
+
+def test_leave_one_out_is_arviz_own() -> None:
+    az = pytest.importorskip("arviz")
+    idata = conjugate(Y, draws=500)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = az.loo(idata, pointwise=True, var_name="whole", reff=1.0)
+    ours = loo(idata, unit="unit")
+    np.testing.assert_allclose(ours.pareto_k, theirs.pareto_k, atol=0.05)  # r_eff is near 1
+    elpd, se = (
+        (theirs.elpd, theirs.se)
+        if hasattr(theirs, "elpd")
+        else (theirs.elpd_loo, theirs.se * np.sqrt(len(Y) / (len(Y) - 1)))  # variance over n in 0.x
+    )
+    assert ours.elpd == pytest.approx(elpd, abs=1e-2)
+    assert ours.se == pytest.approx(se, abs=1e-2)
+
+
+def test_padding_and_missing_steps_do_not_count() -> None:
+    idata = conjugate(Y, chains=1, draws=2000)
+    log_p = group(idata, "log_likelihood")["log_p"].values
+    padding, missing = np.full_like(log_p[..., :2], np.nan), np.zeros_like(log_p[..., :1])
+    padded = build(
+        {"log_likelihood": {"log_p": np.concatenate([log_p, padding, missing], axis=-1)}},
+        dims={"log_p": ("sequence", "time")},
+    )
+    plain, result = loo(idata, unit="time"), loo(padded, unit="time")
+    np.testing.assert_array_equal(result.elpd_i, [*plain.elpd_i, 0.0])
+    assert result.pareto_k[-1] == 0.0
+    assert result.p == pytest.approx(plain.p, abs=1e-9)
+
+
+def test_sample_stats_stand_in_for_a_unit_that_log_likelihood_lacks() -> None:
+    rng = np.random.default_rng(0)
+    steps = rng.normal(size=(2, 50, 3, 4))
+    steps[:, :, 1, 2:] = np.nan
+    dims = {"obs": ("sequence",), "step_log_likelihood": ("sequence", "time"), "lp": ()}
+    stats_ = {"step_log_likelihood": steps, "lp": np.ones((2, 50))}
+    groups = {"log_likelihood": {"obs": np.nansum(steps, -1)}, "sample_stats": stats_}
+    both = build(groups, dims=dims)
+    alone = build({"log_likelihood": {"step": steps}}, dims={"step": ("sequence", "time")})
+    ours, theirs = loo(both, "time"), loo(alone, "time")
+    np.testing.assert_array_equal(ours.elpd_i, theirs.elpd_i)
+    assert loo(both, "sequence").elpd_i.size == 3
+    with pytest.raises(ValueError, match=r"got 'state', and the variables are .*step_log"):
+        loo(both, "state")
+
+
+def test_correlated_draws_lengthen_the_tail() -> None:
+    idata = conjugate(Y, draws=500)
+    log_p = group(idata, "log_likelihood")["whole"].values
+    sticky = build({"log_likelihood": {"whole": np.repeat(log_p, 8, 1)}}, dims={"whole": ["unit"]})
+    joined = build(
+        {"log_likelihood": {"whole": np.repeat(log_p, 8, 1).reshape(1, -1, len(Y))}},
+        dims={"whole": ["unit"]},
+    )
+    several, one = loo(sticky, "unit"), loo(joined, "unit")
+    assert several.draws == one.draws
+    assert not np.array_equal(several.pareto_k, one.pareto_k)
+    assert several.elpd == pytest.approx(one.elpd, abs=0.05)
+
+
+def test_a_single_unit_has_no_standard_error() -> None:
+    assert np.isnan(loo(conjugate(Y[:1]), unit="time").se)
+
+
+def test_comparison_puts_the_best_first() -> None:
+    models = {"tight": conjugate(Y, prior_sd=0.1), "wide": conjugate(Y, prior_sd=1.0)}
+    table = compare(models, unit="time")
+    terms = {"tight": exact_loo(Y, 0.1), "wide": exact_loo(Y, 1.0)}
+    best, other = sorted(terms, key=lambda name: -terms[name].sum())
+    assert list(table.index) == [best, other]
+    assert table.loc[best, "difference"] == table.loc[best, "se_difference"] == 0.0
+    gap = terms[other] - terms[best]
+    assert table.loc[other, "difference"] == pytest.approx(gap.sum(), abs=0.05)
+    assert table.loc[other, "se_difference"] == pytest.approx(
+        np.sqrt(8 * gap.var(ddof=1)), abs=0.05
+    )
+    assert table.loc[other, "elpd"] == pytest.approx(terms[other].sum(), abs=0.05)
+    assert (table["worst_k"] < 0.7).all()
+
+
+def with_log_p(value: Any) -> Any:
+    log_p = np.zeros((1, 30, 2))
+    log_p[0, 0, 1] = value
+    return build({"log_likelihood": {"log_p": log_p}}, dims={"log_p": ("time",)})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: loo(conjugate(Y), unit="sequence"), r"unit must be the last dimension.*'log_p'"),
+        (lambda: loo(conjugate(Y, chains=1, draws=20), unit="time"), r"at least 25 draws; got 20"),
+        (lambda: loo(with_log_p(np.nan), unit="time"), r"must be finite.*unit 1 holds nan"),
+        (lambda: loo(with_log_p(-np.inf), unit="time"), r"must be finite.*unit 1 holds -inf"),
+        (lambda: loo(built(groups={"log_likelihood": {}})), "must have a group 'log_likelihood'"),
+        (lambda: compare({}), "models must name at least one model"),
+        (
+            lambda: compare({"a": conjugate(Y), "b": conjugate(Y[:5])}, unit="time"),
+            "models must share their data; 'a' has 8 units of 'time', 'b' has 5",
+        ),
+        (
+            lambda: compare({"a": conjugate(Y), "b": conjugate(Y + 1)}, unit="time"),
+            "models must share their data; 'b' and 'a' do not",
+        ),
+    ],
+)
+def test_bad_comparisons_are_named(call: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+# --- the other ArviZ major
+
+SECOND_ENVIRONMENT = ROOT / ".cache" / "arviz1"
+
+IN_SECOND_ENVIRONMENT = """
+import importlib.util, json, sys, warnings
+import numpy as np, xarray as xr
+
+module_path, given, made = sys.argv[1:]
+spec = importlib.util.spec_from_file_location("arviz_groups", module_path)
+groups = importlib.util.module_from_spec(spec)
+sys.modules["arviz_groups"] = groups
+warnings.simplefilter("error")
+spec.loader.exec_module(groups)
+assert not {"torch", "pyro", "beliefzoo"} & set(sys.modules)
+
+idata = groups.read(given)
+assert type(idata) is xr.DataTree, type(idata)
+groups.write(idata, made)
+again = groups.read(made)
+for name in idata.children:
+    xr.testing.assert_identical(groups.group(again, name), groups.group(idata, name))
+try:
+    groups.build({"posterior": {"rate": np.ones((1, 2, 3))}}, dims={})
+except ValueError as error:
+    refused = str(error)
+import arviz
+whole = arviz.from_netcdf(given)
+log_weights = np.random.default_rng(6).normal(size=10_000)
+print(json.dumps({
+    "major": int(arviz.__version__.split(".")[0]),
+    "refused": refused,
+    "attrs": dict(again.attrs),
+    "groups": sorted(whole.children),
+    "k": groups.pareto_k(log_weights),
+    "equal": groups.pareto_k(np.zeros(100)),
+    "few": groups.pareto_k(np.array([0.0, 1.0] + [-np.inf] * 98)),
+    "log_mean": groups.psis_log_mean(log_weights),
+    "elpd": groups.loo(idata, unit="time").elpd,
+    "p": groups.loo(idata, unit="time").p,
+    "k_i": groups.loo(idata, unit="time").pareto_k.tolist(),
+    "table": groups.compare({"one": idata, "two": again}, unit="time")["difference"].tolist(),
+}, default=int))
+"""
+
+
+def second_environment() -> Path:
+    """Interpreter of a small cached environment with ArviZ 1.x; skips where none can be made."""
+    python = SECOND_ENVIRONMENT / "bin" / "python"
+    if (SECOND_ENVIRONMENT / "complete").exists():
+        return python
+    found = [shutil.which(f"python3.{minor}") for minor in (12, 13, 14)]
+    found += [str(p) for p in Path("~/.pyenv/versions").expanduser().glob("*/bin/python3.1[2-9]")]
+    found += [sys.executable] if sys.version_info >= (3, 12) else []
+    # A pyenv shim answers to a name whose version is not chosen: ask each one.
+    test = ["-c", "import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))"]
+    working = [
+        p for p in found if p and not subprocess.run([p, *test], capture_output=True).returncode
+    ]
+    if not working:
+        pytest.skip("needs a Python >= 3.12 for ArviZ 1.x; none found")
+    shutil.rmtree(SECOND_ENVIRONMENT, ignore_errors=True)
+    subprocess.run([working[0], "-m", "venv", str(SECOND_ENVIRONMENT)], check=True)
+    pip = [str(python), "-m", "pip", "install", "--quiet", "--retries", "1", "--timeout", "15"]
+    done = subprocess.run(
+        [*pip, "numpy", "arviz>=1", "netCDF4"], capture_output=True, text=True, timeout=600
+    )
+    if done.returncode:
+        pytest.skip(f"ArviZ 1.x could not be installed: {done.stderr.strip().splitlines()[-1]}")
+    (SECOND_ENVIRONMENT / "complete").touch()
+    return python
+
+
+@pytest.mark.slow
+def test_the_two_majors_read_each_other_and_agree(tmp_path: Path) -> None:
+    python = second_environment()
+    idata = conjugate(Y, chains=4, draws=2500)
+    groups: dict[str, Any] = {
+        name: dict(group(idata, name).data_vars) for name in ("posterior", "log_likelihood")
+    }
+    idata = build(
+        groups | {key: value for key, value in arrays().items() if key not in groups},
+        dims=DIMS | {"log_p": ("sequence", "time"), "whole": ("unit",)},
+        attrs={"seed": 3, "settings": {"states": [1, 2]}},
+    )
+    given, made, script = tmp_path / "given.nc", tmp_path / "made.nc", tmp_path / "script.py"
+    write(idata, given)
+    script.write_text(textwrap.dedent(IN_SECOND_ENVIRONMENT))
+    inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    done = subprocess.run(
+        [str(python), str(script), arviz_groups.__file__, str(given), str(made)],
+        capture_output=True,
+        text=True,
+        env=inherited,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    there = json.loads(done.stdout)
+    assert there["major"] >= 1
+    assert there["attrs"] == dict(idata.attrs)
+    back = read(made)
+    for name in there["groups"]:
+        xr.testing.assert_identical(group(back, name), group(idata, name))
+    assert set(there["groups"]) == {*arrays()}
+    assert re.search(r"posterior\['rate'\] must have the dims", there["refused"])
+    log_weights = np.random.default_rng(6).normal(size=10_000)
+    assert there["k"] == pytest.approx(pareto_k(log_weights), abs=1e-6)
+    assert (there["equal"], there["few"]) == (0.0, np.inf)
+    assert there["log_mean"] == pytest.approx(psis_log_mean(log_weights), abs=1e-9)
+    here = loo(idata, unit="time")
+    assert there["elpd"] == pytest.approx(here.elpd, abs=1e-4)
+    assert there["p"] == pytest.approx(here.p, abs=1e-4)
+    np.testing.assert_allclose(there["k_i"], here.pareto_k, atol=0.02)
+    assert there["table"] == [0.0, 0.0]
