@@ -1,12 +1,13 @@
 # Needs make and a Python >= 3.11 with pip; everything else goes into .venv.
-# Examples: make test ARGS="tests/test_exact.py -x"    make venv PYTHON=python3.12
+# Examples: make test ARGS="tests/inference/exact -x"    make venv PYTHON=python3.12
 
 PYTHON ?= python3
 WORKERS ?= 2
 ARGS ?=
 
 BIN := .venv/bin
-STAMP := .venv/.installed
+RUN := .venv/.installed
+TOOLS := .venv/.installed-tools
 PEERS := .venv/.installed-bench
 
 .DEFAULT_GOAL := help
@@ -15,44 +16,49 @@ PEERS := .venv/.installed-bench
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
 
-venv: $(STAMP) ## create .venv and install the pinned set and this checkout
+venv: $(TOOLS) ## create .venv with this checkout and all that its tests and checks need
 
-# Up to date until the declared or the pinned dependencies change. torch comes first and alone: it
-# is the one large download, and is kept when a later step fails.
-$(STAMP): pyproject.toml constraints.txt
+# Each step is up to date until the declared or the pinned dependencies change. What running needs
+# comes first; torch comes before it and alone: it is the one large download, and is kept when a
+# later step fails.
+$(RUN): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 		|| { echo "beliefzoo needs Python >= 3.11; choose one with make PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch
+	$(BIN)/python -m pip install -c constraints.txt -e .
+	@touch $@
+
+$(TOOLS): $(RUN)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[test,check]'
 	@touch $@
 
-demo: $(STAMP) ## fit a hidden Markov model with an LSTM guide to English letters
+demo: $(RUN) ## fit a hidden Markov model with an LSTM guide to English letters
 	$(BIN)/beliefzoo run english-letters --out runs/english-letters --force $(ARGS)
 
 bench: $(PEERS) ## time exact inference beside the peers of the extra "bench"
 	$(BIN)/beliefzoo bench hmm --out runs/bench-hmm --force $(ARGS)
 
-$(PEERS): $(STAMP) constraints-bench.txt
+$(PEERS): $(RUN) constraints-bench.txt
 	$(BIN)/python -m pip install -c constraints.txt -c constraints-bench.txt -e '.[bench]'
 	@touch $@
 
 # One thread a worker: the tests' tensors are small, and threads of two workers would compete.
 test: export OMP_NUM_THREADS = 1
 test: export MPLBACKEND = Agg
-test: $(STAMP) ## run the tests (ARGS are passed to pytest)
-	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+test: $(TOOLS) ## run the tests (ARGS are passed to pytest)
+	$(BIN)/python -m pytest -n $(WORKERS) $(or $(ARGS),--doctest-modules --pyargs tests beliefzoo)
 
-check: $(STAMP) ## lint, formatting, types
+check: $(TOOLS) ## lint, formatting, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: $(STAMP) ## apply the formatter and the safe lint fixes
+format: $(TOOLS) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-build: $(STAMP) ## build sdist and wheel into dist
+build: $(TOOLS) ## build sdist and wheel into dist
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove build products and caches (.venv and runs stay)
