@@ -1,1 +1,1 @@
-"""Sequences: what the models are fitted to, from frames, arrays, folders and tables."""
+"""Sequences that the models are fitted to, read from arrays, frames, text and folders."""

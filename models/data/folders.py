@@ -35,7 +35,7 @@ _BLOCK = 1024
 
 
 class _Header(NamedTuple):
-    """What the header of a file says."""
+    """Type, shape and place of the numbers, as the header of a file gives them."""
 
     dtype: np.dtype[Any]
     shape: tuple[int, ...]
@@ -54,25 +54,25 @@ class _Header(NamedTuple):
 
     @property
     def kind(self) -> str:
-        """Either whole, or the name of a floating type."""
+        """``"whole"``, or the name of a floating type."""
         return self.dtype.newbyteorder("=").name if self.dtype.kind == "f" else "whole"
 
 
 class SequenceFolder:
-    """N sequences in a folder of ``.npy`` files, read from disk as they are asked for.
+    """N sequences in a folder of ``.npy`` files, read from disk when they are needed.
 
-    ``NAME.npy`` holds a sequence, (steps,) or (steps, features), NaN = missing; with a file
-    ``NAME.lengths.npy`` of whole numbers beside it, it holds as many sequences as there are
-    lengths, end to end along the first axis: the form for many short ones, which ``write_folder``
-    writes. ``NAME.times.npy``, ``NAME.actions.npy``, ``NAME.rewards.npy`` and ``NAME.inputs.npy``,
-    for all files or for none, hold what goes with the steps, row by row. Files of other kinds and
-    hidden ones are left alone. The order is that of the names; a sequence is called NAME, or
-    NAME[0], NAME[1], …
+    A file ``NAME.npy`` holds one sequence, (steps,) or (steps, features), NaN = missing. If a file
+    ``NAME.lengths.npy`` of whole numbers lies beside it, it holds one sequence per length, end to
+    end along the first axis; ``write_folder`` writes this form, which suits many short sequences.
+    ``NAME.times.npy``, ``NAME.actions.npy``, ``NAME.rewards.npy`` and ``NAME.inputs.npy``, beside
+    all files or none, hold one row per step. Hidden files and other kinds of files are ignored. The
+    sequences are sorted by name; each is labelled NAME, or NAME[0], NAME[1], …
 
-    What is read becomes ``Sequences`` as by ``Sequences.from_arrays``: whole numbers in torch's
-    default floating type unless ``codes=True``, floating values in their precision. Opening reads
-    the headers (and lengths) of all files and memory-maps nothing for longer than that: memory
-    grows with the number of sequences (24 bytes each), not with their sizes.
+    Indexing, ``batches`` and ``sample`` return ``Sequences``, built as by
+    ``Sequences.from_arrays``: whole numbers in torch's default floating type unless ``codes=True``,
+    floating values in their precision. Opening the folder reads the headers and lengths of all
+    files and keeps none of them mapped: the memory needed grows with the number of sequences (24
+    bytes each), not with their sizes.
 
     Args:
         path: the folder.
@@ -82,10 +82,17 @@ class SequenceFolder:
         symbols: names of the codes.
 
     Raises:
-        ValueError: if there is no such folder or no such file in it, or, naming the file, if one is
-            not a whole ``.npy`` file of numbers (nothing is ever unpickled), is shorter or longer
-            than its header says, is empty, or does not fit the others in its features, its type or
-            the files beside it. When values are read: infinite ones, or codes that are none.
+        ValueError: there is no such folder or no such file in it; or, naming the file, one is not a
+            whole ``.npy`` file of numbers (nothing is ever unpickled), has another size than its
+            header says, is empty, or does not agree with the others in its features, its type or
+            the files beside it. When values are read: infinite values or invalid codes.
+
+    >>> import tempfile
+    >>> from beliefzoo.models import write_folder
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     data = SequenceFolder(write_folder([[0.1, 0.4], [0.2], [0.7, 0.5]], place))
+    ...     print(len(data), data.n_steps, [len(batch) for batch in data.batches(2)])
+    3 5 [2, 1]
     """
 
     def __init__(
@@ -120,7 +127,7 @@ class SequenceFolder:
         return self.path / (f"{name}.npy" if part == "values" else f"{name}.{part}.npy")
 
     def _agreed(self) -> int:
-        """The number of features that all files have; they agree in all that must be the same."""
+        """Number of features of all files, after a check that the files agree."""
         first = self._headers[0]
         for name, header in zip(self._names, self._headers, strict=True):
             for part, own in header.items():
@@ -153,7 +160,7 @@ class SequenceFolder:
         return first["values"].columns
 
     def _index(self) -> None:
-        """File, first row, number of rows and place in its file of every sequence."""
+        """Find the file, first row, number of rows and place in its file of every sequence."""
         lengths = []
         for name, header in zip(self._names, self._headers, strict=True):
             beside = self._file(name, "lengths")
@@ -180,12 +187,12 @@ class SequenceFolder:
 
     @property
     def lengths(self) -> Tensor:
-        """(N,) int64, the number of steps of every sequence."""
+        """Number of steps of every sequence, (N,) int64."""
         return torch.from_numpy(self._length.copy())
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """Names of the sequences: of their files, with the place in the file if there are more."""
+        """Names of the sequences: the file's name, with the place in it if it holds several."""
         return tuple(self._label(n) for n in range(len(self)))
 
     @property
@@ -213,7 +220,7 @@ class SequenceFolder:
     # Parts
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor | Array) -> Sequences:
-        """The chosen sequences, read from disk; ``index`` as for ``Sequences``."""
+        """Read the chosen sequences from disk; ``index`` as for ``Sequences``."""
         chosen = positions(index, len(self)).numpy()
         try:
             return self._read(chosen)
@@ -263,7 +270,7 @@ class SequenceFolder:
         return np.memmap(path, header.dtype, "r", header.offset, header.shape, header.order)
 
     def _culprit(self, chosen: Array) -> str:
-        """The file of the first of the sequences that cannot be read by itself."""
+        """Name of the file of the first sequence that cannot be read by itself."""
         for one in chosen:
             try:
                 self._read(one[None])
@@ -280,9 +287,19 @@ class SequenceFolder:
     def split(
         self, parts: Sequence[float] | Sequence[int], *, seed: int
     ) -> tuple[SequenceFolder, ...]:
-        """Disjoint parts of randomly chosen sequences, the same as of ``Sequences.split``.
+        """Split at random into disjoint parts, the same as ``Sequences.split`` makes.
 
         Nothing is read: each part is the same folder with fewer sequences.
+
+        Args:
+            parts: fractions or numbers of sequences, as for ``Sequences.split``.
+            seed: seed of the shuffle.
+
+        Returns:
+            The parts.
+
+        Raises:
+            ValueError: other ``parts``, or a part would be empty.
         """
         bounds = split_bounds(parts, len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -291,9 +308,18 @@ class SequenceFolder:
     def batches(
         self, size: int, *, generator: torch.Generator | None = None
     ) -> Iterator[Sequences]:
-        """All sequences once, ``size`` read at a time (the last batch may be smaller).
+        """Iterate once over all sequences, reading ``size`` at a time (fewer in the last batch).
 
-        In order, or shuffled by ``generator``: the same batches as of ``Sequences.batches``.
+        Args:
+            size: sequences per batch.
+            generator: shuffles the sequences; in order if None. The batches are those of
+                ``Sequences.batches``.
+
+        Returns:
+            An iterator of batches.
+
+        Raises:
+            ValueError: a size that is no whole number >= 1.
         """
         _need_count(size, "size")
         if generator is None:
@@ -303,13 +329,19 @@ class SequenceFolder:
         return (self[chosen] for chosen in order.split(int(size)))
 
     def sample(self, n: int = 4096, *, seed: int = 0, numbers: int = 2**24) -> Sequences:
-        """Random sequences in the order of the folder, for whatever needs only some of the data.
+        """Read randomly chosen sequences, for what needs only some of the data.
 
         Args:
-            n: how many at most.
-            seed: of the choice.
-            numbers: as many as fit into so many numbers, padding included (2^24 are 64 MB in
-                float32); one at least.
+            n: largest number of sequences.
+            seed: seed of the choice.
+            numbers: largest size, padding included (2^24 numbers are 64 MB in float32); one
+                sequence is always read.
+
+        Returns:
+            The sequences, in the order of the folder.
+
+        Raises:
+            ValueError: n is no whole number >= 1.
         """
         _need_count(n, "n")
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed)).numpy()
@@ -319,23 +351,23 @@ class SequenceFolder:
         return self[np.sort(order[: max(1, fitting)])]
 
     def pieces(self) -> Iterator[Sequences]:
-        """All sequences once, in order, as many at a time as a few megabytes hold."""
+        """Iterate once over all sequences, in order, a few megabytes at a time."""
         return self.batches(max(1, _AT_ONCE // (self.max_length * self.n_features)))
 
     def checked_by(self, check: Callable[[Sequences], None]) -> SequenceFolder:
-        """The same folder, with ``check`` called on all that is read.
+        """Return the same folder, with ``check`` called on all that is read.
 
-        A ``ValueError`` that it raises is raised again with the name of the file.
+        A ``ValueError`` of ``check`` is raised again with the name of the file.
         """
         part = copy.copy(self)
         part._checks = (*self._checks, check)
         return part
 
     def fingerprint(self) -> str:
-        """Tells folders apart without reading them whole; no matter where they lie, or since when.
+        """Return a digest that tells folders apart without reading all of them.
 
-        A digest of the names, headers and sizes of the files, of a few kilobytes of each, and of
-        which sequences there are.
+        It depends on the names, headers and sizes of the files, on a few kilobytes of each, and on
+        which sequences are chosen; not on where the folder is, or on the dates of its files.
         """
         digest = hashlib.sha256(repr((self.is_codes, self.features, self.symbols)).encode())
         for number, name in enumerate(self._names):
@@ -363,22 +395,29 @@ def write_folder(
     codes: bool = False,
     file_size: int = 2**27,
 ) -> Path:
-    """Write sequences into a new folder that ``SequenceFolder`` reads, many to a file.
+    """Write sequences into a new folder that ``SequenceFolder`` reads, many per file.
 
     Args:
-        sequences: arrays (steps,) or (steps, features), NaN = missing, whole or of one floating
-            type, from an iterable that is gone through once; or ``Sequences`` with all they have
-            but their names.
-        path: a folder that does not exist, or is empty. It appears when all is written.
-        codes: the numbers are categories 0, 1, 2, … (for ``Sequences``: as they are).
-        file_size: bytes after which another file is begun; also what is held in memory.
+        sequences: an iterable of arrays (steps,) or (steps, features), NaN = missing, whole or of
+            one floating type, which is gone through once; or ``Sequences``, of which all but the
+            names is written.
+        path: a folder that does not exist, or is empty. It appears when everything is written.
+        codes: the numbers are categories 0, 1, 2, … (``Sequences`` know this by themselves).
+        file_size: bytes after which another file is begun; also the memory that is needed.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if there is no sequence, one is empty, or they are not of one type and number of
-            features; infinite values; codes that are none; or ``path`` cannot be made.
+        ValueError: there is no sequence, one is empty, they differ in type or number of features,
+            values are infinite, codes are invalid, or ``path`` cannot be made.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as place:
+    ...     folder = write_folder(([n, n + 1] for n in range(1000)), Path(place) / "counts")
+    ...     print(sorted(file.name for file in folder.iterdir()))
+    ['000000.lengths.npy', '000000.npy']
     """
     target = Path(path)
     empty = target.is_dir() and not any(target.iterdir())
@@ -413,7 +452,7 @@ def write_folder(
 
 
 def _named_files(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Names of the files with values, in order, and which files of ``_ALONG`` there are beside."""
+    """Sorted names of the files with values, and which kinds of ``_ALONG`` lie beside them."""
     found = {file.name for file in path.glob("*.npy") if not file.name.startswith(".")}
     beside = {file for file in found if file.removesuffix(".npy").endswith(_suffixes())}
     names = sorted(file.removesuffix(".npy") for file in found - beside)
@@ -440,7 +479,7 @@ def _suffixes() -> tuple[str, ...]:
 
 
 def _mapped(path: Path) -> np.memmap[Any, Any]:
-    """The numbers of a file, mapped into memory and not read yet."""
+    """Map the numbers of a file into memory without reading them."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError) as error:  # what numpy has for cut, foreign and pickled content
@@ -484,7 +523,7 @@ def _lengths(path: Path, steps: int) -> Array:
 
 
 def _rows_of(data: Sequences) -> Iterator[dict[str, Array]]:
-    """Every sequence with what goes with its steps, without the padding."""
+    """The sequences one by one, without padding, each with what goes with its steps."""
     for one in data.batches(1):
         rows = {"values": one.arrays()[0]}
         for part in _ALONG:
@@ -521,7 +560,7 @@ def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict
 
 
 def _shards(rows: Iterator[dict[str, Array]], file_size: int) -> Iterator[dict[str, list[Array]]]:
-    """Sequences gathered until they fill a file."""
+    """Gather sequences until they fill a file."""
     shard: dict[str, list[Array]] = {}
     held = 0
     for one in rows:

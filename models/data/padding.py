@@ -1,4 +1,4 @@
-"""Padded tensors: brought into the one form that ``Sequences`` holds, and checked."""
+"""Padded tensors: conversion to the one form that ``Sequences`` holds, and its checks."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ def canonical(
     codes: bool,
     blank: bool = False,
 ) -> dict[str, Tensor]:
-    """The tensors of a ``Sequences``, copied, from what ``Sequences.from_tensors`` accepts.
+    """Copies of tensors that ``Sequences.from_tensors`` accepts, in the form of ``Sequences``.
 
-    ``along`` are times, actions, rewards and inputs. With ``blank`` nothing needs to be observed.
+    ``along`` maps "times", "actions", "rewards" and "inputs" to tensors. With ``blank``, data
+    without any observed value are accepted.
     """
     values = tensor(values, "values")
     given = {
@@ -113,7 +114,7 @@ def _floating(numbers: Tensor) -> Tensor:
 
 
 def whole(numbers: Tensor, where: Tensor, name: str, labels: Sequence[str] = ()) -> Tensor:
-    """int64 of whole numbers 0, 1, 2, …; 0 where ``where`` is False, whatever stood there."""
+    """int64 of whole numbers 0, 1, 2, …; 0 where ``where`` is False, whatever the number there."""
     if not numbers.is_floating_point():
         numbers = numbers.to(torch.int64)
     kept = numbers.masked_fill(~where, 0)
@@ -128,7 +129,7 @@ def whole(numbers: Tensor, where: Tensor, name: str, labels: Sequence[str] = ())
 
 
 def tensor(data: Tensor, name: str) -> Tensor:
-    """The tensor itself, detached, or a ValueError if it is none or complex."""
+    """The detached tensor; ``ValueError`` unless it is a real one."""
     if not isinstance(data, Tensor) or data.is_complex():
         got = data.dtype if isinstance(data, Tensor) else type(data).__name__
         raise ValueError(f"{name} must be a real torch.Tensor; got {got}")
@@ -138,7 +139,7 @@ def tensor(data: Tensor, name: str) -> Tensor:
 def names(
     given: Iterable[object], name: str, default: Sequence[object] | None = None
 ) -> tuple[str, ...]:
-    """Names as strings, all different; as many as ``default``, which stands in for ()."""
+    """Names as strings, all different; ``default`` gives their number and replaces ()."""
     if isinstance(given, str):
         raise ValueError(f"{name} must be a list of names; got the single string {given!r}")
     if default is not None and isinstance(given, tuple) and not given:
@@ -153,7 +154,7 @@ def names(
 
 
 def check_lengths(lengths: Tensor, n: int, t: int) -> None:
-    """Whole numbers in 1..t, one for each of n sequences."""
+    """Check that lengths are whole numbers in 1..t, one for each of n sequences."""
     numbers = not lengths.is_floating_point() and lengths.dtype != torch.bool
     if not numbers or tuple(lengths.shape) != (n,):
         raise ValueError(
@@ -170,7 +171,7 @@ def check_lengths(lengths: Tensor, n: int, t: int) -> None:
 
 
 def check_layout(data: Sequences) -> None:
-    """Types, shapes and devices of the tensors, and the range of the lengths."""
+    """Check types, shapes and devices of the tensors, and the range of the lengths."""
     values, inputs = tensor(data.values, "values"), data.inputs
     codes = values.ndim == 2 and values.dtype == torch.int64
     if not (codes or (values.ndim == 3 and values.is_floating_point())) or 0 in values.shape:
@@ -204,7 +205,7 @@ def check_layout(data: Sequences) -> None:
 
 
 def check_entries(data: Sequences) -> None:
-    """Every number, of tensors whose layout is right."""
+    """Check every number of tensors whose layout is right."""
     values, mask, labels = data.values, data.mask, data.labels
     if data.is_codes:
         _refuse(mask & (values < 0), values, "codes must be 0, 1, 2, …", labels)
@@ -230,7 +231,7 @@ def check_entries(data: Sequences) -> None:
 
 
 def _refuse(bad: Tensor, shown: Tensor, requirement: str, labels: Sequence[str]) -> None:
-    """Raise a ValueError that gives the first entry where ``bad`` is True, and its place."""
+    """Raise ``ValueError`` with the first entry where ``bad`` is True, and its place."""
     if not bad.any():
         return
     place = torch.nonzero(bad)[0].tolist()

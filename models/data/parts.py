@@ -1,4 +1,4 @@
-"""Which sequences a part of the data holds, and what they are called there."""
+"""Which sequences a part of the data holds, and their labels there."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Array = npt.NDArray[Any]
 
 
 def positions(index: int | slice | Sequence[int] | Tensor | Array, n: int) -> Tensor:
-    """int64 positions in 0..n-1 that ``index`` means, at least one."""
+    """Positions in 0..n-1 that ``index`` chooses, int64, at least one."""
     if isinstance(index, slice):
         chosen = np.arange(n)[index]
     else:
@@ -35,7 +35,7 @@ def positions(index: int | slice | Sequence[int] | Tensor | Array, n: int) -> Te
 
 
 def distinct(labels: list[str]) -> tuple[str, ...]:
-    """The labels, with " (2)", " (3)", … behind one that came before."""
+    """The labels, with " (2)", " (3)", … appended to repeated ones."""
     taken = set(labels)
     if len(taken) == len(labels):
         return tuple(labels)
@@ -51,7 +51,7 @@ def distinct(labels: list[str]) -> tuple[str, ...]:
 
 
 def split_bounds(parts: Sequence[float] | Sequence[int], n: int) -> list[int]:
-    """Where parts begin and end among n shuffled sequences."""
+    """First positions of the parts among n shuffled sequences, and the end of the last."""
     sizes = np.asarray(parts)
     whole = sizes.dtype.kind in "iu"
     if sizes.ndim != 1 or not sizes.size or not (whole or sizes.dtype.kind == "f"):

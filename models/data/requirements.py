@@ -1,4 +1,4 @@
-"""What laws ask of the data: input columns, times."""
+"""What a law needs from the data: input columns, times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .sequences import Sequences
 
 
 def require_inputs(data: Sequences, columns: int, reader: str) -> None:
-    """Raise ``ValueError`` unless the data bring the input columns that a law reads, if any."""
+    """Raise ``ValueError`` unless the data have all the input columns that a law reads."""
     width = 0 if data.inputs is None else data.inputs.shape[-1]
     require(
         not columns or width == columns,
@@ -18,7 +18,7 @@ def require_inputs(data: Sequences, columns: int, reader: str) -> None:
 
 
 def require_times(data: Sequences, reader: str) -> None:
-    """Raise ``ValueError`` unless times are there and increase strictly in every sequence."""
+    """Raise ``ValueError`` unless the data have times that increase strictly in every sequence."""
     if data.times is None:
         raise ValueError(
             f"data.times: {reader} needs the time of every step (times=… of the constructors of "

@@ -1,4 +1,4 @@
-"""The one container of data: padded sequences with a mask."""
+"""The container of data: padded sequences with a mask of what was observed."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _PER_STEP = ("values", "mask", "times", "actions", "rewards", "inputs")
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Sequences:
-    """N sequences of at most T steps with F features, padded, immutable and checked.
+    """N sequences of at most T steps with F features: padded, immutable and checked.
 
-    Data come in through the ``from_*`` constructors, where NaN becomes ``mask`` and infinite
-    values are refused. The plain constructor takes padded tensors as described below and checks
-    them. Treat the tensors as read-only.
+    Build one with a ``from_*`` constructor: these turn NaN into ``mask`` and refuse infinite
+    values. The plain constructor takes padded tensors in the form below and checks them. Treat the
+    tensors as read-only.
 
-    Attributes:
+    Args:
         values: (N, T, F) floating, in the units of the data, or (N, T) int64 codes 0, 1, 2, …
             Zero where ``mask`` is False.
         mask: bool, same shape as ``values``; True = observed, False beyond ``lengths``.
         lengths: (N,) int64, 1 <= length <= T.
-        times: (N, T) float64 or None; finite, never decreasing along a row (the padding repeats
-            the last time).
-        actions: (N, T) int64 or None; ``actions[:, t]`` drives the step from t to t + 1. An
-            action is needed at the last step too: it drives the first forecast step.
+        times: (N, T) float64 or None; finite, never decreasing along a row (the padding repeats the
+            last time).
+        actions: (N, T) int64 or None; ``actions[:, t]`` drives the step from t to t + 1. The last
+            step needs an action too: it drives the first forecast step.
         rewards: (N, T) float64, finite, or None; ``rewards[:, t]`` is earned by ``actions[:, t]``.
         inputs: (N, T, U) floating, finite, or None.
         labels: names of the sequences, all different; by default "0", "1", …
@@ -51,8 +51,15 @@ class Sequences:
         symbols: names of the codes, all different, or None.
 
     Raises:
-        ValueError: if a shape, dtype, length or value is not as above; the message gives the first
+        ValueError: a shape, dtype, length or value is not as above; the message gives the first
             offending value and its place.
+
+    >>> data = Sequences.from_arrays([[2, 0, 5], [1, float("nan")]], labels=["north", "south"])
+    >>> data.lengths.tolist(), data.n_observed
+    ([3, 2], 4)
+    >>> data[1].arrays()
+    [array([[ 1.],
+           [nan]])]
     """
 
     values: Tensor
@@ -95,17 +102,25 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """One array a sequence, (steps,) or (steps, features), of any lengths; NaN = missing.
+        """Build from one array per sequence, of any lengths; NaN marks missing values.
 
         Whole numbers become torch's default floating type unless ``codes=True``, which keeps them
-        as categories 0, 1, 2, …; floating values keep their precision. ``times``, ``actions`` and
-        ``rewards`` hold one (steps,) array a sequence, ``inputs`` one (steps,) or (steps, inputs)
-        array.
-        A single padded array goes to :meth:`from_array`.
+        as categories 0, 1, 2, …; floating values keep their precision. A single padded array goes
+        to :meth:`from_array`.
+
+        Args:
+            arrays: one array (steps,) or (steps, features) per sequence.
+            codes: the values are categories 0, 1, 2, …
+            times, actions, rewards: one array (steps,) per sequence.
+            inputs: one array (steps,) or (steps, inputs) per sequence.
+            labels, features, symbols: names of the sequences, features and codes.
+
+        Returns:
+            The padded sequences.
 
         Raises:
-            ValueError: if there is no sequence, one is empty, feature counts or lengths disagree,
-                or entries are not numbers, infinite, or all missing.
+            ValueError: there is no sequence, one is empty, feature counts or lengths disagree, or
+                entries are not numbers, are infinite, or are all missing.
 
         >>> Sequences.from_arrays([[1.0, float("nan"), 2.0], [3.0]])
         Sequences(n_sequences=2, max_length=3, n_features=1, n_steps=4, n_observed=3, float64)
@@ -132,9 +147,24 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """One array (N, T, F), (N, T) with one feature, or (T,) for one sequence; NaN = missing.
+        """Build from one padded array; NaN marks missing values.
 
-        The other arguments are arrays of the shapes that :meth:`from_tensors` names.
+        Args:
+            array: (N, T, F), (N, T) with one feature, or (T,) for one sequence.
+            lengths: (N,) whole numbers in 1..T; T for all if None.
+            mask: bool, shape of ``array`` or (N, T); True = observed.
+            codes, times, actions, rewards, inputs, labels, features, symbols: as for
+                :meth:`from_tensors`.
+
+        Returns:
+            The sequences.
+
+        Raises:
+            ValueError: as for :meth:`from_tensors`.
+
+        >>> data = Sequences.from_array([[3, 1, 4], [1, 5, 0]], lengths=[3, 2])
+        >>> data.n_sequences, data.n_steps
+        (2, 5)
         """
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         read = tables.read_array(array, {"lengths": lengths, "mask": mask, **along})
@@ -158,7 +188,9 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """Padded tensors on any device, copied and detached; whatever lies in the padding is void.
+        """Build from padded tensors on any device, which are copied and detached.
+
+        Values in the padding are ignored.
 
         Args:
             values: (N, T, F), (N, T) with one feature, or (T,) for one sequence (mask, times,
@@ -172,8 +204,16 @@ class Sequences:
             inputs: (N, T, U), or (N, T) for one input.
             labels, features, symbols: names of the sequences, features and codes.
 
+        Returns:
+            The sequences.
+
         Raises:
-            ValueError: if shapes or values are not as above, or nothing at all is observed.
+            ValueError: shapes or values are not as above, or nothing at all is observed.
+
+        >>> import torch
+        >>> nan = float("nan")
+        >>> Sequences.from_tensors(torch.tensor([[[0.5, nan], [0.1, 2.0]]])).mask.tolist()
+        [[[True, False], [True, True]]]
         """
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         fields: dict[str, Any] = padding.canonical(values, mask, lengths, along, codes=codes)
@@ -197,25 +237,45 @@ class Sequences:
         codes: bool = False,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """A pandas frame; NaN and pd.NA = missing.
+        """Build from a pandas frame; NaN and pd.NA mark missing values.
 
-        Long: one row a step. ``sequence`` names the column (or index level) that tells sequences
-        apart, kept in order of appearance (one sequence if None); ``time`` the one that orders
-        rows inside a sequence and becomes ``times`` (row order if None). ``columns`` name the
-        features, ``inputs`` the inputs, ``action`` and ``reward`` these; ``columns=None`` takes
-        all that are left. Absent rows are not filled in. With ``codes=True`` a categorical column
-        gives its codes and its categories as symbols.
+        Long layout: one row per step. With ``codes=True`` a categorical column gives its codes, and
+        its categories become the symbols. Steps without a row are not filled in.
 
-        Wide: one row a sequence, ``columns`` (all but ``sequence`` if None) are its steps, of one
-        feature. Numeric or datetime column labels become ``times``. Rows shorter than the frame
-        need ``lengths``: a trailing NaN is a missing value like any other.
+        Wide layout: one row per sequence; the columns are its steps, of one feature. Numeric or
+        datetime column labels become ``times``. Rows shorter than the frame need ``lengths``: a
+        trailing NaN is a missing value like any other.
 
-        Datetimes become float days since the first stamp of the data set (whichever sequence has
-        it), timedeltas float days.
+        Datetimes become float days since the first stamp of the data set (in whichever sequence it
+        is), timedeltas float days.
+
+        Args:
+            frame: the data.
+            layout: ``"long"`` or ``"wide"``.
+            sequence: column (or index level) that tells sequences apart, kept in order of
+                appearance; one sequence if None.
+            time: long layout: column that orders the rows of a sequence and becomes ``times``; row
+                order if None.
+            columns: long layout: the features; wide layout: the steps. All columns without another
+                role if None.
+            action, reward, inputs: long layout: columns of the actions, rewards and inputs.
+            lengths: wide layout: number of steps of every sequence, (N,).
+            codes: the values are categories 0, 1, 2, …
+            symbols: names of the codes.
+
+        Returns:
+            The sequences, labelled by ``sequence``.
 
         Raises:
-            ValueError: if a column is absent or not numeric, or sequence or time is missing in a
-                row, or as in :meth:`from_tensors`.
+            ValueError: a column is absent or not numeric, a row lacks its sequence or time, or as
+                for :meth:`from_tensors`.
+
+        >>> import pandas as pd
+        >>> columns = {"rat": ["a", "a", "b"], "day": [1, 3, 2], "weight": [210, 215, 198]}
+        >>> frame = pd.DataFrame(columns)
+        >>> data = Sequences.from_frame(frame, sequence="rat", time="day")
+        >>> data.labels, data.features, data.times.tolist()
+        (('a', 'b'), ('weight',), [[1.0, 3.0], [2.0, 2.0]])
         """
         read = tables.read_frame(
             frame,
@@ -245,10 +305,28 @@ class Sequences:
         codes: bool = False,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """A DataArray with dimension ``time`` and, if it has them, ``sequence`` and ``feature``.
+        """Build from a DataArray; NaN marks missing values.
 
-        The arguments name the dimensions; their order is free. Coordinates become labels, feature
-        names and, if numeric or datetime (as in :meth:`from_frame`), ``times``. NaN = missing.
+        Coordinates become labels, feature names and, if they are numeric or datetimes (as in
+        :meth:`from_frame`), ``times``. The dimensions may come in any order.
+
+        Args:
+            array: the data, with dimension ``time`` and perhaps ``sequence`` and ``feature``.
+            sequence, time, feature: names of these dimensions in ``array``.
+            lengths: number of steps of every sequence, (N,); all if None.
+            codes: the values are categories 0, 1, 2, …
+            symbols: names of the codes.
+
+        Returns:
+            The sequences.
+
+        Raises:
+            ValueError: other dimensions, or as for :meth:`from_tensors`.
+
+        >>> import xarray as xr
+        >>> array = xr.DataArray([[3.0, 1.0]], dims=("site", "time"), coords={"site": ["pond"]})
+        >>> Sequences.from_xarray(array, sequence="site").labels
+        ('pond',)
         """
         read = tables.read_xarray(
             array, sequence=sequence, time=time, feature=feature, lengths=lengths, codes=codes
@@ -264,14 +342,24 @@ class Sequences:
         unknown: Literal["error", "missing"] = "error",
         labels: Iterable[object] | None = None,
     ) -> Sequences:
-        """One string a sequence (a single string is one sequence), one character a step.
+        """Build from strings, one character per step.
 
-        A character's code is its place in ``alphabet``, which becomes ``symbols``. Nothing is
-        folded: lower the case beforehand if the alphabet has no capitals.
+        A character's code is its place in ``alphabet``, which becomes ``symbols``. Upper and lower
+        case differ: lower the case beforehand if the alphabet has no capitals.
+
+        Args:
+            strings: one string per sequence; a single string is one sequence.
+            alphabet: the characters, in the order of their codes.
+            unknown: ``"error"`` refuses characters outside the alphabet, ``"missing"`` makes them
+                missing.
+            labels: names of the sequences.
+
+        Returns:
+            The sequences of codes.
 
         Raises:
-            ValueError: if a character is not in ``alphabet`` (``unknown="missing"`` makes it a
-                missing value), a string is empty, or ``alphabet`` repeats itself.
+            ValueError: a character is not in ``alphabet``, a string is empty, or ``alphabet``
+                repeats a character.
 
         >>> Sequences.from_text(["abba", "ab"], alphabet="ab").codes()
         tensor([[0, 1, 1, 0],
@@ -302,7 +390,7 @@ class Sequences:
 
     @property
     def n_steps(self) -> int:
-        """Number of steps of all sequences, padding left out."""
+        """Number of steps of all sequences, without the padding."""
         return int(self.lengths.sum())
 
     @property
@@ -312,26 +400,30 @@ class Sequences:
 
     @property
     def is_codes(self) -> bool:
-        """Whether the values are integer codes, (N, T), rather than numbers, (N, T, F)."""
+        """True if the values are integer codes (N, T), False if they are numbers (N, T, F)."""
         return self.values.ndim == 2
 
     @property
     def step_mask(self) -> Tensor:
-        """(N, T) bool: the step lies within the sequence."""
+        """(N, T) bool: True where the step lies within its sequence."""
         return torch.arange(self.max_length, device=self.lengths.device) < self.lengths[:, None]
 
     @property
     def observed_steps(self) -> Tensor:
-        """(N, T) bool: at least one feature is observed at the step."""
+        """(N, T) bool: True where at least one feature is observed."""
         return self.mask if self.is_codes else self.mask.any(dim=2)
 
     # Parts
 
     def __getitem__(self, index: int | slice | Sequence[int] | Tensor | Array) -> Sequences:
-        """The chosen sequences, copied and trimmed to their longest.
+        """Return the chosen sequences, copied and trimmed to the longest of them.
 
-        ``index`` is a position, a slice, positions, or one bool a sequence. A position that comes
-        more than once (a bootstrap) yields labels "a", "a (2)", …
+        ``index`` is a position, a slice, a list of positions, or one bool per sequence. A position
+        that comes more than once (a bootstrap) yields labels "a", "a (2)", …
+
+        Raises:
+            IndexError: a position outside the data.
+            ValueError: an index of another kind, or one that chooses nothing.
         """
         return self._taken(positions(index, len(self)))
 
@@ -347,7 +439,7 @@ class Sequences:
         return self._derived(lengths=lengths, labels=labels, **kept)
 
     def _tensors(self, *names: str) -> dict[str, Tensor]:
-        """Those of the tensors that there are."""
+        """The named tensors that are not None."""
         return {name: part for name in names if (part := getattr(self, name)) is not None}
 
     def _derived(self, **fields: Any) -> Sequences:
@@ -357,15 +449,22 @@ class Sequences:
         return part
 
     def split(self, parts: Sequence[float] | Sequence[int], *, seed: int) -> tuple[Sequences, ...]:
-        """Disjoint parts of randomly chosen sequences, each in the order of the data.
+        """Split at random into disjoint parts, each in the order of the data.
 
         Args:
-            parts: floats are fractions of the sequences that sum to at most 1, ints are numbers
-                of sequences that sum to at most N. What is left over is in no part.
+            parts: floats are fractions of the sequences that sum to at most 1, ints are numbers of
+                sequences that sum to at most N. The rest is in no part.
             seed: seed of the shuffle.
 
+        Returns:
+            The parts.
+
         Raises:
-            ValueError: if ``parts`` are not so, or a part would be empty.
+            ValueError: other ``parts``, or a part would be empty.
+
+        >>> data = Sequences.from_arrays([[1.0, 2.0]] * 10)
+        >>> [len(part) for part in data.split([0.8, 0.2], seed=0)]
+        [8, 2]
         """
         bounds = split_bounds(parts, len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
@@ -374,9 +473,21 @@ class Sequences:
     def batches(
         self, size: int, *, generator: torch.Generator | None = None
     ) -> Iterator[Sequences]:
-        """All sequences once, ``size`` at a time (the last batch may be smaller).
+        """Iterate once over all sequences, ``size`` at a time (the last batch may be smaller).
 
-        In order, or shuffled by ``generator``; each batch is trimmed to its longest sequence.
+        Args:
+            size: sequences per batch.
+            generator: shuffles the sequences; in order if None.
+
+        Returns:
+            An iterator of batches, each trimmed to its longest sequence.
+
+        Raises:
+            ValueError: a size that is no whole number >= 1, or another kind of generator.
+
+        >>> data = Sequences.from_arrays([[1.0], [2.0, 3.0], [4.0]])
+        >>> [batch.lengths.tolist() for batch in data.batches(2)]
+        [[1, 2], [1]]
         """
         if not isinstance(size, Integral) or isinstance(size, bool) or size < 1:
             raise ValueError(f"size must be a whole number of at least 1; got {size!r}")
@@ -395,10 +506,18 @@ class Sequences:
         device: torch.device | torch.dtype | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> Sequences:
-        """The same data on another device, ``values`` and ``inputs`` in floating ``dtype``.
+        """Return the same data on another device, or with another floating type.
 
-        A dtype may come first, as in torch. Codes, mask, lengths, actions, rewards and times keep
-        their type.
+        Args:
+            device: the device; a dtype may come first, as in torch.
+            dtype: floating type of ``values`` and ``inputs``. Codes, mask, lengths, actions,
+                rewards and times keep their type.
+
+        Returns:
+            The converted sequences.
+
+        Raises:
+            ValueError: a dtype that is not floating, or one in which the values overflow.
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
@@ -414,10 +533,12 @@ class Sequences:
         return dataclasses.replace(self, **moved)  # checked again: a narrow type can overflow
 
     def codes(self) -> Tensor:
-        """(N, T) int64 codes; single-feature values are converted if they are 0, 1, 2, …
+        """Return the values as int64 codes, (N, T).
+
+        Values of a single feature are converted if they are 0, 1, 2, …
 
         Raises:
-            ValueError: if there are several features or an observed value is no such number.
+            ValueError: there are several features, or an observed value is no such number.
         """
         if self.is_codes:
             return self.values
@@ -426,9 +547,9 @@ class Sequences:
         return padding.whole(self.values[..., 0], self.mask[..., 0], "codes", self.labels)
 
     def arrays(self) -> list[Array]:
-        """One (steps, features) array a sequence, NaN where missing.
+        """Return one array (steps, features) per sequence, NaN where missing.
 
-        Codes are (steps,), int64 if all are observed, else float64 with NaN.
+        Codes come as (steps,): int64 if all are observed, otherwise float64 with NaN.
         """
         values, mask = self.values.cpu(), self.mask.cpu()
         if self.is_codes:
@@ -441,7 +562,7 @@ class Sequences:
         return [numbers[n, :length].copy() for n, length in enumerate(self.lengths.tolist())]
 
     def summary(self) -> str:
-        """A few lines to read: sizes, lengths, share missing, and the law of each feature."""
+        """Describe the data in a few lines: sizes, lengths, share missing, distributions."""
         return summary(self)
 
     def __repr__(self) -> str:

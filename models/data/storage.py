@@ -1,4 +1,4 @@
-"""Files of tensors: written whole or not at all, and read without unpickling."""
+"""Files of tensors: written completely or not at all, and read without unpickling."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:
-    """Write tensors and plain values with ``torch.save``: whole, or not at all."""
+    """Write tensors and plain values with ``torch.save``, completely or not at all."""
     with whole_file(path) as file:
         torch.save(content, file)
     return Path(path)
@@ -21,7 +21,7 @@ def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path
 
 @contextmanager
 def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
-    """A file to be written that appears under its name when it is whole, or not at all."""
+    """Open a file for writing that appears under its name only when it is complete."""
     target = Path(path)
     if target.is_dir() or not target.parent.is_dir():
         raise ValueError(f"path: needs a file in an existing folder, got {os.fspath(path)!r}")
@@ -40,7 +40,7 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
 
 
 def read_tensors(path: str | os.PathLike[str], keys: set[str]) -> dict[str, Any]:
-    """Read what ``write_tensors`` wrote, never unpickling; it must have ``keys``."""
+    """Read what ``write_tensors`` wrote, without unpickling; it must have ``keys``."""
     name = os.fspath(path)
     if not Path(path).is_file():
         raise ValueError(f"path: needs an existing file, got {name!r}")

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 def summary(data: Sequences) -> str:
-    """Sizes, lengths, share missing, and the law of each feature or of the codes."""
+    """Sizes, lengths, share missing, and the distribution of each feature or of the codes."""
     lengths = data.lengths.double()
     cells = data.n_steps * data.n_features
     lines = [
@@ -48,7 +48,7 @@ def _feature_lines(data: Sequences, most: int = 12) -> list[str]:
 
 
 def _code_lines(data: Sequences, most: int = 30) -> list[str]:
-    """The codes met, the most frequent first, with their shares of the observed steps."""
+    """The codes that occur, the most frequent first, with their shares of the observed steps."""
     met, counts = data.values[data.mask].unique(return_counts=True)
     order = counts.argsort(descending=True, stable=True).tolist()
     symbols = [str(c) if data.symbols is None else repr(data.symbols[c]) for c in met.tolist()]

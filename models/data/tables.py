@@ -1,4 +1,4 @@
-"""Readers of arrays, frames and text: padded tensors as ``Sequences.from_tensors`` takes them."""
+"""Readers of arrays, frames and text: padded tensors in the form of ``Sequences.from_tensors``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Padded = dict[str, Any]
 
 
 def read_array(array: npt.ArrayLike, along: Mapping[str, npt.ArrayLike | None]) -> Padded:
-    """Arrays that are padded already: the values, and ``along`` what goes with them."""
+    """Padded arrays: the values, and what ``along`` names beside them."""
     given = {name: data for name, data in along.items() if data is not None}
     arrays = {"values": as_numbers(array, "array")}
     arrays |= {name: as_numbers(data, name) for name, data in given.items()}
@@ -37,7 +37,7 @@ def read_array(array: npt.ArrayLike, along: Mapping[str, npt.ArrayLike | None]) 
 def read_arrays(
     arrays: Iterable[npt.ArrayLike], along: Mapping[str, Iterable[npt.ArrayLike] | None]
 ) -> Padded:
-    """One array a sequence, (steps,) or (steps, columns); of ``along``, too."""
+    """One array (steps,) or (steps, columns) per sequence: the values, and ``along`` likewise."""
     flat, lengths = _joined(arrays, "arrays")
     given = {name: data for name, data in along.items() if data is not None}
     return {
@@ -79,7 +79,7 @@ def as_numbers(data: Any, name: str) -> Array:
 
 
 def _joined(data: Any, name: str, like: Array | None = None) -> tuple[Array, Array]:
-    """Arrays of all sequences end to end, (steps, columns), and their lengths (as in ``like``)."""
+    """The arrays of all sequences end to end, (steps, columns), and their lengths."""
     table = hasattr(data, "iloc") or hasattr(data, "coords")
     if table or isinstance(data, str | bytes | dict) or not isinstance(data, Iterable):
         raise ValueError(f"{name} must be a list of arrays; got {type(data).__name__}")
@@ -105,7 +105,7 @@ def _joined(data: Any, name: str, like: Array | None = None) -> tuple[Array, Arr
 
 
 def _pad(flat: Array, lengths: Array) -> Tensor:
-    """Steps of all sequences end to end, (steps, …), into zero-padded (sequences, T, …)."""
+    """Zero-padded (sequences, T, …) from the steps of all sequences end to end, (steps, …)."""
     within = np.arange(lengths.max()) < lengths[:, None]
     padded = np.zeros((*within.shape, *flat.shape[1:]), flat.dtype)
     padded[within] = flat
@@ -161,7 +161,7 @@ def _listed(names: Any) -> list[Hashable] | None:
 
 
 def _with_columns(frame: Any, names: list[Hashable]) -> Any:
-    """The frame with the index levels among ``names`` as columns; each name must be there once."""
+    """The frame with the index levels among ``names`` as columns; each name must occur once."""
     levels = [n for n in names if n not in frame.columns and n in frame.index.names]
     if levels:
         frame = frame.reset_index(levels)
@@ -272,7 +272,7 @@ def _column(series: Any, name: str) -> Array:
 
 
 def _days(stamps: Any, name: str) -> Array:
-    """Numbers as they are; datetimes in days since the first, timedeltas in days."""
+    """Numbers unchanged; datetimes in days since the first, timedeltas in days."""
     kind = stamps.dtype.kind
     if kind == "M" and not isinstance(stamps.dtype, np.dtype):  # with a time zone
         stamps = stamps.to_numpy(dtype="datetime64[ns]")
