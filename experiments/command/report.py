@@ -16,7 +16,7 @@ import json
 import os
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ...inference.arviz_groups import Idata, read, replacing, write
+from ...inference.arviz_groups import Idata, build, read, replacing, write
 from ...inference.fitting import provenance
 from ...inference.fitting.plain import plain
+from .seeds import Seeded
 
 __all__ = [
     "Outcome",
@@ -36,6 +37,7 @@ __all__ = [
     "leaves",
     "plain",
     "readable",
+    "record",
     "save_drawing",
     "setting_notes",
     "versions",
@@ -99,18 +101,44 @@ def leaves(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, An
 
 
 def setting_notes(settings: type) -> dict[str, str]:
-    """Field name -> the string below the field in the source of a dataclass, on one line."""
-    (tree,) = ast.parse(textwrap.dedent(inspect.getsource(settings))).body
-    assert isinstance(tree, ast.ClassDef)
+    """Field name -> the string below the field in the source of a dataclass, on one line.
+
+    A field that is inherited has the string of the class that it comes from.
+    """
     notes = {}
-    for field, below in zip(tree.body, tree.body[1:], strict=False):
-        match field, below:
-            case (
-                ast.AnnAssign(target=ast.Name(id=name)),
-                ast.Expr(value=ast.Constant(value=str(note))),
-            ):
-                notes[name] = " ".join(note.split())
+    for owner in filter(dataclasses.is_dataclass, reversed(settings.__mro__)):
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(tree, ast.ClassDef)
+        for field, below in zip(tree.body, tree.body[1:], strict=False):
+            match field, below:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(note))),
+                ):
+                    notes[name] = " ".join(note.split())
     return notes
+
+
+def record(
+    settings: Seeded,
+    groups: Mapping[str, Mapping[str, Any]],
+    *,
+    dims: Mapping[str, Sequence[str]],
+    coords: Mapping[str, Any] | None = None,
+) -> Idata:
+    """Inference data of a run, marked with the experiment's name, its settings and versions.
+
+    Args:
+        settings: the instance of the experiment's own ``Settings`` that it ran with.
+        groups, dims, coords: see `beliefzoo.inference.arviz_groups.build`.
+    """
+    attrs = {
+        "experiment": type(settings).__module__.rpartition(".")[2].replace("_", "-"),
+        "seed": settings.seed,
+        "settings": dataclasses.asdict(settings),
+        "versions": versions(),
+    }
+    return build(groups, dims=dims, coords=coords, attrs=attrs)
 
 
 def versions() -> dict[str, str]:

@@ -3,25 +3,54 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import Field, dataclass
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import stats
 from tqdm import tqdm
 
+from ...models.checks import require
 from ...models.randomness import one_thread
+
+T = TypeVar("T")
+K = TypeVar("K", bound=tuple[Any, ...])
 
 Figures = Mapping[str, Any]
 
 
 class Seeded(Protocol):
-    """Settings of an experiment."""
+    """Settings of an experiment: a dataclass with a seed."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
 
     @property
     def seed(self) -> int:
         """Of everything."""
+
+
+@dataclass(frozen=True)
+class Repeated:
+    """What the settings of an experiment begin with whose fits are repeated over seeds."""
+
+    seed: int = 0
+    """Of everything: models, simulations, weights, batches, draws."""
+    seeds: int = 5
+    """Fits of each kind, which differ in weights and in what they learn from."""
+    jobs: int = 1
+    """Fits at the same time, one thread each. The numbers do not depend on it."""
+
+    def __post_init__(self) -> None:
+        at_least(1, self, "seeds")
+
+
+def at_least(least: float, settings: Seeded, *names: str) -> None:
+    """Raise ``ValueError`` unless these settings are numbers of at least ``least``."""
+    for name in names:
+        value = getattr(settings, name)
+        require(value >= least, name, f"must be >= {least}", value)
 
 
 def stream(settings: Seeded, *key: int) -> int:
@@ -41,6 +70,14 @@ def over_seeds(
         delayed(_single)(work, entry) for entry in plan
     )
     return list(tqdm(done, total=len(plan), unit="fit", disable=None))
+
+
+def each_seed(work: Callable[..., T], settings: Repeated, kinds: Iterable[K]) -> dict[K, list[T]]:
+    """``work(settings, *kind, number)`` for every kind and seed: by kind, in the order of seeds."""
+    numbers, kinds = range(settings.seeds), list(kinds)
+    plan = [(settings, *kind, number) for kind in kinds for number in numbers]
+    done = iter(over_seeds(work, plan, jobs=settings.jobs))
+    return {kind: [next(done) for _ in numbers] for kind in kinds}
 
 
 @one_thread()
@@ -77,6 +114,11 @@ def summary(each: Sequence[Figures]) -> dict[str, Any]:
             out[f"{name}_interval"] = interval(numbers)
             out[f"{name}_by_seed"] = numbers
     return out
+
+
+def against(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> dict[str, Any]:
+    """The figures behind what was to be reached and what fell short of it."""
+    return {"reach": reach, "not_reached": falls_short(figures, reach), **figures}
 
 
 def falls_short(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> list[str]:

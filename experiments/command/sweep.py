@@ -112,7 +112,7 @@ def run_sweep(name: str, arguments: Sequence[str]) -> int:
     )
     _check(command, name)
     grid = _grid(name, experiment, command)
-    version = command.code_version or code_version(_source(experiment), Path(data.__file__))
+    version = command.code_version or code_version(*_sources(experiment))
     title = f"experiment {name}"
     jobs = [
         {"experiment": name, "settings": grid.settings(at, seed)}
@@ -159,8 +159,12 @@ def run_job(
     return {"figures": figures, "warnings": list(said)}
 
 
-def _source(experiment: Experiment) -> Path:
-    return Path(str(sys.modules[experiment.Settings.__module__].__file__))
+def _sources(experiment: Experiment) -> list[Path]:
+    """What the figures of an experiment come from, beside the library itself."""
+    own = Path(str(sys.modules[experiment.Settings.__module__].__file__))
+    here = Path(__file__)
+    shared = sorted((here.parents[1] / "parts").glob("*.py"))
+    return [own, Path(data.__file__), here.with_name("seeds.py"), *shared]
 
 
 def _check(command: SweepCommand, name: str) -> None:

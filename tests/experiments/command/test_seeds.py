@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import dataclass
 
 import pytest
 
-from beliefzoo.experiments.command.seeds import falls_short, interval, over_seeds, summary
+from beliefzoo.experiments.command.report import record, setting_notes
+from beliefzoo.experiments.command.seeds import (
+    Repeated,
+    against,
+    at_least,
+    each_seed,
+    falls_short,
+    interval,
+    over_seeds,
+    summary,
+)
 
 
 def test_the_plan_keeps_its_order() -> None:
@@ -35,3 +46,52 @@ def test_what_falls_short_is_named() -> None:
     assert falls_short(figures, {"a.kl": ("<=", 0.3), "r": (">=", 0.5)}) == []
     assert falls_short(figures, {"a.kl": ("<=", 0.1)}) == ["a.kl: 0.2, set was <= 0.1"]
     assert len(falls_short(figures, {"nothing": (">=", 0.0)})) == 1
+
+
+@dataclass(frozen=True)
+class Settings(Repeated):
+    """Settings that begin as those of others do."""
+
+    seeds: int = 3
+    """As many as
+    three."""
+    steps: int = 7
+    """Of each."""
+
+
+def test_inherited_settings_keep_their_notes_unless_told_anew() -> None:
+    notes = setting_notes(Settings)
+    assert list(notes) == ["seed", "seeds", "jobs", "steps"]
+    assert notes["seeds"] == "As many as three."
+    assert notes["jobs"] == setting_notes(Repeated)["jobs"]
+
+
+def describe(settings: Settings, name: str, factor: int, number: int) -> str:
+    return f"{name} {factor * settings.steps + number}"
+
+
+def test_each_kind_is_done_for_every_seed() -> None:
+    found = each_seed(describe, Settings(), [("b", 1), ("a", 10)])
+    assert found == {("b", 1): ["b 7", "b 8", "b 9"], ("a", 10): ["a 70", "a 71", "a 72"]}
+
+
+def test_settings_below_their_least_are_named() -> None:
+    at_least(3, Settings(), "seeds", "steps")
+    with pytest.raises(ValueError, match="steps: must be >= 8, got 7"):
+        at_least(8, Settings(), "steps")
+    with pytest.raises(ValueError, match="seeds: must be >= 1, got 0"):
+        Settings(seeds=0)
+
+
+def test_figures_are_held_against_what_was_to_be_reached() -> None:
+    reach = {"kl": ("<=", 0.1)}
+    expected = {"reach": reach, "not_reached": ["kl: 0.2, set was <= 0.1"], "kl": 0.2}
+    assert against({"kl": 0.2}, reach) == expected
+
+
+def test_a_record_tells_the_settings_it_was_made_with() -> None:
+    found = record(Settings(seed=5), {"posterior": {"z": [[1.0]]}}, dims={})
+    attrs = found.attrs
+    assert attrs["experiment"] == __name__.rpartition(".")[2].replace("_", "-")
+    assert "steps" in str(attrs["settings"])
+    assert attrs["seed"] == 5
