@@ -3,7 +3,7 @@
 ArviZ 0.x keeps results in an `InferenceData`, ArviZ 1.x in an `xarray.DataTree`. Every function
 here gives and takes whichever the installed ArviZ uses, and a file written under one major reads
 under the other. This is the only module of the library that imports ArviZ, and it needs nothing
-else but numpy, xarray and netCDF4.
+else but numpy, xarray and netCDF4. ArviZ and xarray are loaded when first needed.
 
 References:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, JMLR 25.
@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import numpy as np
-import xarray as xr
 
 if TYPE_CHECKING:
+    import xarray as xr
     from arviz import InferenceData
     from numpy.typing import ArrayLike, NDArray
 
@@ -161,6 +161,8 @@ def read(path: str | os.PathLike[str]) -> Idata:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is not NetCDF or is incomplete.
     """
+    import xarray as xr
+
     if not Path(path).is_file():
         raise FileNotFoundError(f"path must be a NetCDF file; there is none at {path}")
     try:
@@ -394,6 +396,8 @@ def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
         "worst_k": [results[name].pareto_k.max() for name in order],
     }
     rows = {name: ("model", values) for name, values in columns.items()}
+    import xarray as xr
+
     return xr.Dataset(rows, coords={"model": order}).to_dataframe()
 
 
@@ -438,6 +442,8 @@ def _dataset(
     reserved: set[str],
 ) -> xr.Dataset:
     """One group, every shape checked against dims, labels and the group's other variables."""
+    import xarray as xr
+
     leading = _SAMPLES if group_name in _SAMPLED_GROUPS else ()
     sizes = {name: (values.size, "coords") for name, values in labels.items()}
     data = {}
@@ -487,11 +493,15 @@ def _assemble(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> I
 
 
 def _tree(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> xr.DataTree:
+    import xarray as xr
+
     return xr.DataTree.from_dict({"/": xr.Dataset(attrs=dict(attrs)), **datasets})
 
 
 def _datasets(idata: Idata) -> dict[str, xr.Dataset]:
     """Group name -> Dataset."""
+    import xarray as xr
+
     if isinstance(idata, xr.DataTree):
         return {name: node.to_dataset() for name, node in idata.children.items()}
     return {name: idata[name] for name in idata.groups()}
@@ -576,6 +586,8 @@ def _unit_log_likelihood(idata: Idata, unit: str) -> NDArray[np.float64]:
 
 def _ending_in(unit: str, dataset: xr.Dataset, idata: Idata) -> xr.DataArray:
     """The one variable of log-likelihoods whose last dimension is `unit`."""
+    import xarray as xr
+
     rest = _datasets(idata).get("sample_stats", xr.Dataset())
     spare = rest[[name for name in rest.data_vars if str(name).endswith("log_likelihood")]]
     found: dict[str, tuple[str, ...]] = {}
@@ -599,6 +611,8 @@ def _relative_efficiency(idata: Idata, draws: NDArray[np.float64]) -> float:
     It only sets the length of the tail, so two hundred units are enough to judge it by. Draws of
     one chain count as independent, as in ArviZ.
     """
+    import xarray as xr
+
     sizes = group(idata, "log_likelihood").sizes
     chains, samples = sizes["chain"], draws.shape[1]
     if chains == 1:

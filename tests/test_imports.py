@@ -267,3 +267,17 @@ def test_functions_stay_short(path: Path) -> None:
 def test_the_top_level_package_is_light() -> None:
     check = "import sys, beliefzoo; sys.exit(bool({'torch', 'pyro', 'numpy'} & set(sys.modules)))"
     subprocess.run([sys.executable, "-c", check], check=True, cwd=ROOT / "src", timeout=60)
+
+
+ON_DEMAND = (
+    *("numba", "llvmlite", "sklearn", "joblib", "threadpoolctl", "scipy", "pandas", "xarray"),
+    *("matplotlib", "netCDF4", "gymnasium", *ARVIZ),
+)
+"""What takes long to load and many callers never need: loaded in the function that does."""
+
+
+def test_the_faces_load_torch_and_pyro_alone() -> None:
+    check = "import sys, beliefzoo.models, beliefzoo.inference; print(*sys.modules)"
+    command = [sys.executable, "-W", "error", "-c", check]
+    run = subprocess.run(command, check=True, cwd=ROOT / "src", capture_output=True, text=True)
+    assert not set(ON_DEMAND) & set(run.stdout.split())

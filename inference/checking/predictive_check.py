@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from numpy.typing import NDArray
 
 from ..arviz_groups import Idata, group
@@ -40,6 +39,8 @@ def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = 
     Raises:
         ValueError: without replications, or for a statistic that does not return one number.
     """
+    import xarray as xr
+
     observed = np.asarray(group(idata, "observed_data")["obs"], dtype=np.float64)
     drawn = np.asarray(group(idata, "posterior_predictive")["obs"], dtype=np.float64)
     replicas = np.where(np.isnan(observed), np.nan, drawn.reshape(-1, *observed.shape))

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from ...models import POMDP
@@ -132,6 +131,8 @@ def _witness(vector: Array, others: Array, least: float) -> Array | None:
 
     max δ subject to b·(v - w) ≥ δ for all others w, Σ b = 1, b ≥ 0.
     """
+    from scipy.optimize import linprog  # loaded when first needed
+
     scale = least / _NOTHING
     states = len(vector)
     solved = linprog(

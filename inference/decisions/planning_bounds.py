@@ -14,12 +14,11 @@ the bounds hold for the tables as they are stored and not just nearly.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 from ...models.decisions.rewards import Tables
 
@@ -28,8 +27,6 @@ Numbers = NDArray[np.int64]
 
 SPARSE = 0.05
 """Share of non-zero transitions below which the products skip the zeros; a trade of speed alone."""
-
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 
 class Successors(NamedTuple):
@@ -49,6 +46,8 @@ class Dynamics:
     """The tables of a POMDP as the products that planning takes of them."""
 
     def __init__(self, tables: Tables) -> None:
+        from scipy.sparse import csr_array  # loaded when first needed
+
         self.tables = tables
         self.actions, self.states, _ = tables.transition.shape
         dense = np.count_nonzero(tables.transition) >= SPARSE * tables.transition.size
@@ -104,7 +103,7 @@ def blind_vectors(dynamics: Dynamics) -> Array:
 
 def _discounted(onward: Any, discount: float, reward: Array) -> Array:
     """(1 - γ T)⁻¹ r, (K,)."""
-    dense = onward.toarray() if isinstance(onward, csr_array) else onward
+    dense: Any = onward if isinstance(onward, np.ndarray) else onward.toarray()
     values: Array = np.linalg.solve(np.eye(len(reward)) - discount * dense, reward)
     return values
 
@@ -214,6 +213,8 @@ class UpperBound:
     """
 
     def __init__(self, informed: Array) -> None:
+        # Machine code, imported when first used: numba takes a while.
+        self._kernels = import_module(".planning_bounds_machine", __package__)
         self._informed = informed
         self._corners = informed.max(0)
         self.points = 0
@@ -230,7 +231,7 @@ class UpperBound:
             known = np.minimum(known, (beliefs @ self._informed.T).max(1))
         level = beliefs @ self._corners
         drops = np.minimum(known - level, 0)
-        _sawtooth(beliefs, self._latest, since, self._points, drops)
+        self._kernels.sawtooth(beliefs, self._latest, since, self._points, drops)
         values: Array = np.minimum(known, level + drops)
         return values
 
@@ -243,7 +244,7 @@ class UpperBound:
         (index,) = belief.nonzero()
         if len(index) == 1:
             self._corners[index] = np.minimum(self._corners[index], value)
-            _against_corners(self.points, self._points, self._corners)
+            self._kernels.against_corners(self.points, self._points, self._corners)
             return None
         if instead is not None:
             self._points.values[instead] = self._points.gains[instead] = np.inf
@@ -267,7 +268,7 @@ class UpperBound:
 
     def prune(self) -> None:
         """Drop the points at which the others give no more."""
-        self.active = _drop_idle(self.points, self._points, self._latest)
+        self.active = self._kernels.drop_idle(self.points, self._points, self._latest)
 
 
 class _Points(NamedTuple):
@@ -289,66 +290,3 @@ def _room(array: Any, size: int) -> Any:
     if size <= len(array):
         return array
     return np.concatenate([array, np.zeros(size, array.dtype)])
-
-
-@_compiled
-def _drop(belief: Array, point: int, points: Any, known: float) -> Any:
-    """What the sawtooth from one point takes off what the corners give, min b / b_p times its gain;
-    ``known`` if it is less than that."""
-    gain = points.gains[point]
-    ratio, enough = 1.0, known / gain
-    for entry in range(points.starts[point], points.starts[point + 1]):
-        ratio = min(ratio, belief[points.states[entry]] / points.shares[entry])
-        if ratio <= enough:
-            return known
-    return ratio * gain
-
-
-@_compiled
-def _sawtooth(beliefs: Array, latest: Numbers, since: int, points: Any, drops: Array) -> None:
-    for row in range(len(beliefs)):
-        for state in range(len(latest)):
-            if beliefs[row, state] == 0:
-                continue
-            point = latest[state]
-            while point >= since:
-                if points.gains[point] < drops[row]:
-                    drops[row] = _drop(beliefs[row], point, points, drops[row])
-                point = points.earlier[point]
-
-
-@_compiled
-def _drop_idle(count: int, points: Any, latest: Numbers) -> int:
-    """Drop the points at which others give as much, link the rest; how many these are."""
-    belief, drop = np.zeros((1, len(latest))), np.zeros(1)
-    for point in range(count):
-        span = slice(points.starts[point], points.starts[point + 1])
-        gain = points.gains[point]
-        if gain < 0:
-            belief[0, points.states[span]] = points.shares[span]
-            points.gains[point] = np.inf  # not to be compared with itself
-            drop[0] = start = gain * (1 - 1e-12)
-            _sawtooth(belief, latest, 0, points, drop)
-            points.gains[point] = gain if drop[0] == start else np.inf
-            belief[0, points.states[span]] = 0.0
-    latest[:] = -1
-    left = 0
-    for point in range(count):
-        if points.gains[point] < 0:
-            span = slice(points.starts[point], points.starts[point + 1])
-            likeliest = points.states[span][points.shares[span].argmax()]
-            points.earlier[point], latest[likeliest] = latest[likeliest], point
-            left += 1
-        else:
-            points.values[point] = points.gains[point] = np.inf
-    return left
-
-
-@_compiled
-def _against_corners(count: int, points: Any, corners: Array) -> None:
-    """Renew what points gain on corners that were lowered."""
-    for point in range(count):
-        level = 0.0
-        for entry in range(points.starts[point], points.starts[point + 1]):
-            level += points.shares[entry] * corners[points.states[entry]]
-        points.gains[point] = points.values[point] - level

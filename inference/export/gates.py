@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor, nn
 
 from ...models import Model, Sequences
@@ -19,6 +18,9 @@ from ..fitting.loop import Fit
 from ..fitting.provenance import source_commit
 from ..guides.guide import Guide, parameters_of
 from .sample import Array, as_array
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 GATE_DIMS = "sequence", "time", "layer", "unit"
 """Dimensions of every gate."""
@@ -122,6 +124,8 @@ def gate_dims(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _dataset(arrays: Mapping[str, Array], data: Sequences | Tensor, kind: str) -> xr.Dataset:
+    import xarray as xr
+
     sequences, steps, layers, units = next(iter(arrays.values())).shape
     labels = np.array(data.labels) if isinstance(data, Sequences) else np.arange(sequences)
     variables = {

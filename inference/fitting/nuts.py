@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pyro
 import torch
@@ -164,6 +163,8 @@ def nuts(
     if isinstance(start, Mapping):
         starting_values(model, data, start, seed=seed)  # refuses unknown names
     started = time.monotonic()
+    import joblib  # loaded when first needed
+
     task = joblib.delayed(_run_chain)
     found: list[_Chain] = joblib.Parallel(n_jobs=jobs)(
         task(model, data, settings, seed, chain, progress, jobs != 1) for chain in range(chains)

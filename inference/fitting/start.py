@@ -15,10 +15,6 @@ import numpy as np
 import numpy.typing as npt
 import pyro.distributions as dist
 import torch
-from scipy.optimize import quadratic_assignment
-from sklearn.cluster import KMeans
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.metrics import pairwise_distances_argmin
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
@@ -269,6 +265,10 @@ def _kmeans(
     sample: Array, x: Array, states: int, lloyd: bool, weight: Array | None = None
 ) -> Tensor:
     """Labels of x from clusters of a sample of it."""
+    from sklearn.cluster import KMeans  # loaded when first needed
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import pairwise_distances_argmin
+
     rng = _generator()
     distinct = np.unique(sample, axis=0)
     clusters = min(states, len(distinct))
@@ -331,6 +331,8 @@ def _named(
 
 def _matched(log_transition: Array, counts: Array) -> Tensor:
     """The cluster of each state that makes the transitions of the clusters most likely."""
+    from scipy.optimize import quadratic_assignment  # loaded when first needed
+
     options = {"maximize": True, "rng": _generator()}  # a search by swaps, from several starts
     found = [quadratic_assignment(log_transition, counts, "2opt", options) for _ in range(10)]
     return torch.from_numpy(max(found, key=lambda one: float(one.fun)).col_ind)

@@ -28,11 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
 import numpy as np
 import pyro
-from joblib.parallel import get_active_backend
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from ...models.checks import require, require_count
@@ -272,6 +269,8 @@ class _Run:
         workers: int | None,
         chunk: int | None,
     ) -> None:
+        import joblib  # loaded when first needed
+
         self.function = function
         self.origin = origin
         self.workers = joblib.effective_n_jobs(workers)
@@ -321,6 +320,9 @@ class _Run:
 
     def _round(self, chunks: Sequence[Sequence[_Job]]) -> str:
         """Run chunks side by side; what the backend says of a worker's death, "" if none died."""
+        import joblib
+        from joblib.parallel import get_active_backend
+
         self._wait_for_workers()
         backend = get_active_backend()[0]
         parallel = joblib.Parallel(
@@ -356,6 +358,8 @@ class _Run:
 
         With one worker joblib runs tasks in the process of the caller, which would die next.
         """
+        import joblib
+
         began = time.monotonic()
         while joblib.effective_n_jobs(self.workers) < min(2, self.workers):
             if time.monotonic() - began > PATIENCE:
@@ -436,6 +440,9 @@ def _compute(function: Function, origin: _Origin, job: _Job) -> dict[str, Any]:
 @contextmanager
 def _on_its_own(seed: int) -> Iterator[None]:
     """Nothing of what runs before, after or beside this changes a number inside, nor it theirs."""
+    import joblib
+    from threadpoolctl import threadpool_limits
+
     with (
         _ONE_AT_A_TIME,
         joblib.parallel_config(backend="sequential"),  # also for the job's own parallel loops

@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeVar, overload
 
 import numpy as np
 import torch
-from scipy.linalg import solve_discrete_are
 from torch import Tensor, nn
 
 from ...models import (
@@ -347,6 +346,8 @@ def steady_state(model: LinearGaussianSSM) -> SteadyState:
     Raises:
         ValueError: unknown parameters, laws that change over time, or no fixed point.
     """
+    from scipy.linalg import solve_discrete_are  # loaded when first needed
+
     if not isinstance(model, LinearGaussianSSM):
         raise ValueError(f"model: must be a LinearGaussianSSM, got {model!r}")
     changing = _changing(model)

@@ -16,9 +16,10 @@ and ``staying`` and ``surprise`` of ``posterior_quantities``.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
 from ...models import HiddenMarkovModel, Laws, Model, Sequences
@@ -28,6 +29,9 @@ from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
 from ..queries import answers as queries
 from .gate_comparison import posterior_quantities
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _SAME = 1e-9
 """Rows of probabilities that differ by less are the same."""

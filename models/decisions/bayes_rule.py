@@ -7,7 +7,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 from torch import Tensor
 
@@ -104,6 +103,8 @@ class BayesRule:
 
 def _entries(moves: Tensor) -> list[Any] | None:
     """The transposes of matrices (A, K, K) by their entries; None where these are many."""
+    from scipy.sparse import csc_array  # loaded when first needed
+
     actions, states, _ = moves.shape
     action, row, column = moves.nonzero(as_tuple=True)
     if len(row) >= _MOSTLY_ZERO * moves.numel():
@@ -111,7 +112,7 @@ def _entries(moves: Tensor) -> list[Any] | None:
     counts = torch.bincount(action * states + row, minlength=actions * states)
     parts = torch.bincount(action, minlength=actions).tolist()
     return [
-        scipy.sparse.csc_array(
+        csc_array(
             (values.numpy(), columns.numpy(), np.append(0, count.cumsum(0).numpy())),
             shape=(states, states),
         )
