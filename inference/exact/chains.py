@@ -11,18 +11,20 @@ A chain has K states, N sequences padded to T steps, and any leading draw dimens
 
 With ``choice``, ``log_transition`` is ``(*D, 1, A, K, K)``, the A matrices to choose from.
 
-All in one precision (float32 or float64) and on one device; ``-inf`` is an exact zero. Zeros are
-kept exact in both directions: a state gets ``-inf`` only where no path leads, however small its
-probability. Likelihoods and beliefs beyond a sequence's length are ignored, whatever they are.
+All tensors have one precision (float32 or float64) and are on one device; ``-inf`` is an exact
+zero. Zeros are kept exact: a state gets ``-inf`` only if no path leads to it, however small its
+probability. Likelihoods and beliefs beyond a sequence's length are ignored.
 
-If y_t is impossible given the past, the evidence is ``-inf`` with zero gradient, and everything
-else but Viterbi treats y_t as missing, so that no NaN arises and later steps remain meaningful.
+If y_t is impossible given the past, the evidence is ``-inf`` with gradient zero, and all other
+functions except Viterbi treat y_t as missing, so that no NaN arises and later steps remain
+meaningful.
 
-Gradients flow through :func:`log_evidence`, :func:`predicted_beliefs` and
-:func:`backward_marginals` (first order, analytic); the other functions return constants.
-Every argument that does not fit is a ``ValueError``.
+Gradients flow through :func:`log_evidence`, :func:`predicted_beliefs`,
+:func:`backward_marginals`, :func:`join_beliefs` and :func:`belief_elbo` (first order, analytic);
+the other functions return constants. Every function raises ``ValueError`` for an argument whose
+shape, precision, device or range does not fit.
 
-On the CPU the recursions are machine code (``chains_cpu``), elsewhere torch
+On the CPU the recursions are compiled by numba (``chains_cpu``), elsewhere they run in torch
 (``chains_torch``).
 """
 
@@ -58,7 +60,7 @@ __all__ = [
 
 
 class _Recursions(Protocol):
-    """What ``chains_torch`` and ``chains_cpu`` both have."""
+    """The functions that ``chains_torch`` and ``chains_cpu`` both provide."""
 
     def evidence(
         self,
@@ -135,7 +137,7 @@ class _Recursions(Protocol):
 
 
 def _recursions(tensor: Tensor) -> _Recursions:
-    """Machine code for the CPU, torch elsewhere. Imported when first used: numba takes a while."""
+    """Returns compiled recursions for the CPU, torch ones elsewhere; numba loads on first use."""
     name = "chains_cpu" if tensor.device.type == "cpu" else "chains_torch"
     return cast(_Recursions, import_module(f".{name}", __package__))
 
@@ -147,7 +149,7 @@ def _check_chain(
     choice: Tensor | None,
     initial: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """Refuse what does not fit.
+    """Raises ValueError if shapes, precisions or devices do not fit together.
 
     ``steps`` holds the arguments of shape ``(*D, N, T, K)``, ``initial`` that of ``(*D, N|1, K)``.
     """
@@ -184,7 +186,23 @@ def _check_chain(
 
 
 def check_lengths(lengths: Tensor, n: int, t: int, device: torch.device) -> None:
-    """Refuse lengths that are not int64 ``(N,)`` in 1 … T."""
+    """Raises ValueError unless ``lengths`` is int64 ``(N,)`` with values in 1 … T.
+
+    Args:
+        lengths: the tensor to check.
+        n: number of sequences N.
+        t: number of steps T.
+        device: device the lengths must be on.
+
+    Raises:
+        ValueError: another shape, dtype, device or range.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.chains import check_lengths
+    >>> check_lengths(torch.tensor([3, 9]), n=2, t=5, device=torch.device("cpu"))
+    Traceback (most recent call last):
+    ValueError: lengths must be in 1..5; got 3..9
+    """
     if lengths.shape != (n,) or lengths.dtype != torch.int64 or lengths.device != device:
         raise ValueError(
             f"lengths must be int64 of shape ({n},) on {device}; "
@@ -257,11 +275,11 @@ class _LogEvidence(torch.autograd.Function):
 
 
 class _BySegments(torch.autograd.Function):
-    """The evidence in parts of the time, of which only the belief before each is kept.
+    """The evidence computed in segments of time, of which only the belief before each is kept.
 
-    A part begins with the last step of the one before it, whose observation is in its initial law
-    already. Hence its transitions are all there, and the gradient in its initial law is the
-    posterior of the state that the part before it ends in.
+    Each segment starts with the last step of the one before it, whose observation is already part
+    of the segment's initial law. Hence no transition is left out, and the gradient with respect to
+    that initial law is the posterior of the state in which the previous segment ends.
     """
 
     @staticmethod
@@ -323,7 +341,7 @@ def _part(
     lengths: Tensor | None,
     choice: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """The steps from ``start`` on, behind the one before them."""
+    """The steps from ``start`` on, together with the step before them."""
     first = max(start - 1, 0)
     likelihood = log_likelihood[..., first : start + segment, :]
     if start:
@@ -358,15 +376,34 @@ def log_evidence(
     *,
     segment: int | None = None,
 ) -> Tensor:
-    """log p(y_{1:T}) in nats ``(*D, N)``, all states summed out.
+    """Log evidence log p(y_{1:T}), with the states summed out.
 
-    Differentiable (first order): the gradient is the posterior, p(z_1 | y) for ``log_initial``, the
-    expected transition counts for ``log_transition``, p(z_t | y) for ``log_likelihood``, summed
-    over shared axes. Memory is of order N T K. An impossible sequence gives -inf, gradient zero.
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+        segment: keep the belief of every ``segment``-th step only and recompute the others for the
+            gradient. Memory besides the likelihoods and their gradient falls from order N T K to
+            N K (segment + T / segment); the time rises two- to threefold.
 
-    With ``segment``, beliefs are kept every so many steps only and the others computed again for
-    the gradient: besides the likelihoods and their gradient, memory is of order N K (segment +
-    T / segment), at two to three times the time.
+    Returns:
+        Nats, ``(*D, N)``; -inf for an impossible sequence. Differentiable (first order): the
+        gradient is p(z_1 | y) for ``log_initial``, the expected transition counts for
+        ``log_transition``, p(z_t | y) for ``log_likelihood``, summed over shared axes; zero for an
+        impossible sequence.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> likelihood = torch.tensor([[[0.7, 0.1], [0.7, 0.1], [0.1, 0.6]]]).log().requires_grad_()
+    >>> evidence = chains.log_evidence(initial, transition, likelihood)
+    >>> round(evidence.exp().item(), 6)
+    0.037875
+    >>> evidence.backward()
+    >>> likelihood.grad[0, -1].numpy().round(4)  # p(z_3 | y_1, y_2, y_3)
+    array([0.5446, 0.4554], dtype=float32)
     """
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
@@ -384,11 +421,30 @@ def filter_chain(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Filtered:
-    """Beliefs p(z_t | y_{1:t}), predictions p(z_t | y_{1:t-1}), increments log p(y_t | y_{1:t-1}).
+    """Filtered beliefs p(z_t | y_{1:t}), predictions p(z_t | y_{1:t-1}), log p(y_t | y_{1:t-1}).
 
-    Beyond a sequence's length the last belief is repeated, so ``log_beliefs[..., -1, :]`` is the
-    final belief of every sequence. After an impossible observation (increment -inf) the belief is
-    the prediction.
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        :class:`Filtered`, in logs. Beyond a sequence's length the last belief is repeated, so that
+        ``log_beliefs[..., -1, :]`` is the final belief of every sequence. After an impossible
+        observation (increment -inf) the belief is the prediction.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> likelihood = torch.tensor([[[0.6, 0.2], [0.6, 0.2]]]).log()
+    >>> found = chains.filter_chain(initial, transition, likelihood)
+    >>> found.log_beliefs.exp().numpy().round(4)[0]
+    array([[0.75  , 0.25  ],
+           [0.8878, 0.1122]], dtype=float32)
+    >>> found.log_increments.exp().numpy().round(4)[0]
+    array([0.4 , 0.49], dtype=float32)
     """
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
@@ -403,7 +459,25 @@ def smooth_chain(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """log p(z_t | y_{1:T}) ``(*D, N, T, K)``; beyond the length the last marginal is repeated."""
+    """Smoothed marginals log p(z_t | y_{1:T}).
+
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        ``(*D, N, T, K)``; beyond the length the last marginal is repeated.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.1, 0.9]]]]).log()
+    >>> likelihood = torch.tensor([[[0.8, 0.2], [1.0, 1.0], [0.8, 0.2]]]).log()  # y_2 is missing
+    >>> chains.smooth_chain(initial, transition, likelihood).exp().numpy().round(3)[0, :, 0]
+    array([0.9 , 0.89, 0.9 ], dtype=float32)
+    """
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
     recursions = _recursions(log_likelihood)
@@ -422,7 +496,7 @@ def _smoothed_pairs(
     lengths: Tensor | None,
     choice: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Per transition: log belief before it, log prediction and smoothed marginal after it."""
+    """Of each transition: the log belief before it, and the prediction and marginal after it."""
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
     recursions = _recursions(log_likelihood)
@@ -448,9 +522,26 @@ def pair_marginals(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """p(z_t, z_{t+1} | y_{1:T}) ``(*D, N, T-1, K, K)``, zero beyond the length.
+    """Posterior of neighbouring states, p(z_t, z_{t+1} | y_{1:T}).
 
-    The only function that holds K x K numbers per sequence and step.
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        Probabilities ``(*D, N, T-1, K, K)``, zero beyond the length. No other function holds K x K
+        numbers for every sequence and step.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> likelihood = torch.tensor([[[0.6, 0.2], [0.6, 0.2]]]).log()
+    >>> chains.pair_marginals(initial, transition, likelihood).numpy().round(4)[0, 0]
+    array([[0.8265, 0.0306],
+           [0.0612, 0.0816]], dtype=float32)
     """
     before, predicted, after = _smoothed_pairs(
         log_initial, log_transition, log_likelihood, lengths, choice
@@ -467,7 +558,26 @@ def expected_transitions(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """Expected number of transitions given the data, Σ_t p(z_t, z_{t+1} | y) ``(*D, N, K, K)``."""
+    """Expected number of transitions given the data, Σ_t p(z_t, z_{t+1} | y_{1:T}).
+
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        Counts ``(*D, N, K, K)``, from row to column.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.1, 0.9]]]]).log()
+    >>> likelihood = torch.tensor([[[0.9, 0.1]] * 5 + [[0.1, 0.9]] * 5]).log()
+    >>> chains.expected_transitions(initial, transition, likelihood).numpy().round(2)[0]
+    array([[3.98, 1.01],
+           [0.04, 3.98]], dtype=float32)
+    """
     steps = _smoothed_pairs(log_initial, log_transition, log_likelihood, lengths, choice)
     n, _, k = steps[0].shape[-3:]
     leading = log_transition.shape[:-4]
@@ -487,10 +597,29 @@ def expected_transitions(
 def predict_states(
     log_belief: Tensor, log_transition: Tensor, steps: int, choice: Tensor | None = None
 ) -> Tensor:
-    """log p(z_{T+h} | y_{1:T}), h = 1..H ``(*D, N, H, K)``, from the final belief ``(*D, N, K)``.
+    """Predictive distribution of the states to come, log p(z_{T+h} | y_{1:T}) for h = 1 … H.
 
-    ``log_transition`` ``(*D, N|1, H|1, K, K)`` holds the H = ``steps`` transitions to come, or with
-    ``choice`` (N, H) the matrices to choose from.
+    Args:
+        log_belief: log of the final belief, ``(*D, N, K)``.
+        log_transition: the H transitions to come, ``(*D, N|1, H|1, K, K)``, or with ``choice`` the
+            matrices to choose from, ``(*D, 1, A, K, K)``.
+        steps: H.
+        choice: the matrix of each step, ``(N, H)`` int64.
+
+    Returns:
+        ``(*D, N, H, K)``.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> belief = torch.tensor([[1.0, 0.0]]).log()
+    >>> chains.predict_states(belief, transition, steps=3).exp().numpy().round(3)[0]
+    array([[0.9  , 0.1  ],
+           [0.83 , 0.17 ],
+           [0.781, 0.219]], dtype=float32)
     """
     _check_count("steps", steps)
     if log_belief.ndim < 2:
@@ -510,9 +639,27 @@ def support(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """States that the exact filter can hold, p(z_t | y_{1:t}) > 0 ``(*D, N, T, K)`` bool.
+    """The states that the exact filter can hold: where p(z_t | y_{1:t}) > 0.
 
-    Depends on the zeros of the arguments only; beyond the length as the last step.
+    It depends on the zeros of the arguments only.
+
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        Bool ``(*D, N, T, K)``; beyond the length as at the last step.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    >>> forward_only = torch.tensor([[[[0.9, 0.1, 0.0], [0.0, 0.9, 0.1], [0.0, 0.0, 1.0]]]]).log()
+    >>> chains.support(initial, forward_only, torch.zeros(1, 3, 3)).int().numpy()[0]
+    array([[1, 0, 0],
+           [1, 1, 0],
+           [1, 1, 1]], dtype=int32)
     """
     _check_model(log_initial, log_transition, log_likelihood, lengths, choice)
     initial, transition, likelihood = (
@@ -527,7 +674,7 @@ def support(
 
 
 class _Predict(torch.autograd.Function):
-    """log Σ_i β_t(i) P_t(i, j), all steps in one product."""
+    """log Σ_i β_t(i) P_t(i, j) of all steps in one matrix product."""
 
     @staticmethod
     def forward(
@@ -555,10 +702,29 @@ def predicted_beliefs(
     log_beliefs: Tensor,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """log π ``(*D, N, T, K)``: π_1 = p(z_1), π_{t+1}(z') = Σ_z β_t(z) p(z' | z).
+    """One-step predictions of any beliefs: π_1 = p(z_1), π_{t+1}(z') = Σ_z β_t(z) p(z' | z).
 
-    For normalised ``log_beliefs`` β ``(*D, N, T, K)`` of any origin. Differentiable in all three
-    arguments (first order); where π is exactly 0 the gradient is 0.
+    Args:
+        log_initial: log p(z_1), ``(*D, N|1, K)``.
+        log_transition: ``(*D, N|1, T-1|1, K, K)``; see the module.
+        log_beliefs: log β, normalised, ``(*D, N, T, K)``; of a filter, a network or anything else.
+        choice: the matrix of each step, ``(N, T-1)`` int64.
+
+    Returns:
+        log π, ``(*D, N, T, K)``. Differentiable in the three tensors (first order), with gradient
+        zero where π is exactly zero.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> beliefs = torch.tensor([[[0.75, 0.25], [0.5, 0.5]]]).log()
+    >>> chains.predicted_beliefs(initial, transition, beliefs).exp().numpy().round(3)[0]
+    array([[0.5  , 0.5  ],
+           [0.725, 0.275]], dtype=float32)
     """
     initial = {"log_initial": log_initial}
     _check_chain(log_transition, {"log_beliefs": log_beliefs}, None, choice, initial)
@@ -575,7 +741,7 @@ def predicted_beliefs(
 
 
 class _BackwardMarginals(torch.autograd.Function):
-    """The marginals are linear in m going back; their adjoint is the same kernel going forward."""
+    """Marginals are linear in m, backwards in time; the adjoint runs the same kernel forwards."""
 
     @staticmethod
     def forward(
@@ -626,15 +792,35 @@ def backward_marginals(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """Marginals m ``(*D, N, T, K)`` of the trajectory law that beliefs β and the chain define.
+    """Marginals of the law of paths that beliefs β and the chain's backward kernels define.
 
-    q(z_{1:T}) = β_T(z_T) Π_t β_t(z_t) p(z_{t+1} | z_t) / π_{t+1}(z_{t+1}), hence m_T = β_T at each
-    sequence's last step and m_t(z) = β_t(z) Σ_z' p(z' | z) m_{t+1}(z') / π_{t+1}(z') before it.
+    The law is q(z_{1:T}) = β_T(z_T) Π_t β_t(z_t) p(z_{t+1} | z_t) / π_{t+1}(z_{t+1}). Hence
+    m_T = β_T at the last step of a sequence, and before it
+    m_t(z) = β_t(z) Σ_z' p(z' | z) m_{t+1}(z') / π_{t+1}(z'). If β is the filter, m is the smoother.
 
-    ``log_predicted`` is what :func:`predicted_beliefs` gives for ``log_beliefs``; both have shape
-    ``(*D, N, T, K)``. Where π = 0, the ratio is 0: a belief in a state that cannot be reached loses
-    that mass. Probabilities, not logs; exactly 0 beyond the length. With β the filter, m is the
-    smoother. Differentiable in the three tensors (first order); memory of order N T K.
+    Args:
+        log_transition: ``(*D, N|1, T-1|1, K, K)``; see the module.
+        log_beliefs: log β, normalised, ``(*D, N, T, K)``.
+        log_predicted: log π as :func:`predicted_beliefs` returns it for ``log_beliefs``.
+        lengths, choice: see the module.
+
+    Returns:
+        Probabilities m (not logs), ``(*D, N, T, K)``, exactly 0 beyond the length. Differentiable
+        in the three tensors (first order), with memory of order N T K. Where π = 0 the ratio counts
+        as 0: a belief in a state that cannot be reached loses that mass.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> likelihood = torch.tensor([[[0.7, 0.1], [0.7, 0.1], [0.1, 0.6]]]).log()
+    >>> found = chains.filter_chain(initial, transition, likelihood)
+    >>> m = chains.backward_marginals(transition, found.log_beliefs, found.log_predicted)
+    >>> bool(torch.allclose(m.log(), chains.smooth_chain(initial, transition, likelihood)))
+    True
     """
     steps = {"log_beliefs": log_beliefs, "log_predicted": log_predicted}
     _check_chain(log_transition, steps, lengths, choice)
@@ -647,7 +833,7 @@ def backward_marginals(
 
 
 class _Join(torch.autograd.Function):
-    """Predictions and marginals by one sweep each way, the gradient by one more."""
+    """Predictions and marginals by one sweep in each direction, and their gradient by a third."""
 
     @staticmethod
     def forward(
@@ -676,10 +862,29 @@ def join_beliefs(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """:func:`predicted_beliefs` and their :func:`backward_marginals` in one go.
+    """:func:`predicted_beliefs` and their :func:`backward_marginals` in one call.
 
-    On the CPU, and if no transition is very unlikely, this takes three sweeps where the two take
-    many passes; otherwise it is the two.
+    On the CPU, unless some transition is very unlikely, three compiled sweeps do the work of many
+    passes; otherwise the two functions are called.
+
+    Args:
+        log_initial, log_transition, log_beliefs, lengths, choice: as of the two functions.
+
+    Returns:
+        log π and the marginals m, both ``(*D, N, T, K)``.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> beliefs = torch.tensor([[[0.5, 0.5], [0.9, 0.1]]]).log()
+    >>> log_predicted, marginals = chains.join_beliefs(initial, transition, beliefs)
+    >>> marginals.numpy().round(4)[0]
+    array([[0.7475, 0.2525],
+           [0.9   , 0.1   ]], dtype=float32)
     """
     initial = {"log_initial": log_initial}
     _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths, choice, initial)
@@ -708,7 +913,7 @@ def _joined(
 
 
 class _BeliefElbo(torch.autograd.Function):
-    """Σ_t E_m[log π + log O − log β] with its gradient by one sweep."""
+    """Σ_t E_m[log π + log O − log β], with its gradient by one sweep."""
 
     @staticmethod
     def forward(
@@ -749,13 +954,37 @@ def belief_elbo(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    r"""The bound on the evidence that beliefs β give ``(*D, N)``, in nats.
+    r"""Evidence lower bound of the law of paths that beliefs β and the backward kernels define.
 
     .. math:: \sum_t E_{m_t}[\log π_t(z_t) + \log O_t(z_t) - \log β_t(z_t)]
 
-    with π of :func:`predicted_beliefs` and m of :func:`backward_marginals`. It is the evidence if β
-    is the filter. Differentiable in the four tensors (first order, analytic): a sweep each way, and
-    one more for the gradient, with memory of order N T K. A bound of -inf has gradient zero.
+    with π of :func:`predicted_beliefs` and m of :func:`backward_marginals`. It equals the evidence
+    if β is the filter; see docs/science.md, I1.
+
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+        log_beliefs: log β, normalised, ``(*D, N, T, K)``.
+
+    Returns:
+        Nats, ``(*D, N)``. Differentiable in the four tensors (first order, analytic); a bound of
+        -inf has gradient zero. Takes one sweep in each direction and one for the gradient, with
+        memory of order N T K.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.2, 0.8]]]]).log()
+    >>> likelihood = torch.tensor([[[0.7, 0.1], [0.7, 0.1], [0.1, 0.6]]]).log()
+    >>> chain = initial, transition, likelihood
+    >>> uniform = torch.full((1, 3, 2), 0.5).log()
+    >>> exact = chains.filter_chain(*chain).log_beliefs
+    >>> [round(chains.belief_elbo(*chain, beliefs).item(), 4) for beliefs in (uniform, exact)]
+    [-4.2693, -3.2735]
+    >>> round(chains.log_evidence(*chain).item(), 4)
+    -3.2735
     """
     steps = {"log_beliefs": log_beliefs, "log_likelihood": log_likelihood}
     _check_chain(log_transition, steps, lengths, choice, {"log_initial": log_initial})
@@ -789,10 +1018,27 @@ def most_likely_path(
     lengths: Tensor | None = None,
     choice: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Viterbi: argmax_z p(z_{1:T}, y_{1:T}) and the log of that maximum in nats.
+    """Most likely path of states, argmax_z p(z_{1:T}, y_{1:T}), by the Viterbi algorithm.
 
-    Returns int64 paths ``(*D, N, T)``, -1 beyond the length, and ``(*D, N)``. If every path is
-    impossible the log probability is -inf and the path arbitrary. Holds N K² scores at a time.
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+
+    Returns:
+        Paths, int64 ``(*D, N, T)``, -1 beyond the length; and their log p(z_{1:T}, y_{1:T}) in
+        nats, ``(*D, N)``. If every path is impossible, the latter is -inf and the path arbitrary.
+        Holds N K² scores at a time.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.1, 0.9]]]]).log()
+    >>> likelihood = torch.tensor([[[0.9, 0.1], [0.3, 0.7], [0.9, 0.1], [0.1, 0.9]]]).log()
+    >>> path, log_joint = chains.most_likely_path(initial, transition, likelihood)
+    >>> path.tolist(), round(log_joint.item(), 4)
+    ([[0, 0, 0, 0]], -4.7265)
     """
     arguments = log_initial, log_transition, log_likelihood, lengths, choice
     _check_model(*arguments)
@@ -810,7 +1056,31 @@ def sample_paths(
     generator: torch.Generator | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """Draws from p(z_{1:T} | y_{1:T}), int64 ``(n, *D, N, T)``, -1 beyond the length."""
+    """Draws of whole paths from the posterior p(z_{1:T} | y_{1:T}).
+
+    Args:
+        log_initial, log_transition, log_likelihood, lengths, choice: the chain; see the module.
+        n: number of draws.
+        generator: source of random numbers; None: torch's global one.
+
+    Returns:
+        int64 ``(n, *D, N, T)``, -1 beyond the length.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> initial = torch.tensor([[0.5, 0.5]]).log()
+    >>> transition = torch.tensor([[[[0.9, 0.1], [0.1, 0.9]]]]).log()
+    >>> likelihood = torch.tensor([[[0.8, 0.2], [1.0, 1.0], [0.8, 0.2]]]).log()
+    >>> generator = torch.Generator().manual_seed(0)
+    >>> draws = chains.sample_paths(initial, transition, likelihood, n=10_000, generator=generator)
+    >>> share = (draws == 0).double().mean(0)[0]  # draws of state 0 at each step
+    >>> exact = chains.smooth_chain(initial, transition, likelihood).exp()[0, :, 0]
+    >>> bool((share - exact).abs().max() < 0.01)
+    True
+    """
     _check_count("n", n)
     filtered = filter_chain(log_initial, log_transition, log_likelihood, lengths, choice)
     return sample_backward(log_transition, filtered.log_beliefs, lengths, n, generator, choice)
@@ -825,10 +1095,30 @@ def sample_backward(
     generator: torch.Generator | None = None,
     choice: Tensor | None = None,
 ) -> Tensor:
-    """Draws from the law of :func:`backward_marginals`, int64 ``(n, *D, N, T)``, -1 as padding.
+    """Draws of paths from the law of :func:`backward_marginals`.
 
-    z_T ~ β_T, then z_t ~ β_t(z) p(z_{t+1} | z) / π_{t+1}(z_{t+1}). Raises ``ValueError`` if a draw
-    is in a state that the beliefs before it cannot reach.
+    z_T ~ β_T, then z_t ~ β_t(z) p(z_{t+1} | z) / π_{t+1}(z_{t+1}) going backwards in time.
+
+    Args:
+        log_transition: ``(*D, N|1, T-1|1, K, K)``; see the module.
+        log_beliefs: log β, ``(*D, N, T, K)``.
+        lengths, choice: see the module.
+        n: number of draws.
+        generator: source of random numbers; None: torch's global one.
+
+    Returns:
+        int64 ``(n, *D, N, T)``, -1 beyond the length.
+
+    Raises:
+        ValueError: an argument that does not fit; a draw of a state that the beliefs before it
+            cannot reach.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> stay = torch.eye(2).log().reshape(1, 1, 2, 2)
+    >>> beliefs = torch.tensor([[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]]]).log()
+    >>> chains.sample_backward(stay, beliefs, n=2).tolist()
+    [[[1, 1, 1]], [[1, 1, 1]]]
     """
     _check_count("n", n)
     _check_chain(log_transition, {"log_beliefs": log_beliefs}, lengths, choice)

@@ -1,7 +1,7 @@
-"""Recursions and products on discrete chains, the insides of :mod:`.chains`.
+"""Recursions and matrix products on discrete chains in torch; used by :mod:`.chains`.
 
-In torch, for any device; ``chains_cpu`` has the same recursions for the CPU. Shapes and meaning
-of the arguments are given in ``exact`` and checked there, not here. Nothing here records gradients:
+For any device; ``chains_cpu`` has the same recursions for the CPU. Shapes and meaning of the
+arguments are given in ``chains`` and checked there, not here. Nothing here records gradients:
 call it under ``torch.no_grad`` or inside an ``autograd.Function``.
 """
 
@@ -18,19 +18,34 @@ _BLOCK = 2**12  # rows summed in one product
 
 
 class Gradient(Protocol):
-    """From the gradient of the evidence ``(*D, N)`` to those of likelihoods and transitions."""
+    """Maps the gradient in the evidence ``(*D, N)`` to those in the chain's tensors."""
 
     def __call__(
         self, upstream: Tensor, transition: bool, last: Tensor | None = None, /
     ) -> tuple[Tensor, Tensor | None]:
-        """Marginals ``(*D, N, T, K)`` and expected transitions (None if not wanted), weighted by
-        ``upstream``, the latter in the shape of ``log_transition``. ``last``: p(z_T) given more
-        data than these."""
+        """Marginals ``(*D, N, T, K)`` and expected transitions, both weighted by ``upstream``.
+
+        The latter have the shape of ``log_transition``, and are None if not wanted. ``last`` is
+        p(z_T) given more data than these.
+        """
         ...
 
 
 class Filtered(NamedTuple):
-    """What a filter returns, all in nats."""
+    """Filtered beliefs, predictions and increments of the evidence, all in nats.
+
+    The attributes are
+
+    - ``log_beliefs`` log p(z_t | y_{1:t}), ``(*D, N, T, K)``,
+    - ``log_predicted`` log p(z_t | y_{1:t-1}), ``(*D, N, T, K)``,
+    - ``log_increments`` log p(y_t | y_{1:t-1}), ``(*D, N, T)``.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains
+    >>> chain = torch.zeros(1, 2), torch.zeros(1, 1, 2, 2), torch.zeros(3, 4, 2)
+    >>> [tuple(x.shape) for x in chains.filter_chain(*(x - x.logsumexp(-1, True) for x in chain))]
+    [(3, 4, 2), (3, 4, 2), (3, 4)]
+    """
 
     log_beliefs: Tensor
     """``(*D, N, T, K)`` log p(z_t | y_{1:t}); beyond the length the last belief is repeated."""
@@ -40,7 +55,7 @@ class Filtered(NamedTuple):
     """``(*D, N, T)`` log p(y_t | y_{1:t-1}); 0 beyond the length."""
 
 
-# --- one product, exact in the log domain ---------------------------------------------------------
+# --- matrix products, exact in the log domain -----------------------------------------------------
 # Rows of states (*B, R, K) meet matrices (*B, R|1, K, K). The product runs in the probability
 # domain; terms lost there to underflow are below finfo.tiny, hence harmless where the result
 # exceeds the floor. Entries below it are recomputed as sums of logs.

@@ -5,25 +5,25 @@ With N sequences padded to T steps, state size D and F features,
     z_1 ~ N(μ, P) + B δ,   z_{t+1} = A_t z_t + b_t + N(0, Q_t),   y_t = C_t z_t + d_t + N(0, R_t),
 
 where δ (q,) has a flat prior: the exact *diffuse* initial law (de Jong 1991). See ``LinearChain``
-for the shapes. Values are observed where the ``mask`` is true, element by element; masked values,
-and whatever lies beyond a sequence's length, are ignored. Covariances may be singular, as long as
-every observed element has some variance left given the past and the features before it.
+for the shapes. The ``mask`` says element by element which values are observed; masked values and
+those beyond a sequence's length are ignored. Covariances may be singular, as long as every observed
+element has positive variance given the past and the features before it.
 
-The flat prior has density 1, and every observed element counts -½ log 2π, as in statsmodels. For
-the convention of KFAS, which leaves the constant out of the q elements that determine δ, add
-½ q log 2π to the evidence.
+The flat prior has density 1, and every observed element contributes -½ log 2π, as in statsmodels.
+KFAS leaves this constant out for the q elements that determine δ: to compare, add ½ q log 2π to the
+evidence.
 
 The recursions run in float64; results have the precision of the arguments. Covariances do not
-depend on the values: sequences with the same matrices and the same gaps share one chain of them.
-Joseph's form keeps them positive. Nothing inverts a state's covariance.
+depend on the values, so sequences with the same matrices and the same gaps share them. Joseph's
+form keeps them positive, and no covariance of a state is inverted.
 
 Gradients flow through :func:`log_evidence`, :func:`step_log_likelihood`,
-:func:`standardised_innovations` and the linear sweeps (first order, analytic), to every float
-tensor, those of covariances being symmetric; the other functions return constants.
+:func:`standardised_innovations`, :func:`backward_sweep` and :func:`backward_covariances` (first
+order, analytic) to every float tensor, those of covariances being symmetric; the other functions
+return constants.
 
-Everything here works on tensors alone. On the CPU the recursions are machine code
-(``gaussian_cpu``), elsewhere torch (``gaussian_torch``). Every argument that
-does not fit is a ``ValueError``.
+On the CPU the recursions are compiled by numba (``gaussian_cpu``), elsewhere they run in torch
+(``gaussian_torch``). Every function raises ``ValueError`` for an argument that does not fit.
 """
 
 from __future__ import annotations
@@ -64,7 +64,19 @@ NEGLIGIBLE = 1e-9
 
 
 class LinearChain(NamedTuple):
-    """The matrices; an axis of size 1 is shared by all sequences or steps."""
+    """The matrices of a linear-Gaussian chain; axes of size 1 are shared by sequences or steps.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.gaussian import LinearChain
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> walk = LinearChain(  # a random walk with unit variances, observed with noise
+    ...     initial_mean=zero[0], initial_covariance=one[0], diffuse=torch.zeros(1, 0),
+    ...     transition=one, offset=zero, noise=one,
+    ...     loading=one, intercept=zero, observation_noise=0.5 * one,
+    ... )
+    >>> walk.observation_noise.shape
+    torch.Size([1, 1, 1, 1])
+    """
 
     initial_mean: Tensor
     """μ ``(N|1, D)``"""
@@ -87,7 +99,7 @@ class LinearChain(NamedTuple):
 
 
 class Filtered(NamedTuple):
-    """Beliefs p(z_t | y_{1:t}) and predictions p(z_t | y_{1:t-1}); see :func:`filter`."""
+    """Filtered and predicted means and covariances; see :func:`filter`."""
 
     means: Tensor
     """``(N, T, D)``"""
@@ -100,7 +112,7 @@ class Filtered(NamedTuple):
 
 
 class Smoothed(NamedTuple):
-    """Marginals p(z_t | y_{1:T}); see :func:`smooth`."""
+    """Smoothed means and covariances; see :func:`smooth`."""
 
     means: Tensor
     """``(N, T, D)``"""
@@ -111,7 +123,7 @@ class Smoothed(NamedTuple):
 
 
 class _Recursions(Protocol):
-    """What ``gaussian_torch`` and ``gaussian_cpu`` both have."""
+    """The functions that ``gaussian_torch`` and ``gaussian_cpu`` both provide."""
 
     def whiten(self, system: System, layout: Layout, /) -> tuple[Tensor, Tensor]: ...
 
@@ -149,7 +161,7 @@ class _Recursions(Protocol):
 
 
 def _recursions(tensor: Tensor) -> _Recursions:
-    """Machine code for the CPU, torch elsewhere. Imported when first used: numba takes a while."""
+    """Returns compiled recursions for the CPU, torch ones elsewhere; numba loads on first use."""
     on_cpu = tensor.device.type == "cpu"
     name = "gaussian_cpu" if on_cpu else "gaussian_torch"
     return cast(_Recursions, import_module(f".{name}", __package__))
@@ -158,7 +170,7 @@ def _recursions(tensor: Tensor) -> _Recursions:
 def _check_shapes(
     tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[tuple[int, ...], ...]]
 ) -> None:
-    """Refuse other trailing axes than the allowed sizes, and mixed precisions and devices."""
+    """Raises ValueError for trailing axes of other sizes and for mixed precisions or devices."""
     first = next(iter(tensors.values()))
     for name, tensor in tensors.items():
         axes = expected[name]
@@ -271,11 +283,11 @@ def _symmetric(matrices: Tensor) -> Tensor:
 
 
 def _spread(chain: LinearChain) -> float:
-    """A variance of the size of the others.
+    """A variance on the scale of the other variances.
 
-    A flat prior is the same flat prior after any normal law in the same directions is added to it.
-    So part of their variance may as well be in the proper law: then observations without noise,
-    which would determine δ alone, are like any other.
+    A flat prior stays the same flat prior if any normal law in the same directions is added to it.
+    So part of their variance may be moved to the proper law: observations without noise, which
+    would otherwise determine δ alone, then need no special treatment.
     """
     if not chain.diffuse.shape[-1]:
         return 0.0
@@ -288,7 +300,7 @@ def _spread(chain: LinearChain) -> float:
 def _check(
     chain: LinearChain, values: Tensor, mask: Tensor | None, lengths: Tensor | None
 ) -> Tensor:
-    """Refuse what does not fit; returns the mask."""
+    """Raises ValueError if the arguments do not fit together; returns the mask."""
     if values.ndim != 3 or 0 in values.shape:
         raise ValueError(f"values must have shape (N, T, F), none 0; got {tuple(values.shape)}")
     n, t, f = values.shape
@@ -329,7 +341,7 @@ def _check(
 
 
 def _place(index: list[int], shape: tuple[int, ...]) -> str:
-    """Where in ``(N|1, T|1, …)`` something is, in words."""
+    """Says where in ``(N|1, T|1, …)`` an index points to."""
     words = [
         f"{what} {i}"
         for what, i, size in zip(("sequence", "step"), index, shape, strict=False)
@@ -356,7 +368,7 @@ def _check_finite(name: str, tensor: Tensor, mask: Tensor | None, lengths: Tenso
 
 
 def _check_covariance(name: str, matrices: Tensor) -> None:
-    """Refuse matrices that are not symmetric and positive semidefinite up to rounding."""
+    """Raises ValueError unless matrices are symmetric positive semidefinite, up to rounding."""
     if not matrices.numel():
         return
     tolerance = 1e3 * torch.finfo(matrices.dtype).eps
@@ -407,11 +419,11 @@ def _require_finite(result: Tensor) -> Tensor:
 def log_evidence(
     chain: LinearChain, values: Tensor, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> Tensor:
-    """log p(y_{1:T}) in nats ``(N,)``, all states summed out.
+    """Log evidence log p(y_{1:T}), with the states integrated out.
 
     log p = -½ Σ (e² + log F + log 2π) over the observed elements, with whitened innovations e and
-    their variances F (Schweppe 1965); with a diffuse initial law + ½ s' S⁻¹ s - ½ log det S, S and
-    s being the precision and the weighted sum of what the data say about δ (de Jong 1991).
+    their variances F. A diffuse initial law adds ½ s' S⁻¹ s - ½ log det S, where S is the precision
+    and s the weighted sum of what the data say about δ.
 
     Args:
         chain: the matrices.
@@ -419,12 +431,28 @@ def log_evidence(
         mask: ``(N, T, F)`` bool, true where observed; None: everywhere.
         lengths: ``(N,)`` int64, 1 <= length <= T; None: every sequence has T steps.
 
-    Differentiable (first order, analytic) in ``values`` and everything in ``chain``. Memory is of
-    order N T (D + F); gains of long times are computed twice rather than kept.
+    Returns:
+        Nats, ``(N,)``. Differentiable (first order, analytic) in ``values`` and everything in
+        ``chain``. Memory is of order N T (D + F); gains of long sequences are computed twice rather
+        than kept.
 
     Raises:
-        ValueError: shapes, precisions or lengths that do not fit; a covariance that is none; an
-            observed element without variance; data that do not determine a diffuse initial law.
+        ValueError: shapes, precisions or lengths that do not fit; a matrix that is no covariance;
+            an observed element without variance; data that do not determine a diffuse initial law.
+
+    Source: Schweppe (1965); de Jong (1991) for the diffuse law.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> fixed = zero[0], one[0], torch.zeros(1, 0), one, zero  # z_1 ~ N(0, 1), A = 1, b = 0
+    >>> walk = gaussian.LinearChain(*fixed, one, one, zero, one)
+    >>> values = torch.tensor([[[1.0], [2.0]]])
+    >>> round(gaussian.log_evidence(walk, values).item(), 4)
+    -3.3426
+    >>> y = torch.distributions.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 1], [1, 3]]))
+    >>> round(y.log_prob(values[0, :, 0]).item(), 4)
+    -3.3426
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout, e, further, log_determinants = _whitened(problem)
@@ -440,11 +468,29 @@ def log_evidence(
 def step_log_likelihood(
     chain: LinearChain, values: Tensor, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> Tensor:
-    """log p(y_t | y_{1:t-1}) in nats ``(N, T)``, 0 where nothing was observed.
+    """Log density of each step given the past, log p(y_t | y_{1:t-1}).
 
-    Arguments, errors and gradients as of :func:`log_evidence`, which is the sum over the steps.
-    Steps that determine a direction of a diffuse law have a density with respect to that flat law,
-    -½ log 2π - ½ log F∞ in the notation of Koopman (1997).
+    A step that determines a direction of a diffuse law has a density with respect to that flat
+    law, -½ log 2π - ½ log F∞ in the notation of Koopman (1997).
+
+    Args:
+        chain, values, mask, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        Nats, ``(N, T)``, 0 where nothing was observed. The sum over steps is the log evidence.
+        Differentiable as :func:`log_evidence` is.
+
+    Raises:
+        ValueError: as :func:`log_evidence`.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> law = zero[0], one[0], torch.zeros(1, 0), one, zero, one  # a random walk from N(0, 1)
+    >>> walk = gaussian.LinearChain(*law, one, zero, one)
+    >>> values = torch.tensor([[[1.0], [5.0]]])
+    >>> gaussian.step_log_likelihood(walk, values).numpy().round(4)[0]
+    array([-1.5155, -5.4271], dtype=float32)
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout, e, further, log_determinants = _whitened(problem)
@@ -459,13 +505,32 @@ def step_log_likelihood(
 def standardised_innovations(
     chain: LinearChain, values: Tensor, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """(y - E[y | past]) / sd of each element given those before it: ``(N, T, F)``, and where.
+    """Standardised one-step prediction errors, (y - E[y | past]) / sd(y | past).
 
-    Independent N(0, 1) under the model. The second tensor, bool, is true where there is one: not
-    where nothing was observed (0), nor where an element determines a direction of a diffuse law,
-    which cannot be predicted (0). Features of a step are taken in their order.
+    They are independent N(0, 1) under the model. The past of an element includes the features
+    before it at the same step.
 
-    Arguments, errors and gradients as of :func:`log_evidence`.
+    Args:
+        chain, values, mask, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        Innovations ``(N, T, F)``, and a bool tensor of the same shape that is true where there is
+        one. There is none (and the value is 0) where nothing was observed and where an element
+        determines a direction of a diffuse law, which cannot be predicted. Differentiable as
+        :func:`log_evidence` is.
+
+    Raises:
+        ValueError: as :func:`log_evidence`.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> law = zero[0], zero, one[0, 0], one, zero, one  # a random walk from a flat prior
+    >>> walk = gaussian.LinearChain(*law, one, zero, one)
+    >>> values = torch.tensor([[[3.0], [4.0], [2.0]]])
+    >>> found, known = gaussian.standardised_innovations(walk, values)
+    >>> known[0, :, 0].tolist(), found[0, :, 0].numpy().round(4)  # the first value sets the level
+    ([False, True, True], array([ 0.    ,  0.5774, -1.0206], dtype=float32))
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout, e, further, _ = _whitened(problem)
@@ -490,12 +555,28 @@ def standardised_innovations(
 def filter(
     chain: LinearChain, values: Tensor, mask: Tensor | None = None, lengths: Tensor | None = None
 ) -> Filtered:
-    """Means and covariances of p(z_t | y_{1:t}) and p(z_t | y_{1:t-1}), the Kalman filter.
+    """Kalman filter: means and covariances of p(z_t | y_{1:t}) and p(z_t | y_{1:t-1}).
 
-    Arguments and errors as of :func:`log_evidence`, but for data that do not determine a diffuse
-    law: a state that depends on what is not known yet has variance ``inf``, covariance 0 with the
-    others, and some finite mean. Beyond a sequence's length the last belief is repeated, so that
-    ``means[:, -1]`` is the final one. Covariances that sequences share may share their memory.
+    Args:
+        chain, values, mask, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        :class:`Filtered`. Beyond a sequence's length the last belief is repeated, so that
+        ``means[:, -1]`` is the final one. As long as the data do not determine a diffuse law, a
+        state that depends on it has variance ``inf``, covariance 0 with the others, and some
+        finite mean. Sequences with equal covariances may share their memory.
+
+    Raises:
+        ValueError: as :func:`log_evidence`, except that the data need not determine a diffuse law.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> law = zero[0], one[0], torch.zeros(1, 0), one, zero, one  # a random walk from N(0, 1)
+    >>> walk = gaussian.LinearChain(*law, one, zero, one)
+    >>> found = gaussian.filter(walk, torch.tensor([[[1.0], [2.0]]]))
+    >>> found.means[0, :, 0].numpy().round(4), found.covariances[0, :, 0, 0].numpy().round(4)
+    (array([0.5, 1.4], dtype=float32), array([0.5, 0.6], dtype=float32))
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout = problem.layout(own_ends=False)
@@ -550,11 +631,29 @@ def smooth(
     *,
     pairs: bool = False,
 ) -> Smoothed:
-    """Means and covariances of p(z_t | y_{1:T}), and with ``pairs`` Cov(z_t, z_{t+1} | y_{1:T}).
+    """Kalman smoother: means and covariances of p(z_t | y_{1:T}).
 
-    By the recursion of de Jong (1989), which inverts no covariance of states. Arguments and errors
-    as of :func:`log_evidence`. Beyond a sequence's length the last marginal is repeated, and pairs
-    are zero. Covariances that sequences share may share their memory.
+    Args:
+        chain, values, mask, lengths: as of :func:`log_evidence`.
+        pairs: also compute Cov(z_t, z_{t+1} | y_{1:T}).
+
+    Returns:
+        :class:`Smoothed`. Beyond a sequence's length the last marginal is repeated, and
+        cross-covariances are zero. Sequences with equal covariances may share their memory.
+
+    Raises:
+        ValueError: as :func:`log_evidence`.
+
+    Source: de Jong (1989), whose recursion inverts no covariance of a state.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> law = zero[0], one[0], torch.zeros(1, 0), one, zero, one  # a random walk from N(0, 1)
+    >>> walk = gaussian.LinearChain(*law, one, zero, one)
+    >>> found = gaussian.smooth(walk, torch.tensor([[[1.0], [2.0]]]), pairs=True)
+    >>> found.means[0, :, 0].numpy().round(4), round(found.cross_covariances.item(), 4)
+    (array([0.8, 1.4], dtype=float32), 0.2)
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout = problem.layout(own_ends=True)
@@ -592,11 +691,37 @@ def sample_paths(
     n: int,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Independent draws from p(z_{1:T} | y_{1:T}): ``(n, N, T, D)``, 0 beyond the length.
+    """Independent draws of paths from the posterior p(z_{1:T} | y_{1:T}).
 
-    A path and observations are simulated from the model, and the path is moved by the smoothed mean
-    given the difference of the observations (Durbin & Koopman 2002): all draws share the gains, and
-    singular covariances do no harm. Arguments and errors as of :func:`log_evidence`.
+    A path and observations are simulated from the model; the path is then moved by the smoothed
+    mean given the difference between the actual and the simulated observations. All draws share
+    the gains, and singular covariances do no harm.
+
+    Args:
+        chain, values, mask, lengths: as of :func:`log_evidence`.
+        n: number of draws.
+        generator: source of random numbers; None: torch's global one.
+
+    Returns:
+        ``(n, N, T, D)``, 0 beyond the length.
+
+    Raises:
+        ValueError: as :func:`log_evidence`.
+
+    Source: Durbin & Koopman (2002).
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> law = zero[0], one[0], torch.zeros(1, 0), one, zero, one  # a random walk from N(0, 1)
+    >>> walk = gaussian.LinearChain(*law, one, zero, one)
+    >>> values, generator = torch.tensor([[[1.0], [2.0]]]), torch.Generator().manual_seed(0)
+    >>> paths = gaussian.sample_paths(walk, values, n=20_000, generator=generator)
+    >>> exact = gaussian.smooth(walk, values)
+    >>> bool(torch.allclose(paths.mean(0), exact.means, atol=0.02))
+    True
+    >>> bool(torch.allclose(paths.var(0)[..., None], exact.covariances, atol=0.02))
+    True
     """
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number >= 1; got {n!r}")
@@ -651,18 +776,29 @@ def predict(
     *,
     steps: int,
 ) -> tuple[Tensor, Tensor]:
-    """Means ``(N, H, D)`` and covariances ``(N, H, D, D)`` of p(z_{T+h} | y_{1:T}), h = 1 … H.
+    """Predictive means and covariances of the states to come, p(z_{T+h} | y_{1:T}), h = 1 … H.
 
     Args:
         mean: of the final belief, ``(N, D)``.
-        covariance: of it, ``(N, D, D)``, finite.
-        transition: A of the H moves to come, ``(N|1, H|1, D, D)``.
+        covariance: of the final belief, ``(N, D, D)``, finite.
+        transition: A of the H steps to come, ``(N|1, H|1, D, D)``.
         offset: b ``(N|1, H|1, D)``.
         noise: Q ``(N|1, H|1, D, D)``.
         steps: H.
 
+    Returns:
+        Means ``(N, H, D)`` and covariances ``(N, H, D, D)``.
+
     Raises:
-        ValueError: what does not fit, is not finite, or is no covariance.
+        ValueError: an argument that does not fit, is not finite, or is no covariance.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> one, zero = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1)
+    >>> mean, covariance = torch.tensor([[1.0]]), torch.tensor([[[0.5]]])
+    >>> means, variances = gaussian.predict(mean, covariance, 0.5 * one, zero, one, steps=3)
+    >>> means.flatten().tolist(), variances.flatten().numpy().round(4)
+    ([0.5, 0.25, 0.125], array([1.125 , 1.2812, 1.3203], dtype=float32))
     """
     if not isinstance(steps, int) or steps < 1:
         raise ValueError(f"steps must be a whole number >= 1; got {steps!r}")
@@ -735,22 +871,30 @@ def _without_last(adjoint: Tensor, lengths: Tensor | None, n: int) -> tuple[Tens
 def backward_sweep(
     gain: Tensor, shift: Tensor, last: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """x_T = last, x_t = G_t x_{t+1} + c_t: ``(*S, N, T, D)``.
+    """Affine recursion back in time: x_T = last, x_t = G_t x_{t+1} + c_t.
 
-    With c_t = c⁰_t + L_t ε_t this draws from, without the noise it gives the mean of, the law with
-    backward kernels p(x_t | x_{t+1}) = N(G_t x_{t+1} + c⁰_t, L_t L_t').
+    With c_t = c⁰_t + L_t ε_t the result is a draw from the law with backward kernels
+    p(x_t | x_{t+1}) = N(G_t x_{t+1} + c⁰_t, L_t L_t'), without the noise the mean of that law.
 
     Args:
         gain: G ``(N|1, T-1|1, D, D)``; an axis of size 1 is shared.
         shift: c ``(*S, N, T-1, D)``, with any leading axes, of draws for instance.
         last: ``(*S, N, D)``, at the last step of every sequence.
         lengths: ``(N,)`` int64, 1 <= length <= T; None: every sequence has T steps. Gains and
-            shifts from a sequence's last step on are ignored; x is zero beyond it.
+            shifts from a sequence's last step on are ignored.
 
-    Differentiable (first order, analytic) in all three. The units are those of the arguments.
+    Returns:
+        x ``(*S, N, T, D)``, in the units of the arguments, zero beyond the length. Differentiable
+        (first order, analytic) in all three tensors.
 
     Raises:
         ValueError: shapes, precisions, devices or lengths that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> gain, shift = torch.full((1, 1, 1, 1), 0.5), torch.ones(1, 3, 1)
+    >>> gaussian.backward_sweep(gain, shift, torch.tensor([[8.0]])).flatten().tolist()
+    [2.75, 3.5, 5.0, 8.0]
     """
     if shift.ndim < 3:
         raise ValueError(f"shift must have shape (..., N, T-1, D); got {tuple(shift.shape)}")
@@ -802,23 +946,31 @@ class _SweepCovariances(torch.autograd.Function):
 def backward_covariances(
     gain: Tensor, noise: Tensor, last: Tensor, lengths: Tensor | None = None
 ) -> Tensor:
-    """S_T = last, S_t = G_t S_{t+1} G_t' + W_t: ``(N, T, D, D)``.
+    """Covariance recursion back in time: S_T = last, S_t = G_t S_{t+1} G_t' + W_t.
 
-    The covariances of the law with backward kernels p(x_t | x_{t+1}) = N(G_t x_{t+1} + c_t, W_t);
-    those of neighbours in time are Cov(x_t, x_{t+1}) = G_t S_{t+1}.
+    These are the covariances of the law with backward kernels
+    p(x_t | x_{t+1}) = N(G_t x_{t+1} + c_t, W_t). Neighbours in time have
+    Cov(x_t, x_{t+1}) = G_t S_{t+1}.
 
     Args:
         gain: G ``(N|1, T-1|1, D, D)``; an axis of size 1 is shared.
         noise: W ``(N|1, T-1, D, D)``.
         last: ``(N|1, D, D)``, at the last step of every sequence.
-        lengths: ``(N,)`` int64, 1 <= length <= T; None: every sequence has T steps. S is zero
-            beyond the length.
+        lengths: ``(N,)`` int64, 1 <= length <= T; None: every sequence has T steps.
 
-    Differentiable (first order, analytic) in all three; no matrix has to be symmetric for that.
-    N is 1 where nothing tells otherwise. The units are those of the arguments.
+    Returns:
+        S ``(N, T, D, D)``, zero beyond the length; N is 1 if all arguments are shared.
+        Differentiable (first order, analytic) in all three tensors, none of which has to be
+        symmetric for that.
 
     Raises:
         ValueError: shapes, precisions, devices or lengths that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import gaussian
+    >>> gain, noise = torch.full((1, 1, 1, 1), 0.5), torch.ones(1, 3, 1, 1)
+    >>> gaussian.backward_covariances(gain, noise, torch.tensor([[[4.0]]])).flatten().tolist()
+    [1.375, 1.5, 2.0, 4.0]
     """
     if noise.ndim != 4:
         raise ValueError(f"noise must have shape (N|1, T-1, D, D); got {tuple(noise.shape)}")

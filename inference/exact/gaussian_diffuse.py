@@ -1,11 +1,11 @@
 """The flat part of the initial law of a Gaussian chain: what data say about δ in z_1 = … + B δ.
 
-Whitened innovations are linear in δ, e + E δ: those of the data with δ = 0, and those of the
-directions alone. So δ is the coefficient of a regression (Rosenberg 1973, de Jong 1991), with
-precision S = E' E and weighted sum s = E' e. ``Directions`` is that of all data, ``Learning`` that
-after every step. Both are differentiable.
+Whitened innovations are linear in δ: e + E δ, where e are those of the data with δ = 0 and E those
+of the diffuse directions. So δ is the coefficient of a regression (Rosenberg 1973, de Jong 1991),
+with precision S = E' E and weighted sum s = E' e. ``Directions`` holds the regression on all data,
+``Learning`` that after every step. Both are differentiable.
 
-q directions, chains and rows as in ``gaussian_torch.Layout``.
+q is the number of directions; ``gaussian_torch.Layout`` says what chains and rows are.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ NOTHING = 1e-13
 
 @dataclass(frozen=True)
 class Directions:
-    """What all data say, by an orthogonal basis rather than by S."""
+    """What all data say about δ, by an orthogonal basis rather than by S."""
 
     basis: Tensor
     """(G, T F, q), orthonormal columns"""
@@ -85,11 +85,11 @@ class Directions:
 
 @dataclass(frozen=True)
 class Learning:
-    """What is known after 0 … T steps.
+    """What is known about δ after 0 … T steps.
 
-    S_t is singular until all of δ is determined. There S_t + N N' / spread is taken in its place,
+    S_t is singular until all of δ is determined. Until then S_t + N N' / spread takes its place,
     with an orthonormal basis N of its null space: the solutions are the same, and its determinant
-    is the product of the eigenvalues of S_t that are not zero, but for the spread.
+    is the product of the nonzero eigenvalues of S_t, apart from the spread.
     """
 
     root: Tensor
@@ -168,7 +168,7 @@ def _null_spaces(precision: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def not_identified(sequence: int, q: int) -> ValueError:
-    """What to say where the data do not determine δ."""
+    """Returns the error for data that do not determine δ."""
     return ValueError(
         f"values must determine the {q} diffuse direction(s) of the initial law; "
         f"those of sequence {sequence} are too few"

@@ -275,7 +275,7 @@ def _cholesky(matrices: Tensor, seen: Tensor, t: int, layout: Layout) -> Tensor:
 
 
 def no_variance(sequence: int, t: int, feature: int) -> ValueError:
-    """What to say where S is singular."""
+    """Returns the error for a singular S: an observed element without variance."""
     return ValueError(
         "observation_noise must leave every observed element some variance given the past and the "
         f"features before it; got none for feature {feature} of sequence {sequence} at step {t}"

@@ -1,4 +1,4 @@
-"""The forward recursion of beliefs with its gradient: for filters with potentials of their own."""
+"""Normalised forward messages of a chain of potentials, with their gradient."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from . import chains as exact
 
 
 class _FilterBeliefs(torch.autograd.Function):
-    """One sweep forward, by the kernels of ``exact``, and one back for the gradient."""
+    """One forward sweep by the kernels of ``chains``, and one backward sweep for the gradient."""
 
     @staticmethod
     def forward(
@@ -57,22 +57,39 @@ class _FilterBeliefs(torch.autograd.Function):
 
 
 def filter_beliefs(log_initial: Tensor, log_potential: Tensor, log_likelihood: Tensor) -> Tensor:
-    r"""Normalised forward messages of a chain of potentials, (N, T, K), in logs; differentiable.
+    r"""Normalised forward messages of a chain of potentials; differentiable.
 
     .. math::
         \beta_1(z) \propto e^{\mathrm{initial}(z) + s_1(z)}, \qquad
         \beta_t(z) \propto e^{s_t(z)} \sum_{z'} \beta_{t-1}(z') e^{\mathrm{potential}_t(z', z)}
 
-    The exact filter where the potentials are the logs of a model's laws; nothing asks their rows to
-    be normalised. Memory is of order N T K, besides the potentials.
+    This is the exact filter if the potentials are the logs of a model's laws. Rows of potentials
+    need not be normalised: use it for a filter of your own that learns them. Memory is of order
+    N T K besides the potentials.
 
     Args:
         log_initial: (N|1, K).
         log_potential: (N|1, T-1|1, K, K), from row to column.
         log_likelihood: scores s, (N, T, K).
 
+    Returns:
+        log β, (N, T, K).
+
     Raises:
         ValueError: shapes or dtypes that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference import filter_beliefs
+    >>> potential = torch.tensor([[3.0, 1.0], [1.0, 3.0]]).log()  # not a stochastic matrix
+    >>> scores = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]], requires_grad=True)
+    >>> log_beliefs = filter_beliefs(torch.zeros(1, 2), potential[None, None], scores)
+    >>> log_beliefs.exp().detach().numpy().round(4)[0]
+    array([[0.7311, 0.2689],
+           [0.6155, 0.3845]], dtype=float32)
+    >>> log_beliefs[0, 1, 0].backward()
+    >>> scores.grad.numpy().round(4)[0]
+    array([[ 0.1597, -0.1597],
+           [ 0.3845, -0.3845]], dtype=float32)
     """
     arguments = log_initial, log_potential, log_likelihood
     return cast(Tensor, _FilterBeliefs.apply(*arguments))  # type: ignore[no-untyped-call]

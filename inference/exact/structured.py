@@ -1,4 +1,4 @@
-"""Exact inference on chains whose transition matrix has a structure: no K x K numbers anywhere.
+"""Exact inference on chains whose transition matrix has structure: no K x K matrix is built.
 
 A structure describes one transition law of K states, the same for all sequences and steps, by
 tensors of log probabilities; ``-inf`` is an exact zero:
@@ -6,19 +6,19 @@ tensors of log probabilities; ``-inf`` is an exact zero:
 ==================  ======================================================  =======================
 structure           T(z' | z)                                               cost of a step
 ==================  ======================================================  =======================
-:class:`Banded`     zero but for a few diagonals                            K W, W diagonals
-:class:`Sparse`     zero but for E entries                                  E
+:class:`Banded`     zero except on a few diagonals                          K W, W diagonals
+:class:`Sparse`     zero except for E entries                               E
 :class:`LowRank`    Σ_r L(z, r) R(r, z'), through one of R hidden classes    2 K R
 :class:`Factorial`  Π_f T_f(z'_f | z_f), independent small chains           K Σ_f K_f
 ==================  ======================================================  =======================
 
-The functions are those of :mod:`.exact`, with a structure for the transition: ``log_initial``
+The functions are those of :mod:`.chains`, with a structure for the transition: ``log_initial``
 ``(N|1, K)``, ``log_likelihood`` ``(N, T, K)``, ``lengths`` ``(N,)`` int64 or None. There are no
-leading draws, and all tensors are on the CPU (elsewhere: ``exact`` with the ``dense()`` matrix).
-What is said there of zeros, impossible observations and precision holds here. Rows need not sum to
-1, as there.
+leading draw dimensions, and all tensors are on the CPU (elsewhere use ``chains`` with the
+``dense()`` matrix). Zeros, impossible observations and precision are handled as there. Rows of the
+transition need not sum to 1, as there.
 
-Every argument that does not fit is a ``ValueError``.
+Every function raises ``ValueError`` for an argument that does not fit.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ WHOLE_STATES = 128
 
 
 def _check_parts(parts: dict[str, Tensor]) -> None:
-    """Floating tensors of one dtype on one device."""
+    """Raises ValueError unless the tensors are floating, of one dtype and on one device."""
     (first_name, first), *_ = parts.items()
     for name, part in parts.items():
         if not isinstance(part, Tensor) or part.dtype not in (torch.float32, torch.float64):
@@ -77,12 +77,24 @@ def _check_parts(parts: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Banded:
-    """T(z + offsets[w] | z) = exp(log_bands[z, w]), zero elsewhere.
-
-    ``log_bands`` ``(K, W)``; ``offsets`` W different whole numbers of size < K. Entries that point
-    outside of 0 … K-1 are ignored, whatever they are.
+    """Transition with a few diagonals: T(z + offsets[w] | z) = exp(log_bands[z, w]), else zero.
 
     A left-right chain has offsets (0, 1), a walk to nearest neighbours (-1, 0, 1).
+
+    Args:
+        log_bands: ``(K, W)``; entries that point outside of 0 … K-1 are ignored.
+        offsets: W different whole numbers of size < K.
+
+    Raises:
+        ValueError: shapes or offsets that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.structured import Banded
+    >>> left_right = Banded(torch.tensor([[0.8, 0.2], [0.7, 0.3], [1.0, 0.0]]).log(), (0, 1))
+    >>> left_right.dense().exp().numpy().round(2)
+    array([[0.8, 0.2, 0. ],
+           [0. , 0.7, 0.3],
+           [0. , 0. , 1. ]], dtype=float32)
     """
 
     log_bands: Tensor
@@ -109,14 +121,14 @@ class Banded:
         return len(self.log_bands)
 
     def dense(self) -> Tensor:
-        """log T ``(K, K)``, differentiable."""
+        """Returns log T ``(K, K)``, differentiable."""
         origin, target = self.places()
         inside = (target >= 0) & (target < self.states)
         out = self.log_bands.new_full((self.states, self.states), -math.inf)
         return out.index_put((origin[inside], target[inside]), self.log_bands[inside])
 
     def places(self) -> tuple[Tensor, Tensor]:
-        """Rows and columns that the entries of ``log_bands`` point to, int64 ``(K, W)`` both."""
+        """Returns the rows and the columns that ``log_bands`` points to, both int64 ``(K, W)``."""
         origin = torch.arange(self.states, device=self.log_bands.device).unsqueeze(-1)
         target = origin + torch.tensor(self.offsets, device=self.log_bands.device)
         return origin.expand_as(target), target
@@ -124,9 +136,24 @@ class Banded:
 
 @dataclass(frozen=True, eq=False)
 class Sparse:
-    """T(columns[e] | rows[e]) = exp(log_values[e]) for E entries in any order, zero elsewhere.
+    """Transition with few entries: T(columns[e] | rows[e]) = exp(log_values[e]), else zero.
 
-    ``log_values`` ``(E,)``; ``rows`` and ``columns`` int64 ``(E,)`` in 0 … states-1, no pair twice.
+    Args:
+        log_values: ``(E,)``, in any order.
+        rows, columns: int64 ``(E,)`` in 0 … states-1, no pair twice.
+        states: K.
+
+    Raises:
+        ValueError: shapes or entries that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.structured import Sparse
+    >>> rows, columns = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 2, 0])
+    >>> transition = Sparse(torch.tensor([0.8, 0.2, 1.0, 1.0]).log(), rows, columns, states=3)
+    >>> transition.dense().exp().numpy().round(2)
+    array([[0.8, 0.2, 0. ],
+           [0. , 0. , 1. ],
+           [1. , 0. , 0. ]], dtype=float32)
     """
 
     log_values: Tensor
@@ -158,17 +185,31 @@ class Sparse:
             raise ValueError("rows, columns must name every entry once; got some twice")
 
     def dense(self) -> Tensor:
-        """log T ``(K, K)``, differentiable."""
+        """Returns log T ``(K, K)``, differentiable."""
         out = self.log_values.new_full((self.states, self.states), -math.inf)
         return out.index_put((self.rows, self.columns), self.log_values)
 
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """T(z' | z) = Σ_r L(z, r) R(r, z'): through one of R classes, each with its own law of z'.
+    """Transition through one of R classes: T(z' | z) = Σ_r L(z, r) R(r, z').
 
-    ``log_left`` ``(K, R)`` is log L, ``log_right`` ``(R, K)`` log R. Rows of both that sum to 1
-    make rows of T that do.
+    If the rows of L and of R sum to 1, so do those of T.
+
+    Args:
+        log_left: log L, ``(K, R)``.
+        log_right: log R, ``(R, K)``.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.structured import LowRank
+    >>> left, right = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    >>> transition = LowRank(left.log(), right.log())
+    >>> transition.rank, transition.dense().exp().numpy().round(3)
+    (2, array([[0.95, 0.05],
+           [0.55, 0.45]], dtype=float32))
     """
 
     log_left: Tensor
@@ -194,9 +235,9 @@ class LowRank:
         return len(self.log_right)
 
     def dense(self) -> Tensor:
-        """log T ``(K, K)``, differentiable; holds K² R numbers for a while."""
+        """Returns log T ``(K, K)``, differentiable; holds K² R numbers for a while."""
         terms = self.log_left.unsqueeze(-1) + self.log_right
-        # Where no class leads the gradient is zero; logsumexp's own would be NaN.
+        # If no class leads to an entry its gradient is zero; that of logsumexp would be NaN.
         possible = (terms > -math.inf).any(-2)
         total = terms.masked_fill(~possible.unsqueeze(-2), 0).logsumexp(-2)
         return total.masked_fill(~possible, -math.inf)
@@ -204,10 +245,21 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Factorial:
-    """T(z' | z) = Π_f T_f(z'_f | z_f) for z = (z_1 … z_F): independent chains, observed together.
+    """Independent chains observed together: T(z' | z) = Π_f T_f(z'_f | z_f), z = (z_1 … z_F).
 
-    ``log_transitions`` are log T_f ``(K_f, K_f)``. K = Π K_f, and z_F runs fastest: T is the
-    Kronecker product T_1 ⊗ … ⊗ T_F.
+    K = Π_f K_f and z_F runs fastest, so that T is the Kronecker product T_1 ⊗ … ⊗ T_F.
+
+    Args:
+        log_transitions: log T_f, ``(K_f, K_f)`` each.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact.structured import Factorial
+    >>> slow, fast = torch.tensor([[0.9, 0.1], [0.1, 0.9]]), torch.tensor([[0.5, 0.5], [0.5, 0.5]])
+    >>> Factorial((slow.log(), fast.log())).dense().exp().numpy().round(2)[0]
+    array([0.45, 0.45, 0.05, 0.05], dtype=float32)
     """
 
     log_transitions: tuple[Tensor, ...]
@@ -233,16 +285,26 @@ class Factorial:
         return tuple(len(x) for x in self.log_transitions)
 
     def dense(self) -> Tensor:
-        """log T ``(K, K)``, differentiable."""
+        """Returns log T ``(K, K)``, differentiable."""
         out = self.log_transitions[0]
         for factor in self.log_transitions[1:]:
             out = _log_kronecker(out, factor)
         return out
 
     def joined(self, largest: int) -> Factorial:
-        """The same law with neighbouring chains joined while they have ``largest`` states or less.
+        """Joins neighbouring chains while they have at most ``largest`` states together.
 
-        Fewer and longer products: they are faster up to some size, though they are more.
+        Args:
+            largest: greatest number of states of a joined chain.
+
+        Returns:
+            The same law by fewer and larger matrices, which are faster up to some size although
+            they take more operations.
+
+        >>> import torch
+        >>> from beliefzoo.inference.exact.structured import Factorial
+        >>> Factorial((torch.zeros(2, 2),) * 5).joined(8).sizes
+        (8, 4)
         """
         out = [self.log_transitions[0]]
         for factor in self.log_transitions[1:]:
@@ -262,7 +324,7 @@ Structure = Banded | Sparse | LowRank | Factorial
 
 
 def _recursions() -> Any:
-    """Machine code, imported when first used: numba takes a while."""
+    """Returns the compiled recursions; numba is imported on first use, as that takes a while."""
     return import_module(".structured_cpu", __package__)
 
 
@@ -296,7 +358,7 @@ def _tensors(transition: Structure) -> tuple[Tensor, ...]:
 def _check(
     log_initial: Tensor, transition: Structure, log_likelihood: Tensor, lengths: Tensor | None
 ) -> None:
-    """Refuse what does not fit."""
+    """Raises ValueError if the arguments do not fit together."""
     if not isinstance(transition, Structure):
         raise ValueError(
             "transition must be a Banded, Sparse, LowRank or Factorial; "
@@ -319,14 +381,14 @@ def _check(
     if log_likelihood.device.type != "cpu":
         raise ValueError(
             "log_likelihood must be on the CPU for a transition with a structure (elsewhere use "
-            f"inference.exact with transition.dense()); got {log_likelihood.device}"
+            f"inference.exact.chains with transition.dense()); got {log_likelihood.device}"
         )
     if lengths is not None:
         exact.check_lengths(lengths, n, t, log_likelihood.device)
 
 
 class _LogEvidence(torch.autograd.Function):
-    """The gradient of the evidence is the posterior: marginals, and how often numbers are used."""
+    """The gradient of the evidence: posterior marginals, and expected uses of each number of T."""
 
     @staticmethod
     def forward(
@@ -360,11 +422,30 @@ def log_evidence(
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """log p(y_{1:T}) in nats ``(N,)``, all states summed out.
+    """Log evidence log p(y_{1:T}), with the states summed out.
 
-    Differentiable (first order) in ``log_initial``, ``log_likelihood`` and the tensors of the
-    structure; the gradient of a log probability is how often it is expected to be used. Memory is
-    of order N T K. An impossible sequence gives -inf, gradient zero.
+    Args:
+        log_initial: ``(N|1, K)``.
+        transition: the structure.
+        log_likelihood: log O_k(y_t) in nats, ``(N, T, K)``; 0 where the step is missing.
+        lengths: int64 ``(N,)``; None: every sequence has T steps.
+
+    Returns:
+        Nats, ``(N,)``; -inf for an impossible sequence. Differentiable (first order) in
+        ``log_initial``, ``log_likelihood`` and the tensors of the structure: the gradient of a log
+        probability is its expected number of uses. Memory is of order N T K.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import chains, structured
+    >>> walk = structured.Banded(torch.tensor([[0.9, 0.1]]).expand(500, 2).log(), (0, 1))
+    >>> initial, likelihood = torch.zeros(1, 500).log_softmax(-1), torch.zeros(1, 100, 500)
+    >>> likelihood[0, -1, 1:] = -torch.inf  # ends in state 0, so never left it
+    >>> evidence = structured.log_evidence(initial, walk, likelihood).exp().item()
+    >>> round(500 * evidence / 0.9**99, 4)
+    1.0
     """
     _check(log_initial, transition, log_likelihood, lengths)
     if isinstance(transition, Factorial) and transition.states <= WHOLE_STATES:
@@ -391,7 +472,27 @@ def filter_chain(
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
 ) -> Filtered:
-    """Beliefs, predictions and increments as :func:`.exact.filter_chain` gives them."""
+    """Filtered beliefs, predictions and log p(y_t | y_{1:t-1}); see :func:`.chains.filter_chain`.
+
+    Args:
+        log_initial, transition, log_likelihood, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        :class:`Filtered`, in logs, with the axes ``(N, T, K)`` and ``(N, T)``.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import structured
+    >>> walk = structured.Banded(torch.tensor([[0.5, 0.5]] * 3).log(), (0, 1))
+    >>> start = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    >>> found = structured.filter_chain(start, walk, torch.zeros(1, 3, 3))
+    >>> found.log_beliefs.exp().numpy().round(3)[0]
+    array([[1.  , 0.  , 0.  ],
+           [0.5 , 0.5 , 0.  ],
+           [0.25, 0.5 , 0.25]], dtype=float32)
+    """
     chain = _chain(log_initial, transition, log_likelihood, lengths)
     return cast(Filtered, _recursions().forward(chain))
 
@@ -403,7 +504,27 @@ def smooth_chain(
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
 ) -> Tensor:
-    """log p(z_t | y_{1:T}) ``(N, T, K)``; beyond the length the last marginal is repeated."""
+    """Smoothed marginals log p(z_t | y_{1:T}).
+
+    Args:
+        log_initial, transition, log_likelihood, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        ``(N, T, K)``; beyond the length the last marginal is repeated.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import structured
+    >>> walk = structured.Banded(torch.tensor([[0.5, 0.5]] * 3).log(), (0, 1))
+    >>> start = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    >>> likelihood = torch.tensor([[[1.0, 1, 1], [1, 1, 1], [0, 1, 0]]]).log()  # ends in state 1
+    >>> structured.smooth_chain(start, walk, likelihood).exp().numpy().round(3)[0]
+    array([[1. , 0. , 0. ],
+           [0.5, 0.5, 0. ],
+           [0. , 1. , 0. ]], dtype=float32)
+    """
     chain = _chain(log_initial, transition, log_likelihood, lengths)
     filtered = _recursions().forward(chain)
     log_marginals = filtered.log_beliefs + _recursions().log_messages(chain, filtered)
@@ -419,13 +540,28 @@ def most_likely_path(
     log_likelihood: Tensor,
     lengths: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Viterbi: argmax_z p(z_{1:T}, y_{1:T}), int64 ``(N, T)`` with -1 as padding, and its log.
+    """Most likely path of states, argmax_z p(z_{1:T}, y_{1:T}), by the Viterbi algorithm.
 
-    A low-rank transition sums over its classes, so that no step of its own exists for the maximum:
-    its K x K matrix is built.
+    Args:
+        log_initial, transition, log_likelihood, lengths: as of :func:`log_evidence`.
+
+    Returns:
+        Paths, int64 ``(N, T)``, -1 beyond the length, and their log p(z_{1:T}, y_{1:T}) in nats,
+        ``(N,)``. A low-rank transition sums over its classes, which leaves no faster way to take
+        the maximum: its K x K matrix is built.
 
     Raises:
-        ValueError: a low-rank transition of more than ``LARGEST_DENSE`` states.
+        ValueError: an argument that does not fit; a low-rank transition of more than
+            ``LARGEST_DENSE`` states.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import structured
+    >>> walk = structured.Banded(torch.tensor([[0.6, 0.4]] * 3).log(), (0, 1))
+    >>> start = torch.tensor([[1.0, 0.0, 0.0]]).log()
+    >>> likelihood = torch.tensor([[[1.0, 1, 1], [0.2, 0.8, 0], [0.1, 0.9, 0]]]).log()
+    >>> path, log_joint = structured.most_likely_path(start, walk, likelihood)
+    >>> path.tolist(), round(log_joint.exp().item(), 4)  # .4 (.8) .6 (.9)
+    ([[0, 1, 1]], 0.1728)
     """
     _check(log_initial, transition, log_likelihood, lengths)
     if isinstance(transition, LowRank):
@@ -453,7 +589,26 @@ def sample_paths(
     n: int = 1,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """Draws from p(z_{1:T} | y_{1:T}), int64 ``(n, N, T)``, -1 beyond the length."""
+    """Draws of whole paths from the posterior p(z_{1:T} | y_{1:T}).
+
+    Args:
+        log_initial, transition, log_likelihood, lengths: as of :func:`log_evidence`.
+        n: number of draws.
+        generator: source of random numbers; None: torch's global one.
+
+    Returns:
+        int64 ``(n, N, T)``, -1 beyond the length.
+
+    Raises:
+        ValueError: an argument that does not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference.exact import structured
+    >>> onwards = structured.Banded(torch.zeros(4, 1), (1,))
+    >>> start = torch.tensor([[1.0, 0.0, 0.0, 0.0]]).log()
+    >>> structured.sample_paths(start, onwards, torch.zeros(1, 4, 4), n=2).tolist()
+    [[[0, 1, 2, 3]], [[0, 1, 2, 3]]]
+    """
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number >= 1; got {n!r}")
     chain = _chain(log_initial, transition, log_likelihood, lengths)
