@@ -1,1 +1,1 @@
-"""Laws of the observations given the hidden state."""
+"""Emission laws: distributions of the observations given the hidden state."""

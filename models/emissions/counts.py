@@ -1,4 +1,4 @@
-"""Emission families with discrete outputs: symbols, bits and counts."""
+"""Emission families of discrete observations: symbols, bits and counts."""
 
 from __future__ import annotations
 
@@ -28,10 +28,23 @@ from .observations import Symbols, Vectors
 
 @dataclass(frozen=True)
 class Categorical(Emission):
-    """One of V symbols: O_k(y) = probs[k, y], rows probs[k] ~ Dirichlet(concentration, …).
+    """Each state emits one of V symbols: O_k(y) = probs[k, y].
+
+    Parameter ``probs`` (K, V), rows probs[k] ~ Dirichlet(concentration, …).
+
+    Args:
+        symbols: number of symbols V >= 2; the data are codes 0 to V − 1.
+        concentration: prior pseudo-count of every symbol.
 
     Raises:
         ValueError: fewer than two symbols, or a concentration that is not positive.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(2, Categorical(symbols=3)).with_parameters(
+    ...     initial=[1, 0], transition=[[0, 1], [1, 0]], probs=[[0, 0, 1], [1, 0, 0]]
+    ... )
+    >>> model.sample(1, 6, seed=0).data.codes()  # states that take turns, two of three symbols
+    tensor([[2, 0, 2, 0, 2, 0]])
     """
 
     symbols: int
@@ -90,12 +103,24 @@ _LARGEST_RATE = 1e15
 
 @dataclass(frozen=True)
 class Poisson(Emission):
-    """Counts: O_k(y) = Π_f Poisson(y_f; rate[k, f]), rate ~ Gamma(shape, shape / typical).
+    """Each state emits independent counts: O_k(y) = Π_f Poisson(y_f; rate[k, f]).
 
-    The prior mean of a rate is ``typical`` (counts per step); ``scaled_to(data)`` sets it.
+    Parameter ``rate`` (K,) for one feature, otherwise (K, F), in counts per step;
+    rate ~ Gamma(shape, shape / typical).
+
+    Args:
+        features: number of counts per step F.
+        typical: prior mean of a rate, in counts per step; ``scaled_to(data)`` sets it to the
+            data's.
+        shape: shape of the prior; 1 is an exponential distribution.
 
     Raises:
         ValueError: no feature, or a prior setting that is not positive.
+
+    >>> from beliefzoo.models import Sequences
+    >>> data = Sequences.from_arrays([[13, 14, 8, 10, 16, 26, 32, 27]])
+    >>> round(Poisson().scaled_to(data).typical, 2)
+    18.25
     """
 
     features: int = 1
@@ -161,12 +186,24 @@ class Poisson(Emission):
 
 @dataclass(frozen=True)
 class Bernoulli(Emission):
-    """Vectors of bits: O_k(y) = Π_f probs[k, f]^{y_f} (1 − probs[k, f])^{1 − y_f}.
+    """Each state emits a vector of independent bits.
 
-    probs ~ Beta(concentration, concentration).
+        O_k(y) = Π_f probs[k, f]^{y_f} (1 − probs[k, f])^{1 − y_f}
+
+    Parameter ``probs`` (K,) for one feature, otherwise (K, F); probs ~ Beta(concentration,
+    concentration).
+
+    Args:
+        features: number of bits per step F, such as the 88 keys of a piano.
+        concentration: prior pseudo-counts of a 1 and of a 0.
 
     Raises:
         ValueError: no feature, or a concentration that is not positive.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(2, Bernoulli(features=3))
+    >>> model.parameter_dims()["probs"], tuple(model.priors["probs"].event_shape)
+    (('state', 'feature'), (2, 3))
     """
 
     features: int = 1
@@ -219,14 +256,28 @@ class Bernoulli(Emission):
 
 @dataclass(frozen=True)
 class Multinomial(Emission):
-    """Counts over V categories given their total: O_k(y) = n!/Π y_v! Π probs[k, v]^{y_v}.
+    """Each state emits counts over V categories, given their total n.
 
-    The total n of a step is taken as given (it tells nothing of the state); ``trials`` is the
-    total of simulated observations. A step is observed whole or not at all. Rows probs[k] ~
+        O_k(y) = n! / Π_v y_v! · Π_v probs[k, v]^{y_v}
+
+    The total of a step is taken as given: it carries no information on the state. A step is
+    observed as a whole or not at all. Parameter ``probs`` (K, V), rows probs[k] ~
     Dirichlet(concentration, …).
+
+    Args:
+        features: number of categories V >= 2.
+        trials: total of every simulated observation.
+        concentration: prior pseudo-count of every category.
 
     Raises:
         ValueError: fewer than two categories, no trial, or a concentration that is not positive.
+
+    >>> import torch
+    >>> votes = torch.tensor([[[7.0, 3.0]]])  # one step: seven and three of ten votes
+    >>> probs = torch.tensor([[0.5, 0.5], [0.7, 0.3]])
+    >>> score = Multinomial(features=2).score({"probs": probs}, votes, mask=votes >= 0)
+    >>> [round(p, 4) for p in score.exp().flatten().tolist()]
+    [0.1172, 0.2668]
     """
 
     features: int
@@ -269,7 +320,7 @@ class Multinomial(Emission):
         return {"probs": _shares(y * mask, weight)}
 
     def mean(self, parameters: Parameters) -> Tensor:
-        """E[y | z = k] for a total of ``trials``."""
+        """Return E[y | z = k] for a total of ``trials``."""
         return self.trials * parameters["probs"]
 
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
@@ -278,10 +329,11 @@ class Multinomial(Emission):
 
 
 def _symbols(probs: Tensor, paths: Tensor) -> Tensor:
-    """One symbol a step from the row of ``probs`` (K, V) of its state, by bisection.
+    """Draw one symbol per step from the row of ``probs`` (K, V) of its state, by bisection.
 
-    The rows' cumulative laws are laid end to end, that of state k from k to k + 1, so that a single
-    search answers for all states. A symbol of probability zero takes up no room and is never found.
+    The cumulative distributions of all rows are laid end to end, that of state k from k to k + 1,
+    so that a single search serves all states. A symbol of probability zero has an interval of
+    length zero and is never found.
     """
     states, size = probs.shape
     rows = probs.double().cumsum(-1)
@@ -301,7 +353,7 @@ def _dirichlet_rows(states: int, size: int, concentration: float) -> dist.TorchD
 
 
 def _shares(counts: Tensor, weight: Tensor) -> Tensor:
-    """Shares of the categories in counts (M, V), per state, pulled to the global ones."""
+    """Shares of the categories in counts (M, V), per state, shrunk to the global shares."""
     overall = (counts.sum(0) + 0.5) / (counts.sum() + 0.5 * counts.shape[-1])
     total = weight.mT @ counts + overall
     return total / total.sum(-1, keepdim=True)

@@ -1,8 +1,8 @@
-"""The emission law O(y | z): what every family has to say.
+"""The emission law O(y | z): what every family of distributions provides.
 
-A family is a small frozen description. Its parameters live outside it, in a mapping from names to
-tensors whose axes are (…draws, state, …), so that priors, guides, samplers and known values all go
-through the same functions.
+A family is a small frozen description. Its parameters are kept outside of it, in a mapping from
+names to tensors with axes (…draws, state, …), so that priors, guides, samplers and known values all
+use the same functions.
 """
 
 from __future__ import annotations
@@ -26,17 +26,26 @@ Priors = dict[str, dist.TorchDistribution]
 
 
 class Emission(ABC):
-    """The emission law of K states.
+    """Base of the emission laws O_k(y) = p(y_t = y | z_t = k) of K states.
 
-    A family says what it observes, its parameters (``priors``, ``dims``), and how they are used:
-    ``score`` returns log O_k(y_t), shape (…draws, N, T, K); ``draw`` samples observations for given
-    paths. Both take an optional ``shift`` (…draws, N, T, 1|K, predictor), which is added to the
-    linear predictor of every state: to the mean, the log rate, or the logits.
+    A family names what it observes (``observations``) and its parameters (``priors``, ``dims``),
+    and says how they are used: ``score`` returns log O_k(y_t), shape (…draws, N, T, K); ``draw``
+    samples observations for given paths of states; ``start`` finds values from which a fit can
+    begin. ``score`` and ``draw`` take an optional ``shift`` (…draws, N, T, 1|K, predictor), which
+    is added to the linear predictor of every state: to the mean, the log rate, or the logits. A
+    family holds no parameter values; they are passed to its methods.
+
+    >>> import torch
+    >>> from beliefzoo.models import Poisson
+    >>> rates = {"rate": torch.tensor([2.0, 10.0])}  # one for each of two states
+    >>> y = torch.tensor([[[1.0], [9.0], [4.0]]])  # one sequence, three steps, one feature
+    >>> Poisson().score(rates, y, mask=y >= 0).argmax(-1)  # the state of the higher likelihood
+    tensor([[0, 1, 0]])
     """
 
     if TYPE_CHECKING:
-        # Families are dataclasses with ``features`` for a field, and a dataclass would take a
-        # property that it inherits for the field's default.
+        # Families are dataclasses with a field ``features``; if they inherited a property of that
+        # name, the dataclass would take it for the default value of the field.
         @property
         def features(self) -> int:
             """Numbers observed per step, F; 1 for codes."""
@@ -44,37 +53,47 @@ class Emission(ABC):
     @property
     @abstractmethod
     def observations(self) -> Observations:
-        """The kind of data that this is a law of."""
+        """The kind of data that the family describes."""
 
     @abstractmethod
     def priors(self, states: int) -> Priors:
-        """Prior of every parameter; each has the state as first axis of its event."""
+        """Return the prior of every parameter; its event shape begins with the number of states."""
 
     @abstractmethod
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Names of the axes of every parameter, the state first."""
+        """Return the axis names of every parameter, the state first."""
 
     @abstractmethod
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
-        """log O_k(y_t), shape (…draws, N, T, K); missing elements add exactly nothing."""
+        """Return log O_k(y_t), shape (…draws, N, T, K); missing elements add exactly zero.
+
+        Args:
+            parameters: values by name, with leading axes of draws or without.
+            y: observations, (N, T) codes or (N, T, F) numbers.
+            mask: bool of the same shape; True = observed.
+            shift: added to the linear predictor, (…draws, N, T, 1|K, predictor).
+        """
 
     @abstractmethod
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Observations for paths (N, T): (N, T) codes or (N, T, F). One draw of the parameters."""
+        """Sample observations, (N, T) codes or (N, T, F), for hidden paths (N, T).
+
+        The parameters come without axes of draws.
+        """
 
     @abstractmethod
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Parameter values from frames y (M, F) softly assigned to states by weight (M, K)."""
+        """Return parameter values for frames y (M, F) that weight (M, K) assigns to states."""
 
     @abstractmethod
     def mean(self, parameters: Parameters) -> Tensor:
-        """E[y | z = k], shape (…draws, K, F); for codes the probabilities of the symbols."""
+        """Return E[y | z = k], shape (…draws, K, F); for codes the probabilities of the symbols."""
 
     @property
     def ordering(self) -> str | None:
-        """The parameter by which states can be named in increasing order; None if there is none."""
+        """The parameter whose values can order the states; None if there is none."""
         return None
 
     @property
@@ -89,58 +108,58 @@ class Emission(ABC):
 
     @property
     def codes(self) -> bool:
-        """Whether the observations are integer codes."""
+        """True if the observations are integer codes."""
         return self.observations.codes
 
     def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` if the observations cannot come from this law."""
+        """Raise ``ValueError`` if the data cannot come from this family."""
         self.observations.check(data, type(self).__name__)
         require_inputs(data, self.inputs, type(self).__name__)
 
     def observed(self, data: Sequences) -> tuple[Tensor, Tensor]:
-        """Values and mask in the form that ``score`` takes."""
+        """Return values and mask in the form that ``score`` takes."""
         return self.observations.read(data)
 
     def emitting(self, data: Sequences) -> Tensor:
-        """Steps of which there is a law of the observation, (N, T) bool."""
+        """Return True, (N, T), at the steps whose observation has a distribution."""
         return data.step_mask
 
     @property
     def encoding_size(self) -> int:
-        """Number of channels of ``encode``."""
+        """Number of channels that ``encode`` returns."""
         return self.observations.channels
 
     def encode(self, y: Tensor) -> Tensor:
-        """What a recurrent network reads of the observations: (N, T, encoding_size) floats."""
+        """Return the observations as a network reads them, floats (N, T, encoding_size)."""
         return self.observations.encode(y)
 
     @property
     def shift_size(self) -> int:
-        """Width of the linear predictor."""
+        """Size of the linear predictor."""
         return self.observations.channels
 
     @property
     def predictor_scale(self) -> Tensor:
-        """The unit in which the linear predictor is measured, (shift_size,)."""
+        """Typical size of the linear predictor, (shift_size,)."""
         return torch.ones(self.shift_size)
 
     def from_inputs(self, parameters: Parameters, inputs: Tensor | None) -> Tensor | None:
-        """The shift that inputs (N, T, U) cause, (…draws, N, T, K, shift_size); None if none."""
+        """Return the shift due to inputs (N, T, U): (…draws, N, T, K, shift_size), or None."""
         del parameters, inputs
         return None
 
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
-        """What an autoregression reads of an earlier observation: (…, N, T, 1|K, shift_size).
+        """Return the regressors made of an earlier observation, (…, N, T, 1|K, shift_size).
 
-        Zero where it is missing. Families with a mean centre by it, so that a missing or
-        non-existing lag means "at its mean".
+        They are zero where the observation is missing. Families with a mean subtract it, so that a
+        missing lag counts as one at its mean.
         """
         del parameters
         seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
         return torch.where(seen, self.encode(y), 0).unsqueeze(-2)
 
     def given(self, data: Sequences) -> Emission:
-        """The law that ``score`` and ``draw`` follow for these data: for most families itself."""
+        """Return the family that scores and draws these data; most families return themselves."""
         del data
         return self
 
@@ -151,16 +170,16 @@ class Emission(ABC):
         shift: Tensor | None,
         past: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """``draw`` for paths that follow on ``past``, earlier observations and their mask."""
+        """Sample for paths that follow ``past``: earlier observations and their mask."""
         del past
         return self.draw(parameters, paths, shift)
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate convenient names (``covariance``) to the family's own parameters."""
+        """Translate convenient parameters (such as ``covariance``) to the family's own."""
         return dict(values)
 
     def scaled_to(self, data: Sequences) -> Emission:
-        """The same family with priors on the scale of the data."""
+        """Return the same family with priors on the scale of the data."""
         del data
         return self
 
@@ -186,16 +205,16 @@ def wide(parameter: Tensor, features: int) -> Tensor:
 
 
 def over_time(parameter: Tensor, trailing: int) -> Tensor:
-    """A parameter with axes of size 1 for sequence and time, before its ``trailing`` last axes.
+    """Insert axes of size 1 for sequence and time before the ``trailing`` last axes of a parameter.
 
-    (…draws, state, feature) with ``trailing=2`` becomes (…draws, 1, 1, state, feature), which
+    With ``trailing=2`` (…draws, state, feature) becomes (…draws, 1, 1, state, feature), which
     broadcasts against observations (sequence, time, 1, feature).
     """
     return parameter.unsqueeze(-trailing - 1).unsqueeze(-trailing - 1)
 
 
 def along_paths(table: Tensor, paths: Tensor) -> Tensor:
-    """Rows of a table (N, T, 1|K, S) of the states that paths (N, T) are in: (N, T, S)."""
+    """Pick from a table (N, T, 1|K, S) the rows of the states on paths (N, T): (N, T, S)."""
     if table.shape[-2] == 1:
         return table.squeeze(-2)
     index = paths[..., None, None].expand(*paths.shape, 1, table.shape[-1])
@@ -213,11 +232,11 @@ def in_blocks(
     shift: Tensor | None,
     width: int,
 ) -> Tensor:
-    """``score(y, mask, shift)`` (…draws, N, T, K), in blocks of steps if there are many.
+    """Compute ``score(y, mask, shift)`` (…draws, N, T, K), in blocks of steps if there are many.
 
-    For families whose scores pass through ``width`` numbers per step, states times features: these
-    are held for one block at a time, and computed again for the gradient. The score of a step must
-    depend on that step alone.
+    For families whose scores need ``width`` numbers per step, states times features: these are held
+    for one block at a time, and computed again for the gradient. The score of a step must depend on
+    that step alone.
     """
     steps = mask.shape[0] * mask.shape[1]
     if steps * width <= _LARGE:
@@ -237,7 +256,7 @@ def in_blocks(
 
 
 def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:
-    """Weighted means of frames per state (K, F), pulled to the global mean by ``pull`` frames."""
+    """Weighted means of frames per state (K, F), shrunk to the global mean by ``pull`` frames."""
     seen = mask.to(y.dtype)
     overall = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
     total = weight.mT @ (y * seen) + pull * overall
@@ -245,8 +264,9 @@ def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> T
 
 
 LEAST_SPREAD = 0.05
-"""No fit starts with less noise than this, in standard deviations of the feature: frames that a law
-fits without a rest would have none, and a small move of it would then cost any number of nats."""
+"""No fit starts with less noise than this, in standard deviations of the feature: frames that are
+fitted without residuals would give zero, and then the smallest change of the fit would cost any
+number of nats."""
 
 
 def group_spreads(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:
@@ -260,7 +280,7 @@ def group_spreads(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) ->
 
 
 def overall_moments(y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances (F,) of frames y (M, F), whatever state they are of."""
+    """Means and variances (F,) of all frames y (M, F), whatever their state."""
     seen = mask.to(y.dtype)
     count = seen.sum(0).clamp_min(1)
     mean = (y * seen).sum(0) / count

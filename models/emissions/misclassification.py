@@ -1,4 +1,4 @@
-"""Observations that are the state itself, or one that it is mistaken for."""
+"""Observations of the state itself, or of a state that it is mistaken for."""
 
 from __future__ import annotations
 
@@ -26,25 +26,36 @@ _PRINTED = 1e-5
 
 @dataclass(frozen=True)
 class Misclassification(Emission):
-    r"""Every state is observed as itself, or as one of those that it is mistaken for.
+    r"""Each state is observed as itself, or as one of the states that it is mistaken for.
 
     .. math:: O_k(k) = 1 - \sum_e error_e [from_e = k], \quad O_k(j) = error_e
         \text{ where } e = (k, j)
 
-    All other observations are impossible, and without errors the state is observed. The parameter
-    ``error`` (E,) has one probability for each of ``errors``; (1 − Σ error, error) of a state is
-    Dirichlet(correct, concentration, …). ``with_parameters(probs=…)`` takes the whole table (state,
-    symbol) instead. The numbers of the states mean something here: they are never renamed.
+    All other observations are impossible; without errors the state is observed exactly. The
+    parameter ``error`` (E,) has one probability for each of ``errors``; (1 − Σ error, error) of a
+    state is Dirichlet(correct, concentration, …). ``with_parameters(probs=…)`` takes the whole
+    table (state, symbol) instead. The numbers of the states have a meaning: they are never
+    relabelled.
 
     Args:
         states: number of states, and of symbols.
         errors: pairs (state, state that it is mistaken for), sorted by the first.
         concentration: prior pseudo-count of each error.
-        correct: prior pseudo-count of being right.
+        correct: prior pseudo-count of a correct observation.
 
     Raises:
-        ValueError: fewer than two states, errors that are no pairs of different states or come
-            twice, or a pseudo-count that is not positive.
+        ValueError: fewer than two states, errors that are not pairs of different states or that are
+            repeated, or a pseudo-count that is not positive.
+
+    Source: Jackson, Sharples, Thompson, Duffy & Couto (2003), The Statistician 52
+    (misclassification of stages of a disease).
+
+    >>> import torch
+    >>> diagnosis = Misclassification(3, errors=[(0, 1), (1, 0)])  # healthy, ill, dead
+    >>> diagnosis.table({"error": torch.tensor([0.05, 0.2])})
+    tensor([[0.9500, 0.0500, 0.0000],
+            [0.2000, 0.8000, 0.0000],
+            [0.0000, 0.0000, 1.0000]])
     """
 
     states: int
@@ -74,7 +85,7 @@ class Misclassification(Emission):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Number of errors of each of the states that have some, in order."""
+        """Number of errors of each state that has any, in order."""
         origins = [origin for origin, _ in self.errors]
         return tuple(origins.count(origin) for origin in dict.fromkeys(origins))
 
@@ -88,7 +99,7 @@ class Misclassification(Emission):
         return {"error": ("misclassification",)} if self.errors else {}
 
     def table(self, parameters: Parameters) -> Tensor:
-        """O_k(y), (…draws, state, symbol)."""
+        """Return O_k(y), (…draws, state, symbol)."""
         eye = torch.eye(self.states, dtype=torch.float64)
         if not self.errors:
             some = next(iter(parameters.values()), eye)
@@ -102,7 +113,9 @@ class Misclassification(Emission):
         return (eye.to(error) + moved).clamp_min(0)
 
     def possible(self, y: Tensor, mask: Tensor) -> Tensor:
-        """States that observations y (N, T) can come from, (N, T, K) bool; all where missing."""
+        """Return the states that observations y (N, T) can come from, (N, T, K) bool; all where
+        missing.
+        """
         table = torch.eye(self.states, dtype=torch.bool)
         for origin, seen in self.errors:
             table[origin, seen] = True
@@ -121,7 +134,7 @@ class Misclassification(Emission):
         return self._plain.draw({"probs": self.table(parameters)}, paths, shift)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """The prior mean: frames are assigned to the states that they show."""
+        """Return the prior mean: frames are assigned to the states that they show."""
         del y, mask
         if not self.errors:
             return {}
@@ -132,7 +145,7 @@ class Misclassification(Emission):
         return self.table(parameters)
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Errors from ``probs``, the table (state, symbol) of all probabilities."""
+        """Translate ``probs``, the table (state, symbol) of all probabilities, to ``error``."""
         out = dict(values)
         if "probs" not in out:
             return out
@@ -279,6 +292,6 @@ def _subsimplices(constraint: Subsimplices) -> _Broken:
 
 
 def _closed(part: Tensor) -> Tensor:
-    """A block with the entry that is left out."""
+    """Append to a block the entry that makes its sum 1."""
     tiny = torch.finfo(part.dtype).tiny
     return torch.cat([part, (1 - part.sum(-1, keepdim=True)).clamp_min(tiny)], -1)

@@ -1,4 +1,4 @@
-"""What there is to observe: a symbol, or a vector of reals, counts or bits."""
+"""Kinds of observations: a symbol, or a vector of reals, counts or bits."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _REQUIREMENTS: dict[constraints.Constraint, str] = {
 
 
 class Observations(Protocol):
-    """The kind of data that an emission is a law of."""
+    """The kind of data that an emission law describes."""
 
     @property
     def codes(self) -> bool:
-        """Integer codes (N, T) instead of numbers (N, T, F)."""
+        """True for integer codes (N, T), False for numbers (N, T, F)."""
 
     @property
     def features(self) -> int:
@@ -32,19 +32,19 @@ class Observations(Protocol):
 
     @property
     def channels(self) -> int:
-        """Width of ``encode``."""
+        """Number of channels that ``encode`` returns."""
 
     def check(self, data: Sequences, family: str) -> None:
-        """Raise ``ValueError`` in the name of ``family`` unless the data are of this kind."""
+        """Raise ``ValueError``, naming ``family``, unless the data are of this kind."""
 
     def read(self, data: Sequences) -> tuple[Tensor, Tensor]:
-        """Values, and which of them are observed: (N, T) for codes, (N, T, F) for numbers."""
+        """Return values and mask of observed ones: (N, T) for codes, (N, T, F) for numbers."""
 
     def blank(self, sequences: int, steps: int) -> Tensor:
-        """Values that stand for nothing, in the shape and dtype of ``read``."""
+        """Return placeholder values in the shape and dtype of ``read``."""
 
     def encode(self, y: Tensor) -> Tensor:
-        """Values as floats (N, T, channels), for whatever is linear in them."""
+        """Return the values as floats (N, T, channels); codes are one-hot."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Small networks whose weights are parameters of a model like all others."""
+"""Small neural networks whose weights are ordinary parameters of a model."""
 
 from __future__ import annotations
 

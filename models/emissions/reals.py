@@ -1,4 +1,4 @@
-"""Emission families with real outputs."""
+"""Emission families of real observations."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class _Real(Emission):
     """Shared settings of the real families: the prior of means and scales.
 
     mean ~ Normal(location, spread), scale ~ LogNormal(log(spread / 2), 1), per state and feature.
-    ``location`` and ``spread`` are in units of the data: ``scaled_to(data)`` sets them.
+    ``location`` and ``spread`` are in the units of the data: ``scaled_to(data)`` sets them.
     """
 
     features: int = 1
@@ -126,7 +126,7 @@ def _log_normal(
 
     ``y``, ``mask`` (N, T, F), ``mean``, ``scale`` (…draws, K, F), ``shift`` (…draws, N, T, 1|K, F)
     or None; returns (…draws, N, T, K). Without a shift it is one product of the powers of y with
-    the coefficients of the quadratic, in float64, and nothing of size (N, T, K, F) is made.
+    the coefficients of the quadratic, in float64, which avoids tensors of size (N, T, K, F).
     """
     mean, scale = torch.broadcast_tensors(mean, scale)  # either can be known, without draws
     centre = mean.detach().reshape(-1, mean.shape[-1]).mean(0)
@@ -154,7 +154,25 @@ def _log_normal(
 
 @dataclass(frozen=True)
 class Gaussian(_Real):
-    """Independent features: O_k(y) = Π_f N(y_f; mean[k, f], scale[k, f]²)."""
+    """Each state emits independent normal features: O_k(y) = Π_f N(y_f; mean[k, f], scale[k, f]²).
+
+    Parameters ``mean`` and ``scale``, (K,) for one feature, otherwise (K, F), in the units of the
+    data; mean ~ Normal(location, spread²), scale ~ LogNormal(log(spread / 2), 1).
+
+    Args:
+        features: numbers per step F.
+        location: prior mean of the means, one number or one per feature.
+        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+
+    Raises:
+        ValueError: no feature, or a location or spread out of range.
+
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> data = Sequences.from_arrays([[8.1, 7.9, 12.2, 11.8, 8.0]])
+    >>> family = HiddenMarkovModel(2, "gaussian").scaled_to(data).emission
+    >>> [round(x, 2) for x in (*family.location, *family.spread)]
+    [9.6, 1.96]
+    """
 
     def priors(self, states: int) -> Priors:
         return {"mean": self._locations(states), "scale": self._scales(states)}
@@ -181,7 +199,7 @@ class Gaussian(_Real):
 def _by_pattern(
     residual: Tensor, mask: Tensor, density: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Score vectors whose features are missing in patterns: one call per distinct pattern.
+    """Score vectors with missing features: one call per distinct pattern of missing features.
 
     ``residual`` (…draws, N, T, K, F), ``mask`` (N, T, F); ``density(residual, kept)`` gets
     (…draws, M, K, kept features) and the indices of these features, and returns (…draws, M, K).
@@ -208,10 +226,26 @@ def _by_pattern(
 
 @dataclass(frozen=True)
 class FullGaussian(_Real):
-    """Correlated features: O_k(y) = N(y; mean[k], Σ_k), Σ_k = diag(scale) C C' diag(scale).
+    """Each state emits correlated normal features: O_k(y) = N(y; mean[k], Σ_k).
 
-    C is the Cholesky factor of a correlation matrix with an LKJ(1) prior. Known values may be given
-    as ``covariance`` (K, F, F). Missing features are integrated out exactly.
+    Parameters ``mean`` (K, F), ``scale`` (K, F) and ``correlation_factor`` (K, F, F), the Cholesky
+    factor C of the correlations with an LKJ(1) prior: Σ_k = diag(scale) C C' diag(scale). Known
+    values may be given as ``covariance`` (K, F, F). Missing features are integrated out exactly.
+
+    Args:
+        features: numbers per step F >= 2.
+        location: prior mean of the means, one number or one per feature.
+        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+
+    Raises:
+        ValueError: fewer than two features, or a location or spread out of range.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(1, FullGaussian(features=2)).with_parameters(
+    ...     mean=[[0, 0]], covariance=[[[4, 1], [1, 1]]]
+    ... )
+    >>> model.known["scale"]
+    tensor([[2., 1.]], dtype=torch.float64)
     """
 
     features: int = 2
@@ -272,6 +306,7 @@ class FullGaussian(_Real):
         }
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Translate ``covariance`` (K, F, F) to ``scale`` and ``correlation_factor``."""
         out = dict(values)
         if "covariance" not in out:
             return out
@@ -302,10 +337,26 @@ def _factor(parameters: Parameters) -> Tensor:
 
 @dataclass(frozen=True)
 class LowRankGaussian(_Real):
-    """High-dimensional reals: O_k(y) = N(y; mean[k], W_k W_k' + diag(scale[k]²)), W_k (F, rank).
+    """Each state emits many features with few common factors.
 
-    Cost is linear in F (Woodbury). W is determined up to a rotation of its columns. Missing
-    features are integrated out exactly.
+        O_k(y) = N(y; mean[k], W_k W_k' + diag(scale[k]²))
+
+    Parameters ``mean`` and ``scale`` (K, F) and ``loading`` W (K, F, rank), which is determined up
+    to a rotation of its columns. The cost is linear in F (Woodbury identity). Missing features are
+    integrated out exactly.
+
+    Args:
+        features: numbers per step F >= 2.
+        location: prior mean of the means, one number or one per feature.
+        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        rank: number of common factors, fewer than F.
+
+    Raises:
+        ValueError: a rank that is not between 1 and F − 1, or a location or spread out of range.
+
+    >>> family = LowRankGaussian(features=100, rank=5)
+    >>> {name: tuple(prior.event_shape) for name, prior in family.priors(states=2).items()}
+    {'mean': (2, 100), 'scale': (2, 100), 'loading': (2, 100, 5)}
     """
 
     features: int = 2
@@ -377,9 +428,27 @@ class LowRankGaussian(_Real):
 
 @dataclass(frozen=True)
 class StudentT(_Real):
-    """Heavy tails: O_k(y) = Π_f t(y_f; freedom[k, f], mean[k, f], scale[k, f]).
+    """Each state emits heavy-tailed features: O_k(y) = Π_f t(y_f; freedom, mean, scale) at [k, f].
 
+    Parameters ``mean``, ``scale`` and ``freedom``, (K,) for one feature, otherwise (K, F).
     freedom ~ Gamma(2, 0.1), the prior of Juárez & Steel (2010).
+
+    Args:
+        features: numbers per step F.
+        location: prior mean of the means, one number or one per feature.
+        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+
+    Raises:
+        ValueError: no feature, or a location or spread out of range.
+
+    >>> import torch
+    >>> from beliefzoo.models import Gaussian
+    >>> values = {"mean": torch.zeros(1), "scale": torch.ones(1), "freedom": torch.full((1,), 3.0)}
+    >>> outlier = torch.tensor([[[8.0]]])
+    >>> for family in (Gaussian(), StudentT()):
+    ...     print(round(family.score(values, outlier, mask=outlier > 0).item(), 1))
+    -32.9
+    -7.2
     """
 
     def priors(self, states: int) -> Priors:
@@ -425,7 +494,28 @@ class StudentT(_Real):
 
 @dataclass(frozen=True)
 class GaussianMixture(_Real):
-    """Multimodal reals: O_k(y) = Σ_m weight[k, m] Π_f N(y_f; mean[k, m, f], scale[k, m, f]²)."""
+    """Each state emits a mixture of normal distributions.
+
+        O_k(y) = Σ_m weight[k, m] Π_f N(y_f; mean[k, m, f], scale[k, m, f]²)
+
+    Parameters ``weight`` (K, M) with rows ~ Dirichlet(1, …), ``mean`` and ``scale``, (K, M) for one
+    feature, otherwise (K, M, F).
+
+    Args:
+        features: numbers per step F.
+        location: prior mean of the means, one number or one per feature.
+        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        components: number of components M >= 2.
+
+    Raises:
+        ValueError: fewer than two components, or a location or spread out of range.
+
+    >>> import torch
+    >>> family = GaussianMixture(components=2)
+    >>> values = {"weight": torch.tensor([[0.25, 0.75]]), "mean": torch.tensor([[-1.0, 1.0]])}
+    >>> family.mean(values)  # of the only state
+    tensor([[0.5000]])
+    """
 
     components: int = 2
 
