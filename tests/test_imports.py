@@ -130,6 +130,7 @@ WINGS = {
         ("priors", "model"),
         ("chains",),
         ("continuous", "decisions"),
+        ("descriptions",),
         ("persistence",),
     ),
     "inference": (

@@ -1,10 +1,15 @@
 """Saving and loading: whole or not at all, bit for bit, and never by unpickling."""
 
 import json
+import math
 import os
 import pickle
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
@@ -33,9 +38,9 @@ from beliefzoo.models import (
     SparseTransition,
     StudentT,
     load_model,
-    persistence,
     save_model,
 )
+from beliefzoo.models.emissions.emission import Priors
 
 EMISSIONS = [
     Categorical(3, concentration=0.5),
@@ -124,6 +129,20 @@ def test_a_model_scaled_to_data_comes_back(tmp_path: Path) -> None:
     same_priors(model, loaded)
 
 
+class Bumpy(dist.Normal):  # type: ignore[misc]
+    """A distribution that is not Pyro's, with a setting that is no tensor."""
+
+    def __init__(self, loc, scale, bumps=1, validate_args=None) -> None:
+        self.bumps = bumps
+        super().__init__(loc, scale, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return Bumpy(self.loc.expand(batch_shape), self.scale.expand(batch_shape), self.bumps)
+
+    def log_prob(self, value):
+        return super().log_prob(value) * self.bumps
+
+
 POSITIVE = {
     "gamma": dist.Gamma(2.0, 0.3),
     "lognormal": dist.LogNormal(0.3, 0.7),
@@ -132,12 +151,19 @@ POSITIVE = {
     "half-cauchy": dist.HalfCauchy(2.0),
     "inverse-gamma": dist.InverseGamma(3.0, 2.0),
     "uniform": dist.Uniform(1.0, 20.0),
+    "weibull": dist.Weibull(2.0, 3.0),
+    "pareto": dist.Pareto(1.0, 2.0),
+    "chi2": dist.Chi2(torch.tensor(3.0)),
 }
 REAL = {
     "normal": dist.Normal(0.3, 0.7),
     "student-t": dist.StudentT(4.0, 0.3, 0.7),
     "cauchy": dist.Cauchy(0.3, 0.7),
     "laplace": dist.Laplace(0.3, 0.7),
+    "gumbel": dist.Gumbel(0.3, 0.7),
+    "soft-laplace": dist.SoftLaplace(0.3, 0.7),
+    "stable": dist.Stable(1.5, 0.1, 0.7, 0.3),
+    "own": Bumpy(torch.tensor(0.3), 0.7, bumps=3),
 }
 CUSTOM = {
     **{name: ("poisson", "rate", p.expand([2]).to_event(1)) for name, p in POSITIVE.items()},
@@ -162,6 +188,21 @@ CUSTOM = {
         "mean",
         dist.MultivariateNormal(torch.zeros(2), covariance_matrix=torch.tensor([[2.0, 1], [1, 3]])),
     ),
+    "multivariate-factor": (
+        "gaussian",
+        "mean",
+        dist.MultivariateNormal(torch.zeros(2), scale_tril=torch.tensor([[0.3, 0], [0.1, 0.7]])),
+    ),
+    "multivariate-precision": (
+        "gaussian",
+        "mean",
+        dist.MultivariateNormal(torch.ones(2), precision_matrix=torch.tensor([[2.0, 1], [1, 3]])),
+    ),
+    "multivariate-low-rank": (
+        "gaussian",
+        "mean",
+        dist.LowRankMultivariateNormal(torch.ones(2), torch.ones(2, 1), torch.ones(2)),
+    ),
     "correlation": (
         FullGaussian(3),
         "correlation_factor",
@@ -185,20 +226,114 @@ class Loud(Gaussian):
     """A law that is not the library's."""
 
 
+@dataclass(frozen=True)
+class Volume:
+    """A setting of a law that is a small record itself."""
+
+    loudest: float
+    unit: str | None = None
+
+
+@dataclass(frozen=True)
+class Told(Poisson):
+    """A law whose settings are of every kind that can be told."""
+
+    family: type = dist.Gamma
+    settings: Mapping[str, Volume] = field(default_factory=dict)
+    weights: torch.Tensor = field(default_factory=lambda: torch.ones(1))
+    prior: dist.TorchDistribution = field(default_factory=lambda: dist.Gamma(2.0, 3.0))
+    names: tuple[tuple[str, int | None], ...] = ()
+
+    def priors(self, states: int) -> Priors:
+        return {"rate": self.prior.expand([states]).to_event(1)}
+
+
+def test_a_law_of_somebody_else_comes_back_as_the_librarys_do(tmp_path: Path) -> None:
+    model = HiddenMarkovModel(3, Loud(2, spread=(3.0, 1.0)))
+    loaded = load_model(save_model(model, tmp_path / "model.pt"))
+    assert type(loaded.emission) is Loud
+    assert loaded.emission == model.emission
+    same_priors(model, loaded)
+
+
+def test_settings_of_every_kind_come_back(tmp_path: Path) -> None:
+    law = Told(
+        typical=0.3,
+        family=torch.distributions.Weibull,
+        settings={"left": Volume(math.inf), "right": Volume(np.float32(0.1), "dB")},
+        weights=torch.tensor([[0.1, math.nan]], dtype=torch.float64),
+        prior=dist.LogNormal(0.1, 0.7),
+        names=(("a", 1), ("b", None)),
+    )
+    model = HiddenMarkovModel(2, law)
+    back = load_model(save_model(model, tmp_path / "model.pt"))
+    told = back.emission
+    assert isinstance(told, Told)
+    assert told.family is torch.distributions.Weibull
+    assert told.settings == law.settings
+    assert torch.equal(told.weights.nan_to_num(7.0), law.weights.nan_to_num(7.0))
+    assert told.weights.dtype == torch.float64
+    assert (told.names, told.typical) == (law.names, law.typical)
+    same_priors(model, back)
+
+
+def hidden() -> Emission:
+    """A law of a class that nobody can import."""
+
+    @dataclass(frozen=True)
+    class Inner(Poisson):
+        pass
+
+    return Inner()
+
+
+class Loose(Poisson):
+    """Its settings do not say what it is made from again."""
+
+    def __init__(self) -> None:
+        object.__setattr__(self, "words", {"loud"})
+
+
+@dataclass
+class Changing:
+    """Not frozen."""
+
+    loudest: float = 1.0
+
+
+class Secretive(dist.Normal):  # type: ignore[misc]
+    """Keeps an argument to itself, so that nobody knows what it was."""
+
+    def __init__(self, loc, scale, secret=1.0) -> None:
+        self._secret = secret
+        super().__init__(loc, scale)
+
+
 @pytest.mark.parametrize(
     ("model", "message"),
     [
         (
-            HiddenMarkovModel(2, Loud()),
-            r"model: can save .*'BandedTransition', 'Bernoulli'.* got Loud",
+            HiddenMarkovModel(2, hidden()),
+            r"model.emission: can save objects of classes that can be imported .*hidden.<locals>",
+        ),
+        (
+            HiddenMarkovModel(2, Told(settings={"a": Changing()})),  # type: ignore[dict-item]
+            r"model.emission.settings.0: can save plain values.*frozen dataclasses.* got Changing",
+        ),
+        (
+            HiddenMarkovModel(2, Told(family=torch.nn.Tanh)),
+            r"model.emission.family: can save plain values.* got <class 'torch.nn",
+        ),
+        (
+            HiddenMarkovModel(2, Told(names={"a"})),  # type: ignore[arg-type]
+            r"model.emission.names: can save plain values.* got {'a'}",
         ),
         (
             HiddenMarkovModel(
-                2,
-                "poisson",
-                priors={"rate": dist.Weibull(torch.ones(2), torch.ones(2)).to_event(1)},
+                2, "gaussian", priors={"mean": Secretive(torch.zeros(2), 1.0).to_event(1)}
             ),
-            r"priors: can save \['Beta'.*Independent and Ordered of them, got Weibull",
+            r"prior.mean.base_distribution: can save distributions that have the arguments.* got "
+            r"Secretive.* without \['secret'\]",
         ),
     ],
 )
@@ -255,7 +390,7 @@ def test_pickles_are_refused_and_not_run(write, tmp_path: Path, monkeypatch) -> 
         ({"model": "no json", "tensors": {}}, "other content under the same names"),
         ({"model": "[]", "tensors": {}}, "other content under the same names"),
         ({"model": "{}", "tensors": 3}, "other content under the same names"),
-        ({"model": "{}", "tensors": {}}, "needs a model of format 1, got kind None, format None"),
+        ({"model": "{}", "tensors": {}}, "needs a model of format 2, got kind None, format None"),
         (
             {"model": json.dumps({"kind": "HiddenMarkovModel", "format": 99}), "tensors": {}},
             "format 99",
@@ -275,7 +410,10 @@ def test_foreign_files_are_refused(content, message: str, tmp_path: Path) -> Non
 
 def change(path: Path, **changes: object) -> None:
     content = torch.load(path, weights_only=True)
-    description = json.loads(content["model"]) | changes
+    description = json.loads(content["model"])
+    own = set(changes) & set(description)
+    description |= {name: changes[name] for name in own}
+    description["arguments"] |= {name: v for name, v in changes.items() if name not in own}
     torch.save(content | {"model": json.dumps(description)}, path)
 
 
@@ -283,13 +421,19 @@ def change(path: Path, **changes: object) -> None:
     ("changes", "message"),
     [
         (
-            {"emission": {"kind": "Secret"}},
-            r"path: needs a law of .*'BandedTransition', 'Bernoulli'.* got 'Secret'",
+            {"emission": {"kind": "beliefzoo.models:Secret"}},
+            r"path: needs a frozen dataclass or a distribution from a file, got '.*:Secret'",
         ),
-        ({"emission": {"kind": "Poisson", "colour": 1}}, "lacks or distorts .*colour"),
+        (
+            {"emission": {"kind": "beliefzoo.models:Poisson", "arguments": {"colour": 1}}},
+            "lacks or distorts .*colour",
+        ),
+        ({"emission": {"kind": "beliefzoo.models:Poisson"}}, "lacks or distorts 'arguments'"),
+        ({"emission": {"tensor": "known.colour"}}, "lacks or distorts 'known.colour'"),
         ({"states": 0}, "states: must be a whole number >= 1"),
         ({"states": 3}, "rate: needs shape"),
-        ({"priors": {"rate": {"kind": "eval"}}}, "lacks or distorts 'eval'"),
+        ({"priors": {"rate": {"kind": "eval"}}}, "needs .* as 'module:Class', got 'eval'"),
+        ({"kind": "beliefzoo.models:Poisson"}, "needs a class of models from a file, got"),
     ],
 )
 def test_descriptions_that_were_tampered_with_are_refused(
@@ -298,6 +442,137 @@ def test_descriptions_that_were_tampered_with_are_refused(
     change(saved, **changes)
     with pytest.raises(ValueError, match=message):
         load_model(saved)
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A class that is fit to be named, beside much that is not."""
+
+    class Inner(dict):  # type: ignore[type-arg]
+        """Of another kind."""
+
+    def shout(self) -> None:
+        raise AssertionError
+
+
+HOSTILE = (
+    *("os:system", "os:mkdir", "subprocess:Popen", "builtins:eval", "builtins:dict"),
+    *("torch:load", "torch.nn:Linear", "importlib:import_module", "pathlib:Path", "os:path"),
+    *("beliefzoo.models:load_model", "beliefzoo.models:Emission", "beliefzoo.models:persistence"),
+    *("beliefzoo.models:Poisson.__class__", "beliefzoo.models:Poisson.priors.__globals__"),
+    *("beliefzoo.models:__builtins__", "beliefzoo.models:__loader__.load_module"),
+    *(f"{__name__}:Trap.Inner", f"{__name__}:Trap.shout", f"{__name__}:Trap.__class__"),
+    *(f"{__name__}:Trap.__init__", f"{__name__}:Trap.__mro__", f"{__name__}:os.system"),
+    *(f"{__name__}:Intruder", f"{__name__}:torch", f"{__name__}:"),
+    *("os.system", "Poisson", "", ":", ":Poisson", "a:b:c", "os:", "os:..", "..os:system"),
+)
+
+
+@pytest.mark.parametrize("name", [*HOSTILE, None, 3, ["os:system"], {"kind": "os:system"}])
+@pytest.mark.parametrize("place", ["model", "law", "setting", "prior"])
+def test_a_file_names_laws_models_and_distributions_only(
+    place: str, name: object, saved: Path
+) -> None:
+    """Whatever is of another kind is refused before it is called, whoever loaded its module."""
+    made = {"kind": name, "arguments": {}}
+    told: dict[str, object] = {
+        "model": {"kind": name},
+        "law": {"emission": made},
+        "setting": {"transition": {"class": name}},
+        "prior": {"priors": {"rate": made}},
+    }
+    change(saved, **told[place])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="path: "):
+        load_model(saved)
+
+
+def test_nothing_is_imported_without_permission(saved: Path, tmp_path: Path, monkeypatch) -> None:
+    """A module that would be found is not loaded, unless it, or its package, is named."""
+    package = tmp_path / "stranger_laws"
+    package.mkdir()
+    (package / "__init__.py").write_text("")
+    (package / "counts.py").write_text(
+        "from dataclasses import dataclass\n"
+        "from beliefzoo.models import Poisson\n"
+        "@dataclass(frozen=True)\n"
+        "class Rare(Poisson):\n"
+        "    pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    change(saved, emission={"kind": "stranger_laws.counts:Rare", "arguments": {"typical": 0.5}})
+    for allow in ((), ("stranger",), ("stranger_laws.reals",), ("counts",)):
+        with pytest.raises(ValueError, match=r"path: names a class of the module 'stranger_laws."):
+            load_model(saved, allow=allow)
+    assert not {"stranger_laws", "stranger_laws.counts"} & set(sys.modules)
+    try:
+        for allow in (("stranger_laws",), ("stranger_laws.counts",)):
+            assert type(load_model(saved, allow=allow).emission).__name__ == "Rare"
+            assert sys.modules.pop("stranger_laws.counts")
+            assert sys.modules.pop("stranger_laws")
+        load_model(saved, allow=["stranger_laws"])
+        assert load_model(saved).emission.typical == 0.5  # its module is loaded now
+    finally:
+        for name in ("stranger_laws.counts", "stranger_laws"):
+            sys.modules.pop(name, None)
+
+
+def test_modules_that_cannot_be_imported_are_named(saved: Path) -> None:
+    change(saved, emission={"kind": "no_such_module:Poisson", "arguments": {}})
+    with pytest.raises(
+        ValueError, match=r"import it before, or name it in allow=\['no_such_module"
+    ):
+        load_model(saved)
+    with pytest.raises(ValueError, match=r"allow: must name modules to import, got 'no_such_mod"):
+        load_model(saved, allow=["no_such_module"])
+
+
+def test_a_file_of_the_first_format_is_read(tmp_path: Path) -> None:
+    """It named the library's classes alone, and had their settings beside the name."""
+    description = {
+        "format": 1,
+        "kind": "HiddenMarkovModel",
+        "states": 2,
+        "emission": {
+            "kind": "Regression",
+            "base": {"kind": "FullGaussian", "features": 3, "location": [0.1, 0.2, 0.3]},
+            "inputs": 0,
+            "lags": 1,
+        },
+        "transition": {"kind": "SparseTransition", "targets": [[0, 1], [1, 0]]},
+        "initial": "free",
+        "ordered": False,
+        "priors": {
+            "mean": {"kind": "Independent", "event": 2, "base": {"kind": "Normal"}},
+            "correlation_factor": {
+                "kind": "Independent",
+                "event": 1,
+                "base": {"kind": "LKJCholesky"},
+            },
+        },
+    }
+    tensors = {
+        "prior.mean.loc": torch.arange(6.0).reshape(2, 3),
+        "prior.mean.scale": torch.ones(2, 3),
+        "prior.correlation_factor.dim": torch.tensor(3),
+        "prior.correlation_factor.concentration": torch.tensor([4.0, 5.0]),
+        "known.initial": torch.tensor([0.25, 0.75], dtype=torch.float64),
+    }
+    path = tmp_path / "model.pt"
+    torch.save({"model": json.dumps(description), "tensors": tensors}, path)
+    law = FullGaussian(3, location=(0.1, 0.2, 0.3))
+    expected = HiddenMarkovModel(
+        2,
+        Regression(law, lags=1),
+        transition=SparseTransition(((0, 1), (1, 0))),
+        priors={
+            "mean": dist.Normal(torch.arange(6.0).reshape(2, 3), 1.0).to_event(2),
+            "correlation_factor": dist.LKJCholesky(3, torch.tensor([4.0, 5.0])).to_event(1),
+        },
+    ).with_parameters(initial=[0.25, 0.75])
+    loaded = load_model(path)
+    assert repr(loaded) == repr(expected)
+    assert torch.equal(loaded.known["initial"], expected.known["initial"])
+    same_priors(expected, loaded)
 
 
 def test_a_crash_in_the_middle_leaves_the_old_file(saved: Path, monkeypatch) -> None:
@@ -311,7 +586,7 @@ def test_a_crash_in_the_middle_leaves_the_old_file(saved: Path, monkeypatch) -> 
             raise failure
 
         with monkeypatch.context() as patch:
-            patch.setattr(persistence.torch, "save", write_half)
+            patch.setattr(torch, "save", write_half)
             with pytest.raises(type(failure)):
                 save_model(HiddenMarkovModel(4, "gaussian"), saved)
         assert saved.read_bytes() == before
