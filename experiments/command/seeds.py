@@ -135,3 +135,18 @@ def falls_short(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> lis
         if not reached:  # NaN reaches nothing
             short.append(f"{path}: {value:.4g}, set was {sense} {bound:g}")
     return short
+
+
+def above(figures: Mapping[str, Mapping[str, float]], reach: Mapping[str, float]) -> list[str]:
+    """What is above the number to reach, in words; nothing if all was reached.
+
+    Args:
+        figures: by the name in ``reach``, and by where it was found.
+        reach: the most that each may be.
+    """
+    return [
+        f"{name} ({where}): {value:.4g}, reach {reach[name]:g}"
+        for name, found in figures.items()
+        for where, value in found.items()
+        if not value <= reach[name]  # NaN reaches nothing
+    ]

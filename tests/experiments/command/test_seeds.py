@@ -11,6 +11,7 @@ import pytest
 from beliefzoo.experiments.command.report import record, setting_notes
 from beliefzoo.experiments.command.seeds import (
     Repeated,
+    above,
     against,
     at_least,
     each_seed,
@@ -95,3 +96,11 @@ def test_a_record_tells_the_settings_it_was_made_with() -> None:
     assert attrs["experiment"] == __name__.rpartition(".")[2].replace("_", "-")
     assert "steps" in str(attrs["settings"])
     assert attrs["seed"] == 5
+
+
+def test_what_is_above_its_reach_is_named() -> None:
+    figures = {"error": {"here": 0.5, "there": 2.0}, "r_hat": {"all": math.nan}}
+    assert above(figures, {"error": 1.0, "r_hat": 1.01, "not asked": 0.0}) == [
+        "error (there): 2, reach 1",
+        "r_hat (all): nan, reach 1.01",
+    ]

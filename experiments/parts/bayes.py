@@ -1,0 +1,113 @@
+"""Full Bayes, as experiments do it: NUTS for reference, guides beside it.
+
+`NutsSettings` and `GuideSettings` are bases of an experiment's `Settings`, as in `training`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ...inference import FitSettings, NutsFit, nuts
+from ...inference.arviz_groups import Idata, convergence
+from ...models import Model, Sequences
+
+
+@dataclass(frozen=True)
+class NutsSettings:
+    """Settings of the chains."""
+
+    chains: int = 4
+    """NUTS chains."""
+    warmup: int = 250
+    """Warm-up steps of a chain."""
+    chain_draws: int = 350
+    """Draws kept of a chain; four chains then have some thousand effective ones."""
+    jobs: int = 2
+    """Fits and chains that run at the same time; no number depends on it."""
+
+
+@dataclass(frozen=True)
+class GuideSettings:
+    """Settings of variational fits whose posterior is judged."""
+
+    bayes_steps: int = 1500
+    """Gradient steps of a variational fit."""
+    bayes_particles: int = 2
+    """Draws of the parameters per step."""
+    draws: int = 1000
+    """Draws of a guide that its posterior is judged by."""
+
+    def variational(self, **changes: Any) -> FitSettings:
+        """Settings of one variational fit, which takes all its steps.
+
+        Args:
+            changes: fields of `FitSettings` that differ.
+        """
+        how: dict[str, Any] = {"steps": self.bayes_steps, "particles": self.bayes_particles}
+        return FitSettings(**{**how, "patience": None, **changes})
+
+
+def sampled(
+    settings: NutsSettings, model: Model, data: Sequences, *, seed: int, **options: Any
+) -> NutsFit:
+    """The posterior of all parameters by NUTS.
+
+    Args:
+        options: further arguments of `nuts`.
+    """
+    return nuts(
+        model,
+        data,
+        chains=settings.chains,
+        draws=settings.chain_draws,
+        warmup=settings.warmup,
+        seed=seed,
+        jobs=settings.jobs,
+        **options,
+    )
+
+
+def chain_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
+    """Convergence of the chains, and the time that they took."""
+    worst = convergence(posterior)
+    return {
+        "r_hat_largest": worst.r_hat,
+        "ess_bulk_smallest": worst.ess_bulk,
+        "ess_tail_smallest": worst.ess_tail,
+        "divergences": int(chains.divergences.sum()),
+        "seconds": chains.seconds,
+    }
+
+
+def beside(
+    reference: Mapping[str, Tensor], guide: Mapping[str, Tensor], *, correction: int = 1
+) -> dict[str, Any]:
+    """Draws of a guide beside those of NUTS: errors of means in units of its sd, ratios of sds.
+
+    Args:
+        reference: by parameter, (chains, draws, …).
+        guide: by parameter, (draws, …).
+        correction: taken off the number of draws in the standard deviations.
+    """
+    miss, ratio = {}, {}
+    for name, chains in reference.items():
+        gold, drawn = chains.flatten(0, 1), guide[name]
+        sd = gold.std(0, correction=correction)
+        miss[name] = (drawn.mean(0) - gold.mean(0)) / sd
+        ratio[name] = drawn.std(0, correction=correction) / sd
+    return {
+        "mean_error_in_sd_largest": max(float(x.abs().max()) for x in miss.values()),
+        "sd_ratio_smallest": min(float(x.min()) for x in ratio.values()),
+        "sd_ratio_largest": max(float(x.max()) for x in ratio.values()),
+        "mean_error_in_sd": {name: _plain(x) for name, x in miss.items()},
+        "sd_ratio": {name: _plain(x) for name, x in ratio.items()},
+    }
+
+
+def _plain(x: Tensor) -> Any:
+    """One number, or all in a row."""
+    return x.flatten().tolist() if x.ndim else x.item()
