@@ -1,4 +1,11 @@
-"""Filters, guides, exact inference, fitting, and everything that measures a fit."""
+"""Filters, guides, exact inference, fitting, and everything that measures a fit.
+
+``POMDPEnv``, ``POMDPVectorEnv``, ``register_environment`` and ``roll_out`` load Gymnasium, which
+comes with the extra ``pomdp``, when they are first asked for.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
 from .checking.criteria import InformationCriteria, information_criteria
@@ -73,6 +80,12 @@ from .queries.answers import (
 from .queries.linear import Component, LinearForecast, Moments, components, standardised_innovations
 from .queries.mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .queries.regimes import SmoothedRegimes, most_likely_regimes, smooth_regimes
+
+if TYPE_CHECKING:
+    from .decisions.gymnasium_env import POMDPEnv as POMDPEnv
+    from .decisions.gymnasium_env import POMDPVectorEnv as POMDPVectorEnv
+    from .decisions.gymnasium_env import register_environment as register_environment
+    from .decisions.gymnasium_rollout import roll_out as roll_out
 
 __all__ = [
     "AlphaVectors",
@@ -204,3 +217,21 @@ __all__ = [
     "wrap",
     "write",
 ]
+
+# What needs an extra is left out of __all__, so that `import *` works without it.
+_WITH_GYMNASIUM = {
+    "POMDPEnv": ".decisions.gymnasium_env",
+    "POMDPVectorEnv": ".decisions.gymnasium_env",
+    "register_environment": ".decisions.gymnasium_env",
+    "roll_out": ".decisions.gymnasium_rollout",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _WITH_GYMNASIUM:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_WITH_GYMNASIUM[name], __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_WITH_GYMNASIUM})

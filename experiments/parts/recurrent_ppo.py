@@ -22,7 +22,7 @@ try:
     from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.vec_env import VecEnv
 
-    from ...inference.decisions.gymnasium_env import POMDPVectorEnv
+    from ...inference import POMDPVectorEnv
 except ImportError as error:
     raise ImportError(
         "agents are trained by sb3-contrib; pip install 'beliefzoo[agents]' brings it"

@@ -6,7 +6,7 @@ side, advanced by tensors. Importing this module registers the problems of the l
 >>> import gymnasium
 >>> env = gymnasium.make("beliefzoo.inference.decisions.gymnasium_env:beliefzoo/Tiger-v0")
 
-and ``register`` does the same for any process.
+and ``register_environment`` does the same for any process.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ except ImportError as error:
         "environments need gymnasium; pip install 'beliefzoo[pomdp]' brings it"
     ) from error
 
-__all__ = ["POMDPEnv", "POMDPVectorEnv", "gymnasium", "register", "spaces"]
+__all__ = ["POMDPEnv", "POMDPVectorEnv", "gymnasium", "register_environment", "spaces"]
 
 Array = npt.NDArray[Any]
 Model = POMDP | Callable[[], POMDP]
@@ -396,7 +396,7 @@ def _require_model(model: object) -> None:
     require(fits, "model", "must be a POMDP or a function that makes one", repr(model))
 
 
-def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
+def register_environment(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
     """Make a process known to ``gymnasium.make`` and ``gymnasium.make_vec``.
 
     Args:
@@ -421,8 +421,8 @@ def register(id: str, model: Model, *, max_episode_steps: int | None = None) -> 
     )
 
 
-register("beliefzoo/Tiger-v0", tiger, max_episode_steps=100)
-register("beliefzoo/TMaze-v0", t_maze, max_episode_steps=100)
-register("beliefzoo/LightMaze-v0", light_maze, max_episode_steps=100)
-register("beliefzoo/RockSample-v0", rock_sample, max_episode_steps=200)
-register("beliefzoo/MachineRepair-v0", machine_repair, max_episode_steps=100)
+register_environment("beliefzoo/Tiger-v0", tiger, max_episode_steps=100)
+register_environment("beliefzoo/TMaze-v0", t_maze, max_episode_steps=100)
+register_environment("beliefzoo/LightMaze-v0", light_maze, max_episode_steps=100)
+register_environment("beliefzoo/RockSample-v0", rock_sample, max_episode_steps=200)
+register_environment("beliefzoo/MachineRepair-v0", machine_repair, max_episode_steps=100)

@@ -40,10 +40,9 @@ from beliefzoo.experiments.agent_beliefs import (
     with_bystander,
 )
 from beliefzoo.experiments.parts.recurrent_ppo import SideBySide, Training, train
-from beliefzoo.inference import lstm_readouts
+from beliefzoo.inference import POMDPEnv, lstm_readouts
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.decisions.agents import RecurrentAgent
-from beliefzoo.inference.decisions.gymnasium_env import POMDPEnv
 
 HOW = Training(
     steps=64,

@@ -31,8 +31,13 @@ from gymnasium import spaces  # noqa: E402
 from gymnasium.utils.env_checker import check_env  # noqa: E402
 from gymnasium.vector import AutoresetMode  # noqa: E402
 
-from beliefzoo.inference.decisions.gymnasium_env import POMDPEnv, POMDPVectorEnv, register  # noqa: E402
-from beliefzoo.inference.decisions.gymnasium_rollout import roll_out  # noqa: E402
+from beliefzoo import inference  # noqa: E402
+from beliefzoo.inference import (  # noqa: E402
+    POMDPEnv,
+    POMDPVectorEnv,
+    register_environment,
+    roll_out,
+)
 
 MOVES = np.array(
     [
@@ -66,9 +71,9 @@ def process(first: bool = False, endless: bool = False) -> POMDP:
     )
 
 
-register("beliefzoo-tests/Process-v0", process, max_episode_steps=30)
-register("beliefzoo-tests/Endless-v0", process(endless=True), max_episode_steps=7)
-register("beliefzoo-tests/First-v0", process(first=True), max_episode_steps=30)
+register_environment("beliefzoo-tests/Process-v0", process, max_episode_steps=30)
+register_environment("beliefzoo-tests/Endless-v0", process(endless=True), max_episode_steps=7)
+register_environment("beliefzoo-tests/First-v0", process(first=True), max_episode_steps=30)
 IDS = [f"beliefzoo-tests/{name}-v0" for name in ("Process", "Endless", "First")]
 
 
@@ -456,10 +461,10 @@ def test_bad_arguments_of_roll_out(message: str, options: dict[str, Any]) -> Non
     [
         ("model: must be a POMDP or a function", lambda: POMDPEnv(3)),  # type: ignore[arg-type]
         ("model: must make a POMDP, got 3", lambda: POMDPEnv(lambda: 3)),  # type: ignore[arg-type,return-value]
-        ("model: must be a POMDP or a function", lambda: register("mine/No-v0", 3)),  # type: ignore[arg-type]
+        ("model: must be a POMDP or a function", lambda: register_environment("mine/No-v0", 3)),  # type: ignore[arg-type]
         (
             "max_episode_steps: must be a whole number",
-            lambda: register("mine/No-v0", process, max_episode_steps=0),
+            lambda: register_environment("mine/No-v0", process, max_episode_steps=0),
         ),
     ],
 )
@@ -510,3 +515,19 @@ def test_without_gymnasium_it_is_said_what_is_missing(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, name)
     with pytest.raises(ImportError, match=r"pip install 'beliefzoo\[pomdp\]' brings it"):
         importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", ["POMDPEnv", "POMDPVectorEnv", "register_environment", "roll_out"])
+def test_the_face_loads_environments_when_asked(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert name in dir(inference)
+    assert getattr(inference, name).__name__ == name
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    for module in ("gymnasium_env", "gymnasium_rollout"):
+        monkeypatch.delitem(sys.modules, f"beliefzoo.inference.decisions.{module}")
+    with pytest.raises(ImportError, match=r"pip install 'beliefzoo\[pomdp\]' brings it"):
+        getattr(inference, name)
+
+
+def test_the_face_has_no_other_names() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
+        _ = inference.no_such_name
