@@ -335,7 +335,8 @@ def moments(guide: Guide, data: Sequences) -> Moments:
 def exact_moments(model: Model, data: Sequences, *, causal: bool) -> Moments:
     """Kalman's filter or smoother."""
     laws = model.laws({}, data)
-    law: Any = ExactFilter()(laws) if causal else GaussianSmoother(laws)
+    assert laws.linear is not None
+    law: Any = ExactFilter()(laws) if causal else GaussianSmoother(laws.linear)
     return Moments(law.mean, law.variance)
 
 

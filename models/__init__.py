@@ -106,9 +106,10 @@ from .emissions.emission import Emission
 from .emissions.misclassification import Misclassification
 from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .emissions.regression import Regression
-from .model import Model, Simulation
+from .model import DiscreteLaws, LinearGaussianLaws, Model, Simulation, TrajectoryLaws
 from .persistence import load_model, save_model
 from .priors import Ordered
+from .trajectories import Chain
 
 __all__ = [
     "POMDP",
@@ -121,6 +122,7 @@ __all__ = [
     "BeliefPolicy",
     "Bernoulli",
     "Categorical",
+    "Chain",
     "ChainLaws",
     "ContinuousTimeHMM",
     "CoupledNodes",
@@ -128,6 +130,7 @@ __all__ = [
     "DeepLaws",
     "DeepMarkovModel",
     "DiscreteBelief",
+    "DiscreteLaws",
     "Dynamics",
     "Emission",
     "EmptyMemory",
@@ -151,6 +154,7 @@ __all__ = [
     "Laws",
     "LinearDynamics",
     "LinearEmission",
+    "LinearGaussianLaws",
     "LinearGaussianSSM",
     "LinearLaws",
     "LinearSDE",
@@ -196,6 +200,7 @@ __all__ = [
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
+    "TrajectoryLaws",
     "Uniform",
     "World",
     "as_policy",

@@ -24,6 +24,7 @@ from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
 from .priors import elementary, within
 from .randomness import seeded
+from .trajectories import Chain, MarkovChain
 
 _ROUNDING = 1e-12
 """Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""
@@ -47,7 +48,19 @@ class Simulation(NamedTuple):
 
 
 class TrajectoryLaws(Protocol):
-    """The laws of a model at given parameter values, for given data."""
+    """The laws of a model at given parameter values, for given data.
+
+    Inference asks these what they are, never of which class: ``discrete`` and ``linear`` are None
+    in laws of another kind.
+    """
+
+    @property
+    def discrete(self) -> DiscreteLaws | None:
+        """These laws as those of a chain of discrete states, if they are such."""
+
+    @property
+    def linear(self) -> LinearGaussianLaws | None:
+        """These laws as linear-Gaussian ones, if they are such."""
 
     @property
     def data(self) -> Sequences:
@@ -61,17 +74,128 @@ class TrajectoryLaws(Protocol):
     def lengths(self) -> Tensor:
         """Length of every sequence, (N,)."""
 
-    def states(self) -> Any:
+    def states(self) -> dist.TorchDistribution:
         """The law of the hidden trajectories, a distribution with batch shape (N,)."""
 
-    def observations(self, states: Tensor) -> Any:
+    def observations(self, states: Tensor, /) -> dist.TorchDistribution:
         """The law of the observations given trajectories, a distribution of batch shape (N,)."""
 
     def sample_states(self) -> Tensor:
         """One draw of the hidden trajectories, paths (N, T) or (N, T, D)."""
 
-    def draw(self, states: Tensor) -> Tensor:
+    def draw(self, states: Tensor, /) -> Tensor:
         """Observations of one draw of the hidden trajectories."""
+
+
+class DiscreteLaws(Protocol):
+    """The laws of a chain of K discrete states at given parameter values, see ``ChainLaws``."""
+
+    @property
+    def data(self) -> Sequences:
+        """The sequences."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of every sequence, (N,)."""
+
+    @property
+    def chain(self) -> Chain:
+        """The chain and what was seen of it."""
+
+    @property
+    def log_initial(self) -> Tensor:
+        """log p(z_1), (…, N|1, K)."""
+
+    @property
+    def matrices(self) -> Tensor:
+        """log T as ``chain`` has it, (…, N|1, T-1|1, K, K) or (…, 1, A, K, K)."""
+
+    @property
+    def log_transition(self) -> Tensor:
+        """log T of every step, (…, N|1, T-1|1, K, K)."""
+
+    @property
+    def log_likelihood(self) -> Tensor:
+        """log O_k(y_t), (…, N, T, K); zero where nothing was observed."""
+
+    @property
+    def choice(self) -> Tensor | None:
+        """Number of the matrix that drives each step, (N, T-1); None if there is no choice."""
+
+    def step(self, t: int) -> Tensor:
+        """log T of the step from t, (N|1, K, K)."""
+
+    def states(self) -> MarkovChain:
+        """The law of the hidden paths, one-hot."""
+
+
+class LinearGaussianLaws(Protocol):
+    """Linear-Gaussian laws at given parameter values, see ``LinearLaws``."""
+
+    @property
+    def data(self) -> Sequences:
+        """The sequences."""
+
+    @property
+    def lengths(self) -> Tensor:
+        """Length of every sequence, (N,)."""
+
+    @property
+    def initial_mean(self) -> Tensor:
+        """m, the mean of z_1, (N|1, D)."""
+
+    @property
+    def initial_covariance(self) -> Tensor:
+        """P, its covariance, (N|1, D, D)."""
+
+    @property
+    def diffuse(self) -> Tensor:
+        """Its directions with a flat prior, (D, q)."""
+
+    @property
+    def transition(self) -> Tensor:
+        """A, (N|1, T-1|1, D, D)."""
+
+    @property
+    def offset(self) -> Tensor:
+        """b, (N|1, T-1|1, D)."""
+
+    @property
+    def noise(self) -> Tensor:
+        """Q, (N|1, T-1|1, D, D)."""
+
+    @property
+    def loading(self) -> Tensor:
+        """C, (N|1, T|1, F, D)."""
+
+    @property
+    def intercept(self) -> Tensor:
+        """d, (N|1, T|1, F)."""
+
+    @property
+    def observation_noise(self) -> Tensor:
+        """R, (N|1, T|1, F, F)."""
+
+    @property
+    def values(self) -> Tensor:
+        """Observations, (N, T, F); zero where ``mask`` is False."""
+
+    @property
+    def mask(self) -> Tensor:
+        """Which of them there are, (N, T, F)."""
+
+    @property
+    def size(self) -> int:
+        """Number of state components D."""
+
+    def in_double(self) -> LinearGaussianLaws:
+        """The same laws with their matrices in float64."""
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor:
+        """log p(z) of trajectories (…, N, T, D), shape (…, N)."""
+
+    def emission_log_prob(self, paths: Tensor) -> Tensor:
+        """Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
 
 
 class Model(ABC):
@@ -164,8 +288,8 @@ class Model(ABC):
         self.check_values(data)
 
     @abstractmethod
-    def laws(self, parameters: Parameters, data: Sequences) -> Any:
-        """The laws at given values of the unknown parameters, ``TrajectoryLaws``; pure."""
+    def laws(self, parameters: Parameters, data: Sequences) -> TrajectoryLaws:
+        """The laws at given values of the unknown parameters: a pure function."""
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
         """Values of parameters read off the data, to start a fit from.
@@ -330,9 +454,8 @@ class Model(ABC):
 
         Uses torch's global generator.
         """
-        laws: TrajectoryLaws = self.laws(parameters, like)
         with torch.no_grad():
-            paths, y = self._draw(laws)
+            paths, y, values = self._draw(parameters, like)
         along = {
             "times": like.times,
             "actions": like.actions,
@@ -352,12 +475,13 @@ class Model(ABC):
             paths = paths.masked_fill(beyond, -1)
         else:
             paths = paths.masked_fill(beyond.unsqueeze(-1), 0)
-        return Simulation(paths, data, dict(laws.parameters))
+        return Simulation(paths, data, dict(values))
 
-    def _draw(self, laws: Any) -> tuple[Tensor, Tensor]:
-        """One draw of hidden trajectories and observations."""
+    def _draw(self, parameters: Parameters, like: Sequences) -> tuple[Tensor, Tensor, Parameters]:
+        """One draw of hidden trajectories and observations, and all parameters."""
+        laws = self.laws(parameters, like)
         paths = laws.sample_states()
-        return paths, laws.draw(paths)
+        return paths, laws.draw(paths), laws.parameters
 
     def _blank(
         self,

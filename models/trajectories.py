@@ -9,12 +9,33 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
+
+
+class Chain(NamedTuple):
+    """A chain of K discrete states and what was seen of it, for N sequences padded to T steps.
+
+    Unpacked it is what the functions of ``beliefzoo.inference.exact.chains`` take, in their order.
+    Axes of size 1 are shared; leading axes ``…`` of draws broadcast. An ``-inf`` is an exact zero.
+    """
+
+    log_initial: Tensor
+    """log p(z_1), (…, N|1, K)."""
+    log_transition: Tensor
+    """log p(z_{t+1} = column | z_t = row), (…, N|1, T-1|1, K, K).
+
+    With ``choice`` the A matrices (…, 1, A, K, K) that steps choose from."""
+    log_likelihood: Tensor
+    """log O_k(y_t) in nats, (…, N, T, K); zero where nothing was observed."""
+    lengths: Tensor
+    """Length of every sequence, (N,) int64."""
+    choice: Tensor | None = None
+    """Number of the matrix that drives each step, (N, T-1) int64."""
 
 
 def safe_log(probability: Tensor) -> Tensor:

@@ -316,7 +316,7 @@ def _agreement(guide: DeepGuide, literal: SitePerStep, batch: Sequences) -> dict
     laws = guide.model.laws(values | {"probs": leaves["logits"].sigmoid()}, batch)
     noise = torch.randn(1, len(batch), *laws.states().event_shape, dtype=torch.float64)
     posterior = guide.posterior(laws)
-    ours = _estimate(laws, posterior, posterior.path(noise))
+    ours = _estimate(posterior.laws, posterior, posterior.path(noise))
     theirs = _literal_estimate(literal, batch, noise[0])
     gradients = dict(zip(leaves, torch.autograd.grad(ours, list(leaves.values())), strict=True))
     pairs = literal.pairs(_laid_out(gradients, guide.model.states))

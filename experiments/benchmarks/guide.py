@@ -168,10 +168,12 @@ def _stamps(guide: Guide, data: Sequences) -> list[float]:
         stamps.append(time.perf_counter())
 
     values = guide.draw_parameters().values
-    laws = guide.model.laws(values, data)
+    whole = guide.model.laws(values, data)
+    laws = whole.discrete
+    assert laws is not None
     _ = laws.log_likelihood  # computed when first asked for
     stamp()
-    beliefs = guide.filter(laws)
+    beliefs = guide.filter(whole)
     assert isinstance(beliefs, Tensor)  # log beliefs: the states are discrete
     stamp()
     loss = -Backward(laws, beliefs).elbo().sum()

@@ -32,7 +32,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Laws
+from ...models import DiscreteLaws, HiddenMarkovModel
 from ...models.checks import require
 from ..exact import chains as exact
 from ..guides.posteriors import Forward, MeanField
@@ -134,7 +134,7 @@ class _Chain:
 
 
 def best_causal_forward(
-    model: HiddenMarkovModel, laws: Laws, *, degree: int, seed: int = 0
+    model: HiddenMarkovModel, laws: DiscreteLaws, *, degree: int, seed: int = 0
 ) -> Forward:
     """The best q(z_t | z_{t-1}, y_{1:t}) at every step, on average over the model's sequences.
 
@@ -160,7 +160,7 @@ def best_causal_forward(
         _require_possible(value)
         coefficients = _regress(inside, value - value.mean(-1, keepdim=True))
         tables.append(coefficients)
-    filtered = exact.filter_chain(*_arguments(laws)).log_beliefs.exp()
+    filtered = exact.filter_chain(*laws.chain).log_beliefs.exp()
     worth = _by_steps_left(laws, tables, basis.features(filtered[..., :-1].flatten(0, 1)))
     return Forward(laws, laws.log_likelihood + worth)
 
@@ -181,7 +181,7 @@ def _forward_value(
 
 
 def best_causal_mean_field(
-    model: HiddenMarkovModel, laws: Laws, *, degree: int, seed: int = 0
+    model: HiddenMarkovModel, laws: DiscreteLaws, *, degree: int, seed: int = 0
 ) -> MeanField:
     """The best independent steps q(z_t | y_{1:t}), on average over the model's sequences.
 
@@ -262,9 +262,9 @@ class _MeanFieldProgram:
         both = self.basis.features(_pairs(beliefs, q)) @ coefficients
         return both[:, 0], both[:, 1:]
 
-    def walk(self, laws: Laws, tables: Sequence[Tensor]) -> Tensor:
+    def walk(self, laws: DiscreteLaws, tables: Sequence[Tensor]) -> Tensor:
         """log q_t of every sequence, step by step, (N, T, K)."""
-        filtered = exact.filter_chain(*_arguments(laws)).log_beliefs.exp()
+        filtered = exact.filter_chain(*laws.chain).log_beliefs.exp()
         steps = []
         before: Tensor | None = None
         for t in range(laws.data.max_length):
@@ -301,11 +301,7 @@ def _regress(features: Tensor, target: Tensor) -> Tensor:
     return found
 
 
-def _arguments(laws: Laws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-
-
-def _chain(model: HiddenMarkovModel, laws: Laws, count: int, seed: int) -> _Chain:
+def _chain(model: HiddenMarkovModel, laws: DiscreteLaws, count: int, seed: int) -> _Chain:
     require(
         not model.actions,
         "data",
@@ -332,7 +328,7 @@ def _require_possible(value: Tensor) -> None:
 
 
 def _beliefs(
-    model: HiddenMarkovModel, laws: Laws, degree: int, dimensions: int, seed: int
+    model: HiddenMarkovModel, laws: DiscreteLaws, degree: int, dimensions: int, seed: int
 ) -> Tensor:
     """Filters b_t of simulated sequences, and those of the data that reach farthest, (P, K)."""
     count = max(_BELIEFS, _BELIEFS_PER_FEATURE * math.comb(dimensions + degree, degree))
@@ -340,7 +336,7 @@ def _beliefs(
     like = model.sample(max(20, -(-4 * count // steps)), steps, seed=seed).data
     parts = []
     for given in (model.laws({}, like), laws):
-        found = exact.filter_chain(*_arguments(given)).log_beliefs.exp()
+        found = exact.filter_chain(*given.chain).log_beliefs.exp()
         parts.append(found[given.data.step_mask])
     simulated, met = parts
     with torch.random.fork_rng(devices=[]):
@@ -351,7 +347,7 @@ def _beliefs(
     return torch.cat([picked, both[extreme]]).double()
 
 
-def _by_steps_left(laws: Laws, tables: Sequence[Tensor], features: Tensor) -> Tensor:
+def _by_steps_left(laws: DiscreteLaws, tables: Sequence[Tensor], features: Tensor) -> Tensor:
     """Regressions at features (N T, F), each step by the number of steps after it; (N, T, K)."""
     worth = torch.zeros_like(laws.log_likelihood)
     steps = torch.arange(laws.data.max_length)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models import Laws
+from ...models import DiscreteLaws
 from ...models.chains.nodes import node_log_probabilities, product_law
 from ..exact import chains as exact
 from ..guides.posteriors import Backward, Forward, MeanField, PathPosterior
@@ -42,7 +42,7 @@ class DiscreteFamily:
     kind: type[Backward] | type[Forward] | type[MeanField]
     nodes: int | None = None
 
-    def member(self, laws: Laws, numbers: Tensor) -> PathPosterior:
+    def member(self, laws: DiscreteLaws, numbers: Tensor) -> PathPosterior:
         """The posterior with these numbers (N, T, K or k)."""
         logs = numbers.log_softmax(-1) if self.nodes is None else product_law(numbers)
         return self.kind(laws, logs)
@@ -71,7 +71,7 @@ class DiscreteFamily:
         return (on - off).clamp(-30.0, 30.0)
 
 
-def best_free(family: DiscreteFamily, laws: Laws, own: PathPosterior) -> Tensor:
+def best_free(family: DiscreteFamily, laws: DiscreteLaws, own: PathPosterior) -> Tensor:
     """The largest ELBO of each sequence over the family, (N,), never below that of ``own``.
 
     A ``MeanField`` of single states by coordinate ascent, the others by L-BFGS, from several
@@ -80,12 +80,11 @@ def best_free(family: DiscreteFamily, laws: Laws, own: PathPosterior) -> Tensor:
     if family.kind is MeanField and family.nodes is None:
         assert isinstance(own, MeanField)
         return best_mean_field(laws, own.log_beliefs.detach()).elbo()
-    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-    starts = [family.numbers(own), family.of_marginals(exact.filter_chain(*chain).log_beliefs)]
+    starts = [family.numbers(own), family.of_marginals(exact.filter_chain(*laws.chain).log_beliefs)]
     if family.kind is not Backward:
-        paths = exact.most_likely_path(*chain)[0].clamp_min(0)
+        paths = exact.most_likely_path(*laws.chain)[0].clamp_min(0)
         hard = _sharp(paths, laws.log_likelihood.shape[-1])
-        starts += [family.of_marginals(x) for x in (exact.smooth_chain(*chain), hard)]
+        starts += [family.of_marginals(x) for x in (exact.smooth_chain(*laws.chain), hard)]
 
     def total(numbers: Tensor) -> Tensor:
         return family.member(laws, numbers).elbo().sum()
@@ -123,7 +122,7 @@ def ascend(
     return numbers.detach()
 
 
-def best_mean_field(laws: Laws, *starts: Tensor) -> MeanField:
+def best_mean_field(laws: DiscreteLaws, *starts: Tensor) -> MeanField:
     """The best independent steps for every sequence, each free to see all of it.
 
     Coordinate ascent on the bound, odd and even steps in turn, from the smoother, from the most
@@ -131,10 +130,9 @@ def best_mean_field(laws: Laws, *starts: Tensor) -> MeanField:
     of the evidence is the family gap of every mean-field guide (up to a better optimum that all
     starts miss).
     """
-    chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     states = laws.log_likelihood.shape[-1]
-    paths = exact.most_likely_path(*chain)[0].clamp_min(0)
-    tried: Sequence[Tensor] = exact.smooth_chain(*chain), _sharp(paths, states), *starts
+    paths = exact.most_likely_path(*laws.chain)[0].clamp_min(0)
+    tried: Sequence[Tensor] = exact.smooth_chain(*laws.chain), _sharp(paths, states), *starts
     found = torch.stack([_coordinate_ascent(laws, start) for start in tried])
     bounds = torch.stack([MeanField(laws, log_q).elbo() for log_q in found])
     return MeanField(laws, found[bounds.argmax(0), torch.arange(found.shape[1])])
@@ -146,7 +144,7 @@ def _sharp(paths: Tensor, states: int) -> Tensor:
     return (hard * 0.998 + 0.002 / states).log()
 
 
-def _coordinate_ascent(laws: Laws, log_q: Tensor) -> Tensor:
+def _coordinate_ascent(laws: DiscreteLaws, log_q: Tensor) -> Tensor:
     """q_t ∝ O(y_t|·) exp(E_q[log T(·|z_{t-1}) + log T(z_{t+1}|·)])."""
     steps = log_q.shape[1]
     odd = (torch.arange(steps) % 2 == 1).unsqueeze(-1)

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models import LinearLaws
+from ...models import LinearGaussianLaws
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs, product
-from ..filters.linear_likelihood import LinearLikelihood, in_double
+from ..filters.linear_likelihood import LinearLikelihood
 from ..guides.gaussian_posteriors import GaussianForward, GaussianMeanField, GaussianSmoother
 from ..queries.linear import arguments
 
@@ -46,7 +46,7 @@ class _Blocks(NamedTuple):
     """Q_t, (N, T, D, D); the unit matrix at the last step."""
 
 
-def best_mean_field(laws: LinearLaws, *, full: bool = True) -> GaussianMeanField:
+def best_mean_field(laws: LinearGaussianLaws, *, full: bool = True) -> GaussianMeanField:
     """The independent steps with the largest bound, each free to see the whole sequence.
 
     For a normal posterior: its means, and the inverses of the diagonal blocks of its precision, or
@@ -60,7 +60,7 @@ def best_mean_field(laws: LinearLaws, *, full: bool = True) -> GaussianMeanField
     return GaussianMeanField(laws, law)
 
 
-def best_causal_mean_field(laws: LinearLaws, *, full: bool = True) -> GaussianMeanField:
+def best_causal_mean_field(laws: LinearGaussianLaws, *, full: bool = True) -> GaussianMeanField:
     """The independent steps q(z_t | y_{1:t}) with the largest bound on average.
 
     Λ_tt m_t + Λ_{t,t-1} m_{t-1} + Λ_{t,t+1} E[m_{t+1} | y_{1:t}] = h_t, where E[m_{t+1} | y_{1:t}]
@@ -70,7 +70,7 @@ def best_causal_mean_field(laws: LinearLaws, *, full: bool = True) -> GaussianMe
         ValueError: a flat start.
     """
     blocks = _blocks(laws)
-    kalman = exact_gaussian.filter(*arguments(in_double(laws))).means
+    kalman = exact_gaussian.filter(*arguments(laws.in_double())).means
     steps = kalman.shape[1]
     gains, forces, constants = _expected_means(blocks)
     means: list[Tensor] = []
@@ -85,7 +85,7 @@ def best_causal_mean_field(laws: LinearLaws, *, full: bool = True) -> GaussianMe
     return GaussianMeanField(laws, _law(torch.stack(means, 1), blocks, full=full))
 
 
-def best_causal_forward(laws: LinearLaws) -> GaussianForward:
+def best_causal_forward(laws: LinearGaussianLaws) -> GaussianForward:
     """The best q(z_t | z_{t-1}, y_{1:t}) on average: potentials from a soft backward recursion.
 
     W_T = 0, W_t(z) = E[log ∫ N(z'; Az + b, Q) O(y_{t+1}|z') exp W_{t+1}(z') dz' | y_{1:t}]
@@ -96,7 +96,7 @@ def best_causal_forward(laws: LinearLaws) -> GaussianForward:
         ValueError: a flat start.
     """
     blocks = _blocks(laws)
-    kalman = exact_gaussian.filter(*arguments(in_double(laws))).means
+    kalman = exact_gaussian.filter(*arguments(laws.in_double())).means
     size, steps = kalman.shape[-1], kalman.shape[1]
     unit = torch.eye(size, dtype=torch.float64)
     curve = force = torch.zeros_like(blocks.told[:, 0])
@@ -146,13 +146,13 @@ def _expected_means(blocks: _Blocks) -> tuple[list[Tensor], list[Tensor], list[T
     return list(gains), list(forces), list(constants)
 
 
-def _blocks(laws: LinearLaws) -> _Blocks:
+def _blocks(laws: LinearGaussianLaws) -> _Blocks:
     if laws.diffuse.shape[-1]:
         raise ValueError(
             "model: the best guides of other kinds than BeliefGuide are known for proper starts, "
             f"got {laws.diffuse.shape[-1]} flat direction(s)"
         )
-    laws = in_double(laws)
+    laws = laws.in_double()
     told, seen = LinearLikelihood(laws).potential()
     count, steps, size = seen.shape
     inverse = torch.linalg.inv(laws.observation_noise)

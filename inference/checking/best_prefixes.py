@@ -67,15 +67,10 @@ class PrefixTree:
         power = len(self.symbols) ** torch.arange(self.length - 1, -1, -1)
         return (digits * power).sum(-1)
 
-    @property
-    def _chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        laws = self.laws
-        return laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
-
     def best_forward(self) -> PathPosterior:
         """The best q(z_t | z_{t-1}, y_{1:t}): the program of ``causal_programs`` over the tree."""
         laws, count = self.laws, len(self.symbols)
-        step_evidence = exact.filter_chain(*self._chain).log_increments.exp()
+        step_evidence = exact.filter_chain(*self.laws.chain).log_increments.exp()
         worth = torch.zeros_like(laws.log_likelihood[:, 0])
         scores = []
         for t in range(self.length, 0, -1):
@@ -99,14 +94,14 @@ class PrefixTree:
         """
         if family.kind is Forward and family.nodes is None:
             return self.best_forward()
-        filtered = family.of_marginals(exact.filter_chain(*self._chain).log_beliefs)
+        filtered = family.of_marginals(exact.filter_chain(*self.laws.chain).log_beliefs)
         begun = [*(family.numbers(member) for member in members), filtered, 2 * filtered]
         if family.kind is MeanField:
             states = filtered.shape[-1] if family.nodes is None else 2**family.nodes
             constant = _CONFIDENT * torch.eye(states, dtype=torch.float64)[:_CONSTANTS]
             begun += [family.of_marginals(x.log_softmax(-1)).expand_as(filtered) for x in constant]
         starts = [self._table(numbers) for numbers in begun]
-        probability = exact.log_evidence(*self._chain).exp()
+        probability = exact.log_evidence(*self.laws.chain).exp()
 
         def average(table: Tensor) -> Tensor:
             return (probability * family.member(self.laws, self._numbers(table)).elbo()).sum()

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...models import Laws, LinearLaws, Sequences
+from ...models import DiscreteLaws, LinearGaussianLaws, Sequences, TrajectoryLaws
 from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
-from ..filters.linear_likelihood import LinearLikelihood, in_double
+from ..filters.linear_likelihood import LinearLikelihood
 from ..fitting.loop import Fit
 from ..guides.gaussian_posteriors import GaussianBackward, GaussianSmoother
 from ..guides.guide import Guide, Posterior
@@ -159,13 +159,14 @@ class _Compared(NamedTuple):
     surprise: Tensor
 
 
-def _compare(laws: Any, posterior: Posterior) -> _Compared:
+def _compare(laws: TrajectoryLaws, posterior: Posterior) -> _Compared:
     if isinstance(posterior, PathPosterior):
-        return _compare_paths(laws, posterior)
-    return _compare_trajectories(laws, posterior)
+        return _compare_paths(posterior.laws, posterior)
+    assert laws.linear is not None  # the model is exact
+    return _compare_trajectories(laws.linear, posterior)
 
 
-def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
+def _compare_paths(laws: DiscreteLaws, posterior: PathPosterior) -> _Compared:
     filtered = exact.filter_chain(*laws.chain)
     inside = laws.data.step_mask
     beliefs = getattr(posterior, "log_beliefs", None)
@@ -180,8 +181,8 @@ def _compare_paths(laws: Laws, posterior: PathPosterior) -> _Compared:
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)
 
 
-def _compare_trajectories(laws: LinearLaws, posterior: Posterior) -> _Compared:
-    laws = in_double(laws)
+def _compare_trajectories(laws: LinearGaussianLaws, posterior: Posterior) -> _Compared:
+    laws = laws.in_double()
     given = arguments(laws)
     inside = laws.data.step_mask
     found = exact_gaussian.filter(*given)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Laws, LinearLaws, Sequences
+from ...models import DiscreteLaws, HiddenMarkovModel, LinearGaussianLaws, Sequences
 from ...models.beliefs import DiscreteBelief, GaussianBelief
 from ...models.chains.nodes import node_log_probabilities, product_law
 from ...models.checks import require, require_count
@@ -201,11 +201,12 @@ def gaps(
     if isinstance(posterior, PathPosterior):
         known = parameters_of(guide, medians)
         assert isinstance(known, HiddenMarkovModel)
-        question = _Question(guide, known, laws, posterior, degree, seed)
+        question = _Question(guide, known, posterior.laws, posterior, degree, seed)
         found = _discrete(question, whole.log_evidence)
     else:
-        found = _gaussian(guide, laws, posterior, whole.log_evidence)
-    floor = _floor(guide, laws, posterior)
+        assert laws.linear is not None  # the model is exact
+        found = _gaussian(guide, laws.linear, posterior, whole.log_evidence)
+    floor = _floor(guide, posterior)
     return GapParts(
         log_evidence=whole.log_evidence,
         elbo=whole.elbo,
@@ -233,7 +234,7 @@ class _Question(NamedTuple):
 
     guide: Guide
     model: HiddenMarkovModel
-    laws: Laws
+    laws: DiscreteLaws
     posterior: PathPosterior
     degree: int | None
     seed: int
@@ -324,7 +325,9 @@ def _by_regression(question: _Question, family: DiscreteFamily) -> tuple[Tensor,
     return found, f"by regression over beliefs, polynomials of degree {degree}", change
 
 
-def _gaussian(guide: Guide, laws: LinearLaws, posterior: Posterior, evidence: Tensor) -> _Best:
+def _gaussian(
+    guide: Guide, laws: LinearGaussianLaws, posterior: Posterior, evidence: Tensor
+) -> _Best:
     belief = getattr(guide.filter, "belief", guide.model.belief)
     full = not isinstance(belief, GaussianBelief) or belief.full or belief.size == 1
     mean_field = isinstance(posterior, GaussianMeanField)
@@ -355,11 +358,12 @@ def _nodes(guide: Guide) -> int | None:
     return None if nodes == 1 else nodes
 
 
-def _floor(guide: Guide, laws: Laws, posterior: Posterior) -> tuple[Tensor, Tensor] | None:
+def _floor(guide: Guide, posterior: Posterior) -> tuple[Tensor, Tensor] | None:
     """TC(b_t) and Σ_j KL(b_tj ‖ β_tj), (N, T), of causal beliefs over nodes."""
     nodes = _nodes(guide)
     if nodes is None or not isinstance(posterior, Backward):
         return None
+    laws = posterior.laws
     log_b = exact.filter_chain(*laws.chain).log_beliefs
     family = DiscreteFamily(Backward, nodes)
     apart = product_law(family.of_marginals(log_b))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,20 @@ from ...models.trajectories import invert
 from ..guides.particles import ancestors
 
 
+class _Process(Protocol):
+    """The laws of a decision process whose states are (P, N) or (P, N, D)."""
+
+    def draw_first(self, shape: tuple[int, int], /) -> Tensor: ...
+
+    def draw_next(self, states: Tensor, action: Tensor, /) -> Tensor: ...
+
+    def weight(self, states: Tensor, seen: Seen) -> Tensor: ...
+
+    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor: ...
+
+
 class _Memory(NamedTuple):
-    laws: Any
+    laws: _Process
     states: Tensor
     """Equally likely, (P, N) or (P, N, D)."""
     step: int

@@ -112,8 +112,7 @@ def _exact_paths(
     paths = _blank_paths(model, data, draws)
     for rows, batch in batches(model, data):
         for block in blocks(model, batch, values, draws):
-            initial, moves, likelihood, lengths, choice = block.chain
-            drawn = exact.sample_paths(initial, moves, likelihood, lengths, choice=choice)
+            drawn = exact.sample_paths(**block.chain._asdict())
             paths[block.place, rows, : batch.max_length] = drawn[0]
     return paths
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Laws, Model, Sequences
+from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
 from ...models.chains.nodes import product_law
 from ...models.checks import require
@@ -101,12 +101,12 @@ class BayesianRecurrentFilter(nn.Module):
         del model
         self.channels.calibrate(data)
 
-    def hold(self, laws: Laws) -> Tensor:
+    def hold(self, laws: DiscreteLaws) -> Tensor:
         """ρ_t, the probability that the state of the step before still counts, (N, T, units)."""
         logit: Tensor = self.channels(laws) @ self.hold_weight.mT + self.hold_bias
         return logit.sigmoid()
 
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         if self.belief is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         x, dtype = self.channels(laws), laws.log_initial.dtype

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ...models import Laws, Model, Sequences
+from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
 from ...models.checks import require
 from ...models.emissions.observations import Observations
@@ -72,7 +72,7 @@ class Channels(nn.Module):
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         dtype = self.shift.dtype
         parts: list[Tensor] = []
         if self.reads == "likelihoods":

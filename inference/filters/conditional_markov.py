@@ -8,7 +8,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from ...models import Laws, Model, Sequences
+from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
 from ...models.checks import require
 from ...models.trajectories import transition_log_prob
@@ -101,7 +101,8 @@ class _MarkovPotentials(nn.Module, ABC):
             model.observations.blank(1, 2), codes=model.observations.codes
         )
         with torch.no_grad():
-            laws: Laws = model.laws({}, like)
+            laws = model.laws({}, like).discrete
+            assert laws is not None  # as the belief is
             moves, first = laws.log_transition[0, 0], laws.log_initial[0]
             finite = bool(moves.isfinite().all() & first.isfinite().all())
             require(finite, "model", "needs initial and transition probabilities > 0", "zeros")
@@ -110,7 +111,7 @@ class _MarkovPotentials(nn.Module, ABC):
             self.input_weight.copy_(torch.eye(len(first)))
         return self
 
-    def scores(self, laws: Laws) -> Tensor:
+    def scores(self, laws: DiscreteLaws) -> Tensor:
         """(U x_t)_z, and the first step's part, (N, T, K)."""
         if self.states is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
@@ -118,14 +119,14 @@ class _MarkovPotentials(nn.Module, ABC):
         return torch.cat([told[:, :1] + self.first, told[:, 1:]], 1).to(laws.log_initial.dtype)
 
     @abstractmethod
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         """Log beliefs (N, T, K)."""
 
     @abstractmethod
-    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+    def conditional_log_prob(self, laws: DiscreteLaws, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
 
-    def _sums(self, laws: Laws, scores: Tensor, table: Tensor, paths: Tensor) -> Tensor:
+    def _sums(self, laws: DiscreteLaws, scores: Tensor, table: Tensor, paths: Tensor) -> Tensor:
         """Σ_t scores_t(z_t) + table_t(z_{t-1}, z_t) along paths, (N,)."""
         own = scores.gather(-1, paths.clamp_min(0).unsqueeze(-1)).squeeze(-1)
         along = transition_log_prob(table, paths, laws.lengths)
@@ -147,13 +148,13 @@ class MEMMFilter(_MarkovPotentials):
         reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
     """
 
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         scores = self.scores(laws)
         return filter_beliefs(
             scores[:, 0].log_softmax(-1), self._log_kernels(scores), torch.zeros_like(scores)
         )
 
-    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+    def conditional_log_prob(self, laws: DiscreteLaws, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
         scores = self.scores(laws)
         first = torch.zeros_like(scores)
@@ -180,11 +181,11 @@ class CRFFilter(_MarkovPotentials):
         reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
     """
 
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         scores = self.scores(laws)
         return filter_beliefs(torch.zeros_like(scores[:1, 0]), self._table(scores), scores)
 
-    def conditional_log_prob(self, laws: Laws, paths: Tensor) -> Tensor:
+    def conditional_log_prob(self, laws: DiscreteLaws, paths: Tensor) -> Tensor:
         """log p(z_1 … z_L | y_1 … y_L) of paths (N, T), (N,) nats; differentiable."""
         scores = self.scores(laws)
         table = self._table(scores)

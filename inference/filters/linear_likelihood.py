@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from ...models import LinearLaws
-from ..exact import gaussian as exact_gaussian
+from ...models import LinearGaussianLaws
 from .gaussian_beliefs import LOG_2PI, Density, GaussianBeliefs, product
-
-
-def in_double(laws: LinearLaws) -> LinearLaws:
-    """The same laws with their matrices in float64."""
-    if laws.transition.dtype == torch.float64:
-        return laws
-    names = exact_gaussian.LinearChain._fields
-    return dataclasses.replace(laws, **{name: getattr(laws, name).double() for name in names})
 
 
 class LinearLikelihood:
@@ -27,7 +17,7 @@ class LinearLikelihood:
     In float64. Rows and columns of missing elements are those of a unit noise with residual zero.
     """
 
-    def __init__(self, laws: LinearLaws) -> None:
+    def __init__(self, laws: LinearGaussianLaws) -> None:
         seen = laws.mask
         loading, noise = laws.loading.double(), laws.observation_noise.double()
         residual = laws.values.double() - laws.intercept.double()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from ...models import Laws, LinearLaws, Model, Sequences
+from ...models import Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ...models.chains.nodes import product_law
 from ...models.checks import require_positive
@@ -19,7 +19,7 @@ from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
 from ..queries.linear import arguments
 from .gaussian_beliefs import GaussianBeliefs
-from .linear_likelihood import LinearLikelihood, in_double
+from .linear_likelihood import LinearLikelihood
 from .recurrences import recurrent_gates
 from .slot import Beliefs
 
@@ -243,7 +243,7 @@ class RecurrentFilter(nn.Module):
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
-    def channels(self, laws: Any) -> Tensor:
+    def channels(self, laws: TrajectoryLaws) -> Tensor:
         """What the network reads, (N, T, input_size)."""
         assert self.head is not None
         dtype = self.head.weight.dtype
@@ -270,18 +270,19 @@ class RecurrentFilter(nn.Module):
             parts.append(actions_before(laws.data, self._actions).to(dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
-    def _of_model(self, laws: Any) -> Tensor:
+    def _of_model(self, laws: TrajectoryLaws) -> Tensor:
         """What the model's laws say of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
         if isinstance(self.belief, DiscreteBelief):
-            log_likelihood: Tensor = laws.log_likelihood
+            assert laws.discrete is not None  # as the belief is
+            log_likelihood = laws.discrete.log_likelihood
             return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
-        if not isinstance(laws, LinearLaws):
+        if laws.linear is None:
             raise ValueError(
                 f"reads: {self.reads!r} needs a model whose observations are linear in the state; "
                 "this one can read 'observations'"
             )
         unit = GaussianBeliefs(self.state_shift.double(), self.state_scale.double())
-        told = LinearLikelihood(laws).update(unit)
+        told = LinearLikelihood(laws.linear).update(unit)
         factor = told.scale / unit.scale.unsqueeze(-1)
         own = factor.diagonal(dim1=-2, dim2=-1)
         parts = [(told.mean - unit.mean) / unit.scale, own.log().clamp_min(LIKELIHOOD_FLOOR)]
@@ -290,7 +291,7 @@ class RecurrentFilter(nn.Module):
             parts.append(factor[..., row, column])
         return torch.cat(parts, -1)
 
-    def hidden(self, laws: Any) -> Tensor:
+    def hidden(self, laws: TrajectoryLaws) -> Tensor:
         """What the belief is read off at every step, (N, T, hidden_size).
 
         Twice that in direction ``"both"`` and of memory ``"hc"``, in that order.
@@ -315,12 +316,12 @@ class RecurrentFilter(nn.Module):
         )
         return padded
 
-    def scores(self, laws: Any) -> Tensor:
+    def scores(self, laws: TrajectoryLaws) -> Tensor:
         """The read-out before it is made a belief, (N, T, belief.width)."""
         if self.head is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         out: Tensor = self.head(self.hidden(laws))
-        return out.to(laws.log_initial.dtype) if isinstance(laws, Laws) else out.double()
+        return out.double() if laws.discrete is None else out.to(laws.discrete.log_initial.dtype)
 
     def read_out(self, scores: Tensor) -> Beliefs:
         """The beliefs that scores (…, belief.width) stand for."""
@@ -338,10 +339,10 @@ class RecurrentFilter(nn.Module):
         factor[..., row, column] = rest
         return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
 
-    def forward(self, laws: Any) -> Beliefs:
+    def forward(self, laws: TrajectoryLaws) -> Beliefs:
         return self.read_out(self.scores(laws))
 
-    def gates(self, laws: Any) -> dict[str, Tensor]:
+    def gates(self, laws: TrajectoryLaws) -> dict[str, Tensor]:
         """Gates, candidates, cells and outputs over time, each (N, T, layers, hidden_size).
 
         A network that reads backward has them in its own order of time.
@@ -447,8 +448,8 @@ def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
     with seeded(0), torch.no_grad():
         drawn = {name: prior.sample() for name, prior in model.priors.items()}
         laws = model.laws(drawn, data)
-        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
-            found = exact_gaussian.smooth(*arguments(in_double(laws)))
+        if laws.linear is not None and laws.linear.diffuse.shape[-1]:
+            found = exact_gaussian.smooth(*arguments(laws.linear.in_double()))
             own = found.covariances.diagonal(dim1=-2, dim2=-1)[data.step_mask].mean(0)
             seen = found.means[data.step_mask]
         else:

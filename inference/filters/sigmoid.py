@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ...models import Laws, Model, NodeGate, Sequences
+from ...models import DiscreteLaws, Model, NodeGate, Sequences
 from ...models.chains.node_laws import COUPLINGS, Coupling
 from ...models.chains.nodes import product_law
 from ...models.checks import require
@@ -94,20 +94,20 @@ class SigmoidFilter(nn.Module):
         weight = self.hidden_weight
         return weight if self.coupling == "full" else weight.diag_embed()
 
-    def drive(self, laws: Laws) -> Tensor:
+    def drive(self, laws: DiscreteLaws) -> Tensor:
         """W_y x_t + b, the logits but for what the node before adds, (N, T, k)."""
         if self.nodes is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         told = self.channels(laws) @ self.input_weight.mT
         return torch.cat([told[:, :1] + self.first_bias, told[:, 1:] + self.bias], 1)
 
-    def logits(self, laws: Laws) -> Tensor:
+    def logits(self, laws: DiscreteLaws) -> Tensor:
         """log P(h = 1) / P(h = 0) of every node, (N, T, k)."""
         drive, weight = self.drive(laws), self.matrix
         hidden = _units(drive, weight)
         return torch.cat([drive[:, :1], drive[:, 1:] + hidden[:, :-1] @ weight.mT], 1)
 
-    def forward(self, laws: Laws) -> Tensor:
+    def forward(self, laws: DiscreteLaws) -> Tensor:
         return product_law(self.logits(laws).to(laws.log_initial.dtype))
 
     @property

@@ -7,17 +7,16 @@ continuous ones. That the exact filter and the LSTM fit the same slot is the poi
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from ...models import Laws, LinearLaws, Model, Sequences
+from ...models import LinearGaussianLaws, Model, Sequences, TrajectoryLaws
 from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..queries.linear import arguments
 from .gaussian_beliefs import GaussianBeliefs
-from .linear_likelihood import in_double
 
 Beliefs = Tensor | GaussianBeliefs
 
@@ -35,7 +34,7 @@ class Filter(Protocol):
         """Read off the scale of the data, and of the states of the model at known parameters."""
         ...
 
-    def __call__(self, laws: Any) -> Beliefs:
+    def __call__(self, laws: TrajectoryLaws) -> Beliefs:
         """Log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
         ...
 
@@ -56,22 +55,22 @@ class ExactFilter(nn.Module):
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Nothing to calibrate."""
 
-    def forward(self, laws: Any) -> Beliefs:
-        if isinstance(laws, Laws):
-            chain = laws.chain  # the likelihood is kept by the laws: computed with its gradient
+    def forward(self, laws: TrajectoryLaws) -> Beliefs:
+        if laws.discrete is not None:
+            chain = laws.discrete.chain  # its likelihood is kept by the laws, with its gradient
             with torch.no_grad():
                 return exact.filter_chain(*chain).log_beliefs
-        return _kalman(laws)
-
-
-def _kalman(laws: Any) -> GaussianBeliefs:
-    if not isinstance(laws, LinearLaws):
+        if laws.linear is not None:
+            return _kalman(laws.linear)
         raise ValueError(
             "filter: ExactFilter needs discrete states or linear-Gaussian laws, got "
             f"{type(laws).__name__}"
         )
+
+
+def _kalman(laws: LinearGaussianLaws) -> GaussianBeliefs:
     with torch.no_grad():
-        found = exact_gaussian.filter(*arguments(in_double(laws)))
+        found = exact_gaussian.filter(*arguments(laws.in_double()))
         unknown = found.covariances.isinf().any(-1).any(-1)
         if bool(unknown.any()):
             n, t = unknown.nonzero()[0].tolist()

@@ -18,6 +18,7 @@ from pyro import poutine
 from torch import Tensor, nn
 
 from ...models import (
+    Chain,
     FullGaussian,
     Gaussian,
     GaussianMixture,
@@ -90,12 +91,11 @@ class Block:
     """Names of the parameters with a leading axis of draws."""
 
     @property
-    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """What the functions of ``inference.exact`` take; results have the leading axis."""
-        laws = self.laws
-        table = laws.log_likelihood
-        leading = table.expand(self.draws, *table.shape[-3:])
-        return laws.log_initial, laws.matrices, leading, laws.lengths, laws.choice
+    def chain(self) -> Chain:
+        """The chain of the laws, with the leading axis."""
+        chain = self.laws.chain
+        table = chain.log_likelihood
+        return chain._replace(log_likelihood=table.expand(self.draws, *table.shape[-3:]))
 
     def folded_chain(self) -> tuple[Tensor, Tensor, Tensor | None]:
         """log p(z_1) and log T with draws × sequences as their sequence axis, and the choice.

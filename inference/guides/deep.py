@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, Self, get_args
+from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from ...models import DeepLaws, DeepMarkovModel, Model, Sequences
+from ...models import DeepLaws, DeepMarkovModel, Model, Sequences, TrajectoryLaws
 from ...models.checks import require, require_count
 from ...models.continuous.deep import normal_log_prob, spread
 from ...models.emissions.emission import Parameters
@@ -196,7 +196,7 @@ class TrajectoryNetwork(nn.Module):
         """(W, b) and the matrix from the tanh units to mean and raw scale."""
         return (self.into.weight.t(), self.into.bias), self._share * self.out.weight.t()
 
-    def forward(self, laws: Any) -> Tensor:
+    def forward(self, laws: TrajectoryLaws) -> Tensor:
         raise ValueError(
             "filter: a TrajectoryNetwork says nothing of z_t alone; it belongs into a DeepGuide"
         )
@@ -282,13 +282,14 @@ class DeepGuide(Guide):
             return 1.0
         return self.least_weight + (1 - self.least_weight) * done / self.annealing
 
-    def posterior(self, laws: DeepLaws, *, learn: bool = True) -> DeepPosterior:
+    def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> DeepPosterior:
         """q(states | y) at given laws; ``learn=False`` keeps the network's output constant."""
+        laws = cast(DeepLaws, laws)  # of the guide's own model, which is asked for
         with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
             potentials = self.filter.potentials(laws)
         return DeepPosterior(laws, self.filter, *potentials, learn=learn)
 
-    def bound(self, laws: DeepLaws) -> Tensor:
+    def bound(self, laws: TrajectoryLaws) -> Tensor:
         """An estimate of the bound on log p(y) of each sequence, (N,) nats; differentiable."""
         posterior = self.posterior(laws)
         if not self.training:
@@ -371,7 +372,7 @@ def continued(
     else:
         require(times is None, "times", f"{guide.model} reads none", type(times).__name__)
     with torch.no_grad():
-        laws: DeepLaws = guide.model.laws(values, data)
+        laws = cast(DeepLaws, guide.model.laws(values, data))
         posterior = guide.posterior(laws, learn=False)
         paths = posterior.sample_paths(draws)
         log_w = posterior.chain_log_prob(paths) + posterior.emission_log_prob(paths)

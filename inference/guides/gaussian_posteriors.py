@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...models import LinearLaws
+from ...models import LinearGaussianLaws
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import (
     LOG_2PI,
@@ -26,7 +26,7 @@ from ..filters.gaussian_beliefs import (
     right,
     square_root,
 )
-from ..filters.linear_likelihood import LinearLikelihood, in_double
+from ..filters.linear_likelihood import LinearLikelihood
 from ..queries.linear import arguments
 
 
@@ -159,10 +159,10 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
 class LinearPosterior(GaussianPosterior):
     """A law of the trajectories of linear-Gaussian laws: everything in closed form."""
 
-    laws: LinearLaws
+    laws: LinearGaussianLaws
 
-    def __init__(self, laws: LinearLaws, shape: torch.Size) -> None:
-        super().__init__(in_double(laws), shape)
+    def __init__(self, laws: LinearGaussianLaws, shape: torch.Size) -> None:
+        super().__init__(laws.in_double(), shape)
 
     @abstractmethod
     def kl_to_chain(self) -> Tensor:
@@ -181,7 +181,7 @@ class _Initial:
     flat: there E'z ~ N(E'm, E'ΣE).
     """
 
-    def __init__(self, laws: LinearLaws) -> None:
+    def __init__(self, laws: LinearGaussianLaws) -> None:
         self.mean = laws.initial_mean
         self.covariance = laws.initial_covariance
         flat = laws.diffuse
@@ -237,7 +237,7 @@ class _Chain(NamedTuple):
     noise: Tensor
 
     @classmethod
-    def of(cls, laws: LinearLaws) -> _Chain:
+    def of(cls, laws: LinearGaussianLaws) -> _Chain:
         return cls(laws.transition, laws.offset, laws.noise)
 
     def draw(self, like: Tensor) -> Tensor:
@@ -302,7 +302,7 @@ class GaussianBackward(LinearPosterior):
             sequence and step.
     """
 
-    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)
@@ -404,7 +404,7 @@ class GaussianSmoother(LinearPosterior):
     the weights, all of which are the evidence.
     """
 
-    def __init__(self, laws: LinearLaws) -> None:
+    def __init__(self, laws: LinearGaussianLaws) -> None:
         count, steps, _ = laws.values.shape
         super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
         self._arguments = arguments(self.laws)
@@ -446,7 +446,7 @@ class GaussianForward(LinearPosterior):
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
     """
 
-    def __init__(self, laws: LinearLaws, potentials: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
         super().__init__(laws, self.potentials.mean.shape)
         self._chain = _Chain.of(self.laws)
@@ -546,7 +546,7 @@ class GaussianMeanField(LinearPosterior):
             infinite.
     """
 
-    def __init__(self, laws: LinearLaws, beliefs: GaussianBeliefs) -> None:
+    def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
         _require_regular(self.beliefs, self.inside)

@@ -10,7 +10,7 @@ import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import Any, Literal, NamedTuple, Protocol, Self, cast
 
 import pyro
 import pyro.distributions as dist
@@ -22,7 +22,14 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import register_kl
 
-from ...models import DeepMarkovModel, Laws, LinearLaws, Model, Sequences, SwitchingLinearSSM
+from ...models import (
+    DeepMarkovModel,
+    DiscreteLaws,
+    Model,
+    Sequences,
+    SwitchingLinearSSM,
+    TrajectoryLaws,
+)
 from ...models.beliefs import DiscreteBelief
 from ...models.emissions.emission import Parameters
 from ..filters.gaussian_beliefs import GaussianBeliefs
@@ -34,6 +41,7 @@ from .gaussian_posteriors import (
     GaussianForward,
     GaussianMeanField,
     GaussianSmoother,
+    LinearisableLaws,
     LinearisedBackward,
 )
 from .posteriors import Backward, Forward, MeanField
@@ -158,17 +166,17 @@ class Guide(nn.Module, ABC):
         self.filter.calibrate(parameters_of(self), data)
 
     @abstractmethod
-    def posterior(self, laws: Any, *, learn: bool = True) -> Posterior:
+    def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> Posterior:
         """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
 
-    def bound(self, laws: Any) -> Tensor:
+    def bound(self, laws: TrajectoryLaws) -> Tensor:
         """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable.
 
         For nonlinear laws of continuous states an unbiased estimate of it.
         """
         return self.posterior(laws).elbo()
 
-    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
         return -self.posterior(laws).path_log_prob(paths)
 
@@ -253,31 +261,31 @@ class BeliefGuide(Guide):
             )
 
     def posterior(
-        self, laws: Any, *, learn: bool = True
+        self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
-        if type(self.filter) is ExactFilter and isinstance(laws, LinearLaws):
-            return GaussianSmoother(laws)  # needs no density of the beliefs
+        if type(self.filter) is ExactFilter and laws.linear is not None:
+            return GaussianSmoother(laws.linear)  # needs no density of the beliefs
         beliefs = self.filter(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
-            return Backward(laws, beliefs)
-        if isinstance(laws, LinearLaws):
-            return GaussianBackward(laws, beliefs)
+            return Backward(_discrete(laws), beliefs)
+        if laws.linear is not None:
+            return GaussianBackward(laws.linear, beliefs)
         if hasattr(laws, "linearised"):
-            return LinearisedBackward(laws, beliefs)
+            return LinearisedBackward(cast(LinearisableLaws, laws), beliefs)
         raise ValueError(
             "model: BeliefGuide needs a transition that is linear or can be linearised, got "
             f"{type(laws).__name__}; use ForwardGuide"
         )
 
-    def bound(self, laws: Any) -> Tensor:
+    def bound(self, laws: TrajectoryLaws) -> Tensor:
         """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
         if type(self.filter) is not ExactFilter:
             return super().bound(laws)
         # It is the evidence, in value and in gradient, at a third of the work.
         return log_evidence(laws)
 
-    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says.
 
         It is the network's own, before ``posterior`` takes out the states that the model's zeros
@@ -313,29 +321,26 @@ class ForwardGuide(Guide):
     def _check_model(self, model: Model) -> None:
         _require_plain(self, model)
 
-    def posterior(self, laws: Any, *, learn: bool = True) -> Forward | GaussianForward:
-        if isinstance(laws, Laws):
+    def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> Forward | GaussianForward:
+        if laws.discrete is not None:
             scores = self._scores(laws)
-            return Forward(laws, scores if learn else scores.detach())
+            return Forward(laws.discrete, scores if learn else scores.detach())
         potentials = self.filter(laws)
-        if not isinstance(laws, LinearLaws) or isinstance(potentials, Tensor):
-            raise ValueError(
-                "model: ForwardGuide needs discrete states or linear-Gaussian laws, got "
-                f"{type(laws).__name__}"
-            )
-        return GaussianForward(laws, potentials if learn else potentials.detach())
+        if laws.linear is None or isinstance(potentials, Tensor):
+            raise _not_plain(self, laws)
+        return GaussianForward(laws.linear, potentials if learn else potentials.detach())
 
-    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
         posterior = self.posterior(laws)
         if isinstance(posterior, Forward):
             return -posterior.path_log_prob(paths)
         # log p(z) in the dtype of the simulation: components without noise follow from the step
         # before to its rounding, not to that of float64.
-        loss: Tensor = -(posterior.excess(paths) + laws.chain_log_prob(paths).double())
-        return loss
+        assert laws.linear is not None  # as the posterior is Gaussian
+        return -(posterior.excess(paths) + laws.linear.chain_log_prob(paths).double())
 
-    def _scores(self, laws: Laws) -> Tensor:
+    def _scores(self, laws: TrajectoryLaws) -> Tensor:
         """s_t(z_t), (N, T, K); of binary nodes those of a product law, h · s_t."""
         belief = getattr(self.filter, "belief", None)
         if isinstance(belief, DiscreteBelief) and belief.nodes is not None:
@@ -354,12 +359,28 @@ class MeanFieldGuide(Guide):
     def _check_model(self, model: Model) -> None:
         _require_plain(self, model)
 
-    def posterior(self, laws: Any, *, learn: bool = True) -> MeanField | GaussianMeanField:
+    def posterior(
+        self, laws: TrajectoryLaws, *, learn: bool = True
+    ) -> MeanField | GaussianMeanField:
         beliefs = self.filter(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
-            return MeanField(laws, beliefs)
-        return GaussianMeanField(laws, beliefs)
+            return MeanField(_discrete(laws), beliefs)
+        if laws.linear is None:
+            raise _not_plain(self, laws)
+        return GaussianMeanField(laws.linear, beliefs)
+
+
+def _discrete(laws: TrajectoryLaws) -> DiscreteLaws:
+    assert laws.discrete is not None  # as the beliefs are
+    return laws.discrete
+
+
+def _not_plain(guide: Guide, laws: TrajectoryLaws) -> ValueError:
+    return ValueError(
+        f"model: {type(guide).__name__} needs discrete states or linear-Gaussian laws, got "
+        f"{type(laws).__name__}"
+    )
 
 
 def _require_plain(guide: Guide, model: Model) -> None:

@@ -10,20 +10,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, Protocol, get_args
+from typing import Literal, NamedTuple, Protocol, cast, get_args
 
 import torch
 from torch import Tensor
 
-from ...models import Laws, LinearLaws, Model, Sequences
+from ...models import DiscreteLaws, LinearGaussianLaws, Model, Sequences, TrajectoryLaws
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import invert, one_hot
 from ..filters.gaussian_beliefs import product, square_root
-from ..filters.linear_likelihood import LinearLikelihood, in_double
+from ..filters.linear_likelihood import LinearLikelihood
 from .deep import DeepPosterior
 from .gaussian_posteriors import GaussianBackward, GaussianForward, GaussianSmoother
-from .guide import Guide
+from .guide import Guide, Posterior
 from .posteriors import Backward, Forward
 
 Resampling = Literal["systematic", "stratified", "multinomial"]
@@ -91,7 +91,7 @@ class Particles:
     """The particles, (T, P, N, D), or (T, P, N) int64."""
     log_weights: Tensor
     """log of their weights, which sum to 1, (T, P, N)."""
-    laws: Any = field(repr=False)
+    laws: StepLaws = field(repr=False)
     """The laws that they move by."""
 
     def sample_paths(self, n: int = 100, *, seed: int = 0) -> Tensor:
@@ -178,7 +178,7 @@ def particle_filter(
         return _filtered(laws, posterior, particles, resampling, threshold)
 
 
-def log_evidence_by_particles(laws: Any, posterior: Any, particles: int) -> Tensor:
+def log_evidence_by_particles(laws: TrajectoryLaws, posterior: Posterior, particles: int) -> Tensor:
     """log of the estimate of p(y_n), (N,) nats, for the objective of Maddison et al. (2017).
 
     Differentiable in the laws and in the guide's posterior through the weights and the draws of
@@ -192,14 +192,18 @@ def log_evidence_by_particles(laws: Any, posterior: Any, particles: int) -> Tens
 
 
 def _filtered(
-    laws: Any, posterior: Any, particles: int, resampling: Resampling, threshold: float
+    laws: TrajectoryLaws,
+    posterior: Posterior | None,
+    particles: int,
+    resampling: Resampling,
+    threshold: float,
 ) -> Particles:
     steps = stepwise(laws)
     moves = _proposal(laws, steps, posterior)
     record = _run(steps, moves, particles, resampling, threshold, keep=True)
     increments = torch.stack(record.increments, -1)
     states, log_weights = torch.stack(record.states), torch.stack(record.log_weights)
-    shown = steps.shown(states) if isinstance(steps, DiscreteSteps) else states
+    shown = states if laws.discrete is None else DiscreteSteps(laws.discrete).shown(states)
     mean = (log_weights.exp().unsqueeze(-1) * shown).sum(1).movedim(0, 1)
     return Particles(
         log_evidence=increments.sum(-1),
@@ -306,7 +310,7 @@ def ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
 class DiscreteSteps:
     """The laws of a chain of K states, step by step; states are int64 (…, N)."""
 
-    laws: Laws
+    laws: DiscreteLaws
 
     @property
     def data(self) -> Sequences:
@@ -365,14 +369,14 @@ class DiscreteSteps:
         return one_hot(states, table.shape[-1], table.dtype)
 
 
-def stepwise(laws: Any) -> Any:
-    """Any model's laws as ``StepLaws``, or as ``DiscreteSteps``."""
-    if isinstance(laws, Laws):
-        return DiscreteSteps(laws)
-    if isinstance(laws, LinearLaws):
-        return in_double(laws)  # as the posteriors of guides have it
-    if all(hasattr(laws, name) for name in ("draw_first", "draw_next", "log_next", "log_step")):
-        return laws
+def stepwise(laws: TrajectoryLaws) -> StepLaws:
+    """Any model's laws, one step after the other."""
+    if laws.discrete is not None:
+        return DiscreteSteps(laws.discrete)
+    # In the dtype of the posteriors of guides.
+    own: object = laws if laws.linear is None else laws.linear.in_double()
+    if all(hasattr(own, name) for name in ("draw_first", "draw_next", "log_next", "log_step")):
+        return cast(StepLaws, own)
     raise ValueError(
         f"model: needs laws that can be followed step by step, got {type(laws).__name__}"
     )
@@ -381,9 +385,9 @@ def stepwise(laws: Any) -> Any:
 # --- proposals
 
 
-def _proposal(laws: Any, steps: Any, posterior: Any) -> _Proposal:
-    if isinstance(laws, Laws):
-        return _DiscreteProposal(steps, _scores(laws, posterior))
+def _proposal(laws: TrajectoryLaws, steps: StepLaws, posterior: Posterior | None) -> _Proposal:
+    if laws.discrete is not None:
+        return _DiscreteProposal(DiscreteSteps(laws.discrete), _scores(posterior))
     if posterior is None:
         return _Bootstrap(steps)
     if isinstance(posterior, GaussianBackward | GaussianForward | GaussianSmoother):
@@ -393,7 +397,7 @@ def _proposal(laws: Any, steps: Any, posterior: Any) -> _Proposal:
     raise _no_proposal(posterior)
 
 
-def _no_proposal(posterior: Any) -> ValueError:
+def _no_proposal(posterior: Posterior) -> ValueError:
     return ValueError(
         "proposal: needs a guide with a law of each state given the one before (BeliefGuide or "
         "ForwardGuide of discrete states or linear-Gaussian laws, DeepGuide), got one with "
@@ -440,7 +444,7 @@ class _DiscreteProposal:
         return states, torch.where(tilted.isneginf().all(-1), -torch.inf, log_ratio)
 
 
-def _scores(laws: Laws, posterior: Any) -> Callable[[int], Tensor] | None:
+def _scores(posterior: Posterior | None) -> Callable[[int], Tensor] | None:
     """What a guide says of z_t beyond the model's transition, (N, K) at each step."""
     if posterior is None:
         return None
@@ -452,7 +456,6 @@ def _scores(laws: Laws, posterior: Any) -> Callable[[int], Tensor] | None:
         ratio = posterior.scores
     else:
         raise _no_proposal(posterior)
-    del laws
     return lambda t: ratio[:, t]
 
 
@@ -463,7 +466,7 @@ class _Tilted:
     |1 + Q Λ|^{-1/2} exp(−½ m'Λm + η'm + ½ h'Sh).
     """
 
-    def __init__(self, laws: LinearLaws, precision: Tensor, shift: Tensor) -> None:
+    def __init__(self, laws: LinearGaussianLaws, precision: Tensor, shift: Tensor) -> None:
         self.laws = laws
         dtype = laws.initial_mean.dtype
         self.precision, self.shift = precision.to(dtype), shift.to(dtype)

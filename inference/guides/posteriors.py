@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints, register_kl
 
-from ...models import ChainLaws
+from ...models import DiscreteLaws
 from ...models.trajectories import MarkovChain, one_hot, transition_log_prob
 from ..exact import chains as exact
 
@@ -33,7 +33,7 @@ class PathPosterior(dist.TorchDistribution, ABC):
     support = constraints.independent(constraints.unit_interval, 2)
     has_rsample = True
 
-    def __init__(self, laws: ChainLaws, shape: torch.Size) -> None:
+    def __init__(self, laws: DiscreteLaws, shape: torch.Size) -> None:
         self.laws = laws
         super().__init__(shape[:-2], shape[-2:], validate_args=False)
 
@@ -130,7 +130,7 @@ class Backward(PathPosterior):
     posterior if β is the exact filter (Campbell et al. 2021).
     """
 
-    def __init__(self, laws: ChainLaws, log_beliefs: Tensor) -> None:
+    def __init__(self, laws: DiscreteLaws, log_beliefs: Tensor) -> None:
         self.log_beliefs = _supported(laws, log_beliefs)
         super().__init__(laws, self.log_beliefs.shape)
 
@@ -178,7 +178,7 @@ class Forward(PathPosterior):
     log backward message, which needs the future: a causal network falls short of it (SCIENCE I2).
     """
 
-    def __init__(self, laws: ChainLaws, scores: Tensor) -> None:
+    def __init__(self, laws: DiscreteLaws, scores: Tensor) -> None:
         scores = _reachable(laws, scores)
         # The law is the same with a number added to all scores of a step: none overflows.
         scores = scores - scores.detach().amax(-1, keepdim=True)
@@ -239,7 +239,7 @@ class MeanField(PathPosterior):
     Needs transitions without zeros: otherwise its KL to the chain is infinite.
     """
 
-    def __init__(self, laws: ChainLaws, log_beliefs: Tensor) -> None:
+    def __init__(self, laws: DiscreteLaws, log_beliefs: Tensor) -> None:
         moves = _moves_inside(laws.matrices, laws.lengths, laws.choice)
         if bool(moves.isneginf().any() | laws.log_initial.isneginf().any()):
             raise ValueError(
@@ -303,7 +303,7 @@ def _moves_inside(log_transition: Tensor, lengths: Tensor, choice: Tensor | None
     return torch.where(inside[..., None, None], log_transition, 0)
 
 
-def _same_chain(laws: ChainLaws, chain: MarkovChain) -> None:
+def _same_chain(laws: DiscreteLaws, chain: MarkovChain) -> None:
     """The closed form holds for the chain that q was built from."""
     for own, other in (
         (laws.log_initial, chain.log_initial),
@@ -319,7 +319,7 @@ def _same_chain(laws: ChainLaws, chain: MarkovChain) -> None:
             )
 
 
-def _supported(laws: ChainLaws, log_beliefs: Tensor) -> Tensor:
+def _supported(laws: DiscreteLaws, log_beliefs: Tensor) -> Tensor:
     """Beliefs restricted to the states that can be held at all.
 
     A network's softmax puts mass everywhere; where the model's zeros rule a state out, that mass
@@ -332,7 +332,7 @@ def _supported(laws: ChainLaws, log_beliefs: Tensor) -> Tensor:
     return log_beliefs.masked_fill(~possible, -torch.inf).log_softmax(-1)
 
 
-def _reachable(laws: ChainLaws, scores: Tensor) -> Tensor:
+def _reachable(laws: DiscreteLaws, scores: Tensor) -> Tensor:
     """Scores restricted to the states that some possible path goes through, past and future seen.
 
     A walk that ends where the model's zeros let nothing follow would make the bound -inf.
@@ -350,7 +350,7 @@ def _reachable(laws: ChainLaws, scores: Tensor) -> Tensor:
     return scores.masked_fill(~(possible | beyond), -torch.inf)
 
 
-def _normalisers(laws: ChainLaws, scores: Tensor) -> tuple[Tensor, Tensor]:
+def _normalisers(laws: DiscreteLaws, scores: Tensor) -> tuple[Tensor, Tensor]:
     """log Z_t(z_{t-1}) = log Σ_z T(z|z_{t-1}) e^{s_t(z)} for t >= 2, and log q(z_1)."""
     first = (laws.log_initial + scores[:, 0]).log_softmax(-1)
     top = scores[:, 1:].amax(-1, keepdim=True)
@@ -361,7 +361,7 @@ def _normalisers(laws: ChainLaws, scores: Tensor) -> tuple[Tensor, Tensor]:
     return total.log() + top, first
 
 
-def _reversal(laws: ChainLaws) -> Callable[[Tensor], Tensor]:
+def _reversal(laws: DiscreteLaws) -> Callable[[Tensor], Tensor]:
     """Turn (N, T, K) around within each sequence's length; its own inverse there."""
     steps = torch.arange(laws.data.max_length, device=laws.lengths.device)
     index = (laws.lengths.unsqueeze(-1) - 1 - steps).clamp_min(0).unsqueeze(-1)
@@ -372,7 +372,7 @@ def _reversal(laws: ChainLaws) -> Callable[[Tensor], Tensor]:
     return turned
 
 
-def _reverse_moves(laws: ChainLaws) -> tuple[Tensor, Tensor | None]:
+def _reverse_moves(laws: DiscreteLaws) -> tuple[Tensor, Tensor | None]:
     """The moves of each sequence from its end to its beginning, as the kernels take them."""
     table, choice = laws.matrices.mT, laws.choice
     if table.shape[1] == 1 and choice is None:

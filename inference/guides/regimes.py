@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...models import SwitchingLaws, SwitchingLinearSSM
-from ...models.model import Model
+from ...models import Model, SwitchingLaws, SwitchingLinearSSM, TrajectoryLaws
 from ...models.trajectories import one_hot
 from ..filters.slot import ExactFilter, Filter
 from ..queries.regime_moments import (
@@ -235,15 +234,19 @@ class RegimeGuide(Guide):
         """Whether the bound follows from the parameters, without draws of regimes."""
         return self.kind == "factorised"
 
-    def posterior(self, laws: Any, *, learn: bool = True) -> SwitchingPosterior:
+    def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SwitchingPosterior:
         beliefs = self.filter(laws)
         assert isinstance(beliefs, Tensor)  # the model's belief is discrete
         beliefs = beliefs if learn else beliefs.detach()
-        return SwitchingPosterior(laws, beliefs, bound=self.kind, draws=self.draws)
+        return SwitchingPosterior(_switching(laws), beliefs, bound=self.kind, draws=self.draws)
 
-    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−Σ_t log β_t(s_t) of simulated trajectories (N, T, K + D), (N,)."""
         posterior = self.posterior(laws)
-        regimes = laws.split(paths).regimes
+        regimes = posterior.laws.split(paths).regimes
         picked: Tensor = posterior.regimes._pick(posterior.log_beliefs, regimes)
         return -picked.sum(-1)
+
+
+def _switching(laws: TrajectoryLaws) -> SwitchingLaws:
+    return cast(SwitchingLaws, laws)  # of the guide's own model, which is asked for

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
-from ...models import Laws, Model
+from ...models import DiscreteLaws, Model, TrajectoryLaws
 from ...models.chains.nodes import node_states, product_law
 from ...models.trajectories import MarkovChain
 from ..exact import chains as exact
@@ -35,7 +33,7 @@ class SampledBits(PathPosterior):
         ValueError: zeros in the initial or transition law, where the KL would be infinite.
     """
 
-    def __init__(self, laws: Laws, drive: Tensor, weight: Tensor) -> None:
+    def __init__(self, laws: DiscreteLaws, drive: Tensor, weight: Tensor) -> None:
         moves = _moves_inside(laws.log_transition, laws.lengths)
         if bool(moves.isneginf().any() | laws.log_initial.isneginf().any()):
             raise ValueError(
@@ -138,11 +136,15 @@ class SampledBitGuide(Guide):
     def _check_model(self, model: Model) -> None:
         nodes_of(model, type(self).__name__)
 
-    def posterior(self, laws: Any, *, learn: bool = True) -> SampledBits:
-        dtype = laws.log_initial.dtype
-        drive, weight = self.filter.drive(laws).to(dtype), self.filter.matrix.to(dtype)
-        return SampledBits(laws, *((drive, weight) if learn else (drive.detach(), weight.detach())))
+    def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SampledBits:
+        chain = laws.discrete
+        assert chain is not None  # as the nodes of the model are
+        dtype = chain.log_initial.dtype
+        drive, weight = self.filter.drive(chain).to(dtype), self.filter.matrix.to(dtype)
+        return SampledBits(
+            chain, *((drive, weight) if learn else (drive.detach(), weight.detach()))
+        )
 
-    def sleep_loss(self, laws: Any, paths: Tensor) -> Tensor:
+    def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
         return -self.posterior(laws).path_log_prob(paths)

@@ -363,10 +363,7 @@ def _past(model: HiddenMarkovModel, data: Sequences) -> tuple[Tensor, Tensor]:
 
 
 def _paths(laws: Laws, draws: int, generator: torch.Generator) -> Tensor:
-    initial, moves, likelihood, lengths, choice = laws.chain
-    return exact.sample_paths(
-        initial, moves, likelihood, lengths, draws, choice=choice, generator=generator
-    )
+    return exact.sample_paths(**laws.chain._asdict(), n=draws, generator=generator)
 
 
 def _within(laws: Laws, log_probability: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models import LinearGaussianSSM, LinearLaws, Sequences
+from ...models import LinearGaussianLaws, LinearGaussianSSM, LinearLaws, Sequences
 from ...models.continuous.linear_trajectories import NormalNoise, affine_scan
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
@@ -68,7 +68,7 @@ class Component(NamedTuple):
     """(N, T)."""
 
 
-def evidence(laws: LinearLaws) -> Tensor:
+def evidence(laws: LinearGaussianLaws) -> Tensor:
     """log p(y_n) of every sequence with the states integrated out, (N,) nats; differentiable.
 
     With q flat directions of the first state it keeps the ½ log 2π of every observation, see
@@ -81,7 +81,9 @@ def evidence(laws: LinearLaws) -> Tensor:
     return found
 
 
-def arguments(laws: LinearLaws) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
+def arguments(
+    laws: LinearGaussianLaws,
+) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
     """The matrices, values, mask and lengths that ``exact_gaussian`` works on."""
     chain = exact_gaussian.LinearChain(
         laws.initial_mean,

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
@@ -22,7 +22,7 @@ from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
 from ..model import Model, Simulation
 from ..priors import Ordered
-from ..trajectories import Emitted, MarkovChain, sample_chain
+from ..trajectories import Chain, Emitted, MarkovChain, sample_chain
 from .actions import ActionTransition
 from .generators import GeneratorTransition
 from .laws import (
@@ -64,10 +64,17 @@ class ChainLaws:
     from, for instance by their action.
     """
 
+    linear = None  # not linear-Gaussian
+
     log_initial: Tensor
     moves: Tensor | Callable[[], Tensor]
     data: Sequences
     choice: Tensor | None = field(default=None, kw_only=True)
+
+    @property
+    def discrete(self) -> Self:
+        """These laws: they are of a chain of discrete states."""
+        return self
 
     @property
     def lengths(self) -> Tensor:
@@ -106,9 +113,10 @@ class ChainLaws:
         return chosen
 
     @property
-    def chain(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]:
-        """What the functions of ``inference.exact`` take: also of many matrices, each once."""
-        return self.log_initial, self.matrices, self.log_likelihood, self.lengths, self.choice
+    def chain(self) -> Chain:
+        """The chain and what was seen of it; of matrices to choose from, each once."""
+        parts = self.log_initial, self.matrices, self.log_likelihood
+        return Chain(*parts, self.lengths, self.choice)
 
     def sample_states(self) -> Tensor:
         """One draw of the hidden paths, (N, T)."""

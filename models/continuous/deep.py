@@ -373,10 +373,11 @@ class DeepMarkovModel(Model):
         """The laws at given values of the unknown parameters: a pure function."""
         return DeepLaws(self, self.complete(parameters), data)
 
-    def _draw(self, laws: DeepLaws) -> tuple[Tensor, Tensor]:
+    def _draw(self, parameters: Parameters, like: Sequences) -> tuple[Tensor, Tensor, Parameters]:
         if not self.autoregressive:
-            return super()._draw(laws)
-        return laws.draw_together()
+            return super()._draw(parameters, like)
+        laws = self.laws(parameters, like)
+        return *laws.draw_together(), laws.parameters
 
 
 @dataclass(frozen=True)
@@ -387,6 +388,8 @@ class DeepLaws:
     sequences with T steps. Every log density is in nats; nothing beyond a length adds to it. In an
     autoregressive model the law of the states is given the observations before them.
     """
+
+    discrete = linear = None
 
     model: DeepMarkovModel
     parameters: Parameters

@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pyro.distributions as dist
 import torch
@@ -37,6 +37,12 @@ _FULL = 16
 """States up to which a belief has a full covariance: beyond, its numbers grow with the square."""
 
 
+_MATRICES = (
+    *("initial_mean", "initial_covariance", "diffuse", "transition", "offset", "noise"),
+    *("loading", "intercept", "observation_noise"),
+)
+
+
 @dataclass(frozen=True)
 class LinearLaws:
     """The laws of a linear-Gaussian model at given parameter values, for N sequences of T steps.
@@ -50,6 +56,8 @@ class LinearLaws:
     density is (2π)^{-1/2} and evidences keep the ½ log 2π of every observation. One value of the
     parameters at a time: who has many draws of them, loops over them.
     """
+
+    discrete = None  # no chain of discrete states
 
     initial_mean: Tensor
     """m, (N|1, D)."""
@@ -73,6 +81,11 @@ class LinearLaws:
     data: Sequences
 
     @property
+    def linear(self) -> Self:
+        """These laws: they are linear-Gaussian."""
+        return self
+
+    @property
     def values(self) -> Tensor:
         """Observations, (N, T, F); zero where ``mask`` is False."""
         return self.data.values
@@ -91,6 +104,12 @@ class LinearLaws:
     def size(self) -> int:
         """Number of state components D."""
         return self.transition.shape[-1]
+
+    def in_double(self) -> Self:
+        """The same laws with their matrices in float64."""
+        if self.transition.dtype == torch.float64:
+            return self
+        return replace(self, **{name: getattr(self, name).double() for name in _MATRICES})
 
     # Sites of the Pyro program
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -117,6 +117,17 @@ def _product(matrix: Tensor, x: Tensor) -> Tensor:
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
+class _ChainLaws(Protocol):
+    """What a law of whole trajectories is made of."""
+
+    @property
+    def lengths(self) -> Tensor: ...
+
+    def sample_states(self) -> Tensor: ...
+
+    def chain_log_prob(self, paths: Tensor) -> Tensor: ...
+
+
 class GaussianChain(dist.TorchDistribution):
     r"""Hidden trajectories of a batch of sequences, z_{t+1} = A_t z_t + b_t + N(0, Q_t).
 
@@ -129,7 +140,7 @@ class GaussianChain(dist.TorchDistribution):
     arg_constraints: dict[str, Any] = {}
     support = constraints.independent(constraints.real, 2)
 
-    def __init__(self, laws: Any, event_shape: torch.Size) -> None:
+    def __init__(self, laws: _ChainLaws, event_shape: torch.Size) -> None:
         self.laws = laws
         super().__init__(laws.lengths.shape, event_shape, validate_args=False)
 
@@ -145,12 +156,11 @@ class GaussianChain(dist.TorchDistribution):
         if torch.Size(sample_shape).numel() != 1:
             raise ValueError(f"GaussianChain: one draw at a time, got {tuple(sample_shape)}")
         with torch.no_grad():
-            draw: Tensor = self.laws.sample_states()
+            draw = self.laws.sample_states()
         return draw.reshape(torch.Size(sample_shape) + draw.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        log_p: Tensor = self.laws.chain_log_prob(value)
-        return log_p
+        return self.laws.chain_log_prob(value)
 
 
 class Observed(dist.TorchDistribution):

@@ -78,6 +78,8 @@ class SwitchingLaws:
     zero beyond the length.
     """
 
+    discrete = linear = None  # neither, but a mixture of both
+
     log_initial: Tensor
     log_transition: Tensor
     recurrence: Tensor | None

@@ -292,7 +292,7 @@ def test_likelihoods_of_discrete_states_alone_or_of_linear_observations():
     model, laws = walk_case()
 
     class Other:
-        data = laws.data
+        data, discrete, linear = laws.data, None, None
 
     network = LSTMFilter(4, reads="both")
     network.build(model)

@@ -279,7 +279,7 @@ def test_a_guide_of_other_laws_says_what_it_needs():
     model, _ = rotating_case()
 
     class Other:
-        data = None
+        data = discrete = linear = None
 
     class Silent(LSTMFilter):
         def forward(self, laws):
