@@ -28,8 +28,7 @@ from beliefzoo.inference import (
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.checking.importance import weighted_evidence
 from beliefzoo.inference.guides.regimes import SwitchingPosterior
-from beliefzoo.inference.queries import mixture_kalman
-from beliefzoo.inference.queries.mixture_kalman import resample
+from beliefzoo.inference.queries.mixture_kalman import mixture_kalman, resample
 from beliefzoo.inference.queries.regime_moments import (
     conditional_evidence,
     expected_log_joint,
