@@ -1,5 +1,7 @@
 """Filters: the exact one against sums over paths, the recurrent ones against torch."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -360,7 +362,7 @@ def test_the_exact_filter_of_a_linear_model_is_kalmans():
         torch.testing.assert_close(beliefs.mean[n, :length], mean[n, :length])
         torch.testing.assert_close(beliefs.covariance[n, :length], covariance[n, :length])
     with pytest.raises(ValueError, match="ExactFilter needs discrete states or linear"):
-        ExactFilter()(object())
+        ExactFilter()(SimpleNamespace(discrete=None, linear=None))
 
 
 def test_the_scale_of_states_with_a_flat_start_is_the_smoothers():
