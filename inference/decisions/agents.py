@@ -1,6 +1,6 @@
-"""Recurrent agents that were trained elsewhere: what they do, and the LSTM that they carry.
+"""Recurrent agents trained elsewhere: their policies, and the LSTM inside.
 
-The policies are those of sb3-contrib's ``RecurrentPPO``, or whatever has the same few parts; the
+The policies are those of sb3-contrib's ``RecurrentPPO``, or any object with the same few parts; the
 package itself is not needed here.
 """
 
@@ -20,7 +20,17 @@ Memory = tuple[Tensor, Tensor]
 
 
 class RecurrentPolicy(Protocol):
-    """What is used of ``sb3_contrib.common.recurrent.policies.RecurrentActorCriticPolicy``."""
+    """The parts used of ``sb3_contrib.common.recurrent.policies.RecurrentActorCriticPolicy``.
+
+    >>> from types import SimpleNamespace
+    >>> import torch
+    >>> from beliefzoo.inference.decisions.agents import RecurrentPolicy
+    >>> policy: RecurrentPolicy = SimpleNamespace(
+    ...     observation_space=SimpleNamespace(n=3), pi_features_extractor=torch.nn.Identity(),
+    ...     lstm_actor=torch.nn.LSTM(3, 8), action_net=torch.nn.Linear(8, 3),
+    ...     mlp_extractor=SimpleNamespace(policy_net=torch.nn.Identity()),
+    ... )
+    """
 
     observation_space: Any
     lstm_actor: Any
@@ -33,21 +43,36 @@ class RecurrentPolicy(Protocol):
 
 
 class RecurrentAgent:
-    r"""A policy π(a_t | h_t), (h_t, c_t) = LSTM(x_t, h_{t-1}, c_{t-1}), as one of the library's.
+    """Policy of an agent trained elsewhere: π(a_t | h_t), (h_t, c_t) = LSTM(x_t, h_{t-1}, c_{t-1}).
 
-    The agent was trained on ``POMDPEnv(model)``, where it sees x_t = o_t, or with ``show_action``,
-    x_t = (o_t, a_{t-1}). Whatever it makes of a symbol before the LSTM is multiplied into the first
-    layer's weights. So ``lstm`` is an LSTM on one-hot vectors, ``inputs`` of some data the symbols
-    that it reads, and what there is for these (``lstm_readouts``, ``wrap``, …) is for the agent.
-    The actor's LSTM is taken; that of the critic, if it has one of its own, is not.
+    The agent was trained on ``POMDPEnv(model)``, where it sees x_t = o_t, or with ``show_action``
+    x_t = (o_t, a_{t-1}). The layers before the LSTM are multiplied into its first weights, so that
+    ``lstm`` reads one-hot vectors of the symbols that ``inputs`` returns. Everything for such
+    networks (``lstm_readouts``, ``wrap``, …) works for the agent. The actor's LSTM is used, not
+    that of the critic.
 
     Args:
         policy: for instance ``RecurrentPPO(…).policy``, copied as it is now.
         model: the process that it acts in.
 
     Raises:
-        ValueError: a policy of other parts, an LSTM that ``wrap`` refuses, or a process of other
+        ValueError: a policy with other parts, an LSTM that ``wrap`` refuses, or a process of other
             sizes.
+
+    >>> from types import SimpleNamespace
+    >>> import torch
+    >>> from beliefzoo.inference import RecurrentAgent
+    >>> from beliefzoo.models import tiger
+    >>> policy = SimpleNamespace(  # in practice RecurrentPPO("MlpLstmPolicy", env).policy
+    ...     observation_space=SimpleNamespace(n=3), pi_features_extractor=torch.nn.Identity(),
+    ...     lstm_actor=torch.nn.LSTM(3, 8), action_net=torch.nn.Linear(8, 3),
+    ...     mlp_extractor=SimpleNamespace(policy_net=torch.nn.Identity()),
+    ... )
+    >>> model = tiger()
+    >>> agent = RecurrentAgent(policy, model)
+    >>> hidden, cells = agent.states(model.rollout(agent, episodes=5, length=10, seed=0).data)
+    >>> hidden.shape
+    torch.Size([5, 10, 8])
     """
 
     lstm: nn.LSTM
@@ -77,17 +102,20 @@ class RecurrentAgent:
         self._head = nn.Sequential(_own(policy.mlp_extractor.policy_net), _own(policy.action_net))
 
     def greedily(self) -> RecurrentAgent:
-        """The same agent, which takes the likeliest action instead of drawing one."""
+        """Returns the same agent, taking the most likely action instead of drawing one."""
         out = copy.copy(self)
         out._greedy = True
         return out
 
     def inputs(self, data: Sequences) -> Sequences:
-        """The symbols that the agent reads at every step of some episodes, none of them missing.
+        """Returns the symbols that the agent reads at each step of episodes, none of them missing.
+
+        Args:
+            data: episodes of the process.
 
         Raises:
-            ValueError: data of another process, or of a process that always shows something a step
-                without.
+            ValueError: data of another process, or a step without observation of a process that
+                always shows one.
         """
         self._model.emission.check(data)
         blank = int((data.step_mask & ~data.observed_steps).sum())
@@ -110,12 +138,13 @@ class RecurrentAgent:
         return seen * (self._model.actions + 1) + action if self._reads_actions else seen
 
     def states(self, data: Sequences) -> Memory:
-        """h and c along episodes, (N, T, units) each; of several layers those of the last."""
+        """Returns h and c along episodes, each (N, T, units); those of the last layer."""
         return states_of(self.lstm, network_inputs(self.lstm, self.inputs(data)))
 
     # A policy of the library
 
     def begin(self, model: POMDP, episodes: int) -> Memory:
+        """Returns the LSTM's zero state before the first step of ``episodes`` episodes."""
         requirement = f"must be of the sizes of {self._model}"
         require(_sizes(model) == _sizes(self._model), "model", requirement, repr(model))
         zero = torch.zeros(self.lstm.num_layers, episodes, self.lstm.hidden_size)
@@ -140,5 +169,5 @@ def _sizes(model: POMDP) -> tuple[int, int, bool]:
 
 
 def _own(part: Any) -> Any:
-    """A copy that later training does not change, on the CPU, as it acts when not in training."""
+    """A copy on the CPU, in evaluation mode, unaffected by later training."""
     return copy.deepcopy(part).cpu().eval()

@@ -1,7 +1,7 @@
 """Decision processes as Gymnasium environments; needs the extra ``pomdp``.
 
-``POMDPEnv(model)`` is one episode after the other, ``POMDPVectorEnv(model, num_envs)`` many side by
-side, advanced by tensors. Importing this module registers the problems of the library:
+``POMDPEnv(model)`` runs one episode after the other, ``POMDPVectorEnv(model, num_envs)`` many in
+parallel, advanced by tensors. Importing this module registers the library's problems:
 
 >>> import gymnasium
 >>> env = gymnasium.make("beliefzoo.inference.decisions.gymnasium_env:beliefzoo/Tiger-v0")
@@ -46,31 +46,41 @@ _RENDERED = 3
 
 
 class POMDPEnv(gymnasium.Env[Any, Any]):
-    """Episodes of a process, one after the other.
+    """A decision process as a Gymnasium environment.
 
-    Actions are ``Discrete(A)``. Symbols are ``Discrete``; of a process that shows nothing before
-    the first action there is one more, the last, which means just that and is what ``reset`` gives.
-    Numbers are a float32 ``Box``; before the first action they are zeros, and
-    ``info["observed"]`` is False.
+    Actions are ``Discrete(A)``. Observations with symbols are ``Discrete``; if the process shows
+    nothing before the first action, there is one more symbol, the last, which means "nothing" and
+    is what ``reset`` returns. Numeric observations are a float32 ``Box``; before the first action
+    they are zeros and ``info["observed"]`` is False.
 
-    An episode is terminated in a state after which nothing can be earned any more; others end by
-    the ``max_episode_steps`` of ``gymnasium.make``, or not at all.
+    An episode terminates in a state after which no more reward can be earned; others end by the
+    ``max_episode_steps`` of ``gymnasium.make``, or not at all.
 
-    Randomness is that of ``env.np_random``: each reset draws from it the seed of a stream of torch
-    of the episode's own, which leaves the global generator alone.
+    Each reset draws from ``env.np_random`` the seed of a torch generator for the episode; torch's
+    global generator is not used.
 
     Args:
-        model: a process whose parameters are all known, or a function without arguments that makes
-            one.
-        show_action: the action before it is seen beside every symbol, as one symbol o (A + 1) + a
-            with a = A before the first, for agents that would otherwise not know what they did.
-        tell_state: ``info["state"]`` is the hidden state.
-        tell_belief: ``info["belief"]`` is the exact belief, (K,).
+        model: a process whose parameters are all known, or a function without arguments that
+            returns one.
+        show_action: append the previous action to every symbol, as one symbol o (A + 1) + a with
+            a = A before the first, for agents that would otherwise not know what they did.
+        tell_state: put the hidden state into ``info["state"]``.
+        tell_belief: put the exact belief, (K,), into ``info["belief"]``.
         render_mode: ``"ansi"`` or None.
 
     Raises:
-        ValueError: parameters that are not known, ``show_action`` with numbers, another
-            ``render_mode``, an action out of range, or a step before the first reset.
+        ValueError: unknown parameters, ``show_action`` with numbers, another ``render_mode``, an
+            action out of range, or a step before the first reset.
+
+    >>> from beliefzoo.inference import POMDPEnv
+    >>> from beliefzoo.models import tiger
+    >>> env = POMDPEnv(tiger(), tell_belief=True)
+    >>> observation, info = env.reset(seed=0)
+    >>> info["belief"].tolist()
+    [0.5, 0.5]
+    >>> observation, reward, terminated, truncated, info = env.step(0)  # listen
+    >>> reward, info["belief"].round(2).tolist()
+    (-1.0, [0.15, 0.85])
     """
 
     metadata = {"render_modes": ["ansi"], "render_fps": 1}
@@ -92,7 +102,7 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
 
     @property
     def nothing(self) -> int | None:
-        """The symbol that means that nothing was seen, if there is one; None with actions shown."""
+        """The symbol that means "nothing", if there is one; None with ``show_action``."""
         return None if self._run.show_action else self._run.nothing
 
     @property
@@ -103,12 +113,14 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Begins an episode; returns the first observation and the info."""
         super().reset(seed=seed, options=options)
         self._run.seed(self.np_random)
         self._run.begin(torch.ones(1, dtype=torch.bool))
         return self._observation(), self._info()
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """Takes an action; returns observation, reward, terminated, truncated and info."""
         fits = self.action_space.contains(action)
         require(fits, "action", f"must be 0 to {self.model.actions - 1}", repr(action))
         self._run.step(torch.tensor([int(action)]))
@@ -116,7 +128,7 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
         return self._observation(), reward, over, False, self._info()
 
     def render(self) -> str | None:
-        """One line on the last step, where ``render_mode`` is ``"ansi"``."""
+        """Returns a line on the last step if ``render_mode`` is ``"ansi"``."""
         return self._run.line(0) if self.render_mode == "ansi" else None
 
     def _observation(self) -> Any:
@@ -131,20 +143,29 @@ class POMDPEnv(gymnasium.Env[Any, Any]):
 
 
 class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
-    """N episodes of a process side by side, advanced together by tensors.
+    """N episodes of a decision process in parallel, advanced together by tensors.
 
-    Spaces, endings and ``info`` are those of ``POMDPEnv``, with an axis for the episodes in front.
+    Spaces, endings and ``info`` are those of ``POMDPEnv``, with a leading axis for the episodes.
 
     Args:
         model, show_action, tell_state, tell_belief, render_mode: as of ``POMDPEnv``.
         num_envs: N.
-        max_episode_steps: an episode is truncated after so many steps; None: never.
+        max_episode_steps: truncate an episode after so many steps; None: never.
         autoreset_mode: what follows the end of an episode. ``NEXT_STEP``: the next step resets it,
             whatever its action. ``SAME_STEP``: it is reset at once; ``info["final_obs"]`` and
             ``info["final_info"]`` are of the step that ended it.
 
     Raises:
         ValueError: as of ``POMDPEnv``, or another ``autoreset_mode``.
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import POMDPVectorEnv
+    >>> from beliefzoo.models import tiger
+    >>> envs = POMDPVectorEnv(tiger(), num_envs=4)
+    >>> observations, infos = envs.reset(seed=0)
+    >>> observations, rewards, *_ = envs.step(np.array([0, 0, 0, 0]))
+    >>> rewards.tolist()
+    [-1.0, -1.0, -1.0, -1.0]
     """
 
     metadata: dict[str, Any] = {"render_modes": ["ansi"], "render_fps": 1}
@@ -181,6 +202,7 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
+        """Begins all episodes, or those in ``options["reset_mask"]``."""
         super().reset(seed=seed, options=options)
         self._run.seed(self.np_random)
         self._ended = torch.zeros(self.num_envs, dtype=torch.bool)
@@ -188,6 +210,7 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
         return self._run.observation(), self._info()
 
     def step(self, actions: Any) -> tuple[Any, Array, Array, Array, dict[str, Any]]:
+        """Takes an action in every episode; returns arrays of N, and infos."""
         chosen = np.asarray(actions)
         fits = self.action_space.contains(chosen)
         requirement = f"needs {self.num_envs} whole numbers from 0 to {self.model.actions - 1}"
@@ -207,7 +230,7 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
         return run.observation(), reward, over.numpy(), late.numpy(), self._info() | final
 
     def render(self) -> tuple[str, ...] | None:
-        """One line on the last step of every episode, where ``render_mode`` is ``"ansi"``."""
+        """Returns a line on the last step of every episode if ``render_mode`` is ``"ansi"``."""
         if self.render_mode != "ansi":
             return None
         return tuple(self._run.line(n) for n in range(self.num_envs))
@@ -216,7 +239,7 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
         return _masked(self._run.info(), np.ones(self.num_envs, dtype=np.bool_))
 
     def _final(self) -> dict[str, Any]:
-        """Observations and infos of the episodes that have ended."""
+        """Observations and infos of the episodes that ended."""
         which = self._ended.numpy()
         last = np.full(self.num_envs, None, dtype=object)
         for n in which.nonzero()[0]:
@@ -226,12 +249,12 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def _masked(told: dict[str, Any], which: Array) -> dict[str, Any]:
-    """With a mask beside each entry of the episodes that it is of, as Gymnasium has it."""
+    """Adds to each entry a mask of the episodes it belongs to, as Gymnasium requires."""
     return told | {f"_{name}": which.copy() for name in told}
 
 
 class _Now(NamedTuple):
-    """Where N episodes are."""
+    """The current step of N episodes."""
 
     state: Tensor
     """(N,)."""
@@ -250,7 +273,7 @@ class _Now(NamedTuple):
 
 
 class _Running:
-    """The episodes behind either kind of environment, in a random stream of their own."""
+    """The episodes of either kind of environment, with a random generator of their own."""
 
     now: _Now
 
@@ -295,7 +318,7 @@ class _Running:
         return spaces.Discrete(symbols * (self.model.actions + 1 if self.show_action else 1))
 
     def seed(self, generator: np.random.Generator) -> None:
-        """Begin another stream."""
+        """Starts a new random stream."""
         self._stream = torch.Generator().manual_seed(int(generator.integers(2**63))).get_state()
 
     @contextmanager
@@ -308,7 +331,7 @@ class _Running:
             self._stream = torch.get_rng_state()
 
     def begin(self, chosen: Tensor) -> None:
-        """Begin the chosen episodes, (N,) bool."""
+        """Begins the chosen episodes, (N,) bool."""
         count = int(chosen.sum())
         with self._own_stream():
             state, seen = self.world.begin(count)
@@ -333,14 +356,14 @@ class _Running:
         self.now = _Now(state, action, seen.observation, seen.mask, reward, steps, belief)
 
     def _updated(self, belief: Tensor, seen: Seen) -> Tensor:
-        """Bayes' rule; what the process itself shows is never impossible."""
+        """Bayes' rule; observations of the process itself are never impossible."""
         if not self._believes:
             return belief[:, :0]
         joint = belief * self._rule.likelihood(seen)
         return joint / joint.sum(-1, keepdim=True)
 
     def over(self) -> Tensor:
-        """Whether they have ended, (N,) bool."""
+        """Whether the episodes have ended, (N,) bool."""
         return self._last_states[self.now.state]
 
     @property
@@ -349,7 +372,7 @@ class _Running:
         return bool(self._last_states.any())
 
     def observation(self) -> Array:
-        """In the observation space, with an axis for the episodes."""
+        """Observations as elements of the observation space, with an axis for the episodes."""
         value, mask, action = self.now.value, self.now.mask, self.now.action
         if not self.model.emission.codes:
             return (value * mask).float().numpy()
@@ -359,7 +382,7 @@ class _Running:
         return seen.numpy().copy()
 
     def info(self) -> dict[str, Array]:
-        """What is told beside the observation, with an axis for the episodes."""
+        """The info, with an axis for the episodes."""
         told: dict[str, Array] = {}
         if not self.model.emission.codes:
             told["observed"] = self.now.mask.any(-1).numpy()
@@ -370,7 +393,7 @@ class _Running:
         return told
 
     def line(self, n: int) -> str:
-        """The last step of an episode in words."""
+        """Describes the last step of an episode."""
         model, now = self.model, self.now
         seen = "nothing"
         if bool(now.mask[n].any()):
@@ -397,16 +420,23 @@ def _require_model(model: object) -> None:
 
 
 def register_environment(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
-    """Make a process known to ``gymnasium.make`` and ``gymnasium.make_vec``.
+    """Registers a process with ``gymnasium.make`` and ``gymnasium.make_vec``.
 
     Args:
-        id: its name there, for instance ``"mine/Tiger-v0"``. Arguments of ``POMDPEnv`` go through
-            ``make``; ``model=`` among them puts another process in its place.
-        model: a process, or a function without arguments that makes one when it is asked for.
-        max_episode_steps: an episode is truncated after so many steps; None: never.
+        id: its name, for instance ``"mine/Tiger-v0"``. ``make`` passes arguments on to
+            ``POMDPEnv``; among them ``model=`` replaces the process.
+        model: a process, or a function without arguments that returns one when called by ``make``.
+        max_episode_steps: truncate an episode after so many steps; None: never.
 
     Raises:
-        ValueError: something else for ``model``, or ``max_episode_steps`` below 1.
+        ValueError: another ``model``, or ``max_episode_steps`` below 1.
+
+    >>> import gymnasium
+    >>> from beliefzoo.inference import register_environment
+    >>> from beliefzoo.models import tiger
+    >>> register_environment("docs/DeafTiger-v0", tiger(accuracy=0.6))
+    >>> gymnasium.make("docs/DeafTiger-v0").action_space
+    Discrete(3)
     """
     _require_model(model)
     if max_episode_steps is not None:

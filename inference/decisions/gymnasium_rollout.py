@@ -1,4 +1,4 @@
-"""Episodes of any Gymnasium environment of symbols, as data; needs the extra ``pomdp``."""
+"""Episodes of Gymnasium environments with discrete spaces, as data; needs the extra ``pomdp``."""
 
 from __future__ import annotations
 
@@ -28,29 +28,38 @@ def roll_out(
     model: POMDP | None = None,
     seed: int | None = None,
 ) -> Sequences:
-    """Episodes of an environment under a policy: observations, actions, rewards.
+    """Records episodes of an environment under a policy: observations, actions, rewards.
 
-    Step t is observation o_t, then action a_t, then its reward. What is observed after the last
-    action has no action of its own and is left out. Episodes differ in length where the environment
+    Step t is observation o_t, then action a_t, then its reward. The observation after the last
+    action has no action of its own and is left out. Episodes differ in length if the environment
     ends them.
 
-    Codes are 0, 1, …, whatever a space starts at; of spaces made of several (``MultiDiscrete``,
+    Codes are 0, 1, …, wherever a space starts; in a composite space (``MultiDiscrete``,
     ``MultiBinary``, ``Tuple``, ``Dict``) the last part runs fastest. The symbol of a ``POMDPEnv``
-    that means nothing becomes a missing value.
+    that means "nothing" becomes a missing value.
 
     Args:
-        env: of discrete observations and actions.
-        policy: uniform if None.
-        episodes: how many.
-        length: most steps of an episode; None: until the environment ends it.
-        model: what the policy is told of the process, for policies that keep a belief; by default
-            it learns the numbers of actions and symbols alone.
+        env: environment with discrete observations and actions.
+        policy: None: uniform.
+        episodes: number of episodes.
+        length: largest number of steps of an episode; None: until the environment ends it.
+        model: the process that the policy is told it acts in, for policies that keep a belief; by
+            default only the numbers of actions and symbols are known.
         seed: of the environment, the policy and the actions; torch's global generator is left
-            untouched.
+            unchanged.
+
+    Returns:
+        The episodes, with actions and rewards.
 
     Raises:
-        ValueError: a space that is not supported, a process that never ends without ``length``, or
-            a model of other sizes.
+        ValueError: an unsupported space, no ``length`` for a process that never ends, or a model of
+            other sizes.
+
+    >>> from beliefzoo.inference import POMDPEnv, roll_out
+    >>> from beliefzoo.models import ActionSequence, tiger
+    >>> data = roll_out(POMDPEnv(tiger()), ActionSequence((0, 0, 1)), length=3, seed=0)
+    >>> data.actions.tolist(), data.rewards.tolist()
+    ([[0, 0, 1]], [[-1.0, -1.0, -100.0]])
     """
     require(isinstance(env, gymnasium.Env), "env", "must be a gymnasium.Env", type(env).__name__)
     require_count(episodes, "episodes")
@@ -96,7 +105,7 @@ class _Drawn:
         self._before: Tensor | None = None
 
     def __call__(self, code: int) -> tuple[int, bool, int]:
-        """The symbol, whether it means anything, and the action that follows it."""
+        """The symbol, whether it means anything, and the next action."""
         seen = code != self._nothing
         code = code if seen else 0
         told = Seen(self._before, torch.tensor([code]), torch.tensor([seen]))
@@ -137,7 +146,7 @@ def _sequences(told: list[list[_Step]], model: POMDP) -> Sequences:
 
 
 def _check_end(env: gymnasium.Env[Any, Any], length: int | None) -> int | None:
-    """The symbol that means nothing; raises ``ValueError`` where an episode would not end."""
+    """The symbol that means "nothing"; raises ``ValueError`` if an episode would not end."""
     if length is not None:
         require_count(length, "length")
     own = env.unwrapped
@@ -150,7 +159,7 @@ def _check_end(env: gymnasium.Env[Any, Any], length: int | None) -> int | None:
 
 
 def _size(space: spaces.Space[Any], argument: str) -> int:
-    """How many values a discrete space has."""
+    """Number of values of a discrete space."""
     if isinstance(space, spaces.Discrete):
         size = int(space.n)
     elif isinstance(space, spaces.MultiDiscrete):
@@ -167,7 +176,7 @@ def _size(space: spaces.Space[Any], argument: str) -> int:
 
 
 def _code(space: spaces.Space[Any], value: Any) -> int:
-    """The place of a value among all values of its space, the last part running fastest."""
+    """Index of a value among all values of its space, the last part running fastest."""
     if isinstance(space, spaces.Discrete):
         return int(value) - int(space.start)
     if isinstance(space, spaces.Tuple | spaces.Dict):

@@ -1,4 +1,4 @@
-"""A recurrent network that acts: the policy of whoever writes down or trains its weights."""
+"""A recurrent network that acts: a policy whose weights are written down or trained elsewhere."""
 
 from __future__ import annotations
 
@@ -17,19 +17,28 @@ Memory = Any
 
 
 class NetworkPolicy:
-    r"""π(a_t | h_t) = softmax(head(h_t)), h_t = network(x_t, h_{t-1}).
+    """Policy of a network: π(a_t | h_t) = softmax(head(h_t)), h_t = network(x_t, h_{t-1}).
 
-    x_t is what was seen, a one-hot symbol or numbers (zero where missing), followed by the action
-    before it as a one-hot vector (zero at the first step): what an ``LSTMFilter`` of the process
-    reads. Both parts are copied as they are now.
+    x_t is the observation, a one-hot symbol or numbers (zero where missing), followed by the
+    previous action as a one-hot vector (zero at the first step): the inputs of an ``LSTMFilter`` of
+    the process. Both modules are copied as they are now.
 
     Args:
         network: an ``nn.LSTM``, ``nn.GRU`` or ``nn.RNN`` that reads forward.
-        head: from its output to a number for each action.
+        head: maps its output to a number for each action.
 
     Raises:
-        ValueError: another network, one that reads backward as well or has a projection, or parts
+        ValueError: another network, one that also reads backward or has a projection, or parts
             whose sizes do not fit each other or the process.
+
+    >>> import torch
+    >>> from beliefzoo.inference import NetworkPolicy
+    >>> from beliefzoo.models import tiger
+    >>> head = torch.nn.Linear(8, 3)
+    >>> _ = torch.nn.init.zeros_(head.weight), head.bias.data.copy_(torch.tensor([50.0, 0.0, 0.0]))
+    >>> policy = NetworkPolicy(torch.nn.LSTM(5, 8), head)  # two symbols and three actions
+    >>> tiger().rollout(policy, episodes=1, length=4, seed=0).data.actions.tolist()  # listens
+    [[0, 0, 0, 0]]
     """
 
     def __init__(self, network: nn.RNNBase, head: nn.Linear) -> None:
@@ -44,6 +53,7 @@ class NetworkPolicy:
         self.head = copy.deepcopy(head)
 
     def begin(self, model: POMDP, episodes: int) -> Memory:
+        """Returns the network's zero state before the first step of ``episodes`` episodes."""
         del episodes
         require_process(model, "NetworkPolicy")
         wanted = model.observations.channels + model.actions

@@ -1,8 +1,8 @@
-"""Plans for a POMDP: what to do at every belief, and how much the best policy could earn.
+"""Planning in a POMDP: what to do at every belief, and how much the best policy can earn.
 
-Point-based value iteration with a bound on either side: whatever the time that it is given, the
-value of the best policy lies between the two, and the policy that comes out earns at least the
-lower one. A yardstick for policies that act on learned beliefs, for up to about a thousand states.
+Point-based value iteration with bounds on both sides: however long it runs, the value of the best
+policy lies between them, and the policy found earns at least the lower one. It is a yardstick for
+policies that act on learned beliefs, for up to about a thousand states.
 """
 
 from __future__ import annotations
@@ -45,32 +45,42 @@ def value_iteration(
     trials: int | None = None,
     progress: bool = False,
 ) -> Plan:
-    r"""Plan by heuristic search value iteration, HSVI2 (Smith & Simmons 2005).
+    r"""Plans by heuristic search value iteration, HSVI2, with bounds on the optimal value.
 
     .. math::
         V(b) = \max_a \sum_z b(z) R(a, z) + γ \sum_o p(o | b, a)\, V(b^{a,o})
 
-    at the initial belief, before any observation. From below V is bounded by vectors, at first by
-    those of doing the same for ever; from above by the fast informed bound and the sawtooth
-    interpolation of points. Every trial follows the actions that are best by the upper bound and
-    the observations that add most to the gap, and backs both bounds up on its way back. Half of the
-    work goes into short descents, to where the discounted gap is a little below that of the start,
-    half into long ones, to where it is below ``gap``. The bounds hold for the tables as they are in
-    float64, rounding included.
+    is bounded at the initial belief, before any observation: from below by vectors, which start
+    from the values of repeating one action for ever; from above by the fast informed bound and the
+    sawtooth interpolation of points. Each trial follows the actions that are best by the upper
+    bound and the observations that contribute most to the gap, and updates both bounds on its way
+    back. Half of the work goes into short descents, to where the discounted gap is a little below
+    that of the start, half into long ones, to where it is below ``gap``. The bounds account for
+    rounding in float64.
 
     Args:
-        problem: a process of symbols with known parameters, or its tables.
+        problem: a POMDP with discrete observations and known parameters, or its tables.
         gap: difference of the bounds at which to stop, in units of reward.
-        seconds: time after which to stop with what there is; None: none.
-        trials: trials after which to stop, likewise. Up to a number of trials the result does not
-            depend on the time they took.
-        progress: show a bar, with the bounds.
+        seconds: time after which to stop with the bounds reached; None: no limit.
+        trials: number of trials after which to stop; None: no limit. A result limited by trials
+            alone is reproducible.
+        progress: show a progress bar with the bounds.
 
     Returns:
         The plan; ``plan.gap`` tells whether the gap was reached.
 
     Raises:
-        ValueError: a bad argument or table, or a discount outside [0, 1), named.
+        ValueError: a bad argument or table, or a discount outside [0, 1).
+
+    Source: Smith & Simmons (2005).
+
+    >>> from beliefzoo.inference import value_iteration
+    >>> from beliefzoo.models import tiger
+    >>> plan = value_iteration(tiger(), gap=0.1)
+    >>> plan.gap <= 0.1, plan.lower <= 19.3714 <= plan.upper
+    (True, True)
+    >>> plan.act([0.5, 0.5]).tolist()  # not knowing where the tiger is: listen
+    [1.0, 0.0, 0.0]
     """
     start = time.perf_counter()
     tables = checked_tables(problem)
@@ -90,18 +100,31 @@ def value_iteration(
             history.append((time.perf_counter() - start, *search.bounds))
             bar.update()
             bar.set_postfix_str(" to ".join(f"{bound:.6g}" for bound in search.bounds))
-            if not told:  # nothing is left that float64 could tell
+            if not told:  # the rest is below the precision of float64
                 break
     return search.plan(history)
 
 
 def mdp_values(problem: POMDP | Tables) -> Tensor:
-    r"""Q(a, z) of the decision process whose state is seen, (A, K), by policy iteration.
+    r"""Values Q(a, z) of the decision process whose state is observed, by policy iteration.
 
     .. math:: Q(a, z) = R(a, z) + γ \sum_{z'} T(z' | z, a) \max_{a'} Q(a', z')
 
+    Args:
+        problem: a POMDP with discrete observations and known parameters, or its tables.
+
+    Returns:
+        Expected discounted rewards, (A, K), float64.
+
     Raises:
         ValueError: bad tables, or a discount outside [0, 1).
+
+    >>> from beliefzoo.inference import mdp_values
+    >>> from beliefzoo.models import tiger
+    >>> mdp_values(tiger(discount=0.5)).numpy().round(2)  # the right door pays 10 at every step
+    array([[  9.,   9.],
+           [-90.,  20.],
+           [ 20., -90.]])
     """
     tables = checked_tables(problem)
     require_discount(tables)
@@ -109,20 +132,35 @@ def mdp_values(problem: POMDP | Tables) -> Tensor:
 
 
 def qmdp(problem: POMDP | Tables) -> AlphaVectors:
-    """Act as if the state were seen from the next step on (Littman, Cassandra & Kaelbling 1995).
+    """Policy that acts as if the state will be observed from the next step on (QMDP).
 
-    max_a Σ_z b(z) Q(a, z): cheap, above the value of every policy, and blind to what an action
-    tells: it never looks for its own sake.
+    It takes the action of max_a Σ_z b(z) Q(a, z), with Q of :func:`mdp_values`. This is cheap and
+    an upper bound on the value of every policy, but it ignores what an action reveals: it never
+    acts only to gain information.
+
+    Args:
+        problem: a POMDP with discrete observations and known parameters, or its tables.
+
+    Returns:
+        One vector for each action.
 
     Raises:
         ValueError: bad tables, or a discount outside [0, 1).
+
+    Source: Littman, Cassandra & Kaelbling (1995).
+
+    >>> from beliefzoo.inference import qmdp
+    >>> from beliefzoo.models import tiger
+    >>> policy = qmdp(tiger(discount=0.5))
+    >>> policy.value([0.5, 0.5]).item(), policy.act([0.98, 0.02]).tolist()
+    (9.0, [0.0, 0.0, 1.0])
     """
     q = mdp_values(problem)
     return AlphaVectors(q, torch.arange(len(q)), len(q))
 
 
 class _Node:
-    """A belief that was searched, and the best bounds known there and at its successors.
+    """A belief that was visited, and the best known bounds at it and at its successors.
 
     Place 0 of ``upper``, ``lower``, ``best`` is the belief's own, the others are its successors'.
     """
@@ -145,8 +183,8 @@ class _Search:
         self.upper = UpperBound(informed_vectors(dynamics))
         self.nodes: dict[bytes, _Node] = {}
         discount = dynamics.tables.discount
-        # Smaller gains than this are left: over all steps to come they add up to a hundredth of the
-        # gap for either bound, and descents aim at what then remains of it.
+        # Smaller gains than this are skipped: over all steps to come they add up to a hundredth
+        # of the gap for either bound, and descents aim at the rest of it.
         self.least = gap * (1 - discount) / 100
         self.aim = 0.98 * gap
         self.root = self._visit(dynamics.tables.initial)[0]
@@ -166,11 +204,10 @@ class _Search:
         return upper - lower
 
     def trial(self) -> bool:
-        """One descent from the initial belief and the backups on the way back; whether they told
-        anything new.
+        """One descent from the initial belief, and the updates on the way back.
 
-        Down: the action that is best by the upper bound, and the observation whose successor adds
-        most to the gap above what may be left at its depth, ε γ^-t.
+        Going down, it takes the action that is best by the upper bound, and the observation whose
+        successor exceeds its allowed gap ε γ^-t by most. Returns whether any bound improved.
         """
         # Half of the work in short descents, which better the upper bound most for their time, half
         # in long ones, which do so for the lower.
@@ -209,7 +246,7 @@ class _Search:
         )
 
     def _visit(self, belief: Array) -> tuple[_Node, Successors]:
-        """The node of a belief, its bounds made those of all vectors and points so far."""
+        """The node of a belief, with its bounds updated by all vectors and points so far."""
         following = self.dynamics.successors(belief)
         key = belief.tobytes()
         if key not in self.nodes:
@@ -224,7 +261,7 @@ class _Search:
         return node, following
 
     def _backup(self, node: _Node) -> bool:
-        """Bellman's update of both bounds at a belief; whether either was bettered."""
+        """Bellman's update of both bounds at a belief; returns whether either improved."""
         node, following = self._visit(node.belief)
         slack = self.dynamics.rounding
         highest = self.dynamics.action_values(node.belief, following, node.upper[1:]).max() + slack
@@ -250,7 +287,7 @@ class _Search:
         self.lower.add(vector - self.dynamics.rounding, action)
 
     def _prune(self) -> None:
-        """Drop vectors and points that others make idle, whenever there are half as many again."""
+        """Drops redundant vectors and points whenever their number has grown by half."""
         if len(self.lower.active) > 1.5 * self._pruned[0] + 32:
             self.lower.prune(np.stack([node.belief for node in self.nodes.values()]))
             self._pruned[0] = len(self.lower.active)

@@ -1,15 +1,15 @@
 """Bounds on the value of a POMDP, from below by vectors and from above by points.
 
 The optimal value V of a belief b is convex. A vector α with α·b ≤ V(b) everywhere is the value of a
-plan that is followed from b on whatever the state; the upper bound is a concave cap on each face of
-the simplex: the values at its corners and at points inside, and between them the *sawtooth* of
-Hauskrecht (2000), the interpolation of b from one point and the corners.
+plan that is followed from b on whatever the state. The upper bound interpolates between the values
+at the corners of the simplex and at points inside by the *sawtooth* of Hauskrecht (2000): from one
+point and the corners.
 
-Both sets only grow in what they claim: what was a bound stays one. So whoever asks again gives the
-count of the vectors and points that he has seen, and only later ones are computed.
+Neither bound is ever loosened: what was a bound stays one. So a caller passes the number of vectors
+and points that it has already used, and only later ones are evaluated.
 
-Every backup is moved outwards by ``Dynamics.rounding``, more than float64 can lose in it, so that
-the bounds hold for the tables as they are stored and not just nearly.
+Every update is moved outwards by ``Dynamics.rounding``, more than float64 can lose in it, so that
+the bounds hold exactly for the tables as they are stored.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPARSE = 0.05
 
 
 class Successors(NamedTuple):
-    """What may follow a belief: one entry for each action and observation of positive probability.
+    """The possible next beliefs: one for each action and observation of positive probability.
 
     ``action`` (n,), ``probability`` (n,) of the observation given the action, ``belief`` (n, K)
     after it, ``observation`` (n,).
@@ -89,7 +89,7 @@ class Dynamics:
 
 
 def blind_vectors(dynamics: Dynamics) -> Array:
-    """Values of doing the same for ever, (A, K), from below: the start of Hauskrecht (1997)."""
+    """Values of repeating one action for ever, (A, K), from below (Hauskrecht 1997)."""
     tables = dynamics.tables
     vectors = np.empty_like(tables.reward)
     for action, reward in enumerate(tables.reward):
@@ -109,7 +109,7 @@ def _discounted(onward: Any, discount: float, reward: Array) -> Array:
 
 
 def state_action_values(dynamics: Dynamics) -> Array:
-    """Q(a, z) of the decision process whose state is seen, (A, K), by policy iteration."""
+    """Values Q(a, z) if the state is observed, (A, K), by policy iteration."""
     tables = dynamics.tables
     rewards, states = tables.reward, np.arange(dynamics.states)
     policy = rewards.argmax(0)
@@ -130,14 +130,14 @@ def state_action_values(dynamics: Dynamics) -> Array:
 def informed_vectors(dynamics: Dynamics, sweeps: int = 200) -> Array:
     """The fast informed bound (Hauskrecht 2000): (A, K) whose largest product with b is ≥ V(b).
 
-    The state is taken to be seen one step late, from the next action on:
+    The state is assumed to be observed one step late, from the next action on:
     α_a(z) = R(a, z) + γ Σ_o max_a' Σ_z' T(z' | z, a) O(o | a, z') α_a'(z'), iterated from
-    the values of the process whose state is seen. These are above the fixed point, so that every
-    sweep is a bound.
+    the values of the process whose state is observed. These are above the fixed point, so that
+    every sweep gives a bound.
 
     Args:
         dynamics: the problem.
-        sweeps: most sweeps; fewer where they change nothing more.
+        sweeps: largest number of sweeps; iteration stops earlier once nothing changes.
     """
     tables = dynamics.tables
     seen = state_action_values(dynamics)
@@ -164,7 +164,7 @@ def _informed(dynamics: Dynamics, action: int, vectors: Array) -> Array:
 
 
 class LowerBound:
-    """The largest of vectors; each is numbered once and for all, in the order that it came."""
+    """The maximum of vectors, numbered in the order they were added; numbers never change."""
 
     def __init__(self, vectors: Array, actions: Numbers) -> None:
         self.vectors = list(vectors)
@@ -179,7 +179,7 @@ class LowerBound:
         return self._numbers[: self._used]
 
     def at(self, beliefs: Array, since: int = 0) -> tuple[Array, Numbers]:
-        """Values (n,) of the best vector numbered ``since`` or later, −∞ without; its number."""
+        """Values (n,) of the best vector numbered ``since`` or later, −∞ if none; its number."""
         first = int(np.searchsorted(self.active, since))
         if first == self._used:
             return np.full(len(beliefs), -np.inf), np.zeros(len(beliefs), int)
@@ -188,7 +188,7 @@ class LowerBound:
         return values[np.arange(len(beliefs)), best], self._numbers[first + best]
 
     def add(self, vector: Array, action: int) -> None:
-        """One more vector."""
+        """Adds a vector."""
         if self._used == len(self._matrix):
             self._matrix = np.concatenate([self._matrix, np.empty_like(self._matrix)])
             self._numbers = np.concatenate([self._numbers, np.empty_like(self._numbers)])
@@ -199,17 +199,18 @@ class LowerBound:
         self.actions.append(action)
 
     def prune(self, beliefs: Array) -> None:
-        """Drop the vectors that are best at none of the beliefs (N, K)."""
+        """Drops the vectors that are best at none of the beliefs (N, K)."""
         kept = np.unique(self.at(beliefs)[1])
         self._numbers, self._used = kept, len(kept)
         self._matrix = np.stack([self.vectors[number] for number in kept])
 
 
 class UpperBound:
-    """Values at the corners and at points, and the fast informed bound, whichever is least.
+    """The least of the fast informed bound and the interpolation of values at corners and points.
 
-    Points are sparse and numbered as they came. Those that share their likeliest state are linked,
-    the latest first, since a belief without that state gains nothing from them.
+    Points are sparse and numbered in the order they were added. Those with the same most likely
+    state are linked, the latest first, since they do not lower the bound at beliefs that give this
+    state probability zero.
     """
 
     def __init__(self, informed: Array) -> None:
@@ -236,10 +237,9 @@ class UpperBound:
         return values
 
     def add(self, belief: Array, value: float, instead: int | None = None) -> int | None:
-        """One more point, its number; ``instead`` of an earlier one at the same belief.
+        """Adds a point and returns its number; ``instead`` of an earlier one at the same belief.
 
-        At a corner there is no point to number: its value is lowered, and with it what all points
-        give.
+        A corner has no number: its value is lowered, and with it the bounds of all points.
         """
         (index,) = belief.nonzero()
         if len(index) == 1:
@@ -267,7 +267,7 @@ class UpperBound:
         return number
 
     def prune(self) -> None:
-        """Drop the points at which the others give no more."""
+        """Drops the points at which the other points give no larger bound."""
         self.active = self._kernels.drop_idle(self.points, self._points, self._latest)
 
 

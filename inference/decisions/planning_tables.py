@@ -1,4 +1,4 @@
-"""What planning asks of the tables of a POMDP."""
+"""The requirements of planning on the tables of a POMDP."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def checked_tables(problem: POMDP | Tables) -> Tables:
 
 
 def require_discount(tables: Tables) -> None:
-    """Raise ``ValueError`` for a discount of 1, under which values for ever may be infinite."""
+    """Raises ``ValueError`` for a discount of 1: infinite sums of rewards may diverge."""
     requirement = (
         "must be in [0, 1) where rewards count for ever; solve_horizon takes a discount of 1"
     )

@@ -1,4 +1,4 @@
-"""What planning gives: vectors to act on, and bounds on what the best policy earns."""
+"""Results of planning: vectors to act on, and bounds on the optimal value."""
 
 from __future__ import annotations
 
@@ -18,9 +18,21 @@ from ...models.data.storage import read_tensors, write_tensors
 
 @dataclass(frozen=True, eq=False)
 class AlphaVectors:
-    """A function max_m b·α_m of beliefs, and the action of the largest.
+    """Piecewise linear value function max_m b·α_m of beliefs b, and the action of each vector.
 
-    ``vectors`` α (M, K) float64, ``actions`` (M,) int64, ``action_count`` A.
+    Args:
+        vectors: α, (M, K) float64, in units of reward.
+        actions: the action of each vector, (M,) int64.
+        action_count: number of actions A.
+
+    >>> import torch
+    >>> from beliefzoo.inference import AlphaVectors
+    >>> vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.6]], dtype=torch.float64)
+    >>> plan = AlphaVectors(vectors, torch.tensor([0, 1, 2]), action_count=3)
+    >>> plan.value([0.9, 0.1]).item(), plan.act([0.9, 0.1]).tolist()
+    (0.9, [1.0, 0.0, 0.0])
+    >>> plan.value([0.5, 0.5]).item(), plan.act([0.5, 0.5]).tolist()
+    (0.6, [0.0, 0.0, 1.0])
     """
 
     vectors: Tensor
@@ -28,17 +40,17 @@ class AlphaVectors:
     action_count: int
 
     def value(self, belief: Tensor | npt.ArrayLike) -> Tensor:
-        """max_m b·α_m of beliefs (…, K), (…)."""
+        """Returns max_m b·α_m of beliefs b (…, K): (…)."""
         return self._products(belief).amax(-1)
 
     def act(self, belief: Tensor | npt.ArrayLike) -> Tensor:
-        """Probabilities (…, A): 1 for the action of the largest vector; the first of equal ones."""
+        """Returns probabilities (…, A): 1 for the action of the largest vector."""
         action = self.actions[self._products(belief).argmax(-1)]
         return torch.nn.functional.one_hot(action, self.action_count).double()
 
     @property
     def policy(self) -> BeliefPolicy:
-        """It acts on the exact belief; on another one by ``BeliefPolicy(plan.act, tracker)``."""
+        """The policy on the exact belief; for others, ``BeliefPolicy(plan.act, tracker)``."""
         return BeliefPolicy(self.act)
 
     def _products(self, belief: Tensor | npt.ArrayLike) -> Tensor:
@@ -50,9 +62,18 @@ class AlphaVectors:
 
 
 class History(NamedTuple):
-    """Bounds at the initial belief over time, each (steps,); the first are those before any search.
+    """Bounds at the initial belief in the course of planning, the first before any search.
 
-    ``seconds`` since the call, ``lower``, ``upper``.
+    Attributes:
+        seconds: time since the call, (steps,).
+        lower: lower bound, (steps,), in units of reward.
+        upper: upper bound, (steps,).
+
+    >>> from beliefzoo.inference import value_iteration
+    >>> from beliefzoo.models import tiger
+    >>> history = value_iteration(tiger(), gap=5.0).history
+    >>> bool((history.lower.diff() >= 0).all()), bool((history.upper.diff() <= 0).all())
+    (True, True)
     """
 
     seconds: Tensor
@@ -62,11 +83,24 @@ class History(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Plan(AlphaVectors):
-    """A policy with what it earns at least, and what no policy exceeds.
+    """A policy with bounds on the optimal value; made by :func:`value_iteration`.
 
-    ``value`` is a lower bound on what ``act`` earns from any belief on. ``lower`` and ``upper`` are
-    bounds on the value of the best policy at the initial belief; the policy earns at least
-    ``lower`` there.
+    ``value(b)`` is a lower bound on what ``act`` earns from belief b on.
+
+    Attributes:
+        vectors, actions, action_count: as of :class:`AlphaVectors`.
+        lower: lower bound on the value of the best policy at the initial belief; this policy earns
+            at least as much there.
+        upper: upper bound on the value of every policy there.
+        history: the bounds in the course of planning.
+
+    >>> from beliefzoo.inference import value_iteration
+    >>> from beliefzoo.models import tiger
+    >>> model = tiger()
+    >>> plan = value_iteration(model, gap=1.0)
+    >>> episodes = model.rollout(plan.policy, episodes=2000, length=60, seed=0)
+    >>> abs(episodes.returns().mean().item() - 19.3714) < 2  # the optimal value
+    True
     """
 
     lower: float
@@ -75,11 +109,15 @@ class Plan(AlphaVectors):
 
     @property
     def gap(self) -> float:
-        """upper - lower: what the best policy may earn more, at most."""
+        """upper - lower: the most that the best policy could earn beyond this one."""
         return self.upper - self.lower
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the plan to one file, whole or not at all; ``load_plan`` reads it."""
+        """Writes the plan to one file, completely or not at all; :func:`load_plan` reads it.
+
+        Returns:
+            The path.
+        """
         content: dict[str, Any] = {"vectors": self.vectors, "actions": self.actions}
         content |= self.history._asdict()
         content["bounds"] = [self.lower, self.upper]
@@ -87,10 +125,25 @@ class Plan(AlphaVectors):
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan that ``Plan.save`` wrote; nothing is unpickled.
+    """Reads a plan that :meth:`Plan.save` wrote; nothing is unpickled.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The plan.
 
     Raises:
-        ValueError: missing, truncated or foreign file.
+        ValueError: a missing, truncated or foreign file.
+
+    >>> import tempfile
+    >>> from beliefzoo.inference import load_plan, value_iteration
+    >>> from beliefzoo.models import tiger
+    >>> plan = value_iteration(tiger(), gap=5.0)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     read = load_plan(plan.save(f"{folder}/tiger.plan"))
+    >>> read.upper == plan.upper
+    True
     """
     content = read_tensors(path, {"plan", "action_count"})
     try:

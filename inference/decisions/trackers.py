@@ -1,7 +1,7 @@
-"""Beliefs along episodes, step by step: a network's, and that of no memory.
+"""Beliefs along episodes, step by step: those of a network, and those without memory.
 
-What ``POMDP.rollout`` records, and what a ``BeliefPolicy`` acts on, beside ``models.ExactTracker``
-and ``ParticleTracker``. They keep nothing themselves: what is remembered is handed on.
+``POMDP.rollout`` records them and a ``BeliefPolicy`` acts on them; see also ``ExactTracker`` and
+``ParticleTracker``. Trackers hold no state: the memory is passed in and returned at every step.
 """
 
 from __future__ import annotations
@@ -24,12 +24,28 @@ Impossible = Literal["raise", "reset"]
 
 
 def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
-    """The beliefs that a tracker would have held along given episodes, (N, T, K).
+    """Computes the beliefs that a tracker holds along given episodes.
 
-    Zero beyond the length of a sequence.
+    Args:
+        tracker: for instance ``FilterTracker``, ``ParticleTracker``, ``NoMemory`` or
+            ``ExactTracker``.
+        model: the process that the episodes are from, K states.
+        data: N episodes of at most T steps, with actions.
+
+    Returns:
+        Beliefs, (N, T, K); zero beyond the length of an episode.
 
     Raises:
-        ValueError: data that cannot come from the model, or what the tracker refuses.
+        ValueError: data that the model cannot produce, or that the tracker refuses.
+
+    >>> from beliefzoo.inference import track
+    >>> from beliefzoo.models import ActionSequence, ExactTracker, tiger
+    >>> model = tiger()
+    >>> episodes = model.rollout(ActionSequence((0, 0, 0)), episodes=1, length=3, seed=1)
+    >>> track(ExactTracker(), model, episodes.data).numpy().round(4)[0]  # listening three times
+    array([[0.5   , 0.5   ],
+           [0.85  , 0.15  ],
+           [0.9698, 0.0302]])
     """
     require_tracker(tracker)
     require_process(model, "track")
@@ -52,16 +68,24 @@ class _Network(NamedTuple):
 
 
 class FilterTracker:
-    """The belief of a recurrent filter, one step at a time, the network's state handed on.
+    """Beliefs of a recurrent filter, one step at a time, passing the network's state on.
 
-    What the filter says of whole sequences, to rounding.
+    They equal the filter's beliefs on whole sequences, up to rounding.
 
     Args:
         filter: an ``LSTMFilter``, ``GRUFilter`` or ``ElmanFilter`` that reads forward, or a guide
-            or a fit that has one.
+            or fit that contains one.
 
     Raises:
         ValueError: another filter, one that is not built, or one built for another model.
+
+    >>> from beliefzoo.inference import FilterTracker, LSTMFilter, track
+    >>> from beliefzoo.models import Uniform, tiger
+    >>> model, network = tiger(), LSTMFilter(hidden_size=4)
+    >>> network.build(model)
+    >>> episodes = model.rollout(Uniform(), episodes=3, length=5, seed=0).data
+    >>> track(FilterTracker(network), model, episodes).shape
+    torch.Size([3, 5, 2])
     """
 
     def __init__(self, filter: RecurrentFilter | Guide | Fit) -> None:
@@ -77,6 +101,7 @@ class FilterTracker:
         self.filter: RecurrentFilter = own
 
     def begin(self, model: POMDP, episodes: int) -> _Network:
+        """Returns the network's state before the first step of ``episodes`` episodes."""
         del episodes
         self.filter.build(model)  # refuses another model than its own
         require(
@@ -88,6 +113,7 @@ class FilterTracker:
         return _Network(model, None)
 
     def update(self, memory: _Network, seen: Seen) -> tuple[Tensor, _Network]:
+        """Returns the belief (N, K) after a step, and the network's new state."""
         filter, model = self.filter, memory.model
         assert filter.network is not None
         assert filter.head is not None
@@ -104,7 +130,7 @@ class FilterTracker:
 
 
 def _as_sequences(seen: Seen) -> Sequences:
-    """The step as the last one of sequences: behind a missing one that brings its action."""
+    """The step as the last one of sequences, behind a missing step that holds its action."""
     y, mask = (x.unsqueeze(1) for x in (seen.observation, seen.mask))
     actions = torch.zeros(len(y), 1, dtype=torch.int64)
     if seen.action is not None:
@@ -122,21 +148,30 @@ class _Nothing(NamedTuple):
 
 
 class NoMemory:
-    r"""The belief of who remembers nothing but the last action and what was seen after it.
+    r"""Belief of an agent without memory: given the last action and observation only.
 
     .. math:: b_t(z') \propto O(o_t | a_{t-1}, z') \sum_z T(z' | z, a_{t-1})\, \pi(z)
 
-    with the same π at every step; at the first step b_1 ∝ O(o_1 | z) p(z_1). With π the share of
-    visits under a policy this is what can be known without memory; see ``under``.
+    with the same π at every step; at the first step b_1 ∝ O(o_1 | z) p(z_1). If π is the share of
+    visits to each state under a policy, this is the best belief without memory; see :meth:`under`.
 
     Args:
-        prior: π, (K,); the initial law if None.
-        impossible: at an observation that this rules out, ``"reset"`` leaves π out, b ∝ O;
-            ``"raise"`` is a ``ValueError`` that names episode and step.
+        prior: π, (K,); None: the initial law.
+        impossible: what to do if π rules out an observation: ``"reset"`` leaves π out, b ∝ O;
+            ``"raise"`` raises a ``ValueError`` that names episode and step.
 
     Raises:
-        ValueError: a prior that is no law of the model's states, another ``impossible``, a model
-            whose parameters are not known, or an observation that no state can give.
+        ValueError: a prior that is no distribution of the model's states, another ``impossible``, a
+            model with unknown parameters, or an observation that no state can produce.
+
+    >>> from beliefzoo.inference import NoMemory, track
+    >>> from beliefzoo.models import ActionSequence, tiger
+    >>> model = tiger()
+    >>> episodes = model.rollout(ActionSequence((0, 0, 0)), episodes=1, length=3, seed=1)
+    >>> track(NoMemory(), model, episodes.data).numpy().round(2)[0]  # growls do not add up
+    array([[0.5 , 0.5 ],
+           [0.85, 0.15],
+           [0.85, 0.15]])
     """
 
     def __init__(
@@ -155,9 +190,19 @@ class NoMemory:
     def under(
         cls, model: POMDP, policy: Policy, episodes: int, length: int, *, seed: int = 0
     ) -> NoMemory:
-        """π from so many episodes: the share of the steps before the last in each state.
+        """Estimates π as the share of steps in each state along simulated episodes.
 
-        One visit is added to each, so that no state is ruled out by chance.
+        One visit is added to each state, so that none is ruled out by chance.
+
+        Args:
+            model: the process.
+            policy: what chooses the actions.
+            episodes: number of episodes.
+            length: steps of each.
+            seed: of the simulation.
+
+        Returns:
+            The tracker with this prior.
         """
         require_count(length - 1, "length - 1")
         states = model.rollout(policy, episodes, length, seed=seed).states[:, :-1]
@@ -165,6 +210,7 @@ class NoMemory:
         return cls(visits / visits.sum())
 
     def begin(self, model: POMDP, episodes: int) -> _Nothing:
+        """Returns the memory before the first step: the model's laws and π."""
         require_process(model, "NoMemory")
         rule = BayesRule(model, model.complete({}))
         prior = rule.initial if self.prior is None else self.prior
@@ -173,6 +219,7 @@ class NoMemory:
         return _Nothing(rule, prior.expand(episodes, -1), 0)
 
     def update(self, memory: _Nothing, seen: Seen) -> tuple[Tensor, _Nothing]:
+        """Returns the belief (N, K) after a step, and the memory."""
         rule, before, step = memory
         told, expected = rule.likelihood(seen), rule.initial
         if seen.action is not None:
