@@ -10,42 +10,38 @@ threads, after their beliefs were found to agree with Bayes' rule in numpy.
 
 from __future__ import annotations
 
-import math
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
-from torch import Tensor
 
-from ...inference import ExactFilter, filter
-from ...models import POMDP, ExactTracker, Seen, Sequences
 from ...models.decisions import problems
+from ..command.seeds import at_least
 from .parts import fresh
-from .parts.contenders import DTYPES
+from .parts.comparison import Compared, Contender, Prepared, compare, positive, ratios
 from .parts.problems import Array, Precision
-from .parts.turns import Timing, in_turn
-
-Size = tuple[int, int, int, int]
+from .parts.processes import (
+    CONTENDERS,
+    FILTER,
+    TRACKER,
+    Problem,
+    Size,
+    problem,
+    random_tables,
+    reference,
+)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Compared):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the tables and the episodes."""
-    threads: int = 2
-    """Threads of every library."""
     tiger: tuple[int, ...] = (64, 1024)
     """Numbers of episodes of the Tiger, advanced together: few, where what a call costs by itself
     is most of it, and as many as an estimate of a policy's value takes."""
@@ -59,19 +55,11 @@ class Settings:
     pairs: int = 2_000_000
     """Pairs (from, to) that pomdp-py visits in a call, one after the other in Python: some tenths
     of a second. Its time grows with the number of belief steps, so that few of them tell it."""
-    rounds: int = 15
-    """Turns of each contender: the quartiles of fifteen are some per cent apart on a quiet
-    machine."""
-    seconds_each: float = 15.0
-    """Time after which a contender gets no further turn on a problem, but for the first three."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "steps", "pairs", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
-        for name in ("successors", "seconds_each"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: must be finite and > 0, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "steps", "pairs")
+        positive(self, "successors")
         if not self.tiger and not self.sizes:
             raise ValueError("sizes: needs a size, or episodes of the Tiger, got none")
         if min(self.tiger, default=1) < 1:
@@ -102,298 +90,6 @@ ALLOWED: Mapping[Precision, float] = {"float32": 1e-4, "float64": 1e-10}
 1e-16 of it, and observations keep them from adding up; pymdp, in float32, besides takes no
 probability to be below 1.2e-7."""
 
-SPREAD = 0.01
-"""Share of a transition's probability that goes to all states alike, so that none is impossible."""
-
-
-# --- the problem ----------------------------------------------------------------------------------
-
-
-class Problem(NamedTuple):
-    """A process whose tables are known, and episodes of it."""
-
-    model: POMDP
-    data: Sequences
-    pairs: int
-    """See ``Settings``."""
-
-    @property
-    def size(self) -> str:
-        """The size in words, as it stands in the report."""
-        model = self.model
-        symbols = model.emission.encoding_size
-        return (
-            f"states{model.states}_actions{model.actions}_symbols{symbols}_episodes{len(self.data)}"
-        )
-
-    @property
-    def actions(self) -> Tensor:
-        """The action before every belief step, (N, T)."""
-        assert self.data.actions is not None
-        return self.data.actions[:, :-1]
-
-    @property
-    def observations(self) -> Tensor:
-        """What every belief step sees, (N, T)."""
-        return self.data.values[:, 1:]
-
-
-def problem(model: POMDP, episodes: int, settings: Settings) -> Problem:
-    """Episodes of a process under actions that are drawn uniformly."""
-    made = model.rollout(None, episodes, settings.steps + 1, seed=settings.seed)
-    return Problem(model, made.data, settings.pairs)
-
-
-def random_tables(size: Size, settings: Settings) -> POMDP:
-    """A process of which every state has few successors, and no step is impossible."""
-    states, actions, symbols, _ = size
-    random = np.random.default_rng([settings.seed, states, actions, symbols])
-    concentration = np.full(states, min(1.0, settings.successors / states))
-    few = random.dirichlet(concentration, (actions, states))
-    told = random.dirichlet(np.full(symbols, 0.5), (actions, states))
-    return POMDP.from_tables((1 - SPREAD) * few + SPREAD / states, told, 0.0)
-
-
-def reference(given: Problem) -> Array:
-    r"""Bayes' rule in float64, one step after the other.
-
-    .. math:: b_{t+1}(z') \propto O(o_{t+1} | a_t, z') \sum_z T(z' | z, a_t)\, b_t(z)
-
-    Returns:
-        The beliefs of all steps, (N · T, K), those of an episode together.
-    """
-    tables = given.model.tables()
-    beliefs = []
-    episodes = zip(given.actions.numpy(), given.observations.numpy(), strict=True)
-    for actions, observations in episodes:
-        belief = tables.initial
-        for action, seen in zip(actions, observations, strict=True):
-            joint = tables.observation[action, :, seen] * (belief @ tables.transition[action])
-            belief = joint / joint.sum()
-            beliefs.append(belief)
-    return np.stack(beliefs)
-
-
-# --- the contenders -------------------------------------------------------------------------------
-
-
-class Prepared(NamedTuple):
-    """Work to be timed."""
-
-    work: Callable[[], Any]
-    beliefs: Callable[[Any], npt.NDArray[np.floating]]
-    """From what the work returns, the beliefs in the order of ``reference``, its first ones."""
-    belief_steps: int
-    """How many there are."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way of computing it."""
-
-    name: str
-    prepare: Callable[[Problem], Prepared]
-    package: str | None = None
-    """The package that it needs; None: nothing beyond what this library needs."""
-    precision: Precision = "float64"
-    beside: tuple[str, ...] = ()
-    """Which of this library's contenders do the same, for the ratios."""
-
-
-def _tracked(given: Problem) -> Prepared:
-    """``ExactTracker``, all episodes advanced together, as a policy uses it."""
-    first = given.data.values[:, 0], torch.zeros(len(given.data), dtype=torch.bool)
-    nothing = Seen(None, *first)
-    seen = [
-        Seen(action, observation, torch.ones_like(observation, dtype=torch.bool))
-        for action, observation in zip(given.actions.T, given.observations.T, strict=True)
-    ]
-
-    def work() -> list[Tensor]:
-        tracker = ExactTracker()
-        memory = tracker.begin(given.model, len(given.data))
-        _, memory = tracker.update(memory, nothing)
-        beliefs = []
-        for one in seen:
-            belief, memory = tracker.update(memory, one)
-            beliefs.append(belief)
-        return beliefs
-
-    return Prepared(
-        work, lambda found: torch.stack(found, 1).flatten(0, 1).numpy(), given.actions.numel()
-    )
-
-
-def _filtered(given: Problem, precision: Precision) -> Prepared:
-    """``filter``, whole episodes: probabilities from observations."""
-    model, data = given.model, given.data
-
-    @torch.no_grad()
-    def work() -> Tensor:
-        if precision == "float64":
-            return filter(model, data)
-        values = {name: value.to(DTYPES[precision]) for name, value in model.known.items()}
-        log_beliefs = ExactFilter()(model.laws(values, data))
-        assert isinstance(log_beliefs, Tensor)  # the states are discrete
-        return log_beliefs.exp()
-
-    return Prepared(work, lambda found: found[:, 1:].flatten(0, 1).numpy(), given.actions.numel())
-
-
-def _pymdp_step(given: Problem) -> tuple[Callable[..., Any], Any, Any]:
-    """A belief step of one episode, the tables that it reads, and all beliefs (N, K) at first.
-
-    By the functions that its ``Agent`` calls. An agent's likelihood knows no action; here it is
-    given that of the action taken. The tables have the action in front: that of a step then lies
-    together, which at 870 states takes half the time of pymdp's own order.
-    """
-    import jax.numpy as jnp
-    from pymdp.control import compute_expected_state
-    from pymdp.inference import update_posterior_states
-
-    tables = given.model.tables()
-    both = (
-        jnp.asarray(tables.transition.transpose(0, 2, 1), dtype=jnp.float32),
-        jnp.asarray(tables.observation.transpose(0, 2, 1), dtype=jnp.float32),
-    )
-
-    def step(both: Any, belief: Any, action: Any, seen: Any) -> Any:
-        moves, told = (table[action] for table in both)
-        prior = compute_expected_state([belief], [moves[..., None]], [0])
-        (history,) = update_posterior_states(
-            [told], None, [seen], None, prior=prior, method="exact", distr_obs=False
-        )
-        return history[0]
-
-    initial = jnp.asarray(tables.initial, dtype=jnp.float32)
-    return step, both, jnp.tile(initial, (len(given.data), 1))
-
-
-def _over_episodes(step: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
-    """The step of all episodes: side by side as an ``Agent`` takes them, where each has a copy of
-    its matrix, or one after the other in compiled code, which is quicker once these are large."""
-    import jax
-
-    side_by_side = jax.vmap(step, in_axes=(None, 0, 0, 0))
-
-    def in_a_row(both: Any, *columns: Any) -> Any:
-        return jax.lax.map(lambda one: step(both, *one), columns)
-
-    return side_by_side, in_a_row
-
-
-def _quickest(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
-    """By the second call: the first one compiles."""
-    seconds = []
-    for work in works:
-        work()
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return works[int(np.argmin(seconds))]
-
-
-def _pymdp_by_step(given: Problem) -> Prepared:
-    """One compiled call a step; its result is waited for."""
-    import jax
-    import jax.numpy as jnp
-
-    step, both, initial = _pymdp_step(given)
-    columns = given.actions.T.numpy(), given.observations.T.numpy()
-    seen = [(jnp.asarray(a), jnp.asarray(o)) for a, o in zip(*columns, strict=True)]
-
-    def work(compiled: Callable[..., Any]) -> list[Any]:
-        belief, beliefs = initial, []
-        for action, observation in seen:
-            belief = jax.block_until_ready(compiled(both, belief, action, observation))
-            beliefs.append(belief)
-        return beliefs
-
-    def flat(found: list[Any]) -> npt.NDArray[np.floating]:
-        return np.stack(found, 1).reshape(-1, given.model.states)
-
-    works = [partial(work, jax.jit(every)) for every in _over_episodes(step)]
-    return Prepared(_quickest(works), flat, given.actions.numel())
-
-
-def _pymdp_scan(given: Problem) -> Prepared:
-    """The same step in a ``lax.scan``, compiled as a whole."""
-    import jax
-    import jax.numpy as jnp
-
-    step, both, initial = _pymdp_step(given)
-    columns = tuple(jnp.asarray(x.T.numpy()) for x in (given.actions, given.observations))
-
-    def scan(every: Callable[..., Any]) -> Callable[[], Any]:
-        @jax.jit
-        def compiled(both: Any, start: Any, columns: Any) -> Any:
-            def body(belief: Any, seen: Any) -> tuple[Any, Any]:
-                belief = every(both, belief, *seen)
-                return belief, belief
-
-            return jax.lax.scan(body, start, columns)[1]
-
-        return lambda: jax.block_until_ready(compiled(both, initial, columns))
-
-    def flat(found: Any) -> npt.NDArray[np.floating]:
-        return np.swapaxes(np.asarray(found), 0, 1).reshape(-1, given.model.states)
-
-    works = [scan(every) for every in _over_episodes(step)]
-    return Prepared(_quickest(works), flat, given.actions.numel())
-
-
-def _pomdp_py(given: Problem) -> Prepared:
-    """``update_histogram_belief`` on the first episodes, with models that look tables up."""
-    import pomdp_py
-
-    tables = given.model.tables()
-    # Lists: an element of an array costs Python several times as much to fetch.
-    moves, told = tables.transition.tolist(), tables.observation.tolist()
-
-    class Transition(pomdp_py.TransitionModel):
-        def probability(self, next_state: int, state: int, action: int) -> float:
-            found: float = moves[action][state][next_state]
-            return found
-
-    class Observation(pomdp_py.ObservationModel):
-        def probability(self, observation: int, next_state: int, action: int) -> float:
-            found: float = told[action][next_state][observation]
-            return found
-
-    episodes, length = given.actions.shape
-    belief_steps = min(max(1, given.pairs // given.model.states**2), episodes * length)
-    columns = given.actions.flatten().tolist(), given.observations.flatten().tolist()
-    seen = list(zip(*columns, strict=True))[:belief_steps]
-    initial = pomdp_py.Histogram(dict(enumerate(tables.initial.tolist())))
-    transition, observation = Transition(), Observation()
-
-    def work() -> list[Any]:
-        beliefs: list[Any] = []
-        for place, (action, symbol) in enumerate(seen):
-            before = beliefs[-1] if place % length else initial
-            beliefs.append(
-                pomdp_py.update_histogram_belief(before, action, symbol, observation, transition)
-            )
-        return beliefs
-
-    def flat(found: list[Any]) -> npt.NDArray[np.floating]:
-        return np.array([[belief[k] for k in range(given.model.states)] for belief in found])
-
-    return Prepared(work, flat, belief_steps)
-
-
-TRACKER, FILTER = "beliefzoo_tracker", "beliefzoo_filter"
-
-CONTENDERS: tuple[Contender, ...] = (
-    Contender(TRACKER, _tracked),
-    Contender(FILTER, partial(_filtered, precision="float64")),
-    Contender(f"{FILTER}_float32", partial(_filtered, precision="float32"), precision="float32"),
-    Contender("pymdp_step", _pymdp_by_step, "inferactively-pymdp", "float32", (TRACKER,)),
-    Contender("pymdp_scan", _pymdp_scan, "inferactively-pymdp", "float32", (f"{FILTER}_float32",)),
-    Contender("pomdp_py", _pomdp_py, "pomdp-py", "float64", (TRACKER, FILTER)),
-)
-
-
 # --- measuring ------------------------------------------------------------------------------------
 
 
@@ -402,54 +98,57 @@ def run(settings: Settings) -> dict[str, Any]:
     return fresh.measured(measure, settings)
 
 
-def measure(settings: Settings, contenders: Sequence[Contender] = CONTENDERS) -> dict[str, Any]:
+def measure(
+    settings: Settings, contenders: Sequence[Contender[Problem]] = CONTENDERS
+) -> dict[str, Any]:
     """Figures by size and contender.
 
     Raises:
         ValueError: a contender's beliefs differ from the reference by more than rounding.
     """
     processes = [(problems.tiger(), episodes) for episodes in settings.tiger]
-    processes += [(random_tables(size, settings), size[-1]) for size in settings.sizes]
+    for size in settings.sizes:
+        processes.append((random_tables(size, settings.successors, settings.seed), size[-1]))
     figures = {}
     for model, episodes in processes:
-        given = problem(model, episodes, settings)
+        given = problem(model, episodes, settings.steps, settings.pairs, settings.seed)
         print(given.size, flush=True)
         figures[given.size] = _compare(given, settings, contenders)
     return figures
 
 
-def _compare(given: Problem, settings: Settings, contenders: Sequence[Contender]) -> dict[str, Any]:
-    """One problem: check, then time in turn."""
+def _compare(
+    given: Problem, settings: Settings, contenders: Sequence[Contender[Problem]]
+) -> dict[str, Any]:
+    """One problem: check, then time in turn; of each the cost of a belief step, and its ratios."""
     expected = reference(given)
-    figures: dict[str, Any] = {}
-    ready: dict[str, Prepared] = {}
-    for contender in contenders:
-        if contender.package and fresh.installed(contender.package) is None:
-            figures[contender.name] = {"left_out": f"{contender.package} is not installed"}
-            continue
-        prepared = contender.prepare(given)
-        figures[contender.name] = _checked(contender, given, prepared, expected)
-        ready[contender.name] = prepared
-    timings = in_turn(
-        {name: prepared.work for name, prepared in ready.items()},
-        rounds=settings.rounds,
-        seconds_each=settings.seconds_each,
+    figures, timings = compare(
+        given,
+        contenders,
+        settings,
+        lambda contender, prepared: _checked(contender, given, prepared, expected),
     )
     microseconds = {
-        name: 1e3 * np.array(timing.milliseconds) / ready[name].belief_steps
+        name: [1e3 * each / figures[name]["belief_steps"] for each in timing.milliseconds]
         for name, timing in timings.items()
     }
     for contender in contenders:
-        if contender.name in timings:
-            figures[contender.name] |= _figures(contender, timings[contender.name], microseconds)
+        if contender.name not in timings:
+            continue
+        own, found = microseconds[contender.name], figures[contender.name]
+        found["microseconds_per_belief_step"] = float(np.median(own))
+        for ours in contender.beside:
+            if ours in microseconds:
+                beside = ratios(own, microseconds[ours])
+                found[f"beside_{ours}"] = {**beside, "times_slower_to_reach": REACH}
     return figures
 
 
 def _checked(
-    contender: Contender, given: Problem, prepared: Prepared, expected: Array
+    contender: Contender[Problem], given: Problem, prepared: Prepared, expected: Array
 ) -> dict[str, Any]:
     """Agreement with the reference."""
-    found = prepared.beliefs(prepared.work())
+    found = prepared.answer(prepared.work())
     off = float(np.abs(found - expected[: prepared.belief_steps]).max())
     allowed = ALLOWED[contender.precision]
     if not off <= allowed:
@@ -462,30 +161,6 @@ def _checked(
         "belief_steps": prepared.belief_steps,
         "largest_difference": off,
     }
-
-
-def _figures(
-    contender: Contender, timing: Timing, microseconds: Mapping[str, Array]
-) -> dict[str, Any]:
-    """Cost of a belief step, and its ratio to ours: median and quartiles of turns side by side."""
-    own = microseconds[contender.name]
-    figures: dict[str, Any] = {
-        "microseconds_per_belief_step": float(np.median(own)),
-        **timing.figures(),
-    }
-    for ours in contender.beside:
-        if ours in microseconds:
-            together = min(len(own), len(microseconds[ours]))
-            low, middle, high = np.quantile(
-                own[:together] / microseconds[ours][:together], (0.25, 0.5, 0.75)
-            )
-            figures[f"beside_{ours}"] = {
-                "times_slower": float(middle),
-                "times_slower_lower_quartile": float(low),
-                "times_slower_upper_quartile": float(high),
-                "times_slower_to_reach": REACH,
-            }
-    return figures
 
 
 # --- what is shown --------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ gradient in every weight, of the same weights and the same drawn trajectories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,19 +28,17 @@ from ...inference import DeepGuide, TrajectoryNetwork
 from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.deep import DeepPosterior
 from ...models import Bernoulli, DeepLaws, DeepMarkovModel, Sequences
+from ..command.seeds import at_least
 from ..data.loaders import load_jsb_chorales
 from .parts import fresh
+from .parts.comparison import Timed
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Timed):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the weights, the minibatches and the draws."""
-    threads: int = 2
-    """Threads."""
     states: int = 100
     """Components of the state, as in the tutorial."""
     transition_width: int = 200
@@ -59,11 +57,8 @@ class Settings:
     """Epochs of each, in turn."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            least = {"seed": 0}.get(name, 1)
-            value = getattr(self, name)
-            if name != "source" and value < least:
-                raise ValueError(f"{name}: must be >= {least}, got {value}")
+        super().__post_init__()
+        at_least(1, self, *(field for field in asdict(self) if field not in ("seed", "source")))
 
 
 SMOKE: Mapping[str, object] = {
@@ -119,11 +114,9 @@ def measure(settings: Settings) -> dict[str, Any]:
     )
     for name, timing in timings.items():
         figures[name] = timing.figures() | {"seconds_per_epoch": timing.median / 1e3}
-    ratios = np.array(timings["literal_program"].milliseconds) / np.array(
-        timings["this_library"].milliseconds
-    )
-    figures["times_faster"] = float(np.median(ratios))
-    figures["times_faster_least"] = float(ratios.min())
+    ours, literals = (np.array(timings[name].milliseconds) for name in timings)
+    figures["times_faster"] = float(np.median(literals / ours))
+    figures["times_faster_least"] = float((literals / ours).min())
     figures["times_faster_to_reach"] = REACH
     figures["steps_per_epoch"] = len(batches)
     return figures
@@ -354,9 +347,7 @@ def _literal_estimate(literal: SitePerStep, batch: Sequences, noise: Tensor) -> 
     with _Noise(noise):
         trace = poutine.trace(literal.guide).get_trace(*arguments)
     model = poutine.trace(poutine.replay(literal.model, trace=trace)).get_trace(*arguments)
-    total: Any = model.log_prob_sum() - trace.log_prob_sum()
-    whole: Tensor = total
-    return whole
+    return torch.as_tensor(model.log_prob_sum() - trace.log_prob_sum())
 
 
 class _Noise(Messenger):

@@ -26,19 +26,17 @@ from torch import Tensor
 from ...inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
 from ...inference.filters.slot import Filter
 from ...models import HiddenMarkovModel, Sequences
+from ..command.seeds import at_least
 from .parts import fresh
+from .parts.comparison import Timed, positive
 from .parts.problems import Array, emission
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Timed):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the models, the sequences and the weights."""
-    threads: int = 2
-    """Threads."""
     states: tuple[int, ...] = (4, 8, 16, 32, 64, 128, 256, 512, 1024)
     """Numbers of hidden states."""
     hidden_sizes: tuple[int, ...] = (32, 64, 128)
@@ -65,19 +63,15 @@ class Settings:
     for many."""
 
     def __post_init__(self) -> None:
-        counts = ("threads", "sequences", "rounds", "training_steps", "batch_size")
-        for name in (*counts, "training_sequences"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
-        if self.length < 2:
-            raise ValueError(f"length: must be >= 2, got {self.length}")
+        super().__post_init__()
+        at_least(1, self, "sequences", "rounds", "training_steps", "batch_size")
+        at_least(1, self, "training_sequences")
+        at_least(2, self, "length")
         for name, least in (("states", 2), ("hidden_sizes", 1)):
             sizes = getattr(self, name)
             if not sizes or min(sizes) < least or list(sizes) != sorted(set(sizes)):
                 raise ValueError(f"{name}: needs increasing numbers >= {least}, got {sizes}")
-        for name in ("successors", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: must be finite and > 0, got {getattr(self, name)}")
+        positive(self, "successors", "learning_rate")
 
 
 SMOKE: Mapping[str, object] = {

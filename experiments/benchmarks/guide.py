@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
@@ -24,19 +24,17 @@ from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.guide import Guide
 from ...inference.guides.posteriors import Backward
 from ...models import Sequences
+from ..command.seeds import at_least
 from .parts import fresh
+from .parts.comparison import Timed, ratios
 from .parts.problems import Case, Problem, problem
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Timed):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the parameters, the sequences and the weights."""
-    threads: int = 2
-    """Threads."""
     hidden_size: int = 32
     """Units of the LSTM."""
     states: int = 16
@@ -53,10 +51,9 @@ class Settings:
     """Operations that are named in the profile."""
 
     def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:
-            least = {"seed": 0, "states": 2, "length": 2}.get(name, 1)
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be >= {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(2, self, "states", "length")
+        at_least(1, self, *(field for field in asdict(self) if field != "seed"))
 
 
 SMOKE: Mapping[str, object] = {
@@ -100,12 +97,8 @@ def measure(settings: Settings) -> dict[str, Any]:
     lstm = timings["lstm_alone"]
     figures: dict[str, Any] = {name: timings[name].figures() for name in ("lstm_alone", *guides)}
     for name in guides:
-        ratios = np.array(timings[name].milliseconds) / np.array(lstm.milliseconds)
-        low, middle, high = np.quantile(ratios, (0.25, 0.5, 0.75))
         figures[name] |= {
-            "times_lstm_alone": float(middle),
-            "times_lstm_alone_lower_quartile": float(low),
-            "times_lstm_alone_upper_quartile": float(high),
+            **ratios(timings[name].milliseconds, lstm.milliseconds, "times_lstm_alone"),
             "times_lstm_alone_to_reach": REACH,
             "parts": _parts(stamps[name]),
             "operations": _operations(work[name], settings),

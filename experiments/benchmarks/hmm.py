@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 import re
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -25,30 +24,27 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from .parts import fresh
-from .parts.contenders import CONTENDERS, OURS, PARTS, Contender, Limits, Prepared, parts
-from .parts.problems import (
-    FAMILIES,
-    Answer,
-    Case,
-    Family,
-    check_agreement,
-    problem,
-    reference,
-    tolerance,
+from .parts.comparison import (
+    Compared,
+    Contender,
+    Limits,
+    by_case,
+    checked,
+    compare,
+    line,
+    positive,
+    ratios,
 )
-from .parts.turns import Timing, in_turn
+from .parts.contenders import CONTENDERS, OURS, PARTS, parts
+from .parts.problems import FAMILIES, Case, Family, Problem, problem, reference
 
 Size = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Compared):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the parameters and the sequences."""
-    threads: int = 2
-    """Threads of every library; the ratios to reach were set on two cores."""
     sizes: tuple[Size, ...] = (
         (4, 64, 256),
         (16, 64, 256),
@@ -61,23 +57,14 @@ class Settings:
     families: tuple[Family, ...] = FAMILIES
     """Emissions: one of 32 symbols, whose scores are looked up, and eight independent Gaussian
     features, whose scores have to be computed."""
-    rounds: int = 15
-    """Turns of each contender: the quartiles of fifteen are some per cent apart on a quiet
-    machine."""
-    seconds_each: float = 15.0
-    """Time after which a contender gets no further turn on a case, but for the first three."""
     gigabytes: float = 6.0
     """Memory that a peer may need before a case is left out for it."""
     enumerated_steps: int = 256
     """Longest sequence for Pyro's enumeration; at 256 steps a gradient takes it about a second."""
 
     def __post_init__(self) -> None:
-        for name in ("threads", "rounds"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
-        for name in ("seconds_each", "gigabytes"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}: must be finite and > 0, got {getattr(self, name)}")
+        super().__post_init__()
+        positive(self, "gigabytes")
         if not self.families or not self.sizes:
             raise ValueError(f"sizes: needs a size and a family, got {self.sizes}, {self.families}")
         for size in self.sizes:
@@ -136,90 +123,43 @@ def run(settings: Settings) -> dict[str, Any]:
 
 
 def measure(
-    settings: Settings, contenders: Sequence[Contender] = CONTENDERS
+    settings: Settings, contenders: Sequence[Contender[Problem]] = CONTENDERS
 ) -> dict[str, dict[str, Any]]:
     """Figures by family, size and contender.
 
     Raises:
         ValueError: a contender's result differs from ours by more than rounding.
     """
-    figures: dict[str, dict[str, Any]] = {}
-    for family in settings.families:
-        figures[family] = {}
-        for size in settings.sizes:
-            case = Case(family, *size)
-            print(f"{family} {case.size}", flush=True)
-            figures[family][case.size] = _compare(case, settings, contenders)
-    return figures
+    cases = (Case(family, *size) for family in settings.families for size in settings.sizes)
+    return by_case(cases, lambda case: _compare(case, settings, contenders))
 
 
-def _compare(case: Case, settings: Settings, contenders: Sequence[Contender]) -> dict[str, Any]:
+def _compare(
+    case: Case, settings: Settings, contenders: Sequence[Contender[Problem]]
+) -> dict[str, Any]:
     """One case: check, then time in turn."""
     given = problem(case, settings.seed)
     expected = reference(given)
-    figures: dict[str, Any] = {}
-    ready: dict[str, Prepared] = {}
-    for contender in contenders:
-        absent = _reason_to_leave_out(contender, case, settings)
-        if absent:
-            figures[contender.name] = {"left_out": absent}
-            continue
-        prepared = contender.prepare(given)
-        figures[contender.name] = _checked(contender, case, prepared, expected)
-        ready[contender.name] = prepared
-    timings = in_turn(
-        {name: prepared.work for name, prepared in ready.items()},
-        rounds=settings.rounds,
-        seconds_each=settings.seconds_each,
+    limits = Limits(settings.gigabytes, settings.enumerated_steps)
+    figures, timings = compare(
+        given,
+        contenders,
+        settings,
+        lambda contender, prepared: checked(contender, case, prepared, expected),
+        lambda contender: contender.obstacle(case, limits),
     )
-    for name, timing in timings.items():
-        figures[name] |= timing.figures()
     for contender in contenders:
-        ours = OURS[contender.precision]
-        if contender.name in timings and ours in timings and contender.name != ours:
-            figures[contender.name] |= _ratio(contender, case, timings, ours)
+        name, ours = contender.name, OURS[contender.precision]
+        if name in timings and ours in timings and name != ours:
+            figures[name] |= ratios(timings[name].milliseconds, timings[ours].milliseconds)
+            reach = REACH.get(name, {}).get((case.states, case.sequences, case.length))
+            if reach is not None:
+                figures[name]["times_slower_to_reach"] = reach
     for precision, name in OURS.items():
         if name in timings:
             work = parts(given, precision)
             figures[name]["parts"] = _parts([work() for _ in range(3 * settings.rounds)])
     return figures
-
-
-def _reason_to_leave_out(contender: Contender, case: Case, settings: Settings) -> str | None:
-    if contender.package and fresh.installed(contender.package) is None:
-        return f"{contender.package} is not installed"
-    return contender.obstacle(case, Limits(settings.gigabytes, settings.enumerated_steps))
-
-
-def _checked(
-    contender: Contender, case: Case, prepared: Prepared, expected: Answer
-) -> dict[str, Any]:
-    """Agreement with the reference, and the seconds of the first call, compilation included."""
-    began = time.perf_counter()
-    result = prepared.work()
-    first = time.perf_counter() - began
-    answer = prepared.answer(result)
-    allowed = tolerance(contender.precision, expected.log_evidence, in_logs=contender.in_logs)
-    agreement = check_agreement(contender.name, case, answer, expected, allowed)
-    return {"precision": contender.precision, "seconds_of_first_call": first, **agreement}
-
-
-def _ratio(
-    contender: Contender, case: Case, timings: Mapping[str, Timing], ours: str
-) -> dict[str, float]:
-    """How many times slower than ours: median and quartiles of the ratios of turns side by side."""
-    slow, fast = (timings[name].milliseconds for name in (contender.name, ours))
-    together = min(len(slow), len(fast))
-    low, middle, high = np.quantile(
-        np.array(slow[:together]) / np.array(fast[:together]), (0.25, 0.5, 0.75)
-    )
-    figures = {
-        "times_slower": float(middle),
-        "times_slower_lower_quartile": float(low),
-        "times_slower_upper_quartile": float(high),
-    }
-    reach = REACH.get(contender.name, {}).get((case.states, case.sequences, case.length))
-    return figures if reach is None else {**figures, "times_slower_to_reach": reach}
 
 
 def _parts(taken: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -246,19 +186,8 @@ def table(figures: Mapping[str, Any]) -> str:
     for family, size, by_name in _cases(figures):
         lines.append(f"{family}, {_words(size)}")
         for name, one in by_name.items():
-            lines.append(f"  {name:20}{_line(one)}")
+            lines.append(f"  {name:20}{line(one)}")
     return "\n".join(lines)
-
-
-def _line(figures: Mapping[str, Any]) -> str:
-    if "left_out" in figures:
-        return f"left out: {figures['left_out']}"
-    line = f"{figures['milliseconds_median']:10.3g} ms"
-    if "times_slower" in figures:
-        line += f"{figures['times_slower']:8.3g} times ours"
-    if "times_slower_to_reach" in figures:
-        line += f" (reach: {figures['times_slower_to_reach']:g})"
-    return line
 
 
 def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:

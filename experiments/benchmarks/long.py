@@ -16,20 +16,18 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from ..command.seeds import at_least
 from .parts import fresh
+from .parts.comparison import Timed
 from .parts.contenders import ours
 from .parts.problems import FAMILIES, PRECISIONS, Answer, Case, Family, Precision, problem
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Timed):
     """Settings of the benchmark."""
 
-    seed: int = 0
-    """Of the parameters and the sequence."""
-    threads: int = 2
-    """Threads."""
     states: int = 16
     """Hidden states."""
     length: int = 1_000_000
@@ -40,9 +38,9 @@ class Settings:
     """Timed calls after the first, whose memory is measured."""
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("states", 2), ("length", 2), ("rounds", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be >= {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "rounds")
+        at_least(2, self, "states", "length")
         if not self.families:
             raise ValueError(f"families: needs one, got {self.families}")
 

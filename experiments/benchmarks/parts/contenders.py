@@ -10,9 +10,8 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -23,41 +22,10 @@ from pyro.ops.indexing import Vindex
 from torch import Tensor
 
 from ....inference.exact import chains as exact
+from .comparison import Contender, Limits, Prepared
 from .problems import SYMBOLS, Answer, Array, Case, Precision, Problem, centred, evidence
 
 DTYPES: Mapping[Precision, torch.dtype] = {"float32": torch.float32, "float64": torch.float64}
-
-
-class Prepared(NamedTuple):
-    """Work to be timed, and what its result says."""
-
-    work: Callable[[], Any]
-    answer: Callable[[Any], Answer]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Sizes up to which peers are run."""
-
-    gigabytes: float
-    """Memory that a peer may be expected to need."""
-    enumerated_steps: int
-    """Longest sequence for a program with one Pyro site a step."""
-
-
-@dataclass(frozen=True)
-class Contender:
-    """One way of computing it."""
-
-    name: str
-    prepare: Callable[[Problem], Prepared]
-    package: str | None = None
-    """The package that it needs; None: nothing beyond what this library needs."""
-    precision: Precision = "float32"
-    obstacle: Callable[[Case, Limits], str | None] = lambda case, limits: None
-    """A sentence on why a case is beyond it."""
-    in_logs: bool = False
-    """Whether it keeps logs of the probability of whole sequences; see ``tolerance``."""
 
 
 # --- this library ---------------------------------------------------------------------------------
@@ -347,7 +315,7 @@ def _pomegranate_obstacle(case: Case, limits: Limits) -> str | None:
 OURS: Mapping[Precision, str] = {"float32": "beliefzoo", "float64": "beliefzoo_float64"}
 """Names of this library's own figures, by precision: peers are compared in their own."""
 
-CONTENDERS: tuple[Contender, ...] = (
+CONTENDERS: tuple[Contender[Problem], ...] = (
     Contender(OURS["float32"], partial(ours, precision="float32")),
     Contender(OURS["float64"], partial(ours, precision="float64"), precision="float64"),
     Contender("dynamax", _dynamax, "dynamax"),

@@ -7,15 +7,11 @@ import pytest
 
 import oracles
 from beliefzoo.experiments.benchmarks import beliefs
-from beliefzoo.experiments.benchmarks.beliefs import (
-    ALLOWED,
-    CONTENDERS,
-    Contender,
-    Prepared,
-    Problem,
-    Settings,
-)
-from beliefzoo.experiments.benchmarks.parts import fresh
+from beliefzoo.experiments.benchmarks.beliefs import ALLOWED, Settings
+from beliefzoo.experiments.benchmarks.parts import comparison, fresh, processes
+from beliefzoo.experiments.benchmarks.parts.comparison import Contender, Prepared
+from beliefzoo.experiments.benchmarks.parts.processes import CONTENDERS, Problem
+from beliefzoo.experiments.benchmarks.parts.turns import Timing
 from beliefzoo.experiments.command.cli import main
 from beliefzoo.models.decisions import problems
 
@@ -24,23 +20,23 @@ SETTINGS = Settings(tiger=(), sizes=(SIZE,), steps=4, pairs=60, rounds=1, second
 
 
 def small() -> Problem:
-    return beliefs.problem(beliefs.random_tables(SIZE, SETTINGS), SIZE[-1], SETTINGS)
+    return processes.problem(processes.random_tables(SIZE, 4.0, 0), SIZE[-1], 4, 60, 0)
 
 
 def test_tables_are_reproducible_and_possible() -> None:
-    one, again = (beliefs.random_tables(SIZE, SETTINGS).tables() for _ in range(2))
-    other = beliefs.random_tables(SIZE, Settings(seed=1)).tables()
+    one, again = (processes.random_tables(SIZE, 4.0, 0).tables() for _ in range(2))
+    other = processes.random_tables(SIZE, 4.0, 1).tables()
     for field in ("transition", "observation"):
         np.testing.assert_array_equal(getattr(one, field), getattr(again, field))
         assert not np.array_equal(getattr(one, field), getattr(other, field))
         np.testing.assert_allclose(getattr(one, field).sum(-1), 1)
-    assert one.transition.min() >= beliefs.SPREAD / SIZE[0]
+    assert one.transition.min() >= processes.SPREAD / SIZE[0]
     assert one.transition.shape == (2, 3, 3)
     assert one.observation.shape == (2, 3, 4)
 
 
 def test_a_state_has_few_successors() -> None:
-    rows = beliefs.random_tables((200, 2, 4, 1), SETTINGS).tables().transition
+    rows = processes.random_tables((200, 2, 4, 1), 4.0, 0).tables().transition
     # 1 / Σ p² counts equal shares; a row of Dirichlet(4/200) has (1 + 4) / (1 + 4/200) in the mean.
     assert 2 < (1 / (rows**2).sum(-1)).mean() < 8
 
@@ -56,8 +52,8 @@ def test_an_episode_has_the_actions_and_observations_of_its_steps() -> None:
 @pytest.mark.parametrize("name", ["random", "tiger"])
 def test_reference_is_the_sum_over_paths(name: str) -> None:
     """Tables that the actions choose, one step after the other."""
-    given = small() if name == "random" else beliefs.problem(problems.tiger(), 5, SETTINGS)
-    found = beliefs.reference(given).reshape(5, 4, -1)
+    given = small() if name == "random" else processes.problem(problems.tiger(), 5, 4, 60, 0)
+    found = processes.reference(given).reshape(5, 4, -1)
     tables = given.model.tables()
     for episode in range(5):
         actions, seen = given.actions[episode].tolist(), given.observations[episode].tolist()
@@ -73,14 +69,14 @@ def test_reference_is_the_sum_over_paths(name: str) -> None:
 @pytest.mark.parametrize("contender", CONTENDERS, ids=lambda contender: contender.name)
 @pytest.mark.parametrize("name", ["random", "tiger"])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # what pymdp uses of jax
-def test_every_contender_that_is_installed_agrees(contender: Contender, name: str) -> None:
+def test_every_contender_that_is_installed_agrees(contender: Contender[Problem], name: str) -> None:
     if contender.package and fresh.installed(contender.package) is None:
         pytest.skip(f"{contender.package} is not installed")
-    given = small() if name == "random" else beliefs.problem(problems.tiger(), 5, SETTINGS)
-    expected = beliefs.reference(given)
+    given = small() if name == "random" else processes.problem(problems.tiger(), 5, 4, 60, 0)
+    expected = processes.reference(given)
     prepared = contender.prepare(given)
     for _ in range(2):  # the second call finds nothing that the first has left behind
-        found = prepared.beliefs(prepared.work())
+        found = prepared.answer(prepared.work())
         assert found.shape == (prepared.belief_steps, given.model.states)
         np.testing.assert_allclose(
             found, expected[: prepared.belief_steps], rtol=0, atol=ALLOWED[contender.precision]
@@ -95,10 +91,10 @@ def test_a_wrong_contender_is_named_and_nothing_is_timed(
     shift: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def prepare(given: Problem) -> Prepared:
-        wrong = beliefs.reference(given) + shift
+        wrong = processes.reference(given) + shift
         return Prepared(lambda: wrong, lambda found: found, len(wrong))
 
-    monkeypatch.setattr(beliefs, "in_turn", None)
+    monkeypatch.setattr(comparison, "in_turn", None)
     message = f"liar: beliefs must agree .* {small().size}, got"
     with pytest.raises(ValueError, match=message):
         beliefs.measure(SETTINGS, [Contender("liar", prepare)])
@@ -119,15 +115,15 @@ def test_ratios_are_by_the_belief_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer whose calls take as long, but make a tenth of the steps, is ten times slower."""
 
     def prepare(given: Problem, belief_steps: int) -> Prepared:
-        right = beliefs.reference(given)
+        right = processes.reference(given)
         return Prepared(lambda: right, lambda found: found[:belief_steps], belief_steps)
 
     contenders = [
         Contender("ours", lambda given: prepare(given, 20)),
         Contender("peer", lambda given: prepare(given, 2), beside=("ours", "not run")),
     ]
-    turn = beliefs.Timing((4.0, 4.0, 4.0))
-    monkeypatch.setattr(beliefs, "in_turn", lambda work, **_: dict.fromkeys(work, turn))
+    turn = Timing((4.0, 4.0, 4.0))
+    monkeypatch.setattr(comparison, "in_turn", lambda work, **_: dict.fromkeys(work, turn))
     (by_name,) = beliefs.measure(SETTINGS, contenders).values()
     assert by_name["ours"]["microseconds_per_belief_step"] == pytest.approx(200)
     assert by_name["peer"]["microseconds_per_belief_step"] == pytest.approx(2000)

@@ -16,13 +16,9 @@ from matplotlib.image import imread
 
 import oracles
 from beliefzoo.experiments.benchmarks import filters, guide, hmm, long
-from beliefzoo.experiments.benchmarks.parts import contenders, fresh, problems, turns
-from beliefzoo.experiments.benchmarks.parts.contenders import (
-    CONTENDERS,
-    Contender,
-    Limits,
-    Prepared,
-)
+from beliefzoo.experiments.benchmarks.parts import comparison, contenders, fresh, problems, turns
+from beliefzoo.experiments.benchmarks.parts.comparison import Contender, Limits, Prepared
+from beliefzoo.experiments.benchmarks.parts.contenders import CONTENDERS
 from beliefzoo.experiments.benchmarks.parts.problems import (
     FEATURES,
     SYMBOLS,
@@ -332,7 +328,9 @@ def test_gradients_are_those_of_the_sum_over_paths(family: Family) -> None:
 @every_family
 # TensorFlow Probability, under dynamax, uses what jax has deprecated.
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_every_contender_that_is_installed_agrees(contender: Contender, family: Family) -> None:
+def test_every_contender_that_is_installed_agrees(
+    contender: Contender[Problem], family: Family
+) -> None:
     if contender.package and fresh.installed(contender.package) is None:
         pytest.skip(f"{contender.package} is not installed")
     given = small(family)
@@ -365,7 +363,7 @@ def test_a_wrong_contender_is_named_and_nothing_is_timed(
         wrong = Answer(factor * right.log_evidence, {"gradient of transition": moved})
         return Prepared(lambda: None, lambda _: wrong)
 
-    monkeypatch.setattr(hmm, "in_turn", None)
+    monkeypatch.setattr(comparison, "in_turn", None)
     settings = hmm.Settings(sizes=(SMALL,), families=("categorical",), rounds=1)
     message = f"liar: {figure} must agree .* categorical states3_sequences2_length5, got"
     with pytest.raises(ValueError, match=message):

@@ -9,30 +9,31 @@ from torch import Tensor
 
 import oracles_gaussian as oracles
 from beliefzoo.experiments.benchmarks import kalman
-from beliefzoo.experiments.benchmarks.kalman import CONTENDERS, OURS, Case, Prepared, Task
-from beliefzoo.experiments.benchmarks.parts import fresh
+from beliefzoo.experiments.benchmarks.parts import fresh, linear
+from beliefzoo.experiments.benchmarks.parts.comparison import Prepared, checked
+from beliefzoo.experiments.benchmarks.parts.linear import CONTENDERS, OURS, Case, Task
 from beliefzoo.experiments.benchmarks.parts.problems import Answer, check_agreement, tolerance
 from beliefzoo.experiments.command.cli import main
 
 SIZE = 3, 2, 4, 6
 
 
-def small(task: Task) -> kalman.Problem:
-    return kalman.problem(Case(task, *SIZE), seed=3)
+def small(task: Task) -> linear.Problem:
+    return linear.problem(Case(task, *SIZE), seed=3)
 
 
-def dense(given: kalman.Problem) -> tuple[list[Tensor], Tensor, Tensor]:
+def dense(given: linear.Problem) -> tuple[list[Tensor], Tensor, Tensor]:
     """The chain, values and mask as the oracle takes them."""
     leaves = {n: torch.tensor(v, requires_grad=True) for n, v in given.parameters.items()}
     y = torch.from_numpy(given.y)
-    return [*kalman._chain(leaves)], y, torch.ones_like(y, dtype=torch.bool)
+    return [*linear._chain(leaves)], y, torch.ones_like(y, dtype=torch.bool)
 
 
 def test_problems_are_reproducible() -> None:
     one, again = small("evidence"), small("evidence")
     np.testing.assert_array_equal(one.y, again.y)
     assert one.y.shape == (4, 6, 2)
-    other = kalman.problem(one.case, seed=4)
+    other = linear.problem(one.case, seed=4)
     assert not np.array_equal(one.y, other.y)
     radius = np.abs(np.linalg.eigvals(one.parameters["transition"])).max()
     assert radius < 1
@@ -43,35 +44,35 @@ def test_data_follow_the_model() -> None:
     in 10^6 runs)."""
     case = Case("evidence", 2, 1, 500, 20)
     random = np.random.default_rng(7)
-    truth = kalman.problem(case, seed=0).parameters
-    y = kalman._observations(random, truth, case)
-    given = kalman.Problem(case, truth, y)
+    truth = linear.problem(case, seed=0).parameters
+    y = linear._observations(random, truth, case)
+    given = linear.Problem(case, truth, y)
     chain, values, mask = dense(given)
     law = oracles.joint(chain, values, mask, 0, 20)
     entropy = 0.5 * float(torch.logdet(2 * np.pi * np.e * law.observed_covariance).detach())
-    found = kalman.reference(given).log_evidence
+    found = linear.reference(given).log_evidence
     # Half a chi-square of 20 degrees of freedom a sequence: variance 10.
     assert abs(found + 500 * entropy) < 5 * np.sqrt(10 * 500)
 
 
 def test_reference_is_the_dense_joint_law() -> None:
     given = small("evidence")
-    found = kalman.reference(given)
+    found = linear.reference(given)
     chain, y, mask = dense(given)
     total = oracles.log_evidence(chain, y, mask, [6] * 4).sum()
     assert found.log_evidence == pytest.approx(float(total.detach()), rel=1e-12)
     leaves = {n: torch.tensor(v, requires_grad=True) for n, v in given.parameters.items()}
-    total = oracles.log_evidence([*kalman._chain(leaves)], y, mask, [6] * 4).sum()
+    total = oracles.log_evidence([*linear._chain(leaves)], y, mask, [6] * 4).sum()
     gradients = torch.autograd.grad(total, list(leaves.values()))
     for name, gradient in zip(leaves, gradients, strict=True):
         right = gradient.numpy()
-        right = (right + right.T) / 2 if name in kalman.COVARIANCES else right
+        right = (right + right.T) / 2 if name in linear.COVARIANCES else right
         np.testing.assert_allclose(found.found[f"gradient of {name}"], right, rtol=1e-8, atol=1e-9)
 
 
 def test_reference_moments_are_those_of_the_dense_posterior() -> None:
     given = small("smoother")
-    found = kalman.reference(given).found
+    found = linear.reference(given).found
     chain, y, mask = dense(given)
     for n in range(4):
         mean, covariance = oracles.posterior(chain, y, mask, n, 6)
@@ -93,15 +94,15 @@ def test_contenders_agree_where_they_are_installed(task: Task, name: str) -> Non
     if contender.package is not None:
         pytest.importorskip(contender.package)
     given = small(task)
-    expected = kalman.reference(given)
+    expected = linear.reference(given)
     prepared = contender.prepare(given)
-    figures = kalman._checked(contender, given.case, prepared, expected)
+    figures = checked(contender, given.case, prepared, expected)
     assert figures["largest_relative_difference"] < 5e-3
 
 
 def test_a_wrong_answer_is_refused() -> None:
     given = small("evidence")
-    expected = kalman.reference(given)
+    expected = linear.reference(given)
     found = {**expected.found, "gradient of noise": 1.1 * expected.found["gradient of noise"]}
     allowed = tolerance("float32", expected.log_evidence, in_logs=False)
     wrong = Answer(expected.log_evidence, found)
@@ -134,7 +135,7 @@ def test_every_peer_has_a_reach() -> None:
 def test_work_is_done_anew_at_every_call() -> None:
     """Nothing is kept from one call to the next that would make the second one cheap."""
     given = small("evidence")
-    prepared: Prepared = kalman._ours(given)
+    prepared: Prepared = linear._ours(given)
     first, second = prepared.work(), prepared.work()
     assert first[0] is not second[0]
     assert torch.equal(first[0], second[0])
