@@ -11,7 +11,6 @@ convex optimisation.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -20,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..models import (
     Bernoulli,
     FullGaussian,
     Gaussian,
     HiddenMarkovModel,
-    Sequences,
     TemporalRBM,
     TemporalSigmoidBeliefNetwork,
     gate_conditions,
@@ -34,9 +32,10 @@ from ..models import (
     node_states,
 )
 from ..models.randomness import one_thread
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, each_seed, stream, summary
 from .drawings.gate_identity import draw
+from .parts.gates import Pairs, best_gate, error, posterior, weights_of
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -58,15 +57,9 @@ RELATIVE, EXCESS = "relative_error_of_{}", "excess_over_the_floor"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: models, held-out pairs, simulations."""
-    seeds: int = 5
-    """Gates that are learned in every case, each from its own simulations."""
-    jobs: int = 1
-    """Gates learned at the same time, one thread each. The numbers do not depend on it."""
     smallest_nodes: int = 4
     """Nodes of the smallest models, 16 states…"""
     largest_nodes: int = 8
@@ -85,6 +78,7 @@ class Settings:
     """Pairs at which it is checked, in each."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 1 <= self.smallest_nodes <= self.largest_nodes or self.length < 2:
             came = f"{self.smallest_nodes}, {self.largest_nodes} and {self.length}"
             requirement = "need 1 <= smallest <= largest and length >= 2"
@@ -185,19 +179,6 @@ def truth(settings: Settings, name: str, nodes: int, number: int = 0) -> HiddenM
 # Pairs (h', y) and the posterior of h given them
 
 
-class Pairs(NamedTuple):
-    """Nodes before h' (M, k), what is observed y (M, F), and the nodes h (M, k) drawn with it."""
-
-    before: Tensor
-    y: Tensor
-    after: Tensor
-
-    @property
-    def inputs(self) -> Tensor:
-        """What a gate reads, with a constant for its bias: (M, k + F + 1)."""
-        return torch.cat([self.before, self.y, torch.ones_like(self.y[:, :1])], -1)
-
-
 def simulated(model: HiddenMarkovModel, sequences: int, length: int, seed: int) -> Pairs:
     """Every step but the first of simulated sequences."""
     drawn = model.sample(sequences, length, seed=seed)
@@ -212,69 +193,12 @@ def heldout(settings: Settings, name: str, nodes: int, pairs: int, number: int =
     return simulated(truth(settings, name, nodes, number), -(-pairs // 10), 11, seed)
 
 
-class Posterior(NamedTuple):
-    """p(h | h', y) of M pairs, by enumeration: the law of the 2^k states, and of each node."""
-
-    law: Tensor
-    on: Tensor
-
-    def divergence(self, logits: Tensor) -> float:
-        """Mean over the pairs of KL(p ‖ q), q of independent nodes with these logits: nats a step.
-
-        The total correlation of p, which no such q can say, and the divergence of every node.
-        """
-        cross = torch.nn.functional.softplus(logits) - self.on * logits
-        return float((cross.sum(-1) - torch.special.entr(self.law).sum(-1)).mean())
-
-    @property
-    def total_correlation(self) -> float:
-        """The divergence from the product of the nodes' own laws, nats a step."""
-        return self.divergence(self.on.logit(eps=1e-15))
-
-
-def posterior(model: HiddenMarkovModel, pairs: Pairs) -> Posterior:
-    """T(h | h') O(y | h), normalised."""
-    nodes = pairs.before.shape[-1]
-    laws = model.laws({}, Sequences.from_tensors(pairs.y[None]))
-    places = (pairs.before @ 2.0 ** torch.arange(nodes - 1, -1, -1).double()).long()
-    law = (laws.log_transition[0, 0, places] + laws.log_likelihood[0]).softmax(-1)
-    return Posterior(law, law @ node_states(nodes))
-
-
-def error(exact: Posterior, logits: Tensor) -> float:
-    """Largest error of the product law's probability of a state."""
-    states = node_states(logits.shape[-1])
-    log_q = logits @ states.mT - torch.nn.functional.softplus(logits).sum(-1, keepdim=True)
-    return float((exact.law - log_q.exp()).abs().max())
-
-
 # Gates
 
 
-def best_gate(inputs: Tensor, targets: Tensor, steps: int = 12) -> Tensor:
-    """Weights (k, inputs) whose cross-entropy to targets in [0, 1] is least, by Newton's method.
-
-    It is convex, one logistic regression a node: hard targets are simulated nodes (the forward KL),
-    soft ones their probabilities. The first steps are taken on a part of the data.
-    """
-    weights = inputs.new_zeros(targets.shape[-1], inputs.shape[-1])
-    few = max(len(inputs) // 20, min(len(inputs), 5000))
-    for step in range(steps):
-        part = slice(None) if step >= steps - 4 else slice(few)
-        x, p = inputs[part], targets[part]
-        q = (x @ weights.mT).sigmoid()
-        for node in range(len(weights)):
-            spread = (q[:, node] * (1 - q[:, node])).unsqueeze(-1)
-            curvature = x.mT @ (spread * x) + 1e-6 * torch.eye(x.shape[-1]).double()
-            slope = x.mT @ (p[:, node] - q[:, node])
-            weights[node] += torch.linalg.solve(curvature, slope)
-    return weights
-
-
 def written_gate(model: HiddenMarkovModel) -> Tensor:
-    """The weights that the parameters write down, in the form of ``best_gate``."""
-    gate = node_gate(model)
-    return torch.cat([gate.node_weight, gate.natural_weight, gate.bias.unsqueeze(-1)], -1)
+    """The weights that the parameters write down."""
+    return weights_of(node_gate(model))
 
 
 def _learn(settings: Settings, name: str, nodes: int, number: int) -> tuple[Tensor, dict[str, Any]]:
@@ -341,24 +265,19 @@ def run(settings: Settings) -> Outcome:
     """Write and learn the gates of all cases; everything is measured on the same held-out pairs."""
     counts = range(settings.smallest_nodes, settings.largest_nodes + 1)
     places = [(name, nodes) for name in CASES for nodes in counts]
-    plan = [(settings, *place, number) for place in places for number in range(settings.seeds)]
-    done = over_seeds(_learn, plan, jobs=settings.jobs)
+    learned = each_seed(_learn, settings, places)
     cases: dict[str, dict[str, Any]] = {name: {} for name in CASES}
-    for at, (name, nodes) in enumerate(places):
-        each = [one for _, one in done[at * settings.seeds : (at + 1) * settings.seeds]]
-        cases[name][f"{nodes}_nodes"] = _known(settings, name, nodes) | summary(each)
+    for (name, nodes), each in learned.items():
+        over = summary([one for _, one in each])
+        cases[name][f"{nodes}_nodes"] = _known(settings, name, nodes) | over
     checked = _constructed(settings)
     figures: dict[str, Any] = {
         "exact_cases": _worst(cases, checked, True),
         "violating_cases": _worst(cases, checked, False),
         "by_case": cases,
     }
-    figures = {"reach": REACH, "not_reached": falls_short(figures, REACH), **figures}
-    gates = {
-        place: [gate for gate, _ in done[at * settings.seeds : (at + 1) * settings.seeds]]
-        for at, place in enumerate(places)
-    }
-    return Outcome(figures, _record(settings, gates, checked))
+    gates = {place: [gate for gate, _ in each] for place, each in learned.items()}
+    return Outcome(against(figures, REACH), _record(settings, gates, checked))
 
 
 def _of(cases: Mapping[str, Any], exact: bool, figure: str) -> list[Any]:
@@ -402,13 +321,4 @@ def _record(
         axes = ("node", f"{name}_input")
         dims |= {name: axes, f"{name}_written": axes}
         dims[f"{name}_checked"] = ("model", "coupling_and_error")
-    return build(
-        {"posterior": learned, "constant_data": known},
-        dims=dims,
-        attrs={
-            "experiment": "gate-identity",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
-    )
+    return record(settings, {"posterior": learned, "constant_data": known}, dims=dims)

@@ -25,8 +25,6 @@ about y bends its gate a little. Without memory, W_h = 0, the two readings are t
 
 from __future__ import annotations
 
-import dataclasses
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,26 +35,32 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from ..inference import BeliefGuide, ExactFilter, FitSettings, fit, log_evidence
-from ..inference.arviz_groups import Idata, build
+from ..inference import BeliefGuide, ExactFilter, fit, log_evidence
+from ..inference.arviz_groups import Idata
 from ..models import (
-    Bernoulli,
-    Gaussian,
     HiddenMarkovModel,
-    NodeEmission,
     PolicyReading,
     Sequences,
     TemporalSigmoidBeliefNetwork,
     as_policy,
     emission_of,
-    node_states,
     policy_gate,
     read_as_inputs,
 )
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, interval, over_seeds
+from .command.report import Outcome, record
+from .command.seeds import against, at_least, interval, over_seeds, stream
 from .drawings.policy_reading import draw
-from .gate_identity import Pairs, best_gate, posterior
+from .parts.gates import (
+    Pairs,
+    best_gate,
+    gate_score,
+    posterior,
+    renamed,
+    two_gates_for_one,
+    weights_of,
+)
+from .parts.training import to_the_end
+from .parts.two_worlds import CASES, Case, case_of, make, read_alone
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -96,9 +100,7 @@ class Settings:
     """Its rate, falling along a cosine."""
 
     def __post_init__(self) -> None:
-        for name in ("datasets", "curve_datasets"):
-            if getattr(self, name) < 2:
-                raise ValueError(f"{name}: must be >= 2, got {getattr(self, name)}")
+        at_least(2, self, "datasets", "curve_datasets")
         for rate in (self.switch_rate, *self.curve):
             if not 0 < rate <= 0.5:
                 raise ValueError(f"switch_rate, curve: must be in (0, .5], got {rate}")
@@ -114,131 +116,6 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-# The models
-
-
-class Case(NamedTuple):
-    """A model that emits y and x, and how many of its features are y."""
-
-    emitted: HiddenMarkovModel
-    reads: int
-
-    @property
-    def family(self) -> type[Gaussian] | type[Bernoulli]:
-        """Family of y and x."""
-        assert isinstance(self.emitted.emission, NodeEmission)
-        family = self.emitted.emission.family
-        assert isinstance(family, Gaussian | Bernoulli)
-        return type(family)
-
-    @property
-    def nodes(self) -> int:
-        """Number of nodes."""
-        assert self.emitted.nodes is not None
-        return self.emitted.nodes
-
-    @property
-    def features(self) -> int:
-        """Number of features of y and x together."""
-        return self.emitted.emission.features
-
-
-def _chain(nodes: int, switch_rate: float) -> dict[str, Tensor]:
-    """Independent nodes, on as often as off."""
-    weight = 2 * math.log((1 - switch_rate) / switch_rate)
-    one = torch.ones(nodes, dtype=torch.float64)
-    return {
-        "node_initial": 0 * one,
-        "node_weight": weight * torch.eye(nodes, dtype=torch.float64),
-        "node_bias": -weight / 2 * one,
-    }
-
-
-def _gaussian(nodes: int, switch_rate: float) -> Case:
-    """y = ±1 + N(0, 1) in the directions of orthogonal axes, one a node; x = h + N(0, ½²)."""
-    turn = math.pi / 6
-    axes = torch.tensor([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
-    effect = 2 * (axes if nodes == 2 else torch.ones(1, 1)).double()
-    family = Gaussian(2 * nodes)
-    one = torch.ones(nodes, dtype=torch.float64)
-    model = TemporalSigmoidBeliefNetwork(nodes, family).with_parameters(
-        **_chain(nodes, switch_rate),
-        node_loading=torch.cat([effect, torch.diag(one)], -1),
-        node_intercept=torch.cat([-effect.sum(0) / 2, 0 * one]),
-        scale=torch.cat([one, one / 2]),
-    )
-    return Case(model, nodes)
-
-
-def _bits(switch_rate: float) -> Case:
-    """Two bits y, right with chance .73 and .82; one bit x, right with chance .95."""
-    loading = torch.tensor([[2.0, -3.0, 6.0]])
-    model = TemporalSigmoidBeliefNetwork(1, Bernoulli(3)).with_parameters(
-        **_chain(1, switch_rate), node_loading=loading, node_intercept=-loading[0] / 2
-    )
-    return Case(model, 2)
-
-
-CASES = ("one_gaussian_node", "two_gaussian_nodes", "one_node_of_bits")
-
-
-def case_of(name: str, switch_rate: float) -> Case:
-    """The model of a case."""
-    if name == "one_node_of_bits":
-        return _bits(switch_rate)
-    return _gaussian(1 if name == "one_gaussian_node" else 2, switch_rate)
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
-
-
-# Data
-
-
-class Made(NamedTuple):
-    """Sequences of (y, x) whose first step is not seen, and the nodes' bits (N, T, k)."""
-
-    data: Sequences
-    bits: Tensor
-
-    def pairs(self, reads: int) -> Pairs:
-        """What a gate reads and what it gives, at all steps but the first."""
-        y = self.data.values[:, 1:, :reads].double()
-        before, after = self.bits[:, :-1], self.bits[:, 1:]
-        return Pairs(*(part.flatten(0, 1) for part in (before, y, after)))
-
-
-def make(case: Case, reading: str, sequences: int, length: int, seed: int) -> Made:
-    """Data of one reading; the two have the same gate, the same read-out and the same law of y."""
-    if reading == "emitted":
-        drawn = case.emitted.sample(sequences, length + 1, seed=seed)
-        values, states = drawn.data.values, drawn.states
-    else:
-        world = emission_of(case.emitted, slice(0, case.reads))
-        y = world.sample(sequences, length + 1, seed=seed).data.values
-        acts = torch.cat([y[:, 1:], torch.zeros_like(y[:, :1])], 1)
-        cell = as_policy(case.emitted, case.reads)
-        drawn = cell.sample(sequences, length + 1, seed=seed + 1, inputs=acts)
-        values, states = torch.cat([y, drawn.data.values.to(y)], -1), drawn.states
-    seen = torch.ones_like(values, dtype=torch.bool)
-    seen[:, 0] = False
-    data = Sequences(
-        values=values.masked_fill(~seen, 0),
-        mask=seen,
-        lengths=torch.full((sequences,), length + 1),
-    )
-    return Made(data, node_states(case.nodes)[states])
-
-
-def read_alone(data: Sequences, reads: int) -> Sequences:
-    """y without x."""
-    return Sequences(
-        values=data.values[..., :reads], mask=data.mask[..., :reads], lengths=data.lengths
-    )
-
-
 # Fits
 
 
@@ -247,13 +124,8 @@ def most_likely(
 ) -> HiddenMarkovModel:
     """The model at the parameters of highest likelihood, from a start read off the data."""
     guide = BeliefGuide(model.scaled_to(data), ExactFilter(), parameters="ml")
-    how = FitSettings(
-        steps=settings.steps,
-        batch_size=len(data),
-        parameter_learning_rate=settings.learning_rate,
-        sleep_steps=0,
-        holdout=0,
-        patience=None,
+    how = to_the_end(
+        steps=settings.steps, batch_size=len(data), parameter_learning_rate=settings.learning_rate
     )
     found = fit(guide.model, guide, data, settings=how, seed=seed, progress=False).fitted
     assert isinstance(found, HiddenMarkovModel)
@@ -291,33 +163,12 @@ def fitted(settings: Settings, case: Case, data: Sequences, seed: int) -> Readin
 # Gates
 
 
-def gate_score(weights: Tensor, pairs: Pairs) -> Tensor:
-    """log p(h | h', y) of every pair under a gate with weights (k, inputs), nats (M,)."""
-    sign = 2 * pairs.after - 1
-    return torch.nn.functional.logsigmoid(sign * (pairs.inputs @ weights.mT)).sum(-1)
-
-
-def two_gates_for_one(first: Pairs, second: Pairs) -> float:
-    """By how many nats a gate for each describes pairs better than one gate, less what chance does.
-
-    Chance gives half a nat a weight: twice the gain is χ² with as many degrees of freedom (Wilks).
-    """
-    both = Pairs(*(torch.cat(parts) for parts in zip(first, second, strict=True)))
-    one = best_gate(both.inputs, both.after)
-    apart = sum(
-        float(gate_score(best_gate(part.inputs, part.after), part).sum())
-        for part in (first, second)
-    )
-    return apart - float(gate_score(one, both).sum()) - one.numel() / 2
-
-
 def gate_scores(readings: Readings, pairs: Pairs, reads: int) -> tuple[float, float]:
     """Mean log p(h | h', y), nats a step, by the gates of both readings as fitted by evidence.
 
     Nodes of a fit have no names and may be on for off: they get those that score best.
     """
-    gate = policy_gate(readings.acting)
-    acting = torch.cat([gate.node_weight, gate.natural_weight, gate.bias.unsqueeze(-1)], -1)
+    acting = weights_of(policy_gate(readings.acting))
     emits = emission_of(readings.emitted, slice(0, reads))
     best = [-math.inf, -math.inf]
     for named in renamed(pairs):
@@ -327,19 +178,6 @@ def gate_scores(readings: Readings, pairs: Pairs, reads: int) -> tuple[float, fl
         for each, score in enumerate((bayes, gate_score(acting, named))):
             best[each] = max(best[each], float(score.mean()))
     return best[0], best[1]
-
-
-def renamed(pairs: Pairs) -> list[Pairs]:
-    """The same bits under all names of the nodes, with on for off."""
-    nodes = pairs.before.shape[-1]
-    out = []
-    for order in itertools.permutations(range(nodes)):
-        for flip in itertools.product((0.0, 1.0), repeat=nodes):
-            turned = torch.tensor(flip, dtype=torch.float64)
-            bits = ((part[:, list(order)] - turned).abs() for part in (pairs.before, pairs.after))
-            before, after = bits
-            out.append(Pairs(before, pairs.y, after))
-    return out
 
 
 # One data set of each reading
@@ -393,8 +231,7 @@ def work(settings: Settings, name: str, switch_rate: float, number: int) -> Foun
 
 def _weaker(case: Case, pairs: Pairs, settings: Settings, key: tuple[int, ...]) -> Pairs:
     """The same inputs, but nodes drawn from a gate with weaker weights."""
-    gate = policy_gate(as_policy(case.emitted, case.reads))
-    weights = torch.cat([gate.node_weight, gate.natural_weight, gate.bias.unsqueeze(-1)], -1)
+    weights = weights_of(policy_gate(as_policy(case.emitted, case.reads)))
     on = (OTHER * pairs.inputs @ weights.mT).sigmoid()
     generator = torch.Generator().manual_seed(stream(settings, 4, *key))
     drawn = torch.bernoulli(on, generator=generator)
@@ -406,25 +243,13 @@ def _weaker(case: Case, pairs: Pairs, settings: Settings, key: tuple[int, ...]) 
 
 def run(settings: Settings) -> Outcome:
     """Fit both readings to all data sets; count which the evidence picks."""
-    plan = [
-        (settings, name, settings.switch_rate, number)
-        for name in CASES
-        for number in range(settings.datasets)
-    ]
-    curve = [
-        (settings, CASES[0], rate, number)
-        for rate in settings.curve
-        for number in range(settings.curve_datasets)
-    ]
-    done = over_seeds(work, plan + curve, jobs=settings.jobs)
-    by_case = {
-        name: done[at * settings.datasets : (at + 1) * settings.datasets]
-        for at, name in enumerate(CASES)
-    }
-    rest, size = done[len(plan) :], settings.curve_datasets
-    by_rate = {
-        rate: rest[at * size : (at + 1) * size] for at, rate in enumerate(settings.curve)
-    } | {settings.switch_rate: by_case[CASES[0]]}
+    kinds = {(CASES[0], rate): settings.curve_datasets for rate in settings.curve}
+    kinds |= {(name, settings.switch_rate): settings.datasets for name in CASES}
+    plan = [(settings, *kind, number) for kind, many in kinds.items() for number in range(many)]
+    done = iter(over_seeds(work, plan, jobs=settings.jobs))
+    found = {kind: [next(done) for _ in range(many)] for kind, many in kinds.items()}
+    by_case = {name: found[name, settings.switch_rate] for name in CASES}
+    by_rate = {rate: each for (name, rate), each in found.items() if name == CASES[0]}
     reach: dict[str, tuple[str, float]] = {}
     for name in CASES:
         reach |= {f"{name}.{each}.share_picked": (">=", LEAST_SHARE) for each in READINGS}
@@ -438,8 +263,7 @@ def run(settings: Settings) -> Outcome:
         }
         for rate in sorted(by_rate)
     }
-    figures = {"reach": reach, "not_reached": falls_short(figures, reach), **figures}
-    return Outcome(figures, _record(settings, by_case))
+    return Outcome(against(figures, reach), _record(settings, by_case))
 
 
 def picked(found: Sequence[Found], reading: str) -> dict[str, Any]:
@@ -490,8 +314,7 @@ def _record(settings: Settings, by_case: Mapping[str, Sequence[Found]]) -> Idata
     for name, found in by_case.items():
         case = case_of(name, settings.switch_rate)
         gate = policy_gate(as_policy(case.emitted, case.reads))
-        parts = gate.node_weight, gate.natural_weight, gate.bias.unsqueeze(-1)
-        known[f"{name}_written"] = torch.cat(parts, -1).numpy()
+        known[f"{name}_written"] = weights_of(gate).numpy()
         dims[f"{name}_written"] = (f"{name}_node", f"{name}_input")
         for reading in READINGS:
             key = f"{name}_{reading}"
@@ -502,13 +325,4 @@ def _record(settings: Settings, by_case: Mapping[str, Sequence[Found]]) -> Idata
             dims[f"{key}_ahead"] = ("dataset",)
         known[f"{name}_gain"] = np.array([[one.mark, one.other] for one in found])
         dims[f"{name}_gain"] = ("dataset", "same_or_other_gate")
-    return build(
-        {"posterior": learned, "constant_data": known},
-        dims=dims,
-        attrs={
-            "experiment": "policy-reading",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
-    )
+    return record(settings, {"posterior": learned, "constant_data": known}, dims=dims)

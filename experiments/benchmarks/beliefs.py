@@ -23,8 +23,9 @@ from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ...models.decisions import problems
 from ..command.seeds import at_least
+from ..parts.training import positive
 from .parts import fresh
-from .parts.comparison import Compared, Contender, Prepared, compare, positive, ratios
+from .parts.comparison import Compared, Contender, Prepared, compare, ratios
 from .parts.problems import Array, Precision
 from .parts.processes import (
     CONTENDERS,

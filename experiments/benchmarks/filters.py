@@ -27,8 +27,9 @@ from ...inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
 from ...inference.filters.slot import Filter
 from ...models import HiddenMarkovModel, Sequences
 from ..command.seeds import at_least
+from ..parts.training import positive
 from .parts import fresh
-from .parts.comparison import Timed, positive
+from .parts.comparison import Timed
 from .parts.problems import Array, emission
 from .parts.turns import in_turn
 

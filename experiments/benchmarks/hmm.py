@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..parts.training import positive
 from .parts import fresh
 from .parts.comparison import (
     Compared,
@@ -32,7 +33,6 @@ from .parts.comparison import (
     checked,
     compare,
     line,
-    positive,
     ratios,
 )
 from .parts.contenders import CONTENDERS, OURS, PARTS, parts

@@ -40,11 +40,19 @@ class GradientSteps:
             "steps": self.steps,
             "batch_size": self.batch_size,
             "learning_rate": self.learning_rate,
-            "sleep_steps": 0,
-            "holdout": 0,
-            "patience": None,  # new sequences in every fit: there is nothing to stop early for
         }
-        return FitSettings(**{**usual, **changes})
+        return to_the_end(**{**usual, **changes})
+
+
+def to_the_end(**how: Any) -> FitSettings:
+    """Settings of a fit that takes all its steps, by nothing but its objective.
+
+    There is no phase before it, nothing held out, and no early stopping, unless told.
+
+    Args:
+        how: fields of `FitSettings`.
+    """
+    return FitSettings(**{"sleep_steps": 0, "holdout": 0, "patience": None, **how})
 
 
 @dataclass(frozen=True)

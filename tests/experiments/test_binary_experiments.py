@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from beliefzoo.experiments import coupled_nodes, gate_identity
-from beliefzoo.experiments.gate_identity import CASES, Posterior, best_gate
+from beliefzoo.experiments.gate_identity import CASES
+from beliefzoo.experiments.parts.gates import Posterior, best_gate
 from beliefzoo.models import gate_conditions
 
 

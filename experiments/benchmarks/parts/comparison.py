@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 import numpy as np
 
 from ...command.seeds import at_least
+from ...parts.training import positive
 from . import fresh
 from .problems import Answer, Case, Described, Precision, check_agreement, tolerance
 from .turns import Timing, in_turn
@@ -47,13 +47,6 @@ class Compared(Timed):
         super().__post_init__()
         at_least(1, self, "rounds")
         positive(self, "seconds_each")
-
-
-def positive(settings: Timed, *names: str) -> None:
-    """Raise ``ValueError`` unless these settings are finite numbers > 0."""
-    for name in names:
-        if not 0 < getattr(settings, name) < math.inf:
-            raise ValueError(f"{name}: must be finite and > 0, got {getattr(settings, name)}")
 
 
 class Prepared(NamedTuple):

@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from scipy.special import expit
 
 from beliefzoo.experiments import policy_reading as experiment
+from beliefzoo.experiments.parts import gates, two_worlds
 from beliefzoo.inference import (
     BeliefGuide,
     ExactFilter,
@@ -129,7 +130,7 @@ def test_without_memory_both_readings_are_the_same_law(weight: float, same: bool
     values[:, 0] = torch.nan
     data = Sequences.from_tensors(values)
     acting = log_evidence(as_policy(model, 3), read_as_inputs(data, 3))
-    world = log_evidence(emission_of(model, slice(0, 3)), experiment.read_alone(data, 3))
+    world = log_evidence(emission_of(model, slice(0, 3)), two_worlds.read_alone(data, 3))
     off = (acting + world - log_evidence(model, data)).abs()
     assert bool((off < 1e-9).all()) == same
 
@@ -162,7 +163,7 @@ def test_inputs_act_on_the_step_after_them() -> None:
 
 
 def test_it_is_fitted_and_filtered_by_a_network() -> None:
-    data = read_as_inputs(experiment.make(experiment._gaussian(1, 0.1), "acting", 6, 10, 3).data, 1)
+    data = read_as_inputs(two_worlds.make(two_worlds._gaussian(1, 0.1), "acting", 6, 10, 3).data, 1)
     model = PolicyReading(1, Gaussian(1), inputs=1)
     settings = FitSettings(steps=3, sleep_steps=2)
     for kind in (ExactFilter(), LSTMFilter(4)):
@@ -205,10 +206,10 @@ def test_bad_input_is_refused() -> None:
 
 def test_the_two_worlds_have_the_same_law_of_what_is_read() -> None:
     """Frequencies of neighbouring bits y within five standard errors: fails once in 10^5."""
-    case = experiment._bits(0.1)
+    case = two_worlds._bits(0.1)
     shares = []
     for seed, reading in enumerate(experiment.READINGS):
-        y = experiment.make(case, reading, 4000, 6, seed).data.values[:, 1:, 0]
+        y = two_worlds.make(case, reading, 4000, 6, seed).data.values[:, 1:, 0]
         shares.append(torch.stack([y.mean(0), *(y[:, :1] * y).mean(0).unsqueeze(0)]))
     assert float((shares[0] - shares[1]).abs().max()) < 5 * math.sqrt(2 * 0.25 / 4000)
 
@@ -216,13 +217,13 @@ def test_the_two_worlds_have_the_same_law_of_what_is_read() -> None:
 def test_two_gates_gain_what_scipy_says() -> None:
     rng = np.random.default_rng(4)
 
-    def drawn(weights: np.ndarray) -> experiment.Pairs:
+    def drawn(weights: np.ndarray) -> gates.Pairs:
         before, y = rng.integers(0, 2, (300, 1)), rng.normal(size=(300, 2))
         x = np.concatenate([before, y, np.ones((300, 1))], -1)
         after = rng.random((300, 1)) < expit(x @ weights)[:, None]
-        return experiment.Pairs(*(torch.tensor(part).double() for part in (before, y, after)))
+        return gates.Pairs(*(torch.tensor(part).double() for part in (before, y, after)))
 
-    def best(*parts: experiment.Pairs) -> float:
+    def best(*parts: gates.Pairs) -> float:
         x = np.concatenate([part.inputs for part in parts])
         h = np.concatenate([part.after for part in parts])[:, 0]
 
@@ -233,19 +234,19 @@ def test_two_gates_gain_what_scipy_says() -> None:
 
     one, two = drawn(np.array([2, 1, -1, 0.5])), drawn(np.array([1, 1, -1, 0.5]))
     expected = best(one) + best(two) - best(one, two) - 2
-    assert experiment.two_gates_for_one(one, two) == pytest.approx(expected, abs=1e-4)
+    assert gates.two_gates_for_one(one, two) == pytest.approx(expected, abs=1e-4)
 
 
 def test_names_of_nodes_do_not_matter_to_the_score_of_gates() -> None:
-    case = experiment._gaussian(2, 0.1)
-    pairs = experiment.make(case, "emitted", 10, 20, 5).pairs(2)
+    case = two_worlds._gaussian(2, 0.1)
+    pairs = two_worlds.make(case, "emitted", 10, 20, 5).pairs(2)
     true = experiment.Readings(case.emitted, as_policy(case.emitted, 2), case.emitted)
     score = experiment.gate_scores(true, pairs, 2)
     assert score[0] == pytest.approx(score[1], abs=1e-9)  # the same gate, read both ways
-    swapped = experiment.Pairs(pairs.before[:, [1, 0]], pairs.y, 1 - pairs.after[:, [1, 0]])
-    other = experiment.Pairs(1 - swapped.before, swapped.y, swapped.after)
+    swapped = gates.Pairs(pairs.before[:, [1, 0]], pairs.y, 1 - pairs.after[:, [1, 0]])
+    other = gates.Pairs(1 - swapped.before, swapped.y, swapped.after)
     assert experiment.gate_scores(true, other, 2)[0] == pytest.approx(score[0], abs=1e-12)
-    assert len(experiment.renamed(pairs)) == 8
+    assert len(gates.renamed(pairs)) == 8
 
 
 def test_bad_settings() -> None:
@@ -255,4 +256,4 @@ def test_bad_settings() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             experiment.Settings(**changes)
-    assert experiment.case_of("one_node_of_bits", 0.1).family is Bernoulli
+    assert two_worlds.case_of("one_node_of_bits", 0.1).family is Bernoulli
