@@ -12,7 +12,7 @@ import pytest
 
 from checkout import ROOT
 
-DOCUMENTED = ("beliefzoo.models.data", "beliefzoo.models.emissions")
+DOCUMENTED = ("beliefzoo.models.data", "beliefzoo.models.emissions", "beliefzoo.models.chains")
 """Faces, or wings of them, whose public names are documented in full."""
 
 

@@ -1,4 +1,4 @@
-"""Laws that an action chooses: a transition matrix, and an emission, for each of them."""
+"""Laws that depend on an action: a transition matrix, and an emission law, for each action."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .laws import MatrixTransition
 
 
 def require_actions(data: Sequences, actions: int, reader: str) -> None:
-    """Raise ``ValueError`` unless every step brings one of so many actions."""
+    """Raise ``ValueError`` unless every step has one of so many actions."""
     if data.actions is None:
         raise ValueError(
             f"data.actions: {reader} needs the action of every step (actions=… of the constructors "
@@ -37,11 +37,25 @@ def require_actions(data: Sequences, actions: int, reader: str) -> None:
 class ActionTransition:
     """A transition matrix for each action: T(z' | z, a) = transition[a, z, z'].
 
-    ``actions[:, t]`` of the data drives z_t → z_{t+1}. Rows have the prior of ``MatrixTransition``,
-    Dirichlet(concentration + sticky δ_z).
+    ``actions[:, t]`` of the data acts on z_t → z_{t+1}. Parameter ``transition`` (A, K, K), rows
+    with the prior of ``MatrixTransition``, Dirichlet(concentration + sticky δ_z).
+
+    Args:
+        actions: number of actions A.
+        concentration: prior pseudo-count of every move.
+        sticky: additional prior pseudo-counts on staying.
 
     Raises:
         ValueError: no action, or a prior setting out of range.
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> stay, swap = [[1.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [1.0, 0.0]]
+    >>> values = {"transition": torch.tensor([stay, swap])}
+    >>> data = Sequences.from_arrays([[0.0, 0.0, 0.0]], actions=[[1, 0, 0]])
+    >>> ActionTransition(actions=2)(values, data).exp()[0, :, 0]  # from state 0: swap, then stay
+    tensor([[0., 1.],
+            [1., 0.]])
     """
 
     actions: int
@@ -51,7 +65,7 @@ class ActionTransition:
 
     def __post_init__(self) -> None:
         require_count(self.actions, "actions")
-        MatrixTransition(self.concentration, self.sticky)  # checks the two
+        MatrixTransition(self.concentration, self.sticky)  # checks both settings
 
     def priors(self, states: int) -> Priors:
         one = MatrixTransition(self.concentration, self.sticky).priors(states)["transition"]
@@ -61,11 +75,11 @@ class ActionTransition:
         return {"transition": ("action", "state", "state_to")}
 
     def tables(self, parameters: Parameters) -> Tensor:
-        """log T of every action, (…draws, 1, A, K, K)."""
+        """Return log T of every action, (…draws, 1, A, K, K)."""
         return safe_log(parameters["transition"]).unsqueeze(-4)
 
     def choice(self, data: Sequences) -> Tensor:
-        """Which of them drives every step, (N, T-1)."""
+        """Return the action that acts on every step, (N, T-1)."""
         self.check(data)
         assert data.actions is not None
         return data.actions[:, :-1].contiguous()
@@ -74,7 +88,7 @@ class ActionTransition:
         """log T of every step, (…draws, N, T-1|1, K, K)."""
         tables = self.tables(parameters)
         if data.max_length == 1:
-            return tables[..., :1, :, :]  # nothing moves
+            return tables[..., :1, :, :]  # no step, hence nothing to choose
         choice = self.choice(data)
         chosen = tables.squeeze(-4).index_select(-3, choice.flatten())
         steps: Tensor = chosen.unflatten(-3, choice.shape)
@@ -92,19 +106,30 @@ class ActionTransition:
 class ActionEmission(Emission):
     r"""An emission law for each action: o_{t+1} ~ O(· | z_{t+1}, a_t).
 
-    Parameters are those of the ``family`` with an axis of actions in front. The first step has no
-    action before it: with ``first`` there is one more entry on that axis, the last, which is its
-    law; otherwise nothing is observed at the first step.
-
-    With ``rewards`` those of the data are observed as well, and learned from:
+    The parameters are those of the ``family`` with a first axis of actions. With ``rewards`` the
+    rewards of the data are observed as well:
 
     .. math:: r_t \sim N(reward_{a_t z_t}, reward\_scale^2)
 
-    with ``reward`` (A, K) ~ N(location, spread²) and reward_scale ~ LogNormal(log(spread / 10), 1),
-    in the units of the rewards.
+    with ``reward`` (A, K) ~ N(reward_location, reward_spread²) and reward_scale ~
+    LogNormal(log(reward_spread / 10), 1), in the units of the rewards.
+
+    Args:
+        family: the family, without inputs or lags.
+        actions: number of actions A.
+        first: whether there is an observation at the first step, before any action; its law is one
+            more entry, the last, on the axis of actions. Otherwise the first step is not observed.
+        rewards: whether rewards are observed.
+        reward_location: prior mean of the rewards.
+        reward_spread: prior standard deviation of the rewards.
 
     Raises:
         ValueError: a family that reads inputs or lags, or a setting out of range.
+
+    >>> from beliefzoo.models import Categorical
+    >>> growls = ActionEmission(Categorical(symbols=2), actions=3)
+    >>> growls.dims(), tuple(growls.priors(states=2)["probs"].event_shape)
+    ({'probs': ('action', 'state', 'observation')}, (3, 2, 2))
     """
 
     family: Emission
@@ -136,7 +161,7 @@ class ActionEmission(Emission):
 
     @property
     def tables(self) -> int:
-        """Number of laws: one an action, and that of the first step if there is one."""
+        """Number of emission laws: one per action, and that of the first step if there is one."""
         return self.actions + int(self.first)
 
     def priors(self, states: int) -> Priors:
@@ -185,7 +210,7 @@ class ActionEmission(Emission):
         return steps
 
     def given(self, data: Sequences) -> Emission:
-        """The law of every step, chosen by the action before it."""
+        """Return the law of every step, chosen by the action before it."""
         if data.actions is None:
             require_actions(data, self.actions, "ActionEmission")
         assert data.actions is not None
@@ -196,22 +221,22 @@ class ActionEmission(Emission):
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
-        """Needs the actions: see ``given``."""
+        """Raise ``ValueError``: the actions are needed, see ``given``."""
         raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
-        """Needs the actions: see ``given``."""
+        """Raise ``ValueError``: the actions are needed, see ``given``."""
         raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """The same law for all actions."""
+        """Start with the same law for all actions."""
         one = self.family.start(y, mask, weight)
         return {
             name: value.expand(self.tables, *value.shape).clone() for name, value in one.items()
         }
 
     def mean(self, parameters: Parameters) -> Tensor:
-        """E[o | z = k, a], shape (…draws, A, K, F)."""
+        """Return E[o | z = k, a], shape (…draws, A, K, F)."""
         mean: Tensor = self.family.mean(self.flat(parameters)).unflatten(-2, (self.tables, -1))
         return mean
 
@@ -229,7 +254,10 @@ class ActionEmission(Emission):
     def score_after(
         self, parameters: Parameters, before: Tensor, y: Tensor, mask: Tensor
     ) -> Tensor:
-        """log O(y_t | a_{t-1}, k), (…draws, N, T, K), of actions before (N, T); A: the first."""
+        """Return log O(y_t | a_{t-1}, k), (…draws, N, T, K), for the actions before, (N, T).
+
+        The first step, which has no action before it, is marked by A.
+        """
         if isinstance(self.family, Categorical):
             logs = safe_log(parameters["probs"]).mT  # (…draws, action, symbol, K)
             place = before * logs.shape[-2] + y
@@ -242,14 +270,14 @@ class ActionEmission(Emission):
         return chosen
 
     def draw_after(self, parameters: Parameters, before: Tensor, paths: Tensor) -> Tensor:
-        """Observations for paths (N, T) and the actions before (N, T)."""
+        """Sample observations for paths (N, T) and the actions before (N, T)."""
         flat = self.flat(parameters)
         name, axes = next(iter(self.family.dims().items()))
         states = flat[name].shape[-len(axes)] // self.tables
         return self.family.draw(flat, before * states + paths)
 
     def flat(self, parameters: Parameters) -> dict[str, Tensor]:
-        """The family's parameters of A K states, those of an action one after the other."""
+        """Return the family's parameters of A K states, those of one action after the other."""
         out = {}
         for name, axes in self.family.dims().items():
             place = -1 - len(axes)
@@ -289,5 +317,5 @@ class _Given(ActionEmission):
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         del shift
         assert self.before is not None
-        # Of a continuation, the last steps.
+        # A continuation has only the last steps.
         return self.draw_after(parameters, self.before[:, -paths.shape[1] :], paths)

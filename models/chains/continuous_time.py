@@ -1,4 +1,4 @@
-"""Hidden Markov models in continuous time: panel data, seen at irregular times."""
+"""Hidden Markov models in continuous time: panel data, observed at irregular times."""
 
 from __future__ import annotations
 
@@ -27,38 +27,45 @@ def ContinuousTimeHMM(
     effects: Effects | None = None,
     priors: Mapping[str, dist.TorchDistribution] | None = None,
 ) -> HiddenMarkovModel:
-    r"""A hidden Markov model whose state jumps at rates, whenever it is looked at.
+    r"""Build a hidden Markov model whose state jumps at rates and is observed at irregular times.
 
     .. math::
         p(z_1) \prod_t [\exp(G Δ_t)]_{z_t z_{t+1}} \prod_t O(y_t | z_t), \quad
         Δ_t = times_{t+1} - times_t
 
-    It is ``HiddenMarkovModel(states, emission, transition=GeneratorTransition(…))``, and all that
-    holds for hidden Markov models holds for it. ``data.times`` are read; they must increase.
+    The model is ``HiddenMarkovModel(states, emission, transition=GeneratorTransition(…))`` and can
+    do all that hidden Markov models can. It reads ``data.times``, which must increase.
 
-    By default the state itself is observed, as codes, but for the ``errors`` by which it is
+    By default the state itself is observed, as codes, except for the ``errors`` by which it is
     mistaken for another one (``Misclassification``): a multi-state Markov model for panel data,
-    with or without misclassification (Jackson 2011). A first state that is known is said by
-    ``with_parameters(initial=[1, 0, …])``; mask the first observation (a missing code) if it was
-    known beforehand, and hence tells nothing of the errors.
+    with or without misclassification. A known first state is given by ``with_parameters(initial=[1,
+    0, …])``; mask the first observation (a missing code) if the state was known beforehand, as it
+    then says nothing about the errors.
+
+    Args:
+        states: number of hidden states.
+        jumps: pairs (from, to) of states with a jump, or a boolean matrix; by default all pairs.
+        errors: pairs (state, state that it is mistaken for).
+        exact: absorbing states whose time of entry is observed exactly, such as death.
+        emission: an emission law in place of the observed state with errors.
+        inputs: number of input columns that the rates depend on.
+        effects: which column acts on which jumps; see ``GeneratorTransition``.
+        priors: replacements for single priors, by parameter name.
+
+    Returns:
+        The hidden Markov model.
+
+    Raises:
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Jackson (2011), Multi-state models for panel data, J. Statistical Software 38(8).
 
     >>> model = ContinuousTimeHMM(3, jumps=[(0, 1), (1, 0), (0, 2), (1, 2)], exact=[2])
     >>> known = model.with_parameters(
     ...     generator=[[-0.3, 0.2, 0.1], [0.1, -0.4, 0.3], [0, 0, 0]], initial=[1, 0, 0]
     ... )
-
-    Args:
-        states: number of hidden states.
-        jumps: pairs (from, to) of states with a jump, or a boolean matrix; by default all.
-        errors: pairs (state, state that it is mistaken for).
-        exact: absorbing states whose entry is observed at its very time, such as death.
-        emission: the emission law, in place of the state with errors.
-        inputs: number of input columns that the rates depend on.
-        effects: which column acts on which jumps; see ``GeneratorTransition``.
-        priors: replacements for single priors, by parameter name.
-
-    Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+    >>> known.sample(100, 4, times=[0.0, 1.0, 2.5, 7.0], seed=0).data.max_length
+    4
     """
     require_count(states, "states")
     if emission is None:

@@ -25,17 +25,17 @@ from .laws import ChainModel
 Effects = tuple[tuple[int, Pairs], ...]
 
 _PRINTED = 1e-5
-"""Rows of a generator that miss a sum of 0 by no more than this, relative to their largest entry,
-were rounded in print."""
+"""Rows of a generator whose sum is this close to 0, relative to their largest entry, are taken for
+printed and rounded ones, and corrected."""
 
 _DEGREE = 16
 """Terms of the exponential series: with at most half an expected jump the rest is below 1e-17."""
 
 _MOST_DOUBLINGS = 50
-"""A chain that expects more jumps than 2^49 in a gap is at rest to all digits."""
+"""After 2^49 expected jumps in a gap, the chain has reached its limit to all digits."""
 
 _BISECTIONS = 60
-"""Of the time of a jump within its gap: to all digits of float64."""
+"""Steps that find the time of a jump within its gap to all digits of float64."""
 
 
 def generator_matrix(rates: Tensor, jumps: Pairs, states: int) -> Tensor:
@@ -53,9 +53,9 @@ def transition_probabilities(generator: Tensor, gaps: Tensor) -> Tensor:
     .. math:: \exp(G Δ) = \left[e^{-h} \sum_n \frac{h^n}{n!} R^n\right]^{2^s},
         \quad R = I + G / λ, \quad h = λ Δ / 2^s \le 1/2
 
-    λ being the largest rate of leaving a state. All terms are >= 0, so that nothing cancels: small
+    λ is the largest rate of leaving a state. No term is negative, so nothing cancels: small
     probabilities are right to nearly all digits, and probabilities that must be 0 are 0, which the
-    usual Padé approximation does not give (Grassmann 1977; Jensen 1953). Differentiable.
+    usual Padé approximation does not achieve (Grassmann 1977; Jensen 1953). Differentiable.
     """
     states = generator.shape[-1]
     identity = torch.eye(states, dtype=generator.dtype, device=generator.device)
@@ -63,14 +63,15 @@ def transition_probabilities(generator: Tensor, gaps: Tensor) -> Tensor:
     expected = (leaving * gaps).clamp_max(2.0 ** (_MOST_DOUBLINGS - 1))
     most = float(expected.max()) if expected.numel() else 0.0
     doublings = max(0, math.ceil(math.log2(most)) + 1) if most > 0 else 0
-    # The ratio is 1 but for a chain at rest, whose gap is cut.
+    # Gaps stay as they are, unless clamped above, where the chain has reached its limit.
     gaps = torch.where(leaving > 0, expected / torch.where(leaving > 0, leaving, 1), 0)
     size = (gaps / 2**doublings)[..., None, None]
     rate = leaving[..., None, None]
     step = (generator + rate * identity) * size
     out = _series(step, identity) * (-rate * size).exp()
     for _ in range(doublings):
-        # Rows sum to 1 up to rounding, which would double each time. The sum has no gradient.
+        # Rows sum to 1 up to rounding errors, which would double at each squaring. The sum is
+        # constant and needs no gradient.
         out = out / out.detach().sum(-1, keepdim=True)
         out = out @ out
     rows: Tensor = out / out.detach().sum(-1, keepdim=True)
@@ -93,7 +94,7 @@ def _series(x: Tensor, identity: Tensor) -> Tensor:
 
 
 class _Steps(NamedTuple):
-    """The different steps that data make: U of them, and which one every step is."""
+    """The U different steps in the data, and which of them every step is."""
 
     choice: Tensor
     """(N, T-1)"""
@@ -107,40 +108,51 @@ class _Steps(NamedTuple):
 
 @dataclass(frozen=True)
 class GeneratorTransition:
-    r"""Jumps in continuous time: between two observations, Δ apart, the chain moves by exp(G Δ).
+    r"""Jumps in continuous time: between observations Δ apart, the chain moves by exp(G Δ).
 
     .. math::
         T_t(j \mid i) = [\exp(G(x_t) Δ_t)]_{ij}, \quad
         G_{ij}(x) = rate_{ij} \exp\Big(\sum_e effect_e\, x_{c(e)} [(i, j) \in J_e]\Big),
         \quad Δ_t = times_{t+1} - times_t
 
-    for the jumps (i, j) that are allowed; all other rates are 0 and rows of G sum to 0. Inputs are
-    held at their value at the beginning of a step. The numbers of the states mean something here:
-    they are never renamed.
+    for the allowed jumps (i, j); all other rates are 0 and rows of G sum to 0. Inputs keep their
+    value from the beginning of a step to its end. The numbers of the states have a meaning: they
+    are never relabelled.
 
     Parameters: ``jump_rate`` (J,) ~ LogNormal(log typical, spread), per unit of ``times``, in the
-    order of ``jumps``; ``jump_effect`` (E,) ~ Normal(0, effect_scale). ``with_parameters(
-    generator=…)`` takes the matrix instead of the rates.
+    order of ``jumps``; ``jump_effect`` (E,) ~ Normal(0, effect_scale).
+    ``with_parameters(generator=…)`` takes the matrix instead of the rates.
 
-    **Exact times.** Where an absorbing state is observed that is among ``exact``, the time is that
-    of the entry (a death), and the chain was elsewhere until then. The step then has a density in
-    place of a probability, Σ_{r≠d} [exp(G Δ)]_{ir} G_{rd} towards d and 0 elsewhere (Kalbfleisch &
-    Lawless 1985; Jackson 2011). Needs a ``Misclassification`` emission that never mistakes d.
+    **Exact times.** When an absorbing state d among ``exact`` is observed, the time is that of the
+    entry (a death), and the chain was in another state until then. The step then has a density
+    instead of a probability, Σ_{r≠d} [exp(G Δ)]_{ir} G_{rd} towards d and 0 elsewhere. This needs a
+    ``Misclassification`` emission without errors of d.
 
     Args:
         jumps: pairs (from, to), or a boolean matrix; by default all pairs.
-        exact: absorbing states whose entry is observed at its very time.
+        exact: absorbing states whose time of entry is observed exactly.
         inputs: number of input columns.
-        effects: pairs (column, jumps that it acts on in the same way); by default every column
-            acts on every jump, with an effect of its own.
-        typical: prior median of a rate; ``scaled_to(data)`` takes one jump per mean gap.
+        effects: pairs (column, jumps on which it has the same effect); by default every column has
+            a separate effect on every jump.
+        typical: prior median of a rate; ``scaled_to(data)`` sets it to one jump per mean gap.
         spread: prior standard deviation of a log rate.
         effect_scale: prior standard deviation of an effect: log of the rate ratio per unit.
 
     Raises:
-        ValueError: jumps that are no pairs of different states, an exact state that can be left or
-            not entered, effects without inputs or of jumps that are not there, or a prior setting
+        ValueError: jumps that are not pairs of different states, an exact state that can be left or
+            not entered, effects without inputs or of jumps that do not exist, or a prior setting
             that is not positive.
+
+    Source: Kalbfleisch & Lawless (1985), J. American Statistical Association 80; for exact times
+    Jackson (2011), J. Statistical Software 38(8).
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> law = GeneratorTransition(jumps=[(0, 1)])
+    >>> data = Sequences.from_arrays([[0.0, 0.0, 0.0]], times=[[0.0, 1.0, 3.0]])
+    >>> law({"jump_rate": torch.tensor([0.5])}, data).exp()[0, :, 0]  # stay: e^-0.5, e^-1
+    tensor([[0.6065, 0.3935],
+            [0.3679, 0.6321]])
     """
 
     jumps: Pairs | None = None
@@ -188,7 +200,7 @@ class GeneratorTransition:
         return tuple(checked)
 
     def allowed(self, states: int) -> Pairs:
-        """The jumps (from, to) of a chain of so many states, in the order of ``jump_rate``."""
+        """Return the jumps (from, to) of so many states, in the order of ``jump_rate``."""
         if self.jumps is None:
             return tuple((i, j) for i in range(states) for j in range(states) if i != j)
         fits = _size(self.jumps) == states
@@ -197,7 +209,7 @@ class GeneratorTransition:
         return self.jumps
 
     def acting(self, states: int) -> Effects:
-        """Column and jumps of every effect, in the order of ``jump_effect``."""
+        """Return column and jumps of every effect, in the order of ``jump_effect``."""
         if self.effects is not None:
             return self.effects
         jumps = self.allowed(states)
@@ -219,7 +231,7 @@ class GeneratorTransition:
     def generator(
         self, parameters: Parameters, states: int, inputs: Tensor | None = None
     ) -> Tensor:
-        """G (…draws, K, K), or (…draws, U, K, K) at inputs (U, columns)."""
+        """Return G (…draws, K, K), or (…draws, U, K, K) at inputs (U, columns)."""
         rates, jumps = parameters["jump_rate"], self.allowed(states)
         if inputs is not None:
             acting = self.acting(states)
@@ -230,7 +242,7 @@ class GeneratorTransition:
         return generator_matrix(rates, jumps, states)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, N, T-1, K, K); densities where an entry is exact."""
+        """Return log T, shape (…draws, N, T-1, K, K); densities where an entry is exact."""
         states = self._states(parameters)
         rates = parameters["jump_rate"]
         if data.max_length == 1:
@@ -252,12 +264,12 @@ class GeneratorTransition:
         states = moved.shape[-1]
         target = steps.entered.clamp_min(0)
         into = torch.nn.functional.one_hot(target, states).to(moved)  # (U, K)
-        rate = (generator * into.unsqueeze(-2)).sum(-1) * (1 - into)  # of every state but d itself
+        rate = (generator * into.unsqueeze(-2)).sum(-1) * (1 - into)  # from every state except d
         density = (moved @ rate.unsqueeze(-1)) * into.unsqueeze(-2)
         return torch.where((steps.entered >= 0)[:, None, None], density, moved)
 
     def _states(self, parameters: Parameters) -> int:
-        """Number of states, which neither the rates nor the data tell by themselves."""
+        """Number of states, from the jumps or else from the number of rates."""
         if self.jumps is not None:
             return _size(self.jumps)
         return math.isqrt(parameters["jump_rate"].shape[-1]) + 1  # K (K - 1) rates
@@ -280,7 +292,7 @@ class GeneratorTransition:
         return _Steps(index, gap, entered, inputs)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """One jump per typical gap from every state, in proportion to the counts."""
+        """Start with one jump per typical gap from every state, in proportion to the counts."""
         jumps = self.allowed(len(counts))
         index = torch.tensor(jumps, dtype=torch.int64).reshape(-1, 2).mT
         share = (counts / counts.sum(-1, keepdim=True))[index[0], index[1]]
@@ -290,14 +302,14 @@ class GeneratorTransition:
         return values
 
     def scaled_to(self, data: Sequences) -> GeneratorTransition:
-        """The same law with one jump per mean gap of the data as the typical rate."""
+        """Return the same law with one jump per mean gap of the data as the typical rate."""
         self.check(data)
         assert data.times is not None
         gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
         return replace(self, typical=1 / float(gaps.mean())) if len(gaps) else self
 
     def natural(self, values: Mapping[str, Tensor], states: int) -> dict[str, Tensor]:
-        """Rates from ``generator``, the matrix of all of them."""
+        """Translate ``generator``, the matrix of all rates, to ``jump_rate``."""
         out = dict(values)
         if "generator" not in out:
             return out
@@ -326,12 +338,12 @@ class GeneratorTransition:
     # Data
 
     def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless all steps have times, which increase in each sequence."""
+        """Raise ``ValueError`` unless all steps have times that increase in each sequence."""
         require_inputs(data, self.inputs, "GeneratorTransition")
         require_times(data, "GeneratorTransition")
 
     def check_model(self, model: ChainModel) -> None:
-        """Raise ``ValueError`` unless the exact states can be told from what is observed."""
+        """Raise ``ValueError`` unless the observations identify the exact states."""
         require(
             model.initial == "free",
             "initial",
@@ -354,9 +366,9 @@ class GeneratorTransition:
             )
 
     def check_moves(self, data: Sequences, emission: Emission, first: Tensor | None) -> None:
-        """Raise ``ValueError`` where no allowed jumps lead to what is observed.
+        """Raise ``ValueError`` if no allowed jumps lead to what is observed.
 
-        ``first`` (K,) are the states that a sequence can begin in, all if None.
+        ``first`` (K,) marks the states in which a sequence can begin; all if None.
         """
         if not isinstance(emission, Misclassification):
             return
@@ -378,7 +390,7 @@ class GeneratorTransition:
             now = now | ~data.step_mask[:, t, None]
 
     def _check_after(self, data: Sequences) -> None:
-        """Nothing is observed after an entry whose time is known: the chain stays there."""
+        """Refuse observations after an entry with a known time: the chain stays in that state."""
         if not self.exact:
             return
         code, seen = data.codes(), data.observed_steps
@@ -392,7 +404,7 @@ class GeneratorTransition:
             )
 
     def _reach(self, states: int) -> Tensor:
-        """Whether one state leads to another in any time, (K, K) float64."""
+        """Whether one state leads to another after any time, (K, K) float64."""
         reach = torch.eye(states, dtype=torch.float64)
         for origin, target in self.allowed(states):
             reach[origin, target] = 1
@@ -403,7 +415,7 @@ class GeneratorTransition:
     # Simulation
 
     def scheduled(self, data: Sequences) -> Sequences:
-        """The data as visits at given times, none of which is an entry into an exact state."""
+        """Return the data as visits at given times, none of them an entry into an exact state."""
         if not self.exact:
             return data
         other = next(state for state, _ in self.allowed(_size(self.jumps or ())))
@@ -412,10 +424,10 @@ class GeneratorTransition:
         )
 
     def entered(self, simulation: Simulation) -> Simulation:
-        """Visits as they are seen where entries into exact states are noticed at once.
+        """Return the visits with the entries into exact states at their exact times.
 
-        The first visit at which such a state was found moves back to the time of the entry, drawn
-        given the states before and after; nothing is observed later on.
+        The first visit at which such a state was found moves back to the time of the entry, which
+        is drawn given the states before and after; nothing is observed later on.
         """
         paths, data, parameters = simulation
         now, before = paths[:, 1:], paths[:, :-1]
@@ -444,11 +456,11 @@ class GeneratorTransition:
 
 
 _LEAST_SHARE = 1e-3
-"""Of the jumps out of a state, at the start of a fit."""
+"""Least share of a jump among those out of a state, at the start of a fit."""
 
 
 def _listed(jumps: Any) -> Any:
-    """Pairs, of a boolean matrix its True entries off the diagonal."""
+    """Pairs as they are; of a boolean matrix its True entries off the diagonal."""
     table = np.asarray(jumps)
     if table.dtype != np.bool_:
         return jumps
@@ -463,16 +475,16 @@ def _size(jumps: Iterable[tuple[int, int]]) -> int:
 
 
 def _joined(first: Tensor, second: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """The different pairs of two tables of whole numbers >= 0, and which one every place has."""
+    """The different pairs in two tables of whole numbers >= 0, and which pair is at every place."""
     base = int(second.max()) + 1
     pairs, index = (first * base + second).unique(return_inverse=True)
     return (pairs // base, pairs % base), index
 
 
 def _waits(generator: Tensor, gaps: Tensor, origin: Tensor, target: Tensor) -> Tensor:
-    """Times of entries into ``target`` (M,) from ``origin`` (M,), given that they are in the gaps.
+    """Times of entry into ``target`` (M,) from ``origin`` (M,), given that they lie in the gaps.
 
-    The inverse of P_{od}(s) / P_{od}(gap), the state d being absorbing, by bisection.
+    They invert P_{od}(s) / P_{od}(gap) by bisection; d is absorbing.
     """
     row = torch.arange(len(gaps), device=gaps.device)
 

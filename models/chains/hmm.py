@@ -54,14 +54,26 @@ _SIZED = {
 
 @dataclass(frozen=True)
 class ChainLaws:
-    """The laws of a chain of discrete states at given parameter values, for given data.
+    """The laws of a chain of discrete states, at given parameter values and for given data.
 
-    ``log_initial`` (…draws, N|1, K) and ``log_transition`` (…draws, N|1, T-1|1, K, K) are log
-    probabilities. ``moves`` is log T, or what computes it: exact inference can do without the K × K
-    numbers of a transition that has a structure. What was seen enters as ``log_likelihood``.
+    Exact inference works on these tensors. ``HiddenMarkovModel.laws`` returns the subclass
+    ``Laws``.
 
-    With ``choice`` (N, T-1), ``moves`` holds the A matrices (…draws, 1, A, K, K) that steps choose
-    from, for instance by their action.
+    Args:
+        log_initial: log p(z_1), (…draws, N|1, K).
+        moves: log T, (…draws, N|1, T-1|1, K, K), or a function that returns it: exact inference
+            does without the K × K numbers where the transition has a structure.
+        data: the sequences.
+        choice: (N, T-1), for steps that choose among A matrices, for instance by their action;
+            ``moves`` is then (…draws, 1, A, K, K).
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> table = torch.tensor([[0.9, 0.1], [0.2, 0.8]]).log().reshape(1, 1, 2, 2)
+    >>> data = Sequences.from_arrays([[0.0, 0.0, 0.0]])
+    >>> laws = ChainLaws(torch.tensor([[1.0, 0.0]]).log(), table, data)
+    >>> laws.states().log_prob(torch.tensor([[[1.0, 0], [0, 1], [0, 1]]])).exp()  # path 0, 1, 1
+    tensor([0.0800])
     """
 
     linear = None  # not linear-Gaussian
@@ -92,20 +104,17 @@ class ChainLaws:
 
     @property
     def matrices(self) -> Tensor:
-        """log T of every step as ``log_transition``, or with ``choice`` the A matrices, once."""
+        """log T of every step as ``log_transition``; with ``choice`` only the A matrices."""
         return self.moves if isinstance(self.moves, Tensor) else self.moves()
 
     @cached_property
     def log_likelihood(self) -> Tensor:
-        """log probability of what was seen at every step in every state, (…draws, N, T, K).
-
-        Zeros: nothing was.
-        """
+        """Log probability of the observation in every state, (…draws, N, T, K); here zeros."""
         shape = len(self.data), self.data.max_length, self.log_initial.shape[-1]
         return self.log_initial.new_zeros(shape)
 
     def step(self, t: int) -> Tensor:
-        """log T of the step from t, (N|1, K, K)."""
+        """Return log T of the step from t, (N|1, K, K)."""
         tables = self.matrices
         if self.choice is None:
             return tables[:, min(t, tables.shape[1] - 1)]
@@ -114,18 +123,18 @@ class ChainLaws:
 
     @property
     def chain(self) -> Chain:
-        """The chain and what was seen of it; of matrices to choose from, each once."""
+        """The chain and its observations as exact inference takes them; the A matrices once each."""
         parts = self.log_initial, self.matrices, self.log_likelihood
         return Chain(*parts, self.lengths, self.choice)
 
     def sample_states(self) -> Tensor:
-        """One draw of the hidden paths, (N, T)."""
+        """Draw the hidden paths once, (N, T)."""
         data = self.data
         chain = self.log_initial, self.matrices
         return sample_chain(*chain, len(data), data.max_length, choice=self.choice)
 
     def states(self) -> MarkovChain:
-        """The law of the hidden trajectories."""
+        """Return the distribution of the hidden trajectories."""
         return MarkovChain(
             self.log_initial, self.matrices, self.lengths, self.data.max_length, self.choice
         )
@@ -133,9 +142,24 @@ class ChainLaws:
 
 @dataclass(frozen=True)
 class Laws(ChainLaws):
-    """The three laws of a hidden Markov model at given parameter values, for given data.
+    """The three laws of a hidden Markov model, at given parameter values and for given data.
 
-    ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t), zero where nothing was observed.
+    ``HiddenMarkovModel.laws`` makes them. ``log_likelihood`` (…draws, N, T, K) is log O_k(y_t),
+    zero where nothing was observed.
+
+    Args:
+        log_initial, moves, data, choice: as for ``ChainLaws``.
+        emission: the emission law.
+        parameters: all parameter values, by name.
+
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1, 4]
+    ... )
+    >>> laws = model.laws({}, Sequences.from_arrays([[0, 3]]))
+    >>> laws.log_likelihood.exp()[0]  # of 0 and 3 counts at rates 1 and 4
+    tensor([[0.3679, 0.0183],
+            [0.0613, 0.1954]], dtype=torch.float64)
     """
 
     emission: Emission
@@ -147,15 +171,15 @@ class Laws(ChainLaws):
         return self.score(self.emission.observed(self.data)[0])
 
     def score(self, y: Tensor) -> Tensor:
-        """log O_k of observations y in the form that the family reads."""
+        """Return log O_k of observations y in the form that the family reads."""
         mask = self.emission.observed(self.data)[1]
         return self._emission.score(self.parameters, y, mask, self._shift)
 
     def draw(self, paths: Tensor, past: tuple[Tensor, Tensor] | None = None) -> Tensor:
-        """Observations for hidden paths (N, T), one draw.
+        """Sample observations for hidden paths (N, T), once.
 
         With ``past``, observations and mask before the second step, the first step of the paths is
-        the last that was seen, and observations are drawn from the second step on.
+        the last that was observed, and observations are drawn from the second step on.
         """
         paths, shift = paths.clamp_min(0), self._shift
         if past is None:
@@ -172,7 +196,7 @@ class Laws(ChainLaws):
         return self.emission.from_inputs(self.parameters, self.data.inputs)
 
     def observations(self, states: Tensor) -> Emitted:
-        """The law of the observations given one-hot (or mean) trajectories."""
+        """Return the distribution of the observations given one-hot (or mean) trajectories."""
         event = self.emission.observed(self.data)[0].shape[1:]
         return Emitted(states, self.score, self.draw, event)
 
@@ -184,21 +208,35 @@ class HiddenMarkovModel(Model):
         p(\theta)\, \prod_n p(z_1|\theta)\, \prod_t T(z_{t+1} | z_t, \theta)
         \prod_t O(y_t | z_t, \theta)
 
+    The first emission belongs to the first state. The Pyro program has one site per parameter and
+    two sites per batch of sequences: ``states`` (one-hot trajectories, (time, state)) and ``obs``.
+
     Args:
         states: number of hidden states K >= 1.
         emission: the emission law, an ``Emission`` or one of the names in ``SHORTHAND``.
-        initial: ``"free"`` (a parameter), ``"stationary"`` (the law π with π P = π), or a law.
+        initial: ``"free"`` (a parameter), ``"stationary"`` (the distribution π with π P = π), or a
+            law.
         transition: the transition law; by default a matrix with Dirichlet rows.
-        sticky: extra prior pseudo-counts on staying, for the default transition.
-        ordered: prior under which the states are named in increasing order of the family's
-            location (rate, mean, probability); needs one feature.
+        sticky: additional prior pseudo-counts on staying, for the default transition.
+        ordered: use a prior under which the states are sorted by the family's location (rate, mean,
+            probability), in increasing order; needs one feature.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
-    The Pyro program has one site a parameter and two sites a sequence batch: ``states`` (one-hot
-    trajectories, (time, state)) and ``obs``. The first emission is at the first state.
-
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Rabiner (1989), Proceedings of the IEEE 77.
+
+    >>> from beliefzoo.models import Sequences
+    >>> quakes = Sequences.from_arrays([[13, 14, 8, 10, 16, 26, 32, 27, 18, 32, 36, 24]])
+    >>> model = HiddenMarkovModel(2, "poisson", ordered=True).scaled_to(quakes)
+    >>> {name: tuple(prior.event_shape) for name, prior in model.priors.items()}
+    {'initial': (2,), 'transition': (2, 2), 'rate': (2,)}
+    >>> known = model.with_parameters(
+    ...     initial=[1, 0], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[13, 28]
+    ... )
+    >>> known.sample(3, 100, seed=0).data
+    Sequences(n_sequences=3, max_length=100, n_features=1, n_steps=300, n_observed=300, float64)
     """
 
     def __init__(
@@ -213,7 +251,7 @@ class HiddenMarkovModel(Model):
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
-        # What a transition law can do has all names of what an initial law can, and more.
+        # A transition law has all methods of the Protocol of initial laws, so it is excluded.
         law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw)
         if initial not in ("free", "stationary") and not law:
             raise ValueError(
@@ -248,7 +286,7 @@ class HiddenMarkovModel(Model):
 
     def _own_priors(self) -> Priors:
         own = self.emission.priors(self.states)
-        if self.states > 1:  # a single state has no chain, hence no parameters of one
+        if self.states > 1:  # with a single state the chain has no parameters
             chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
             own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
@@ -263,34 +301,36 @@ class HiddenMarkovModel(Model):
 
     @property
     def initial_law(self) -> InitialLaw:
-        """The law of the first state."""
+        """The initial law of the chain."""
         if isinstance(self.initial, str):
             return FreeInitial() if self.initial == "free" else StationaryInitial()
         return self.initial
 
     @property
     def nodes(self) -> int | None:
-        """Number of binary nodes that the states consist of, see ``node_states``, if they do."""
+        """Number of binary nodes that make up the states (see ``node_states``); None if there are
+        none.
+        """
         law = self.transition
         return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
 
     @property
     def tied(self) -> bool:
-        """Whether the states share all parameters: none has a row for each of them.
+        """True if the states share all parameters: no parameter has one row per state.
 
-        The numbers of such states mean something, and a state that is never visited is none that a
-        fit has lost.
+        The numbers of such states have a meaning, and a state that is never visited is not one that
+        a fit has lost.
         """
         return not any({"state", "state_to"} & set(axes) for axes in self.parameter_dims().values())
 
     @property
     def observations(self) -> Observations:
-        """The kind of data that the emission is a law of."""
+        """The kind of data that the emission describes."""
         return self.emission.observations
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``."""
+        """The arguments of the model except ``priors``."""
         return {
             "states": self.states,
             "emission": self.emission,
@@ -301,12 +341,12 @@ class HiddenMarkovModel(Model):
 
     @property
     def belief(self) -> DiscreteBelief:
-        """Probabilities of the states; of binary nodes a product of those of the nodes."""
+        """Probabilities of the states; for binary nodes a product of the nodes' probabilities."""
         return DiscreteBelief(self.states, self.nodes)
 
     @property
     def _least_observed(self) -> int:
-        # States that share their parameters need not each be seen.
+        # With shared parameters, not every state needs an observation of its own.
         least = 1 if self.tied else self.states
         return int(getattr(self.transition, "least_observed", least))
 
@@ -317,11 +357,11 @@ class HiddenMarkovModel(Model):
 
     @property
     def timed(self) -> bool:
-        """Whether the transition reads ``data.times``: a chain in continuous time."""
+        """True if the transition reads ``data.times``: a chain in continuous time."""
         return isinstance(self.transition, GeneratorTransition)
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
         chain = {**self.initial_law.dims(), **self.transition.dims()}
         dims = {**chain, **self.emission.dims()}
         return {name: dims[name] for name in self._all}
@@ -343,9 +383,9 @@ class HiddenMarkovModel(Model):
         return ""
 
     def scaled_to(self, data: Data) -> HiddenMarkovModel:
-        """The same model with the priors of emission and rates on the scale of the data.
+        """Return the same model with the priors of emission and rates on the scale of the data.
 
-        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        From a folder, only a sample is read; see ``SequenceFolder.sample``.
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.emission.check(data)
@@ -357,7 +397,7 @@ class HiddenMarkovModel(Model):
         return out
 
     def check_values(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""
         self._check_kind(data)
         if isinstance(self.transition, GeneratorTransition) and self.states > 1:
             known = self._known.get("initial")
@@ -372,7 +412,8 @@ class HiddenMarkovModel(Model):
         """Draw paths and observations at given values, with lengths, inputs and gaps of ``like``.
 
         Where the time of entering an absorbing state is observed, the first visit that finds the
-        chain there moves back to it and all later ones are missing. Uses torch's global generator.
+        chain in it moves back to that time, and all later visits are missing. Uses torch's global
+        generator.
         """
         law = self.transition
         if not isinstance(law, GeneratorTransition) or not law.exact or self.states == 1:
@@ -381,9 +422,10 @@ class HiddenMarkovModel(Model):
             return law.entered(super().simulate(parameters, law.scheduled(like)))
 
     def laws(self, parameters: Parameters, data: Sequences) -> Laws:
-        """The three laws at given values of the unknown parameters: a pure function.
+        """Return the three laws at given values of the unknown parameters.
 
-        Values may have leading axes of draws, the same for all that are given.
+        This is a pure function. Values may have leading axes of draws, the same for all that are
+        given.
         """
         values = self.complete(parameters)
         if self.states == 1:
@@ -408,9 +450,9 @@ class HiddenMarkovModel(Model):
 
 
 def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
-    """``compute``, called once at most, with gradients as they are asked for now.
+    """Call ``compute`` at most once, with or without gradients as they are enabled now.
 
-    Who needs it first may do so without gradients, and others with.
+    The result may first be needed where gradients are disabled, and later where they are enabled.
     """
     learning = torch.is_grad_enabled()
 
@@ -423,7 +465,7 @@ def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
 
 
 def named_emission(emission: Emission | str) -> Emission:
-    """The emission, or the one of that short name; ``ValueError`` if there is none."""
+    """The emission itself, or the family with that short name; ``ValueError`` if there is none."""
     if isinstance(emission, Emission):
         return emission
     if isinstance(emission, str) and emission in _SIZED:

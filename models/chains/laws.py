@@ -1,4 +1,4 @@
-"""The initial and the transition law of a chain with K states."""
+"""Initial and transition laws of a chain with K states."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _WORST_CONDITION = 1e12
 class InitialLaw(Protocol):
     """p(z_1) of a chain with at least two states: what a model needs of it.
 
-    It is called with what computes log T, for laws that follow from the transition.
+    It is called with a function that returns log T, for laws that depend on the transition.
     """
 
     def priors(self, states: int) -> Priors:
-        """Prior of every parameter."""
+        """Return the prior of every parameter."""
 
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
 
     def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
-        """log p(z_1), shape (…draws, 1, K)."""
+        """Return log p(z_1), shape (…draws, 1, K)."""
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
-        """Parameter values from the shares (K,) of the states among first states, all > 0."""
+        """Return parameter values from the shares (K,) of the first states, all > 0."""
 
 
 class ChainModel(Protocol):
-    """What a law may ask of the model that it is to be part of."""
+    """What a law may ask of the model that contains it."""
 
     @property
     def states(self) -> int:
@@ -63,10 +63,10 @@ class ChainModel(Protocol):
 
 @runtime_checkable
 class ModelCheck(Protocol):
-    """A law that asks something of the other laws of its model."""
+    """A law that has requirements on the other laws of its model."""
 
     def check_model(self, model: ChainModel) -> None:
-        """Raise ``ValueError`` unless the model is one that the law can be part of."""
+        """Raise ``ValueError`` unless the law can be part of the model."""
 
 
 @runtime_checkable
@@ -75,22 +75,22 @@ class TransitionLaw(Protocol):
 
     @property
     def inputs(self) -> int:
-        """Number of input columns that it reads; its matrices vary over time iff there are any."""
+        """Number of input columns that it reads; with any, its matrices vary over time."""
 
     def priors(self, states: int) -> Priors:
-        """Prior of every parameter."""
+        """Return the prior of every parameter."""
 
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
+        """Return log T, rows from and columns to, shape (…draws, N|1, T-1|1, K, K)."""
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Parameter values from expected transition counts (K, K), all > 0."""
+        """Return parameter values from expected transition counts (K, K), all > 0."""
 
     def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the data bring what the law reads."""
+        """Raise ``ValueError`` unless the data have what the law reads."""
 
 
 @dataclass(frozen=True)
@@ -133,14 +133,14 @@ class StationaryInitial:
 
 
 def stationary(transition: Tensor) -> Tensor:
-    """The law π with π P = π of matrices (…, K, K), shape (…, K); differentiable.
+    """The distribution π with π P = π of matrices (…, K, K), shape (…, K); differentiable.
 
-    π = 1' (I − P + 1 1')⁻¹, whose inverse exists iff the chain has one closed class of states.
-    Transient states get exactly 0.
+    π = 1' (I − P + 1 1')⁻¹; the inverse exists if and only if the chain has one closed class of
+    states. Transient states get exactly 0.
 
     Raises:
-        ValueError: several closed classes, hence many stationary laws; or so close to it that
-            rounding decides.
+        ValueError: there are several closed classes, hence many stationary distributions, or the
+            matrix is so close to that case that rounding decides.
     """
     size = transition.shape[-1]
     matrix = transition.double()
@@ -159,7 +159,7 @@ def stationary(transition: Tensor) -> Tensor:
 def _recurrent(possible: Tensor) -> Tensor | None:
     """States of the closed class of chains (…, K, K) of possible moves; None if there are several.
 
-    A state is recurrent iff it can be reached again from wherever it leads to.
+    A state is recurrent if and only if every state that it leads to leads back to it.
     """
     if bool(possible.all()):
         return possible[..., 0, :]
@@ -174,12 +174,22 @@ def _recurrent(possible: Tensor) -> Tensor | None:
 
 @dataclass(frozen=True)
 class MatrixTransition:
-    """Rows of T(z' | z) are parameters: transition[i] ~ Dirichlet(concentration + sticky δ_i).
+    """A transition matrix with free rows: T(j | i) = transition[i, j].
 
-    ``sticky`` is the number of extra pseudo-counts on staying (Fox et al. 2011).
+    Parameter ``transition`` (K, K), rows transition[i] ~ Dirichlet(concentration + sticky δ_i).
+
+    Args:
+        concentration: prior pseudo-count of every move.
+        sticky: additional prior pseudo-counts on staying.
 
     Raises:
         ValueError: a concentration that is not positive, or a negative ``sticky``.
+
+    Source: for ``sticky``, Fox, Sudderth, Jordan & Willsky (2011), Annals of Applied Statistics 5.
+
+    >>> MatrixTransition(sticky=8.0).priors(states=2)["transition"].mean  # stay nine times of ten
+    tensor([[0.9000, 0.1000],
+            [0.1000, 0.9000]])
     """
 
     concentration: float = 1.0
@@ -211,16 +221,36 @@ class MatrixTransition:
 
 @dataclass(frozen=True)
 class InputTransition:
-    r"""Transitions that depend on inputs: the chain of an input-output HMM.
+    r"""A transition matrix that depends on inputs, as in an input-output HMM.
 
     .. math:: T_t(j \mid i) \propto P_{ij} \exp(\sum_u W_{iju} x_{tu})
 
-    The input of step t drives z_t → z_{t+1} (that of the last step drives what is forecast).
-    P has the prior of ``MatrixTransition``, W ~ N(0, weight_scale²). Adding a number to a row of W
-    changes nothing: the prior alone determines the mean of a row.
+    The input of step t acts on z_t → z_{t+1}; that of the last step acts on the first forecast
+    step. Parameters: ``transition`` P (K, K), with the prior of ``MatrixTransition``, and
+    ``transition_weight`` W (K, K, inputs) ~ N(0, weight_scale²). A constant added to W_i·u changes
+    nothing, so the prior alone determines the mean of such a row.
+
+    Args:
+        inputs: number of input columns.
+        concentration: prior pseudo-count of every move.
+        sticky: additional prior pseudo-counts on staying.
+        weight_scale: prior standard deviation of a weight.
 
     Raises:
         ValueError: no input, or a prior setting out of range.
+
+    Source: Bengio & Frasconi (1995), NIPS 7.
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> data = Sequences.from_arrays([[0.0, 0.0, 0.0]], inputs=[[0.0, 2.0, 0.0]])
+    >>> values = {
+    ...     "transition": torch.full((2, 2), 0.5),
+    ...     "transition_weight": torch.tensor([[[0.0], [1.0]], [[0.0], [1.0]]]),
+    ... }
+    >>> InputTransition(inputs=1)(values, data).exp()[0, :, 0]  # row of state 0 at both steps
+    tensor([[0.5000, 0.5000],
+            [0.1192, 0.8808]])
     """
 
     inputs: int
@@ -231,7 +261,7 @@ class InputTransition:
     def __post_init__(self) -> None:
         require_count(self.inputs, "inputs")
         require_positive(self.weight_scale, "weight_scale")
-        MatrixTransition(self.concentration, self.sticky)  # checks the two
+        MatrixTransition(self.concentration, self.sticky)  # checks both settings
 
     @property
     def _matrix(self) -> MatrixTransition:
@@ -248,7 +278,7 @@ class InputTransition:
         """log T, shape (…draws, N, T-1, K, K)."""
         base = self._matrix(parameters, data)
         if data.max_length == 1:
-            return base  # nothing moves; an axis of no steps would be of no use to anybody
+            return base  # no step moves: keep the axis at size 1, not 0
         self.check(data)
         assert data.inputs is not None
         weight = parameters["transition_weight"]
@@ -269,11 +299,20 @@ class LowRankTransition:
 
     .. math:: T(j \mid i) = \sum_r L_{ir} R_{rj}
 
-    Rows of L (K, R) and of R (R, K) are parameters with Dirichlet(concentration) priors: 2 K R
-    numbers instead of K². The classes have no names of their own: relabelling them changes nothing.
+    Parameters ``transition_left`` L (K, R) and ``transition_right`` R (R, K), rows ~
+    Dirichlet(concentration, …): 2 K R numbers instead of K². Exchanging the classes changes
+    nothing.
+
+    Args:
+        rank: number of classes R.
+        concentration: prior pseudo-count of every entry.
 
     Raises:
         ValueError: a rank that is no whole number >= 1, or a concentration that is not positive.
+
+    >>> law = LowRankTransition(rank=4)
+    >>> sum(prior.event_shape.numel() for prior in law.priors(states=500).values())
+    4000
     """
 
     rank: int
@@ -299,7 +338,7 @@ class LowRankTransition:
         }
 
     def factors(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
-        """log L (…draws, K, R) and log R (…draws, R, K)."""
+        """Return log L (…draws, K, R) and log R (…draws, R, K)."""
         return safe_log(parameters["transition_left"]), safe_log(parameters["transition_right"])
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
@@ -309,7 +348,7 @@ class LowRankTransition:
         return safe_log(product).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """A factorisation of the counts by a few steps of EM from random factors."""
+        """Factorise the counts by a few steps of EM from random factors."""
         left, right = torch.rand(len(counts), self.rank), torch.rand(self.rank, len(counts))
         left, right = (_normalised(x.to(counts) + 0.5) for x in (left, right))
         for _ in range(_START_STEPS):
@@ -325,25 +364,25 @@ class LowRankTransition:
 
 
 _START_STEPS = 20
-"""Of EM, to factorise the counts of a rough clustering: no need to be exact."""
+"""Steps of EM that factorise the counts of a rough clustering, which need not be exact."""
 
 
 def _normalised(rows: Tensor) -> Tensor:
-    """Rows of positive numbers that sum to 1, none at the edge of the simplex."""
+    """Rows of positive numbers scaled to sum 1, kept off the edge of the simplex."""
     rows = rows / rows.sum(-1, keepdim=True)
     rows = rows + 1e-6
     return rows / rows.sum(-1, keepdim=True)
 
 
 class _Moves(ABC):
-    """What laws share whose states can move to few others: rows of probabilities of these moves."""
+    """Base of the laws whose states can move to few others: a row of moves for each state."""
 
     concentration: float
     inputs = 0
 
     @abstractmethod
     def _table(self, states: int) -> tuple[Tensor, Tensor]:
-        """Targets of the moves (K, M), and which of them there are."""
+        """Targets of the moves (K, M), and which of them exist."""
 
     def priors(self, states: int) -> Priors:
         rows = torch.full(tuple(self._table(states)[0].shape), float(self.concentration))
@@ -353,7 +392,7 @@ class _Moves(ABC):
         return {"transition_move": ("state", "move")}
 
     def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-        """log T of every move (…draws, K, M), its target (K, M), and whether there is one."""
+        """Return log T of every move (…draws, K, M), its target (K, M), and if it exists."""
         moves = parameters["transition_move"]
         target, inside = self._table(moves.shape[-2])
         return _log_moves(moves, inside.to(moves.device)), target, inside
@@ -373,18 +412,30 @@ class _Moves(ABC):
 
 @dataclass(frozen=True)
 class SparseTransition(_Moves):
-    r"""Transitions to listed states only; all others are exact zeros.
+    r"""Transitions to listed states only; all others have probability zero.
 
     .. math:: T(j \mid i) \propto \sum_m B_{im} \, [j = \mathrm{targets}_{im}]
 
-    ``targets[i]`` are the states that state i can move to, itself among them where it can stay.
-    Rows of B (K, M), M the longest list, are parameters with Dirichlet(concentration) priors; what
-    a shorter list leaves unused is left out and the row normalised, which gives T the Dirichlet
-    prior on its own entries. The numbers of the states mean something here: they are never renamed.
+    Parameter ``transition_move`` B (K, M), M the longest list, rows ~ Dirichlet(concentration, …).
+    A row of a shorter list is cut to it and normalised, which gives T the Dirichlet prior on its
+    own entries. The numbers of the states have a meaning: they are never relabelled.
+
+    Args:
+        targets: for every state i the states that it can move to, i among them if it can stay.
+        concentration: prior pseudo-count of every move.
 
     Raises:
-        ValueError: a list that is empty, names a state twice or one that is not there, or a
+        ValueError: a list that is empty, repeats a state or names one that does not exist, or a
             concentration that is not positive.
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> ring = SparseTransition(targets=[(0, 1), (1, 2), (2, 0)])
+    >>> values = {"transition_move": torch.tensor([[0.9, 0.1]] * 3)}
+    >>> ring(values, Sequences.from_arrays([[0.0, 0.0]])).exp()[0, 0]
+    tensor([[0.9000, 0.1000, 0.0000],
+            [0.0000, 0.9000, 0.1000],
+            [0.1000, 0.0000, 0.9000]])
     """
 
     targets: tuple[tuple[int, ...], ...]
@@ -421,15 +472,25 @@ class BandedTransition(_Moves):
 
     .. math:: T(i + o_w \mid i) \propto B_{iw} \quad\text{where}\quad 0 \le i + o_w < K
 
-    ``offsets`` are (0, 1) for a chain that stays or moves on (the default), (-1, 0, 1) for a walk
-    to nearest neighbours. Rows of B (K, W) are parameters with Dirichlet(concentration) priors; at
-    the ends moves that lead outside are left out and the row normalised, which gives T the
-    Dirichlet prior on its own entries. The numbers of the states mean something here: they are
-    never renamed.
+    Parameter ``transition_move`` B (K, W), rows ~ Dirichlet(concentration, …). At the ends, moves
+    that lead outside are cut and the row is normalised, which gives T the Dirichlet prior on its
+    own entries. The numbers of the states have a meaning: they are never relabelled.
+
+    Args:
+        offsets: (0, 1) for a chain that stays or moves on, (-1, 0, 1) for a walk to neighbours.
+        concentration: prior pseudo-count of every move.
 
     Raises:
         ValueError: offsets that are not different whole numbers with 0 among them, or a
             concentration that is not positive.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(3, "poisson", transition=BandedTransition()).with_parameters(
+    ...     initial=[1, 0, 0], transition_move=[[0.5, 0.5], [0.5, 0.5], [1, 0]], rate=[1, 5, 9]
+    ... )
+    >>> path = model.sample(1, 50, seed=0).states[0]  # left to right, to the end
+    >>> path.diff().unique().tolist(), int(path[-1])
+    ([0, 1], 2)
     """
 
     offsets: tuple[int, ...] = (0, 1)
@@ -458,7 +519,7 @@ class BandedTransition(_Moves):
 
 
 def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
-    """log of the moves that there are, normalised; -inf for the others."""
+    """Log probabilities of the moves that exist, normalised; -inf for the others."""
     possible = torch.where(inside, moves, 0)
     total = possible.sum(-1, keepdim=True)
     if not bool((total > 0).all()):
@@ -470,7 +531,7 @@ def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
 
 
 def _log_matrix(log_moves: Tensor, target: Tensor, inside: Tensor) -> Tensor:
-    """(…draws, 1, 1, K, K) of moves (…draws, K, M)."""
+    """Matrix (…draws, 1, 1, K, K) from log probabilities of moves (…draws, K, M)."""
     states = log_moves.shape[-2]
     origin = torch.arange(states).unsqueeze(-1).expand_as(target)
     out = log_moves.new_full((*log_moves.shape[:-1], states), -torch.inf)
@@ -480,7 +541,7 @@ def _log_matrix(log_moves: Tensor, target: Tensor, inside: Tensor) -> Tensor:
 
 
 def _started(counts: Tensor, target: Tensor, inside: Tensor) -> Tensor:
-    """Moves in proportion to their counts; those that are not there get what others have."""
+    """Moves in proportion to their counts; moves that do not exist get the mean of the others."""
     moves = counts.gather(-1, target.clamp(0, len(counts) - 1))
     mean = torch.where(inside, moves, 0).sum(-1, keepdim=True) / inside.sum(-1, keepdim=True)
     moves = torch.where(inside, moves, mean)

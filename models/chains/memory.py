@@ -1,8 +1,9 @@
-"""Models with a memory: a number that is kept or dropped, and written to or not, by chance.
+"""Models with a memory: a number that is kept or dropped, and written to or not, at random.
 
-The memory is part of the hidden state, and keep and write are its actions. What is seen of a step
-tells of these and of the value that is offered, so that the mean of the memory given the past is
-the recursion of a memory cell, c_t = f_t c_{t-1} + i_t g_t, with gates that are posteriors.
+The memory is part of the hidden state; keep and write are the actions on it. The observation of a
+step depends on these and on the value on offer. The mean of the memory given the past then follows
+the recursion of a memory cell, c_t = f_t c_{t-1} + i_t g_t, whose gates are posterior probabilities
+(docs/science.md, I7).
 """
 
 from __future__ import annotations
@@ -27,11 +28,25 @@ from .hmm import HiddenMarkovModel
 from .laws import ChainModel
 
 LARGEST_CAPACITY = 500
-"""Longer sequences have too many states: their beliefs alone would take 64 kB a step."""
+"""More would be too many states: a belief over 8 (2 · 500 + 1) of them takes 64 kB per step."""
 
 
 class MemoryStates(NamedTuple):
-    """What each of the K states of a memory model stands for, (K,) float64 each."""
+    """The meaning of each of the K states of a memory model; ``memory_states`` returns it.
+
+    Attributes:
+        keep: u_t, 1 if the memory of the step before is kept, 0 if it is dropped; (K,) float64, as
+            all.
+        write: v_t, 1 if the value is added to the memory, 0 if not.
+        value: x_t, the value on offer, −1 or 1.
+        before: z_{t-1}, the memory before the step.
+        memory: z_t = u_t z_{t-1} + v_t x_t.
+
+    >>> from beliefzoo.models import ResetModel, memory_states
+    >>> table = memory_states(ResetModel())
+    >>> bool((table.memory == table.keep * table.before + table.write * table.value).all())
+    True
+    """
 
     keep: Tensor
     """u_t: 1 if the memory of the step before is kept, 0 if it is dropped."""
@@ -46,10 +61,11 @@ class MemoryStates(NamedTuple):
 
 
 class MemoryTransition(ABC):
-    """What the two laws share: causes that are drawn anew at every step, and a memory of them.
+    """Base of the two memory laws: causes that are drawn anew at every step, and a memory of them.
 
-    A state is (cause of the step, memory before it), numbered with the causes running fastest. It
-    moves to one of the C states whose memory is its own outcome: C entries of T a row.
+    A state is (causes of the step, memory before it), numbered with the causes changing fastest. It
+    moves to one of the C states whose memory before is the memory that it leaves: C entries of T a
+    row.
     """
 
     inputs = 0
@@ -57,11 +73,11 @@ class MemoryTransition(ABC):
     @property
     @abstractmethod
     def chances(self) -> tuple[str, ...]:
-        """Names of the parameters: probabilities of the two-valued causes of a step, C = 2^n."""
+        """Names of the parameters: probabilities of the n two-valued causes of a step; C = 2^n."""
 
     @property
     def least_observed(self) -> int:
-        """Observed steps without which a fit makes no sense: one for each combination of causes."""
+        """Observed steps that a fit needs at least: one for each combination of causes."""
         return int(2 ** len(self.chances))
 
     @property
@@ -72,12 +88,12 @@ class MemoryTransition(ABC):
     @property
     @abstractmethod
     def table(self) -> MemoryStates:
-        """What the states stand for."""
+        """The meaning of the states."""
 
     @property
     @abstractmethod
     def channels(self) -> tuple[str, ...]:
-        """Which entries of ``table`` are causes, in the order of ``chances``."""
+        """The entries of ``table`` that are causes, in the order of ``chances``."""
 
     def priors(self, states: int) -> Priors:
         require(
@@ -89,7 +105,7 @@ class MemoryTransition(ABC):
         return dict.fromkeys(self.chances, ())
 
     def log_causes(self, parameters: Parameters) -> Tensor:
-        """Log probabilities of the causes of a step, (…draws, C)."""
+        """Return log probabilities of the causes of a step, (…draws, C)."""
         total = torch.zeros(1, dtype=torch.float64)
         for name in self.chances:
             chance = parameters[name].unsqueeze(-1)
@@ -99,7 +115,7 @@ class MemoryTransition(ABC):
         return total
 
     def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
-        """log T of every move (…draws, K, C), its target (K, C), and whether there is one (all)."""
+        """Return log T of every move (…draws, K, C), its target (K, C), if it exists (all do)."""
         log_causes = self.log_causes(parameters)
         count = log_causes.shape[-1]
         target = self._first_target.unsqueeze(-1) + torch.arange(count)
@@ -108,7 +124,7 @@ class MemoryTransition(ABC):
 
     @cached_property
     def _first_target(self) -> Tensor:
-        """The first of the states that a state moves to, (K,)."""
+        """The first of the states that every state moves to, (K,)."""
         causes: int = 2 ** len(self.chances)
         held = self.table.before[::causes].contiguous()  # in increasing order
         reached = self.table.memory.clamp(held[0], held[-1])
@@ -125,7 +141,7 @@ class MemoryTransition(ABC):
         return out.scatter(-1, place, log_moves).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Shares of the causes among the states moved to."""
+        """Start from the shares of the causes among the states moved to."""
         visits = counts.sum(0)
         out = {}
         for name, channel in zip(self.chances, self.channels, strict=True):
@@ -140,17 +156,23 @@ class MemoryTransition(ABC):
 
 @dataclass(frozen=True)
 class AccumulatorTransition(MemoryTransition):
-    r"""A memory that sums up what is written to it until it is dropped.
+    r"""A memory that adds up what is written to it until it is dropped.
 
     .. math:: z_t = u_t z_{t-1} + v_t x_t , \quad z_0 = 0
 
     with u_t ∈ {0, 1}, v_t ∈ {0, 1} and x_t ∈ {−1, 1} drawn independently at every step. Parameters:
     ``keep`` P(u = 1), ``write`` P(v = 1), ``positive`` P(x = 1), each with the prior Beta(1, 1).
-    8 (2 ``capacity`` + 1) states; the memory would be cut at ±capacity, which sequences of at most
-    ``capacity`` steps never reach, and longer ones are refused.
+    There are 8 (2 ``capacity`` + 1) states. Sequences longer than ``capacity`` are refused, since
+    their memory could exceed it.
+
+    Args:
+        capacity: largest absolute value of the memory, at most 500.
 
     Raises:
         ValueError: a capacity out of range; data longer than it.
+
+    >>> AccumulatorTransition(capacity=20).states
+    328
     """
 
     capacity: int
@@ -199,9 +221,12 @@ class ResetTransition(MemoryTransition):
 
     .. math:: z_t = u_t z_{t-1} + (1 - u_t) x_t , \quad z_0 = 0
 
-    with u_t ∈ {0, 1} and x_t ∈ {−1, 1} drawn independently at every step: it writes whenever it
-    does not keep. Parameters: ``keep`` P(u = 1), ``positive`` P(x = 1), each with the prior
-    Beta(1, 1). 12 states.
+    with u_t ∈ {0, 1} and x_t ∈ {−1, 1} drawn independently at every step: the memory is written
+    whenever it is not kept. Parameters: ``keep`` P(u = 1), ``positive`` P(x = 1), each with the
+    prior Beta(1, 1). There are 12 states.
+
+    >>> ResetTransition().dims()  # two numbers, without a state axis
+    {'keep': (), 'positive': ()}
     """
 
     @property
@@ -229,10 +254,22 @@ Memory = AccumulatorTransition | ResetTransition
 
 @dataclass(frozen=True)
 class EmptyMemory:
-    """p(z_0 = 0) = 1: the first step draws its causes as every other one does.
+    """The initial law of a memory model: p(z_0 = 0) = 1.
+
+    The causes of the first step have the same probabilities as those of every other step.
+
+    Args:
+        transition: the transition law of the model.
 
     Raises:
-        ValueError: something else than a memory's transition; a model with another one.
+        ValueError: a transition without memory, or a model with another one.
+
+    >>> import torch
+    >>> from beliefzoo.models import ResetTransition
+    >>> first = EmptyMemory(ResetTransition())
+    >>> chances = {"keep": torch.tensor(0.9), "positive": torch.tensor(0.5)}
+    >>> int((first(chances, None) > -torch.inf).sum())  # 4 of 12 states have no memory yet
+    4
     """
 
     transition: Memory
@@ -244,7 +281,7 @@ class EmptyMemory:
         return {}
 
     def check_model(self, model: ChainModel) -> None:
-        """Raise ``ValueError`` unless the causes that the first step draws are the model's."""
+        """Raise ``ValueError`` unless the model has the transition of this law."""
         same = model.transition == self.transition
         require(same, "initial", f"{self} needs a model with this transition", model.transition)
 
@@ -252,7 +289,7 @@ class EmptyMemory:
         return {}
 
     def __call__(self, parameters: Parameters, log_transition: Any) -> Tensor:
-        """log p(state of the first step), shape (…draws, 1, K)."""
+        """Return log p(state of the first step), shape (…draws, 1, K)."""
         del log_transition
         log_causes = self.transition.log_causes(parameters)
         empty = (self.transition.table.before == 0).to(log_causes.device)
@@ -261,26 +298,36 @@ class EmptyMemory:
         return out.unsqueeze(-2)
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
-        """Nothing: its parameters are those of the transition."""
+        """Return nothing: the parameters are those of the transition."""
         del share
         return {}
 
 
 @dataclass(frozen=True)
 class MemoryEmission(Emission):
-    r"""What is seen of a step: features that tell of its causes.
+    r"""Observations of a memory model: features that depend linearly on the causes of the step.
 
     .. math:: y_{tf} = d_f + \sum_j B_{jf} n_{tj} + N(0, s_f^2)
 
     with one channel j for each cause of the step, n = ±1: keep (2u − 1), write (2v − 1; not in a
-    reset model) and value x. With ``leak`` there is a channel more, n = z_{t-1}: the memory itself
-    shows. Parameters: ``loading`` B (channel, feature) ~ N(0, 1), ``intercept`` d ~ N(0, 1),
+    reset model) and value x. With ``leak`` there is one more channel, n = z_{t-1}, the memory
+    itself. Parameters: ``loading`` B (channel, feature) ~ N(0, 1), ``intercept`` d ~ N(0, 1),
     ``scale`` s ~ LogNormal(log ½, 1), in units of ``spread`` about ``location``, both of the data.
+    Where B s⁻² B' is diagonal, y informs about each cause separately.
 
-    The channels are separate where B s⁻² B' is diagonal: y then tells of each cause by itself.
+    Args:
+        transition: the transition law of the model.
+        features: real features per step F.
+        leak: whether y also depends on the memory before the step.
+        location: prior centre of the observations, one number or one per feature.
+        spread: prior scale of the observations, likewise; ``scaled_to(data)`` sets both.
 
     Raises:
         ValueError: a setting out of range.
+
+    >>> from beliefzoo.models import AccumulatorTransition
+    >>> MemoryEmission(AccumulatorTransition(5), leak=True).channels
+    ('keep', 'write', 'value', 'before')
     """
 
     transition: Memory
@@ -296,7 +343,7 @@ class MemoryEmission(Emission):
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the channels, entries of ``MemoryStates``."""
+        """Names of the channels, which are entries of ``MemoryStates``."""
         return (*self.transition.channels, *(("before",) if self.leak else ()))
 
     @property
@@ -334,7 +381,7 @@ class MemoryEmission(Emission):
         }
 
     def mean(self, parameters: Parameters) -> Tensor:
-        """E[y | state], (…draws, K, F)."""
+        """Return E[y | state], (…draws, K, F)."""
         loading = parameters["loading"]
         return self.signals.to(loading) @ loading + parameters["intercept"].unsqueeze(-2)
 
@@ -351,7 +398,7 @@ class MemoryEmission(Emission):
         return Gaussian(self.features, self.location, self.spread)
 
     def _by_state(self, parameters: Parameters) -> dict[str, Tensor]:
-        """Means and scales as the Gaussian family has them."""
+        """Means and scales in the form of the Gaussian family."""
         mean, scale = self.mean(parameters), parameters["scale"].unsqueeze(-2)
         mean, scale = torch.broadcast_tensors(mean, scale)
         if self.features == 1:
@@ -359,7 +406,7 @@ class MemoryEmission(Emission):
         return {"mean": mean, "scale": scale}
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """Regression of the frames on the mean signals of the states that they are given to."""
+        """Regress the frames on the mean signals of their states."""
         one = y.new_ones(len(y), 1)
         signals = torch.cat([weight @ self.signals.to(y), one], -1)
         penalty = torch.eye(signals.shape[-1], dtype=y.dtype)
@@ -384,7 +431,7 @@ class MemoryEmission(Emission):
         return replace(self, location=scaled.location, spread=scaled.spread)
 
     def precision(self, parameters: Parameters) -> Tensor:
-        """B s⁻² B', (…draws, channels, channels): what two channels share in their features."""
+        """Return B s⁻² B', (…draws, channels, channels): how far channels share features."""
         weighted = parameters["loading"] / parameters["scale"].square().unsqueeze(-2)
         return weighted @ parameters["loading"].mT
 
@@ -405,32 +452,38 @@ def GatedAccumulator(
     leak: bool = False,
     priors: Mapping[str, dist.TorchDistribution] | None = None,
 ) -> HiddenMarkovModel:
-    r"""A memory that sums up what is written to it until it is dropped, seen through its causes.
+    r"""Build a model of a memory that adds up what is written to it until it is dropped.
 
     .. math:: z_t = u_t z_{t-1} + v_t x_t , \quad y_t = d + B' n_t + N(0, s^2)
 
-    It is ``HiddenMarkovModel`` with ``AccumulatorTransition`` and ``MemoryEmission``, which say
-    more; u and v are the actions keep and write. Where the features tell of u, v and x separately
-    (B s⁻² B' diagonal, no leak) its memory has the mean
+    The model is a ``HiddenMarkovModel`` with ``AccumulatorTransition`` and ``MemoryEmission``; see
+    there. u and v are the actions keep and write. If the features inform about u, v and x
+    separately (B s⁻² B' diagonal, no leak), the mean of the memory is exactly
 
     .. math:: E[z_t | y_{1:t}] = P(u=1 | y_t) E[z_{t-1} | y_{1:t-1}] + P(v=1 | y_t) E[x | y_t]
 
-    exactly: a memory cell with f = P(u=1|y), i = P(v=1|y), g = E[x|y] = tanh of half the log-odds.
+    a memory cell with f = P(u=1|y), i = P(v=1|y), g = E[x|y] = tanh of half the log odds; see
+    docs/science.md, I7.
+
+    Args:
+        capacity: longest sequence; the memory is a whole number of at most this size.
+        features: real features per step.
+        leak: whether y_t also depends on z_{t-1}, by a channel of its own in ``loading``; the
+            recursion above is then not exact.
+        priors: replacements for single priors, by parameter name.
+
+    Returns:
+        The hidden Markov model.
+
+    Raises:
+        ValueError: an invalid argument, or data of more than ``capacity`` steps.
 
     >>> model = GatedAccumulator(20).with_parameters(
     ...     keep=0.9, write=0.3, positive=0.5,
     ...     loading=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], intercept=[0, 0, 0], scale=[0.5, 0.5, 0.5]
     ... )
-
-    Args:
-        capacity: longest sequence; the memory is a whole number of at most this size.
-        features: real features per step.
-        leak: whether y_t also tells of z_{t-1}, by a channel of its own in ``loading``; the
-            recursion above is then not exact.
-        priors: replacements for single priors, by parameter name.
-
-    Raises:
-        ValueError: for a bad argument, or data of more than ``capacity`` steps.
+    >>> model.sample(10, 20, seed=0).data.n_features
+    3
     """
     return _memory_model(AccumulatorTransition(capacity), features, leak, priors)
 
@@ -441,13 +494,28 @@ def ResetModel(
     leak: bool = False,
     priors: Mapping[str, dist.TorchDistribution] | None = None,
 ) -> HiddenMarkovModel:
-    r"""A memory that is held or drawn anew, seen through its causes.
+    r"""Build a model of a memory that is held or drawn anew.
 
     .. math:: z_t = u_t z_{t-1} + (1 - u_t) x_t , \quad y_t = d + B' n_t + N(0, s^2)
 
-    It is ``HiddenMarkovModel`` with ``ResetTransition`` and ``MemoryEmission``. Its memory has the
-    mean of a cell with i = 1 − f, f = P(u=1|y), under the conditions of ``GatedAccumulator``, whose
-    arguments it has.
+    The model is a ``HiddenMarkovModel`` with ``ResetTransition`` and ``MemoryEmission``. Under the
+    conditions of ``GatedAccumulator`` the mean of its memory is a cell with i = 1 − f, f =
+    P(u=1|y).
+
+    Args:
+        features: real features per step.
+        leak: whether y_t also depends on z_{t-1}.
+        priors: replacements for single priors, by parameter name.
+
+    Returns:
+        The hidden Markov model.
+
+    Raises:
+        ValueError: an invalid argument.
+
+    >>> model = ResetModel()
+    >>> model.states, model.parameter_names
+    (12, ('keep', 'positive', 'loading', 'intercept', 'scale'))
     """
     return _memory_model(ResetTransition(), features, leak, priors)
 
@@ -468,10 +536,20 @@ def _memory_model(
 
 
 def memory_states(model: HiddenMarkovModel) -> MemoryStates:
-    """What the states of a memory model stand for.
+    """Return the meaning of the states of a memory model.
+
+    Args:
+        model: a ``GatedAccumulator`` or a ``ResetModel``.
+
+    Returns:
+        Keep, write, value, memory before and memory of every state.
 
     Raises:
         ValueError: a model without memory.
+
+    >>> from beliefzoo.models import GatedAccumulator
+    >>> memory_states(GatedAccumulator(1)).memory.unique().tolist()
+    [-2.0, -1.0, 0.0, 1.0, 2.0]
     """
     law = model.transition if isinstance(model, HiddenMarkovModel) else None
     if not isinstance(law, Memory):
@@ -480,22 +558,83 @@ def memory_states(model: HiddenMarkovModel) -> MemoryStates:
 
 
 def memory_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
-    """E[z_t] under beliefs (…, K) over the states of a memory model, shape (…)."""
+    """Return the mean of the memory, E[z_t], under beliefs over the states.
+
+    Args:
+        model: a ``GatedAccumulator`` or a ``ResetModel``.
+        beliefs: probabilities of the states, (…, K).
+
+    Returns:
+        The means, shape (…).
+
+    Raises:
+        ValueError: a model without memory, or beliefs of another size.
+
+    >>> import torch
+    >>> model = ResetModel()
+    >>> memory_mean(model, torch.full((12,), 1 / 12)).abs() < 1e-6  # symmetric: 0
+    tensor(True)
+    """
     return _expected(model, beliefs, "memory")
 
 
 def keep_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
-    """P(u_t = 1) under beliefs (…, K) over the states of a memory model, shape (…)."""
+    """Return the probability that the memory is kept, P(u_t = 1), under beliefs over the states.
+
+    Args:
+        model: a ``GatedAccumulator`` or a ``ResetModel``.
+        beliefs: probabilities of the states, (…, K).
+
+    Returns:
+        The probabilities, shape (…).
+
+    Raises:
+        ValueError: a model without memory, or beliefs of another size.
+
+    >>> import torch
+    >>> keep_probability(ResetModel(), torch.eye(12)[[0, 2]])  # states that drop and keep
+    tensor([0., 1.])
+    """
     return _expected(model, beliefs, "keep")
 
 
 def write_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
-    """P(v_t = 1) under beliefs (…, K) over the states of a memory model, shape (…)."""
+    """Return the probability that the value is written, P(v_t = 1), under beliefs over the states.
+
+    Args:
+        model: a ``GatedAccumulator`` or a ``ResetModel``.
+        beliefs: probabilities of the states, (…, K).
+
+    Returns:
+        The probabilities, shape (…).
+
+    Raises:
+        ValueError: a model without memory, or beliefs of another size.
+
+    >>> import torch
+    >>> write_probability(ResetModel(), torch.eye(12)[[0, 2]])  # written where it is not kept
+    tensor([1., 0.])
+    """
     return _expected(model, beliefs, "write")
 
 
 def value_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
-    """E[x_t] under beliefs (…, K) over the states of a memory model, shape (…)."""
+    """Return the mean of the value on offer, E[x_t], under beliefs over the states.
+
+    Args:
+        model: a ``GatedAccumulator`` or a ``ResetModel``.
+        beliefs: probabilities of the states, (…, K).
+
+    Returns:
+        The means, shape (…).
+
+    Raises:
+        ValueError: a model without memory, or beliefs of another size.
+
+    >>> import torch
+    >>> value_mean(ResetModel(), torch.eye(12)[[0, 1]])
+    tensor([-1.,  1.])
+    """
     return _expected(model, beliefs, "value")
 
 

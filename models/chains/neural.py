@@ -22,15 +22,25 @@ from ..priors import elementary
 
 @dataclass(frozen=True)
 class NeuralTransition:
-    r"""Transitions between state embeddings, for hundreds of states.
+    r"""Transitions computed from state embeddings, for hundreds of states.
 
     .. math:: T(j \mid i) \propto \exp(f(e_i) \cdot u_j)
 
-    e_i, u_j are embeddings with N(0, 1) priors, f a tanh network. 2 K H + O(H W) parameters
-    instead of K² (Chiu & Rush 2020).
+    The embeddings e_i = ``transition_from`` and u_j = ``transition_into``, (K, H) each, have N(0,
+    1) priors; f is a tanh network of width W. 2 K H + O(H W) parameters instead of K².
+
+    Args:
+        embedding: dimension H of the embeddings.
+        width: hidden units W of the network.
 
     Raises:
         ValueError: a size that is no whole number >= 1.
+
+    Source: Chiu & Rush (2020), Scaling hidden Markov language models, EMNLP.
+
+    >>> law = NeuralTransition(embedding=8, width=16)
+    >>> sum(prior.event_shape.numel() for prior in law.priors(states=500).values())  # not 250 000
+    8280
     """
 
     embedding: int = 32
@@ -64,10 +74,10 @@ class NeuralTransition:
         return scores.log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Rows that are nearly even, whatever the counts.
+        """Start with rows that are nearly even, whatever the counts.
 
-        The prior's draws differ by several nats from move to move: a fit would have to unlearn
-        which of them they rule out.
+        Rows drawn from the prior differ by several nats from move to move: a fit would first have
+        to learn that none of the moves is ruled out.
         """
         into = torch.randn(len(counts), self.embedding).to(counts)
         return {"transition_into": 0.5 / math.sqrt(self.embedding) * into}
@@ -77,7 +87,7 @@ class NeuralTransition:
 
 
 class _Output(NamedTuple):
-    """How one parameter of the base family comes out of the network.
+    """How the network's output becomes one parameter of the base family.
 
     θ = transform(centre + unit · x), x the network's free numbers: x = 0 is the centre of the base
     family's prior, and a real θ moves by the prior's standard deviation when x moves by one.
@@ -90,7 +100,7 @@ class _Output(NamedTuple):
 
     @classmethod
     def of(cls, prior: dist.TorchDistribution) -> _Output:
-        """Read off the base family's prior for one state."""
+        """Take centre and unit from the base family's prior for one state."""
         transform = transform_to(prior.support)
         kind = elementary(prior.support)
         if isinstance(kind, type(dist.constraints.corr_cholesky)):
@@ -102,7 +112,7 @@ class _Output(NamedTuple):
         return cls(transform, centre.shape[1:], centre[0], unit[0])
 
     def value(self, free: Tensor) -> Tensor:
-        """The parameter, from free numbers (…, K, size)."""
+        """Parameter from free numbers (…, K, size)."""
         free = free.reshape(*free.shape[:-1], *self.shape)
         constrained: Tensor = self.transform(self.centre.to(free) + self.unit.to(free) * free)
         return constrained
@@ -115,14 +125,26 @@ class _Output(NamedTuple):
 
 @dataclass(frozen=True)
 class NeuralEmission(Emission):
-    """Any plain family whose per-state parameters come from state embeddings.
+    """Any plain family whose parameters for each state are computed from state embeddings.
 
     Every parameter θ_k of ``base`` is g(e_k), g a tanh network followed by a transform onto the
     support of θ (exp, sigmoid, softmax): K H + O(W) parameters instead of K × (size of θ). Of the
     base family's priors only centre and scale are used, as origin and unit of the network's output.
 
+    Args:
+        base: the family.
+        embedding: dimension H of the embeddings e_k, parameter ``emission_from`` (K, H).
+        width: hidden units W of the network.
+
     Raises:
         ValueError: a size that is no whole number >= 1, or a base that is not plain.
+
+    >>> from beliefzoo.models import Categorical
+    >>> words, states = Categorical(symbols=5000), 128
+    >>> law = NeuralEmission(words, embedding=32, width=32)
+    >>> sizes = [prior.event_shape.numel() for prior in law.priors(states).values()]
+    >>> sum(sizes), states * 5000
+    (170152, 640000)
     """
 
     base: Emission
@@ -170,7 +192,7 @@ class NeuralEmission(Emission):
         return {"emission_from": ("state", "emission_unit0"), **self._network.dims()}
 
     def expanded(self, parameters: Parameters) -> dict[str, Tensor]:
-        """The base family's own parameters, one row a state."""
+        """Return the base family's own parameters, one row per state."""
         free = self._network(parameters, parameters["emission_from"])
         outputs = self._outputs
         parts = free.split([output.shape.numel() for output in outputs.values()], -1)
@@ -188,7 +210,7 @@ class NeuralEmission(Emission):
         return self.base.draw(self.expanded(parameters), paths, shift)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """The output bias at the global fit of the data; embeddings start from their prior."""
+        """Start the output bias at the global fit of the data, the embeddings at their prior."""
         one = self.base.start(y, mask, weight.sum(-1, keepdim=True))
         parts = [output.free(one[name]) for name, output in self._outputs.items()]
         return {"emission_bias1": torch.cat(parts)}

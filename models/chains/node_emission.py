@@ -1,4 +1,4 @@
-"""What binary nodes emit: families whose linear predictor is that of the nodes."""
+"""Emissions of binary nodes: families whose linear predictor is linear in the nodes."""
 
 from __future__ import annotations
 
@@ -26,22 +26,34 @@ _FAMILIES = (Gaussian, FullGaussian, Bernoulli, Poisson, Categorical)
 
 @dataclass(frozen=True)
 class NodeEmission(Emission):
-    r"""Observations of k binary nodes: a family whose linear predictor is that of the nodes.
+    r"""Observations of k binary nodes: a family whose linear predictor is linear in the nodes.
 
     .. math:: \eta(h) = c + B' h
 
-    η is the mean of ``Gaussian`` and ``FullGaussian`` (whose noise all states share), the logit of
-    ``Bernoulli`` and ``Categorical``, the log rate of ``Poisson``. B = ``node_loading`` (k, F), a
-    row a node, c = ``node_intercept`` (F,); of a categorical law F is the number of symbols. Noise
-    is ``scale`` (F,) and ``correlation_factor`` (F, F), or ``covariance`` (F, F) in
-    ``with_parameters``. Features that are missing are left out exactly, as the family does it.
+    η is the mean of ``Gaussian`` and ``FullGaussian`` (all states share the noise), the logit of
+    ``Bernoulli`` and ``Categorical``, the log rate of ``Poisson``. Parameters: ``node_loading`` B
+    (k, F), one row per node, and ``node_intercept`` c (F,); for a categorical family F is the
+    number of symbols. The noise is ``scale`` (F,) and ``correlation_factor`` (F, F), or
+    ``covariance`` (F, F) in ``with_parameters``. Missing features are left out exactly.
 
-    All of these are O(y | h) = r(y) exp(h'Wy) / Z(h); see ``natural_weight``, ``log_partition``.
-    Priors: B ~ N(0, (loading_scale · unit)²), unit being the family's spread for reals and 1
-    otherwise; c is at the family's location.
+    All of these are O(y | h) = r(y) exp(h'Wy) / Z(h); see ``natural_weight`` and ``log_partition``.
+    Priors: B ~ N(0, (loading_scale · unit)²), unit being the family's spread for reals and
+    otherwise 1; c is centred at the family's location.
+
+    Args:
+        nodes: number of binary nodes k.
+        family: ``Gaussian``, ``FullGaussian``, ``Bernoulli``, ``Poisson`` or ``Categorical``.
+        loading_scale: prior scale of the loadings.
 
     Raises:
         ValueError: too many nodes, another family, or a scale that is not positive.
+
+    >>> import torch
+    >>> from beliefzoo.models import Poisson
+    >>> emission = NodeEmission(2, Poisson())
+    >>> values = {"node_loading": torch.tensor([[1.0], [2.0]]), "node_intercept": torch.zeros(1)}
+    >>> emission.mean(values).log().flatten()  # log rates of the states 00, 01, 10, 11
+    tensor([0.0000, 2.0000, 1.0000, 3.0000])
     """
 
     nodes: int
@@ -60,7 +72,7 @@ class NodeEmission(Emission):
 
     @staticmethod
     def takes(family: object) -> bool:
-        """Whether it is one of the families whose linear predictor nodes can have."""
+        """Return whether nodes can have a family of this kind."""
         return type(family) in _FAMILIES
 
     def check_model(self, model: ChainModel) -> None:
@@ -126,12 +138,12 @@ class NodeEmission(Emission):
         return {name: names[name] for name in ("node_loading", "node_intercept", *self._noise)}
 
     def predictor(self, parameters: Parameters) -> Tensor:
-        """η(h) of every state, (…draws, 2^k, F)."""
+        """Return η(h) of every state, (…draws, 2^k, F)."""
         loading, intercept = parameters["node_loading"], parameters["node_intercept"]
         return node_states(self.nodes).to(loading) @ loading + intercept.unsqueeze(-2)
 
     def expanded(self, parameters: Parameters) -> dict[str, Tensor]:
-        """The family's own parameters, one row a state."""
+        """Return the family's own parameters, one row per state."""
         eta = self.predictor(parameters)
         if isinstance(self.family, Categorical):
             return {"probs": eta.softmax(-1)}
@@ -158,9 +170,9 @@ class NodeEmission(Emission):
         return self.family.score(self.expanded(parameters), y, mask, shift).to(dtype)
 
     def _whitened(self, parameters: Parameters, y: Tensor, seen: Tensor) -> Tensor:
-        """The score of correlated features, which are independent once L⁻¹ is applied to them.
+        """Score of correlated features, which become independent when L⁻¹ is applied to them.
 
-        With one covariance LL' for all states nothing of size (N, T, K, F) is made.
+        All states share one covariance LL', so no tensor of size (N, T, K, F) is needed.
         """
         loading, size = parameters["node_loading"].double(), self.features
         factor = (parameters["scale"].unsqueeze(-1) * parameters["correlation_factor"]).double()
@@ -202,10 +214,10 @@ class NodeEmission(Emission):
         return replace(self, family=self.family.scaled_to(data))
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """The values that make frames y (M, F) most likely, softly assigned to states.
+        """Return the values that make frames y (M, F), softly assigned to states, most likely.
 
-        Maximises Σ_m Σ_k weight_mk log O_k(y_m) + log prior, which is concave but for the noise;
-        this is kept from vanishing.
+        Maximises Σ_m Σ_k weight_mk log O_k(y_m) + log prior, which is concave except in the noise;
+        the noise is kept from vanishing.
         """
         priors = self.priors(weight.shape[-1])
         free = {name: _unconstrained(prior) for name, prior in priors.items()}
@@ -236,9 +248,10 @@ class NodeEmission(Emission):
         return found
 
     def natural_weight(self, parameters: Parameters) -> Tensor:
-        """W (…draws, k, F) of O(y | h) = r(y) exp(h'Wy) / Z(h).
+        """Return W (…draws, k, F) of O(y | h) = r(y) exp(h'Wy) / Z(h).
 
-        B Σ⁻¹ of Gaussian laws, B of all others; y of a categorical law is its one-hot code.
+        W is B Σ⁻¹ for Gaussian families and B for all others; y of a categorical family is its
+        one-hot code.
         """
         loading = parameters["node_loading"]
         if isinstance(self.family, Gaussian):
@@ -250,9 +263,9 @@ class NodeEmission(Emission):
         return loading
 
     def log_partition(self, parameters: Parameters) -> Tensor:
-        """log Z(h) of every state, (…draws, 2^k), zero at h = 0; see ``natural_weight``.
+        """Return log Z(h) of every state, (…draws, 2^k), zero at h = 0; see ``natural_weight``.
 
-        It is that of a step at which all features are seen.
+        It belongs to a step at which all features are observed.
         """
         eta, intercept = self.predictor(parameters), parameters["node_intercept"].unsqueeze(-2)
         if isinstance(self.family, Gaussian | FullGaussian):
@@ -267,7 +280,7 @@ class NodeEmission(Emission):
         return eta.logsumexp(-1) - intercept.logsumexp(-1)
 
     def log_partition_alone(self, parameters: Parameters) -> Tensor:
-        """log Z of the states in which one node alone is on, (…draws, k)."""
+        """Return log Z of the states in which only one node is on, (…draws, k)."""
         one_on = 2 ** torch.arange(self.nodes - 1, -1, -1)
         return self.log_partition(parameters)[..., one_on]
 
@@ -291,7 +304,7 @@ _OF_COVARIANCE = {"covariance", "scale", "correlation_factor"}
 
 
 def _for_all_states(value: Tensor, name: str, nodes: int) -> Tensor:
-    """A parameter that the states share with an axis of states before its own axes."""
+    """A parameter that all states share, with an axis of states before its own axes."""
     trailing = 1 if name == "scale" else 2
     value = value.unsqueeze(-trailing - 1)
     shape = list(value.shape)

@@ -34,22 +34,37 @@ COUPLINGS: tuple[Coupling, ...] = get_args(Coupling)
 
 @dataclass(frozen=True)
 class SigmoidTransition:
-    r"""Nodes that move independently of each other given all nodes before.
+    r"""Binary nodes that move independently of each other, given all nodes before.
 
     .. math:: T(h \mid h') = \prod_j \sigma(A h' + a)_j^{h_j} (1 - \sigma(A h' + a)_j)^{1 - h_j}
 
-    With ``inputs`` u the logits are A h' + V u + a: what is read acts on the nodes.
-    ``data.inputs[:, t]`` drives the step from t to t + 1.
+    With ``inputs`` u the logits are A h' + V u + a; ``data.inputs[:, t]`` acts on the step from t
+    to t + 1. Parameters: ``node_weight`` A (k, k), rows the node and columns the node before, or
+    only its diagonal (k,) with ``coupling="diagonal"`` (a factorial hidden Markov model);
+    ``node_bias`` a (k,); ``node_input`` V (k, inputs). Priors are N(0, weight_scale²) and N(0,
+    bias_scale²). The states are those of ``node_states``: their numbers have a meaning and are
+    never relabelled.
 
-    A = ``node_weight`` (k, k), rows the node and columns the node before, or its diagonal (k,)
-    with ``coupling="diagonal"``: then the nodes are independent chains, observed together
-    (a factorial hidden Markov model, Ghahramani & Jordan 1997). a = ``node_bias`` (k,).
-    V = ``node_input`` (k, inputs). Priors are N(0, weight_scale²) and N(0, bias_scale²). The states
-    are those of ``nodes.node_states``: their numbers mean something and are never renamed.
+    Args:
+        nodes: number of nodes k.
+        coupling: ``"full"``: every node depends on all nodes before; ``"diagonal"``: on itself.
+        weight_scale: prior standard deviation of a weight.
+        bias_scale: prior standard deviation of a bias.
+        inputs: number of input columns.
 
     Raises:
-        ValueError: too many nodes, another coupling, a number of inputs below 0, or a scale that is
-            not positive.
+        ValueError: too many nodes, another coupling, a negative number of inputs, or a scale that
+            is not positive.
+
+    Source: for the diagonal coupling, Ghahramani & Jordan (1997), Machine Learning 29.
+
+    >>> import torch
+    >>> from beliefzoo.models import Sequences
+    >>> law = SigmoidTransition(1)
+    >>> values = {"node_weight": torch.tensor([[4.0]]), "node_bias": torch.tensor([-2.0])}
+    >>> law(values, Sequences.from_arrays([[0.0, 0.0]])).exp()[0, 0]  # σ(2) = 0.88 to stay
+    tensor([[0.8808, 0.1192],
+            [0.1192, 0.8808]])
     """
 
     nodes: int
@@ -89,19 +104,19 @@ class SigmoidTransition:
         return {"node_weight": weight, "node_bias": ("node",), **read}
 
     def matrix(self, parameters: Parameters) -> Tensor:
-        """A (…draws, k, k), also where only its diagonal is a parameter."""
+        """Return A (…draws, k, k), also where only its diagonal is a parameter."""
         weight = parameters["node_weight"]
         return weight if self.coupling == "full" else weight.diag_embed()
 
     def logits(self, parameters: Parameters) -> Tensor:
-        """A h' + a of every state h' before, (…draws, 2^k, k); inputs come on top."""
+        """Return A h' + a of every state h' before, (…draws, 2^k, k); inputs are added to it."""
         weight = self.matrix(parameters)
         return node_states(self.nodes).to(weight) @ weight.mT + parameters["node_bias"].unsqueeze(
             -2
         )
 
     def chains(self, parameters: Parameters) -> tuple[Tensor, ...]:
-        """log T of every node's own chain, k times (…draws, 2, 2); for a diagonal coupling."""
+        """Return log T of every node's chain, k times (…draws, 2, 2), for a diagonal A."""
         require(self.coupling == "diagonal", "coupling", "must be 'diagonal'", self.coupling)
         require(not self.inputs, "inputs", "drive chains differently at every step", self.inputs)
         before = torch.arange(2).to(parameters["node_bias"])
@@ -112,10 +127,12 @@ class SigmoidTransition:
         return table.unbind(-3)
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, N|1, T-1|1, 2^k, 2^k): one for all steps without inputs.
+        """Return log T, shape (…draws, N|1, T-1|1, 2^k, 2^k).
+
+        Without inputs it is the same for all steps.
 
         Raises:
-            ValueError: too many nodes for their moves to be enumerated.
+            ValueError: too many nodes to enumerate their moves.
         """
         require_moves(self.nodes)
         logits = self.logits(parameters).unsqueeze(-3).unsqueeze(-3)
@@ -127,7 +144,7 @@ class SigmoidTransition:
         return product_law(logits)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """Logistic regression of every node on the nodes before, by the counts; no inputs yet."""
+        """Regress every node on the nodes before (logistic, from the counts); inputs start at 0."""
         weight, bias = _regressed(counts, self.nodes, self.coupling == "full")
         out = {"node_weight": weight, "node_bias": bias}
         if self.inputs:
@@ -144,17 +161,30 @@ class SigmoidTransition:
 
 @dataclass(frozen=True)
 class HarmoniumTransition:
-    r"""The temporal harmonium (restricted Boltzmann machine): the gate of a step is exact.
+    r"""The transition of a temporal harmonium (restricted Boltzmann machine), whose gate is exact.
 
     .. math:: T(h \mid h') \propto Z(h) \exp(h \cdot (A h' + a))
 
-    where O(y | h) = r(y) exp(h'Wy) / Z(h) is the emission. Then
-    p(h | h', y) = Π_j σ(A h' + W y + a)_j for any A, W and a (Sutskever & Hinton 2007).
-    A = ``node_weight`` (k, k), rows the node and columns the node before, a = ``node_bias`` (k,),
-    with priors N(0, weight_scale²) and N(0, bias_scale²).
+    where O(y | h) = r(y) exp(h'Wy) / Z(h) is the emission. Then p(h | h', y) = Π_j σ(A h' + W y +
+    a)_j for any A, W and a. Parameters: ``node_weight`` A (k, k), rows the node and columns the
+    node before, and ``node_bias`` a (k,), with priors N(0, weight_scale²) and N(0, bias_scale²).
+
+    Args:
+        emission: the emission of the model, whose Z the transition contains.
+        weight_scale: prior standard deviation of a weight.
+        bias_scale: prior standard deviation of a bias.
 
     Raises:
-        ValueError: an emission that is not one of nodes, or a scale that is not positive.
+        ValueError: an emission that is not a ``NodeEmission``, or a scale that is not positive.
+
+    Source: Sutskever & Hinton (2007), AISTATS.
+
+    >>> from beliefzoo.models import Bernoulli, HarmoniumInitial, HiddenMarkovModel, NodeEmission
+    >>> emission = NodeEmission(2, Bernoulli(3))
+    >>> move, first = HarmoniumTransition(emission), HarmoniumInitial(emission)
+    >>> model = HiddenMarkovModel(4, emission, transition=move, initial=first)
+    >>> model.nodes  # the same model as TemporalRBM(2, Bernoulli(3))
+    2
     """
 
     emission: NodeEmission
@@ -173,7 +203,7 @@ class HarmoniumTransition:
 
     @property
     def _undirected(self) -> SigmoidTransition:
-        """What is left of the law without Z."""
+        """The law without the factor Z."""
         return SigmoidTransition(self.nodes, "full", self.weight_scale, self.bias_scale)
 
     def priors(self, states: int) -> Priors:
@@ -191,11 +221,11 @@ class HarmoniumTransition:
         return joint.log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
-        """The regression of ``SigmoidTransition``, which knows nothing of Z."""
+        """Start from the regression of ``SigmoidTransition``, which leaves Z out."""
         return self._undirected.start(counts)
 
     def check_model(self, model: ChainModel) -> None:
-        """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
+        """Raise ``ValueError`` unless the model's emission has the same Z as the law."""
         require_states(model.states, self.nodes)
         _require_alike(self.emission, model.emission)
 
@@ -205,10 +235,21 @@ class HarmoniumTransition:
 
 @dataclass(frozen=True)
 class NodeInitial:
-    """p(h_1) = Π_j σ(a_1)_j: independent nodes, logits ``node_initial`` (k,) ~ N(0, scale²).
+    """Independent binary nodes at the first step: p(h_1) = Π_j σ(a_1)_j.
+
+    Parameter ``node_initial`` a_1 (k,), logits ~ N(0, scale²).
+
+    Args:
+        nodes: number of nodes k.
+        scale: prior standard deviation of a logit.
 
     Raises:
         ValueError: too many nodes, or a scale that is not positive.
+
+    >>> import torch
+    >>> odds = {"node_initial": torch.tensor([1.0, 3.0]).log()}
+    >>> NodeInitial(2)(odds, None).exp()  # 00, 01, 10, 11
+    tensor([[0.1250, 0.3750, 0.1250, 0.3750]])
     """
 
     nodes: int
@@ -241,13 +282,21 @@ class NodeInitial:
 
 @dataclass(frozen=True)
 class HarmoniumInitial:
-    """p(h_1) ∝ Z(h_1) exp(h_1 · b_1), so that p(h_1 | y_1) = Π_j σ(W y_1 + b_1)_j.
+    """The first step of a temporal harmonium: p(h_1) ∝ Z(h_1) exp(h_1 · b_1).
 
-    b_1 = ``node_initial`` (k,) ~ N(0, scale²); Z is that of the emission, as in
-    ``HarmoniumTransition``.
+    Then p(h_1 | y_1) = Π_j σ(W y_1 + b_1)_j. Parameter ``node_initial`` b_1 (k,) ~ N(0, scale²); Z
+    is that of the emission, as in ``HarmoniumTransition``.
+
+    Args:
+        emission: the emission of the model.
+        scale: prior standard deviation of a bias.
 
     Raises:
-        ValueError: an emission that is not one of nodes, or a scale that is not positive.
+        ValueError: an emission that is not a ``NodeEmission``, or a scale that is not positive.
+
+    >>> from beliefzoo.models import Gaussian, NodeEmission
+    >>> HarmoniumInitial(NodeEmission(3, Gaussian())).dims()
+    {'node_initial': ('node',)}
     """
 
     emission: NodeEmission
@@ -277,7 +326,7 @@ class HarmoniumInitial:
         return joint.log_softmax(-1).unsqueeze(-2)
 
     def check_model(self, model: ChainModel) -> None:
-        """Raise ``ValueError`` unless the model's emission has the Z that the law is made of."""
+        """Raise ``ValueError`` unless the model's emission has the same Z as the law."""
         require_states(model.states, self.nodes)
         _require_alike(self.emission, model.emission)
 
@@ -286,7 +335,7 @@ class HarmoniumInitial:
 
 
 def _require_alike(own: NodeEmission, emission: Emission) -> None:
-    """Raise ``ValueError`` unless the two have the same Z."""
+    """Raise ``ValueError`` unless the two emissions have the same Z."""
 
     def kind(law: Emission) -> tuple[object, ...]:
         plain = isinstance(law, NodeEmission)
@@ -307,9 +356,9 @@ _NEWTON_STEPS = 20
 
 
 def _regressed(counts: Tensor, nodes: int, full: bool) -> tuple[Tensor, Tensor]:
-    """Weights (k, k) or (k,) and biases (k,) of the nodes' logits on the nodes before.
+    """Weights (k, k) or (k,) and biases (k,) of a logistic regression of the nodes on those before.
 
-    Penalised by half a unit of squared weight, which keeps those of separable counts finite.
+    A penalty of half the squared weight keeps them finite where the counts are separable.
     """
     states = node_states(nodes).to(counts)
     total, on = counts.sum(-1), counts @ states

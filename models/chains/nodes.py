@@ -8,19 +8,31 @@ from torch import Tensor
 from ..checks import require, require_count
 
 LARGEST_NODES = 16
-"""More nodes cannot be enumerated: the states alone would fill the memory."""
+"""Most nodes whose states can be enumerated; more would fill the memory."""
 
 LARGEST_COUPLED = 14
-"""With more, the moves between all states would fill it: independent chains can do without them."""
+"""Most nodes whose moves between all states fit into memory; independent chains do without them."""
 
 
 def node_states(nodes: int) -> Tensor:
-    """The 2^k states of k nodes, bits (2^k, k) float64: row s holds the binary digits of s.
+    """Return the 2^k states of k nodes as bits: row s holds the binary digits of s.
 
-    The first node is the highest digit, so that the last one runs fastest.
+    The first node is the highest digit, so that the last node changes fastest.
+
+    Args:
+        nodes: number of nodes k.
+
+    Returns:
+        The bits, (2^k, k) float64.
 
     Raises:
-        ValueError: a number of nodes that cannot be enumerated.
+        ValueError: too many nodes to enumerate.
+
+    >>> node_states(2)
+    tensor([[0., 0.],
+            [0., 1.],
+            [1., 0.],
+            [1., 1.]], dtype=torch.float64)
     """
     require_count(nodes, "nodes")
     require(
@@ -35,9 +47,9 @@ def node_states(nodes: int) -> Tensor:
 
 
 def require_moves(nodes: int) -> None:
-    """Raise ``ValueError`` unless the moves between all states of so many nodes can be held.
+    """Raise ``ValueError`` unless the moves between all states of so many nodes fit into memory.
 
-    It names the memory that they would take.
+    The message gives the memory that they would take.
     """
     require(
         nodes <= LARGEST_COUPLED,
@@ -50,7 +62,7 @@ def require_moves(nodes: int) -> None:
 
 
 def product_law(logits: Tensor) -> Tensor:
-    """Log probabilities (…, 2^k) of independent nodes with these logits (…, k).
+    """Log probabilities (…, 2^k) of independent nodes with logits l (…, k).
 
     log p(h) = h · l − Σ_j log(1 + e^{l_j}).
     """
@@ -59,7 +71,7 @@ def product_law(logits: Tensor) -> Tensor:
 
 
 def node_probabilities(probabilities: Tensor) -> Tensor:
-    """P(h_j = 1), (…, k), of a law over all states (…, 2^k)."""
+    """P(h_j = 1), (…, k), from probabilities of all states (…, 2^k)."""
     states = probabilities.shape[-1]
     require(
         states > 1 and states & (states - 1) == 0,
@@ -71,9 +83,9 @@ def node_probabilities(probabilities: Tensor) -> Tensor:
 
 
 def node_log_probabilities(log_law: Tensor) -> tuple[Tensor, Tensor]:
-    """log P(h_j = 1) and log P(h_j = 0), (…, k) each, of a log law over all states (…, 2^k).
+    """log P(h_j = 1) and log P(h_j = 0), (…, k) each, from log probabilities (…, 2^k).
 
-    Each is a sum of its own: near 0 neither is what rounding leaves of one less the other.
+    Each is summed by itself: a difference from 1 would leave only rounding errors near 0.
     """
     on = node_states((log_law.shape[-1] - 1).bit_length()).to(log_law.device).bool()
     wide = log_law.unsqueeze(-1)
@@ -83,5 +95,5 @@ def node_log_probabilities(log_law: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def require_states(states: int, nodes: int) -> None:
-    """Raise ``ValueError`` unless the states are those of the nodes."""
+    """Raise ``ValueError`` unless the number of states is that of the nodes."""
     require(states == 2**nodes, "states", f"must be 2^{nodes} for {nodes} nodes", states)

@@ -1,11 +1,11 @@
-"""The cell σ(W_h h + W_y y + b) read as a transition and a policy: what is read acts on the nodes.
+"""The cell σ(W_h h + W_y y + b) read as a transition and a policy: the input acts on the nodes.
 
-Two worlds have the same cell. In a ``TemporalSigmoidBeliefNetwork`` the nodes *emit* y_t, and the
-cell is Bayes' rule. Here y_t comes from elsewhere and *acts*: T(h_t | h_{t-1}, a_t) =
+Two models have the same cell. In a ``TemporalSigmoidBeliefNetwork`` the nodes *emit* y_t, and the
+cell is Bayes' rule. Here y_t comes from elsewhere and *acts* on the nodes: T(h_t | h_{t-1}, a_t) =
 Π_j σ(W_h h_{t-1} + a_t)_j with the action a_t = W_y y_t + b, a deterministic policy.
-For given h_{t-1} and y_t both have the same law of h_t (SCIENCE I8). They differ in the law of y_t
-given the past alone: where the nodes emit, h_{t-1} tells of y_t; where y acts, the world's own past
-says all that there is to say.
+Given h_{t-1} and y_t, both have the same distribution of h_t (docs/science.md, I8). They differ in
+the distribution of y_t given the past: where the nodes emit y, h_{t-1} helps to predict y_t; where
+y acts on them, it does not.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def PolicyReading(
     inputs: int,
     priors: Mapping[str, dist.TorchDistribution] | None = None,
 ) -> HiddenMarkovModel:
-    r"""k binary nodes that are driven by what they read: the cell as transition and policy.
+    r"""Build a model of k binary nodes driven by an input: the cell as transition and policy.
 
     .. math::
         p(h_0) = \prod_j \sigma(a_0)_j, \quad
@@ -41,19 +41,27 @@ def PolicyReading(
         x_t \sim O(c + B' h_t)
 
     W_h = ``node_weight`` (k, k), W_y = ``node_input`` (k, inputs), b = ``node_bias`` (k,), a_0 =
-    ``node_initial`` (k,). y_t is an input, ``data.inputs[:, t - 1]`` (an input drives the step from
-    t to t + 1, see ``read_as_inputs``), x_t a read-out of the nodes. It is ``HiddenMarkovModel``
-    with ``SigmoidTransition(nodes, inputs=inputs)``, and everything is given y: to compare its
-    evidence with that of a model that emits y, add that of a law of the world for y.
+    ``node_initial`` (k,). y_t is an input, ``data.inputs[:, t - 1]`` (an input acts on the step
+    from t to t + 1, see ``read_as_inputs``); x_t is what the nodes emit. The model is a
+    ``HiddenMarkovModel`` with ``SigmoidTransition(nodes, inputs=inputs)``. Its evidence is given y:
+    before it is compared with that of a model that emits y, the evidence of a model of y is to be
+    added.
 
     Args:
         nodes: number of binary nodes k.
-        emission: family of the read-out, as for ``TemporalSigmoidBeliefNetwork``.
+        emission: family of x, as for ``TemporalSigmoidBeliefNetwork``.
         inputs: number of features of y.
         priors: replacements for single priors, by parameter name.
 
+    Returns:
+        The hidden Markov model.
+
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    >>> model = PolicyReading(2, "gaussian", inputs=3)
+    >>> model.inputs, model.parameter_dims()["node_input"]
+    (3, ('node', 'input'))
     """
     require_count(inputs, "inputs")
     return HiddenMarkovModel(
@@ -66,18 +74,28 @@ def PolicyReading(
 
 
 def read_as_inputs(data: Sequences, reads: int) -> Sequences:
-    """The same sequences with their first features y as what acts, the others x as what is seen.
+    """Turn the first features y of the data into inputs, and keep the others x as observations.
 
-    The first step is h_0's, at which nothing is seen, as in a decision process before its first
-    action: ``inputs[:, t]`` is y_{t+1}. The last input, of a step that is not there, is zero.
+    The first step belongs to h_0 and has no observation, as in a decision process before its first
+    action: ``inputs[:, t]`` is y_{t+1}. The last input, which acts on no step, is zero.
 
     Args:
         data: features (y, x), N sequences (steps, reads + others).
         reads: number of features of y.
 
+    Returns:
+        The sequences of x, with inputs y.
+
     Raises:
-        ValueError: no feature left to see, something seen at the first step, or a y that is missing
-            later on: what has not been read cannot act.
+        ValueError: no feature is left for x, something is observed at the first step, or y is
+            missing at a later step.
+
+    >>> from beliefzoo.models import Sequences
+    >>> nan = float("nan")
+    >>> data = Sequences.from_arrays([[[nan, nan], [1.0, 10.0], [2.0, 20.0]]])
+    >>> given = read_as_inputs(data, reads=1)
+    >>> given.inputs.flatten().tolist(), given.arrays()[0].flatten().tolist()
+    ([1.0, 2.0, 0.0], [nan, 10.0, 20.0])
     """
     require_count(reads, "reads")
     require(
@@ -109,18 +127,29 @@ def read_as_inputs(data: Sequences, reads: int) -> Sequences:
 
 
 def as_policy(model: HiddenMarkovModel, reads: int) -> HiddenMarkovModel:
-    """The ``PolicyReading`` with the gate of a model that emits what the other reads.
+    """Return the ``PolicyReading`` that has the same gate as a model that emits its input.
 
-    The first features of the model's emission are y, the others the read-out x. Its W_h, W_y and b
-    are those of ``node_gate`` for y alone; h_0 and read-out are as in the model.
+    The first features of the model's emission become the input y, the others remain emitted. W_h,
+    W_y and b are those of ``node_gate`` for y alone; h_0 and the emission of x are as in the model.
 
     Args:
-        model: a ``TemporalSigmoidBeliefNetwork`` of known parameters, whose features are
+        model: a ``TemporalSigmoidBeliefNetwork`` with known parameters, whose features are
             independent given the nodes (Gaussian, Bernoulli, Poisson).
         reads: number of features of y.
 
+    Returns:
+        The model with known parameters.
+
     Raises:
-        ValueError: another model, or one whose y couples the nodes: its gate is no gate then.
+        ValueError: another model, or one whose y couples the nodes: its gate is not exact.
+
+    >>> from beliefzoo.models import Gaussian, TemporalSigmoidBeliefNetwork
+    >>> emits = TemporalSigmoidBeliefNetwork(1, Gaussian(features=2)).with_parameters(
+    ...     node_initial=[0], node_weight=[[4]], node_bias=[-2],
+    ...     node_loading=[[3, 1]], node_intercept=[0, 0], scale=[1, 1],
+    ... )
+    >>> as_policy(emits, reads=1).known["node_input"]  # B / s² of the first feature
+    tensor([[3.]], dtype=torch.float64)
     """
     emits = emission_of(model, slice(0, reads))
     coupled = gate_conditions(emits).coupled
@@ -143,10 +172,23 @@ def as_policy(model: HiddenMarkovModel, reads: int) -> HiddenMarkovModel:
 
 
 def policy_gate(model: HiddenMarkovModel) -> NodeGate:
-    """The gate of a ``PolicyReading``: its parameters themselves.
+    """Return the gate of a ``PolicyReading``: its parameters themselves.
+
+    Args:
+        model: a ``PolicyReading`` with known parameters.
+
+    Returns:
+        The weights and biases, as ``node_gate`` returns them for models that emit y.
 
     Raises:
         ValueError: another model, or unknown parameters.
+
+    >>> model = PolicyReading(1, "poisson", inputs=1).with_parameters(
+    ...     node_initial=[0], node_weight=[[2]], node_bias=[-1], node_input=[[3]],
+    ...     node_loading=[[1]], node_intercept=[0],
+    ... )
+    >>> policy_gate(model).natural_weight
+    tensor([[3.]], dtype=torch.float64)
     """
     law = model.transition if isinstance(model, HiddenMarkovModel) else None
     fits = isinstance(law, SigmoidTransition) and law.inputs > 0
@@ -159,10 +201,26 @@ def policy_gate(model: HiddenMarkovModel) -> NodeGate:
 
 
 def emission_of(model: HiddenMarkovModel, part: slice) -> HiddenMarkovModel:
-    """The same nodes of known parameters, of whose features some are seen alone.
+    """Return the same model of nodes with only some of the features of its emission.
+
+    Args:
+        model: a ``TemporalSigmoidBeliefNetwork`` with known parameters, whose features are
+            independent given the nodes (Gaussian, Bernoulli, Poisson).
+        part: the features that are kept.
+
+    Returns:
+        The model with known parameters.
 
     Raises:
-        ValueError: a model that is not one of nodes with independent features, or no feature left.
+        ValueError: another model, or no feature is kept.
+
+    >>> from beliefzoo.models import Bernoulli, TemporalSigmoidBeliefNetwork
+    >>> model = TemporalSigmoidBeliefNetwork(1, Bernoulli(features=3)).with_parameters(
+    ...     node_initial=[0], node_weight=[[4]], node_bias=[-2],
+    ...     node_loading=[[3, 2, 1]], node_intercept=[0, 0, 0],
+    ... )
+    >>> emission_of(model, slice(1, None)).known["node_loading"]
+    tensor([[2., 1.]], dtype=torch.float64)
     """
     emission = model.emission if isinstance(model, HiddenMarkovModel) else None
     family = emission.family if isinstance(emission, NodeEmission) else None

@@ -1,9 +1,9 @@
 """Processes of symbols whose hidden state moves as it emits, with exact beliefs.
 
-Computational mechanics writes a process as one matrix a symbol: T_x(z, z') = p(z', x | z), the
-chance to emit x while going from z to z'. The symbol may say which way the state went, which a
-hidden Markov model, whose symbol depends on the state alone, cannot say of the same states. Over
-pairs of (state gone to, symbol emitted) it can: then the symbol is part of the state.
+Computational mechanics describes a process by one matrix per symbol: T_x(z, z') = p(z', x | z), the
+probability to emit x and go from z to z'. The symbol may depend on the move, whereas the symbol of
+a hidden Markov model depends on the state alone. The process is therefore written as a hidden
+Markov model of pairs (new state, emitted symbol).
 
 References:
     Shai, Marzen, Teixeira, Oldenziel and Riechers (2024), Transformers represent belief state
@@ -25,22 +25,35 @@ from ..model import Number, Simulation, as_tensor
 from .hmm import HiddenMarkovModel
 
 _ROUNDING = 1e-9
-"""By which a row of probabilities may miss a sum of 1."""
+"""Largest distance of the sum of a row of probabilities from 1."""
 
 _LARGEST_PAIRS = 4096
-"""Pairs of state and symbol whose transition matrix is still kept whole."""
+"""Most pairs of state and symbol: their transition matrix is kept in memory."""
 
 
 @dataclass(frozen=True)
 class LabelledChain:
-    r"""A stationary process of symbols by its labelled transition matrices.
+    r"""A stationary process of symbols, given by its labelled transition matrices.
 
     .. math::
         p(x_1, \dots, x_L) = \pi\, T_{x_1} \cdots T_{x_L} 1, \qquad
         \eta_t = \frac{\eta_{t-1} T_{x_t}}{\eta_{t-1} T_{x_t} 1}, \qquad \eta_0 = \pi
 
-    The belief η_t is the law of the state *after* x_t was emitted, given x_1 … x_t: what there is
-    to know of the past in order to tell the future.
+    The belief η_t is the distribution of the state *after* x_t was emitted, given x_1 … x_t: all
+    that the past tells about the future. ``labelled_chain`` makes a process from its matrices.
+
+    Args:
+        matrices: T_x(z, z'), (symbols, K, K) float64; Σ_x T_x has rows that sum to 1.
+        stationary: π, (K,), the distribution of the state before the first symbol.
+        model: the same process as a hidden Markov model with known parameters, whose states are the
+            pairs (z', x), numbered z' · symbols + x.
+
+    >>> from beliefzoo.models import golden_mean
+    >>> chain = golden_mean()
+    >>> chain.next_symbol(chain.stationary)  # before any symbol: a 1 two times of three
+    tensor([0.3333, 0.6667], dtype=torch.float64)
+    >>> chain.block_entropies(3).exp()  # at most 2, 3, 5 words: no two zeros in a row
+    tensor([1.8899, 3.0000, 4.7622], dtype=torch.float64)
     """
 
     matrices: Tensor
@@ -61,37 +74,38 @@ class LabelledChain:
         return self.matrices.shape[-1]
 
     def state_beliefs(self, pair_beliefs: Tensor) -> Tensor:
-        """η (…, K), of beliefs over pairs (…, K · symbols), which ``filter(chain.model, …)`` gives.
+        """Return η (…, K) from beliefs over pairs (…, K · symbols), as ``filter(chain.model, …)``
+        gives.
 
         Raises:
-            ValueError: beliefs of another width.
+            ValueError: beliefs of another size.
         """
         require_last(pair_beliefs, self.states * self.symbols, "pair_beliefs")
         pairs = pair_beliefs.reshape(*pair_beliefs.shape[:-1], self.states, self.symbols)
         return pairs.sum(-1)
 
     def next_symbol(self, beliefs: Tensor) -> Tensor:
-        """p(x_{t+1} | x_1 … x_t) = η_t T_x 1, (…, symbols), of beliefs η_t (…, K).
+        """Return p(x_{t+1} | x_1 … x_t) = η_t T_x 1, (…, symbols), from beliefs η_t (…, K).
 
         Raises:
-            ValueError: beliefs of another width.
+            ValueError: beliefs of another size.
         """
         require_last(beliefs, self.states, "beliefs")
         return beliefs @ self.matrices.sum(-1).mT.to(beliefs)
 
     def sample(self, n: int, length: int, *, seed: int | None = None) -> Simulation:
-        """n stationary sequences; ``states`` (N, L) are the states after each symbol."""
+        """Draw n stationary sequences; ``states`` (N, L) are the states after each symbol."""
         drawn = self.model.sample(n, length, seed=seed)
         return drawn._replace(states=drawn.states // self.symbols)
 
     def block_entropies(self, length: int) -> Tensor:
-        """H(x_1 … x_l) of l = 1 … ``length``, (length,) nats, by a sum over all words.
+        """Return H(x_1 … x_l) for l = 1 … ``length``, (length,) nats, by a sum over all words.
 
-        The smallest mean loss a symbol of anything that predicts words of ``length`` symbols, one
-        after the other and without knowing what was before, is H(length) / length.
+        H(length) / length is the smallest mean loss per symbol of a predictor of words of
+        ``length`` symbols that starts without any context.
 
         Raises:
-            ValueError: a length of more words than can be enumerated.
+            ValueError: there are too many words of this length to enumerate.
         """
         require_count(length, "length")
         words = self.symbols**length
@@ -106,15 +120,15 @@ class LabelledChain:
 
     @property
     def deterministic(self) -> bool:
-        """Whether state and symbol determine the next state (a unifilar process)."""
+        """True if state and symbol determine the next state (a unifilar process)."""
         return bool(((self.matrices > 0).sum(-1) <= 1).all())
 
     def entropy_rate(self) -> float:
-        """h = Σ_z π(z) H(x | z) nats, of a process whose next state follows from state and symbol.
+        """Return h = Σ_z π(z) H(x | z) in nats, where state and symbol determine the next state.
 
         Raises:
-            ValueError: a process of which there is no such formula; the mean of
-                −``step_log_likelihood(chain.model, data)`` over long simulations estimates it.
+            ValueError: another process, for which there is no such formula; the mean of
+                −``step_log_likelihood(chain.model, data)`` over long simulations estimates h.
         """
         require(
             self.deterministic,
@@ -127,11 +141,21 @@ class LabelledChain:
 
 
 def labelled_chain(matrices: Number) -> LabelledChain:
-    """A stationary process of labelled transition matrices (symbols, K, K).
+    """Make a stationary process from labelled transition matrices.
+
+    Args:
+        matrices: T_x(z, z') = p(z', x | z), (symbols, K, K).
+
+    Returns:
+        The process with its stationary distribution and its hidden Markov model.
 
     Raises:
-        ValueError: a wrong shape, negative entries, rows that do not sum to 1 over symbols and
-            next states, or a chain with several stationary laws.
+        ValueError: a wrong shape, negative entries, rows that do not sum to 1 over symbols and next
+            states, or several stationary distributions.
+
+    >>> coin_kept = [[[0.45, 0.05], [0.0, 0.1]], [[0.45, 0.05], [0.0, 0.9]]]
+    >>> labelled_chain(coin_kept).stationary.tolist()
+    [0.0, 1.0]
     """
     table = as_tensor("matrices", matrices).detach()
     shape = tuple(table.shape)
@@ -170,7 +194,7 @@ def labelled_chain(matrices: Number) -> LabelledChain:
 
 
 def _stationary(transition: Tensor) -> Tensor:
-    """π with π P = π, the only one."""
+    """The only π with π P = π."""
     states = len(transition)
     unit = torch.eye(states, dtype=transition.dtype)
     balance = torch.cat([transition.mT - unit, torch.ones(1, states, dtype=transition.dtype)])
@@ -188,17 +212,30 @@ def _stationary(transition: Tensor) -> Tensor:
 
 
 def mess3(x: float = 0.05, alpha: float = 0.85) -> LabelledChain:
-    r"""Mess3: three states, three symbols, beliefs on a fractal in the triangle.
+    r"""Return Mess3: three states, three symbols, beliefs on a fractal in the triangle.
 
     .. math::
         T_s(i, j) = P(i, j)\, E(j, s), \qquad P = x + (1 - 3x) I, \qquad
         E = \beta + (\alpha - \beta) I, \quad \beta = (1 - \alpha) / 2
 
-    Go to another state with probability x each, and emit the name of the state arrived at with
-    probability α. At the values of Shai et al. (2024) the entropy rate is .7935 nats.
+    The process goes to each other state with probability x, and emits the name of the new state
+    with probability α. With the default values, those of Shai et al. (2024), the entropy rate is
+    .7935 nats.
+
+    Args:
+        x: probability of going to one of the other states.
+        alpha: probability of emitting the name of the state.
+
+    Returns:
+        The process.
 
     Raises:
         ValueError: x outside (0, 1/2], or α outside [0, 1].
+
+    >>> chain = mess3()
+    >>> data = chain.sample(2, 10, seed=0).data
+    >>> data.n_steps, chain.deterministic
+    (20, False)
     """
     require(0 < x <= 0.5, "x", "must be in (0, 1/2]", x)
     require(0 <= alpha <= 1, "alpha", "must be in [0, 1]", alpha)
@@ -209,11 +246,18 @@ def mess3(x: float = 0.05, alpha: float = 0.85) -> LabelledChain:
 
 
 def random_random_xor() -> LabelledChain:
-    """RRXOR: two random bits, then their exclusive or, over and over; five states.
+    """Return RRXOR: two random bits, then their exclusive or, over and over; five states.
 
-    The states are S (nothing emitted yet), 0 and 1 (the first bit), and F and T (what the
-    exclusive or will be), in this order. Two bits in three steps: the entropy rate is ⅔ log 2. An
-    observer who does not know where a triple begins finds out in the end: 36 beliefs are met.
+    The states are S (nothing emitted yet), 0 and 1 (the first bit), and F and T (what the exclusive
+    or will be), in this order. There are two random bits in three steps: the entropy rate is ⅔ log
+    2. An observer who does not know where a triple begins finds it out in the end; 36 beliefs
+    occur.
+
+    Returns:
+        The process.
+
+    >>> round(random_random_xor().entropy_rate(), 4)  # 2/3 log 2
+    0.4621
     """
     start, zero, one, false, true = range(5)
     moves = torch.zeros(2, 5, 5, dtype=torch.float64)
@@ -225,9 +269,16 @@ def random_random_xor() -> LabelledChain:
 
 
 def zero_one_random() -> LabelledChain:
-    """Z1R: 0, then 1, then a random bit, over and over; three states.
+    """Return Z1R: 0, then 1, then a random bit, over and over; three states.
 
-    One bit in three steps: the entropy rate is ⅓ log 2.
+    There is one random bit in three steps: the entropy rate is ⅓ log 2.
+
+    Returns:
+        The process.
+
+    >>> chain = zero_one_random()
+    >>> chain.sample(1, 9, seed=0).states.diff().unique().tolist()  # 0, 1, 2, 0, 1, 2, …
+    [-2, 1]
     """
     moves = torch.zeros(2, 3, 3, dtype=torch.float64)
     moves[0, 0, 1] = moves[1, 1, 2] = 1
@@ -236,13 +287,22 @@ def zero_one_random() -> LabelledChain:
 
 
 def golden_mean(p: float = 0.5) -> LabelledChain:
-    """The golden mean process: bits without two zeros in a row; two states.
+    """Return the golden mean process: bits without two zeros in a row; two states.
 
-    After a 1 comes another with probability p; after a 0 a 1 for sure. The entropy rate is H(p) /
-    (2 − p), H the entropy of a coin; its words number as the Fibonacci numbers.
+    After a 1 comes another with probability p; after a 0 comes a 1. The entropy rate is H(p) / (2 −
+    p), H the entropy of a coin; the numbers of its words are Fibonacci numbers.
+
+    Args:
+        p: probability of a 1 after a 1.
+
+    Returns:
+        The process.
 
     Raises:
         ValueError: p outside (0, 1).
+
+    >>> round(golden_mean(0.5).entropy_rate(), 4)  # 2/3 log 2
+    0.4621
     """
     require(0 < p < 1, "p", "must be in (0, 1)", p)
     moves = torch.zeros(2, 2, 2, dtype=torch.float64)

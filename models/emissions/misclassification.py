@@ -21,7 +21,7 @@ from .observations import Symbols
 Pairs = tuple[tuple[int, int], ...]
 
 _PRINTED = 1e-5
-"""Rows that miss a sum of 1 by no more than this were rounded in print."""
+"""Rows whose sum is this close to 1 are taken for printed and rounded ones, and normalised."""
 
 
 @dataclass(frozen=True)
