@@ -123,7 +123,7 @@ class ChainLaws:
 
     @property
     def chain(self) -> Chain:
-        """The chain and its observations as exact inference takes them; the A matrices once each."""
+        """The chain and its observations for exact inference, each of the A matrices once."""
         parts = self.log_initial, self.matrices, self.log_likelihood
         return Chain(*parts, self.lengths, self.choice)
 
