@@ -55,7 +55,7 @@ def described(value: object, place: str, tensors: dict[str, Tensor]) -> Any:
         return {"class": class_name(value, place)}
     arguments = {
         name: described(argument, f"{place}.{name}", tensors)
-        for name, argument in _arguments(value, place).items()
+        for name, argument in arguments_of(value, place).items()
     }
     return {"kind": class_name(type(value), place), "arguments": arguments}
 
@@ -91,12 +91,17 @@ def restored(description: Any, tensors: Mapping[str, Tensor], allow: Collection[
 def restored_arguments(
     description: Mapping[str, Any], tensors: Mapping[str, Tensor], allow: Collection[str] = ()
 ) -> dict[str, Any]:
-    """The arguments that an object is made again with."""
+    """The arguments of a description."""
     arguments = description["arguments"]
     return {name: restored(value, tensors, allow) for name, value in arguments.items()}
 
 
-def _arguments(value: object, place: str) -> dict[str, Any]:
+def arguments_of(value: object, place: str) -> dict[str, Any]:
+    """The arguments that an object is made again with.
+
+    Raises:
+        ValueError: an object that does not say what it is made from.
+    """
     kind = type(value)
     if isinstance(value, Distribution):
         return _distribution_arguments(value, place)

@@ -157,6 +157,18 @@ class RecurrentFilter(nn.Module):
     """What is read out."""
     _observations: Observations
 
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it is made again from; weights that it made itself are not among them.
+
+        ``gaps`` as the model decided.
+        """
+        own: dict[str, Any] = {"hidden_size": self.hidden_size, "layers": self.layers}
+        if self._users:
+            own = {"network": self.network, "frozen": self.frozen}
+        kept = ("reads", "direction", "gaps", "memory", "gain", "factorised")
+        return {**own, **{name: getattr(self, name) for name in kept}}
+
     def build(self, model: Model) -> None:
         """Make weights of the sizes that the model asks for, once."""
         if self.gaps is None:

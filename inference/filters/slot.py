@@ -7,7 +7,7 @@ continuous ones. That the exact filter and the LSTM fit the same slot is the poi
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,22 @@ class Filter(Protocol):
         ...
 
 
+@runtime_checkable
+class ScoredFilter(Filter, Protocol):
+    """A filter whose belief at a step is read off scores of that step alone.
+
+    A ``ForwardGuide`` adds the scores to the model's own transitions.
+    """
+
+    def scores(self, laws: TrajectoryLaws) -> Tensor:
+        """The scores (N, T, width of the belief)."""
+        ...
+
+    def read_out(self, scores: Tensor) -> Beliefs:
+        """The beliefs that scores stand for."""
+        ...
+
+
 class ExactFilter(nn.Module):
     """The forward algorithm: b_t(z) ∝ O(y_t|z) Σ_z' b_{t-1}(z') T(z|z').
 
@@ -48,6 +64,11 @@ class ExactFilter(nn.Module):
     """
 
     causal = True
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """The arguments that it was made with: none."""
+        return {}
 
     def build(self, model: Model) -> None:
         """Nothing to build."""

@@ -48,7 +48,9 @@ def fingerprint(
     digest = hashlib.sha256()
     shapes = {name: list(value.shape) for name, value in guide.filter_shapes().items()}
     kind = type(guide).__name__
-    parts = [kind, guide.uncertainty, objective, seed, settings, description, shapes]
+    own = type(guide.filter).__name__, getattr(guide.filter, "configuration", None)
+    made = [kind, guide.uncertainty, guide.options, own, shapes]
+    parts = [made, objective, seed, settings, description]
     digest.update(json.dumps(parts, sort_keys=True, default=repr).encode())
     for tensor in tensors.values():
         digest.update(tensor.detach().contiguous().cpu().numpy().tobytes())

@@ -19,30 +19,18 @@ from torch import Tensor, nn
 
 from ...models import (
     Chain,
-    FullGaussian,
-    Gaussian,
-    GaussianMixture,
-    GeneratorTransition,
     HiddenMarkovModel,
-    InputTransition,
     Laws,
-    LowRankGaussian,
     Model,
-    NeuralEmission,
-    Regression,
     Sequences,
-    StudentT,
 )
-from ...models.emissions.emission import Emission, Parameters
-from ..filters.recurrent import RecurrentFilter
+from ...models.emissions.emission import Parameters
+from ..filters.slot import ScoredFilter
 from ..guides.guide import Guide, ParameterDraw
 from .nuts import in_double
 
 BLOCK = 2**21
 """Numbers in one table over draws, sequences, time and states (16 MiB); a dozen live at a time."""
-
-_BY_RESIDUAL = Gaussian, FullGaussian, LowRankGaussian, StudentT, GaussianMixture
-"""Families that hold a residual per draw, sequence, step, state and feature while scoring."""
 
 
 def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
@@ -183,23 +171,11 @@ def blocks(
 def _numbers(model: HiddenMarkovModel, data: Sequences, simulate: bool) -> int:
     """Numbers that one draw of the parameters and one sequence take."""
     states, emission = model.states, model.emission
-    width = 1
-    if isinstance(emission, Regression):
-        width = max(emission.shift_size, emission.encoding_size)
-    plain = _plain(emission)
-    if isinstance(plain, _BY_RESIDUAL):
-        width = max(width, plain.features * getattr(plain, "components", 1))
-    if isinstance(model.transition, InputTransition | GeneratorTransition):
+    width = emission.scored_at_once
+    if model.transition.inputs or model.timed:  # a matrix for every step
         width = max(width, states)
     per_step = max(states * width, emission.encoding_size if simulate else 0)
     return data.max_length * per_step + states * states
-
-
-def _plain(emission: Emission) -> Emission:
-    """The family underneath."""
-    while isinstance(emission, Regression | NeuralEmission):
-        emission = emission.base
-    return emission
 
 
 class PathDraw(NamedTuple):
@@ -243,21 +219,22 @@ def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Par
     A network that reads observations alone says the same under every draw: it is run once.
     ``one`` is any one draw.
     """
-    if not isinstance(guide.filter, RecurrentFilter) or guide.filter.reads != "observations":
+    own = guide.filter
+    if not isinstance(own, ScoredFilter) or getattr(own, "reads", None) != "observations":
         return guide
     out = copy.copy(guide)
     out._modules = dict(guide._modules)
-    out.filter = _RunOnce(guide.filter, model.laws(one, batch))
+    out.filter = _RunOnce(own, model.laws(one, batch))
     return out
 
 
 class _RunOnce(nn.Module):
     """A filter that was run on a batch, in the place of the filter itself."""
 
-    def __init__(self, filter: RecurrentFilter, laws: Laws) -> None:
+    def __init__(self, filter: ScoredFilter, laws: Laws) -> None:
         super().__init__()
         self.causal = filter.causal
-        self.belief = filter.belief
+        self.belief = getattr(filter, "belief", None)
         self._read_out = filter.read_out
         self._scores: Tensor = filter.scores(laws)
 

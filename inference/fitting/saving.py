@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -12,57 +13,49 @@ from torch import Tensor, nn
 
 from ...models import Model
 from ...models.data.storage import read_tensors, write_tensors
+from ...models.descriptions import (
+    arguments_of,
+    class_name,
+    described,
+    find_class,
+    is_made_again,
+    restored,
+    whole,
+)
 from ...models.persistence import describe, restore
 from ...models.randomness import seeded
-from ..filters.bayesian import BayesianRecurrentFilter
-from ..filters.conditional_markov import CRFFilter, MEMMFilter
-from ..filters.recurrent import ElmanFilter, GRUFilter, LSTMFilter, RecurrentFilter
-from ..filters.sigmoid import SigmoidFilter
-from ..filters.slot import ExactFilter, Filter
-from ..filters.spectral import SpectralFilter
-from ..guides.deep import DeepGuide, TrajectoryNetwork
-from ..guides.guide import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide
-from ..guides.regimes import RegimeGuide
-from ..guides.sampled_bits import SampledBitGuide
+from ..filters.slot import Filter
+from ..guides.guide import Guide
 from .loop import Fit
 from .settings import FitSettings
 
-_GUIDES: dict[str, type[Guide]] = {
-    kind.__name__: kind
-    for kind in (
-        *(BeliefGuide, ForwardGuide, MeanFieldGuide, SampledBitGuide),
-        *(RegimeGuide, DeepGuide),
-    )
-}
-_NETWORKS: dict[str, type[RecurrentFilter]] = {
-    kind.__name__: kind for kind in (LSTMFilter, GRUFilter, ElmanFilter)
-}
-_CONFIGURED: dict[str, type[Any]] = {
-    kind.__name__: kind
-    for kind in (
-        *(TrajectoryNetwork, SigmoidFilter, BayesianRecurrentFilter),
-        *(MEMMFilter, CRFFilter, SpectralFilter),
-    )
-}
-"""Filters that are made again from their ``configuration``, and get their weights from the file."""
+_TORCH: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
+"""Networks of torch that are made again from their sizes."""
+
 _KEYS = {"fit", "model", "tensors", "guide", "losses", "evaluations", "restart_bounds"}
 
 
 def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     """Write a fit to one file, atomically.
 
+    The file names the classes of model, laws, guide and filter, which may be your own. A filter is
+    made again from its property ``configuration`` (or the fields of a frozen dataclass), a guide
+    from its ``options``, and both get their weights from the file. So does a network that a filter
+    was given, if it has a ``configuration`` too or is torch's LSTM, GRU or RNN; any other is to be
+    given to ``load_fit`` again.
+
     Raises:
-        ValueError: no existing folder, or a law, prior or filter that is not the library's.
+        ValueError: no existing folder, or a law, prior or filter that cannot be made again.
     """
     description, tensors = describe(fit.model)
     settings = dataclasses.asdict(fit.settings)
     if not isinstance(fit.settings.start, str):
         settings["start"] = "kmeans"  # where it began is in the past: the fit does not need it
     record = {
-        "guide": type(fit.guide).__name__,
+        "guide": class_name(type(fit.guide), "fit.guide"),
         "uncertainty": fit.guide.uncertainty,
-        "options": fit.guide.options,
-        "filter": _describe_filter(fit.guide.filter),
+        "options": described(fit.guide.options, "fit.guide.options", tensors),
+        "filter": _described_filter(fit.guide.filter, tensors),
         "objective": fit.objective,
         "settings": settings,
         "seed": fit.seed,
@@ -81,76 +74,131 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     return write_tensors(path, content)
 
 
-def load_fit(path: str | os.PathLike[str]) -> Fit:
+def load_fit(
+    path: str | os.PathLike[str],
+    *,
+    allow: Collection[str] = (),
+    network: nn.Module | None = None,
+) -> Fit:
     """Read a fit written by ``save_fit``.
 
+    Nothing is unpickled, see ``load_model``.
+
+    Args:
+        path: of the file.
+        allow: modules, or packages of modules, to import where the file names classes of theirs.
+        network: one like that which the filter was given, where it does not say by a
+            ``configuration`` what it is made from; its weights are replaced by those of the file.
+
     Raises:
-        ValueError: missing, truncated or foreign file.
+        ValueError: missing, truncated or foreign file, a module that was neither imported nor
+            allowed, or a network that is missing or unlike that of the file.
     """
     content = read_tensors(path, _KEYS)
-    record = json.loads(content["fit"])
-    model = restore(json.loads(content["model"]), content["tensors"])
-    with seeded(0):  # networks are made with random weights, before they get those of the file
-        guide = _restore_guide(record, model, content["guide"])
-    return Fit(
-        model=model,
-        guide=guide,
-        objective=record["objective"],
-        settings=FitSettings(**record["settings"]),
-        seed=record["seed"],
-        losses=content["losses"],
-        evaluations=content["evaluations"],
-        restart_bounds=content["restart_bounds"],
-        seconds=record["seconds"],
-        versions=record["versions"],
-    )
+    record, tensors = json.loads(content["fit"]), content["tensors"]
+    model = restore(json.loads(content["model"]), tensors, allow)
+    # Networks are made with random weights, before they get those of the file.
+    with whole("a fit"), seeded(0):
+        if ":" not in record["guide"]:
+            record = _of_format_1(record)
+        guide = _restored_guide(record, model, tensors, allow, network)
+        _fill(guide, content["guide"])
+        return Fit(
+            model=model,
+            guide=guide,
+            objective=record["objective"],
+            settings=FitSettings(**record["settings"]),
+            seed=record["seed"],
+            losses=content["losses"],
+            evaluations=content["evaluations"],
+            restart_bounds=content["restart_bounds"],
+            seconds=record["seconds"],
+            versions=record["versions"],
+        )
 
 
-def _describe_filter(kept: Filter) -> dict[str, Any]:
-    if isinstance(kept, ExactFilter):
-        return {"kind": "ExactFilter"}
-    kind = type(kept).__name__
-    configured: Any = kept
-    if _CONFIGURED.get(kind) is type(kept):
-        return {"kind": kind, **configured.configuration}
-    if not isinstance(kept, RecurrentFilter) or kind not in _NETWORKS:
-        known = sorted([*_NETWORKS, *_CONFIGURED])
-        raise ValueError(f"fit: can save ExactFilter and {known}, got {kept!r}")
-    assert kept.network is not None  # it is in a guide, so it was built
-    network = {
-        name: getattr(kept.network, name)
-        for name in ("input_size", "hidden_size", "num_layers", "bias", "bidirectional")
+def _described_filter(kept: Filter, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    place, told = "fit.guide.filter", {}
+    for name, value in arguments_of(kept, place).items():
+        tell: Any = _described_network if isinstance(value, nn.Module) else described
+        told[name] = tell(value, f"{place}.{name}", tensors)
+    return {"kind": class_name(type(kept), place), "arguments": told}
+
+
+def _described_network(network: nn.Module, place: str, tensors: dict[str, Tensor]) -> Any:
+    """What a network is made from again; of one that does not say so its name alone."""
+    if is_made_again(type(network)):
+        return described(network, place, tensors)
+    kind = type(network)
+    if kind not in _TORCH.values():
+        return {"network": kind.__name__}
+    names = ["input_size", "hidden_size", "num_layers", "bias", "bidirectional"]
+    names += ["nonlinearity"] if kind is nn.RNN else []
+    return {"torch": kind.__name__, **{name: getattr(network, name) for name in names}}
+
+
+def _restored_argument(
+    told: Any, tensors: dict[str, Tensor], allow: Collection[str], network: nn.Module | None
+) -> Any:
+    if not isinstance(told, dict) or not {"torch", "network"} & set(told):
+        return restored(told, tensors, allow)
+    if "torch" in told:
+        sizes = {name: size for name, size in told.items() if name != "torch"}
+        return _TORCH[told["torch"]](**sizes)
+    if network is None:
+        raise ValueError(
+            f"network: the filter of this fit was given a {told['network']}, which does not say by "
+            "a property `configuration` what it is made from; give one like it to "
+            "load_fit(path, network=...), got None"
+        )
+    return network
+
+
+def _restored_guide(
+    record: dict[str, Any],
+    model: Model,
+    tensors: dict[str, Tensor],
+    allow: Collection[str],
+    network: nn.Module | None,
+) -> Guide:
+    told = record["filter"]
+    arguments = {
+        name: _restored_argument(value, tensors, allow, network)
+        for name, value in told["arguments"].items()
     }
-    if isinstance(kept.network, nn.RNN):
-        network["nonlinearity"] = kept.network.nonlinearity
-    return {
-        "kind": kind,
-        "reads": kept.reads,
-        "direction": kept.direction,
-        "gaps": kept.gaps,
-        "memory": kept.memory,
-        "gain": kept.gain,
-        "factorised": kept.factorised,
-        "frozen": kept.frozen,
-        "network": network,
-    }
+    kept = find_class(told["kind"], _is_filter, "a filter", allow)(**arguments)
+    made = find_class(record["guide"], lambda kind: issubclass(kind, Guide), "a guide", allow)
+    options = restored(record["options"], tensors, allow)
+    guide: Guide = made(model, kept, parameters=record["uncertainty"], **options)
+    return guide
 
 
-def _restore_guide(record: dict[str, Any], model: Model, state: dict[str, Tensor]) -> Guide:
-    description = dict(record["filter"])
-    named = description.pop("kind")
-    kept: Filter = ExactFilter()
-    if named in _CONFIGURED:
-        kept = _CONFIGURED[named](**description)
-    elif named != "ExactFilter":
-        kind = _NETWORKS[named]
-        make: type[Any] = kind.kind
-        network = make(**description.pop("network"))
-        kept = kind(**description, network=network)
-    made: type[Any] = _GUIDES[record["guide"]]
-    guide: Guide = made(model, kept, parameters=record["uncertainty"], **record["options"])
+def _is_filter(kind: type) -> bool:
+    has = all(callable(getattr(kind, name, None)) for name in ("build", "calibrate"))
+    return has and is_made_again(kind)
+
+
+def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
+    """Put the weights of the file into a guide that was made again."""
     for name, value in (*guide.named_parameters(), *guide.named_buffers()):
         if name in state:  # its precision is the file's, whatever the default is now
             value.data = value.data.to(state[name].dtype)
-    guide.load_state_dict(state)
-    return guide.eval()
+    try:
+        guide.load_state_dict(state)
+    except RuntimeError as error:  # what is missing or of another shape
+        raise ValueError(f"network: needs the weights that the file has, got {error}") from error
+    guide.eval()
+
+
+def _of_format_1(record: dict[str, Any]) -> dict[str, Any]:
+    """A record of the first format, which named classes without their packages."""
+    told = dict(record["filter"])
+    kind = told.pop("kind")
+    if "network" in told:
+        own = {"LSTMFilter": "LSTM", "GRUFilter": "GRU", "ElmanFilter": "RNN"}[kind]
+        told["network"] = {"torch": own, **told["network"]}
+    return record | {
+        "guide": f"beliefzoo.inference:{record['guide']}",
+        "options": {"mapping": [list(option) for option in record["options"].items()]},
+        "filter": {"kind": f"beliefzoo.inference:{kind}", "arguments": told},
+    }

@@ -33,8 +33,7 @@ from ...models import (
 from ...models.beliefs import DiscreteBelief
 from ...models.emissions.emission import Parameters
 from ..filters.gaussian_beliefs import GaussianBeliefs
-from ..filters.recurrent import RecurrentFilter
-from ..filters.slot import ExactFilter, Filter
+from ..filters.slot import ExactFilter, Filter, ScoredFilter
 from ..queries.evidence import log_evidence
 from .gaussian_posteriors import (
     GaussianBackward,
@@ -312,10 +311,10 @@ class ForwardGuide(Guide):
                 "filter: ForwardGuide needs a recurrent filter, whose scores look ahead; got "
                 "ExactFilter, which belongs into a BeliefGuide"
             )
-        if not isinstance(filter, RecurrentFilter):
+        if not isinstance(filter, ScoredFilter):
             raise ValueError(
-                "filter: ForwardGuide needs scores that a recurrent filter reads out, got "
-                f"{type(filter).__name__}, whose beliefs belong into a BeliefGuide"
+                "filter: ForwardGuide needs scores that a belief is read off (methods scores and "
+                f"read_out), got {type(filter).__name__}, whose beliefs belong into a BeliefGuide"
             )
 
     def _check_model(self, model: Model) -> None:

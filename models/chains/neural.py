@@ -172,6 +172,10 @@ class NeuralEmission(Emission):
         return self.base.features
 
     @property
+    def scored_at_once(self) -> int:
+        return self.base.scored_at_once
+
+    @property
     def predictor_scale(self) -> Tensor:
         return self.base.predictor_scale
 

@@ -139,6 +139,14 @@ class Emission(ABC):
         return self.observations.channels
 
     @property
+    def scored_at_once(self) -> int:
+        """Numbers per step and state that ``score`` holds at once: as many draws as fit are scored.
+
+        More than one where a family makes a table of residuals (…draws, N, T, K, F).
+        """
+        return 1
+
+    @property
     def predictor_scale(self) -> Tensor:
         """Typical size of the linear predictor, (shift_size,)."""
         return torch.ones(self.shift_size)

@@ -59,6 +59,10 @@ class _Real(Emission):
         require(usable, "spread", "must be finite and > 0", self.spread)
 
     @property
+    def scored_at_once(self) -> int:
+        return self.features
+
+    @property
     def observations(self) -> Vectors:
         return Vectors(self.features)
 
@@ -522,6 +526,10 @@ class GaussianMixture(_Real):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count(self.components, "components", 2)
+
+    @property
+    def scored_at_once(self) -> int:
+        return self.features * self.components
 
     @property
     def ordering(self) -> str | None:

@@ -95,6 +95,10 @@ class Regression(Emission):
         return self.base.ordering
 
     @property
+    def scored_at_once(self) -> int:
+        return max(self.shift_size, self.encoding_size, self.base.scored_at_once)
+
+    @property
     def predictor_scale(self) -> Tensor:
         return self.base.predictor_scale
 
