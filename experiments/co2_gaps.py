@@ -17,13 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
-from scipy.optimize import minimize
-from torch import Tensor
-from torch.distributions import biject_to
 
 from ..inference import (
     BeliefGuide,
@@ -38,8 +32,7 @@ from ..inference import (
     step_log_likelihood,
     to_arviz,
 )
-from ..inference.arviz_groups import Idata, group
-from ..inference.queries.evidence import log_evidence as evidence_of
+from ..inference.arviz_groups import Idata
 from ..models import (
     Autoregressive,
     LinearGaussianSSM,
@@ -50,9 +43,12 @@ from ..models import (
 from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
 from .command.report import Outcome
+from .command.seeds import above
 from .data.loaders import load_co2
+from .drawings.co2_gaps import draw
+from .parts.maximum import Floats, maximum
 
-Floats = npt.NDArray[np.float64]
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 YEAR = 365.25 / 7
 """Weeks a year."""
@@ -156,12 +152,11 @@ def not_reached(figures: Mapping[str, Any]) -> list[str]:
         "coverage_error_points": figures["one_week_ahead"]["model"]["coverage"],
         "gap_coverage_error_points": figures["hidden_on_purpose"]["model"]["coverage"],
     }
-    return [
-        f"{name} ({level} % intervals): {abs(points - float(level)):.3g}, reach {REACH[name]:g}"
+    points_off = {
+        name: {f"{level} % intervals": abs(points - float(level)) for level, points in rows.items()}
         for name, rows in found.items()
-        for level, points in rows.items()
-        if not abs(points - float(level)) <= REACH[name]
-    ]
+    }
+    return above(points_off, REACH)
 
 
 def _dynamics(settings: Settings) -> dict[str, Dynamics]:
@@ -206,31 +201,8 @@ def _maximum(
 ) -> tuple[LinearGaussianSSM, float]:
     """The model at the maximum of its likelihood, by L-BFGS with the analytic gradient."""
     model = LinearGaussianSSM(dynamics).scaled_to(data)
-    shapes = {name: prior.event_shape for name, prior in model.priors.items()}
-    free = {name: biject_to(prior.support) for name, prior in model.priors.items()}
-    start = model.start(data)
-    first = torch.cat([free[name].inv(start[name].double()).reshape(-1) for name in shapes])
-
-    def values(x: Tensor) -> dict[str, Tensor]:
-        parts = x.split([shape.numel() for shape in shapes.values()])
-        return {
-            name: free[name](part.reshape(shape))
-            for part, (name, shape) in zip(parts, shapes.items(), strict=True)
-        }
-
-    def loss(x: Floats) -> tuple[float, Floats]:
-        point = torch.tensor(x, requires_grad=True)
-        value = -evidence_of(model.laws(values(point), data)).sum()
-        (slope,) = torch.autograd.grad(value, point)
-        return value.item(), slope.numpy()
-
-    # A variance at its limit zero lies at −∞: the bound stops the search where it has no effect.
-    options = {"maxiter": settings.iterations}
-    bounds = [(-20.0, 20.0)] * len(first)
-    best = minimize(
-        loss, first.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
-    return model.with_parameters(**values(torch.tensor(best.x))), -float(best.fun)
+    best = maximum(model, data, maxiter=settings.iterations)
+    return model.with_parameters(**best.values), best.log_likelihood
 
 
 def _posterior(
@@ -304,16 +276,20 @@ def _last_value(y: Floats, end: int) -> tuple[Floats, Floats]:
     return mean, np.full_like(y, np.nanstd((y - mean)[:end]))
 
 
+def _observed(model: LinearGaussianSSM, states: Any) -> tuple[Floats, Floats]:
+    """Means and standard deviations of the observations, given those of the states."""
+    loading = model.dynamics.loading
+    assert loading is not None  # structural
+    spread = (states.covariance @ loading[0] @ loading[0])[0]
+    sd = (spread + model.known["observation_variance"]).sqrt().numpy()
+    return (states.mean @ loading[0])[0].numpy(), sd
+
+
 def _one_week_ahead(model: LinearGaussianSSM, whole: Sequences, end: int) -> dict[str, Any]:
     """Of the last weeks, each predicted from all before it; parameters from before them."""
     y = _seen(whole)
-    before = predict(model, whole)
-    loading = model.dynamics.loading
-    assert loading is not None  # structural
-    mean = (before.mean @ loading[0])[0, end:].numpy()
-    spread = (before.covariance @ loading[0] @ loading[0])[0, end:]
-    sd = (spread + model.known["observation_variance"]).sqrt().numpy()
-    out = {"model": _judged(y[end:], mean, sd)}
+    mean, sd = _observed(model, predict(model, whole))
+    out = {"model": _judged(y[end:], mean[end:], sd[end:])}
     for name, (guess, width) in {
         "last_value": _last_value(y, end),
         "seasonal_naive": _naive(y, end, 1),
@@ -377,12 +353,7 @@ def _hidden(settings: Settings, model: LinearGaussianSSM, train: Sequences) -> d
         hide[first : first + int(rng.integers(1, 9))] = True
     left = np.where(hide, np.nan, y)
     fewer = Sequences.from_arrays([left])
-    found = smooth(model, fewer)
-    loading = model.dynamics.loading
-    assert loading is not None  # structural
-    mean = (found.mean @ loading[0])[0].numpy()
-    spread = (found.covariance @ loading[0] @ loading[0])[0]
-    sd = (spread + model.known["observation_variance"]).sqrt().numpy()
+    mean, sd = _observed(model, smooth(model, fewer))
     weeks = np.arange(len(y))
     known = ~np.isnan(left)
     line = np.interp(weeks, weeks[known], left[known])
@@ -392,9 +363,6 @@ def _hidden(settings: Settings, model: LinearGaussianSSM, train: Sequences) -> d
         "model": _judged(truth, mean, sd),
         "linear_interpolation": {"root_mean_square_error": float(np.sqrt(np.mean(linear**2)))},
     }
-
-
-# Drawings
 
 
 def _series(
@@ -416,103 +384,3 @@ def _series(
         "forecast": ahead.mean[0, :, 0].tolist(),
         "forecast_quantiles": {str(q): ahead.quantile(q)[0, :, 0].tolist() for q in BANDS},
     }
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """Components and gaps, the forecast of the last two years, coverage by horizon, parameters."""
-    return {
-        "components": _draw_components(figures),
-        "forecast": _draw_forecast(figures),
-        "coverage": _draw_coverage(figures),
-        "parameters": _draw_parameters(posterior),
-    }
-
-
-def _draw_components(figures: Mapping[str, Any]) -> Figure:
-    series = figures["series"]
-    years, values = np.asarray(series["year"]), np.asarray(series["values"])
-    missing = np.asarray(series["missing"], dtype=int)
-    values[missing] = np.nan
-    parts, end = series["components"], len(series["filled"])
-    figure, axes = plt.subplots(len(parts) + 1, 1, figsize=(9, 2 + 1.6 * len(parts)), sharex=True)
-    axes[0].plot(years, values, "k-", lw=0.6, label="seen")
-    filled = missing[missing < end]
-    axes[0].plot(
-        years[filled],
-        np.asarray(series["filled"])[filled],
-        ".",
-        color="tab:red",
-        ms=3,
-        label="missing, filled in",
-    )
-    axes[0].set(ylabel="ppm")
-    axes[0].legend(frameon=False)
-    for axis, (name, mean) in zip(axes[1:], parts.items(), strict=True):
-        mean, width = np.asarray(mean), 1.645 * np.asarray(series["components_sd"][name])
-        axis.fill_between(
-            years[:end], mean - width, mean + width, color="tab:blue", alpha=0.3, lw=0
-        )
-        axis.plot(years[:end], mean, color="tab:blue", lw=0.7)
-        axis.set(ylabel=name)
-    axes[-1].set(xlabel="year", xlim=(years[0], years[-1]))
-    return figure
-
-
-def _draw_forecast(figures: Mapping[str, Any]) -> Figure:
-    series = figures["series"]
-    years, values = np.asarray(series["year"]), np.asarray(series["values"])
-    values[np.asarray(series["missing"], dtype=int)] = np.nan
-    weeks = len(series["forecast"])
-    shown, ahead = slice(max(0, len(years) - 2 * weeks), None), slice(len(years) - weeks, None)
-    bands = {q: np.asarray(v) for q, v in series["forecast_quantiles"].items()}
-    figure, axis = plt.subplots(figsize=(9, 3.6))
-    for low, high, shade in (("0.05", "0.95", 0.2), ("0.25", "0.75", 0.35)):
-        axis.fill_between(
-            years[ahead], bands[low], bands[high], color="tab:orange", alpha=shade, lw=0
-        )
-    axis.plot(
-        years[ahead], series["forecast"], color="tab:orange", lw=1, label="forecast, 50 and 90 %"
-    )
-    axis.plot(years[shown], values[shown], "k.", ms=3, label="seen")
-    axis.set(xlabel="year", ylabel="ppm")
-    axis.legend(frameon=False)
-    return figure
-
-
-def _draw_coverage(figures: Mapping[str, Any]) -> Figure:
-    rows = figures["all_origins"]
-    horizons = [int(name.removesuffix("_weeks")) for name in rows]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
-    for level in LEVELS:
-        key = f"{100 * level:g}"
-        for who, color, marker in (("model", "tab:orange", "o"), ("seasonal_naive", "grey", "s")):
-            points = [row[who]["coverage"][key] for row in rows.values()]
-            label = who.replace("_", " ") if level == LEVELS[0] else None
-            left.plot(horizons, points, f"{marker}-", color=color, label=label)
-        left.axhline(100 * level, color="black", lw=0.7, ls=":")
-    left.set(xscale="log", xlabel="weeks ahead", ylabel="coverage, %", ylim=(0, 102))
-    left.legend(frameon=False)
-    for who, color in (("model", "tab:orange"), ("seasonal_naive", "grey")):
-        error = [row[who]["root_mean_square_error"] for row in rows.values()]
-        right.plot(horizons, error, "o-", color=color)
-    right.set(
-        xscale="log", xlabel="weeks ahead", ylabel="root mean square error, ppm", ylim=(0, None)
-    )
-    for axis in (left, right):
-        axis.set_xticks(horizons, [str(h) for h in horizons])
-        axis.minorticks_off()
-    return figure
-
-
-def _draw_parameters(posterior: Idata) -> Figure:
-    drawn = group(posterior, "posterior")
-    names = [name for name in drawn.data_vars if str(name).endswith("variance")]
-    figure, axis = plt.subplots(figsize=(7, 0.5 * len(names) + 1))
-    for place, name in enumerate(names):
-        values = drawn[name].values.reshape(-1)
-        low, middle, high = np.quantile(values, (0.05, 0.5, 0.95))
-        axis.plot([low, high], [place, place], color="tab:blue")
-        axis.plot(middle, place, "o", color="tab:blue")
-    axis.set_yticks(range(len(names)), [str(name).replace("_", " ") for name in names])
-    axis.set(xscale="log", xlabel="ppm² (median and 90 % interval)", ylim=(len(names) - 0.5, -0.5))
-    return figure

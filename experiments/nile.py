@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -21,25 +22,26 @@ from matplotlib.figure import Figure
 from ..inference import (
     BeliefGuide,
     ExactFilter,
-    Fit,
     FitSettings,
     NutsFit,
     fit,
     importance,
     innovation_tests,
     log_evidence,
-    nuts,
     smooth,
     standardised_innovations,
     step_log_likelihood,
     to_arviz,
 )
-from ..inference.arviz_groups import Idata, convergence, group
+from ..inference.arviz_groups import Idata, group
 from ..inference.guides.guide import Uncertainty
-from ..models import LinearGaussianSSM, LocalLevel, Model, Sequences
+from ..models import LinearGaussianSSM, LocalLevel, Sequences
 from ..models.randomness import one_thread
 from .command.report import Outcome
+from .command.seeds import above
 from .data.loaders import load_nile
+from .drawings.marks import name_rows, normal_band, quantile_row
+from .parts.bayes import GuideSettings, NutsSettings, beside, chain_figures, sampled
 
 VARIANCES = {"observation_variance": 15099.0, "level_variance": 1469.1}
 """The maximum of the likelihood as printed by Durbin & Koopman."""
@@ -109,7 +111,7 @@ QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GuideSettings, NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -118,20 +120,8 @@ class Settings:
     """Gradient steps of the maximum-likelihood fit; the two variances are there after 200."""
     learning_rate: float = 0.1
     """Of the logs of the variances, which start within a factor of five."""
-    bayes_steps: int = 1500
-    """Gradient steps of a variational fit."""
     bayes_particles: int = 4
-    """Draws of the parameters per step."""
-    chains: int = 4
-    """NUTS chains."""
-    warmup: int = 250
-    """Warm-up steps of a chain."""
     chain_draws: int = 500
-    """Draws kept of a chain; four chains then have some thousand effective ones."""
-    jobs: int = 2
-    """Fits and chains that run at the same time; no number depends on it."""
-    draws: int = 1000
-    """Draws of a guide that its posterior is judged by."""
 
 
 SMOKE: Mapping[str, object] = {
@@ -151,19 +141,11 @@ def run(settings: Settings) -> Outcome:
     """Published figures, maximum likelihood, and full Bayes beside NUTS."""
     data = load_nile()
     model = LinearGaussianSSM(LocalLevel()).scaled_to(data)
-    sampled = nuts(
-        model,
-        data,
-        chains=settings.chains,
-        draws=settings.chain_draws,
-        warmup=settings.warmup,
-        seed=settings.seed,
-        jobs=settings.jobs,
-    )
+    chains = sampled(settings, model, data, seed=settings.seed)
     # A flat first level cannot be drawn from, hence no predictive draws.
-    posterior = to_arviz(sampled, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
+    posterior = to_arviz(chains, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
     side_by_side = Parallel(n_jobs=settings.jobs)  # every task takes one thread
-    beside = side_by_side(delayed(_beside)(settings, data, sampled, name) for name in GUIDES)
+    beside = side_by_side(delayed(_beside)(settings, data, chains, name) for name in GUIDES)
     figures: dict[str, Any] = {
         "reach": REACH,
         "likelihood": _likelihood(data),
@@ -171,7 +153,7 @@ def run(settings: Settings) -> Outcome:
         "missing_stretches": _with_gaps(data),
         "diagnostics": _diagnostics(data),
         "maximum_likelihood": _maximum(settings, model, data),
-        "nuts": _nuts_figures(posterior, sampled),
+        "nuts": _nuts_figures(posterior, chains),
         "variational": dict(zip(GUIDES, beside, strict=True)),
         "series": _series(data),
     }
@@ -198,12 +180,7 @@ def not_reached(figures: Mapping[str, Any]) -> list[str]:
     found["multivariate_mean_error_in_sd"] = {
         "all parameters": multivariate["mean_error_in_sd_largest"]
     }
-    return [
-        f"{name} ({where}): {value:.4g}, reach {REACH[name]:g}"
-        for name, values in found.items()
-        for where, value in values.items()
-        if not value <= REACH[name]
-    ]
+    return above(found, REACH)
 
 
 def _known(dynamics: LocalLevel | None = None) -> LinearGaussianSSM:
@@ -290,57 +267,34 @@ def _maximum(settings: Settings, model: LinearGaussianSSM, data: Sequences) -> d
     }
 
 
-def _nuts_figures(posterior: Idata, sampled: NutsFit) -> dict[str, Any]:
-    worst = convergence(posterior)
-    return {
-        "r_hat_largest": worst.r_hat,
-        "ess_bulk_smallest": worst.ess_bulk,
-        "ess_tail_smallest": worst.ess_tail,
-        "divergences": int(sampled.divergences.sum()),
-        "seconds": sampled.seconds,
-        "quantiles": {
-            name: np.quantile(draws.numpy(), QUANTILES).tolist()
-            for name, draws in sampled.draws.items()
-        },
+def _nuts_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
+    quantiles = {
+        name: np.quantile(draws.numpy(), QUANTILES).tolist() for name, draws in chains.draws.items()
     }
+    return {**chain_figures(posterior, chains), "quantiles": quantiles}
 
 
 @one_thread()
-def _beside(settings: Settings, data: Sequences, sampled: NutsFit, name: str) -> dict[str, Any]:
+def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> dict[str, Any]:
     """A guide beside NUTS, on the logs of the variances: in units of its sd, ratios of sds."""
-    result = _variational(settings, data, sampled.model, GUIDES[name])
+    guide = BeliefGuide(chains.model, ExactFilter(), parameters=GUIDES[name])
+    how = settings.variational()
+    result = fit(chains.model, guide, data, settings=how, seed=settings.seed, progress=False)
     exported = to_arviz(
         result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0, prior_draws=0
     )
-    drawn = group(exported, "posterior")
-    miss, ratio, quantiles = {}, {}, {}
-    for parameter, gold in sampled.draws.items():
-        mine, theirs = np.log(drawn[parameter].values[0]), gold.log().flatten().numpy()
-        miss[parameter] = float((mine.mean() - theirs.mean()) / theirs.std())
-        ratio[parameter] = float(mine.std() / theirs.std())
-        quantiles[parameter] = np.quantile(np.exp(mine), QUANTILES).tolist()
+    drawn = {name: values.values[0] for name, values in group(exported, "posterior").items()}
+    logs = {name: torch.as_tensor(drawn[name]).log() for name in chains.draws}
     judged = importance(result, data, draws=settings.draws, seed=settings.seed)
     return {
-        "mean_error_in_sd_largest": max(abs(value) for value in miss.values()),
-        "sd_ratio_smallest": min(ratio.values()),
-        "sd_ratio_largest": max(ratio.values()),
-        "mean_error_in_sd": miss,
-        "sd_ratio": ratio,
+        **beside({name: gold.log() for name, gold in chains.draws.items()}, logs, correction=0),
         "elbo": judged.elbo,
         "importance_corrected_log_evidence": judged.log_evidence,
         "k_hat_parameters": judged.k_hat_parameters,
         "k_hat_threshold": judged.threshold,
-        "quantiles": quantiles,
+        "quantiles": {name: np.quantile(drawn[name], QUANTILES).tolist() for name in chains.draws},
         "seconds": result.seconds,
     }
-
-
-def _variational(
-    settings: Settings, data: Sequences, model: Model, uncertainty: Uncertainty
-) -> Fit:
-    guide = BeliefGuide(model, ExactFilter(), parameters=uncertainty)
-    how = FitSettings(steps=settings.bayes_steps, particles=settings.bayes_particles, patience=None)
-    return fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
 
 
 def _series(data: Sequences) -> dict[str, list[float]]:
@@ -375,9 +329,8 @@ def _draw_level(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     titles = "all flows", "two stretches of twenty years hidden"
     for axis, key, title in zip(axes, ("level", "level_with_gaps"), titles, strict=True):
         seen = ~hidden if key == "level_with_gaps" else np.ones_like(hidden)
-        level, sd = (np.asarray(figures["series"][name]) for name in (key, f"{key}_sd"))
-        width = 1.645 * sd
-        axis.fill_between(years, level - width, level + width, color="tab:blue", alpha=0.25, lw=0)
+        level = figures["series"][key]
+        normal_band(axis, years, level, figures["series"][f"{key}_sd"], "tab:blue", alpha=0.25)
         axis.plot(years, level, color="tab:blue", label="level given all that was seen, 90 %")
         axis.plot(years[seen], flows[seen], "k.", ms=4, label="flow")
         axis.plot(years[~seen], flows[~seen], ".", color="lightgrey", ms=4, label="hidden")
@@ -405,13 +358,9 @@ def _draw_variances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
         rows = {"NUTS": figures["nuts"]["quantiles"][name]}
         for guide, label in labels.items():
             rows[label] = figures["variational"][guide]["quantiles"][name]
-        for place, (lowest, left, middle, right, highest) in enumerate(rows.values()):
-            bottom.plot([lowest, highest], [place, place], color="tab:blue", lw=1.5)
-            ends = {"color": "tab:blue", "lw": 5, "solid_capstyle": "butt"}
-            bottom.plot([left, right], [place, place], **ends)
-            bottom.plot(middle, place, "o", color="white", mec="tab:blue", ms=5)
-        bottom.set_yticks(range(len(rows)), list(rows))
-        bottom.set_ylim(len(rows) - 0.5, -0.5)
+        for place, quantiles in enumerate(rows.values()):
+            quantile_row(bottom, place, quantiles, "tab:blue")
+        name_rows(bottom, list(rows))
         bottom.set(xlabel="10¹⁶ m⁶ (median, 50 % and 90 % interval)")
     axes[0, 0].legend(frameon=False)
     return figure

@@ -14,19 +14,20 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from scipy.optimize import minimize
 
-from ..inference import forecast, innovation_tests, log_evidence, nuts, smooth, to_arviz
-from ..inference.arviz_groups import Idata, convergence, group
-from ..inference.queries.evidence import log_evidence as evidence_of
+from ..inference import forecast, innovation_tests, log_evidence, smooth, to_arviz
+from ..inference.arviz_groups import Idata, group
 from ..models import LinearGaussianSSM, LocalLevel, LocalLinearTrend, Sequences
 from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
 from .command.report import Outcome
+from .command.seeds import above
 from .data.loaders import load_unemployment
+from .drawings.marks import forecast_bands, normal_band
+from .parts.bayes import NutsSettings, chain_figures, sampled
+from .parts.maximum import maximum
 
 LAWS: dict[str, Dynamics] = {
     "local_level": LocalLevel(),
@@ -69,21 +70,13 @@ BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
     """Of chains and simulations."""
     iterations: int = 200
     """Most iterations of L-BFGS; two or three variances need some thirty."""
-    chains: int = 4
-    """NUTS chains."""
-    warmup: int = 250
-    """Warm-up steps of a chain."""
-    chain_draws: int = 350
-    """Draws kept of a chain; four chains then have some thousand effective ones."""
-    jobs: int = 2
-    """Chains that run at the same time; no number depends on it."""
     ahead: int = 12
     """Quarters that are forecast in the figure."""
 
@@ -103,31 +96,19 @@ def run(settings: Settings) -> Outcome:
     """Published likelihoods, maxima, and the posterior of the smooth trend."""
     data = load_unemployment()
     smooth_trend = LinearGaussianSSM(LAWS["smooth_trend"]).scaled_to(data)
-    sampled = nuts(
-        smooth_trend,
-        data,
-        chains=settings.chains,
-        draws=settings.chain_draws,
-        warmup=settings.warmup,
-        seed=settings.seed,
-        jobs=settings.jobs,
-    )
+    chains = sampled(settings, smooth_trend, data, seed=settings.seed)
     # A flat first state cannot be drawn from, hence no predictive draws.
-    posterior = to_arviz(sampled, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
-    worst = convergence(posterior)
+    posterior = to_arviz(chains, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
     maxima = {name: _maximum(settings, name, data) for name in LAWS}
     figures: dict[str, Any] = {
         "reach": REACH,
         "likelihood": {name: _likelihood(name, data) for name in LAWS},
         "maximum_likelihood": maxima,
         "smooth_trend_by_nuts": {
-            "r_hat_largest": worst.r_hat,
-            "ess_bulk_smallest": worst.ess_bulk,
-            "divergences": int(sampled.divergences.sum()),
-            "seconds": sampled.seconds,
+            **chain_figures(posterior, chains),
             "quantiles": {
                 name: np.quantile(draws.numpy(), BANDS).tolist()
-                for name, draws in sampled.draws.items()
+                for name, draws in chains.draws.items()
             },
         },
         "series": {name: _series(settings, name, data) for name in LAWS},
@@ -148,12 +129,7 @@ def not_reached(figures: Mapping[str, Any]) -> list[str]:
         },
         "nuts_r_hat": {"smooth trend": figures["smooth_trend_by_nuts"]["r_hat_largest"]},
     }
-    return [
-        f"{name} ({where}): {value:.4g}, reach {REACH[name]:g}"
-        for name, values in found.items()
-        for where, value in values.items()
-        if not value <= REACH[name]
-    ]
+    return above(found, REACH)
 
 
 def _known(name: str) -> LinearGaussianSSM:
@@ -177,31 +153,23 @@ def _likelihood(name: str, data: Sequences) -> dict[str, dict[str, float]]:
 def _maximum(settings: Settings, name: str, data: Sequences) -> dict[str, Any]:
     """The maximum over the logs of the variances, by L-BFGS with the analytic gradient."""
     model = LinearGaussianSSM(LAWS[name]).scaled_to(data)
-    names = list(model.priors)
-    start = torch.stack([model.start(data)[key] for key in names]).double().log()
-
-    def value(x: np.ndarray[Any, Any]) -> tuple[float, np.ndarray[Any, Any]]:
-        log_variance = torch.tensor(x, dtype=torch.float64, requires_grad=True)
-        values = dict(zip(names, log_variance.exp(), strict=True))
-        loss = -evidence_of(model.laws(values, data)).sum()
-        (slope,) = torch.autograd.grad(loss, log_variance)
-        return loss.item(), slope.numpy()
-
-    # A variance at its limit zero lies at −∞: the bound stops the search where it has no effect.
-    bounds = [(math.log(1e-8), None)] * len(names)
-    options = {"maxiter": settings.iterations, "ftol": 1e-14, "gtol": 1e-7}
-    best = minimize(
-        value, start.numpy(), jac=True, method="L-BFGS-B", bounds=bounds, options=options
+    best = maximum(
+        model,
+        data,
+        bounds=(math.log(1e-8), None),
+        maxiter=settings.iterations,
+        ftol=1e-14,
+        gtol=1e-7,
     )
-    known = {key: float(x) for key, x in zip(names, np.exp(best.x), strict=True)}
+    known = {key: float(value) for key, value in best.values.items()}
     tested = innovation_tests(model.with_parameters(**known), data)
     published = PUBLISHED[name]["with_all_constants"]
     return {
-        "log_likelihood": -float(best.fun),
-        "below_published": published + float(best.fun),
+        "log_likelihood": best.log_likelihood,
+        "below_published": published - best.log_likelihood,
         "variances": known,
         "published_variances": VARIANCES[name],
-        "iterations": int(best.nit),
+        "iterations": best.iterations,
         "ljung_box_9": float(tested.ljung_box),
         "skewness": float(tested.skewness),
         "kurtosis": float(tested.kurtosis),
@@ -238,12 +206,9 @@ def _draw_forecasts(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
     recent = years >= 1995
     for axis, (name, series) in zip(axes, figures["series"].items(), strict=True):
-        quantiles = {q: np.asarray(v) for q, v in series["forecast_quantiles"].items()}
         ahead = years[-1] + 0.25 * np.arange(1, len(series["forecast"]) + 1)
         axis.plot(years[recent], rate[recent], "k-", lw=1)
-        for low, high, shade in (("0.05", "0.95", 0.2), ("0.25", "0.75", 0.35)):
-            band = quantiles[low], quantiles[high]
-            axis.fill_between(ahead, *band, color="tab:orange", alpha=shade, lw=0)
+        forecast_bands(axis, ahead, series["forecast_quantiles"])
         axis.plot(ahead, series["forecast"], color="tab:orange")
         found = figures["likelihood"][name]["with_all_constants"]["value"]
         axis.set(title=f"{name.replace('_', ' ')}, log L {found:.2f}", xlabel="year")
@@ -257,8 +222,8 @@ def _draw_slopes(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     colors = {"local_linear_trend": "tab:blue", "smooth_trend": "tab:green"}
     for name, color in colors.items():
         series = figures["series"][name]
-        slope, width = np.asarray(series["slope"]), 1.645 * np.asarray(series["slope_sd"])
-        axis.fill_between(years, slope - width, slope + width, color=color, alpha=0.2, lw=0)
+        slope = series["slope"]
+        normal_band(axis, years, slope, series["slope_sd"], color, alpha=0.2)
         axis.plot(years, slope, color=color, label=f"{name.replace('_', ' ')}, 90 %")
     axis.axhline(0, color="grey", lw=0.7)
     axis.set(xlabel="year", ylabel="slope, points a quarter", xlim=(years[0], years[-1]))
