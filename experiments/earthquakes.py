@@ -15,8 +15,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 
 from ..inference import (
     BeliefGuide,
@@ -33,17 +31,22 @@ from ..inference import (
     log_evidence,
     loo,
     most_likely_states,
-    nuts,
     predictive_check,
     smooth,
     to_arviz,
 )
-from ..inference.arviz_groups import Idata, convergence, group
+from ..inference.arviz_groups import Idata, group
 from ..inference.guides.guide import Uncertainty
 from ..models import HiddenMarkovModel, Poisson, Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
+from .command.seeds import above
 from .data.loaders import load_earthquakes
+from .drawings.earthquakes import draw
+from .drawings.marks import QUANTILES
+from .parts.bayes import GuideSettings, NutsSettings, beside, chain_figures, sampled
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 PUBLISHED = {
     "stationary": {1: 391.9189, 2: 342.3183, 3: 329.4603, 4: 327.8316},
@@ -94,8 +97,6 @@ REACH = {
 }
 """What was to be reached, fixed before any run."""
 
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-
 LOO_NOTE = (
     "Every year is predicted from the years before it, with parameters informed by all other "
     "years, later ones too: this is leave-one-out of the one-step-ahead terms, not leave-future-out"
@@ -103,7 +104,7 @@ LOO_NOTE = (
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GuideSettings, NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -125,20 +126,6 @@ class Settings:
     """Prior mean of a rate, the scale of the counts; rate ~ Gamma(2, 2 / typical)."""
     sticky: float = 2.0
     """Prior pseudo-counts on staying, beside one on every move: regimes last years."""
-    bayes_steps: int = 1500
-    """Gradient steps of a variational fit."""
-    bayes_particles: int = 2
-    """Draws of the parameters per step."""
-    chains: int = 4
-    """NUTS chains."""
-    warmup: int = 250
-    """Warm-up steps of a chain."""
-    chain_draws: int = 350
-    """Draws kept of a chain; four chains then have some thousand effective ones."""
-    jobs: int = 2
-    """Fits and chains that run at the same time; no number depends on it."""
-    draws: int = 1000
-    """Draws of a guide that its posterior is judged by."""
     replications: int = 400
     """Replicated series of the predictive check: its tails are then right to about .025."""
 
@@ -167,20 +154,13 @@ def run(settings: Settings) -> Outcome:
     maxima = side_by_side(
         delayed(_maximum)(settings, data, m, start) for start in PUBLISHED for m in many
     )
-    sampled = nuts(
-        _bayes_model(settings, states),
-        data,
-        chains=settings.chains,
-        draws=settings.chain_draws,
-        warmup=settings.warmup,
-        seed=settings.seed,
-        target_accept=0.8,
-        jobs=settings.jobs,
+    chains = sampled(
+        settings, _bayes_model(settings, states), data, seed=settings.seed, target_accept=0.8
     )
     posterior = to_arviz(
-        sampled, data, seed=settings.seed, predictive_draws=settings.replications, prior_draws=0
+        chains, data, seed=settings.seed, predictive_draws=settings.replications, prior_draws=0
     )
-    beside = side_by_side(delayed(_beside)(settings, data, sampled, name) for name in GUIDES)
+    judged = side_by_side(delayed(_beside)(settings, data, chains, name) for name in GUIDES)
     exported = side_by_side(delayed(_exported)(settings, data, m) for m in many)
     found = iter(maxima)
     figures: dict[str, Any] = {
@@ -189,8 +169,8 @@ def run(settings: Settings) -> Outcome:
             f"{start}_start": {f"states{m}": next(found) for m in many} for start in PUBLISHED
         },
         "fixed_parameters": _at_printed(data),
-        "nuts": _nuts_figures(posterior, sampled),
-        "variational": dict(zip(GUIDES, beside, strict=True)),
+        "nuts": _nuts_figures(posterior, chains),
+        "variational": dict(zip(GUIDES, judged, strict=True)),
         "model_comparison": _comparison(dict(zip(many, exported, strict=True)), posterior),
         "predictive_check": _checked(posterior),
         "decoded": _decoded(data, posterior),
@@ -217,12 +197,7 @@ def not_reached(figures: Mapping[str, Any]) -> list[str]:
             ]
         },
     }
-    return [
-        f"{name} ({where}): {value:.4g}, reach {REACH[name]:g}"
-        for name, values in found.items()
-        for where, value in values.items()
-        if not value <= REACH[name]
-    ]
+    return above(found, REACH)
 
 
 def _at_printed(data: Sequences) -> dict[str, dict[str, float]]:
@@ -292,16 +267,12 @@ def _bayes_model(settings: Settings, states: int) -> HiddenMarkovModel:
     )
 
 
-def _nuts_figures(posterior: Idata, sampled: NutsFit) -> dict[str, Any]:
-    worst = convergence(posterior)
+def _nuts_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
+    rate = chains.draws["rate"].flatten(0, 1)
     return {
-        "r_hat_largest": worst.r_hat,
-        "ess_bulk_smallest": worst.ess_bulk,
-        "ess_tail_smallest": worst.ess_tail,
-        "divergences": int(sampled.divergences.sum()),
-        "seconds": sampled.seconds,
-        "rate_mean": sampled.draws["rate"].flatten(0, 1).mean(0).tolist(),
-        "rate_sd": sampled.draws["rate"].flatten(0, 1).std(0).tolist(),
+        **chain_figures(posterior, chains),
+        "rate_mean": rate.mean(0).tolist(),
+        "rate_sd": rate.std(0).tolist(),
     }
 
 
@@ -329,40 +300,28 @@ def _variational(
     with seeded(settings.seed):  # the network's weights
         filter = LSTMFilter(16, reads="likelihoods") if recurrent else ExactFilter()
         guide = BeliefGuide(model, filter, parameters=uncertainty)
-    how = FitSettings(steps=settings.bayes_steps, particles=settings.bayes_particles, patience=None)
+    how = settings.variational()
     return fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
 
 
 @one_thread()
-def _beside(settings: Settings, data: Sequences, sampled: NutsFit, name: str) -> dict[str, Any]:
-    """A guide beside NUTS: means in units of its sd, ratios of sds."""
-    result = _variational(settings, data, sampled.model.states, *GUIDES[name])
+def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> dict[str, Any]:
+    """A guide beside NUTS."""
+    result = _variational(settings, data, chains.model.states, *GUIDES[name])
     exported = group(
         to_arviz(result, data, draws=settings.draws, seed=settings.seed, predictive_draws=0),
         "posterior",
     )
-    miss, ratio = {}, {}
-    for name, gold in sampled.draws.items():
-        drawn = torch.as_tensor(exported[name].values[0])
-        flat = gold.flatten(0, 1)
-        miss[name] = ((drawn.mean(0) - flat.mean(0)) / flat.std(0)).reshape(-1).tolist()
-        ratio[name] = (drawn.std(0) / flat.std(0)).reshape(-1).tolist()
+    drawn = {name: torch.as_tensor(exported[name].values[0]) for name in chains.draws}
     judged = importance(result, data, draws=settings.draws, seed=settings.seed)
-    gap = evidence_gap(result, data)
-    every_miss = np.abs(np.concatenate(list(miss.values())))
-    every_ratio = np.concatenate(list(ratio.values()))
     return {
-        "mean_error_in_sd_largest": float(every_miss.max()),
-        "sd_ratio_smallest": float(every_ratio.min()),
-        "sd_ratio_largest": float(every_ratio.max()),
-        "mean_error_in_sd": miss,
-        "sd_ratio": ratio,
+        **beside(chains.draws, drawn),
         "elbo": judged.elbo,
         "importance_corrected_log_evidence": judged.log_evidence,
         "k_hat_parameters": judged.k_hat_parameters,
         "k_hat_joint": judged.k_hat_joint,
         "k_hat_threshold": judged.threshold,
-        "evidence_gap_per_step_at_median": gap.gap_per_step,
+        "evidence_gap_per_step_at_median": evidence_gap(result, data).gap_per_step,
         "rate_quantiles": np.quantile(exported["rate"].values[0], QUANTILES, axis=0).tolist(),
         "seconds": result.seconds,
     }
@@ -401,122 +360,3 @@ def _decoded(data: Sequences, posterior: Idata) -> dict[str, Any]:
         "years_in_each_state": torch.bincount(path, minlength=states).tolist(),
         "years_where_smoother_differs": int((path != smoothed).sum()),
     }
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """The series and its states, the rates, the comparison of models, the predictive check."""
-    return {
-        "series": _draw_series(posterior, figures),
-        "rates": _draw_rates(posterior, figures),
-        "comparison": _draw_comparison(figures),
-        "predictive_check": _draw_check(posterior, figures),
-    }
-
-
-def _draw_series(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    counts = group(posterior, "observed_data")["obs"].isel(sequence=0).squeeze()
-    years = group(posterior, "constant_data")["times"].isel(sequence=0).values
-    rate = group(posterior, "posterior")["rate"].mean(("chain", "draw")).values
-    path = np.asarray(figures["decoded"]["most_likely_path"])
-    smoothed = group(posterior, "posterior_states")["smoothed_probability"].isel(sequence=0)
-    states = smoothed.transpose("state", "time").values
-    shades = _shades(len(states))
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 5), sharex=True, height_ratios=(2, 1))
-    top.step(years, rate[path], where="mid", color="black", lw=1.2, label="rate, most likely path")
-    top.plot(years, counts.values, color="lightgrey", lw=0.8, zorder=0)
-    for state, shade in enumerate(shades):
-        here = path == state
-        top.plot(years[here], counts.values[here], "o", color=shade, ms=4)
-    top.set(ylabel="earthquakes a year", title="World earthquakes of magnitude 7 and more")
-    top.legend(loc="upper right", frameon=False)
-    names = [f"rate {value:.1f}" for value in rate]
-    bottom.stackplot(years, states, colors=shades, labels=names, step="mid")
-    bottom.set(
-        ylim=(0, 1), xlabel="year", ylabel="p(state | all years)", xlim=(years[0], years[-1])
-    )
-    bottom.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    return figure
-
-
-def _shades(states: int) -> Any:
-    return plt.get_cmap("viridis")(np.linspace(0.1, 0.85, states))
-
-
-def _draw_rates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    """Densities by NUTS; under them median, 50 % and 90 % interval of NUTS and of every guide."""
-    drawn = group(posterior, "posterior")["rate"].stack(sample=("chain", "draw"))
-    rates = drawn.transpose("state", "sample").values
-    shades = _shades(len(rates))
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
-    bins = np.linspace(rates.min(), rates.max(), 90)
-    for shade, one in zip(shades, rates, strict=True):
-        top.hist(one, bins=bins, density=True, color=shade, alpha=0.8)
-    top.set(ylabel="density (NUTS)", yticks=[], title="Posterior of the rates")
-    rows = {"NUTS": np.quantile(rates, QUANTILES, axis=1)}
-    labels = {
-        "multivariate_normal_exact_filter": "multivariate normal",
-        "independent_normal_exact_filter": "independent normals",
-        "multivariate_normal_lstm": "multivariate normal, LSTM",
-    }
-    for name, label in labels.items():
-        rows[label] = np.asarray(figures["variational"][name]["rate_quantiles"])
-    for place, quantiles in enumerate(rows.values()):
-        for shade, (low, left, middle, right, high) in zip(shades, quantiles.T, strict=True):
-            bottom.plot([low, high], [place, place], color=shade, lw=1.5)
-            bottom.plot([left, right], [place, place], color=shade, lw=5, solid_capstyle="butt")
-            bottom.plot(middle, place, "o", color="white", mec=shade, ms=5)
-    bottom.set_yticks(range(len(rows)), list(rows))
-    bottom.set_ylim(len(rows) - 0.5, -0.5)
-    bottom.set(xlabel="earthquakes a year (median, 50 % and 90 % interval)")
-    return figure
-
-
-def _draw_comparison(figures: Mapping[str, Any]) -> Figure:
-    table = figures["maximum_likelihood"]["stationary_start"]
-    names = list(table)
-    states = [int(name.removeprefix("states")) for name in names]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.6))
-    for key, color in (("aic", "tab:blue"), ("bic", "tab:orange")):
-        ours = [table[name][key] for name in names]
-        theirs = [table[name][f"{key}_published"] for name in names]
-        left.plot(states, ours, "o-", color=color, label=key.upper())
-        left.plot(states, theirs, "x", color="black", ms=9, label=None)
-    left.plot([], [], "x", color="black", ms=9, label="published")
-    left.set(xlabel="states", ylabel="criterion (small is good)", xticks=states)
-    left.set_title("Maximum likelihood, stationary start")
-    left.legend(frameon=False)
-    compared = figures["model_comparison"]
-    rows = [compared[name] for name in names]
-    elpd = [row["elpd"] for row in rows]
-    spread = [row["se_difference"] for row in rows]
-    label = "left out (bar: se of the\ndifference to the best)"
-    right.errorbar(states, elpd, spread, fmt="o-", color="tab:green", capsize=3, label=label)
-    within = [row["elpd"] + row["p"] for row in rows]
-    right.plot(states, within, "o-", color="lightgrey", label="in sample", zorder=0)
-    right.set(xlabel="states", ylabel="elpd, nats (large is good)", xticks=states)
-    right.set_title("Full Bayes, one step ahead")
-    right.legend(frameon=False)
-    return figure
-
-
-def _draw_check(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    """Statistics of replicated series, from the saved replications, and of the data."""
-    replicas = group(posterior, "posterior_predictive")["obs"].isel(sequence=0)
-    series = replicas.stack(sample=("chain", "draw")).transpose("sample", "time", ...).values
-    series = series.reshape(series.shape[:2])
-    deviation = series - series.mean(1, keepdims=True)
-    variance = deviation.var(1)
-    statistics = {
-        "mean": series.mean(1),
-        "variance": variance,
-        "lag-1 autocorrelation": (deviation[:, 1:] * deviation[:, :-1]).mean(1) / variance,
-    }
-    checked = figures["predictive_check"]
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.8))
-    for axis, (name, values) in zip(axes, statistics.items(), strict=True):
-        (row,) = [row for full, row in checked.items() if full.startswith(name)]
-        axis.hist(values, bins=20, color="lightgrey")
-        axis.axvline(row["observed"], color="tab:red")
-        axis.set(xlabel=name, yticks=[], title=f"tail {row['tail']:.2f}")
-    figure.suptitle("Replicated series (grey) and the data (red)")
-    return figure

@@ -17,8 +17,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..inference import (
@@ -32,19 +30,21 @@ from ..inference import (
     fit,
     information_criteria,
     log_evidence,
-    nuts,
     to_arviz,
 )
-from ..inference.arviz_groups import Idata, group
 from ..inference.exact import chains as exact
 from ..inference.guides.posteriors import Backward
 from ..models import ContinuousTimeHMM, HiddenMarkovModel, Sequences
 from ..models.chains.generators import generator_matrix, transition_probabilities
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
+from .command.seeds import above
 from .data.loaders import load_heart_transplants
+from .drawings.heart_transplant import GRADES, draw
+from .parts.bayes import GuideSettings, NutsSettings, beside, sampled
 
-GRADES = ("none", "mild", "severe", "dead")
+__all__ = ["SMOKE", "Settings", "draw", "run"]
+
 DEATH = 3
 JUMPS = {
     "markov": ((0, 1), (0, 3), (1, 0), (1, 2), (1, 3), (2, 1), (2, 3)),
@@ -125,7 +125,7 @@ REACH = {
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GuideSettings, NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -139,20 +139,11 @@ class Settings:
     """Gradient steps to a maximum of the likelihood; all data enter each."""
     learning_rate: float = 0.1
     """Of the rates on the log scale; it falls to a hundredth on the way."""
-    chains: int = 4
-    """NUTS chains."""
     warmup: int = 200
-    """Warm-up steps of a chain."""
     chain_draws: int = 300
     """Draws kept of a chain."""
     bayes_steps: int = 1000
-    """Gradient steps of a variational fit."""
-    bayes_particles: int = 2
-    """Draws of the parameters per step."""
     draws: int = 2000
-    """Draws of a guide that its posterior is judged by."""
-    jobs: int = 2
-    """Fits and chains that run at the same time; no number depends on it."""
     hidden_size: int = 32
     """Units of the LSTM."""
     network_patients: int = 6220
@@ -187,21 +178,18 @@ def run(settings: Settings) -> Outcome:
     side_by_side = Parallel(n_jobs=settings.jobs)  # every task takes one thread
     ends = side_by_side(delayed(_climb)(settings, models[name], data) for name in JUMPS)
     maxima = dict(zip(JUMPS, ends, strict=True))
-    sampled = {
-        name: nuts(
+    chains = {
+        name: sampled(
+            settings,
             model,
             data,
-            chains=settings.chains,
-            draws=settings.chain_draws,
-            warmup=settings.warmup,
             seed=settings.seed,
             start=_start(maxima[name]),
             target_accept=0.8,
-            jobs=settings.jobs,
         )
         for name, model in models.items()
     }
-    beside = side_by_side(delayed(_beside)(settings, data, sampled[name]) for name in JUMPS)
+    drawn = side_by_side(delayed(_drawn)(settings, data, chains[name]) for name in JUMPS)
     networks = side_by_side(
         delayed(_network)(settings, maxima["hidden"].fitted, data, gaps) for gaps in (True, False)
     )
@@ -214,17 +202,17 @@ def run(settings: Settings) -> Outcome:
             name: _maximum(name, end, data, published) for name, end in maxima.items()
         },
         "posterior": {
-            name: _posterior(name, sampled[name], guide, published)
-            for name, guide in zip(JUMPS, beside, strict=True)
+            name: _posterior(name, chains[name], guide, published)
+            for name, guide in zip(JUMPS, drawn, strict=True)
         },
         "filters": _filters(maxima["hidden"].fitted, data, settings, networks),
         "survival": _survival(
             plain,
-            {name: one.draws["jump_rate"].flatten(0, 1)[::10] for name, one in sampled.items()},
+            {name: one.draws["jump_rate"].flatten(0, 1)[::10] for name, one in chains.items()},
         ),
     }
     posterior = to_arviz(
-        sampled["hidden"],
+        chains["hidden"],
         data,
         seed=settings.seed,
         state_draws=50,
@@ -266,12 +254,7 @@ def not_reached(figures: Mapping[str, Any]) -> list[str]:
             where: row["lstm"]["gap_per_visit"] for where, row in filters.items()
         },
     }
-    return [
-        f"{name} ({where}): {value:.4g}, reach {REACH[name]:g}"
-        for name, values in found.items()
-        for where, value in values.items()
-        if not value <= REACH[name]
-    ]
+    return above(found, REACH)
 
 
 # --- data and models
@@ -379,42 +362,34 @@ def _names(name: str, parameter: str) -> list[str]:
 
 
 @one_thread()
-def _beside(settings: Settings, data: Sequences, sampled: NutsFit) -> dict[str, Tensor]:
+def _drawn(settings: Settings, data: Sequences, chains: NutsFit) -> dict[str, Tensor]:
     """Draws of the parameters by a guide: a normal law, and the exact filter for the states."""
-    guide = BeliefGuide(sampled.model, ExactFilter(), parameters="multivariate")
-    how = FitSettings(
-        steps=settings.bayes_steps,
-        particles=settings.bayes_particles,
-        batch_size=len(data),
-        holdout=0.0,
-        patience=None,
-    )
-    result = fit(sampled.model, guide, data, settings=how, seed=settings.seed, progress=False)
+    guide = BeliefGuide(chains.model, ExactFilter(), parameters="multivariate")
+    how = settings.variational(batch_size=len(data), holdout=0.0)
+    result = fit(chains.model, guide, data, settings=how, seed=settings.seed, progress=False)
     with seeded(settings.seed), torch.no_grad():
         drawn = [result.guide.sample_parameters() for _ in range(settings.draws)]
     return {name: torch.stack([one[name] for one in drawn]).double() for name in drawn[0]}
 
 
 def _posterior(
-    name: str, sampled: NutsFit, guide: Mapping[str, Tensor], published: bool
+    name: str, chains: NutsFit, guide: Mapping[str, Tensor], published: bool
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "r_hat_largest": max(_r_hat(draws) for draws in sampled.draws.values()),
-        "divergences": int(sampled.divergences.sum()),
-        "nuts_seconds": sampled.seconds,
+        "r_hat_largest": max(_r_hat(draws) for draws in chains.draws.values()),
+        "divergences": int(chains.divergences.sum()),
+        "nuts_seconds": chains.seconds,
     }
-    misses, ratios = [], []
-    for parameter, draws in sampled.draws.items():
-        gold, other = draws.flatten(0, 1).log(), guide[parameter].log()
-        misses.append(((other.mean(0) - gold.mean(0)) / gold.std(0)).abs())
-        ratios.append(other.std(0) / gold.std(0))
+    logs, other = ({n: x.log() for n, x in draws.items()} for draws in (chains.draws, guide))
+    for parameter, draws in logs.items():
+        gold = draws.flatten(0, 1)
         figures[parameter] = gold.exp().mean(0).tolist()
         figures[f"{parameter}_interval"] = _interval(gold.exp())
-        figures[f"{parameter}_guide_interval"] = _interval(other.exp())
+        figures[f"{parameter}_guide_interval"] = _interval(other[parameter].exp())
         figures[f"{parameter}_of"] = _names(name, parameter)
-    figures["guide_mean_error_in_sd_largest"] = float(torch.cat(misses).max())
-    figures["guide_sd_ratio_smallest"] = float(torch.cat(ratios).min())
-    figures["guide_sd_ratio_largest"] = float(torch.cat(ratios).max())
+    found = beside(logs, other)
+    for key in ("mean_error_in_sd_largest", "sd_ratio_smallest", "sd_ratio_largest"):
+        figures[f"guide_{key}"] = found[key]
     if published and "interval" in PUBLISHED[name]:
         printed = np.log(np.array(PUBLISHED[name]["interval"]))
         ours = np.log(np.array(figures["jump_rate_interval"]))
@@ -542,102 +517,3 @@ def _survival(data: Sequences, rates: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 _BAND = torch.tensor([0.025, 0.5, 0.975])
-
-
-# --- drawings
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """Rates and errors beside the printed ones, survival, filters, some patients."""
-    return {
-        "rates": _draw_rates(figures),
-        "survival": _draw_survival(figures["survival"]),
-        "filters": _draw_filters(figures["filters"]),
-        "patients": _draw_patients(posterior),
-    }
-
-
-def _draw_rates(figures: Mapping[str, Any]) -> Figure:
-    panels = [("markov", "jump_rate"), ("hidden", "jump_rate"), ("hidden", "error")]
-    titles = ["Markov: rates a year", "Hidden: rates a year", "Hidden: errors"]
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
-    for axis, (name, parameter), title in zip(axes, panels, titles, strict=True):
-        found, maximum = figures["posterior"][name], figures["maximum_likelihood"][name]
-        place = np.arange(len(found[f"{parameter}_of"]))
-        bars = [(found[f"{parameter}_interval"], "tab:blue", "NUTS")]
-        bars.append((found[f"{parameter}_guide_interval"], "tab:orange", "guide"))
-        if f"{parameter}_interval_published" in found:
-            bars.append((found[f"{parameter}_interval_published"], "black", "printed"))
-        for number, (interval, color, label) in enumerate(bars):
-            low, high = np.array(interval).T
-            axis.hlines(place + 0.17 * (number - 1), low, high, color=color, lw=3, label=label)
-        printed = maximum.get(f"{parameter}_published", maximum[parameter])
-        label = "printed estimate" if f"{parameter}_published" in maximum else "estimate"
-        axis.plot(printed, place, "o", color="white", mec="black", ms=5, label=label)
-        axis.set_yticks(place, found[f"{parameter}_of"])
-        scale = "log" if parameter == "jump_rate" else "linear"
-        axis.set(xscale=scale, title=title, ylim=(len(place) - 0.5, -0.5))
-    handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="lower center", ncols=4, frameon=False)
-    figure.suptitle("95 % intervals")
-    figure.tight_layout(rect=(0, 0.08, 1, 1))
-    return figure
-
-
-def _draw_survival(figures: Mapping[str, Any]) -> Figure:
-    figure, axis = plt.subplots(figsize=(6.5, 3.8))
-    years = figures["years"]
-    axis.step(years, figures["kaplan_meier"], where="post", color="black", label="Kaplan–Meier")
-    for name, color in (("markov", "tab:orange"), ("hidden", "tab:blue")):
-        one = figures[name]
-        axis.plot(years, one["median"], color=color, label=name)
-        axis.fill_between(years, one["low"], one["high"], color=color, alpha=0.2)
-    axis.set(xlabel="years after the transplant", ylabel="share alive", ylim=(0, 1.02))
-    axis.legend(frameon=False)
-    axis.set_title("Survival (bands: 95 %)")
-    return figure
-
-
-def _draw_filters(figures: Mapping[str, Any]) -> Figure:
-    names = ["lstm", "lstm_without_gaps", "exact_filter_at_the_mean_gap", "untrained_lstm"]
-    labels = ["LSTM", "LSTM,\nno gaps", "exact filter,\nall gaps equal", "LSTM,\nuntrained"]
-    figure, axis = plt.subplots(figsize=(7, 3.6))
-    for number, (where, rows) in enumerate(figures.items()):
-        height = [max(rows[name]["gap_per_visit"], 1e-9) for name in names]
-        label = where.replace("_", " ")
-        axis.bar(np.arange(len(names)) + 0.38 * number, height, 0.36, label=label)
-    axis.set_yscale("log")
-    axis.set_xticks(np.arange(len(names)) + 0.19, labels)
-    axis.set(ylabel="evidence − ELBO, nats per visit")
-    axis.legend(frameon=False)
-    axis.set_title("Filters in the guide's slot, model known")
-    figure.tight_layout()
-    return figure
-
-
-def _draw_patients(posterior: Idata, shown: int = 4) -> Figure:
-    """Patients with the most visits: grades that were seen, and the belief at every visit."""
-    times = group(posterior, "constant_data")["times"].transpose("sequence", "time").values
-    codes = group(posterior, "observed_data")["obs"].transpose("sequence", "time").values
-    belief = group(posterior, "posterior_states")["filtered_probability"]
-    probability = belief.transpose("sequence", "time", "state").values
-    seen = np.where(np.isnan(codes), -1, codes).astype(int)
-    changes = (np.diff(np.maximum(seen, 0), axis=1) < 0).sum(1)  # grades that fell: errors
-    order = np.lexsort((-(~np.isnan(times)).sum(1), -changes))[:shown]
-    figure, axes = plt.subplots(1, len(order), figsize=(12, 3), sharey=True, squeeze=False)
-    shades = plt.get_cmap("viridis")(np.linspace(0.15, 0.9, 4))
-    for axis, patient in zip(axes[0], order, strict=True):
-        inside = ~np.isnan(times[patient])
-        at = times[patient][inside]
-        axis.stackplot(
-            at, probability[patient][inside].T, colors=shades, labels=GRADES, step="post"
-        )
-        for grade, shade in enumerate(shades):
-            here = seen[patient][inside] == grade
-            axis.plot(at[here], np.full(here.sum(), 1.06), "o", color=shade, mec="black", ms=6)
-        axis.set(xlabel="years", ylim=(0, 1.13))
-    axes[0, 0].set_ylabel("p(state | visits so far)")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
-    figure.suptitle("Belief (areas) and what was seen (circles)")
-    figure.tight_layout()
-    return figure

@@ -40,7 +40,7 @@ from ..models.randomness import one_thread
 from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_nile
-from .drawings.marks import name_rows, normal_band, quantile_row
+from .drawings.marks import QUANTILES, name_rows, normal_band, quantile_row
 from .parts.bayes import GuideSettings, NutsSettings, beside, chain_figures, sampled
 
 VARIANCES = {"observation_variance": 15099.0, "level_variance": 1469.1}
@@ -106,8 +106,6 @@ GUIDES: dict[str, Uncertainty] = {
     "multivariate_normal": "multivariate",
     "independent_normal": "normal",
 }
-
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from ..models.randomness import one_thread
 from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_unemployment
-from .drawings.marks import forecast_bands, normal_band
+from .drawings.marks import QUANTILES, forecast_bands, normal_band
 from .parts.bayes import NutsSettings, chain_figures, sampled
 from .parts.maximum import maximum
 
@@ -66,8 +66,6 @@ REACH = {
 }
 """What was to be reached, fixed before any run."""
 
-BANDS = (0.05, 0.25, 0.5, 0.75, 0.95)
-
 
 @dataclass(frozen=True)
 class Settings(NutsSettings):
@@ -107,7 +105,7 @@ def run(settings: Settings) -> Outcome:
         "smooth_trend_by_nuts": {
             **chain_figures(posterior, chains),
             "quantiles": {
-                name: np.quantile(draws.numpy(), BANDS).tolist()
+                name: np.quantile(draws.numpy(), QUANTILES).tolist()
                 for name, draws in chains.draws.items()
             },
         },
@@ -184,7 +182,7 @@ def _series(settings: Settings, name: str, data: Sequences) -> dict[str, Any]:
     sd = found.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
     out: dict[str, Any] = {
         "forecast": ahead.mean[0, :, 0].tolist(),
-        "forecast_quantiles": {str(q): ahead.quantile(q)[0, :, 0].tolist() for q in BANDS},
+        "forecast_quantiles": {str(q): ahead.quantile(q)[0, :, 0].tolist() for q in QUANTILES},
     }
     for place, component in enumerate(model.components):
         out[component] = found.mean[0, :, place].tolist()

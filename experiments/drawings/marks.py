@@ -18,8 +18,11 @@ def legend_above(figure: Figure, axis: Axes, columns: int, **options: Any) -> No
     figure.legend(handles, labels, **how, **options)
 
 
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
 def quantile_row(axis: Axes, place: float, quantiles: Sequence[float], color: Any) -> None:
-    """A posterior on one line: its 5, 25, 50, 75 and 95 % quantiles."""
+    """A posterior on one line: the values at `QUANTILES`."""
     low, left, middle, right, high = quantiles
     axis.plot([low, high], [place, place], color=color, lw=1.5)
     axis.plot([left, right], [place, place], color=color, lw=5, solid_capstyle="butt")
