@@ -35,83 +35,15 @@ from ..inference import (
 from ..inference.exact import chains as exact
 from ..inference.guides.posteriors import Backward
 from ..models import ContinuousTimeHMM, HiddenMarkovModel, Sequences
-from ..models.chains.generators import generator_matrix, transition_probabilities
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_heart_transplants
-from .drawings.heart_transplant import GRADES, draw
-from .parts.bayes import GuideSettings, NutsSettings, beside, sampled
+from .drawings.heart_transplant import draw
+from .parts.bayes import GuideSettings, NutsSettings, beside, sampled, split_r_hat
+from .parts.heart_models import DEATH, ERRORS, FIXED, GRADES, INITIAL, JUMPS, PUBLISHED, survival
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
-
-DEATH = 3
-JUMPS = {
-    "markov": ((0, 1), (0, 3), (1, 0), (1, 2), (1, 3), (2, 1), (2, 3)),
-    "hidden": ((0, 1), (0, 3), (1, 2), (1, 3), (2, 3)),
-}
-"""Jumps of the two models: with misclassification the disease does not heal."""
-ERRORS: dict[str, tuple[tuple[int, int], ...]] = {
-    "markov": (),
-    "hidden": ((0, 1), (1, 0), (1, 2), (2, 1)),
-}
-INITIAL = [1.0, 0.0, 0.0, 0.0]
-"""Everyone starts without disease; that first grade is known, not read off an angiogram."""
-
-FIXED: dict[str, dict[str, Any]] = {
-    "markov_exact_deaths": {
-        "model": "markov",
-        "values": {"jump_rate": [0.25, 0.25, 0.166, 0.166, 0.166, 0.25, 0.25]},
-        "published": 4908.81676837903,
-    },
-    "markov_deaths_as_snapshots": {
-        "model": "markov",
-        "exact": (),
-        "values": {"jump_rate": [0.25, 0.25, 0.166, 0.166, 0.166, 0.25, 0.25]},
-        "published": 4833.00640639644,
-    },
-    "hidden_first_grade_uncertain": {
-        "model": "hidden",
-        "certain": False,
-        "values": {
-            "jump_rate": [0.148, 0.0171, 0.202, 0.081, 0.126],
-            "error": [0.1, 0.1, 0.1, 0.1],
-        },
-        "published": 4296.9155995778,
-    },
-    "hidden": {
-        "model": "hidden",
-        "values": {
-            "jump_rate": [0.148, 0.0171, 0.202, 0.081, 0.126],
-            "error": [0.1, 0.1, 0.1, 0.1],
-        },
-        "published": 4165.84711809003,
-    },
-}
-"""Parameters and −2 log L at exactly these, from msm's own tests."""
-
-PUBLISHED: dict[str, dict[str, Any]] = {
-    "markov": {
-        "minus_twice_log_likelihood": 3968.798,
-        "jump_rate": [0.12787, 0.04250, 0.22512, 0.34261, 0.04021, 0.13062, 0.30648],
-        "interval": [
-            [0.11135, 0.14684],
-            [0.03412, 0.05294],
-            [0.16755, 0.30247],
-            [0.27317, 0.42970],
-            [0.01129, 0.14324],
-            [0.07952, 0.21457],
-            [0.23822, 0.39429],
-        ],
-    },
-    "hidden": {
-        "minus_twice_log_likelihood": 3933.738,
-        "jump_rate": [0.08963, 0.04136, 0.25864, 0.03331, 0.30758],
-        "error": [0.02690, 0.17491, 0.06318, 0.11510],
-    },
-}
-"""Maximum likelihood as printed in msm's manual, with 95 % intervals of the Markov model's rates;
-the hidden model's −2 log L (printed as 3934) at its printed digits."""
 
 REACH = {
     "fixed_parameters_error": 1e-6,
@@ -180,12 +112,7 @@ def run(settings: Settings) -> Outcome:
     maxima = dict(zip(JUMPS, ends, strict=True))
     chains = {
         name: sampled(
-            settings,
-            model,
-            data,
-            seed=settings.seed,
-            start=_start(maxima[name]),
-            target_accept=0.8,
+            settings, model, data, seed=settings.seed, start=_start(maxima[name]), target_accept=0.8
         )
         for name, model in models.items()
     }
@@ -206,7 +133,7 @@ def run(settings: Settings) -> Outcome:
             for name, guide in zip(JUMPS, drawn, strict=True)
         },
         "filters": _filters(maxima["hidden"].fitted, data, settings, networks),
-        "survival": _survival(
+        "survival": survival(
             plain,
             {name: one.draws["jump_rate"].flatten(0, 1)[::10] for name, one in chains.items()},
         ),
@@ -376,7 +303,7 @@ def _posterior(
     name: str, chains: NutsFit, guide: Mapping[str, Tensor], published: bool
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "r_hat_largest": max(_r_hat(draws) for draws in chains.draws.values()),
+        "r_hat_largest": max(split_r_hat(draws.log()) for draws in chains.draws.values()),
         "divergences": int(chains.divergences.sum()),
         "nuts_seconds": chains.seconds,
     }
@@ -408,15 +335,6 @@ def _interval(draws: Tensor) -> list[list[float]]:
     return found
 
 
-def _r_hat(draws: Tensor) -> float:
-    """Largest split R̂ of draws (chains, draws, …), on the log scale (Gelman et al. 2013)."""
-    half = draws.shape[1] // 2
-    split = torch.cat([draws[:, :half], draws[:, half : 2 * half]]).log()
-    within = split.var(1).mean(0)
-    between = split.mean(1).var(0)
-    return float((((half - 1) / half * within + between) / within).sqrt().max())
-
-
 # --- filters
 
 
@@ -436,10 +354,7 @@ def _network(
 
 
 def _filters(
-    known: HiddenMarkovModel,
-    data: Sequences,
-    settings: Settings,
-    networks: list[BeliefGuide],
+    known: HiddenMarkovModel, data: Sequences, settings: Settings, networks: list[BeliefGuide]
 ) -> dict[str, dict[str, dict[str, float]]]:
     """evidence − ELBO of every filter, on the patients and on simulated ones."""
     with seeded(settings.seed + 1):
@@ -482,38 +397,3 @@ def _gap_at_the_mean_gap(known: HiddenMarkovModel, data: Sequences) -> float:
     ).log_beliefs
     gap = log_evidence(known, data) - Backward(laws, beliefs).elbo()
     return float(gap.sum()) / data.n_steps
-
-
-# --- survival
-
-
-def _survival(data: Sequences, rates: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The share alive by the estimate of Kaplan and Meier, and by models with rates (S, J)."""
-    assert data.times is not None
-    rows = torch.arange(len(data))
-    last = data.times[rows, data.lengths - 1].numpy()
-    died = (data.values[rows, data.lengths - 1] == DEATH).numpy()
-    years = np.linspace(0, float(np.quantile(last, 0.98)), 40)
-    alive, product = [], 1.0
-    moments = np.unique(last[died])
-    curve = []
-    for moment in moments:
-        product *= 1 - (died & (last == moment)).sum() / (last >= moment).sum()
-        curve.append(product)
-    for year in years:
-        alive.append(([1.0, *curve])[int(np.searchsorted(moments, year, "right"))])
-    figures: dict[str, Any] = {"years": years.tolist(), "kaplan_meier": alive}
-    for name, drawn in rates.items():
-        generator = generator_matrix(drawn, JUMPS[name], 4)
-        gone = transition_probabilities(generator.unsqueeze(-3), torch.from_numpy(years))
-        lower, middle, upper = (1 - gone[..., 0, DEATH]).quantile(_BAND.to(gone), 0)
-        figures[name] = {
-            "low": lower.tolist(),
-            "median": middle.tolist(),
-            "high": upper.tolist(),
-            "largest_distance_to_kaplan_meier": float(np.abs(middle.numpy() - alive).max()),
-        }
-    return figures
-
-
-_BAND = torch.tensor([0.025, 0.5, 0.975])

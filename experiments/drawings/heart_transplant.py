@@ -10,8 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
-
-GRADES = ("none", "mild", "severe", "dead")
+from ..parts.heart_models import GRADES
 
 
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...inference import FitSettings, NutsFit, nuts
@@ -81,6 +82,15 @@ def chain_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
         "divergences": int(chains.divergences.sum()),
         "seconds": chains.seconds,
     }
+
+
+def split_r_hat(draws: Tensor) -> float:
+    """Largest split R̂ of draws (chains, draws, …) (Gelman et al. 2013, section 11.4)."""
+    half = draws.shape[1] // 2
+    split = torch.cat([draws[:, :half], draws[:, half : 2 * half]])
+    within = split.var(1).mean(0)
+    between = split.mean(1).var(0)
+    return float((((half - 1) / half * within + between) / within).sqrt().max())
 
 
 def beside(

@@ -9,6 +9,8 @@ import torch
 
 from beliefzoo.experiments import heart_transplant as experiment
 from beliefzoo.experiments.data.loaders import load_heart_transplants
+from beliefzoo.experiments.parts.bayes import split_r_hat
+from beliefzoo.experiments.parts.heart_models import survival
 from beliefzoo.inference import log_evidence
 from beliefzoo.models import Sequences
 
@@ -59,7 +61,7 @@ def test_kaplan_and_meier_by_hand() -> None:
         [[0, 3], [0, 1], [0, 3], [0, 0]], [[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 4.0]]
     )
     rates = torch.full((10, 7), 0.1, dtype=torch.float64)
-    found = experiment._survival(data, {"markov": rates})
+    found = survival(data, {"markov": rates})
     years, alive = np.array(found["years"]), np.array(found["kaplan_meier"])
     wanted = np.where(years < 1, 1, np.where(years < 3, 3 / 4, 3 / 8))
     np.testing.assert_allclose(alive, wanted)
@@ -71,7 +73,7 @@ def test_split_r_hat_is_that_of_arviz() -> None:
     wanted = max(
         float(np.asarray(az.rhat(np.log(draws[..., k]), method="split"))) for k in range(2)
     )
-    assert experiment._r_hat(torch.from_numpy(draws)) == pytest.approx(wanted, rel=1e-6)
+    assert split_r_hat(torch.from_numpy(draws).log()) == pytest.approx(wanted, rel=1e-6)
 
 
 def test_what_falls_short_is_named() -> None:
