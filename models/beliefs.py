@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
 
 @dataclass(frozen=True)
 class DiscreteBelief:
@@ -36,3 +39,23 @@ class GaussianBelief:
 
 
 Belief = DiscreteBelief | GaussianBelief
+
+
+def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
+    r"""Kullback–Leibler divergence of discrete beliefs.
+
+    .. math:: KL(p \| q) = \sum_k p_k (\log p_k - \log q_k), \quad 0 \log 0 = 0
+
+    Args:
+        log_p: log probabilities (…, K), −∞ where a state is impossible.
+        log_q: log probabilities (…, K).
+
+    Returns:
+        Nats, (…); ∞ where q rules out a state that p does not.
+
+    >>> divergence(torch.tensor([1.0, 0.0]).log(), torch.tensor([0.5, 0.5]).log())
+    tensor(0.6931)
+    """
+    possible = ~log_p.isneginf()
+    difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)
+    return (log_p.exp() * difference).sum(-1)

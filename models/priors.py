@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import biject_to, constraints, transform_to
+from torch.distributions import Distribution, Transform, biject_to, constraints, transform_to
 from torch.distributions.transforms import ComposeTransform
 
 from .emissions.emission import Priors
@@ -120,3 +121,28 @@ def free_parameters(priors: Priors) -> int:
         math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
         for prior in priors.values()
     )
+
+
+def in_double(prior: Any) -> Any:
+    """A copy of a distribution whose numbers are float64.
+
+    Without support checks: at the end of a divergent trajectory values may be 0 or NaN, and the
+    density there counts as zero.
+    """
+    twin = copy.deepcopy(prior)
+    _to_double(twin, set())
+    return twin
+
+
+def _to_double(part: Any, met: set[int]) -> None:
+    if id(part) in met:  # a transform and its inverse hold each other
+        return
+    met.add(id(part))
+    for name, value in vars(part).items():
+        if isinstance(value, Tensor) and value.is_floating_point():
+            vars(part)[name] = value.double()
+        for inner in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(inner, Distribution | Transform):
+                _to_double(inner, met)
+    if isinstance(part, Distribution):
+        part._validate_args = False

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, LinearGaussianLaws, Sequences, TrajectoryLaws
+from ...models.beliefs import divergence
 from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
@@ -216,13 +217,6 @@ def _regular(mean: Tensor, covariance: Tensor, inside: Tensor) -> tuple[Tensor, 
     regular = finite & (info == 0) & inside
     covariance = torch.where(regular[..., None, None], covariance, unit)
     return regular, GaussianBeliefs.of_moments(mean, covariance)
-
-
-def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) along the last axis, with 0 log 0 = 0."""
-    possible = ~log_p.isneginf()
-    difference = torch.where(possible, log_p, 0) - torch.where(possible, log_q, 0)
-    return (log_p.exp() * difference).sum(-1)
 
 
 def _wide(values: Tensor, steps: int) -> Tensor:

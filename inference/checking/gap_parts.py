@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, HiddenMarkovModel, LinearGaussianLaws, Sequences
-from ...models.beliefs import DiscreteBelief, GaussianBelief
+from ...models.beliefs import DiscreteBelief, GaussianBelief, divergence
 from ...models.chains.nodes import node_log_probabilities, product_law
 from ...models.checks import require, require_count
 from ...models.data.summary import missing_elements
@@ -25,7 +25,7 @@ from . import best_gaussian
 from .best_causal import best_causal_forward, best_causal_mean_field, highest_degree
 from .best_chains import DiscreteFamily, best_free
 from .best_prefixes import PrefixTree
-from .evidence_gap import divergence, evidence_gap, standard_error
+from .evidence_gap import evidence_gap, standard_error
 
 _FORWARD_DEGREE, _MEAN_FIELD_DEGREE = 4, 4
 """Of the regressions; a degree more changed the bound by less than 1e-5 nats a step in trials."""

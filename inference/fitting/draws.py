@@ -25,9 +25,9 @@ from ...models import (
     Sequences,
 )
 from ...models.emissions.emission import Parameters
+from ...models.priors import in_double
 from ..filters.slot import ScoredFilter
 from ..guides.guide import Guide, ParameterDraw
-from .nuts import in_double
 
 BLOCK = 2**21
 """Numbers in one table over draws, sequences, time and states (16 MiB); a dozen live at a time."""

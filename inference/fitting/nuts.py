@@ -6,7 +6,6 @@ Monte Carlo error that r̂ and the effective sample size of its draws speak of.
 
 from __future__ import annotations
 
-import copy
 import threading
 import time
 from collections.abc import Mapping
@@ -19,12 +18,12 @@ import torch
 from pyro.infer import NUTS
 from pyro.ops.integrator import potential_grad
 from torch import Tensor
-from torch.distributions import Distribution, Transform, biject_to
+from torch.distributions import biject_to
 from tqdm import tqdm
 
 from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.emissions.emission import Parameters
-from ...models.priors import free_parameters
+from ...models.priors import free_parameters, in_double
 from ...models.randomness import one_thread, seeded
 from ..queries.evidence import log_evidence
 from .provenance import versions
@@ -351,28 +350,3 @@ def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> 
         density = target.densities(draws)
     accept = float(kernel.logging()["acc. prob"])  # the mean that Pyro shows, three digits
     return _Chain({n: v.numpy() for n, v in draws.items()}, density.numpy(), diverged, accept)
-
-
-def in_double(prior: Any) -> Any:
-    """A copy of a distribution whose numbers are float64.
-
-    Without support checks: at the end of a divergent trajectory values may be 0 or NaN, and the
-    density there counts as zero.
-    """
-    twin = copy.deepcopy(prior)
-    _to_double(twin, set())
-    return twin
-
-
-def _to_double(part: Any, met: set[int]) -> None:
-    if id(part) in met:  # a transform and its inverse hold each other
-        return
-    met.add(id(part))
-    for name, value in vars(part).items():
-        if isinstance(value, Tensor) and value.is_floating_point():
-            vars(part)[name] = value.double()
-        for inner in value if isinstance(value, list | tuple) else [value]:
-            if isinstance(inner, Distribution | Transform):
-                _to_double(inner, met)
-    if isinstance(part, Distribution):
-        part._validate_args = False

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from ...models import HiddenMarkovModel, Laws, LinearGaussianSSM, Model, Sequences
+from ...models.beliefs import divergence
 from ...models.checks import require
-from ..checking.evidence_gap import divergence
 from ..exact import chains as exact
 from ..queries import answers as queries
 from .readouts import mean_readout

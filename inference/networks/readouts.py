@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Sequences
+from ...models.beliefs import divergence
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from .network_inputs import check_lstm, network_inputs, states_of, weight_of
@@ -107,9 +108,9 @@ def belief_readout(
     with seeded(seed):
         decoder = _decoder(sets.train, sets.train_target, units)
     with torch.no_grad():
-        each = _divergence(sets.test_target, decoder(sets.test).log_softmax(-1))
+        each = divergence(sets.test_target.log(), decoder(sets.test).log_softmax(-1))
         mean = sets.train_target.mean(0).clamp_min(1e-300).log()
-        nothing = _divergence(sets.test_target, mean.expand_as(sets.test_target))
+        nothing = divergence(sets.test_target.log(), mean.expand_as(sets.test_target))
     return BeliefReadout(
         _r_squared(sets),
         float(each.mean()),
@@ -383,11 +384,6 @@ def _decoder(x: Tensor, target: Tensor, units: int) -> Callable[[Tensor], Tensor
 
     optimizer.step(loss)
     return scores
-
-
-def _divergence(p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) along the last axis, with 0 log 0 = 0."""
-    return (torch.xlogy(p, p) - p * log_q).sum(-1)
 
 
 def _standard_error(each: Tensor, owner: Tensor) -> float:
