@@ -6,7 +6,6 @@ assigns frames to states does not.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal, get_args
@@ -30,6 +29,7 @@ from ...models import (
     Sequences,
 )
 from ...models.chains.memory import MemoryTransition
+from ...models.clusters import generator, kmeans
 from ...models.data.folders import Data
 from ...models.randomness import seeded
 from .start_actions import start_of_actions
@@ -223,7 +223,7 @@ def _clustered(
         x = _windows(x)
     steps = seen.any(-1)
     labels = torch.full(steps.shape, -1)
-    labels[steps] = _kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd)
+    labels[steps] = kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd=lloyd)
     return labels
 
 
@@ -257,39 +257,8 @@ def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: boo
         return None
     member = torch.zeros(size, dtype=torch.int64)
     x = context.numpy()
-    member[used] = _kmeans(x, x, states, lloyd, use[used].numpy())
+    member[used] = kmeans(x, x, states, lloyd=lloyd, weight=use[used].numpy())
     return torch.where(seen, member[y], -1)
-
-
-def _kmeans(
-    sample: Array, x: Array, states: int, lloyd: bool, weight: Array | None = None
-) -> Tensor:
-    """Labels of x from clusters of a sample of it."""
-    from sklearn.cluster import KMeans  # loaded when first needed
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import pairwise_distances_argmin
-
-    rng = _generator()
-    distinct = np.unique(sample, axis=0)
-    clusters = min(states, len(distinct))
-    if lloyd:
-        fitted = KMeans(clusters, n_init=3, max_iter=50, random_state=int(rng.integers(2**31)))
-        with warnings.catch_warnings():
-            # Frames that differ by rounding only can leave a cluster empty; see below.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            labels = fitted.fit(sample, sample_weight=weight).predict(x).astype(np.int64)
-    else:
-        centres = distinct[rng.permutation(len(distinct))[:clusters]]
-        labels = pairwise_distances_argmin(x, centres)
-    spare = np.setdiff1d(np.arange(states), labels)
-    if len(spare):  # no cluster left for them: random frames, so that no state starts dead
-        taken = rng.random(len(x)) < len(spare) / states
-        labels[taken] = rng.choice(spare, taken.sum())
-    return torch.from_numpy(labels)
-
-
-def _generator() -> np.random.Generator:
-    return np.random.default_rng(int(torch.randint(2**31 - 1, ())))
 
 
 # Names of the states
@@ -333,7 +302,7 @@ def _matched(log_transition: Array, counts: Array) -> Tensor:
     """The cluster of each state that makes the transitions of the clusters most likely."""
     from scipy.optimize import quadratic_assignment  # loaded when first needed
 
-    options = {"maximize": True, "rng": _generator()}  # a search by swaps, from several starts
+    options = {"maximize": True, "rng": generator()}  # a search by swaps, from several starts
     found = [quadratic_assignment(log_transition, counts, "2opt", options) for _ in range(10)]
     return torch.from_numpy(max(found, key=lambda one: float(one.fun)).col_ind)
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from ..clusters import kmeans
 from ..data.sequences import Sequences
 
 _REACH = 4
@@ -124,30 +125,9 @@ def _clusters(z: Tensor, inside: Tensor, regimes: int) -> Tensor:
     x = torch.cat([_smoothed(z, inside), mean, size], -1)
     seen = x[inside]
     x = (x - seen.mean(0)) / seen.std(0, correction=0).clamp_min(1e-9)
-    return _kmeans(x, inside, regimes)
-
-
-def _kmeans(x: Tensor, inside: Tensor, clusters: int) -> Tensor:
-    """Lloyd's algorithm from centres far apart (k-means++), the best of five."""
-    seen = x[inside]
-    best, labels = math.inf, torch.zeros(inside.shape, dtype=torch.int64)
-    for _ in range(5):
-        centres = seen[torch.randint(len(seen), (1,))]
-        while len(centres) < clusters:
-            near = torch.cdist(seen, centres).amin(-1).square() + 1e-12
-            centres = torch.cat([centres, seen[torch.multinomial(near, 1)]])
-        for _ in range(30):
-            member = torch.cdist(seen, centres).argmin(-1)
-            total = torch.zeros_like(centres).index_add(0, member, seen)
-            count = torch.bincount(member, minlength=clusters).unsqueeze(-1)
-            centres = torch.where(count > 0, total / count.clamp_min(1), centres)
-        cost = float(torch.cdist(seen, centres).amin(-1).square().sum())
-        if cost < best:
-            best, labels = (
-                cost,
-                torch.cdist(x.flatten(0, 1), centres).argmin(-1).reshape(x.shape[:2]),
-            )
-    return labels
+    frames = x.flatten(0, 1).numpy(force=True)
+    seen = frames[inside.flatten().numpy(force=True)]
+    return kmeans(seen, frames, regimes).to(inside.device).reshape(inside.shape)
 
 
 def _weights(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:

@@ -1,0 +1,61 @@
+"""Clusters of frames: what starting values are read off."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+Array = NDArray[np.float64]
+
+
+def kmeans(
+    sample: Array, x: Array, clusters: int, *, lloyd: bool = True, weight: Array | None = None
+) -> Tensor:
+    """Labels of frames by the k-means of a sample of them.
+
+    Where the sample has fewer than so many clusters, random frames get the labels that are left, so
+    that no cluster is empty. Draws from torch's global generator.
+
+    Args:
+        sample: frames (M, D) that are clustered.
+        x: frames (N, D) that are labelled, each with the nearest centre.
+        clusters: K.
+        lloyd: Lloyd's algorithm, the best of three runs; otherwise random frames are the centres.
+        weight: of the frames of the sample, (M,).
+
+    Returns:
+        Labels 0 to K − 1, int64 (N,).
+
+    References:
+        Lloyd (1982), Least squares quantization in PCM, IEEE Transactions on Information Theory 28.
+    """
+    from sklearn.cluster import KMeans  # loaded when first needed
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.metrics import pairwise_distances_argmin
+
+    rng = generator()
+    distinct = np.unique(sample, axis=0)
+    some = min(clusters, len(distinct))
+    if lloyd:
+        fitted = KMeans(some, n_init=3, max_iter=50, random_state=int(rng.integers(2**31)))
+        with warnings.catch_warnings():
+            # Frames that differ by rounding only can leave a cluster empty; see below.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            labels = fitted.fit(sample, sample_weight=weight).predict(x).astype(np.int64)
+    else:
+        centres = distinct[rng.permutation(len(distinct))[:some]]
+        labels = pairwise_distances_argmin(x, centres)
+    spare = np.setdiff1d(np.arange(clusters), labels)
+    if len(spare):
+        taken = rng.random(len(x)) < len(spare) / clusters
+        labels[taken] = rng.choice(spare, taken.sum())
+    return torch.from_numpy(labels)
+
+
+def generator() -> np.random.Generator:
+    """A generator of NumPy that is seeded by torch's global one."""
+    return np.random.default_rng(int(torch.randint(2**31 - 1, ())))
