@@ -65,7 +65,6 @@ from .networks.network_inputs import fold_embedding
 from .networks.readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
 from .networks.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 from .queries.answers import (
-    Forecast,
     MostLikely,
     filter,
     forecast,
@@ -77,6 +76,7 @@ from .queries.answers import (
     smooth_pairs,
     step_log_likelihood,
 )
+from .queries.chains import Forecast
 from .queries.linear import Component, LinearForecast, Moments, components, standardised_innovations
 from .queries.mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .queries.regimes import SmoothedRegimes, most_likely_regimes, smooth_regimes

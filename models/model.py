@@ -24,7 +24,7 @@ from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
 from .priors import elementary, within
 from .randomness import seeded
-from .trajectories import Chain, MarkovChain
+from .trajectories import Chain, MarkovChain, Moves
 
 _ROUNDING = 1e-12
 """Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""
@@ -124,6 +124,9 @@ class DiscreteLaws(Protocol):
 
     def step(self, t: int) -> Tensor:
         """log T of the step from t, (N|1, K, K)."""
+
+    def structure(self) -> Moves | None:
+        """The moves in a form that does without the K × K numbers, if they have one."""
 
     def states(self) -> MarkovChain:
         """The law of the hidden paths, one-hot."""
@@ -290,6 +293,10 @@ class Model(ABC):
     @abstractmethod
     def laws(self, parameters: Parameters, data: Sequences) -> TrajectoryLaws:
         """The laws at given values of the unknown parameters: a pure function."""
+
+    def scheduled(self, data: Sequences) -> Sequences:
+        """The data at times that were chosen beforehand, none of them that of an event."""
+        return data
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
         """Values of parameters read off the data, to start a fit from.

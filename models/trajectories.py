@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
 import torch
@@ -36,6 +36,53 @@ class Chain(NamedTuple):
     """Length of every sequence, (N,) int64."""
     choice: Tensor | None = None
     """Number of the matrix that drives each step, (N, T-1) int64."""
+
+
+class LowRankMoves(NamedTuple):
+    """T = L R, of rank R."""
+
+    log_left: Tensor
+    """log L, (K, R)."""
+    log_right: Tensor
+    """log R, (R, K)."""
+
+
+class BandedMoves(NamedTuple):
+    """T(z + offsets[w] | z) = exp(log_bands[z, w]), elsewhere zero."""
+
+    log_bands: Tensor
+    """(K, W); -inf where a band points outside of the states."""
+    offsets: tuple[int, ...]
+
+
+class SparseMoves(NamedTuple):
+    """T(columns[e] | rows[e]) = exp(log_values[e]), elsewhere zero."""
+
+    log_values: Tensor
+    """(E,)."""
+    rows: Tensor
+    """The states that are left, (E,) int64."""
+    columns: Tensor
+    """The states that are entered, (E,) int64."""
+    states: int
+    """K."""
+
+    @classmethod
+    def listed(cls, log_moves: Tensor, target: Tensor, inside: Tensor) -> Self:
+        """Build from a table (K, M) of moves, their targets, and which of them there are."""
+        origin = torch.arange(len(target)).unsqueeze(-1).expand_as(target)
+        return cls(log_moves[inside], origin[inside], target[inside], len(target))
+
+
+class FactorialMoves(NamedTuple):
+    """Independent chains side by side, the last of which changes fastest in the joint state."""
+
+    log_transitions: tuple[Tensor, ...]
+    """log T of every chain, (K_c, K_c) each."""
+
+
+Moves = LowRankMoves | BandedMoves | SparseMoves | FactorialMoves
+"""The forms that inference has recursions for; see ``beliefzoo.inference.exact.structured``."""
 
 
 def safe_log(probability: Tensor) -> Tensor:

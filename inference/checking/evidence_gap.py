@@ -19,7 +19,7 @@ from ..fitting.loop import Fit
 from ..guides.gaussian_posteriors import GaussianBackward, GaussianSmoother
 from ..guides.guide import Guide, Posterior
 from ..guides.posteriors import Backward, PathPosterior
-from ..queries.answers import BATCH
+from ..queries.batches import BATCH
 from ..queries.linear import arguments
 
 

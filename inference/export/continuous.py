@@ -21,6 +21,7 @@ from ..guides.deep import continued
 from ..guides.guide import Guide
 from ..queries import answers as queries
 from ..queries import linear as linear_queries
+from ..queries.batches import BATCH
 from .sample import (
     Along,
     Array,
@@ -80,8 +81,7 @@ def _each(
 
 def _estimated(guide: Guide, values: Parameters, data: Sequences) -> Tensor:
     parts = [
-        log_mean_exp(log_weights(guide, values, batch, WEIGHTED))
-        for batch in data.batches(queries.BATCH)
+        log_mean_exp(log_weights(guide, values, batch, WEIGHTED)) for batch in data.batches(BATCH)
     ]
     return torch.cat(parts)
 
@@ -159,7 +159,7 @@ def _guided(guide: Guide, values: Parameters, data: Sequences) -> tuple[Tensor, 
     joint, log_q = (torch.zeros((), dtype=torch.float64) for _ in range(2))
     drawn = torch.zeros(len(data), data.max_length, guide.model.states, dtype=torch.float64)
     first = 0
-    for batch in data.batches(queries.BATCH):
+    for batch in data.batches(BATCH):
         posterior = guide.posterior(guide.model.laws(values, batch), learn=False)
         path = posterior.sample_paths(1)
         joint += (posterior.chain_log_prob(path) + posterior.emission_log_prob(path)).sum()

@@ -28,7 +28,7 @@ from ..fitting.draws import draw_prior
 from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
 from ..fitting.provenance import source_commit
-from ..queries.answers import require_future_actions
+from ..queries.batches import require_future_actions
 from . import continuous as export_continuous
 from . import discrete as export_discrete
 from .gates import gate_dims, gates_of

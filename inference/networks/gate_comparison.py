@@ -25,6 +25,7 @@ from ...models.beliefs import divergence
 from ...models.checks import require
 from ..exact import chains as exact
 from ..queries import answers as queries
+from ..queries.batches import BATCH
 from .readouts import mean_readout
 
 _HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
@@ -57,7 +58,7 @@ def _of_states(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {"staying": [], "surprise": [], "information gain": []}
     model.complete({})
     model.check_values(data)
-    for batch in data.batches(queries.BATCH):
+    for batch in data.batches(BATCH):
         laws: Laws = model.laws({}, batch)
         inside, wide = batch.step_mask, data.max_length - batch.max_length
         with torch.no_grad():

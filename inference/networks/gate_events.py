@@ -27,7 +27,7 @@ from ...models.checks import require
 from ..exact import chains as exact
 from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
-from ..queries import answers as queries
+from ..queries.batches import BATCH
 from .gate_comparison import posterior_quantities
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     require(isinstance(model, HiddenMarkovModel), "model", "needs discrete states", model)
     assert isinstance(model, HiddenMarkovModel)
     out = posterior_quantities(model, data)
-    parts = [_of_batch(model.laws({}, batch)) for batch in data.batches(queries.BATCH)]
+    parts = [_of_batch(model.laws({}, batch)) for batch in data.batches(BATCH)]
     for name in parts[0]:
         wide = [
             torch.nn.functional.pad(part[name], (0, data.max_length - part[name].shape[1]))

@@ -1,12 +1,49 @@
-"""Results of one batch of sequences after the other, joined."""
+"""Batches of sequences and their joined results, and the steps to come of a forecast."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from ...models import Model, Sequences, TrajectoryLaws
+from ...models.checks import require
 
-def stacked(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
+BATCH = 256
+"""Sequences that are worked on at once."""
+
+
+def laws_of(model: Model, data: Sequences) -> Iterator[TrajectoryLaws]:
+    """The laws of one batch after the other; what was computed for one goes with it.
+
+    Raises:
+        ValueError: a parameter that is not known, or data that the model cannot emit.
+    """
+    model.complete({})  # says which parameters are not known, before anything is computed
+    model.check(data)
+    return (model.laws({}, batch) for batch in data.batches(BATCH))
+
+
+Answer = TypeVar("Answer")
+
+
+def joined(parts: Sequence[Answer], steps: int) -> Answer:
+    """Answers for one batch after the other as one: tensors, or named tuples of tensors.
+
+    Tensors are (N,), or (N, T, …) and filled with zeros up to ``steps``.
+    """
+    each: Any = parts
+    if isinstance(each[0], tuple):
+        return type(parts[0])(*(joined(field, steps) for field in zip(*each, strict=True)))
+    whole: Any = torch.cat(each) if each[0].ndim == 1 else stacked(each, steps, fill=0)
+    joint: Answer = whole
+    return joint
+
+
+def stacked(parts: Sequence[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
     """Join batches, which are cut to their own longest sequence, along the axis ``sequence``.
 
     The time axis comes right after it and is filled up to ``steps``.
@@ -20,6 +57,67 @@ def stacked(parts: list[Tensor], steps: int, *, fill: float, sequence: int = 0) 
             part = torch.cat([part, part.new_full(shape, fill)], time)
         padded.append(part)
     return torch.cat(padded, sequence)
+
+
+@dataclass(frozen=True)
+class Future:
+    """H steps to come of N sequences: what drives them, and how they are drawn."""
+
+    steps: int
+    """H."""
+    draws: int
+    """Simulated continuations."""
+    inputs: Tensor | None
+    """(N, H, columns)."""
+    times: Tensor | None
+    """(N, H)."""
+    actions: Tensor | None
+    """(N, H)."""
+    seed: int | None
+    """Of the simulation."""
+
+
+def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
+    """The last step of every sequence, which drives the first transition, and those to come.
+
+    Raises:
+        ValueError: inputs, times or actions that are missing or do not fit.
+    """
+    steps = future.steps
+    y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
+    rows, last = torch.arange(len(data)), data.lengths - 1
+    along = {}
+    if model.inputs:
+        inputs, shape = future.inputs, (len(data), steps, model.inputs)
+        came = None if inputs is None else tuple(inputs.shape)
+        if inputs is None or came != shape:
+            raise ValueError(
+                f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
+            )
+        assert data.inputs is not None  # checked with the data
+        before = data.inputs[rows, last]
+        along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
+    if model.actions:
+        assert data.actions is not None  # checked with the data
+        require_future_actions(model, (len(data), steps), future.actions)
+        assert isinstance(future.actions, Tensor)
+        along["actions"] = torch.cat([data.actions[rows, last].unsqueeze(1), future.actions], 1)
+    if model.timed:
+        assert data.times is not None  # checked with the data
+        along["times"] = times_ahead(data.times[rows, last], steps, future.times)
+    return model.scheduled(Sequences.from_tensors(y, codes=data.is_codes, **along))
+
+
+def require_future_actions(model: Model, shape: tuple[int, int], actions: Tensor | None) -> None:
+    """Raise ``ValueError`` unless these are actions for so many sequences and steps."""
+    came = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
+    whole = isinstance(actions, Tensor) and not actions.is_floating_point()
+    requirement = f"forecasting needs those of future steps, whole numbers of shape {shape}"
+    require(whole and came == shape, "actions", requirement, came)
+    assert isinstance(actions, Tensor)
+    outside = (actions < 0) | (actions >= model.actions)
+    requirement = f"must be 0 to {model.actions - 1}"
+    require(not bool(outside.any()), "actions", requirement, actions[outside][:1].tolist())
 
 
 def times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ...models import TrajectoryLaws
-from ..exact import chains as exact
-from . import linear as linear_queries
+from .kinds import answers_to
 
 
 def log_evidence(laws: TrajectoryLaws) -> Tensor:
@@ -15,10 +14,4 @@ def log_evidence(laws: TrajectoryLaws) -> Tensor:
     Raises:
         ValueError: laws of a model without exact inference.
     """
-    if laws.discrete is not None:
-        return exact.log_evidence(*laws.discrete.chain)
-    if laws.linear is not None:
-        return linear_queries.evidence(laws.linear)
-    raise ValueError(
-        f"model: needs one whose hidden states can be integrated out exactly, got {laws!r}"
-    )
+    return answers_to(laws).log_evidence()

@@ -5,21 +5,17 @@ Everything is computed in float64 on batches of sequences; nothing here is appro
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from ...models import LinearGaussianLaws, LinearGaussianSSM, LinearLaws, Sequences
+from ...models import LinearGaussianLaws, LinearGaussianSSM, Model, Sequences, TrajectoryLaws
 from ...models.continuous.linear_trajectories import NormalNoise, affine_scan
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
-from .batches import stacked
-
-BATCH = 256
-"""Sequences that are worked on at once."""
+from .batches import Future, joined, laws_of, stacked
 
 
 class Moments(NamedTuple):
@@ -99,45 +95,11 @@ def arguments(
     return chain, laws.values.to(laws.loading), laws.mask, laws.lengths
 
 
-def log_evidence(model: LinearGaussianSSM, data: Sequences) -> Tensor:
-    """log p(y_n) of every sequence, (N,) nats; differentiable in the known parameters."""
-    return torch.cat([evidence(laws) for laws in _laws(model, data)])
-
-
-def step_log_likelihood(model: LinearGaussianSSM, data: Sequences) -> Tensor:
-    """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
-    parts = [exact_gaussian.step_log_likelihood(*arguments(laws)) for laws in _laws(model, data)]
-    return stacked(parts, data.max_length, fill=0)
-
-
-def filter(model: LinearGaussianSSM, data: Sequences) -> Moments:
-    """p(z_t | y_1 … y_t). Variances are infinite while a flat direction is undetermined."""
-
-    def query(laws: LinearLaws) -> tuple[Tensor, Tensor]:
-        found = exact_gaussian.filter(*arguments(laws))
-        return found.means, found.covariances
-
-    return _moments(model, data, query)
-
-
-def predict(model: LinearGaussianSSM, data: Sequences) -> Moments:
-    """p(z_t | y_1 … y_{t-1}). Variances are infinite while a flat direction is undetermined."""
-
-    def query(laws: LinearLaws) -> tuple[Tensor, Tensor]:
-        found = exact_gaussian.filter(*arguments(laws))
-        return found.predicted_means, found.predicted_covariances
-
-    return _moments(model, data, query)
-
-
-def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments:
-    """p(z_t | y_1 … y_T)."""
-
-    def query(laws: LinearLaws) -> tuple[Tensor, Tensor]:
-        found = exact_gaussian.smooth(*arguments(laws))
-        return found.means, found.covariances
-
-    return _moments(model, data, query)
+def require_linear(laws: TrajectoryLaws) -> LinearGaussianLaws:
+    """The laws as linear-Gaussian ones; ``ValueError`` if they are not."""
+    if laws.linear is None:
+        raise ValueError(f"model: needs linear-Gaussian laws, got {type(laws).__name__}")
+    return laws.linear
 
 
 def standardised_innovations(model: LinearGaussianSSM, data: Sequences) -> Tensor:
@@ -147,25 +109,11 @@ def standardised_innovations(model: LinearGaussianSSM, data: Sequences) -> Tenso
     observation went into the flat directions of the first state.
     """
     parts = []
-    for laws in _laws(model, data):
-        innovations, known = exact_gaussian.standardised_innovations(*arguments(laws))
+    for laws in laws_of(model, data):
+        given = arguments(require_linear(laws))
+        innovations, known = exact_gaussian.standardised_innovations(*given)
         parts.append(innovations.masked_fill(~known, torch.nan))
     return stacked(parts, data.max_length, fill=torch.nan)
-
-
-def sample_states(
-    model: LinearGaussianSSM, data: Sequences, draws: int = 1, *, seed: int | None = None
-) -> Tensor:
-    """Trajectories from p(z | y), (draws, N, T, D), zero beyond the length."""
-    if draws < 1:
-        raise ValueError(f"draws: must be >= 1, got {draws}")
-    with seeded(seed):
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    parts = [
-        exact_gaussian.sample_paths(*arguments(laws), n=draws, generator=generator)
-        for laws in _laws(model, data)
-    ]
-    return stacked(parts, data.max_length, fill=0, sequence=1)
 
 
 def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component]:
@@ -177,7 +125,8 @@ def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component
     loading = model.dynamics.loading
     if loading is None or len(loading) != 1:
         raise ValueError(f"model: needs structural components of one series, got {model}")
-    mean, covariance = smooth(model, data)
+    found = [LinearAnswers(require_linear(laws)).smooth() for laws in laws_of(model, data)]
+    mean, covariance = joined(found, data.max_length)
     out, first = {}, 0
     for name, part in model.dynamics.parts.items():
         own = slice(first, first + part.states)
@@ -188,69 +137,73 @@ def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component
     return out
 
 
-def forecast(
-    model: LinearGaussianSSM,
-    data: Sequences,
-    steps: int,
-    *,
-    draws: int = 1000,
-    inputs: Tensor | None = None,
-    times: Tensor | None = None,
-    seed: int | None = None,
-) -> LinearForecast:
-    """Continue every sequence by ``steps`` steps.
+@dataclass(frozen=True)
+class LinearAnswers:
+    """Answers for linear-Gaussian laws: beliefs are ``Moments``.
 
-    Args:
-        model: parameters known.
-        data: what was seen.
-        steps: how far ahead, H >= 1.
-        draws: simulated continuations.
-        inputs: covariates of the future (N, H, columns), where the model takes them.
-        times: of the future, (N, H) or (H,), where the model reads them.
-        seed: of the simulation.
-
-    Raises:
-        ValueError: a parameter that is not known, inputs or times that are missing, or data that
-            do not determine the flat directions of the first state.
+    Variances of filter and prediction are infinite while a flat direction is undetermined.
     """
-    if steps < 1 or draws < 1:
-        raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
-    model.complete({})
-    model.check(data)
-    longer = _continued(model, data, steps, inputs, times)
-    model.check_values(longer)  # times that do not go on, matrices that are not known that far
-    ahead = data.lengths.unsqueeze(-1) + torch.arange(steps)
-    rows = torch.arange(len(data)).unsqueeze(-1)
-    state = filter(model, longer)
-    mean, covariance = state.mean[rows, ahead], state.covariance[rows, ahead]
-    laws = model.laws({}, longer)
-    loading, intercept, noise = (
-        _along(part, ahead) for part in (laws.loading, laws.intercept, laws.observation_noise)
-    )
-    observed = (loading @ mean.unsqueeze(-1)).squeeze(-1) + intercept
-    spread = (loading @ covariance @ loading.mT + noise).diagonal(dim1=-2, dim2=-1)
-    last = rows[:, 0], data.lengths - 1
-    first = Moments(state.mean[last], state.covariance[last])
-    with seeded(seed):
-        drawn = _simulated(laws, first, ahead, draws)
-    return LinearForecast(mean, covariance, observed, spread, drawn)
+
+    laws: LinearGaussianLaws
+
+    def log_evidence(self) -> Tensor:
+        return evidence(self.laws)
+
+    def step_log_likelihood(self) -> Tensor:
+        return exact_gaussian.step_log_likelihood(*arguments(self.laws))
+
+    def filter(self) -> Moments:
+        found = exact_gaussian.filter(*arguments(self.laws))
+        return self._within(found.means, found.covariances)
+
+    def predict(self) -> Moments:
+        found = exact_gaussian.filter(*arguments(self.laws))
+        return self._within(found.predicted_means, found.predicted_covariances)
+
+    def smooth(self) -> Moments:
+        found = exact_gaussian.smooth(*arguments(self.laws))
+        return self._within(found.means, found.covariances)
+
+    def _within(self, mean: Tensor, covariance: Tensor) -> Moments:
+        inside = self.laws.data.step_mask.unsqueeze(-1)
+        return Moments(
+            torch.where(inside, mean, 0), torch.where(inside.unsqueeze(-1), covariance, 0)
+        )
+
+    def sample_states(self, draws: int, generator: torch.Generator) -> Tensor:
+        return exact_gaussian.sample_paths(*arguments(self.laws), n=draws, generator=generator)
+
+    def forecast(self, model: Model, data: Sequences, future: Future) -> LinearForecast:
+        longer = _continued(model, data, future)
+        model.check_values(longer)  # times that do not go on, matrices that are not known that far
+        ahead = data.lengths.unsqueeze(-1) + torch.arange(future.steps)
+        rows = torch.arange(len(data)).unsqueeze(-1)
+        beliefs = [LinearAnswers(require_linear(laws)).filter() for laws in laws_of(model, longer)]
+        state: Moments = joined(beliefs, longer.max_length)
+        mean, covariance = state.mean[rows, ahead], state.covariance[rows, ahead]
+        laws = require_linear(model.laws({}, longer))
+        loading, intercept, noise = (
+            _along(part, ahead) for part in (laws.loading, laws.intercept, laws.observation_noise)
+        )
+        observed = (loading @ mean.unsqueeze(-1)).squeeze(-1) + intercept
+        spread = (loading @ covariance @ loading.mT + noise).diagonal(dim1=-2, dim2=-1)
+        last = rows[:, 0], data.lengths - 1
+        first = Moments(state.mean[last], state.covariance[last])
+        with seeded(future.seed):
+            drawn = _simulated(laws, first, ahead, future.draws)
+        return LinearForecast(mean, covariance, observed, spread, drawn)
 
 
-def _continued(
-    model: LinearGaussianSSM,
-    data: Sequences,
-    steps: int,
-    inputs: Tensor | None,
-    times: Tensor | None,
-) -> Sequences:
+def _continued(model: Model, data: Sequences, future: Future) -> Sequences:
     """The data with ``steps`` steps more in every sequence, at which nothing was observed."""
-    n, total = len(data), data.max_length + steps
+    n, steps, times = len(data), future.steps, future.times
+    total = data.max_length + steps
     rows = torch.arange(n).unsqueeze(-1)
     ahead = data.lengths.unsqueeze(-1) + torch.arange(steps)
     driven = clock = None
     if model.inputs:
         shape = (n, steps, model.inputs)
-        driven = _future(data.inputs, inputs, "inputs", shape, total, (rows, ahead))
+        driven = _future(data.inputs, future.inputs, "inputs", shape, total, (rows, ahead))
     if model.timed:
         wide = times if times is None or times.ndim == 2 else times.expand(n, steps)
         clock = _future(data.times, wide, "times", (n, steps), total, (rows, ahead))
@@ -296,7 +249,7 @@ def _along(part: Tensor, index: Tensor) -> Tensor:
     return part[rows, index]
 
 
-def _simulated(laws: LinearLaws, first: Moments, ahead: Tensor, draws: int) -> Tensor:
+def _simulated(laws: LinearGaussianLaws, first: Moments, ahead: Tensor, draws: int) -> Tensor:
     """Continuations of the laws from the last state seen, (draws, N, H, F)."""
     moves = (_along(part, ahead - 1) for part in (laws.transition, laws.offset, laws.noise))
     transition, offset, noise = moves
@@ -329,25 +282,3 @@ def _draws(covariance: Tensor, draws: int) -> Tensor:
     noise = torch.randn(draws, *covariance.shape[:-1], 1, dtype=covariance.dtype)
     drawn: Tensor = (root @ noise).squeeze(-1)
     return drawn
-
-
-def _laws(model: LinearGaussianSSM, data: Sequences) -> Iterator[LinearLaws]:
-    """The laws of one batch after the other; what was computed for one goes with it."""
-    model.complete({})  # says which parameters are not known, before anything is computed
-    model.check(data)
-    return (model.laws({}, batch) for batch in data.batches(BATCH))
-
-
-def _moments(
-    model: LinearGaussianSSM,
-    data: Sequences,
-    query: Callable[[LinearLaws], tuple[Tensor, Tensor]],
-) -> Moments:
-    means, covariances = [], []
-    for laws in _laws(model, data):
-        mean, covariance = query(laws)
-        inside = laws.data.step_mask.unsqueeze(-1)
-        means.append(torch.where(inside, mean, 0))
-        covariances.append(torch.where(inside.unsqueeze(-1), covariance, 0))
-    steps = data.max_length
-    return Moments(stacked(means, steps, fill=0), stacked(covariances, steps, fill=0))

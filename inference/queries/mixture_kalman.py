@@ -17,6 +17,7 @@ from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import one_hot
+from .batches import Future, from_last_step
 
 
 @dataclass(frozen=True)
@@ -97,67 +98,27 @@ def mixture_kalman(
 
 
 def forecast_regimes(
-    model: SwitchingLinearSSM,
-    data: Sequences,
-    steps: int,
-    *,
-    draws: int = 1000,
-    inputs: Tensor | None = None,
-    particles: int = 100,
-    seed: int | None = None,
+    model: SwitchingLinearSSM, data: Sequences, future: Future, *, particles: int = 100
 ) -> RegimeForecast:
-    """Continue every sequence by ``steps`` steps, from the beliefs of the mixture Kalman filter.
-
-    Args:
-        model: all of its parameters known.
-        data: what was seen.
-        steps: how far ahead, H >= 1.
-        draws: simulated continuations.
-        inputs: covariates of the future (N, H, columns), where the model takes them.
-        particles: per sequence.
-        seed: of particles and simulation.
+    """Continue every sequence, from the beliefs of the mixture Kalman filter.
 
     Raises:
         ValueError: as ``mixture_kalman``, or covariates that are not there.
     """
-    for name, value, least in (
-        ("steps", steps, 1),
-        ("draws", draws, 1),
-        ("particles", particles, 2),
-    ):
-        require_count(value, name, least)
     model.check(data)
-    future = _future(model, data, steps, inputs)
-    with seeded(seed), torch.no_grad():
+    driven = from_last_step(model, data, future)
+    with seeded(future.seed), torch.no_grad():
         run = _Run(model.laws({}, data), particles)
         for t in range(data.max_length):
             run.advance(t)
-        states = [run.last_states(draws)]
-        laws = model.laws({}, future)
-        for t in range(steps):
+        states = [run.last_states(future.draws)]
+        laws = model.laws({}, driven)
+        for t in range(future.steps):
             states.append(laws.draw_next(states[-1], t))
         ahead = torch.stack(states[1:], -2)
         mean, scale = laws.emitted(ahead)
         drawn = mean + scale * torch.randn_like(mean)
     return RegimeForecast(ahead[..., : model.regimes].mean(0), mean.mean(0), drawn, ahead)
-
-
-def _future(
-    model: SwitchingLinearSSM, data: Sequences, steps: int, inputs: Tensor | None
-) -> Sequences:
-    """The last step of every sequence, which drives the first transition, and those to come."""
-    blank = torch.zeros(len(data), steps + 1, model.features)
-    if not model.inputs:
-        return Sequences.from_tensors(blank)
-    shape = (len(data), steps, model.inputs)
-    came = None if inputs is None else tuple(inputs.shape)
-    if inputs is None or came != shape:
-        raise ValueError(
-            f"inputs: forecasting needs future covariates of shape {shape}, got {came}"
-        )
-    assert data.inputs is not None  # checked with the data
-    before = data.inputs[torch.arange(len(data)), data.lengths - 1].unsqueeze(1)
-    return Sequences.from_tensors(blank, inputs=torch.cat([before, inputs.to(before)], 1))
 
 
 class _Run:

@@ -240,6 +240,11 @@ class ActionEmission(Emission):
         mean: Tensor = self.family.mean(self.flat(parameters)).unflatten(-2, (self.tables, -1))
         return mean
 
+    def expected(self, parameters: Parameters, data: Sequences, chance: Tensor) -> Tensor:
+        assert data.actions is not None  # the model checked the data
+        mean = self.mean(parameters)[data.actions[:, :-1]]  # by the action before the step
+        return torch.einsum("nhk,nhkf->nhf", chance, mean)
+
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.family.natural(values)
 

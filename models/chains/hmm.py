@@ -22,7 +22,7 @@ from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
 from ..model import Model, Simulation
 from ..priors import Ordered
-from ..trajectories import Chain, Emitted, MarkovChain, sample_chain
+from ..trajectories import Chain, Emitted, MarkovChain, Moves, sample_chain
 from .actions import ActionTransition
 from .generators import GeneratorTransition
 from .laws import (
@@ -31,6 +31,7 @@ from .laws import (
     MatrixTransition,
     ModelCheck,
     StationaryInitial,
+    StructuredLaw,
     TransitionLaw,
 )
 from .node_laws import HarmoniumTransition, SigmoidTransition
@@ -82,6 +83,8 @@ class ChainLaws:
     moves: Tensor | Callable[[], Tensor]
     data: Sequences
     choice: Tensor | None = field(default=None, kw_only=True)
+    structure: Callable[[], Moves | None] = field(default=lambda: None, kw_only=True)
+    """The moves in a form that does without the K × K numbers, if they have one."""
 
     @property
     def discrete(self) -> Self:
@@ -186,6 +189,24 @@ class Laws(ChainLaws):
             return self._emission.draw(self.parameters, paths, shift)
         shift = None if shift is None else shift[..., 1:, :, :]
         return self._emission.continued(self.parameters, paths[:, 1:], shift, past)
+
+    def draw_on(self, paths: Tensor, before: Sequences) -> Tensor:
+        """Draw observations after the first step of paths (N, T), the last step of ``before``."""
+        y, mask = self.emission.observed(before)
+        lags = self.emission.lags
+        place = before.lengths.unsqueeze(-1) - lags + torch.arange(lags)
+        rows = torch.arange(len(before)).unsqueeze(-1)
+        past, seen = y[rows, place.clamp_min(0)], mask[rows, place.clamp_min(0)]
+        missing = place < 0
+        known = ~(missing.unsqueeze(-1) if seen.ndim == 3 else missing)
+        return self.draw(paths, past=(past, seen & known))
+
+    def expected(self, chance: Tensor) -> Tensor | None:
+        """E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K).
+
+        None where it takes more than the states: inputs, or earlier observations.
+        """
+        return self.emission.expected(self.parameters, self.data, chance)
 
     @cached_property
     def _emission(self) -> Emission:
@@ -408,6 +429,11 @@ class HiddenMarkovModel(Model):
         self.emission.check(data)
         self.transition.check(data)
 
+    def scheduled(self, data: Sequences) -> Sequences:
+        """The data at times that were chosen beforehand, none of them that of an event."""
+        law = self.transition
+        return law.scheduled(data) if isinstance(law, GeneratorTransition) else data
+
     def simulate(self, parameters: Parameters, like: Sequences) -> Simulation:
         """Draw paths and observations at given values, with lengths, inputs and gaps of ``like``.
 
@@ -436,7 +462,15 @@ class HiddenMarkovModel(Model):
             choice = self.transition.choice(data)
             table = _later(partial(self.transition.tables, values))
         first = self.initial_law(values, table)
-        return Laws(first, table, data, self.emission, values, choice=choice)
+        structure = partial(self._structure, values)
+        return Laws(first, table, data, self.emission, values, choice=choice, structure=structure)
+
+    def _structure(self, values: Parameters) -> Moves | None:
+        law = self.transition
+        if not isinstance(law, StructuredLaw):
+            return None
+        drawn = any(x.ndim > len(self._all[name].event_shape) for name, x in values.items())
+        return None if drawn else law.structure(values)
 
     def _still(self, values: Parameters) -> tuple[Tensor, Tensor]:
         """log p(z_1) and log T of a single state: zeros, with the axes of draws of the values."""

@@ -15,7 +15,7 @@ from ..checks import require, require_count, require_positive
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
-from ..trajectories import safe_log
+from ..trajectories import BandedMoves, LowRankMoves, Moves, SparseMoves, safe_log
 
 _WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
@@ -91,6 +91,14 @@ class TransitionLaw(Protocol):
 
     def check(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the data have what the law reads."""
+
+
+@runtime_checkable
+class StructuredLaw(Protocol):
+    """A transition law that inference need not multiply as a whole matrix."""
+
+    def structure(self, parameters: Parameters) -> Moves | None:
+        """Return the moves at parameter values without axes of draws; None if there is no form."""
 
 
 @dataclass(frozen=True)
@@ -341,6 +349,9 @@ class LowRankTransition:
         """Return log L (…draws, K, R) and log R (…draws, R, K)."""
         return safe_log(parameters["transition_left"]), safe_log(parameters["transition_right"])
 
+    def structure(self, parameters: Parameters) -> LowRankMoves:
+        return LowRankMoves(*self.factors(parameters))
+
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """log T, shape (…draws, 1, 1, K, K)."""
         del data
@@ -396,6 +407,9 @@ class _Moves(ABC):
         moves = parameters["transition_move"]
         target, inside = self._table(moves.shape[-2])
         return _log_moves(moves, inside.to(moves.device)), target, inside
+
+    def structure(self, parameters: Parameters) -> Moves:
+        return SparseMoves.listed(*self.moves(parameters))
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """log T, shape (…draws, 1, 1, K, K)."""
@@ -516,6 +530,10 @@ class BandedTransition(_Moves):
         )
         target = torch.arange(states).unsqueeze(-1) + torch.tensor(self.offsets)
         return target, (target >= 0) & (target < states)
+
+    def structure(self, parameters: Parameters) -> BandedMoves:
+        log_moves, _, inside = self.moves(parameters)
+        return BandedMoves(log_moves.masked_fill(~inside, -torch.inf), self.offsets)
 
 
 def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:

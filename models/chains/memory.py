@@ -23,7 +23,7 @@ from ..data.sequences import Sequences
 from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
 from ..emissions.observations import Vectors
 from ..emissions.reals import Gaussian
-from ..trajectories import safe_log
+from ..trajectories import SparseMoves, safe_log
 from .hmm import HiddenMarkovModel
 from .laws import ChainModel
 
@@ -121,6 +121,9 @@ class MemoryTransition(ABC):
         target = self._first_target.unsqueeze(-1) + torch.arange(count)
         log_moves = log_causes.unsqueeze(-2).expand(*log_causes.shape[:-1], self.states, count)
         return log_moves, target, torch.ones_like(target, dtype=torch.bool)
+
+    def structure(self, parameters: Parameters) -> SparseMoves:
+        return SparseMoves.listed(*self.moves(parameters))
 
     @cached_property
     def _first_target(self) -> Tensor:

@@ -17,7 +17,7 @@ from ..checks import require, require_count, require_positive
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
-from ..trajectories import safe_log
+from ..trajectories import FactorialMoves, safe_log
 from .laws import ChainModel
 from .node_emission import NodeEmission
 from .nodes import (
@@ -125,6 +125,11 @@ class SigmoidTransition:
         )
         table = torch.nn.functional.logsigmoid(torch.stack([-on, on], -1))
         return table.unbind(-3)
+
+    def structure(self, parameters: Parameters) -> FactorialMoves | None:
+        if self.coupling != "diagonal" or self.inputs:
+            return None
+        return FactorialMoves(self.chains(parameters))
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """Return log T, shape (…draws, N|1, T-1|1, 2^k, 2^k).

@@ -91,6 +91,14 @@ class Emission(ABC):
     def mean(self, parameters: Parameters) -> Tensor:
         """Return E[y | z = k], shape (…draws, K, F); for codes the probabilities of the symbols."""
 
+    def expected(self, parameters: Parameters, data: Sequences, chance: Tensor) -> Tensor | None:
+        """Return E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K).
+
+        None where it takes more than the states: inputs, or earlier observations.
+        """
+        del data
+        return chance @ self.mean(parameters)
+
     @property
     def ordering(self) -> str | None:
         """The parameter whose values can order the states; None if there is none."""

@@ -223,6 +223,9 @@ class Regression(Emission):
         """Return E[y | z = k] of the base family, where inputs and lagged terms are 0."""
         return self.base.mean(parameters)
 
+    def expected(self, parameters: Parameters, data: Sequences, chance: Tensor) -> None:
+        del parameters, data, chance
+
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.base.natural(values)
 

@@ -16,7 +16,7 @@ from beliefzoo.inference import (
     smooth_pairs,
     step_log_likelihood,
 )
-from beliefzoo.inference.queries import answers as queries
+from beliefzoo.inference.queries import batches
 from beliefzoo.models import (
     Categorical,
     Gaussian,
@@ -29,7 +29,7 @@ from beliefzoo.models import (
 
 @pytest.fixture
 def case(monkeypatch):
-    monkeypatch.setattr(queries, "BATCH", 2)  # batches are cut to their own longest sequence
+    monkeypatch.setattr(batches, "BATCH", 2)  # batches are cut to their own longest sequence
     model = HiddenMarkovModel(2, "poisson")
     drawn = model.sample(5, [2, 1, 5, 3, 4], seed=0)
     return model.with_parameters(**drawn.parameters), drawn.data

@@ -10,6 +10,7 @@ import oracles_linear as oracle
 from beliefzoo.experiments.data.loaders import load_nile
 from beliefzoo.inference.checking.innovations import innovation_tests
 from beliefzoo.inference.queries import answers as queries
+from beliefzoo.inference.queries import batches
 from beliefzoo.inference.queries import linear as linear_queries
 from beliefzoo.inference.queries.evidence import log_evidence as evidence_of
 from beliefzoo.models import (
@@ -191,7 +192,7 @@ def test_components_add_up_to_what_is_observed() -> None:
 def test_batches_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = CASES["full"]
     whole = queries.smooth(model, data)
-    monkeypatch.setattr(linear_queries, "BATCH", 2)
+    monkeypatch.setattr(batches, "BATCH", 2)
     parts = queries.smooth(model, data)
     torch.testing.assert_close(parts.mean, whole.mean)
     torch.testing.assert_close(parts.covariance, whole.covariance)

@@ -35,7 +35,7 @@ def test_evidence_and_gradient_are_those_of_the_dense_matrix(
     values = {name: x.double().requires_grad_() for name, x in drawn.parameters.items()}
     known = model.with_parameters(**values)
     laws = known.laws({}, drawn.data)
-    found = structures.structure(known, laws)
+    found = structures.structure(laws)
     assert isinstance(found, kind)
     torch.testing.assert_close(found.dense(), laws.log_transition[0, 0])  # type: ignore[attr-defined]
     ours = log_evidence(known, drawn.data)
@@ -53,7 +53,7 @@ def test_evidence_and_gradient_are_those_of_the_dense_matrix(
 def test_a_plain_matrix_and_draws_have_no_structure() -> None:
     plain = HiddenMarkovModel(4, Categorical(3), transition=MatrixTransition())
     drawn = plain.sample(2, 3, seed=0)
-    assert structures.structure(plain, plain.laws(drawn.parameters, drawn.data)) is None
+    assert structures.structure(plain.laws(drawn.parameters, drawn.data)) is None
     model = HiddenMarkovModel(4, Categorical(3), transition=LowRankTransition(2))
     draws = {name: prior.sample((5,)) for name, prior in model.priors.items()}
-    assert structures.structure(model, model.laws(draws, drawn.data)) is None
+    assert structures.structure(model.laws(draws, drawn.data)) is None

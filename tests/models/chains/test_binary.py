@@ -349,7 +349,7 @@ def test_full_couplings_that_are_diagonal_are_the_same_model() -> None:
     values = dict(whole.known)
     values["node_weight"] = values["node_weight"].diag()
     dense = TemporalSigmoidBeliefNetwork(8, Gaussian(8)).with_parameters(**values)
-    assert structures.structure(dense, dense.laws({}, data)) is None
+    assert structures.structure(dense.laws({}, data)) is None
     torch.testing.assert_close(log_evidence(whole, data), log_evidence(dense, data))
     torch.testing.assert_close(filter(whole, data), filter(dense, data))
     torch.testing.assert_close(smooth(whole, data), smooth(dense, data))
@@ -366,7 +366,7 @@ def test_gradients_by_the_structure_are_those_of_the_whole_matrix() -> None:
             chain = laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
             total = exact.log_evidence(*chain).sum()
         else:
-            total = structures.log_evidence(model, laws).sum()
+            total = structures.log_evidence(laws).sum()
         found.append(torch.autograd.grad(total, list(leaves.values())))
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other)
@@ -375,7 +375,7 @@ def test_gradients_by_the_structure_are_those_of_the_whole_matrix() -> None:
 def test_twelve_nodes_need_no_matrix_where_they_are_independent() -> None:
     whole, parts, data = separate(12)
     laws = whole.laws({}, data)
-    got = structures.log_evidence(whole, laws)
+    got = structures.log_evidence(laws)
     assert "log_transition" not in vars(laws)  # 134 MB
     expected = sum(
         log_evidence(part, Sequences.from_arrays([rows(data, n)[:, j] for n in range(len(data))]))

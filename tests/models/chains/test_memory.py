@@ -177,7 +177,7 @@ def test_the_structure_is_the_dense_matrix() -> None:
     dense = exact.log_evidence(
         laws.log_initial, laws.log_transition, laws.log_likelihood, laws.lengths
     )
-    found = structures.structure(model, laws)
+    found = structures.structure(laws)
     assert found is not None
     torch.testing.assert_close(found.dense(), laws.log_transition[0, 0])
     torch.testing.assert_close(log_evidence(model, data), dense)

@@ -144,7 +144,7 @@ def test_a_diagonal_coupling_with_inputs_has_no_structure() -> None:
     values["node_loading"] = torch.ones(7, 1).double()
     model = model.with_parameters(**values)
     data = Sequences.from_arrays([[0.0, 1.0]], inputs=[[[1.0], [0.0]]])
-    assert structure(model, model.laws({}, data)) is None
+    assert structure(model.laws({}, data)) is None
     assert torch.isfinite(log_evidence(model, data)).all()
     with pytest.raises(ValueError, match="inputs: drive chains differently"):
         law.chains(values)

@@ -1,0 +1,105 @@
+"""Exact answers for chains of discrete states, and what comes after the end of a sequence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ...models import DiscreteLaws, Model, Sequences, TrajectoryLaws
+from ...models.randomness import seeded
+from ...models.trajectories import sample_chain
+from ..exact import chains as exact
+from . import structures
+from .batches import Future, from_last_step, joined, laws_of
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What comes after the end of each sequence, ``steps`` ahead.
+
+    ``state_probability`` (N, H, K) is exact. ``mean`` (N, H, F) is the expected observation (for
+    codes the probability of each symbol): exact, but with inputs or lags in the emission the mean
+    of the draws (for codes then None). ``draws`` (S, N, H[, F]) are simulated continuations, which
+    answer every other question.
+    """
+
+    state_probability: Tensor
+    mean: Tensor | None
+    draws: Tensor
+
+    def quantile(self, q: float) -> Tensor:
+        """Quantile of the draws, (N, H[, F])."""
+        return torch.quantile(self.draws.double(), q, dim=0)
+
+
+class _DrawnOn(Protocol):
+    """What a forecast asks of the laws of discrete states beyond their chain."""
+
+    def draw_on(self, paths: Tensor, before: Sequences) -> Tensor:
+        """Draw observations after the first step of paths (N, T), the last step of ``before``."""
+
+    def expected(self, chance: Tensor) -> Tensor | None:
+        """E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K)."""
+
+
+def require_discrete(laws: TrajectoryLaws) -> DiscreteLaws:
+    """The laws as those of a chain; ``ValueError`` if they are not."""
+    if laws.discrete is None:
+        raise ValueError(f"model: needs discrete states, got {type(laws).__name__}")
+    return laws.discrete
+
+
+@dataclass(frozen=True)
+class ChainAnswers:
+    """Answers for a chain of K states: beliefs are probabilities (N, T, K)."""
+
+    laws: DiscreteLaws
+
+    def log_evidence(self) -> Tensor:
+        return structures.log_evidence(self.laws)
+
+    def step_log_likelihood(self) -> Tensor:
+        return structures.filter_chain(self.laws).log_increments
+
+    def filter(self) -> Tensor:
+        return self._within(structures.filter_chain(self.laws).log_beliefs)
+
+    def predict(self) -> Tensor:
+        return self._within(structures.filter_chain(self.laws).log_predicted)
+
+    def smooth(self) -> Tensor:
+        return self._within(structures.smooth_chain(self.laws))
+
+    def _within(self, log_probability: Tensor) -> Tensor:
+        return log_probability.exp() * self.laws.data.step_mask.unsqueeze(-1)
+
+    def sample_states(self, draws: int, generator: torch.Generator) -> Tensor:
+        return exact.sample_paths(**self.laws.chain._asdict(), n=draws, generator=generator)
+
+    def forecast(self, model: Model, data: Sequences, future: Future) -> Forecast:
+        steps, draws = future.steps, future.draws
+        if not (model.inputs or model.timed or model.actions):
+            # Laws may be for sequences of some length alone.
+            whole = model.observations.blank(1, int(data.lengths.max()) + steps)
+            model._check_kind(Sequences.from_tensors(whole, codes=data.is_codes))
+        driven = from_last_step(model, data, future)
+        beliefs = [ChainAnswers(require_discrete(laws)).filter() for laws in laws_of(model, data)]
+        log_last = joined(beliefs, data.max_length)[torch.arange(len(data)), data.lengths - 1].log()
+        laws = model.laws({}, driven)
+        ahead = require_discrete(laws)
+        chance = exact.predict_states(log_last, ahead.matrices, steps, ahead.choice).exp()
+        copies = torch.arange(len(data)).repeat(draws)
+        many = model.laws({}, driven[copies])
+        chain = require_discrete(many)
+        with seeded(future.seed):
+            moves = log_last[copies], chain.matrices
+            paths = sample_chain(*moves, len(copies), steps + 1, choice=chain.choice)
+            drawn = cast(_DrawnOn, many).draw_on(paths, data[copies])
+        drawn = drawn.reshape(draws, len(data), *drawn.shape[1:])
+        mean = cast(_DrawnOn, laws).expected(chance)
+        if mean is None and not model.observations.codes:
+            mean = drawn.double().mean(0)
+        return Forecast(chance, mean, drawn)

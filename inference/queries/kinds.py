@@ -1,0 +1,67 @@
+"""Which exact answers go with which laws: the one place that tells kinds of laws apart."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+
+from ...models import Model, Sequences, TrajectoryLaws
+from .batches import Future
+from .chains import ChainAnswers
+from .linear import LinearAnswers
+
+
+class Answers(Protocol):
+    """Exact inference under the laws of a model at known parameters, for a batch of N sequences.
+
+    Beliefs are tensors (N, T, …) or named tuples of such, zero beyond the length of a sequence.
+    Laws of a kind of their own, neither discrete nor linear-Gaussian, bring their answers in a
+    method ``answers``; what they cannot tell ends in a ``ValueError``.
+    """
+
+    def log_evidence(self) -> Tensor:
+        """log p(y_n) with the states summed out, (N,) nats; differentiable."""
+
+    def step_log_likelihood(self) -> Tensor:
+        """log p(y_t | y_1 … y_{t-1}), (N, T) nats."""
+
+    def filter(self) -> Any:
+        """p(z_t | y_1 … y_t)."""
+
+    def predict(self) -> Any:
+        """p(z_t | y_1 … y_{t-1})."""
+
+    def smooth(self) -> Any:
+        """p(z_t | y_1 … y_T)."""
+
+    def sample_states(self, draws: int, generator: torch.Generator) -> Tensor:
+        """Draw from p(z | y): paths (draws, N, T) int64 or (draws, N, T, D)."""
+
+    def forecast(self, model: Model, data: Sequences, future: Future) -> Any:
+        """Continue the data under the model, whatever sequences these laws are of."""
+
+
+def answers_to(laws: TrajectoryLaws) -> Answers:
+    """Return what answers questions under these laws.
+
+    Raises:
+        ValueError: laws whose hidden states cannot be summed out.
+    """
+    if laws.discrete is not None:
+        return ChainAnswers(laws.discrete)
+    if laws.linear is not None:
+        return LinearAnswers(laws.linear)
+    own = getattr(laws, "answers", None)
+    if own is not None:
+        return cast(Answers, own())
+    raise inexact(type(laws).__name__)
+
+
+def inexact(came: object) -> ValueError:
+    """The error of who is asked for what there is no exact answer to."""
+    return ValueError(
+        "model: needs one whose hidden states can be integrated out exactly; for others "
+        f"weighted_evidence estimates the evidence, and a DeepGuide forecasts, got {came}"
+    )
