@@ -28,10 +28,11 @@ from .export.gates import export_gates, gates
 from .export.to_arviz import to_arviz
 from .filters.bayesian import BayesianRecurrentFilter
 from .filters.conditional_markov import CRFFilter, MEMMFilter
+from .filters.network import NetworkFilter
 from .filters.recurrences import recurrent_gates
 from .filters.recurrent import ElmanFilter, GRUFilter, LSTMFilter
 from .filters.sigmoid import SigmoidFilter
-from .filters.slot import ExactFilter
+from .filters.slot import ExactFilter, Filter, ScoredFilter
 from .filters.spectral import (
     ObservableOperators,
     SpectralFilter,
@@ -45,7 +46,7 @@ from .fitting.settings import FitSettings
 from .fitting.start import starting_values
 from .fitting.sweeps import FailedJob, Sweep, sweep
 from .guides.deep import DeepGuide, TrajectoryNetwork
-from .guides.guide import BeliefGuide, ForwardGuide, MeanFieldGuide
+from .guides.guide import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide, Posterior
 from .guides.particles import Particles, particle_filter
 from .guides.regimes import RegimeGuide
 from .guides.sampled_bits import SampledBitGuide
@@ -106,6 +107,7 @@ __all__ = [
     "EvidenceGap",
     "ExactFilter",
     "FailedJob",
+    "Filter",
     "FilterTracker",
     "Fit",
     "FitSettings",
@@ -114,6 +116,7 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "Guide",
     "History",
     "HorizonPlan",
     "Importance",
@@ -126,6 +129,7 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NetworkFilter",
     "NetworkPolicy",
     "NoMemory",
     "NonFiniteLossError",
@@ -135,6 +139,7 @@ __all__ = [
     "ParticleTracker",
     "Particles",
     "Plan",
+    "Posterior",
     "Readouts",
     "RecurrentAgent",
     "RegimeForecast",
@@ -142,6 +147,7 @@ __all__ = [
     "RegimeParticles",
     "SampleComparison",
     "SampledBitGuide",
+    "ScoredFilter",
     "SigmoidFilter",
     "SmoothedRegimes",
     "SpectralFilter",

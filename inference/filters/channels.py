@@ -11,19 +11,26 @@ from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
 from ...models.checks import require
 from ...models.emissions.observations import Observations
-from .recurrent import FLAGGED_FEATURES, LIKELIHOOD_FLOOR, actions_before, channel_scale
+from .recurrent import (
+    FLAGGED_FEATURES,
+    LIKELIHOOD_FLOOR,
+    actions_before,
+    channel_scale,
+    gaps_before,
+)
 
 Reading = Literal["observations", "likelihoods"]
 
 
 class Channels(nn.Module):
-    """Numbers that a filter of discrete states reads of every step, (N, T, ``width``).
+    """Numbers that a filter reads of every step, (N, T, ``width``).
 
     Of ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
     standardised by ``calibrate``, all zero where missing; then a flag for each feature that is
     missing (one a step for many features, none for symbols); then the model's inputs, and the
     action before as a one-hot vector. Of ``"likelihoods"``: log O_k(y_t) relative to their sum and
-    cut at ``least``, then inputs and action.
+    cut at ``least``, then inputs and action. With ``gaps``, before the inputs, the log of the time
+    since the step before in units of its geometric mean.
 
     Raises:
         ValueError: a reading that there is not, or a model that it was not built for.
@@ -31,23 +38,35 @@ class Channels(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    gap: Tensor
 
-    def __init__(self, reads: Reading = "observations", *, least: float = LIKELIHOOD_FLOOR) -> None:
+    def __init__(
+        self,
+        reads: Reading = "observations",
+        *,
+        least: float = LIKELIHOOD_FLOOR,
+        flagged: bool = True,
+        gaps: bool = False,
+    ) -> None:
         super().__init__()
         require(reads in get_args(Reading), "reads", f"must be in {get_args(Reading)}", repr(reads))
         self.reads: Reading = reads
         self.least = least
+        self.flagged = flagged
+        self.gaps = gaps
         self.flags = 0
         self.inputs = 0
         self.actions = 0
         self.register_buffer("shift", torch.zeros(0))
         self.register_buffer("scale", torch.ones(0))
+        if gaps:
+            self.register_buffer("gap", torch.ones(()))
 
     def width(self, model: Model) -> int:
         """How many numbers there are for this model."""
-        assert isinstance(model.belief, DiscreteBelief)  # its filter asked
-        along = model.inputs + model.actions
+        along = model.inputs + model.actions + self.gaps
         if self.reads == "likelihoods":
+            assert isinstance(model.belief, DiscreteBelief)  # its filter asked
             return model.belief.states + along
         return model.observations.channels + self._flags(model.observations) + along
 
@@ -64,10 +83,14 @@ class Channels(nn.Module):
 
     def _flags(self, kind: Observations) -> int:
         few = kind.features <= FLAGGED_FEATURES
-        return 0 if kind.codes else kind.features if few else 1
+        return 0 if kind.codes or not self.flagged else kind.features if few else 1
 
     def calibrate(self, data: Sequences) -> None:
-        """Read off the scale of the data, unless they are symbols or bits."""
+        """Read off the scale of the data, unless they are symbols or bits, and of their gaps."""
+        if self.gaps:
+            steps = gaps_before(data)[:, 1:]
+            used = steps[data.step_mask[:, 1:]]
+            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.gap)
         if self.reads == "observations" and not self._kind.codes:
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
@@ -88,6 +111,9 @@ class Channels(nn.Module):
             if self.flags:
                 missing = ~seen if self.flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
+        if self.gaps:
+            relative = gaps_before(laws.data) / self.gap.double()
+            parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self.inputs:
             assert laws.data.inputs is not None  # the model checked the data
             parts.append(laws.data.inputs.to(dtype))

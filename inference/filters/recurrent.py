@@ -243,12 +243,12 @@ class RecurrentFilter(nn.Module):
         out in units of their spread in the model, parameters that are not known being drawn.
         """
         if isinstance(model.belief, GaussianBelief):
-            mean, spread = _state_scale(model, data[: min(len(data), _SCALED_ON)])
+            mean, spread = spread_of_states(model, data[: min(len(data), _SCALED_ON)])
             self.state_shift, self.state_scale = mean.to(self.shift), spread.to(self.shift)
         if self._users:
             return
         if self.gaps:
-            steps = _gaps(data)[:, 1:]
+            steps = gaps_before(data)[:, 1:]
             used = steps[data.step_mask[:, 1:]]
             self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.shift)
         if self.reads != "likelihoods" and not model.observations.codes:
@@ -273,7 +273,7 @@ class RecurrentFilter(nn.Module):
         if self.reads != "observations":
             parts.append(self._of_model(laws).to(dtype))
         if self.gaps:
-            relative = _gaps(laws.data) / self.gap.double()
+            relative = gaps_before(laws.data) / self.gap.double()
             parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
@@ -339,17 +339,7 @@ class RecurrentFilter(nn.Module):
         """The beliefs that scores (…, belief.width) stand for."""
         if isinstance(self.belief, DiscreteBelief):
             return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
-        size = self.belief.size
-        mean, own, rest = scores.split([size, size, scores.shape[-1] - 2 * size], -1)
-        own = nn.functional.softplus(own + _UNIT_SOFTPLUS)
-        unit = self.state_scale.to(scores.dtype)
-        mean = self.state_shift.to(scores.dtype) + unit * mean
-        if not self.belief.full:
-            return GaussianBeliefs(mean, unit * own)
-        row, column = torch.tril_indices(size, size, -1)
-        factor = own.diag_embed()
-        factor[..., row, column] = rest
-        return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
+        return normal_law(scores, self.belief, self.state_shift, self.state_scale)
 
     def forward(self, laws: TrajectoryLaws) -> Beliefs:
         return self.read_out(self.scores(laws))
@@ -405,6 +395,24 @@ class ElmanFilter(RecurrentFilter):
     parts = ("h",)
 
 
+def normal_law(scores: Tensor, belief: GaussianBelief, shift: Tensor, scale: Tensor) -> Beliefs:
+    """Normal beliefs whose mean and Cholesky factor are read off scores (…, belief.width).
+
+    In units of ``scale`` (D,) about ``shift`` (D,): scores of zero are the law with these moments.
+    """
+    size = belief.size
+    mean, own, rest = scores.split([size, size, scores.shape[-1] - 2 * size], -1)
+    own = nn.functional.softplus(own + _UNIT_SOFTPLUS)
+    unit = scale.to(scores.dtype)
+    mean = shift.to(scores.dtype) + unit * mean
+    if not belief.full:
+        return GaussianBeliefs(mean, unit * own)
+    row, column = torch.tril_indices(size, size, -1)
+    factor = own.diag_embed()
+    factor[..., row, column] = rest
+    return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
+
+
 def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of every feature, (F,) each; 0 and 1 for bits."""
     weight, values = data.mask.double(), data.values.double()
@@ -442,7 +450,7 @@ def actions_before(data: Sequences, actions: int) -> Tensor:
     return before
 
 
-def _gaps(data: Sequences) -> Tensor:
+def gaps_before(data: Sequences) -> Tensor:
     """Time since the step before, (N, T) float64; 1 at the first step and beyond the length."""
     if data.times is None:
         raise ValueError("gaps: a network that reads them needs data with times, got none")
@@ -452,7 +460,7 @@ def _gaps(data: Sequences) -> Tensor:
     return gaps
 
 
-def _state_scale(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
+def spread_of_states(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation over time and sequences of the model's states, each (D,).
 
     Of simulations; with a flat first state, from which nothing can be drawn, of the smoother.

@@ -33,7 +33,7 @@ from ...models import (
 from ...models.beliefs import DiscreteBelief
 from ...models.emissions.emission import Parameters
 from ..filters.gaussian_beliefs import GaussianBeliefs
-from ..filters.slot import ExactFilter, Filter, ScoredFilter
+from ..filters.slot import Beliefs, ExactFilter, Filter, ScoredFilter
 from ..queries.evidence import log_evidence
 from .gaussian_posteriors import (
     GaussianBackward,
@@ -164,6 +164,15 @@ class Guide(nn.Module, ABC):
         """Let the filter read off the scale of the data, and of the states at the medians."""
         self.filter.calibrate(parameters_of(self), data)
 
+    def beliefs(self, laws: TrajectoryLaws) -> Beliefs:
+        """The filter's beliefs, those of discrete states in the precision of the laws."""
+        beliefs = self.filter(laws)
+        if isinstance(beliefs, Tensor) and laws.discrete is not None:
+            precision = laws.discrete.log_initial.dtype
+            if beliefs.dtype != precision:  # coarser ones sum to 1 coarsely
+                return beliefs.to(precision).log_softmax(-1)
+        return beliefs
+
     @abstractmethod
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> Posterior:
         """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
@@ -264,7 +273,7 @@ class BeliefGuide(Guide):
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
         if type(self.filter) is ExactFilter and laws.linear is not None:
             return GaussianSmoother(laws.linear)  # needs no density of the beliefs
-        beliefs = self.filter(laws)
+        beliefs = self.beliefs(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
             return Backward(_discrete(laws), beliefs)
@@ -290,7 +299,7 @@ class BeliefGuide(Guide):
         It is the network's own, before ``posterior`` takes out the states that the model's zeros
         rule out: the network learns to do so itself, and can be used without the model.
         """
-        beliefs = self.filter(laws)
+        beliefs = self.beliefs(laws)
         if isinstance(beliefs, GaussianBeliefs):
             each = beliefs.double().log_prob(paths.double())
             return -torch.where(laws.data.step_mask, each, 0).sum(-1)
@@ -343,10 +352,10 @@ class ForwardGuide(Guide):
         """s_t(z_t), (N, T, K); of binary nodes those of a product law, h · s_t."""
         belief = getattr(self.filter, "belief", None)
         if isinstance(belief, DiscreteBelief) and belief.nodes is not None:
-            beliefs: Tensor = self.filter(laws)  # type: ignore[assignment]
+            beliefs: Tensor = self.beliefs(laws)  # type: ignore[assignment]
             return beliefs
         scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
-        return scores
+        return scores.to(_discrete(laws).log_initial.dtype)
 
 
 class MeanFieldGuide(Guide):
@@ -361,7 +370,7 @@ class MeanFieldGuide(Guide):
     def posterior(
         self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> MeanField | GaussianMeanField:
-        beliefs = self.filter(laws)
+        beliefs = self.beliefs(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):
             return MeanField(_discrete(laws), beliefs)

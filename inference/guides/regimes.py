@@ -235,7 +235,7 @@ class RegimeGuide(Guide):
         return self.kind == "factorised"
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SwitchingPosterior:
-        beliefs = self.filter(laws)
+        beliefs = self.beliefs(laws)
         assert isinstance(beliefs, Tensor)  # the model's belief is discrete
         beliefs = beliefs if learn else beliefs.detach()
         return SwitchingPosterior(_switching(laws), beliefs, bound=self.kind, draws=self.draws)
