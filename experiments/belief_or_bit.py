@@ -43,10 +43,11 @@ from ..inference.fitting.objectives import Objective
 from ..inference.guides.guide import Guide
 from ..models import Sequences
 from ..models.randomness import one_thread, seeded
-from .belief_filter import PUBLISHED_AFFINE, AffineFilter, best_affine_slope, chain
 from .command.report import Outcome, versions
 from .command.seeds import falls_short, interval, over_seeds, stream, summary
 from .drawings.belief_or_bit import draw
+from .parts.reference_filters import AffineFilter
+from .parts.two_states import PUBLISHED_AFFINE, best_affine_slope, chain
 
 Array = npt.NDArray[np.float64]
 

@@ -7,9 +7,9 @@ guide = METHODS[name].trained(model, data, settings.fit_settings(), seed, hidden
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ...inference import (
     BeliefGuide,
@@ -110,3 +110,33 @@ def contenders(network: Network) -> dict[str, Contender]:
 
 
 UNTRAINED = {"baselines/untrained_lstm": Contender("lstm", objective=None)}
+
+
+def reached(
+    cases: Sequence[Mapping[str, Any]], most: Mapping[str, float], exact: float
+) -> dict[str, Any]:
+    """What the LSTM in a `BeliefGuide` was to stay below, beside the worst case and the worst fit.
+
+    Args:
+        cases: figures of each, by network and method, with its floors.
+        most: by figure.
+        exact: |ELBO − evidence| / |evidence| that the exact filter in the same slot must stay
+            below.
+    """
+    ours = [case["lstm"]["belief_guide"] for case in cases]
+    reach: dict[str, Any] = {}
+    for key, bound in most.items():
+        worst = max(one[key] for one in ours)
+        reach[key] = {
+            "bound": bound,
+            "largest_over_cases": worst,
+            "largest_over_fits": max(max(one[f"{key}_by_seed"]) for one in ours),
+            "reached": "yes" if worst <= bound else "no",
+        }
+    floor = max(case["floors"]["exact_filter"]["evidence_gap_relative_largest"] for case in cases)
+    reach["exact_filter_gap_relative"] = {
+        "bound": exact,
+        "largest_over_cases": floor,
+        "reached": "yes" if floor <= exact else "no",
+    }
+    return reach

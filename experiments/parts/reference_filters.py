@@ -1,4 +1,4 @@
-"""Filters that need no training: floors and baselines of `related-architectures`."""
+"""Filters that need no training: floors and baselines."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ...inference import ExactFilter, SampledBitGuide, SigmoidFilter, filter_beliefs
 from ...inference.filters.gaussian_beliefs import GaussianBeliefs
-from ...models import Model, Sequences
+from ...models import Laws, Model, Sequences
 from ...models.chains.nodes import node_probabilities, product_law
 
 
@@ -23,6 +23,28 @@ class _Fixed(nn.Module):
 
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Nothing to calibrate."""
+
+
+class AffineFilter(_Fixed):
+    """m_t = tanh(½ LLR(y_t) + a m_{t-1}), m_0 = 0: what a gate with weight a on m could do.
+
+    The exact filter has artanh((1 − 2ε) m_{t-1}) in place of a m_{t-1}, with slope 1 − 2ε at m = 0
+    and artanh(1 − 2ε) between m = −1 and m = 1.
+    """
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = slope
+
+    def forward(self, laws: Laws) -> Tensor:
+        half_ratio = (laws.log_likelihood[..., 1] - laws.log_likelihood[..., 0]) / 2
+        logit = torch.empty_like(half_ratio)
+        m = torch.zeros_like(half_ratio[:, 0])
+        for t in range(half_ratio.shape[1]):
+            logit[:, t] = half_ratio[:, t] + self.slope * m
+            m = logit[:, t].tanh()
+        # P(z = ±1) = (1 ± m) / 2 = 1 / (1 + exp(∓2 artanh m)), without cancellation
+        return nn.functional.logsigmoid(torch.stack([-2 * logit, 2 * logit], -1))
 
 
 class SampledMarginals(_Fixed):

@@ -8,23 +8,16 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from beliefzoo.experiments.belief_filter import (
-    PUBLISHED_AFFINE,
-    SMOKE,
-    AffineFilter,
-    Settings,
-    best_affine_slope,
-    chain,
+from beliefzoo.experiments.belief_filter import SMOKE, Settings, heldout, methods, run, train
+from beliefzoo.experiments.parts.belief_measures import (
     divergence,
-    heldout,
     log_beliefs,
     measure,
-    methods,
     profile,
-    run,
     summary,
-    train,
 )
+from beliefzoo.experiments.parts.reference_filters import AffineFilter
+from beliefzoo.experiments.parts.two_states import PUBLISHED_AFFINE, best_affine_slope, chain
 from beliefzoo.inference import (
     BeliefGuide,
     ElmanFilter,

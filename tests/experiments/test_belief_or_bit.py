@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from beliefzoo.experiments.belief_filter import AffineFilter, chain
 from beliefzoo.experiments.belief_or_bit import (
     SMOKE,
     Settings,
@@ -19,6 +18,8 @@ from beliefzoo.experiments.belief_or_bit import (
     readings,
     slopes,
 )
+from beliefzoo.experiments.parts.reference_filters import AffineFilter
+from beliefzoo.experiments.parts.two_states import chain
 from beliefzoo.inference import BeliefGuide, SampledBitGuide, SigmoidFilter, evidence_gap
 from beliefzoo.models import HiddenMarkovModel, NodeGate
 
