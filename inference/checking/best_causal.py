@@ -1,25 +1,25 @@
 """The best causal guides of discrete chains, by dynamic programming over beliefs.
 
-What is to come depends on what was seen through the exact filter b_t alone. So the worth of a
-choice at step t is a function of b_t and of the number of steps that are left; these functions are
-regressed, backward from the last step, on polynomials of beliefs that simulated sequences lead to.
+The future depends on the past through the exact filter b_t alone. So the value of a choice at step
+t is a function of b_t and of the number of steps left. These functions are regressed, backward from
+the last step, on polynomials of beliefs that occur in simulated sequences.
 
-Of a forward-structured guide, W = 0 at the last step and
+For a forward-structured guide, W = 0 at the last step and
 
     W_t(z, b_t) = E[V_{t+1}(z, y_{t+1}) | b_t],
     V_{t+1}(z, y) = log Σ_{z'} T(z'|z) O(y|z') exp W_{t+1}(z', b_{t+1}),
 
-the best q(z_t | z_{t-1}, y_{1:t}) is ∝ T(z_t|z_{t-1}) O(y_t|z_t) exp W_t(z_t, b_t): the soft value
-iteration of control as inference (Levine 2018), with the future averaged over, not seen. Of
-independent steps, U = 0 at the last step and
+and the best q(z_t | z_{t-1}, y_{1:t}) is ∝ T(z_t|z_{t-1}) O(y_t|z_t) exp W_t(z_t, b_t): the soft
+value iteration of control as inference (Levine 2018), with the future averaged over instead of
+seen. For independent steps, U = 0 at the last step and
 
     U_t(q_t, b_t) = E[max_q' {q'·(log O(y_{t+1}) + log T' q_t) + H(q') + U_{t+1}(q', b_{t+1})}],
 
 whose gradient in q_t is log T · E[q_{t+1}], and the best q_t solves
 log q_t = log O(y_t) + log T' q_{t-1} + ∂U_t(q_t, b_t) + constant.
 
-Where regression is not exact, the guide that follows from it still is a causal one: what is found
-is a lower bound of the best in expectation, with an error of second order.
+If the regression is not exact, the resulting guide is still a causal one: in expectation its bound
+is a lower bound on the best, with an error of second order.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ _VERTICES = 4
 
 
 def highest_degree(dimensions: int) -> int:
-    """The degree up to which polynomials in so many variables are few enough.
+    """Largest degree for which polynomials in so many variables are few enough.
 
     Raises:
-        ValueError: not even linear functions are few enough.
+        ValueError: even linear functions are too many.
     """
     require(
         1 + dimensions <= FEATURES,
@@ -82,7 +82,7 @@ def highest_degree(dimensions: int) -> int:
 
 @dataclass(frozen=True)
 class Polynomials:
-    """Chebyshev polynomials of total degree at most ``degree``, on the box that points fill."""
+    """Chebyshev polynomials of total degree at most ``degree``, on a box around given points."""
 
     low: Tensor
     high: Tensor
@@ -122,7 +122,7 @@ def _compositions(dimensions: int, degree: int) -> list[tuple[int, ...]]:
 
 @dataclass(frozen=True)
 class _Chain:
-    """A chain that does not change over time, with all that its next step may show."""
+    """A homogeneous chain, with the possible outcomes of its next step."""
 
     log_transition: Tensor
     """(K, K)."""
@@ -186,7 +186,7 @@ def best_causal_mean_field(
     """The best independent steps q(z_t | y_{1:t}), on average over the model's sequences.
 
     Arguments and errors as of ``best_causal_forward``. The bound is not concave: at every step the
-    better of two fixed points is taken, up to a better one that both starts miss.
+    better of two fixed points is taken, which may miss a better one.
     """
     chain = _chain(model, laws, _MEAN_FIELD_OUTCOMES, seed)
     states = laws.log_initial.shape[-1]
@@ -210,7 +210,7 @@ def best_causal_mean_field(
 
 @dataclass(frozen=True)
 class _MeanFieldProgram:
-    """Worth U(q, b) and its gradient in q, together columns of a regression, (F, 1 + K)."""
+    """Value U(q, b) and its gradient in q, together the columns of a regression, (F, 1 + K)."""
 
     chain: _Chain
     basis: Polynomials
@@ -296,7 +296,7 @@ def _pieces(chain: _Chain, beliefs: Tensor) -> Sequence[Tensor]:
 
 
 def _regress(features: Tensor, target: Tensor) -> Tensor:
-    """Least squares, the shortest solution where points are fewer than features."""
+    """Least squares; the solution of least norm if points are fewer than features."""
     found: Tensor = torch.linalg.lstsq(features, target, rcond=1e-12, driver="gelsd").solution
     return found
 
@@ -330,7 +330,7 @@ def _require_possible(value: Tensor) -> None:
 def _beliefs(
     model: HiddenMarkovModel, laws: DiscreteLaws, degree: int, dimensions: int, seed: int
 ) -> Tensor:
-    """Filters b_t of simulated sequences, and those of the data that reach farthest, (P, K)."""
+    """Filters b_t of simulated sequences, and the most extreme ones of the data, (P, K)."""
     count = max(_BELIEFS, _BELIEFS_PER_FEATURE * math.comb(dimensions + degree, degree))
     steps = laws.data.max_length
     like = model.sample(max(20, -(-4 * count // steps)), steps, seed=seed).data

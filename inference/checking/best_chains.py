@@ -1,7 +1,7 @@
-"""The best member of a family of posteriors over discrete states, parameters free at every step.
+"""The best member of a family of posteriors over discrete states, free at every step.
 
-Nothing is amortized here: each sequence has numbers of its own at each of its steps, which may
-depend on all of it. What the best of them falls short of the evidence is the family's doing.
+Nothing is amortized here: each sequence has parameters of its own at each step, which may depend on
+the whole sequence. The evidence minus the ELBO of the best member is due to the family alone.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ GLANCE = 50
 class DiscreteFamily:
     """Posteriors of one kind whose law at each step is given by a row of numbers.
 
-    ``kind`` joins the steps: ``Backward`` (SCIENCE I1), ``Forward``, ``MeanField``. The numbers are
-    K logits, or with ``nodes`` the k logits of a product of Bernoulli laws over 2^k states (of a
-    ``Forward`` family the weights of a score that is linear in the nodes).
+    ``kind`` joins the steps: ``Backward`` (see docs/science.md, I1), ``Forward``, ``MeanField``.
+    The numbers are K logits, or with ``nodes`` the k logits of a product of Bernoulli laws over 2^k
+    states (for ``Forward``, the weights of a score that is linear in the nodes).
     """
 
     kind: type[Backward] | type[Forward] | type[MeanField]
@@ -74,8 +74,8 @@ class DiscreteFamily:
 def best_free(family: DiscreteFamily, laws: DiscreteLaws, own: PathPosterior) -> Tensor:
     """The largest ELBO of each sequence over the family, (N,), never below that of ``own``.
 
-    A ``MeanField`` of single states by coordinate ascent, the others by L-BFGS, from several
-    starts, ``own`` among them; up to better optima that all of these miss.
+    A ``MeanField`` of single states is optimised by coordinate ascent, the others by L-BFGS, from
+    several starts including ``own``; a better optimum that all of them miss is possible.
     """
     if family.kind is MeanField and family.nodes is None:
         assert isinstance(own, MeanField)
@@ -92,7 +92,7 @@ def best_free(family: DiscreteFamily, laws: DiscreteLaws, own: PathPosterior) ->
     begun = torch.stack([*starts, *(ascend(total, start, GLANCE) for start in starts)])
     with torch.no_grad():
         bounds = torch.stack([family.member(laws, numbers).elbo() for numbers in begun])
-    # Sequences are problems of their own: each goes on from its best.
+    # Sequences are separate problems: each continues from its own best.
     best = ascend(total, begun[bounds.argmax(0), torch.arange(begun.shape[1])])
     with torch.no_grad():
         return torch.maximum(family.member(laws, best).elbo(), bounds.amax(0))
@@ -101,7 +101,7 @@ def best_free(family: DiscreteFamily, laws: DiscreteLaws, own: PathPosterior) ->
 def ascend(
     objective: Callable[[Tensor], Tensor], start: Tensor, iterations: int = _ITERATIONS
 ) -> Tensor:
-    """Where L-BFGS takes a differentiable objective (nats) from ``start``; float64."""
+    """Maximises a differentiable objective (nats) by L-BFGS from ``start``; float64."""
     numbers = start.double().clone().requires_grad_()
     optimizer = torch.optim.LBFGS(
         [numbers],
@@ -123,12 +123,12 @@ def ascend(
 
 
 def best_mean_field(laws: DiscreteLaws, *starts: Tensor) -> MeanField:
-    """The best independent steps for every sequence, each free to see all of it.
+    """The best independent steps for every sequence, each free to depend on all of it.
 
     Coordinate ascent on the bound, odd and even steps in turn, from the smoother, from the most
-    likely path and from any further log laws (N, T, K) given; the best of them. What it falls short
-    of the evidence is the family gap of every mean-field guide (up to a better optimum that all
-    starts miss).
+    likely path and from any further log laws (N, T, K) given; the best result is returned. The
+    evidence minus its bound is the family gap of every mean-field guide, unless all starts miss a
+    better optimum.
     """
     states = laws.log_likelihood.shape[-1]
     paths = exact.most_likely_path(*laws.chain)[0].clamp_min(0)
@@ -139,7 +139,7 @@ def best_mean_field(laws: DiscreteLaws, *starts: Tensor) -> MeanField:
 
 
 def _sharp(paths: Tensor, states: int) -> Tensor:
-    """Log laws (N, T, K) that are all but sure of paths (N, T)."""
+    """Log laws (N, T, K) that are almost certain of paths (N, T)."""
     hard = torch.nn.functional.one_hot(paths, states).double()
     return (hard * 0.998 + 0.002 / states).log()
 

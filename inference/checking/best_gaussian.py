@@ -1,8 +1,9 @@
-"""The best guides of linear-Gaussian chains: in closed form, seeing all of a sequence or its past.
+"""The best guides of linear-Gaussian chains in closed form, given a whole sequence or its past.
 
 The posterior of the states is normal with a block-tridiagonal precision Λ and a linear term h,
-Λ_{t,t+1} = −A'Q⁻¹. What a causal guide expects of the future is linear in Kalman's mean x̂_t, with
-matrices that one sweep backward finds. Where elements are missing it expects all of those to come.
+Λ_{t,t+1} = −A'Q⁻¹. The future that a causal guide expects is linear in Kalman's mean x̂_t, with
+matrices computed by one backward sweep. If elements are missing, it expects all later ones to be
+observed.
 """
 
 from __future__ import annotations
@@ -47,10 +48,10 @@ class _Blocks(NamedTuple):
 
 
 def best_mean_field(laws: LinearGaussianLaws, *, full: bool = True) -> GaussianMeanField:
-    """The independent steps with the largest bound, each free to see the whole sequence.
+    """The independent steps with the largest bound, each free to depend on the whole sequence.
 
-    For a normal posterior: its means, and the inverses of the diagonal blocks of its precision, or
-    of its diagonal where covariances are not ``full``.
+    For a normal posterior these have its means, and as covariances the inverses of the diagonal
+    blocks of its precision, or of its diagonal unless covariances are ``full``.
 
     Raises:
         ValueError: a flat start.

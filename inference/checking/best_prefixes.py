@@ -1,4 +1,4 @@
-"""The best causal guides of discrete chains over few symbols: every prefix has its own numbers.
+"""The best causal guides of discrete chains over few symbols: parameters for every prefix.
 
 All sequences of one length are listed with their probabilities. A causal guide is a table with a
 row for each prefix y_{1:t}; the best one has the largest average bound.
@@ -52,15 +52,15 @@ class PrefixTree:
         return self.laws.data.max_length
 
     def first(self, values: Tensor, t: int) -> Tensor:
-        """Of (S^L, …) that depend on the first t symbols alone: one row a prefix, (S^t, …)."""
+        """Selects one row per prefix (S^t, …) from (S^L, …) that depends on t symbols alone."""
         return values[:: len(self.symbols) ** (self.length - t)]
 
     def spread(self, rows: Tensor, t: int) -> Tensor:
-        """From one row a prefix (S^t, …) to all sequences."""
+        """Repeats one row per prefix (S^t, …) for all sequences."""
         return rows.repeat_interleave(len(self.symbols) ** (self.length - t), 0)
 
     def places(self, data: Sequences) -> Tensor:
-        """Where sequences of this length stand in the list, (N,); all of them observed."""
+        """Indices of fully observed sequences of this length in the list, (N,)."""
         values = data.values.unsqueeze(2) == self.symbols.values[:, 0]
         same = values if data.is_codes else values.all(-1)
         digits = same.to(torch.int64).argmax(-1)
@@ -68,7 +68,7 @@ class PrefixTree:
         return (digits * power).sum(-1)
 
     def best_forward(self) -> PathPosterior:
-        """The best q(z_t | z_{t-1}, y_{1:t}): the program of ``causal_programs`` over the tree."""
+        """The best q(z_t | z_{t-1}, y_{1:t}), by the program of ``best_causal`` over the tree."""
         laws, count = self.laws, len(self.symbols)
         step_evidence = exact.filter_chain(*self.laws.chain).log_increments.exp()
         worth = torch.zeros_like(laws.log_likelihood[:, 0])
@@ -88,9 +88,9 @@ class PrefixTree:
     def best(self, family: DiscreteFamily, *members: PathPosterior) -> PathPosterior:
         """The best causal member of a family, by L-BFGS on the table of all prefixes.
 
-        From the numbers of causal ``members`` for ``laws``, from the exact filter and from a
-        sharper one, and of independent steps from constant ones; up to a better optimum that all of
-        these miss. A ``Forward`` family of free scores needs no search.
+        Starts are the numbers of causal ``members`` for ``laws``, the exact filter and a sharper
+        one, and for independent steps constant ones; a better optimum that all of them miss is
+        possible. A ``Forward`` family of free scores needs no search.
         """
         if family.kind is Forward and family.nodes is None:
             return self.best_forward()

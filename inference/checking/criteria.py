@@ -13,32 +13,38 @@ from ..queries.answers import log_evidence
 
 @dataclass(frozen=True)
 class InformationCriteria:
-    r"""What a maximum of the likelihood is worth, given the number of parameters it took.
+    r"""Akaike's and Schwarz's information criteria at a maximum of the likelihood.
 
     .. math::
         \mathrm{AIC} = -2 \log L + 2 p, \qquad \mathrm{BIC} = -2 \log L + p \log n
 
-    Smaller is better; only differences between models of the same data mean anything. The theory
-    behind both supposes a maximum inside the parameter space: at a boundary (a transition
-    probability of zero) p counts too many, and for the number of states of an HMM neither is more
-    than a guide.
+    Smaller is better; only differences between models of the same data have a meaning. Both assume
+    a maximum inside the parameter space: at a boundary (a transition probability of zero) p is too
+    large, and for the number of states of an HMM both are only a guide.
+
+    Attributes:
+        log_likelihood: maximum of log L, nats.
+        parameters: number of free parameters p.
+        observations: number of observed steps n.
+
+    >>> from beliefzoo.inference import InformationCriteria
+    >>> two, three = InformationCriteria(-342.3, 4, 107), InformationCriteria(-329.5, 9, 107)
+    >>> round(two.aic, 1), round(three.aic, 1)
+    (692.6, 677.0)
     """
 
     log_likelihood: float
-    """log L = Σ_n log p(y_n), the states summed out, nats."""
     parameters: int
-    """p, the number of free parameters."""
     observations: int
-    """n, the number of time steps at which something was observed, over all sequences."""
 
     @property
     def aic(self) -> float:
-        """Akaike's criterion."""
+        """Akaike's information criterion."""
         return -2 * self.log_likelihood + 2 * self.parameters
 
     @property
     def bic(self) -> float:
-        """Schwarz's criterion."""
+        """Schwarz's (Bayesian) information criterion."""
         return -2 * self.log_likelihood + self.parameters * math.log(self.observations)
 
     def __str__(self) -> str:
@@ -51,21 +57,34 @@ class InformationCriteria:
 def information_criteria(
     result: Fit | Model, data: Sequences, *, parameters: int | None = None
 ) -> InformationCriteria:
-    """AIC and BIC at a maximum of the likelihood; the evidence is exact whatever the filter.
+    """Computes AIC and BIC at a maximum of the likelihood, with the exact evidence.
 
-    Parameters are counted by the dimension of their support: a row of K probabilities is K − 1. A
-    stationary Poisson HMM with m states has m + m (m − 1); a free initial law adds m − 1 (Zucchini,
-    MacDonald & Langrock 2016).
+    The number of parameters is the dimension of their support: a row of K probabilities has K − 1.
+    A stationary Poisson HMM with m states has m + m (m − 1); a free initial law adds m − 1.
 
     Args:
         result: a fit with ``parameters="ml"``, or a model at known values.
         data: the data that it was fitted to.
-        parameters: the number of free parameters. By default those that a fit did not know before,
-            or, of a model, all: give the number where some of them were not estimated.
+        parameters: number of free parameters. Default: those unknown before the fit, or all those
+            of a model; give the number if some of them were not estimated.
+
+    Returns:
+        The criteria.
 
     Raises:
         ValueError: a fit that does not maximise the likelihood, a model with unknown parameters, a
             negative number of parameters, or data that the model cannot emit.
+
+    Source: Zucchini, MacDonald & Langrock (2016).
+
+    >>> from beliefzoo.inference import information_criteria
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1.0, 9.0]
+    ... )
+    >>> data = model.sample(20, 30, seed=0).data
+    >>> print(information_criteria(model, data))
+    log L -1311.2233 nats, 5 parameters, 600 observed steps: AIC 2632.45, BIC 2654.43
     """
     if isinstance(result, Fit):
         if result.guide.uncertainty != "ml":

@@ -1,4 +1,4 @@
-"""What a guide falls short of the evidence, taken apart: family, causality, amortization."""
+"""The evidence gap of a guide divided into family, causality and amortization."""
 
 from __future__ import annotations
 
@@ -33,45 +33,58 @@ _FORWARD_DEGREE, _MEAN_FIELD_DEGREE = 4, 4
 
 @dataclass(frozen=True)
 class GapParts:
-    r"""evidence − ELBO = family + causality + amortization, at fixed parameters, nats.
+    """Parts of the evidence gap at fixed parameters: family + causality + amortization, in nats.
 
     With q over all members of the guide's family, whose parameters at every step are free:
 
-    - *family*: log p(y) − max_q ELBO(q; y), the parameters free for each sequence, all of it seen;
-    - *causality*: max_q ELBO(q; y) − ELBO(q*; y), where q* is the best causal member, its
-      parameters at step t functions of y_{1:t}, optimal on average over the model's sequences. Of a
-      single sequence it may be negative, on average it is not. Zero for guides that read the
-      future (one that reads backward alone is held to the best that sees all);
-    - *amortization*: ELBO(q*; y) − ELBO(guide; y): what the network, its size and its training
-      miss (Cremer et al. 2018).
+    - *family*: log p(y) − max_q ELBO(q; y), the parameters free for each sequence and dependent on
+      all of it;
+    - *causality*: max_q ELBO(q; y) − ELBO(q*; y), where q* is the best causal member: its
+      parameters at step t are functions of y_{1:t}, optimal on average over the model's sequences.
+      It may be negative for a single sequence, but not on average. It is zero for guides that read
+      the future (one that reads backward alone is compared with the best that sees all);
+    - *amortization*: ELBO(q*; y) − ELBO(guide; y): what is lost by the network, its size and its
+      training (Cremer et al. 2018).
 
-    A ``BeliefGuide`` whose beliefs are free has neither of the first two: with the exact filter,
-    which is causal, its ELBO is the evidence (SCIENCE I1). Where its beliefs are products of
-    Bernoulli laws, KL(b_t ‖ β_t) = TC(b_t) + Σ_j KL(b_tj ‖ β_tj): the total correlation of the
-    exact filter is a floor that no network gets below (SCIENCE I5).
+    A ``BeliefGuide`` with free beliefs has no family or causality gap: with the exact filter, which
+    is causal, its ELBO is the evidence (docs/science.md, I1). If its beliefs are products of
+    Bernoulli laws, KL(b_t ‖ β_t) = TC(b_t) + Σ_j KL(b_tj ‖ β_tj): the total correlation TC of the
+    exact filter is a floor that no network can get below (docs/science.md, I5).
 
-    ``log_evidence``, ``elbo``, ``best_elbo``, ``best_causal_elbo`` and ``lengths`` are (N,). A step
-    is one time step of one sequence.
+    Attributes:
+        log_evidence: (N,).
+        elbo: of the guide, (N,).
+        best_elbo: of the best member of the family for each sequence, (N,).
+        best_causal_elbo: of the best causal member, (N,); ``best_elbo`` for guides that read the
+            future.
+        lengths: lengths of the sequences, (N,).
+        causal: how the best causal member was found, in words.
+        causal_error: by how many nats per step the best causal member may be better than the one
+            found: 0 in closed form; for a regression on polynomials, how much the bound changed
+            with the last degree; NaN if not known.
+        total_correlation: TC(b_t) of the exact filter, (N, T), if beliefs are products over nodes.
+        node_divergence: Σ_j KL(b_tj ‖ β_tj), (N, T), likewise.
+
+    >>> from beliefzoo.inference import LSTMFilter, MeanFieldGuide, gaps
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], probs=[[0.8, 0.2], [0.2, 0.8]]
+    ... )
+    >>> parts = gaps(MeanFieldGuide(model, LSTMFilter(4)), model.sample(10, 4, seed=0).data)
+    >>> whole = parts.family + parts.causality + parts.amortization
+    >>> parts.causal, bool((whole - parts.total).abs().max() < 1e-9)
+    ('over all prefixes', True)
     """
 
     log_evidence: Tensor
     elbo: Tensor
-    """Of the guide."""
     best_elbo: Tensor
-    """Of the best member of the family for each sequence."""
     best_causal_elbo: Tensor
-    """Of the best causal member; ``best_elbo`` for guides that read the future."""
     lengths: Tensor
     causal: str
-    """How the best causal member was found, in words."""
     causal_error: float
-    """Nats per step that it may be better than what was found: 0 in closed form, NaN not known.
-
-    Of a regression on polynomials: how much the bound changed with the last degree."""
     total_correlation: Tensor | None = None
-    """TC(b_t) of the exact filter, (N, T); for beliefs that are products over nodes."""
     node_divergence: Tensor | None = None
-    """Σ_j KL(b_tj ‖ β_tj), (N, T); for the same."""
 
     @property
     def total(self) -> Tensor:
@@ -80,38 +93,38 @@ class GapParts:
 
     @property
     def family(self) -> Tensor:
-        """(N,)."""
+        """Family gap, (N,)."""
         return self.log_evidence - self.best_elbo
 
     @property
     def causality(self) -> Tensor:
-        """(N,)."""
+        """Causality gap, (N,)."""
         return self.best_elbo - self.best_causal_elbo
 
     @property
     def amortization(self) -> Tensor:
-        """(N,)."""
+        """Amortization gap, (N,)."""
         return self.best_causal_elbo - self.elbo
 
     @property
     def steps(self) -> int:
-        """Time steps over all sequences."""
+        """Number of time steps of all sequences."""
         return int(self.lengths.sum())
 
     def per_step(self, values: Tensor) -> tuple[float, float]:
-        """Σ values / steps of (N,) or (N, T), and its standard error over sequences."""
+        """Returns Σ values / steps of (N,) or (N, T), and its standard error over sequences."""
         totals = values if values.ndim == 1 else values.sum(-1)
         return float(totals.sum()) / self.steps, standard_error(totals, self.lengths)
 
     def per_sequence(self, values: Tensor) -> tuple[float, float]:
-        """Mean over sequences of (N,) or of sums of (N, T), and its standard error."""
+        """Returns the mean over sequences of (N,), or of sums of (N, T), and its standard error."""
         totals = values if values.ndim == 1 else values.sum(-1)
         n = len(totals)
         spread = float(totals.std()) / math.sqrt(n) if n > 1 else math.nan
         return float(totals.mean()), spread
 
     def parts(self) -> dict[str, Tensor]:
-        """The gap and its parts by name, (N,); the floor of I5 where there is one, (N, T)."""
+        """Returns the gap and its parts, (N,), and the floor TC(b_t) if there is one, (N, T)."""
         rows = {name: getattr(self, name) for name in ("total", "family", "causality")}
         rows["amortization"] = self.amortization
         if self.total_correlation is not None and self.node_divergence is not None:
@@ -120,7 +133,7 @@ class GapParts:
         return rows
 
     def figures(self) -> dict[str, float]:
-        """Nats per step and per sequence of every part, with standard errors over sequences."""
+        """Returns nats per step and per sequence of every part, with standard errors."""
         out = {}
         for name, values in self.parts().items():
             for unit, found in (
@@ -159,36 +172,47 @@ class GapParts:
 def gaps(
     fitted: Fit | Guide, data: Sequences, *, degree: int | None = None, seed: int = 0
 ) -> GapParts:
-    """Take the gap of a guide apart, at the posterior medians of the parameters.
+    """Divides the evidence gap of a guide into parts, at the posterior medians of the parameters.
 
     The best causal member is found in closed form for linear-Gaussian models; by dynamic
-    programming over all prefixes where the sequences are short, the symbols few and no element is
-    missing; else, for discrete states and guides whose scores or beliefs are free, by dynamic
-    programming over beliefs (see ``causal_programs``).
+    programming over all prefixes if the sequences are short, the symbols few and no element is
+    missing; otherwise, for discrete states and guides with free scores or beliefs, by dynamic
+    programming over beliefs.
 
     For a ``BeliefGuide`` whose beliefs are products over binary nodes, and whose sequences are too
-    long to be listed or have missing elements, the best causal member is not known: the product of
-    the exact filter's marginals stands in for it, a causal member that need not be the best. Then,
+    long to be listed or have missing elements, the best causal member is not known. The product of
+    the exact filter's marginals, a causal member that need not be the best, takes its place. Then,
     on average over the model's sequences, *causality* is an upper bound and *amortization* a lower
-    one, which is negative where the network does better than the stand-in; ``causal_error`` is NaN.
+    one, which is negative if the network does better; ``causal_error`` is NaN.
 
-    A missing element says nothing: it is summed out of the evidence and of all bounds. Which
-    elements are missing is no part of a model, so the best causal member cannot expect it: at every
-    step it takes all elements to come for observed, as it does not know better. Causality is then
-    what lacking the future costs such a member, not one that is told beforehand what will be
-    missing.
+    Missing elements are summed out of the evidence and of all bounds. Which elements are missing is
+    no part of a model, so the best causal member expects all later elements to be observed.
+    Causality is then the cost of not seeing the future for such a member, not for one that is told
+    in advance what will be missing.
 
     Args:
         fitted: a fit, or a guide on its own (``BeliefGuide``, ``ForwardGuide``,
             ``MeanFieldGuide``).
         data: sequences, seen in training or not.
-        degree: of the polynomials in beliefs that the dynamic program regresses on; None: 4, or
-            less for many states.
+        degree: degree of the polynomials in beliefs for the dynamic program; None: 4, or less for
+            many states.
         seed: of the beliefs that it simulates.
+
+    Returns:
+        The parts of every sequence.
 
     Raises:
         ValueError: data that the model cannot emit; a model without exact inference; a family
             whose best members are not known (the message says which).
+
+    >>> from beliefzoo.inference import ForwardGuide, LSTMFilter, gaps
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> parts = gaps(ForwardGuide(model, LSTMFilter(4)), model.sample(10, 4, seed=0).data)
+    >>> bool(parts.family.abs().max() < 1e-6)  # the family holds the exact posterior,
+    True
+    >>> round(parts.per_step(parts.causality)[0], 4)  # but no causal member is exact
+    0.1175
     """
     if degree is not None:
         require_count(degree, "degree")
@@ -221,7 +245,7 @@ def gaps(
 
 
 class _Best(NamedTuple):
-    """The bounds of the best members, (N,), and of the causal one how it was found."""
+    """Bounds of the best members, (N,), and how the causal one was found."""
 
     best: Tensor
     best_causal: Tensor

@@ -1,4 +1,4 @@
-"""How good a guide's draws are as importance proposals: Pareto k̂, and the corrected evidence."""
+"""Importance weights of a guide's draws: Pareto k̂, and the evidence corrected by them."""
 
 from __future__ import annotations
 
@@ -37,26 +37,38 @@ Weights = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class WeightedEvidence:
-    r"""The evidence of every sequence at known parameters, from weighted trajectories of a guide.
+    r"""Evidence of every sequence at known parameters, estimated by weighted paths from a guide.
 
     .. math::
         \log \hat p(y) = \log \frac1S \sum_s w_s, \qquad
         w_s = \frac{p(y, z_s)}{q(z_s \mid y)}, \quad z_s \sim q
 
-    On average below log p(y) and above the bound, to which it is equal for S = 1 (Burda et al.
-    2016). All in nats, one entry a sequence.
+    On average it is below log p(y) and above the ELBO, which it equals for S = 1. All in nats, one
+    entry per sequence.
+
+    Attributes:
+        log_evidence: log of the mean weight, (N,).
+        bound: mean log weight, an estimate of the guide's ELBO, (N,).
+        k_hat: Pareto k̂ of the weights, (N,); NaN if it cannot be estimated.
+        threshold: largest k̂ to rely on with so many draws.
+        lengths: lengths of the sequences, (N,).
+
+    Source: Burda, Grosse & Salakhutdinov (2016).
+
+    >>> from beliefzoo.inference import ExactFilter, MeanFieldGuide, weighted_evidence
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> guide = MeanFieldGuide(model, ExactFilter())
+    >>> found = weighted_evidence(guide, model.sample(5, 10, seed=0).data, draws=100)
+    >>> bool((found.bound < found.log_evidence).all()), found.k_hat.shape
+    (True, torch.Size([5]))
     """
 
     log_evidence: Tensor
-    """log of the mean weight, (N,)."""
     bound: Tensor
-    """The mean log weight, an estimate of the guide's ELBO, (N,)."""
     k_hat: Tensor
-    """Pareto k̂ of the weights, (N,); NaN where they allow none."""
     threshold: float
-    """Largest k̂ to rely on with so many draws."""
     lengths: Tensor
-    """Lengths of the sequences, (N,)."""
 
     @property
     def per_step(self) -> float:
@@ -70,25 +82,37 @@ class WeightedEvidence:
 
     @property
     def reliable_share(self) -> float:
-        """Share of the sequences whose k̂ is below the threshold."""
+        """Share of sequences whose k̂ is below the threshold."""
         return float((self.k_hat <= self.threshold).double().mean())
 
 
 def weighted_evidence(
     result: Fit | Guide, data: Sequences, *, draws: int = 500, seed: int = 0
 ) -> WeightedEvidence:
-    """Estimate the evidence at the posterior medians of the parameters with the guide's weights.
+    """Estimates the evidence at the posterior medians of the parameters by importance weighting.
 
-    For any model and guide; where there is exact inference see ``evidence_gap``.
+    For any model and guide; with exact inference :func:`evidence_gap` is better.
 
     Args:
         result: a fit, or a guide on its own.
         data: sequences, seen in training or not.
-        draws: trajectories of every sequence, S >= 25.
-        seed: of the draws; torch's global generator is left as it was.
+        draws: paths for every sequence, S >= 25.
+        seed: of the draws; torch's global generator is left unchanged.
+
+    Returns:
+        Evidence, bound and k̂ of every sequence.
 
     Raises:
-        ValueError: bad argument, or data that the model cannot emit.
+        ValueError: a bad argument, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import BeliefGuide, LSTMFilter, log_evidence, weighted_evidence
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(5, 4, seed=0).data
+    >>> guide = BeliefGuide(model, LSTMFilter(4))  # untrained
+    >>> found = weighted_evidence(guide, data, draws=4000)
+    >>> bool((found.log_evidence - log_evidence(model, data)).abs().max() < 0.1)
+    True
     """
     guide = result.guide if isinstance(result, Fit) else result
     if not isinstance(guide, Guide):
@@ -112,9 +136,9 @@ def weighted_evidence(
 
 
 def log_weights(guide: Guide, values: Parameters, data: Sequences, draws: int) -> Tensor:
-    """log p(y, z_s) − log q(z_s | y) of trajectories of the guide, (draws, N) nats.
+    """log p(y, z_s) − log q(z_s | y) of paths drawn from the guide, (draws, N) nats.
 
-    Drawn with torch's global generator, a block at a time.
+    Uses torch's global generator, and draws a block at a time.
     """
     laws = guide.model.laws(values, data)
     posterior = guide.posterior(laws, learn=False)
@@ -128,38 +152,50 @@ def log_weights(guide: Guide, values: Parameters, data: Sequences, draws: int) -
 
 @dataclass(frozen=True)
 class Importance:
-    r"""A guide q judged by the weights of its draws (Yao et al. 2018, Vehtari et al. 2024).
+    r"""Quality of a guide q measured by the importance weights of its draws.
 
     .. math::
         w_s = \frac{p(\theta_s)\, p(y \mid \theta_s)}{q(\theta_s)}, \qquad
         w^{joint}_s = \frac{p(\theta_s)\, p(y, z_s \mid \theta_s)}
         {q(\theta_s)\, q(z_s \mid y, \theta_s)}
 
-    Below ``threshold`` a k̂ says that q covers the posterior (of the parameters; of parameters and
-    states) well enough for its draws to be corrected by weighting. A k̂ is NaN where a weight is not
-    a number or none is positive. Weights only see where q has draws: a guide that sits on one of
-    the K! relabelled copies of a posterior has a fine k̂, and ``log_evidence`` is then that of this
+    A k̂ below ``threshold`` says that q covers the posterior (of the parameters; of parameters and
+    states) well enough for its draws to be corrected by weighting. A k̂ is NaN if a weight is not a
+    number or none is positive. Weights see only where q has draws: a guide that covers one of the
+    K! relabelled copies of a posterior has a good k̂, and ``log_evidence`` is then that of this
     copy, too small by log K! (not so with an ordered prior).
+
+    Attributes:
+        k_hat_parameters: k̂ of the parameters alone, the states summed out exactly.
+        k_hat_joint: k̂ of parameters and one path of states per draw.
+        log_evidence: log p(y) of all sequences: log mean w with Pareto-smoothed tail, nats.
+        elbo: the guide's ELBO, with exact expectations over the states, nats.
+        elbo_standard_error: its Monte Carlo error, nats.
+        threshold: largest k̂ to rely on with so many draws.
+        draws: number of draws.
+        log_weights: log w_s, (draws,).
+        log_weights_joint: log w_s of parameters and paths, (draws,).
+
+    Source: Yao et al. (2018); Vehtari et al. (2024).
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, importance
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model  # parameters known and the exact filter: all weights are equal
+    >>> guide = BeliefGuide(model, ExactFilter())
+    >>> found = importance(guide, model.sample(5, 9, seed=0).data, draws=50)
+    >>> round(abs(found.log_evidence - found.elbo), 6), found.log_weights_joint.shape
+    (0.0, (50,))
     """
 
     k_hat_parameters: float
-    """Of the parameters alone, the states summed out exactly."""
     k_hat_joint: float
-    """Of parameters and one state path per draw, the guide's own."""
     log_evidence: float
-    """log p(y) of all sequences, log mean w with Pareto-smoothed tail, nats."""
     elbo: float
-    """The guide's bound on it, exact in the states, mean over draws of the parameters, nats."""
     elbo_standard_error: float
-    """Monte Carlo error of ``elbo``, nats."""
     threshold: float
-    """Largest k̂ to rely on with so many draws."""
     draws: int
-    """Number of draws."""
     log_weights: Weights = field(repr=False)
-    """log w_s, (draws,)."""
     log_weights_joint: Weights = field(repr=False)
-    """log w_s of parameters and paths, (draws,)."""
 
     @property
     def reliable(self) -> bool:
@@ -183,18 +219,32 @@ class Importance:
 def importance(
     result: Fit | Guide, data: Sequences, *, draws: int = 1000, seed: int = 0
 ) -> Importance:
-    """Judge a guide by the importance weights of its draws, and correct its evidence by them.
+    """Computes importance weights of a guide's draws, their k̂, and the corrected evidence.
 
     Args:
         result: a fit, or a guide on its own, whose parameters have a posterior density (or are all
-            known: then only the states are judged).
-        data: the data that the guide is the posterior of: all that it was fitted to.
+            known; then only the states matter).
+        data: the data that the guide approximates the posterior of: all that it was fitted to.
         draws: number of draws, at least 25.
-        seed: of the draws; torch's global generator is left as it was.
+        seed: of the draws; torch's global generator is left unchanged.
+
+    Returns:
+        Weights, k̂ and evidence.
 
     Raises:
         ValueError: a point estimate ("map", "ml"), which has no density; too few draws; data that
             the model cannot emit.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit, importance
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> data = model.with_parameters(rate=[4.0]).sample(8, 5, seed=0).data
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="normal")
+    >>> settings = FitSettings(steps=60, parameter_learning_rate=0.1)
+    >>> result = fit(model, guide, data, settings=settings, seed=0, progress=False)
+    >>> found = importance(result, data, draws=200)
+    >>> found.elbo < found.log_evidence, found.reliable
+    (True, True)
     """
     guide = result.guide if isinstance(result, Fit) else result
     _check(guide, data, draws)
@@ -224,7 +274,7 @@ def importance(
 def _of_blocks(
     guide: Guide, model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Evidence, log weight of a path, and bound under every draw, (draws,) each."""
+    """Evidence, log weight of a path, and bound of every draw, (draws,) each."""
     evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
     one = {name: value[0] for name, value in values.items()}
     for _, batch in batches(model, data):
@@ -240,7 +290,7 @@ def _of_blocks(
 def _one_by_one(
     guide: Guide, model: Model, data: Sequences, values: Parameters, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The same for models whose laws are of one draw of the parameters at a time."""
+    """The same for models whose laws hold one draw of the parameters at a time."""
     evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
     for draw in range(draws):
         one = {name: value[draw] for name, value in values.items()}
@@ -255,12 +305,12 @@ def _one_by_one(
 
 
 def k_hat(log_weights: Weights) -> float:
-    """Pareto k̂, or NaN where the weights allow none."""
+    """Pareto k̂, or NaN if it cannot be estimated."""
     return pareto_k(log_weights) if _usable(log_weights) else math.nan
 
 
 def corrected_evidence(log_weights: Weights) -> float:
-    """Log of the mean weight, tail smoothed, or NaN where the weights allow none."""
+    """Log of the mean weight with smoothed tail, or NaN if it cannot be estimated."""
     return psis_log_mean(log_weights) if _usable(log_weights) else math.nan
 
 

@@ -1,4 +1,4 @@
-"""Whether one-step predictions of a linear-Gaussian model leave anything to be predicted."""
+"""Tests of whether the one-step prediction errors of a linear-Gaussian model are white noise."""
 
 from __future__ import annotations
 
@@ -12,29 +12,65 @@ from ..queries.linear import standardised_innovations
 
 
 class InnovationTests(NamedTuple):
-    """Statistics of the standardised innovations, (N, F) each; see :func:`innovation_tests`."""
+    """Statistics of the standardised innovations, (N, F) each; made by :func:`innovation_tests`.
+
+    Attributes:
+        ljung_box: Q(lags) = n (n + 2) Σ_k ρ_k² / (n − k); chi-squared with ``lags`` degrees of
+            freedom.
+        skewness: third standardised moment; N(0, 6 / n).
+        kurtosis: fourth standardised moment; N(3, 24 / n).
+        heteroskedasticity: H(h) = sum of squares of the last h over that of the first h, h = n / 3;
+            F(h, h).
+        used: number of innovations n of each series, int64.
+
+    >>> from beliefzoo.inference import innovation_tests
+    >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
+    >>> model = LinearGaussianSSM(LinearDynamics(1)).with_parameters(
+    ...     initial_mean=[0.0], initial_variance=[1.0], transition=[[0.9]], process_variance=[1.0],
+    ...     loading=[[1.0]], intercept=0.0, observation_variance=1.0,
+    ... )
+    >>> found = innovation_tests(model, model.sample(2, 50, seed=0).data)
+    >>> found.used.flatten().tolist(), found.skewness.shape
+    ([50, 50], torch.Size([2, 1]))
+    """
 
     ljung_box: Tensor
-    """Q(lags) = n (n + 2) Σ_k ρ_k² / (n − k); chi-squared with ``lags`` degrees of freedom."""
     skewness: Tensor
-    """Third standardised moment; N(0, 6 / n)."""
     kurtosis: Tensor
-    """Fourth standardised moment; N(3, 24 / n)."""
     heteroskedasticity: Tensor
-    """H(h) = squares of the last h over squares of the first h, h = n / 3; F(h, h)."""
     used: Tensor
-    """Innovations n of each series, int64."""
 
 
 def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -> InnovationTests:
-    """Diagnostics of Durbin & Koopman (2012, section 2.12), with their laws under the model.
+    """Tests the standardised innovations for autocorrelation, non-normality, changing variance.
 
-    The laws hold at known parameters and for many observations. Innovations that are missing, or
-    that went into the flat directions of the first state, are left out; the others move together.
+    The null distributions hold at known parameters and for many observations. Innovations that are
+    missing, or that determine the flat directions of the first state, are left out, and the others
+    close up.
+
+    Args:
+        model: with known parameters.
+        data: N series of F features.
+        lags: number of autocorrelations in the Ljung-Box statistic.
+
+    Returns:
+        The statistics, whose fields say their null distributions.
 
     Raises:
-        ValueError: a parameter that is not known, or a series of fewer than ``lags`` + 3
-            innovations.
+        ValueError: an unknown parameter, or a series of fewer than ``lags`` + 3 innovations.
+
+    Source: Durbin & Koopman (2012), section 2.12.
+
+    >>> from beliefzoo.inference import innovation_tests
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> nile = [1120.0, 1160, 963, 1210, 1160, 1160, 813, 1230, 1370, 1140, 995, 935, 1110, 994]
+    >>> data = Sequences.from_arrays([nile])
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=15098.5, level_variance=1469.2
+    ... )
+    >>> found = innovation_tests(model, data, lags=4)
+    >>> round(found.ljung_box.item(), 3), found.used.item()  # .95 quantile of χ²(4): 9.488
+    (7.588, 13)
     """
     all_of_them = standardised_innovations(model, data)
     rows = []

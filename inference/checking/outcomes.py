@@ -1,4 +1,4 @@
-"""What the next observation may be: a table of outcomes that stands for an emission law."""
+"""Tables of possible next observations, which represent an emission law by few outcomes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Outcomes:
 
 
 def alphabet(model: HiddenMarkovModel) -> Sequences | None:
-    """All that a step may show, each as a sequence of one step; None if that is no short list."""
+    """All possible observations of a step, each as a sequence of one step; None if too many."""
     seen = model.observations
     if isinstance(seen, Symbols) and seen.size <= LARGEST_ALPHABET:
         return Sequences.from_tensors(torch.arange(seen.size).unsqueeze(-1), codes=True)
@@ -59,9 +59,9 @@ def alphabet(model: HiddenMarkovModel) -> Sequences | None:
 def outcomes(model: HiddenMarkovModel, count: int, *, seed: int = 0) -> Outcomes:
     """A table of outcomes of a model whose parameters are known.
 
-    All outcomes where they are few. Otherwise about ``count``: of one feature midquantiles of each
-    state's law, of several features draws, as many of each state; weighted against the mixture of
-    the states' laws.
+    All outcomes if they are few. Otherwise about ``count``: for one feature the midquantiles of
+    each state's law, for several features as many draws of each state; weighted against the mixture
+    of the states' laws.
 
     Raises:
         ValueError: an emission that reads inputs or earlier observations.

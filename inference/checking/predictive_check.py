@@ -1,4 +1,4 @@
-"""Posterior predictive checks: statistics of the data beside those of replications."""
+"""Posterior predictive checks: statistics of the data compared with those of replications."""
 
 from __future__ import annotations
 
@@ -15,29 +15,43 @@ Statistic = Callable[[Array], float]
 
 
 def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = None) -> Any:
-    r"""Compare statistics of the observations with those of their replications (Rubin 1984).
+    r"""Compares statistics of the observations with those of their replications.
 
     .. math:: \text{tail} = P(T(y^{rep}) > T(y)) + \tfrac12 P(T(y^{rep}) = T(y))
 
-    A tail near 0 or 1 is a feature of the data that the model misses. Its Monte Carlo error is
-    about 0.5 / √replications at most. Since the data were used twice, it is not uniform under a
-    true model: it lies too close to 1/2.
+    A tail near 0 or 1 is a feature of the data that the model misses. Its Monte Carlo error is at
+    most about 0.5 / √replications. Since the data are used twice, it is not uniform under a true
+    model but too close to 1/2.
 
     Args:
-        idata: what ``to_arviz`` returned, with replications.
+        idata: the result of ``to_arviz``, with replications.
         statistics: name -> function of one array (sequence, time[, feature]), NaN where nothing was
-            observed (replications have the same gaps), returning one number. By default mean,
-            variance and lag-1 autocorrelation (one row a feature); for symbols the entropy of
+            observed (replications have the same gaps), returning one number. Default: mean,
+            variance and lag-1 autocorrelation (one row per feature); for symbols the entropy of
             their frequencies, the share of the most frequent one, and the share of repeats.
 
     Returns:
-        A pandas DataFrame, one row a statistic: ``observed``; ``mean``, ``sd``, ``low`` and
+        A pandas DataFrame, one row per statistic: ``observed``; ``mean``, ``sd``, ``low`` and
         ``high`` (5 % and 95 % quantiles) of the replications; ``tail``. Replications whose
-        statistic is NaN are left out; ``tail`` is NaN where there is none, or where the observed
+        statistic is NaN are left out; ``tail`` is NaN if none is left, or if the observed
         statistic is NaN.
 
     Raises:
-        ValueError: without replications, or for a statistic that does not return one number.
+        ValueError: no replications, or a statistic that does not return one number.
+
+    Source: Rubin (1984).
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings
+    >>> from beliefzoo.inference import fit, predictive_check, to_arviz
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> data = Sequences.from_arrays([[3, 4, 2, 5, 4, 3], [4, 4, 3, 2, 6, 30]])
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="normal")
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=20), seed=0, progress=False)
+    >>> idata = to_arviz(result, data, draws=50, seed=0)
+    >>> table = predictive_check(idata, {"largest": lambda y: float(y.max())})
+    >>> table.loc["largest", ["observed", "tail"]].tolist()  # the model never gives a 30
+    [30.0, 0.0]
     """
     import xarray as xr
 
@@ -113,7 +127,7 @@ def _variance(y: Array) -> float:
 
 
 def _autocorrelation(y: Array) -> float:
-    """Mean product of neighbours' deviations from the mean of all, over the variance."""
+    """Mean product of neighbours' deviations from the overall mean, divided by the variance."""
     deviation = y - _mean(y)
     products = deviation[:, 1:] * deviation[:, :-1]
     return _mean(products) / variance if (variance := _variance(y)) > 0 else np.nan
@@ -125,7 +139,7 @@ def _shares(y: Array) -> Array:
 
 
 def _entropy(y: Array) -> float:
-    """Of the frequencies of the symbols, nats."""
+    """Entropy of the frequencies of the symbols, nats."""
     shares = _shares(y)
     return float(-(shares * np.log(shares)).sum())
 

@@ -1,4 +1,4 @@
-"""Where in a sequence, and at which events, a gate stops being Bayes' rule."""
+"""Update errors by time and event: where a network departs from Bayes' rule."""
 
 from __future__ import annotations
 
@@ -15,10 +15,23 @@ from .evidence_gap import EvidenceGap, standard_error
 
 @dataclass(frozen=True)
 class EventTable:
-    """Means of a quantity of every step over the steps at which something happened, (E,) each.
+    """Means of a quantity of every step, grouped by event.
 
-    ``standard_error`` is over sequences (NaN for a single one), ``share`` the part of the total
-    over all steps that falls on the event. A mean over no step is NaN.
+    Attributes:
+        event: what the steps are grouped by.
+        names: names of the E groups.
+        mean: mean over the steps of each group, (E,); NaN over no steps.
+        standard_error: over sequences, (E,); NaN for a single sequence.
+        steps: number of steps in each group, (E,).
+        share: share of the total over all steps that falls into each group, (E,).
+
+    >>> import torch
+    >>> from beliefzoo.inference import EventTable
+    >>> groups = torch.tensor([[0, 0, 1], [0, 1, -1]])
+    >>> values = torch.tensor([[1.0, 2.0, 6.0], [3.0, 4.0, 9.0]])
+    >>> table = EventTable.of("weather", ["dry", "wet"], groups, values)
+    >>> table.mean.tolist(), table.steps.tolist()
+    ([2.0, 5.0], [3, 2])
     """
 
     event: str
@@ -30,7 +43,7 @@ class EventTable:
 
     @classmethod
     def of(cls, event: str, names: Sequence[str], groups: Tensor, values: Tensor) -> EventTable:
-        """From ``groups`` (N, T), the place in ``names`` or −1 for none, of values (N, T)."""
+        """Groups values (N, T) by ``groups`` (N, T), indices into ``names`` or −1 for none."""
         rows = []
         whole = float(values[groups >= 0].sum())
         for place in range(len(names)):
@@ -45,14 +58,14 @@ class EventTable:
         return cls(event, tuple(names), mean, error, steps.long(), share)
 
     def over(self, places: Sequence[int]) -> float:
-        """Mean over the steps of several events; NaN where none of them occurred."""
+        """Returns the mean over the steps of several groups; NaN if they have none."""
         index = torch.tensor(places)
         steps = self.steps[index]
         total = torch.where(steps > 0, self.mean[index] * steps, 0).sum()
         return float(total / steps.sum())
 
     def __str__(self) -> str:
-        """Rows of the events that happened."""
+        """Rows of the groups that occurred."""
         head = f"{self.event:<24}{'mean':>11}{'':>10}{'steps':>9}{'share':>8}"
         rows = zip(self.names, self.mean, self.standard_error, self.steps, self.share, strict=True)
         return "\n".join(
@@ -67,21 +80,33 @@ class EventTable:
 
 @dataclass(frozen=True)
 class UpdateErrors:
-    """The update error u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)) of SCIENCE I1 by event, nats a step.
+    """Update error u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)) by event; made by :func:`update_errors`.
 
-    It is local: free of what went wrong at earlier steps.
+    In nats per step. It is local: errors of earlier steps do not enter (docs/science.md, I1).
+
+    Attributes:
+        over_time: by time step.
+        by_surprise: by surprise −log p(y_t | y_1 … y_{t-1}) under the exact filter, in equal shares
+            of the steps.
+        since_switch: by the steps since the true state changed; None if it is not given.
+        by_missing: by whether y_t was observed, observed in part, or missing; None if nothing is
+            missing.
+        surprise_correlation: Spearman's correlation of update error and surprise over all steps.
+
+    >>> from beliefzoo.inference import BeliefGuide, LSTMFilter, evidence_gap, update_errors
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(20, 10, seed=0).data
+    >>> found = update_errors(evidence_gap(BeliefGuide(model, LSTMFilter(4)), data), data, bins=3)
+    >>> found.over_time.mean.shape, found.by_surprise.steps.sum().item()
+    (torch.Size([10]), 200)
     """
 
     over_time: EventTable
-    """At every step of the sequences."""
     by_surprise: EventTable
-    """In equal shares of the steps, by −log p(y_t | y_1 … y_{t-1}) under the exact filter."""
     since_switch: EventTable | None
-    """0, 1, … steps after the true state changed; None where it was not given."""
     by_missing: EventTable | None
-    """Where y_t was seen, seen in part, or missing; None where nothing is missing."""
     surprise_correlation: float
-    """Spearman's, of update error and surprise over all steps."""
 
     def __str__(self) -> str:
         tables = self.by_surprise, self.since_switch, self.by_missing, self.over_time
@@ -98,17 +123,31 @@ def update_errors(
     bins: int = 10,
     lags: int = 16,
 ) -> UpdateErrors:
-    """Take the update error of a guide with causal beliefs apart by what happened.
+    """Groups the update error of a guide with causal beliefs by what happened at each step.
 
     Args:
-        gap: of ``evidence_gap`` for these data.
+        gap: result of ``evidence_gap`` for these data.
         data: the sequences.
-        states: true hidden states or regimes (N, T), integers, as a simulation has them.
-        bins: equal shares of the steps by surprise.
-        lags: steps after a switch that get a row of their own; the later ones share one.
+        states: true hidden states or regimes (N, T), integers, for instance of a simulation.
+        bins: number of equal shares of the steps by surprise.
+        lags: number of steps after a switch with a row of their own; later steps share one.
+
+    Returns:
+        Tables of the mean error by event.
 
     Raises:
         ValueError: a gap of a guide without causal beliefs; data or states of another shape.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, evidence_gap, update_errors
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> simulated = model.sample(20, 10, seed=0)
+    >>> gap = evidence_gap(BeliefGuide(model, ExactFilter()), simulated.data)
+    >>> found = update_errors(gap, simulated.data, states=simulated.states, lags=2)
+    >>> found.since_switch.names
+    ('0', '1', '2 or more', 'no switch yet')
+    >>> bool(found.over_time.mean.abs().max() < 1e-9)  # the exact filter makes no error
+    True
     """
     require(
         isinstance(gap, EvidenceGap), "gap", "must be what evidence_gap returns", type(gap).__name__
@@ -148,7 +187,7 @@ def update_errors(
 
 
 def _ranks(values: Tensor) -> Tensor:
-    """Ranks from 0, equal values sharing the mean of theirs: symbols surprise equally often."""
+    """Ranks from 0; equal values share their mean rank, since symbols often have equal surprise."""
     _, place, count = values.unique(return_inverse=True, return_counts=True)
     last = count.cumsum(0) - 1
     ranks: Tensor = (last - (count - 1) / 2).double()[place]
@@ -156,7 +195,19 @@ def _ranks(values: Tensor) -> Tensor:
 
 
 def steps_since_switch(states: Tensor) -> Tensor:
-    """Steps since the hidden state last changed, int64 (N, T): 0 where it does, −1 before any."""
+    """Counts the steps since the hidden state last changed.
+
+    Args:
+        states: integers, (N, T).
+
+    Returns:
+        int64 (N, T): 0 at a step where it changes, −1 before the first change.
+
+    >>> import torch
+    >>> from beliefzoo.inference import steps_since_switch
+    >>> steps_since_switch(torch.tensor([[5, 5, 2, 2, 2, 5]])).tolist()
+    [[-1, -1, 0, 1, 2, 0]]
+    """
     steps = torch.arange(states.shape[1]).expand_as(states)
     changed = torch.zeros_like(states, dtype=torch.bool)
     changed[:, 1:] = states[:, 1:] != states[:, :-1]
@@ -172,7 +223,7 @@ def _since_switch(states: Tensor, inside: Tensor, error: Tensor, lags: int) -> E
 
 
 def _bins(values: Tensor, inside: Tensor, bins: int) -> Tensor:
-    """The place among equal shares of the steps, by rank; −1 beyond the length."""
+    """Index of the share of the steps, by rank; −1 beyond the length."""
     groups = torch.full_like(inside, -1, dtype=torch.int64)
     flat = values[inside]
     place = torch.empty(len(flat), dtype=torch.int64)
@@ -183,7 +234,7 @@ def _bins(values: Tensor, inside: Tensor, bins: int) -> Tensor:
 
 
 def _bin_names(values: Tensor, bins: int) -> list[str]:
-    """Number and range of every share; symbols may have several of one range."""
+    """Number and range of each share; with symbols several shares may have the same range."""
     names = []
     for number, part in enumerate(values.sort().values.tensor_split(bins), 1):
         ends = [round(float(x), 9) + 0.0 for x in (part[:1].sum(), part[-1:].sum())]
