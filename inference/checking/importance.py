@@ -105,14 +105,15 @@ def weighted_evidence(
     Raises:
         ValueError: a bad argument, or data that the model cannot emit.
 
+    >>> import torch
     >>> from beliefzoo.inference import BeliefGuide, LSTMFilter, log_evidence, weighted_evidence
     >>> from beliefzoo.models import mess3
-    >>> model = mess3().model
+    >>> model, _ = mess3().model, torch.manual_seed(0)
     >>> data = model.sample(5, 4, seed=0).data
-    >>> guide = BeliefGuide(model, LSTMFilter(4))  # untrained
-    >>> found = weighted_evidence(guide, data, draws=4000)
-    >>> bool((found.log_evidence - log_evidence(model, data)).abs().max() < 0.1)
-    True
+    >>> guide = BeliefGuide(model, LSTMFilter(4))  # untrained: its bound is far below the evidence
+    >>> found, exact = weighted_evidence(guide, data, draws=4000), log_evidence(model, data)
+    >>> bool((exact - found.bound).min() > 1), bool((found.log_evidence - exact).abs().max() < 0.3)
+    (True, True)
     """
     guide = result.guide if isinstance(result, Fit) else result
     if not isinstance(guide, Guide):

@@ -1,7 +1,8 @@
-"""Recurrent networks whose weights are written, not learned: gates that are exact posteriors.
+"""Recurrent networks whose weights are computed from a model: gates that are exact posteriors.
 
-Where a model's filter *is* the recursion of a recurrent cell, its parameters say what the weights
-are. Three identities are known (SCIENCE I3, I6, I7); what stands in their way is said by name.
+If a model's filter *is* the recursion of a recurrent cell, its parameters determine the weights.
+Three such cases are known, see docs/science.md, I3, I6 and I7; for other models the conditions that
+fail are named.
 """
 
 from __future__ import annotations
@@ -49,13 +50,27 @@ A gate then errs by a quarter of that."""
 class ConstructedCell:
     """An LSTM of one unit whose cell holds the mean of the hidden state given the past.
 
-    ``network`` (float64, batch first) reads the features of y as they are. With ``scale`` and
-    ``offset``
-
     .. math:: E[z_t | y_{1:t}] = offset + scale · c_t
 
-    z being the memory of a memory model, or the state of a linear-Gaussian one. For the latter
-    ``deviation`` is the standard deviation of the belief, the same at every step.
+    z is the memory of a memory model, or the state of a linear-Gaussian one.
+
+    Attributes:
+        model: the model that it was constructed for.
+        network: float64, batch first; reads the features of y as they are.
+        scale, offset: from the cell to the mean.
+        deviation: standard deviation of the belief of a linear-Gaussian model, the same at every
+            step; None for a memory model.
+
+    >>> from beliefzoo.inference import construct, steady_state
+    >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
+    >>> values = dict(transition=[[0.9]], process_variance=[1.0], loading=[[1.0]], intercept=0.0,
+    ...               observation_variance=1.0, initial_mean=[0.0])
+    >>> model = LinearGaussianSSM(LinearDynamics(1))
+    >>> settled = steady_state(model.with_parameters(initial_variance=[1.0], **values))
+    >>> variance = settled.predicted_covariance.diagonal()
+    >>> cell = construct(model.with_parameters(initial_variance=variance, **values))
+    >>> cell.network.hidden_size, round(cell.deviation**2 / settled.covariance.item(), 6)
+    (1, 1.0)
     """
 
     model: Model
@@ -65,7 +80,7 @@ class ConstructedCell:
     deviation: float | None = None
 
     def mean(self, data: Sequences) -> Tensor:
-        """E[z_t | y_1 … y_t], (N, T) float64; zero beyond the length of a sequence.
+        """Returns E[z_t | y_1 … y_t], (N, T) float64; zero beyond the length of a sequence.
 
         Raises:
             ValueError: data that cannot come from the model, or with missing elements.
@@ -78,10 +93,10 @@ class ConstructedCell:
         return torch.where(data.step_mask, mean, 0)
 
     def filter(self) -> ConstructedFilter:
-        """The cell in a guide's slot, for a linear-Gaussian model; its weights can be trained.
+        """Returns the cell of a linear-Gaussian model as a filter; its weights can be trained.
 
         Raises:
-            ValueError: a memory model, of whose state the cell holds the mean alone.
+            ValueError: a memory model, since its cell holds only the mean of the state.
         """
         if self.deviation is None:
             raise ValueError(
@@ -93,15 +108,28 @@ class ConstructedCell:
 
 @dataclass(frozen=True)
 class ConstructedGate:
-    """A layer of k tanh units that are the posterior of k binary nodes given the nodes before.
+    """A layer of k tanh units that computes the posterior of k binary nodes given the nodes before.
 
-    ``network`` is a ``torch.nn.RNN`` (float64, batch first) on states 2h − 1 = ±1: one step of it
-    from the nodes before, with y_t for input, gives 2 P(h_t = 1 | h_{t-1}, y_t) − 1, since
-    σ(x) = (1 + tanh(x/2)) / 2. It reads symbols as one-hot vectors. ``first`` is the network of the
-    first step, which has no nodes before.
+    One step of ``network`` from the states 2 h_{t-1} − 1 = ±1 with input y_t gives
+    2 P(h_t = 1 | h_{t-1}, y_t) − 1, since σ(x) = (1 + tanh(x/2)) / 2. This is the posterior given a
+    *sampled* h_{t-1}. Fed with its own output, a probability, it is a mean-field recursion and not
+    exact (docs/science.md, I4).
 
-    It is the posterior given a *sampled* h_{t-1}. Run on its own output, h_{t-1} replaced by its
-    probability, it is a mean-field recursion and no longer exact (SCIENCE I4).
+    Attributes:
+        model: the model that it was constructed for.
+        network: float64, batch first; reads symbols as one-hot vectors.
+        first: the network of the first step, which has no nodes before it.
+
+    >>> import torch
+    >>> from beliefzoo.inference import construct
+    >>> from beliefzoo.models import Sequences, TemporalSigmoidBeliefNetwork
+    >>> model = TemporalSigmoidBeliefNetwork(1, "gaussian").with_parameters(
+    ...     node_initial=[0.0], node_weight=[[2.0]], node_bias=[0.0],
+    ...     node_loading=[[1.0]], node_intercept=[0.0], scale=[1.0],
+    ... )
+    >>> data, path = Sequences.from_arrays([[0.5, 0.5]]), torch.tensor([[1, 1]])
+    >>> construct(model).probabilities(data, path).numpy().round(4).flatten()  # σ(0), σ(2)
+    array([0.5   , 0.8808])
     """
 
     model: HiddenMarkovModel
@@ -109,13 +137,15 @@ class ConstructedGate:
     first: nn.RNN
 
     def probabilities(self, data: Sequences, paths: Tensor) -> Tensor:
-        """P(h_t = 1 | h_{t-1}, y_t), (N, T, k) float64, for paths (N, T) of the 2^k states.
+        """Returns P(h_t = 1 | h_{t-1}, y_t), (N, T, k) float64; zero beyond a sequence's length.
 
-        Zero beyond the length of a sequence.
+        Args:
+            data: the sequences.
+            paths: codes of the 2^k states, (N, T).
 
         Raises:
             ValueError: data that cannot come from the model, or with missing elements, or paths of
-                another shape or kind.
+                another shape or dtype.
         """
         self.model.check_values(data)
         _require_whole(data)
@@ -144,9 +174,27 @@ def _check_paths(paths: Tensor, data: Sequences, states: int) -> None:
 
 
 class ConstructedFilter(nn.Module):
-    """A constructed cell as a filter: normal beliefs of a mean read off it and a fixed spread.
+    """A constructed cell as a filter: normal beliefs with the cell's mean and a fixed variance.
 
-    Its weights are parameters and can be trained further; mean and spread are read as constructed.
+    Its weights are parameters and can be trained further; ``scale``, ``offset`` and ``deviation``
+    of the cell stay as constructed.
+
+    Args:
+        cell: a cell of a linear-Gaussian model.
+
+    >>> from beliefzoo.inference import BeliefGuide, ConstructedFilter, construct, evidence_gap
+    >>> from beliefzoo.inference import steady_state
+    >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
+    >>> values = dict(transition=[[0.9]], process_variance=[1.0], loading=[[1.0]], intercept=0.0,
+    ...               observation_variance=1.0, initial_mean=[0.0])
+    >>> model = LinearGaussianSSM(LinearDynamics(1))
+    >>> settled = steady_state(model.with_parameters(initial_variance=[1.0], **values))
+    >>> model = model.with_parameters(
+    ...     initial_variance=settled.predicted_covariance.diagonal(), **values
+    ... )
+    >>> guide = BeliefGuide(model, ConstructedFilter(construct(model)))
+    >>> round(abs(evidence_gap(guide, model.sample(5, 20, seed=0).data).gap_per_step), 6)
+    0.0
     """
 
     causal = True
@@ -159,13 +207,13 @@ class ConstructedFilter(nn.Module):
         self.scale, self.offset, self.deviation = cell.scale, cell.offset, cell.deviation
 
     def build(self, model: Model) -> None:
-        """Check that the model is of the kind that the cell was written for."""
+        """Checks that the model is of the kind that the cell was constructed for."""
         same = type(model) is type(self.model) and model.belief == self.model.belief
         if not same or model.observations != self.model.observations:
             raise ValueError(f"filter: constructed for {self.model}, got {model}")
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Nothing to calibrate: the weights are in the units of the data."""
+        """Does nothing: the weights are in the units of the data."""
 
     def forward(self, laws: LinearLaws) -> GaussianBeliefs:
         _require_whole(laws.data)
@@ -192,20 +240,36 @@ def construct(model: LinearGaussianSSM) -> ConstructedCell: ...
 @overload
 def construct(model: Model) -> ConstructedCell | ConstructedGate: ...
 def construct(model: Model) -> ConstructedCell | ConstructedGate:
-    r"""A recurrent network with weights written from the model's parameters, all of them known.
+    """Computes the weights of a recurrent network from a model's parameters, all of them known.
 
-    - ``GatedAccumulator``, ``ResetModel`` (SCIENCE I7): a ``ConstructedCell`` with
+    - ``GatedAccumulator``, ``ResetModel`` (docs/science.md, I7): a ``ConstructedCell`` with
       f = P(u=1|y_t), i = P(v=1|y_t), g = E[x|y_t], o = ½; i = 1 − f for the reset model.
-    - ``LinearGaussianSSM`` of one state and one output in its steady state (I6): a
+    - ``LinearGaussianSSM`` with one state and one output in its steady state (I6): a
       ``ConstructedCell`` with constant gates i = K C, f = a (1 − K C), and g ∝ y / C, scaled to
       where tanh is linear.
     - ``TemporalSigmoidBeliefNetwork``, ``TemporalRBM`` (I3): a ``ConstructedGate``.
 
-    The posterior quantity is exact: to rounding, or to 1e-6 where tanh stands for a line.
+    The posterior quantity is exact up to rounding, or to 1e-6 where tanh replaces a line.
+
+    Args:
+        model: with all parameters known.
+
+    Returns:
+        The network, with what is needed to read its output.
 
     Raises:
         ValueError: a model for which no network is exact, with the conditions that fail (see
-            ``failing_conditions``); another model, or one with unknown parameters.
+            :func:`failing_conditions`); another model, or one with unknown parameters.
+
+    >>> from beliefzoo.inference import construct
+    >>> from beliefzoo.models import ResetModel, Sequences
+    >>> model = ResetModel().with_parameters(
+    ...     keep=0.7, positive=0.5, loading=[[1.0, 0.0], [0.0, 2.0]],
+    ...     intercept=[0.0, 0.0], scale=[1.0, 1.0],
+    ... )
+    >>> data = Sequences.from_arrays([[[0.0, 1.0], [3.0, -1.0], [-3.0, -1.0]]])
+    >>> construct(model).mean(data).numpy().round(3)  # drawn, held, drawn again
+    array([[ 0.289,  0.288, -0.957]])
     """
     failing = failing_conditions(model)
     if failing:
@@ -222,12 +286,25 @@ def construct(model: Model) -> ConstructedCell | ConstructedGate:
 
 
 def failing_conditions(model: Model) -> tuple[str, ...]:
-    """Why no recurrent network is exact for the model: each failing condition in words.
+    """Lists the conditions that fail for a recurrent network to be exact for the model.
 
-    Nothing if ``construct`` can write one.
+    Args:
+        model: of a kind that :func:`construct` knows, with all parameters known.
+
+    Returns:
+        Each failing condition in words; empty if :func:`construct` can build a network.
 
     Raises:
-        ValueError: a model of another kind than ``construct`` knows, or with unknown parameters.
+        ValueError: a model of another kind, or with unknown parameters.
+
+    >>> from beliefzoo.inference import failing_conditions
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> for condition in failing_conditions(model):
+    ...     print(condition[:78])
+    its gain must be steady from the first step on, and the first state is flat (n
     """
     if isinstance(model, LinearGaussianSSM):
         model.complete({})
@@ -325,26 +402,50 @@ def _memory_cell(model: HiddenMarkovModel, law: MemoryTransition) -> Constructed
 
 
 class SteadyState(NamedTuple):
-    """Where the Kalman filter of a time-invariant model settles, float64."""
+    """Covariances and gain to which the Kalman filter of a time-invariant model converges.
+
+    Attributes:
+        predicted_covariance: P⁻, (D, D): of z_t given y_1 … y_{t-1}.
+        covariance: P, (D, D): of z_t given y_1 … y_t.
+        gain: K, (D, F): m_t = m⁻_t + K (y_t − C m⁻_t).
+
+    >>> import torch
+    >>> from beliefzoo.inference import SteadyState
+    >>> one = torch.ones(1, 1, dtype=torch.float64)
+    >>> settled = SteadyState(predicted_covariance=2 * one, covariance=one, gain=one / 2)
+    >>> float(settled.covariance / settled.predicted_covariance)  # share 1 − K C that is kept
+    0.5
+    """
 
     predicted_covariance: Tensor
-    """P⁻, (D, D): of z_t given y_1 … y_{t-1}."""
     covariance: Tensor
-    """P, (D, D): of z_t given y_1 … y_t."""
     gain: Tensor
-    """K, (D, F): m_t = m⁻_t + K (y_t − C m⁻_t)."""
 
 
 def steady_state(model: LinearGaussianSSM) -> SteadyState:
-    r"""The fixed point of the Riccati equation.
+    r"""Solves the Riccati equation of the Kalman filter.
 
     .. math::
         P^- = A P A' + Q , \quad K = P^- C' (C P^- C' + R)^{-1} , \quad P = (I - K C) P^-
 
     A model whose first state has the covariance P⁻ has this gain at every step.
 
+    Args:
+        model: time-invariant, with all parameters known.
+
+    Returns:
+        P⁻ and P (D, D) and the gain K (D, F), float64.
+
     Raises:
         ValueError: unknown parameters, laws that change over time, or no fixed point.
+
+    >>> from beliefzoo.inference import steady_state
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> round(steady_state(model).gain.item(), 4)  # the golden ratio's 0.618…
+    0.618
     """
     from scipy.linalg import solve_discrete_are  # loaded when first needed
 
@@ -368,7 +469,7 @@ def steady_state(model: LinearGaussianSSM) -> SteadyState:
 
 
 def _laws(model: LinearGaussianSSM) -> LinearLaws:
-    """The laws of three steps, float64: whatever changes over time has an axis of it."""
+    """Laws of three steps, float64: those that change over time have a time axis."""
     return model.laws({}, Sequences.from_tensors(model.observations.blank(1, 3)))
 
 
@@ -380,7 +481,7 @@ def _matrices(laws: LinearLaws) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 
 def _changing(model: LinearGaussianSSM) -> str:
-    """What makes the laws change over time, in words; "" if nothing does."""
+    """Says what makes the laws change over time; "" if nothing does."""
     if model.timed:
         return "and these depend on the time between observations"
     if model.inputs:
@@ -410,7 +511,7 @@ def _kalman_failures(model: LinearGaussianSSM) -> list[str]:
 
 
 def _start_failures(laws: LinearLaws, steady: SteadyState) -> list[str]:
-    """What keeps the filter from its steady state at the first step."""
+    """The reasons why the filter is not in its steady state at the first step."""
     settled = float(steady.predicted_covariance)
     if laws.diffuse.shape[-1]:
         return [
@@ -445,7 +546,7 @@ def _gate_failures(laws: LinearLaws, steady: SteadyState) -> list[str]:
 
 
 def _kalman_cell(model: LinearGaussianSSM) -> ConstructedCell:
-    """The mean's deviation from where the moves rest, c_t = f c_{t-1} + i tanh(ε (y − d) / C)."""
+    """Deviation of the mean from the stationary one: c_t = f c_{t-1} + i tanh(ε (y − d) / C)."""
     laws, steady = _laws(model), steady_state(model)
     a, _, c, r = (float(part) for part in _matrices(laws))
     rest, intercept = float(laws.initial_mean), float(laws.intercept)

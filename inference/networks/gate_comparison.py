@@ -1,8 +1,8 @@
-r"""Gate by gate: does what a network lets in and keeps follow the posterior of a model?
+"""Correlation of a network's gates with quantities of a model's exact posterior.
 
-In a memory cell that is exact (SCIENCE I6, I7) the forget gate is the chance that the state was
-kept, or the share of the prediction that survives the observation, and the input gate the gain,
-what the observation says anew. The quantities of the posterior that stand for these:
+In a memory cell that is exact (docs/science.md, I6 and I7) the forget gate is the probability that
+the state was kept, or the share of the prediction that survives the observation, and the input gate
+is the gain: the weight of the observation. The corresponding quantities of the posterior are:
 
 ==================  ============================================================================
 staying             P(z_t = z_{t-1} | y_1 … y_t), of discrete states
@@ -35,12 +35,26 @@ GATES = ("i", "f", "o")
 
 
 def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
-    """What the exact filter does at every step, by name, (N, T) float64; see the module.
+    """Quantities of the exact filter at every step; the module defines them.
 
-    The first step has no step before: there ``staying`` is 0. Zero beyond the length.
+    Args:
+        model: with an exact filter and known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        (N, T) float64 by name, zero beyond the length. At the first step ``staying`` is 0.
 
     Raises:
-        ValueError: a model without exact filter, or parameters that are not known.
+        ValueError: a model without exact filter, or unknown parameters.
+
+    >>> from beliefzoo.inference import posterior_quantities
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 9.0]
+    ... )
+    >>> found = posterior_quantities(model, Sequences.from_arrays([[0, 1, 9, 8]]))
+    >>> sorted(found), found["staying"].numpy().round(2)[0]
+    (['information gain', 'staying', 'surprise'], array([0., 1., 0., 1.]))
     """
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     if isinstance(model, HiddenMarkovModel):
@@ -101,24 +115,46 @@ def _of_means(model: Model, data: Sequences) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class BestUnit:
-    """The unit of a gate that follows a quantity best."""
+    """The unit of a gate that correlates most with a quantity.
+
+    Attributes:
+        layer, unit: the unit.
+        correlation: Pearson's, over the steps from the second on; with its sign.
+        all_units_r_squared: R² on held-out sequences of the quantity regressed on all units of the
+            gate in all layers.
+
+    >>> from beliefzoo.inference import BestUnit
+    >>> found = BestUnit(layer=0, unit=3, correlation=-0.93, all_units_r_squared=0.97)
+    >>> found.correlation**2 < found.all_units_r_squared
+    True
+    """
 
     layer: int
     unit: int
     correlation: float
-    """Pearson's, over the steps from the second on; with its sign."""
     all_units_r_squared: float
-    """R² on held-out sequences of the quantity read off all units of the gate in all layers."""
 
 
 @dataclass(frozen=True)
 class GateComparison:
-    """Gates beside what the exact filter does, from ``compare_gates``."""
+    """Correlations of gates with quantities of the posterior; made by :func:`compare_gates`.
+
+    Attributes:
+        correlations: Gate → quantity → Pearson correlation of every unit, (layers, units).
+        best: Gate → quantity → the unit with the largest |correlation|.
+
+    >>> import torch
+    >>> from beliefzoo.inference import compare_gates
+    >>> belief = torch.rand(6, 20, generator=torch.Generator().manual_seed(0))
+    >>> gates = {"f": torch.stack([belief, belief.square()], -1).unsqueeze(2)}
+    >>> inside = torch.ones(6, 20, dtype=torch.bool)
+    >>> found = compare_gates(gates, {"staying": belief}, inside)
+    >>> found.correlations["f"]["staying"].shape, found.best["f"]["staying"].unit
+    (torch.Size([1, 2]), 0)
+    """
 
     correlations: dict[str, dict[str, Tensor]]
-    """Gate → quantity → Pearson correlation of every unit, (layers, units)."""
     best: dict[str, dict[str, BestUnit]]
-    """Gate → quantity → the unit with the largest |correlation|."""
 
     def __str__(self) -> str:
         lines = ["  {:<6}{:<20}{:>10}{:>13}{:>15}".format(*_HEAD)]
@@ -139,19 +175,35 @@ def compare_gates(
     *,
     seed: int = 0,
 ) -> GateComparison:
-    """Correlate every unit of the gates with every quantity, from the second step on.
+    """Correlates every unit of the gates with every quantity, from the second step on.
 
-    The same of an untrained network is the control: the best of many units follows anything to some
-    degree, and gates read the input even if nothing was learned.
+    Compare with an untrained network of the same size: the best of many units correlates with any
+    quantity to some degree, and gates read the input even if nothing was learned.
 
     Args:
-        gates: by name, (N, T, layers, units), from ``recurrent_gates``; those of ``GATES`` count.
-        quantities: by name, (N, T), from ``posterior_quantities``.
-        inside: (N, T) bool, the steps that count.
-        seed: of the held-out sequences of the joint read-out.
+        gates: (N, T, layers, units) by name, from :func:`recurrent_gates`; those in ``GATES`` are
+            used.
+        quantities: (N, T) by name, from :func:`posterior_quantities`.
+        inside: (N, T) bool, the steps to use.
+        seed: of the held-out sequences for the joint regression on all units.
+
+    Returns:
+        Correlations of all units, and the best unit of each gate.
 
     Raises:
         ValueError: no gate among ``GATES``, or shapes that do not fit.
+
+    >>> import torch
+    >>> from beliefzoo.inference import compare_gates, posterior_quantities, recurrent_gates
+    >>> from beliefzoo.models import mess3
+    >>> model, _ = mess3().model, torch.manual_seed(0)
+    >>> data = model.sample(20, 10, seed=0).data
+    >>> symbols = torch.nn.functional.one_hot(data.values.long(), 3).float()
+    >>> gates = recurrent_gates(torch.nn.LSTM(3, 4, batch_first=True), symbols)
+    >>> found = compare_gates(gates, posterior_quantities(model, data), data.step_mask)
+    >>> best = found.best["f"]["staying"]  # of an untrained network
+    >>> -1 <= best.correlation <= 1
+    True
     """
     named = [name for name in GATES if name in gates]
     require(bool(named), "gates", f"needs some of {GATES}", sorted(gates))

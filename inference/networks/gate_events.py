@@ -1,14 +1,14 @@
-r"""Gates of a network beside what the exact belief does at the same steps.
+"""Gates of a network together with quantities of the exact belief at the same steps.
 
 With b the filter and π its prediction, π_{t+1} = b_t T_{a_t}:
 
 ====================  ==========================================================================
-information gain      KL(b_t ‖ π_t): what the observation says, nats
-carried information   I(z_{t-1}; z_t | y_1 … y_{t-1}, a_{t-1}): what is left of the belief before,
+information gain      KL(b_t ‖ π_t): what the observation adds, nats
+carried information   I(z_{t-1}; z_t | y_1 … y_{t-1}, a_{t-1}): what remains of the belief before,
                       H(π_t) − Σ_z b_{t-1}(z) H(T(· | z, a_{t-1})), nats
 entropy               H(b_t), nats
-reset                 whether the move forgets: all rows of T_{a_{t-1}} are the same, as those of a
-                      door that is opened in the tiger problem
+reset                 whether the transition forgets the state: all rows of T_{a_{t-1}} are equal,
+                      as for opening a door in the tiger problem
 ====================  ==========================================================================
 
 and ``staying`` and ``surprise`` of ``posterior_quantities``.
@@ -38,13 +38,26 @@ _SAME = 1e-9
 
 
 def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
-    """What the exact belief over discrete states does at every step, by name, (N, T) float64.
+    """Quantities of the exact belief over discrete states at every step; the module defines them.
 
-    See the module. The first step has no step before: there ``carried information`` and ``reset``
-    are 0. Zero beyond the length.
+    Args:
+        model: with discrete states and known parameters.
+        data: N sequences of at most T steps, with actions if the model has them.
+
+    Returns:
+        (N, T) float64 by name, zero beyond the length. At the first step ``carried information``
+        and ``reset`` are 0.
 
     Raises:
-        ValueError: a model without discrete states, or parameters that are not known.
+        ValueError: a model without discrete states, or unknown parameters.
+
+    >>> from beliefzoo.inference import belief_events
+    >>> from beliefzoo.models import ActionSequence, tiger
+    >>> model = tiger()
+    >>> data = model.rollout(ActionSequence((0, 0, 1, 0)), episodes=1, length=4, seed=0).data
+    >>> events = belief_events(model, data)  # listen, listen, open a door, listen
+    >>> events["reset"].tolist(), events["carried information"].numpy().round(2)[0]
+    ([[0.0, 0.0, 0.0, 1.0]], array([0.  , 0.69, 0.42, 0.  ]))
     """
     require(isinstance(model, HiddenMarkovModel), "model", "needs discrete states", model)
     assert isinstance(model, HiddenMarkovModel)
@@ -84,19 +97,29 @@ def _entropy(probability: Tensor) -> Tensor:
 def gates_and_beliefs(
     network: Recurrent, data: Sequences, *, model: Model | None = None
 ) -> xr.Dataset:
-    """Every gate of a network over time, and ``belief_events`` of a model at the same steps.
+    """Gates of a network over time, with :func:`belief_events` of a model at the same steps.
 
     Args:
-        network: a ``torch.nn`` network, a recurrent filter, a guide or a fit, as for ``gates``.
+        network: a ``torch.nn`` network, a recurrent filter, a guide or a fit, as for
+            :func:`gates`.
         data: the sequences.
-        model: whose belief it is; of a guide or a fit its own, at the medians of the parameters.
+        model: the model of the belief; default: that of a guide or fit, at the medians of its
+            parameters.
 
     Returns:
-        What ``gates`` returns, with the events as further variables (sequence, time), ``_`` for
-        the blanks in their names; NaN beyond the length.
+        The dataset of :func:`gates`, with the events as further variables (sequence, time), their
+        names with ``_`` for blanks; NaN beyond the length.
 
     Raises:
-        ValueError: as for ``gates`` and ``belief_events``; or no model where one is needed.
+        ValueError: as for :func:`gates` and :func:`belief_events`; no model where one is needed.
+
+    >>> from beliefzoo.inference import BeliefGuide, LSTMFilter, gates_and_beliefs
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> guide = BeliefGuide(model, LSTMFilter(hidden_size=4))
+    >>> found = gates_and_beliefs(guide, model.sample(2, 5, seed=0).data)
+    >>> found["f"].dims, found["information_gain"].dims
+    (('sequence', 'time', 'layer', 'unit'), ('sequence', 'time'))
     """
     judged = model_of(network) if model is None else model
     requirement = "is needed for a network that is in no guide"

@@ -1,8 +1,8 @@
-"""An LSTM with a head for the next symbol is itself a law of sequences: its samples and scores.
+r"""An LSTM with a head for the next symbol as a law of sequences: samples, log probabilities.
 
-.. math:: p(x_1, \\dots, x_T) = \\prod_t \\mathrm{softmax}(\\mathrm{output}(h_{t-1}))_{x_t}
+.. math:: p(x_1, \dots, x_T) = \prod_t \mathrm{softmax}(\mathrm{output}(h_{t-1}))_{x_t}
 
-with h_0 = 0: what the head says of the state of rest is the law of the first symbol.
+with h_0 = 0: the head's output for the zero state is the law of the first symbol.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _STEPS_AT_ONCE = 2**17
 
 
 def check_output(lstm: nn.LSTM, output: object) -> None:
-    """Raise ``ValueError`` unless the head maps outputs of the LSTM to a score for each symbol."""
+    """Raises ``ValueError`` unless the head maps outputs of the LSTM to a score for each symbol."""
     require(
         isinstance(output, nn.Module),
         "output",
@@ -48,7 +48,7 @@ def check_output(lstm: nn.LSTM, output: object) -> None:
 
 @contextlib.contextmanager
 def evaluating(*modules: nn.Module) -> Iterator[None]:
-    """Without dropout inside; as it was afterwards."""
+    """Context manager: no dropout inside; restores the modes afterwards."""
     before = [(part, part.training) for module in modules for part in module.modules()]
     for module in modules:
         module.eval()
@@ -68,19 +68,30 @@ def sample_lstm(
     symbols: Sequence[str] | None = None,
     seed: int | None = None,
 ) -> Sequences:
-    """n sequences of symbols drawn from the LSTM as a language model.
+    """Draws sequences of symbols from an LSTM as a language model.
 
     Args:
         lstm: reads one-hot symbols.
         output: its head, from h_t to unnormalised log probabilities of x_{t+1}.
         n: number of sequences.
-        length: symbols in each.
+        length: number of symbols in each.
         symbols: their names.
-        seed: makes the draw reproducible and leaves torch's global generator untouched.
+        seed: makes the draws reproducible and leaves torch's global generator unchanged.
+
+    Returns:
+        The sequences.
 
     Raises:
         ValueError: an LSTM that is bidirectional or has a projection, a head of another size, or
             numbers below 1.
+
+    >>> import torch
+    >>> from beliefzoo.inference import sample_lstm
+    >>> lstm, head = torch.nn.LSTM(3, 8, batch_first=True), torch.nn.Linear(8, 3)
+    >>> _ = torch.nn.init.zeros_(head.weight), head.bias.data.copy_(torch.tensor([0.0, -99, -99]))
+    >>> data = sample_lstm(lstm, head, n=2, length=5, symbols=("a", "b", "c"), seed=0)
+    >>> data.values.tolist()  # a head that always says "a"
+    [[0, 0, 0, 0, 0], [0, 0, 0, 0, 0]]
     """
     check_lstm(lstm)
     check_output(lstm, output)
@@ -102,13 +113,30 @@ def sample_lstm(
 
 
 def lstm_log_likelihood(lstm: nn.LSTM, output: nn.Module, data: Sequences) -> Tensor:
-    """log p(x_t | x_1 … x_{t-1}) by the LSTM and its head, (N, T) nats float64; 0 where missing.
+    """Log probability log p(x_t | x_1 … x_{t-1}) of symbols under an LSTM and its head.
 
-    A missing symbol is read as no symbol, a vector of zeros. What the LSTM then says of the next
-    ones is no conditional of its own law of whole sequences.
+    A missing symbol is read as a vector of zeros. The output after it is not a conditional
+    probability of the LSTM's law of complete sequences.
+
+    Args:
+        lstm: reads one-hot symbols.
+        output: its head, from h_t to unnormalised log probabilities of x_{t+1}.
+        data: N sequences of at most T symbols.
+
+    Returns:
+        Nats, (N, T) float64; 0 where missing.
 
     Raises:
-        ValueError: as of ``sample_lstm``, or data of another number of symbols.
+        ValueError: as for :func:`sample_lstm`, or data with another number of symbols.
+
+    >>> import torch
+    >>> from beliefzoo.inference import lstm_log_likelihood
+    >>> from beliefzoo.models import mess3
+    >>> lstm, head = torch.nn.LSTM(3, 8, batch_first=True), torch.nn.Linear(8, 3)
+    >>> _ = torch.nn.init.zeros_(head.weight), torch.nn.init.zeros_(head.bias)
+    >>> data = mess3().model.sample(1, 2, seed=0).data
+    >>> lstm_log_likelihood(lstm, head, data).numpy().round(4)  # log ⅓
+    array([[-1.0986, -1.0986]])
     """
     check_lstm(lstm)
     check_output(lstm, output)

@@ -1,4 +1,4 @@
-"""A network of the user's own: what it reads of the data, and the state it is in."""
+"""The inputs that a user's own network reads from data, and its states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..filters.recurrences import recurrent_gates
 
 
 def check_lstm(lstm: object) -> None:
-    """Raise ``ValueError`` unless it is an LSTM that reads forward, without projection."""
+    """Raises ``ValueError`` unless this is an LSTM that reads forward, without projection."""
     require(
         isinstance(lstm, nn.LSTM),
         "lstm",
@@ -36,14 +36,14 @@ def check_lstm(lstm: object) -> None:
 
 
 def weight_of(network: nn.RNNBase) -> Tensor:
-    """The first of its weights: their dtype and device."""
+    """Returns the first weight of the network: its dtype and device."""
     return next(network.parameters()).detach()
 
 
 def network_inputs(lstm: nn.LSTM, data: Sequences) -> Tensor:
-    """What the LSTM reads, (N, T, input_size) in the dtype of its weights.
+    """The inputs of the LSTM, (N, T, input_size) in the dtype of its weights.
 
-    Symbols are one-hot vectors, all zero where missing; numbers are as they are, zero where
+    Symbols become one-hot vectors, all zero where missing; numbers are used as they are, zero where
     missing.
 
     Raises:
@@ -81,12 +81,27 @@ def states_of(lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def fold_embedding(lstm: nn.LSTM, embedding: nn.Embedding) -> nn.LSTM:
-    """The LSTM that reads one-hot symbols and does what ``lstm(embedding(codes))`` does.
+    """Replaces an embedding in front of an LSTM by the LSTM's first weights.
 
     The embedding's table is multiplied into the weights of the first layer.
 
+    Args:
+        lstm: reads the embedding's vectors.
+        embedding: of V symbols.
+
+    Returns:
+        An LSTM on one-hot symbols (V inputs) with the outputs of ``lstm(embedding(codes))``.
+
     Raises:
-        ValueError: an LSTM as ``wrap`` refuses it, or an embedding of another width.
+        ValueError: an LSTM that ``wrap`` refuses, or an embedding of another width.
+
+    >>> import torch
+    >>> from beliefzoo.inference import fold_embedding
+    >>> embedding, lstm = torch.nn.Embedding(27, 5), torch.nn.LSTM(5, 8, batch_first=True)
+    >>> folded, codes = fold_embedding(lstm, embedding), torch.tensor([[0, 5, 26]])
+    >>> one_hot = torch.nn.functional.one_hot(codes, 27).float()
+    >>> torch.allclose(folded(one_hot)[0], lstm(embedding(codes))[0], atol=1e-6)
+    True
     """
     check_lstm(lstm)
     require(

@@ -1,16 +1,16 @@
-r"""How much of a belief the state of a network holds: read-outs on held-out sequences.
+r"""Linear read-outs of a belief from the state of a network, tested on held-out sequences.
 
-Two read-outs, both linear in the state s_t. The decoder says a law,
+There are two, both linear in the state s_t. The decoder predicts a distribution,
 
 .. math:: q(z | s) = \mathrm{softmax}(W s + w), \qquad \min_W \sum_t KL(b_t \,\|\, q(\cdot | s_t)),
 
-and is judged in nats; least squares says the probabilities (or means) themselves and is judged by
-R². A figure alone says little: a state that is close to the last few inputs, or to the next
-symbol's probabilities, or a random function of the past, can say much of a belief too. Hence the
-three controls of ``lstm_readouts``.
+and is measured in nats; least squares predicts the probabilities (or means) and is measured by R².
+A figure needs a comparison: a state that is close to the last few inputs, or to the next symbol's
+probabilities, or a random function of the past, can also predict a belief well. Hence the three
+controls of ``lstm_readouts``.
 
-Reference: Shai et al. (2024), Transformers represent belief state geometry in their residual
-stream, who judge by R².
+Source: Shai et al. (2024), Transformers represent belief state geometry in their residual stream,
+for R².
 """
 
 from __future__ import annotations
@@ -46,26 +46,39 @@ _ITERATIONS = 200
 
 @dataclass(frozen=True)
 class BeliefReadout:
-    """What a linear read-out of some features tells of a belief, on sequences it was not fitted to.
+    """Quality of a linear read-out of a belief on held-out sequences; all nats are per step.
 
-    All nats are per step.
+    Attributes:
+        r_squared: 1 − Σ|b_t − b̂_t|² / Σ|b_t − b̄|², over all steps and components; of
+            continuous states of their means. NaN where the belief never changes, as of one
+            state.
+        decoder_kl: Mean of KL(b_t ‖ q(·|s_t)); None of continuous states.
+        decoder_kl_standard_error: Its standard error over sequences.
+        information: Mean of KL(b_t ‖ b̄): what the decoder would miss if the features said
+            nothing.
+        features: Width of what was read.
+
+    >>> from beliefzoo.inference import BeliefReadout
+    >>> found = BeliefReadout(
+    ...     r_squared=0.97,
+    ...     decoder_kl=0.01,
+    ...     decoder_kl_standard_error=0.001,
+    ...     information=0.4,
+    ...     features=16,
+    ... )
+    >>> found.share
+    0.975
     """
 
     r_squared: float
-    """1 − Σ|b_t − b̂_t|² / Σ|b_t − b̄|², over all steps and components; of continuous states of
-    their means. NaN where the belief never changes, as of one state."""
     decoder_kl: float | None
-    """Mean of KL(b_t ‖ q(·|s_t)); None of continuous states."""
     decoder_kl_standard_error: float | None
-    """Its standard error over sequences."""
     information: float | None
-    """Mean of KL(b_t ‖ b̄): what the decoder would miss if the features said nothing."""
     features: int
-    """Width of what was read."""
 
     @property
     def share(self) -> float:
-        """1 − decoder KL / information: the share of the belief's information that is held."""
+        """1 − decoder KL / information: the share of the belief held by the features."""
         if self.decoder_kl is None or self.information is None:
             return math.nan
         return 1 - self.decoder_kl / self.information if self.information > 0 else math.nan
@@ -80,20 +93,33 @@ def belief_readout(
     units: int = 0,
     seed: int = 0,
 ) -> BeliefReadout:
-    """Fit the read-outs to some sequences and judge them on the others.
+    """Fits linear read-outs of a belief to some sequences and measures them on the others.
 
     Args:
         features: (N, T, D), for instance the outputs and cells of a network.
         beliefs: (N, T, K), probabilities of states.
-        inside: (N, T) bool, the steps that count, for instance ``data.step_mask``; None: all.
-        heldout: share of the sequences that they are judged on, drawn by ``seed``.
-        units: 0 for the linear decoder; otherwise one hidden layer of so many tanh units is put
-            before the softmax. R² stays linear.
-        seed: of the split, and of the hidden layer's first weights.
+        inside: (N, T) bool, the steps to use, for instance ``data.step_mask``; None: all.
+        heldout: share of the sequences used for measuring, drawn by ``seed``.
+        units: 0 for the linear decoder; otherwise the number of tanh units of a hidden layer before
+            the softmax. R² stays linear.
+        seed: of the split, and of the hidden layer's initial weights.
+
+    Returns:
+        R² and divergence of the read-outs.
 
     Raises:
         ValueError: shapes that do not fit, numbers that are not finite, beliefs that are no
             probabilities, fewer than two sequences, or a bad option.
+
+    >>> import torch
+    >>> from beliefzoo.inference import belief_readout
+    >>> beliefs = torch.rand(40, 10, 3, generator=torch.Generator().manual_seed(0))
+    >>> beliefs = beliefs / beliefs.sum(-1, keepdim=True)
+    >>> mixed = beliefs @ torch.tensor([[1.0, 2.0], [0.0, 1.0], [3.0, 0.0]])
+    >>> round(belief_readout(mixed, beliefs).r_squared, 3)  # two numbers hold three probabilities
+    1.0
+    >>> belief_readout(mixed[..., :1], beliefs).r_squared < 0.9  # one number does not
+    True
     """
     sets = _split(features, beliefs, inside, heldout, seed)
     total = beliefs.sum(-1)
@@ -128,9 +154,25 @@ def mean_readout(
     heldout: float = 0.5,
     seed: int = 0,
 ) -> BeliefReadout:
-    """R² of the least-squares read-out of means (N, T, D): of normal beliefs, or of single nodes.
+    """Fits a least-squares read-out of means, of normal beliefs or of binary nodes.
 
-    Arguments and errors as of ``belief_readout``.
+    Args:
+        features: (N, T, D'), for instance the outputs and cells of a network.
+        means: (N, T, D), in units of the state.
+        inside, heldout, seed: as of :func:`belief_readout`.
+
+    Returns:
+        R² on held-out sequences; there is no decoder.
+
+    Raises:
+        ValueError: as :func:`belief_readout`.
+
+    >>> import torch
+    >>> from beliefzoo.inference import mean_readout
+    >>> means = torch.randn(30, 10, 2, generator=torch.Generator().manual_seed(0))
+    >>> features = torch.cat([means[..., :1], torch.zeros(30, 10, 1)], -1)  # one of two means
+    >>> round(mean_readout(features, means).r_squared, 1)
+    0.4
     """
     sets = _split(features, means, inside, heldout, seed)
     return BeliefReadout(_r_squared(sets), None, None, None, features.shape[-1])
@@ -138,20 +180,34 @@ def mean_readout(
 
 @dataclass(frozen=True)
 class Readouts:
-    """Read-outs of an LSTM's state beside their controls, from ``lstm_readouts``."""
+    """Read-outs of an LSTM's state and their controls; made by :func:`lstm_readouts`.
+
+    Attributes:
+        state: From the output ``h``, the cell ``c`` and both, ``hc``.
+        untrained: From those of a network of the same sizes with torch's random first weights.
+        window: From the last n inputs: of few symbols any function of them, otherwise linear.
+        next_symbol: From the exact probabilities of the next symbol; None if none were given.
+
+    >>> import torch
+    >>> from beliefzoo.inference import filter as exact_filter
+    >>> from beliefzoo.inference import lstm_readouts
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(20, 10, seed=0).data
+    >>> lstm = torch.nn.LSTM(3, 4, batch_first=True)
+    >>> found = lstm_readouts(lstm, data, exact_filter(model, data), windows=2)
+    >>> sorted(found.window), found.next_symbol is None
+    ([1, 2], True)
+    """
 
     state: Mapping[str, BeliefReadout]
-    """From the output ``h``, the cell ``c`` and both, ``hc``."""
     untrained: Mapping[str, BeliefReadout]
-    """From those of a network of the same sizes with torch's random first weights."""
     window: Mapping[int, BeliefReadout]
-    """From the last n inputs: of few symbols any function of them, otherwise linear."""
     next_symbol: BeliefReadout | None
-    """From the exact probabilities of the next symbol; None if none were given."""
 
     @property
     def rows(self) -> dict[str, BeliefReadout]:
-        """All of them, by a name in words."""
+        """All read-outs, by a description."""
         out = {f"LSTM {name}": one for name, one in self.state.items()}
         out |= {f"untrained LSTM {name}": one for name, one in self.untrained.items()}
         out |= {f"last {n} input{'s' * (n > 1)}": one for n, one in self.window.items()}
@@ -182,20 +238,41 @@ def lstm_readouts(
     units: int = 0,
     seed: int = 0,
 ) -> Readouts:
-    """What the state of an LSTM tells of beliefs about the data it reads, beside three controls.
+    """Fits read-outs of beliefs from the state of an LSTM, with three controls.
+
+    The controls are an untrained LSTM, windows of the last inputs, and the probabilities of the
+    next symbol.
 
     Args:
-        lstm: reads the data, symbols as one-hot vectors; of several layers the last is read.
+        lstm: reads the data, symbols as one-hot vectors; the state is that of the last layer.
         data: the sequences.
-        beliefs: of the step's state given the past and it, (N, T, K); means (N, T, D) if ``means``.
+        beliefs: of the current state given the past and the present, (N, T, K); means (N, T, D) if
+            ``means``.
         next_symbol: probabilities of the next symbol given the same, (N, T, V), a control.
         means: the beliefs are means, not probabilities.
         windows: controls read the last 1 … ``windows`` inputs; 0 for none.
-        heldout, units, seed: as of ``belief_readout``; ``seed`` also draws the untrained network.
+        heldout, units, seed: as of :func:`belief_readout`; ``seed`` also draws the untrained
+            network.
+
+    Returns:
+        Read-outs of the state (h, c, both) and of the controls.
 
     Raises:
         ValueError: an LSTM that is bidirectional, has a projection, or reads inputs of another
-            width, or as of ``belief_readout``.
+            width; otherwise as :func:`belief_readout`.
+
+    >>> import torch
+    >>> from beliefzoo.inference import filter as exact_filter
+    >>> from beliefzoo.inference import lstm_readouts
+    >>> from beliefzoo.models import mess3
+    >>> model, _ = mess3().model, torch.manual_seed(0)
+    >>> data = model.sample(60, 20, seed=0).data
+    >>> lstm = torch.nn.LSTM(3, 4, batch_first=True)  # in practice a trained one
+    >>> found = lstm_readouts(lstm, data, exact_filter(model, data), windows=2)
+    >>> list(found.state), list(found.window)
+    (['h', 'c', 'hc'], [1, 2])
+    >>> found.window[2].r_squared > found.window[1].r_squared
+    True
     """
     check_lstm(lstm)
     require_count(windows, "windows", 0)
@@ -236,8 +313,8 @@ def untrained_like(lstm: nn.LSTM, seed: int) -> nn.LSTM:
 def window(data: Sequences, n: int, channels: int) -> Tensor:
     """The last n inputs at every step, (N, T, …) float64; zeros before the first.
 
-    Symbols as one-hot vectors of (channels + 1)^n words where these are few, else n one-hot vectors
-    of ``channels``; numbers as they are. What is missing reads as what was before the first.
+    Symbols as one-hot vectors of (channels + 1)^n words if these are few, otherwise as n one-hot
+    vectors of ``channels``; numbers as they are. Missing inputs are read as zeros.
     """
     require_count(n, "n")
     if data.is_codes and (channels + 1) ** n <= LARGEST_TABLE:
@@ -306,7 +383,7 @@ def _require_tensor(name: str, values: object) -> None:
 
 
 def _check_field(name: str, values: Tensor, inside: Tensor) -> None:
-    """Raise ``ValueError`` unless these are finite numbers (N, T, …) at the steps that count."""
+    """Raises ``ValueError`` unless these are finite numbers (N, T, …) at the steps used."""
     _require_tensor(name, values)
     shape = tuple(inside.shape)
     fits = values.ndim == 3 and tuple(values.shape[:2]) == shape
@@ -317,7 +394,7 @@ def _check_field(name: str, values: Tensor, inside: Tensor) -> None:
 def _white(train: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:
     """Both by an affine map after which the first has mean 0 and covariance 1.
 
-    A linear read-out of the result says what one of the features would, and is found sooner.
+    A linear read-out of the result predicts the same as one of the features, and is fitted faster.
     """
     mean, spread = train.mean(0), train.std(0, correction=0)
     varied = spread > 1e-12 * (1 + mean.abs())

@@ -1,9 +1,8 @@
-"""A user's own LSTM on the bench: the filter of a model that is fitted around it.
+"""A user's own LSTM as the filter of a model that is fitted around it.
 
-The network stays as it is (or is trained further, by option); what is learned are the parameters of
-the model and the linear head that reads the model's belief off the network's state, both by the
-ELBO of a ``BeliefGuide``. How far that bound stays below the evidence is what the network lacks for
-being this model's filter.
+The network is kept (or trained further, by option); the parameters of the model and the linear head
+that reads the model's belief off the network's state are learned by the ELBO of a ``BeliefGuide``.
+The evidence minus that bound is the cost of using the network as this model's filter.
 """
 
 from __future__ import annotations
@@ -50,32 +49,48 @@ _FIT = FitSettings(sleep_steps=0, patience=None)
 
 @dataclass(frozen=True)
 class Wrapped:
-    """An LSTM with a model fitted around it, from ``wrap``; all figures on held-out sequences."""
+    """An LSTM with a model fitted around it, measured on held-out sequences; made by :func:`wrap`.
+
+    Attributes:
+        fit: Model and guide; ``fit.guide.filter.network`` is the network, ``fit.fitted`` the
+            model.
+        heldout: What everything was measured on.
+        gap: Evidence, ELBO, KL from the exact filter to the network's belief, update error.
+        readouts: How much of the exact filter's belief (of continuous states: its mean) the
+            state holds.
+        node_readouts: The same of the single nodes' probabilities, of a model of binary nodes.
+        gates: Gates beside what the exact filter does at each step.
+        untrained_gates: The same of an untrained network of the same sizes: the control.
+        lstm_score: log p(y_n) of the LSTM and its head as a language model, (N,) nats; None
+            without a head.
+        samples: Samples of the LSTM (first) beside samples of the model (second); None without
+            a head.
+        notes: What was left out, and why.
+
+    >>> import torch
+    >>> from beliefzoo.inference import FitSettings, wrap
+    >>> from beliefzoo.models import mess3
+    >>> model, lstm = mess3().model, torch.nn.LSTM(3, 4, batch_first=True)
+    >>> data = model.sample(20, 10, seed=0).data
+    >>> wrapped = wrap(lstm, model, data, settings=FitSettings(steps=5), windows=1)
+    >>> wrapped.states, wrapped.gap.gap_per_step > 0
+    (9, True)
+    """
 
     fit: Fit
-    """Model and guide; ``fit.guide.filter.network`` is the network, ``fit.fitted`` the model."""
     heldout: Sequences
-    """What everything was measured on."""
     gap: EvidenceGap
-    """Evidence, ELBO, KL from the exact filter to the network's belief, update error."""
     readouts: Readouts
-    """How much of the exact filter's belief (of continuous states: its mean) the state holds."""
     node_readouts: Readouts | None
-    """The same of the single nodes' probabilities, of a model of binary nodes."""
     gates: GateComparison
-    """Gates beside what the exact filter does at each step."""
     untrained_gates: GateComparison
-    """The same of an untrained network of the same sizes: the control."""
     lstm_score: Tensor | None
-    """log p(y_n) of the LSTM and its head as a language model, (N,) nats; None without a head."""
     samples: SampleComparison | None
-    """Samples of the LSTM (first) beside samples of the model (second); None without a head."""
     notes: tuple[str, ...]
-    """What was left out, and why."""
 
     @property
     def states(self) -> int:
-        """States K, or dimensions, of the model."""
+        """Number of states K, or of dimensions, of the model."""
         return self.fit.model.states
 
     @property
@@ -87,7 +102,7 @@ class Wrapped:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """The main numbers, in nats per step, by name; nested, plain and finite."""
+        """The main numbers, in nats per step: nested dictionaries of finite numbers."""
         read = {_slug(name): _plain_row(one) for name, one in self.readouts.rows.items()}
         out: dict[str, Any] = {
             "states": self.states,
@@ -107,9 +122,9 @@ class Wrapped:
         return out
 
     def to_arviz(self, *, draws: int = 500, seed: int = 0, sequences: int = 100) -> Idata:
-        """``to_arviz`` of the fit and the first held-out sequences.
+        """Exports the fit and the first held-out sequences by :func:`to_arviz`.
 
-        ``attrs["wrapped"]`` has ``figures`` as JSON.
+        ``attrs["wrapped"]`` holds ``figures`` as JSON.
         """
         require_count(sequences, "sequences")
         shown = self.heldout[: min(sequences, len(self.heldout))]
@@ -150,33 +165,48 @@ def wrap(
     seed: int = 0,
     progress: bool = False,
 ) -> Wrapped:
-    """Fit a model around an LSTM that is its filter, and measure how well it does as one.
+    """Fits a model around an LSTM that serves as its filter, and measures how well it does.
 
-    ``data`` say which law of sequences is looked at: those that the LSTM was trained on, or, to
-    learn what the LSTM itself has captured, ``sample_lstm(lstm, output, …)``.
+    ``data`` determine which law of sequences is examined: those that the LSTM was trained on, or,
+    to learn what the LSTM itself has captured, ``sample_lstm(lstm, output, …)``.
 
     Args:
         lstm: ``torch.nn.LSTM`` that reads forward, of one or more layers: symbols as one-hot
-            vectors (see ``fold_embedding``), numbers as they are. It is copied.
-        model: a hidden Markov model, a linear-Gaussian one, or one of binary nodes: one with an
-            exact filter. What it knows stays fixed.
+            vectors (see :func:`fold_embedding`), numbers as they are. It is copied.
+        model: a model with an exact filter: hidden Markov, linear-Gaussian or of binary nodes.
+            Known parameters stay fixed.
         data: sequences to fit to.
         output: the LSTM's head for the next symbol, from h_t to scores of x_{t+1}; with it the
-            LSTM is scored and sampled as a language model. None, or numbers: that is left out.
-        fine_tune: train the LSTM's weights with the rest, instead of keeping them.
+            LSTM is scored and sampled as a language model. None: not done.
+        fine_tune: also train the LSTM's weights.
         memory: what the belief is read off: ``"h"``, ``"c"``, or both, ``"hc"``.
         parameters: posterior of the model's parameters, as of ``BeliefGuide``.
-        heldout: sequences to measure on, or the share of ``data`` to be held out for that.
+        heldout: sequences to measure on, or the share of ``data`` to hold out for that.
         settings: of the fit.
         windows: controls of the read-outs read the last 1 … ``windows`` inputs.
-        samples: sequences drawn from LSTM and model each, as long as those held out; 0: none.
+        samples: number of sequences drawn from LSTM and model each, as long as those held out; 0:
+            none.
         seed: of the split, the fit, the controls and the samples.
-        progress: show the fit's bar.
+        progress: show a progress bar of the fit.
+
+    Returns:
+        The fit, and its comparison with exact inference.
 
     Raises:
         ValueError: an LSTM that is bidirectional, has a projection or reads inputs of another
-            width, a model without exact filter (a head could not be compared with it), a head of
-            another size, data that cannot come from the model, or a bad option.
+            width, a model without exact filter, a head of another size, data that cannot come from
+            the model, or a bad option.
+
+    >>> import torch
+    >>> from beliefzoo.inference import FitSettings, wrap
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
+    >>> _ = torch.manual_seed(0)
+    >>> lstm = torch.nn.LSTM(3, 8, batch_first=True)  # in practice a trained one
+    >>> data = mess3().model.sample(40, 10, seed=0).data
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(3))
+    >>> wrapped = wrap(lstm, model, data, settings=FitSettings(steps=20), windows=1)
+    >>> wrapped.gap.elbo_per_step < wrapped.gap.evidence_per_step
+    True
     """
     check_lstm(lstm)
     _check_model(model)
@@ -286,9 +316,9 @@ def _measured(
 
 
 def _first_steps(data: Sequences, steps: int) -> Sequences:
-    """As many of the first sequences as have so many steps together.
+    """The first sequences that have this many steps together.
 
-    At least until two of them are of two steps or more: gates are compared from the second on.
+    At least two of them have two steps or more: gates are compared from the second step on.
     """
     within = int((data.lengths.cumsum(0) <= steps).sum())
     needed = int((data.lengths > 1).nonzero()[1]) + 1
@@ -316,7 +346,7 @@ def _drawn(
     samples: int,
     seed: int,
 ) -> tuple[SampleComparison | None, tuple[str, ...]]:
-    """Samples of both, compared where that can be."""
+    """Samples of LSTM and model, and their comparison if possible."""
     model, network = fitted.fitted, fitted.guide.filter
     notes = []
     if isinstance(network, LSTMFilter) and not network.frozen and output is not None:
@@ -339,21 +369,34 @@ def _drawn(
 
 @dataclass(frozen=True)
 class WrappedComparison:
-    """Several models around one LSTM, on the same held-out sequences: which does it hold?"""
+    """Several models around one LSTM on the same held-out sequences; by :func:`compare_wrapped`.
+
+    Attributes:
+        names: names of the models.
+        evidence: log p(data) / steps of every model with its exact filter, nats.
+        elbo: the bound with the LSTM as its filter, nats per step.
+        elbo_behind: how far each bound is below the highest.
+        elbo_behind_standard_error: of these paired differences, over sequences; 0 of the best.
+        decoder_kl: KL(exact filter ‖ best linear read-out of h and c), nats per step.
+        information: KL(exact filter ‖ its mean), the information in the belief, nats per step.
+
+    >>> from beliefzoo.inference import WrappedComparison
+    >>> found = WrappedComparison(
+    ...     names=("2 states", "3 states"), evidence=(-1.05, -1.01), elbo=(-1.06, -1.02),
+    ...     elbo_behind=(0.04, 0.0), elbo_behind_standard_error=(0.03, 0.0),
+    ...     decoder_kl=(0.02, 0.05), information=(0.3, 0.4),
+    ... )
+    >>> found.preferred_by_elbo, found.held
+    ('3 states', '2 states')
+    """
 
     names: tuple[str, ...]
     evidence: tuple[float, ...]
-    """log p(data) / steps of every model, nats: what the model could say with its exact filter."""
     elbo: tuple[float, ...]
-    """The bound with the LSTM for a filter: what it says with the belief that the LSTM holds."""
     elbo_behind: tuple[float, ...]
-    """How far each bound is below the highest."""
     elbo_behind_standard_error: tuple[float, ...]
-    """Of these differences, over sequences, in pairs; 0 of the best itself."""
     decoder_kl: tuple[float | None, ...]
-    """KL(exact filter ‖ best linear read-out of h and c), nats per step."""
     information: tuple[float | None, ...]
-    """KL(exact filter ‖ its mean): nats of belief that there were to hold."""
 
     @property
     def preferred_by_evidence(self) -> str:
@@ -362,15 +405,15 @@ class WrappedComparison:
 
     @property
     def preferred_by_elbo(self) -> str:
-        """The model with the highest bound: evidence, less what the LSTM lacks for it."""
+        """The model with the highest bound: evidence minus the cost of the LSTM as its filter."""
         return self.names[max(range(len(self.names)), key=self.elbo.__getitem__)]
 
     @property
     def held(self) -> str:
         """The first model in the given order whose bound is within two standard errors of the best.
 
-        With models in the order of their sizes: the fewest states that say all that the LSTM's
-        state can be made to say.
+        With models in the order of their sizes: the smallest number of states that describes the
+        LSTM's state as well as any.
         """
         for number, name in enumerate(self.names):
             if self.elbo_behind[number] <= 2 * self.elbo_behind_standard_error[number]:
@@ -396,13 +439,27 @@ class WrappedComparison:
 
 
 def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> WrappedComparison:
-    """Which of several models around the same LSTM do evidence and bound prefer?
+    """Compares several models around the same LSTM by evidence and bound.
 
     Args:
-        wrapped: results of ``wrap``, by name, or in a list, then named by their states.
+        wrapped: results of :func:`wrap`, by name, or in a list, then named by their states.
+
+    Returns:
+        The figures of every model, in nats per step.
 
     Raises:
         ValueError: fewer than two, equal names, or different held-out sequences.
+
+    >>> import torch
+    >>> from beliefzoo.inference import FitSettings, compare_wrapped, wrap
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
+    >>> _ = torch.manual_seed(0)
+    >>> lstm, options = torch.nn.LSTM(3, 8, batch_first=True), {"windows": 1}
+    >>> data, options["settings"] = mess3().model.sample(30, 10, seed=0).data, FitSettings(steps=10)
+    >>> models = [HiddenMarkovModel(states, Categorical(3)) for states in (1, 2)]
+    >>> found = compare_wrapped([wrap(lstm, model, data, **options) for model in models])
+    >>> found.names
+    ('1 state', '2 states')
     """
     many = isinstance(wrapped, Mapping | Sequence)
     require(many, "wrapped", "must be a mapping or a list", type(wrapped).__name__)
