@@ -79,21 +79,20 @@ def build(
     coords: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
     attrs: Mapping[str, Any] | None = None,
 ) -> Idata:
-    """Inference data with named dimensions from plain arrays.
+    """Makes inference data with named dimensions from plain arrays.
 
     Args:
         groups: group name -> variable name -> array. In `posterior`, `posterior_predictive`,
             `predictions`, `prior`, `prior_predictive`, `log_likelihood` and `sample_stats` an
             array has shape (chain, draw, *dims of the variable); in `observed_data` and
-            `constant_data` it has the variable's dims alone. In `posterior_states` a variable
-            has exactly the dims given, `chain` and `draw` among them where it has these: draws
-            of states are large, and often fewer than the draws of the parameters. So it has in
-            `gates`, what goes on inside a network.
-            A group without variables is left out.
+            `constant_data` it has only the variable's dims. In `posterior_states` a variable has
+            exactly the dims given, `chain` and `draw` included if it has these, since draws of
+            states are large and often fewer than those of the parameters; likewise in `gates`, the
+            gates of a network. A group without variables is left out.
         dims: variable name -> names of its dimensions; a variable not named has none beyond
-            chain and draw. The key "group/variable" says it for one group alone.
+            chain and draw. The key "group/variable" applies to one group only.
         coords: dimension -> labels, distinct and as many as the dimension is long. The key
-            "group/dimension" labels a dimension in one group alone, which may then have another
+            "group/dimension" labels a dimension in one group only, which may then have another
             length there. Dimensions not named here count from 0, as `chain` always does and `draw`
             does unless labelled for a group.
         attrs: attributes of the whole. Strings and real numbers are kept as they are, anything
@@ -103,9 +102,18 @@ def build(
         `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
 
     Raises:
-        ValueError: for an unknown group, a variable that bears a dimension's name, an array
-            whose shape does not fit its dims, its coords or the other variables of its group,
-            repeated labels, or an attribute that JSON cannot hold.
+        ValueError: an unknown group, a variable named like a dimension, an array whose shape does
+            not fit its dims, its coords or the other variables of its group, repeated labels, or an
+            attribute that JSON cannot hold.
+
+    >>> from beliefzoo.inference import arviz_groups
+    >>> idata = arviz_groups.build(
+    ...     {"posterior": {"rate": [[[2.0, 8.0], [2.1, 7.9]]]}},
+    ...     dims={"rate": ["state"]},
+    ...     coords={"state": ["low", "high"]},
+    ... )
+    >>> arviz_groups.group(idata, "posterior")["rate"].sel(state="high").values.tolist()
+    [[8.0, 7.9]]
     """
     unknown = [name for name in groups if name not in GROUPS]
     if unknown:
@@ -126,7 +134,20 @@ def build(
 
 
 def group(idata: Idata, name: str) -> xr.Dataset:
-    """The group `name` as a Dataset, under either major; ValueError if there is none."""
+    """Returns the group `name` as a Dataset, under either major version of ArviZ.
+
+    Args:
+        idata: inference data.
+        name: of a group.
+
+    Raises:
+        ValueError: no such group.
+
+    >>> from beliefzoo.inference import arviz_groups
+    >>> idata = arviz_groups.build({"observed_data": {"obs": [1, 2]}}, dims={"obs": ["time"]})
+    >>> dict(arviz_groups.group(idata, "observed_data").sizes)
+    {'time': 2}
+    """
     datasets = _datasets(idata)
     if name not in datasets:
         raise ValueError(f"idata must have a group {name!r}; it has {', '.join(datasets)}")
@@ -134,12 +155,24 @@ def group(idata: Idata, name: str) -> xr.Dataset:
 
 
 def write(idata: Idata, path: str | os.PathLike[str]) -> None:
-    """Write a NetCDF file at `path`, whole or not at all, replacing a file that is there.
+    """Writes a NetCDF file, completely or not at all, replacing an existing one.
 
-    Numbers are compressed without loss. Either ArviZ major reads the file.
+    Numbers are compressed without loss. Either ArviZ major version reads the file.
+
+    Args:
+        idata: what to write.
+        path: the file.
 
     Raises:
-        ValueError: if the folder of `path` does not exist.
+        ValueError: the folder of `path` does not exist.
+
+    >>> import pathlib, tempfile
+    >>> from beliefzoo.inference import arviz_groups, write
+    >>> idata = arviz_groups.build({"posterior": {"rate": [[4.1, 3.9]]}}, dims={})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(idata, f"{folder}/posterior.nc")
+    ...     [path.name for path in pathlib.Path(folder).iterdir()]
+    ['posterior.nc']
     """
     encoding = {
         f"/{name}": {
@@ -155,11 +188,26 @@ def write(idata: Idata, path: str | os.PathLike[str]) -> None:
 
 
 def read(path: str | os.PathLike[str]) -> Idata:
-    """Read a NetCDF file that `write` or ArviZ of either major wrote, into memory.
+    """Reads a NetCDF file written by `write` or by ArviZ of either major version, into memory.
+
+    Args:
+        path: the file.
+
+    Returns:
+        `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        ValueError: if the file is not NetCDF or is incomplete.
+        FileNotFoundError: no such file.
+        ValueError: a file that is not NetCDF or is incomplete.
+
+    >>> import tempfile
+    >>> from beliefzoo.inference import arviz_groups, read, write
+    >>> idata = arviz_groups.build({"observed_data": {"obs": [1, 2, 3]}}, dims={"obs": ["time"]})
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write(idata, f"{folder}/data.nc")
+    ...     again = read(f"{folder}/data.nc")
+    >>> arviz_groups.group(again, "observed_data")["obs"].values.tolist()
+    [1, 2, 3]
     """
     import xarray as xr
 
@@ -194,12 +242,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def k_threshold(draws: int) -> float:
-    """Largest Pareto k̂ at which `draws` importance weights can be relied on.
+    """Largest Pareto k̂ at which importance weights of so many draws can be relied on.
 
-        min(1 - 1 / log10 S, 0.7),   S = draws                     (Vehtari et al. 2024)
+        min(1 - 1 / log10 S, 0.7),   S = draws
+
+    Args:
+        draws: number of draws S.
 
     Raises:
-        ValueError: for fewer than two draws.
+        ValueError: fewer than two draws.
+
+    Source: Vehtari et al. (2024).
+
+    >>> from beliefzoo.inference.arviz_groups import k_threshold
+    >>> round(k_threshold(100), 2), k_threshold(100_000)
+    (0.5, 0.7)
     """
     if draws < 2:
         raise ValueError(f"draws must be at least 2; got {draws}")
@@ -209,34 +266,50 @@ def k_threshold(draws: int) -> float:
 def pareto_k(log_weights: ArrayLike) -> float:
     """Shape k̂ of the generalized Pareto tail of importance weights.
 
-    With weights w_s = p(x_s) / q(x_s) of draws x_s from q, moments of w of order 1/k̂ and above
+    For weights w_s = p(x_s) / q(x_s) of draws x_s from q, moments of w of order 1/k̂ and above
     are infinite: above 0.5 the variance, above 1 the mean. Compare with `k_threshold`.
 
     Args:
-        log_weights: log w_s, any shape, at least 25 values. The constant of normalisation does
-            not matter. -inf is a weight of zero.
+        log_weights: log w_s, any shape, at least 25 values, up to a constant. -inf is a weight of
+            zero.
 
     Returns:
-        k̂; 0 where the weights of the tail are equal to one part in a thousand, inf where the
-        Pareto fit fails, as it does when too few weights differ from zero in float64.
+        k̂; 0 if the weights of the tail are equal to one part in a thousand, inf if the Pareto fit
+        fails, as it does when too few weights differ from zero in float64.
 
     Raises:
-        ValueError: for too few weights, NaN, +inf, or no positive weight.
+        ValueError: too few weights, NaN, +inf, or no positive weight.
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference.arviz_groups import pareto_k
+    >>> x = np.random.default_rng(0).normal(size=5000)  # from q = N(0, 1)
+    >>> wide = -np.log(2) - x**2 / 8 + x**2 / 2  # p = N(0, 4), whose weights have no variance
+    >>> pareto_k(np.zeros(100)), pareto_k(wide) > 0.5
+    (0.0, True)
     """
     _, k = _smooth(_weights(log_weights)[None], 1.0)
     return float(k[0])
 
 
 def psis_log_mean(log_weights: ArrayLike) -> float:
-    """Log of the mean importance weight, its tail Pareto-smoothed.
+    """Log of the mean importance weight, with Pareto-smoothed tail.
 
         log( 1/S Σ_s w̃_s ),   w̃ = w with its largest values replaced by quantiles of the fitted
                               Pareto tail, none above the largest w
 
     With log w_s = log p(x_s, y) - log q(x_s) this is the importance-corrected log evidence. It is
-    to be trusted where `pareto_k` of the same weights is below `k_threshold`.
+    reliable if `pareto_k` of the same weights is below `k_threshold`.
 
-    Args and errors as in `pareto_k`; here the constant of normalisation is the point.
+    Args:
+        log_weights: as in `pareto_k`, but not up to a constant.
+
+    Raises:
+        ValueError: as `pareto_k`.
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference.arviz_groups import psis_log_mean
+    >>> round(psis_log_mean(np.full(100, -3.0)), 6)
+    -3.0
     """
     raw = _weights(log_weights)
     smoothed, k = _smooth(raw[None], 1.0)
@@ -249,12 +322,26 @@ def psis_log_mean(log_weights: ArrayLike) -> float:
 
 @dataclass(frozen=True)
 class LeaveOneOut:
-    """Expected log predictive density (nats) by Pareto-smoothed leave-one-out.
+    """Expected log predictive density (elpd) by Pareto-smoothed leave-one-out; made by :func:`loo`.
 
-    elpd is Σ_i log p(y_i | y_-i), p the effective number of parameters, se the standard error of
-    elpd from the spread over units (NaN for a single unit). elpd_i and pareto_k hold one value a
-    unit, in the row-major order of the log-likelihood's dimensions with padding left out. draws
-    is the number of posterior draws.
+    Attributes:
+        elpd: Σ_i log p(y_i | y_-i), nats.
+        se: its standard error, from the variation over units; NaN for a single unit.
+        p: effective number of parameters.
+        unit: what is left out, for instance "sequence".
+        draws: number of posterior draws.
+        elpd_i: elpd of each unit, in the row-major order of the log-likelihood's dimensions,
+            without padding.
+        pareto_k: Pareto k̂ of each unit, in the same order.
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import LeaveOneOut
+    >>> found = LeaveOneOut(
+    ...     elpd=-20.0, se=2.0, p=1.5, unit="sequence", draws=1000,
+    ...     elpd_i=np.array([-9.0, -11.0]), pareto_k=np.array([0.2, 0.9]),
+    ... )
+    >>> found.unreliable  # units whose k̂ is above 0.67
+    1
     """
 
     elpd: float
@@ -273,21 +360,47 @@ class LeaveOneOut:
 
 @dataclass(frozen=True)
 class Convergence:
-    """Worst figures of Markov chains over all parameters; meaningless for a guide's draws."""
+    """Worst convergence diagnostics of Markov chains over all parameters; not for a guide's draws.
+
+    Attributes:
+        r_hat: largest rank-normalised split r̂; 1 if all chains agree, at most 1.01 is the usual
+            requirement.
+        ess_bulk: smallest effective sample size for means.
+        ess_tail: smallest effective sample size for 5 % and 95 % quantiles.
+
+    >>> from beliefzoo.inference import Convergence
+    >>> found = Convergence(r_hat=1.003, ess_bulk=830.0, ess_tail=610.0)
+    >>> found.r_hat < 1.01 and min(found.ess_bulk, found.ess_tail) > 400
+    True
+    """
 
     r_hat: float
-    """Largest rank-normalised split r̂; 1 if all chains tell the same, reach 1.01."""
     ess_bulk: float
-    """Smallest effective number of draws for means."""
     ess_tail: float
-    """Smallest effective number of draws for 5 % and 95 % quantiles."""
 
 
 def convergence(idata: Idata) -> Convergence:
-    """Judge Markov chains by the group ``posterior`` (Vehtari et al. 2021).
+    """Computes r̂ and effective sample sizes of the Markov chains in the group ``posterior``.
+
+    Args:
+        idata: with at least two chains of four draws each.
+
+    Returns:
+        The worst figures over all parameters.
 
     Raises:
         ValueError: fewer than two chains, or four draws each.
+
+    Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021).
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import arviz_groups, convergence
+    >>> draws = np.random.default_rng(0).normal(size=(4, 500))
+    >>> def r_hat(draws):
+    ...     idata = arviz_groups.build({"posterior": {"rate": draws}}, dims={})
+    ...     return round(convergence(idata).r_hat, 1)
+    >>> r_hat(draws), r_hat(draws + [[0.0], [0.0], [0.0], [5.0]])  # one chain elsewhere
+    (1.0, 1.5)
     """
     posterior = group(idata, "posterior")
     chains, draws = (posterior.sizes.get(name, 0) for name in ("chain", "draw"))
@@ -318,18 +431,30 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
 
     Args:
         idata: with the group `log_likelihood`.
-        unit: what is left out: the last dimension of the variable to use, of `log_likelihood` or,
+        unit: what to leave out: the last dimension of the variable to use, of `log_likelihood` or,
             if none there ends in it, of the variables of `sample_stats` whose names end in
-            "log_likelihood". `"sequence"` leaves out whole sequences; `"time"` uses the variable of
-            log p(y_t | y_<t, θ) and leaves out one such factor at a time, all later ones keeping
-            y_t in their past. Units that are NaN in every draw are padding and are passed over.
+            "log_likelihood". `"sequence"` leaves out whole sequences. `"time"` uses the variable of
+            log p(y_t | y_<t, θ) and leaves out one such factor at a time; later factors still
+            condition on y_t. Units that are NaN in every draw are padding and are left out.
 
     Returns:
-        A `LeaveOneOut`. Nothing is warned of: read `pareto_k` and `unreliable`.
+        A `LeaveOneOut`. No warning is issued: read `pareto_k` and `unreliable`.
 
     Raises:
-        ValueError: if not exactly one such variable ends in `unit`, there are fewer than 25
-            draws, or a log-likelihood is +inf, NaN in some draws only, or -inf.
+        ValueError: not exactly one such variable ends in `unit`, fewer than 25 draws, or a
+            log-likelihood that is +inf, NaN in some draws only, or -inf.
+
+    Source: Vehtari, Gelman & Gabry (2017); Vehtari et al. (2024).
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import arviz_groups, loo
+    >>> values = np.random.default_rng(0).normal(-10.0, 0.1, size=(4, 250, 8))
+    >>> idata = arviz_groups.build(
+    ...     {"log_likelihood": {"obs": values}}, dims={"obs": ["sequence"]}
+    ... )
+    >>> found = loo(idata)
+    >>> round(found.elpd), found.unreliable
+    (-80, 0)
     """
     draws = _unit_log_likelihood(idata, unit)
     samples = draws.shape[1]
@@ -356,21 +481,33 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
 
 
 def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
-    """Leave-one-out of several models of the same data, best first.
+    """Compares models of the same data by leave-one-out, best first.
 
     Args:
-        models: name -> inference data with `log_likelihood`; also `observed_data`, where there
-            is any, which must be the same for all.
+        models: name -> inference data with `log_likelihood`; also `observed_data` if present, which
+            must be the same for all.
         unit: as in `loo`.
 
     Returns:
-        A pandas DataFrame, one row a model, with the columns `elpd`, `se`, `difference` (elpd
-        minus that of the best, hence ≤ 0), `se_difference` (from the differences unit by unit;
-        NaN for a single unit), `p` and `worst_k`. A difference of less than about 4, or of few
-        standard errors, does not tell models apart.
+        A pandas DataFrame, one row per model, with the columns `elpd`, `se`, `difference` (elpd
+        minus that of the best, so ≤ 0), `se_difference` (from the differences of each unit; NaN for
+        a single unit), `p` and `worst_k`. A difference of less than about 4 nats, or of few
+        standard errors, does not separate models.
 
     Raises:
         ValueError: as in `loo`, for no model at all, and for models of different data.
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import arviz_groups, compare
+    >>> noise = np.random.default_rng(0).normal(0, 0.1, size=(4, 250, 8))
+    >>> models = {
+    ...     f"{k} states": arviz_groups.build(
+    ...         {"log_likelihood": {"obs": mean + noise}}, dims={"obs": ["sequence"]}
+    ...     )
+    ...     for k, mean in ((1, -12.0), (2, -10.0))
+    ... }
+    >>> compare(models)["difference"].round(2).to_dict()
+    {'2 states': 0.0, '1 states': -16.0}
     """
     if not models:
         raise ValueError("models must name at least one model; got none")
@@ -529,8 +666,8 @@ def _smooth(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smoothed, normalised log weights and k̂ of each row, shape (rows, samples).
 
-    Rows that have no tail to fit keep their weights. ArviZ 0.23 calls their k̂ infinite, 1.x
-    raises or divides by zero.
+    Rows without a tail to fit keep their weights. ArviZ 0.23 calls their k̂ infinite, 1.x raises or
+    divides by zero.
     """
     rows, samples = log_weights.shape
     tail = np.sort(log_weights, axis=1)[:, -_tail_length(samples, efficiency) - 1 :]
@@ -633,6 +770,6 @@ def _relative_efficiency(idata: Idata, draws: NDArray[np.float64]) -> float:
 
 
 def _same_observations(one: Idata, other: Idata) -> bool:
-    """Whether the observed data agree; data that are not there cannot disagree."""
+    """Whether the observed data are equal; missing ones do not differ."""
     ours, theirs = _datasets(one).get("observed_data"), _datasets(other).get("observed_data")
     return ours is None or theirs is None or bool(ours.equals(theirs))

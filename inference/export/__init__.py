@@ -1,1 +1,1 @@
-"""From fits to ArviZ."""
+"""Export: fits and gates as ArviZ data."""

@@ -174,8 +174,8 @@ def replicate(
 ) -> Array | None:
     """New states and observations, one replication of the data per draw, (draws, N, T[, F]).
 
-    Where the first state has a flat prior there is nothing to draw it from: replications then begin
-    at a draw from its law given the data or, if they must not know of these, there are none.
+    If the first state has a flat prior it cannot be drawn from it: replications then begin at a
+    draw from its law given the data, or, if they must not depend on the data, there are none.
     """
     like = observed_values(model, data)
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
@@ -213,7 +213,7 @@ def predictions(
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters.
 
-    Of a deep model from a last state that is drawn among trajectories of the guide by weight.
+    For a deep model the last state is drawn among weighted trajectories of the guide.
     """
     drawn = []
     deep = isinstance(result.model, DeepMarkovModel)

@@ -167,7 +167,7 @@ def reorder(
 
 
 def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor:
-    """The state of the model that comes at each place."""
+    """The state of the model at each place of the exported order."""
     kept = torch.arange(model.states)
     if isinstance(model, POMDP) and has_names(model):
         return kept
@@ -192,7 +192,7 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
 
 
 def has_names(model: POMDP) -> bool:
-    """Whether the states were given names, which must not wander."""
+    """Whether the states were given names, so that they must not be reordered."""
     return model.state_names != tuple(str(state) for state in range(model.states))
 
 

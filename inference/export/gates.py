@@ -1,4 +1,4 @@
-"""The gates of a recurrent network over time, with names: as an xarray Dataset, and in ArviZ."""
+"""The gates of a recurrent network over time, as an xarray Dataset and as ArviZ data."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ Recurrent = nn.RNNBase | RecurrentFilter | Guide | Fit
 def gates(
     network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
 ) -> xr.Dataset:
-    r"""Every gate, cell and output of a recurrent network, at every step of every sequence.
+    r"""Returns all gates, cells and outputs of a recurrent network at every step of every sequence.
 
     Names are torch's. ``torch.nn.LSTM``, with h_0 = c_0 = 0 (a bias for each of the two products):
 
@@ -51,23 +51,30 @@ def gates(
         i, f, o = \sigma(W y_t + U h_{t-1} + b), \quad g = \tanh(W y_t + U h_{t-1} + b), \quad
         c_t = f c_{t-1} + i g, \quad h_t = o \tanh(c_t)
 
-    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h. Dropout between layers is left out.
+    ``torch.nn.GRU``: r, z, n, h; ``torch.nn.RNN``: h. Dropout between layers is off.
 
     Args:
-        network: a ``torch.nn`` LSTM, GRU or RNN, of any number of layers; a recurrent filter; a
-            guide or a fit whose filter is recurrent, unknown parameters being at their medians.
-        data: what a ``torch.nn`` network reads, a tensor (sequences, steps, input_size) or
+        network: a ``torch.nn`` LSTM, GRU or RNN with any number of layers; a recurrent filter; a
+            guide or a fit whose filter is recurrent, with unknown parameters at their medians.
+        data: for a ``torch.nn`` network its input, a tensor (sequences, steps, input_size), or
             ``Sequences`` without missing elements, whose codes are read as one-hot vectors; for a
-            filter, a guide or a fit the ``Sequences`` that they are for.
-        model: of a recurrent filter that is in no guide, the model that it was built for.
+            filter, guide or fit the ``Sequences`` of its model.
+        model: for a recurrent filter outside a guide, the model that it was built for.
 
     Returns:
-        A Dataset with dims (sequence, time, layer, unit), NaN beyond the length of a sequence; in
+        A Dataset with dims (sequence, time, layer, unit), NaN beyond the length of a sequence, in
         the dtype of the network.
 
     Raises:
         ValueError: a network that reads backward or has a projection; data of another width, or
             with missing elements; a filter that is exact, or given without a model.
+
+    >>> import torch
+    >>> from beliefzoo.inference import gates
+    >>> lstm = torch.nn.LSTM(input_size=3, hidden_size=8, batch_first=True)
+    >>> found = gates(lstm, torch.zeros(2, 10, 3))
+    >>> list(found.data_vars), dict(found.sizes)
+    (['i', 'f', 'g', 'o', 'c', 'h'], {'sequence': 2, 'time': 10, 'layer': 1, 'unit': 8})
     """
     if isinstance(network, nn.RNNBase):
         own = network
@@ -90,17 +97,30 @@ def gates(
 
 
 def gates_of(result: Fit, data: Sequences) -> dict[str, Array]:
-    """The variables of ``gates(result, data)``."""
+    """Returns the variables of ``gates(result, data)`` as arrays."""
     return {str(name): each.values for name, each in gates(result, data).data_vars.items()}
 
 
 def export_gates(
     network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
 ) -> Idata:
-    """What ``gates`` returns as a group ``gates`` of ArviZ data, which ``write`` saves as NetCDF.
+    """Exports :func:`gates` as the group ``gates`` of ArviZ data, which ``write`` saves as NetCDF.
 
-    With ``Sequences`` their values are the group ``observed_data``. Arguments and errors are those
-    of ``gates``.
+    Args:
+        network, data, model: as of :func:`gates`.
+
+    Returns:
+        Inference data; with ``Sequences`` their values are the group ``observed_data``.
+
+    Raises:
+        ValueError: as :func:`gates`.
+
+    >>> import torch
+    >>> from beliefzoo.inference import arviz_groups, export_gates
+    >>> gru = torch.nn.GRU(input_size=3, hidden_size=8, batch_first=True)
+    >>> idata = export_gates(gru, torch.zeros(2, 10, 3))
+    >>> sorted(arviz_groups.group(idata, "gates").data_vars)
+    ['h', 'n', 'r', 'z']
     """
     found = gates(network, data, model=model)
     arrays = {str(name): variable.values for name, variable in found.data_vars.items()}
@@ -119,7 +139,7 @@ def export_gates(
 
 
 def gate_dims(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """Dimensions of these variables of the group ``gates``, as ``build`` takes them."""
+    """Returns the dimensions of these variables of the group ``gates``, as ``build`` takes them."""
     return {f"gates/{name}": GATE_DIMS for name in names}
 
 
@@ -173,13 +193,13 @@ def _filter_of(
 
 
 def model_of(network: Recurrent) -> Model | None:
-    """The model of a guide or of a fit, its parameters at their medians; None of others."""
+    """Returns the model of a guide or fit, parameters at their medians; None for networks."""
     guide = network.guide if isinstance(network, Fit) else network
     return parameters_of(guide) if isinstance(guide, Guide) else None
 
 
 def _inputs(network: nn.RNNBase, data: Sequences | Tensor) -> Tensor:
-    """What the network reads, (N, T, input_size)."""
+    """The inputs of the network, (N, T, input_size)."""
     like = next(network.parameters())
     if isinstance(data, Tensor):
         check_inputs(network, data, "data")

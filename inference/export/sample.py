@@ -1,4 +1,4 @@
-"""What an export starts from: draws of the parameters, and the data as arrays."""
+"""The input of an export: draws of the parameters, and the data as arrays."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Sample:
 
 
 class Along(TypedDict):
-    """What models read of the steps that are forecast; None where it was not given."""
+    """What models read of the steps to forecast; None if not given."""
 
     inputs: Tensor | None
     times: Tensor | None
@@ -63,14 +63,14 @@ class Along(TypedDict):
 
 
 class Rows(NamedTuple):
-    """Some draws: places along the axis of all chains, and their labels within a chain."""
+    """Some draws: indices along the axis of all chains, and their labels within a chain."""
 
     rows: Tensor
     labels: Array
 
 
 def sample_of(result: Fit | NutsFit, draws: int) -> Sample:
-    """The draws of the parameters that NUTS has, or ``draws`` of a guide."""
+    """The draws of the parameters of NUTS, or ``draws`` draws from a guide."""
     if isinstance(result, NutsFit):
         some = next(iter(result.draws.values()))
         chains, kept = some.shape[:2]
@@ -87,7 +87,7 @@ def sample_of(result: Fit | NutsFit, draws: int) -> Sample:
 
 
 def thinned(sample: Sample, wanted: int) -> Rows | None:
-    """About ``wanted`` draws, as many of each chain, evenly spaced; with repeats if constant."""
+    """About ``wanted`` draws, equally many per chain, evenly spaced; with repeats if constant."""
     if not wanted:
         return None
     each = math.ceil(wanted / sample.chains)

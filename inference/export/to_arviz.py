@@ -1,4 +1,4 @@
-"""Everything that comes out of a fit, as ArviZ inference data."""
+"""The results of a fit as ArviZ inference data."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ def to_arviz(
 
 
 def _prior(kind: Any, model: Model, data: Sequences, count: int) -> Groups:
-    """Draws of the parameters from their priors, and the data that these lead to."""
+    """Draws of the parameters from their priors, and data simulated from them."""
     if not count or not model.priors:
         return {}
     prior = draw_prior(model, count)
@@ -209,7 +209,7 @@ def _prior(kind: Any, model: Model, data: Sequences, count: int) -> Groups:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What was asked for."""
+    """The requested output."""
 
     draws: int
     seed: int
@@ -262,7 +262,7 @@ class _Wanted:
 
 
 def _check_future(model: Model, shape: tuple[int, int], along: Along) -> None:
-    """Raise ``ValueError`` unless what the model reads is there for so many steps to come."""
+    """Raises ``ValueError`` unless the inputs, times and actions of the steps to come are given."""
     inputs, times = along["inputs"], along["times"]
     needed = (*shape, model.inputs)
     if model.inputs and (inputs is None or inputs.shape != needed):
@@ -394,7 +394,7 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
 
 
 def _names(model: POMDP) -> dict[str, Any]:
-    """Those of states, actions and observations; of states that have none, their numbers."""
+    """Names of states, actions and observations; of states without names, their numbers."""
     actions = np.array(model.action_names)
     before = np.append(actions, FIRST) if model.law.first else actions
     out = {"action": actions, "action_before": before}
@@ -406,7 +406,7 @@ def _names(model: POMDP) -> dict[str, Any]:
 
 
 def _pair_coords(model: HiddenMarkovModel) -> dict[str, Any]:
-    """Names of what there is one of per pair of states: "0→1"."""
+    """Names for pairs of states: "0→1"."""
     out: dict[str, Any] = {}
     law, emission = model.transition, model.emission
     if isinstance(emission, Misclassification):
@@ -421,7 +421,7 @@ def _pair_coords(model: HiddenMarkovModel) -> dict[str, Any]:
 
 
 def _times(data: Sequences) -> Array:
-    """The real times, if all sequences share them and none comes twice; else 0 … T − 1."""
+    """The real times if all sequences share them without repetition, else 0 … T − 1."""
     plain = np.arange(data.max_length)
     if data.times is None:
         return plain
@@ -497,7 +497,7 @@ def _quality(groups: Groups) -> dict[str, Any]:
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings for JSON: where a fit started is said by names alone if it was given by values."""
+    """Settings for JSON; of a start given by values only the names are kept."""
     start = settings.get("start")
     values = {"start": sorted(start)} if isinstance(start, Mapping) else {}
     return {**settings, **values}

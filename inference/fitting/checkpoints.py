@@ -1,4 +1,4 @@
-"""Checkpoints of a fit: whose they are, and what is read back."""
+"""Checkpoints of a fit: identification and reading."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ KEYS = {"fingerprint", "step", "guide", "optimizer", "random"}
 
 
 def read_checkpoint(path: Path | None, fingerprint: str) -> dict[str, Any] | None:
-    """What a checkpoint holds; None if there is none yet.
+    """Reads a checkpoint; returns None if there is none yet.
 
     Raises:
         ValueError: a broken or foreign file, or the checkpoint of another fit.
@@ -43,7 +43,7 @@ def fingerprint(
     settings: dict[str, Any],
     seed: int,
 ) -> str:
-    """Tells fits apart: model, guide, data, objective, settings, seed."""
+    """Identifies a fit by model, guide, data, objective, settings and seed."""
     description, tensors = describe(guide.model)
     digest = hashlib.sha256()
     shapes = {name: list(value.shape) for name, value in guide.filter_shapes().items()}
@@ -60,7 +60,7 @@ def fingerprint(
 
 
 def digest_of(data: Data) -> str:
-    """Tells data apart; of a folder not all is read, see ``SequenceFolder.fingerprint``."""
+    """Identifies data; of a folder not all is read, see ``SequenceFolder.fingerprint``."""
     if isinstance(data, SequenceFolder):
         return data.fingerprint()
     digest = hashlib.sha256()

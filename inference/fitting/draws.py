@@ -214,10 +214,10 @@ def draw_paths(guide: Guide, block: Block) -> PathDraw:
 
 
 def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Parameters) -> Guide:
-    """The guide for one batch of sequences under many draws of the parameters.
+    """Prepares the guide for one batch of sequences under many draws of the parameters.
 
-    A network that reads observations alone says the same under every draw: it is run once.
-    ``one`` is any one draw.
+    A network that reads observations alone has the same output for every draw and is run once.
+    ``one`` is any of the draws.
     """
     own = guide.filter
     if not isinstance(own, ScoredFilter) or getattr(own, "reads", None) != "observations":
@@ -229,7 +229,7 @@ def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Par
 
 
 class _RunOnce(nn.Module):
-    """A filter that was run on a batch, in the place of the filter itself."""
+    """The stored output of a filter on a batch, in place of the filter itself."""
 
     def __init__(self, filter: ScoredFilter, laws: Laws) -> None:
         super().__init__()

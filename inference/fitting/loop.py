@@ -1,4 +1,4 @@
-"""Fit a model and its guide together: one loop, one record."""
+"""Fitting a model and its guide together."""
 
 from __future__ import annotations
 
@@ -43,9 +43,29 @@ EVALUATED = 2**20
 
 @dataclass(frozen=True)
 class Fit:
-    """The result of a fit: the fitted guide, and all that is needed to tell how it came about.
+    """Result of a fit: the fitted guide, and the record of how it came about; made by :func:`fit`.
 
-    The guide is in the best state that the fit came by, see ``FitSettings``.
+    The guide is in the best state that the fit found, see ``FitSettings``.
+
+    Attributes:
+        model: the model that was fitted.
+        guide: the fitted guide.
+        objective, settings, seed: arguments of the fit.
+        losses: loss at the state before each step, nats per observed time step.
+        evaluations: (evaluations, 2): step, and bound on the held-out sequences at the medians of
+            the parameters, nats per time step.
+        restart_bounds: bound of every start that was tried, nats per time step.
+        seconds: duration.
+        versions: versions of Python and of the packages used.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
+    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1]])
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="map")
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=5), seed=0, progress=False)
+    >>> result.losses.shape, sorted(result.fitted.known)
+    (torch.Size([5]), ['initial', 'rate', 'transition'])
     """
 
     model: Model
@@ -54,11 +74,8 @@ class Fit:
     settings: FitSettings
     seed: int
     losses: Tensor
-    """Loss of every step, at the state before it, nats per observed-sequence step."""
     evaluations: Tensor
-    """(evaluations, 2): step, and bound on the held-out sequences at the medians, nats per step."""
     restart_bounds: Tensor
-    """Bound of every start that was tried, nats per step."""
     seconds: float
     versions: Mapping[str, str] = field(repr=False)
 
@@ -69,7 +86,16 @@ class Fit:
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss or gradient was not finite; ``last_good`` is the fit just before it."""
+    """Raised when a loss or gradient is not finite.
+
+    Args:
+        message: names the step, the site and the sequence.
+        last_good: the fit just before; its guide can be saved and examined.
+
+    >>> from beliefzoo.inference import NonFiniteLossError
+    >>> issubclass(NonFiniteLossError, ArithmeticError)
+    True
+    """
 
     def __init__(self, message: str, last_good: Fit) -> None:
         super().__init__(message)
@@ -90,41 +116,56 @@ def fit(
     callback: Callable[[int, Guide], None] | None = None,
     fabric: Fabric | None = None,
 ) -> Fit:
-    """Fit model and guide together by maximising one objective over minibatches of sequences.
+    """Fits a model and a guide together by maximising one objective over minibatches of sequences.
 
-    The guide that is passed in stays as it is; the fitted one is in the result. The same seed gives
-    the same numbers, also when a killed fit is taken up again from its checkpoint.
+    The guide passed in is not changed; the fitted one is in the result. The same seed gives the
+    same numbers, also when an interrupted fit is continued from its checkpoint.
 
-    Of a ``SequenceFolder`` one minibatch is in memory at a time, and besides it what
-    ``SequenceFolder.sample`` takes for starting values and scales, and what is held out. If these
-    hold all sequences, the numbers are those of a fit of the same data in memory.
+    Of a ``SequenceFolder`` only one minibatch is in memory at a time, besides the sample for
+    starting values and scales (``SequenceFolder.sample``) and the held-out sequences. If these hold
+    all sequences, the numbers equal those of a fit of the same data in memory.
 
-    With ``fabric`` every process calls this with the same arguments and gets the same result. All
-    take the steps of a single process: each works on its part of every minibatch, and gradients are
-    averaged. ``"elbo"`` gives the numbers of a single process up to rounding; the other objectives
-    draw trajectories in every process and agree in law. The processes start from the weights of the
-    first one, which alone writes the checkpoint and shows the bar.
+    With ``fabric`` every process calls this function with the same arguments and gets the same
+    result. Together they take the steps of a single process: each works on its part of every
+    minibatch, and gradients are averaged. ``"elbo"`` gives the numbers of a single process up to
+    rounding; the other objectives draw paths in every process and agree in distribution. All start
+    from the weights of the first process, which alone writes the checkpoint and shows the bar.
 
     Args:
-        model: the model; what it knows stays fixed.
+        model: the model; known parameters stay fixed.
         guide: a guide made from this model.
         data: training sequences, in memory or in a folder.
         objective: ``"elbo"``, ``"iwae"``, ``"rws"`` (reweighted wake-sleep), ``"forward_kl"`` or
             ``"fivo"`` (by a particle filter, for continuous states).
         settings: see ``FitSettings``.
-        seed: of starts, batches and noise; torch's global generator is left as it was.
-        heldout: sequences for early stopping; by default a share of ``data``.
-        checkpoint: file that is written while fitting, and continued from if it exists.
-        progress: show a bar.
+        seed: of starts, batches and noise; torch's global generator is left unchanged.
+        heldout: sequences for early stopping; default: a share of ``data``.
+        checkpoint: file written during the fit, and continued from if it exists.
+        progress: show a progress bar.
         callback: called with the step and the guide, in evaluation mode, every
-            ``settings.evaluate_every`` steps; it must not draw random numbers. With ``fabric`` in
-            every process.
+            ``settings.evaluate_every`` steps, with ``fabric`` in every process; it must not draw
+            random numbers.
         fabric: a launched ``lightning.fabric.Fabric``, to share the work among its processes.
 
+    Returns:
+        The fitted guide and model, with losses and settings.
+
     Raises:
-        ValueError: bad argument, or a checkpoint of another fit; before anything is computed. From
-            a folder also when values that the model cannot emit are read; it names the file.
-        NonFiniteLossError: naming step, site and sequence; in every process.
+        ValueError: a bad argument, or a checkpoint of another fit; before anything is computed.
+            From a folder also when values that the model cannot emit are read; names the file.
+        NonFiniteLossError: names step, site and sequence; in every process.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> known = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[2.0, 20.0]
+    ... )
+    >>> data = known.sample(20, 50, seed=0).data
+    >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")  # or LSTMFilter(hidden_size=32)
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=30), seed=0, progress=False)
+    >>> result.fitted.known["rate"].numpy().round()
+    array([ 2., 20.])
     """
     settings = settings or FitSettings()
     _check(model, guide, data, objective, heldout, checkpoint)
@@ -179,7 +220,7 @@ def _check(
 
 
 class _Run:
-    """One fit while it runs."""
+    """The state of a fit while it runs."""
 
     def __init__(
         self,
@@ -252,7 +293,7 @@ class _Run:
         return self._record()
 
     def _best_start(self) -> dict[str, Tensor]:
-        """The start whose bound is best after some exact improvement; the only one if one."""
+        """The start whose bound is best after a few exact steps; if only one is tried, that one."""
         settings = self.settings
         if not self.model.priors:
             return {}
@@ -306,7 +347,7 @@ class _Run:
         return torch.optim.Adam(kept)
 
     def _sleep(self) -> None:
-        """Bring the network near the filter of the start, on simulations."""
+        """Trains the network on simulations of the start, towards their filter."""
         weights = list(self.guide.filter_modules())
         if self.settings.sleep_steps == 0 or not weights:
             return
@@ -400,7 +441,7 @@ class _Run:
 
     @property
     def _exact(self) -> bool:
-        """Whether the loss alone tells how good a state is: no noise, and nothing held out."""
+        """Whether the loss alone ranks states: no noise, and nothing held out."""
         known = not self.model.priors or self.origin.uncertainty in ("map", "ml")
         whole = self.batches.full and self.batches.heldout is None
         return whole and known and self.objective == "elbo" and self.origin.noiseless
@@ -468,7 +509,7 @@ class _Run:
         torch.set_rng_state(saved["random"])
 
     def _stop(self, what: str, step: int, guide: Guide) -> None:
-        """Name the first site and sequence that is not finite, and give up."""
+        """Raises the error that names the first site and sequence that is not finite."""
         found = self.processes.of_any(_blame(guide, self.batches.part(step).data))
         place = found or "site unknown, sequence unknown"
         if hasattr(self, "guide"):
@@ -520,10 +561,10 @@ class _Run:
 
 
 def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
-    """ELBO of the states at the posterior medians, nats per step.
+    """ELBO at the posterior medians of the parameters, nats per step.
 
-    The same number every time: a guide that draws trajectories for it has the same draws. Processes
-    take turns with the batches.
+    Deterministic: a guide that draws paths for it uses the same draws every time. Processes share
+    the batches.
     """
     total = 0.0
     size = max(1, min(256, EVALUATED // data.max_length))
@@ -536,7 +577,7 @@ def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:
 
 
 def _warn_of_still_nodes(shares: Tensor) -> None:
-    """Name the nodes that are hardly ever on, or off, by the shares (K,) of the states."""
+    """Warns of nodes that are almost always on, or off, by the shares (K,) of the states."""
     on = node_probabilities(shares)
     still = (torch.minimum(on, 1 - on) < DEAD_SHARE / 2).nonzero()[:, 0].tolist()
     if still:

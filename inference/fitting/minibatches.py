@@ -1,4 +1,4 @@
-"""The data of a fit: what is held out, and which sequences every step sees."""
+"""The data of a fit: held-out sequences, and the minibatch of each step."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ LARGEST_HELDOUT = 4096
 
 
 class Part(NamedTuple):
-    """What one process works on in a step, and all sequences ÷ sequences in the minibatch.
+    """The part of a minibatch for one process, with its scale: all sequences ÷ sequences here.
 
-    The scale is larger in each of several processes, so that the mean over them is the objective
+    The scale is larger if there are several processes, so that the mean over them is the objective
     of the whole minibatch.
     """
 
@@ -66,7 +66,7 @@ class Minibatches:
 
     @property
     def full(self) -> bool:
-        """Whether every minibatch has all of the training data."""
+        """Whether every minibatch contains all training data."""
         return self._size == len(self.train)
 
     def whole(self, step: int) -> Sequences:
@@ -90,7 +90,7 @@ class Minibatches:
         return self.train[self._order[1][start + rows.start : start + rows.stop]]
 
     def _all(self, rows: slice) -> Sequences:
-        """Every step's part of all the data, read once."""
+        """The part of all data for this process, read once."""
         if isinstance(self.train, Sequences) and rows == slice(0, self._size):
             return self.train
         if self._read is None or self._read[0] != rows:

@@ -1,7 +1,7 @@
-"""No-U-turn sampling of a model's parameters, the hidden states summed out exactly.
+"""No-U-turn sampling of a model's parameters, with the hidden states summed out exactly.
 
-The yardstick for every approximate posterior: where it is affordable, it is right up to the
-Monte Carlo error that r̂ and the effective sample size of its draws speak of.
+The reference for approximate posteriors: where it is affordable, it is exact up to the Monte Carlo
+error that r̂ and the effective sample size of its draws measure.
 """
 
 from __future__ import annotations
@@ -50,22 +50,36 @@ _ONE_AT_A_TIME = threading.Lock()
 
 @dataclass(frozen=True)
 class NutsSettings:
-    """How ``nuts`` was told to sample; every value is checked."""
+    """Settings of :func:`nuts`; every value is checked.
+
+    Attributes:
+        chains: number of chains, each with its own start and seed.
+        draws: draws kept per chain.
+        warmup: steps before them, which adapt the step size and the mass matrix.
+        start: where the chains start, before noise is added; see ``starting_values``.
+        target_accept: mean acceptance that the step size aims at.
+        max_tree_depth: a trajectory has at most 2 to the power of this many steps.
+        full_mass: dense mass matrix instead of a diagonal one.
+
+    Raises:
+        ValueError: a value out of range.
+
+    >>> from beliefzoo.inference import NutsSettings
+    >>> settings = NutsSettings(
+    ...     chains=4, draws=500, warmup=500, start="kmeans",
+    ...     target_accept=0.9, max_tree_depth=8, full_mass=True,
+    ... )
+    >>> settings.chains * settings.draws
+    2000
+    """
 
     chains: int
-    """Chains, each with its own start and seed."""
     draws: int
-    """Draws kept of each chain."""
     warmup: int
-    """Steps before them, which set the step size and the mass matrix."""
     start: Start | Mapping[str, Tensor]
-    """Where the chains start, before the jitter; see ``starting_values``."""
     target_accept: float
-    """Mean acceptance that the step size aims at."""
     max_tree_depth: int
-    """A trajectory has at most 2 to the power of this many steps."""
     full_mass: bool
-    """Dense mass matrix, or diagonal."""
 
     def __post_init__(self) -> None:
         for name in ("chains", "draws", "warmup", "max_tree_depth"):
@@ -82,17 +96,32 @@ class NutsSettings:
 
 @dataclass(frozen=True)
 class NutsFit:
-    """Draws of the parameters from their posterior, float64."""
+    """Draws of the parameters from their posterior, float64; made by :func:`nuts`.
+
+    Attributes:
+        model: the model.
+        draws: of every unknown parameter, (chains, draws, …).
+        log_density: log p(θ) + Σ_n log p(y_n | θ) of every draw, (chains, draws) nats.
+        divergences: whether the trajectory of a draw diverged, (chains, draws).
+        accept: mean acceptance probability after warm-up, (chains,).
+        settings, seed: arguments of the run.
+        seconds: duration.
+        versions: versions of Python and of the packages used.
+
+    >>> from beliefzoo.inference import nuts
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> data = Sequences.from_arrays([[3, 5, 4, 4]])
+    >>> found = nuts(model, data, chains=1, draws=5, warmup=5, progress=False)
+    >>> found.draws["rate"].shape, found.log_density.shape
+    (torch.Size([1, 5, 1]), torch.Size([1, 5]))
+    """
 
     model: Model
     draws: Mapping[str, Tensor]
-    """Every unknown parameter, (chains, draws, …)."""
     log_density: Tensor
-    """log p(θ) + Σ_n log p(y_n | θ) of every draw, (chains, draws) nats."""
     divergences: Tensor
-    """Whether the trajectory of a draw diverged, (chains, draws)."""
     accept: Tensor
-    """Mean acceptance probability after warm-up, (chains,)."""
     settings: NutsSettings
     seed: int
     seconds: float
@@ -123,38 +152,52 @@ def nuts(
     jobs: int = 1,
     progress: bool = True,
 ) -> NutsFit:
-    r"""Sample the unknown parameters with Pyro's NUTS, the states summed out.
+    r"""Samples the unknown parameters with Pyro's NUTS, the states summed out.
 
     .. math:: p(\theta \mid y) \propto p(\theta) \prod_n p(y_n \mid \theta)
 
-    with the exact evidence and its analytic gradient (``inference.evidence.log_evidence``).
-    Everything is computed in float64, whatever the dtype of the model's priors.
+    with the exact evidence and its analytic gradient. Everything is computed in float64, whatever
+    the dtype of the model's priors.
 
     The states of most models can be renamed without changing the posterior, which then has K!
-    copies of each mode, and r̂ is large because chains sit in different copies. Build the model with
-    ``ordered=True`` where its emission allows it. Draws are not relabelled here.
+    copies of each mode, and r̂ is large because chains are in different copies. Build the model with
+    ``ordered=True`` if its emission allows it. Draws are not relabelled here.
 
     Args:
-        model: some of its parameters unknown; those that it knows stay fixed.
+        model: with some unknown parameters; known ones stay fixed.
         data: all sequences enter every gradient.
         chains: number of chains; r̂ needs several.
-        draws: draws kept of each chain.
+        draws: draws kept per chain.
         warmup: steps before them, for step size and mass matrix.
         seed: each chain is seeded by (seed, chain) and runs on one thread, so that its numbers do
-            not depend on ``jobs``; torch's global generator is left as it was.
-        start: see ``starting_values``; every chain reads it with its own seed and moves away from
-            it by normal noise on the unconstrained scale, as wide as the posterior is there by its
-            curvature (at most 1).
+            not depend on ``jobs``; torch's global generator is left unchanged.
+        start: see ``starting_values``; every chain computes it with its own seed and adds normal
+            noise on the unconstrained scale, with the local width of the posterior by its curvature
+            (at most 1).
         target_accept: acceptance that the step size aims at; raise it if draws diverge.
         max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
-        full_mass: dense mass matrix; by default for up to 50 unconstrained parameters.
-        jobs: chains run side by side through ``joblib.Parallel``. The backend is yours to choose
-            with ``joblib.parallel_config``; in threads chains take turns.
-        progress: show a bar per chain.
+        full_mass: dense mass matrix; default: for up to 50 unconstrained parameters.
+        jobs: number of chains in parallel, through ``joblib.Parallel``. Choose the backend with
+            ``joblib.parallel_config``; in threads chains take turns.
+        progress: show a progress bar per chain.
+
+    Returns:
+        The draws, with diagnostics.
 
     Raises:
-        ValueError: bad argument, no unknown parameter, data that the model cannot emit, or a start
-            at which the density is not finite.
+        ValueError: a bad argument, no unknown parameter, data that the model cannot emit, or a
+            start at which the density is not finite.
+
+    Source: Hoffman & Gelman (2014).
+
+    >>> from beliefzoo.inference import nuts
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> data = Sequences.from_arrays([[3, 5, 4, 4, 3, 6, 2, 5]])
+    >>> found = nuts(model, data, chains=2, draws=30, warmup=30, seed=0, progress=False)
+    >>> rate = found.draws["rate"]
+    >>> rate.shape, bool(3 < rate.mean() < 5)
+    (torch.Size([2, 30, 1]), True)
     """
     _check(model, data, seed, jobs)
     dense = free_parameters(model.priors) <= SMALL if full_mass is None else full_mass
@@ -207,9 +250,9 @@ def _stack(parts: list[Any]) -> Tensor:
 class _Target:
     """The collapsed posterior in the kernel's coordinates x.
 
-    θ = transform(z), z = centre + width ∘ x: the unconstrained scale, moved to the start and
-    stretched to unit curvature there. Without it the mass matrix, at first the identity, costs
-    several times more in warm-up than all the rest.
+    θ = transform(z), z = centre + width ∘ x: the unconstrained scale, centred at the start and
+    scaled to unit curvature there. Without it the mass matrix, initially the identity, would make
+    warm-up cost several times more than all the rest.
     """
 
     def __init__(self, model: Model, data: Sequences, start: Parameters) -> None:
@@ -321,7 +364,7 @@ def _run_chain(
 
 
 def _start(target: _Target) -> dict[str, Tensor]:
-    """The start moved by noise; by less where the density there is not finite."""
+    """The start plus noise, reduced where the density is not finite."""
     noise = {name: torch.randn_like(value) for name, value in target.centre.items()}
     scales = [*(JITTER / 2**halvings for halvings in range(8)), 0.0]
     for scale in scales:

@@ -1,4 +1,4 @@
-"""What a fit minimises: one scalar in nats per step, for a minibatch."""
+"""The objectives of a fit: one scalar to minimise, in nats per step, for a minibatch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
 class Batch(NamedTuple):
     """A minibatch, its weight (all sequences / sequences here), and draws per sequence.
 
-    ``noise`` seeds what is drawn after the parameters, where several processes share a minibatch.
+    ``noise`` seeds the draws after the parameters if several processes share a minibatch.
     """
 
     data: Sequences
@@ -35,12 +35,12 @@ Loss = Callable[[Guide, Batch], Tensor]
 
 
 def elbo(guide: Guide, batch: Batch) -> Tensor:
-    r"""−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
+    """−ELBO: E_q[log q(θ) − log p(θ)] + Σ_n E_q[log q(z_n|y_n) − log p(y_n, z_n)].
 
-    Exact in the states, or from one trajectory a sequence where the guide has no closed form;
-    ``particles`` draws of the parameters (and trajectories). For discrete states the value of
-    Pyro's ``TraceMeanField_ELBO`` for the same draws, without the log densities of trajectories
-    that it computes and does not use.
+    Exact in the states, or from one path per sequence if the guide has no closed form;
+    ``particles`` draws of the parameters (and paths). For discrete states it equals Pyro's
+    ``TraceMeanField_ELBO`` for the same draws, without computing the log densities of paths that
+    the latter does not use.
     """
     loss = torch.zeros(())
     for _ in range(batch.particles):
@@ -51,11 +51,11 @@ def elbo(guide: Guide, batch: Batch) -> Tensor:
 
 
 def iwae(guide: Guide, batch: Batch) -> Tensor:
-    r"""−(log p(θ) − log q(θ) + Σ_n log (1/S) Σ_s w_ns), w_ns = p(y_n, z_ns | θ) / q(z_ns | y_n, θ).
+    """−(log p(θ) − log q(θ) + Σ_n log (1/S) Σ_s w_ns), w_ns = p(y_n, z_ns | θ) / q(z_ns | y_n, θ).
 
-    S trajectories per sequence for one draw of the parameters; tends to the exact evidence in the
-    states as S grows (Burda et al. 2016). Of continuous states they are reparametrised; of discrete
-    ones they are hard, and the guide's gradient is VIMCO's (Mnih & Rezende 2016).
+    S paths per sequence for one draw of the parameters; as S grows it tends to the exact evidence
+    in the states (Burda et al. 2016). Continuous states are reparametrised; for discrete ones the
+    guide's gradient is VIMCO's (Mnih & Rezende 2016).
     """
     draw, laws = _draw(guide, batch)
     posterior = guide.posterior(laws)
@@ -74,10 +74,10 @@ def iwae(guide: Guide, batch: Batch) -> Tensor:
 def fivo(guide: Guide, batch: Batch) -> Tensor:
     """−(log p(θ) − log q(θ) + Σ_n log Ẑ_n), Ẑ_n the evidence by a filter with S particles.
 
-    The guide proposes where the particles go, and they are resampled where fewer than half are
-    effective (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018). Tends to the exact
-    evidence as S grows, where IWAE's weights of whole trajectories degenerate with their length.
-    For continuous states; the gradient leaves out what resampling adds to it.
+    The guide proposes the particles, which are resampled when fewer than half are effective
+    (Maddison et al. 2017; Le et al. 2018; Naesseth et al. 2018). As S grows it tends to the exact
+    evidence, while IWAE's weights of whole paths degenerate with their length. For continuous
+    states; the gradient leaves out the contribution of resampling.
     """
     draw, laws = _draw(guide, batch)
     if isinstance(laws, Laws):
@@ -132,9 +132,9 @@ def rws(guide: Guide, batch: Batch) -> Tensor:
 
 
 def forward_kl(guide: Guide, batch: Batch) -> Tensor:
-    """The network follows simulations of the model alone, −log q(z|y) for (z, y) ~ p (sleep).
+    """The network is trained on simulations of the model, −log q(z|y) for (z, y) ~ p (sleep).
 
-    The parameters, where unknown, follow the ELBO with the network held constant.
+    Unknown parameters follow the ELBO with the network held constant.
     """
     draw, laws = _draw(guide, batch)
     loss = batch.scale * _sleep(guide, draw, batch.data)

@@ -1,7 +1,7 @@
-"""Several processes that make one fit: what they tell each other, and nothing more.
+"""Communication between the processes of one fit.
 
 Every process knows the whole minibatch, works on its own part of it, and the gradients are averaged
-before the step. Lightning is not imported: ``fit`` takes whatever has these few methods.
+before the step. Lightning is not imported: ``fit`` takes any object with these few methods.
 """
 
 from __future__ import annotations
@@ -40,11 +40,10 @@ class Fabric(Protocol):
 class Processes:
     """The processes of a fit; one, if there is no ``Fabric``.
 
-    Every process calls the same methods in the same order, or all of them wait for ever.
+    Every process must call the same methods in the same order, or all wait for ever.
 
     Raises:
-        ValueError: something that is no ``Fabric``, or one of several processes that was not
-            launched.
+        ValueError: an object that is no ``Fabric``, or that was not launched.
     """
 
     def __init__(self, fabric: Fabric | None) -> None:
@@ -104,7 +103,7 @@ class Processes:
             gradient.copy_(piece.view_as(gradient))
 
     def by_first(self, action: Callable[[], T]) -> T:
-        """What ``action`` returns on the first process, on all; its errors are raised on all."""
+        """Calls ``action`` on the first process; returns or raises its result on all of them."""
         if self._fabric is None or self.size == 1:
             return action()
         result: T | Exception | None = None
@@ -126,7 +125,7 @@ class Processes:
             )
 
     def of_any(self, found: str | None) -> str | None:
-        """What the lowest of the processes that found something found."""
+        """The value of the lowest process that has one."""
         return next((one for one in self._of_each(found) if one is not None), None)
 
     def _of_each(self, value: T) -> list[T]:
@@ -135,10 +134,10 @@ class Processes:
         return [self._fabric.broadcast(value, src=rank) for rank in range(self.size)]
 
     def noise(self) -> tuple[int, int] | None:
-        """A seed that all processes have, drawn from torch's generator, and one of this process.
+        """A seed shared by all processes, from torch's generator, and one of this process.
 
-        For objectives with draws per sequence: those of different processes must differ, and their
-        generators be the same again after the step. None if there is one process only.
+        For objectives with draws per sequence: the draws of different processes must differ, and
+        the generators must agree again after the step. None if there is only one process.
         """
         if self.size == 1:
             return None

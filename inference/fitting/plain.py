@@ -1,4 +1,4 @@
-"""Values as JSON can hold them."""
+"""Conversion of values to plain JSON types."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import numpy as np
 
 
 def plain(value: object, path: str) -> Any:
-    """`value` as JSON can hold it; NumPy scalars, tuples and paths are converted.
+    """Converts a value to what JSON can hold; NumPy scalars, tuples and paths are converted.
+
+    Args:
+        value: the value.
+        path: its name in error messages.
 
     Raises:
-        ValueError: naming the path of a value that is NaN, infinite, or not of such a type.
+        ValueError: names the path of a value that is NaN, infinite, or of another type.
     """
     if isinstance(value, np.generic):
         value = value.item()

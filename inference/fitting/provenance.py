@@ -1,4 +1,4 @@
-"""Where numbers come from: versions of what they depend on, and the commit of the source."""
+"""Provenance of numbers: versions of the packages used, and the commit of the source."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def versions() -> dict[str, str]:
 
 
 def source_commit() -> str | None:
-    """Commit of the checkout that this file is part of, None outside of one.
+    """Commit of the checkout that this file is part of; None outside of one.
 
-    Followed by " with changes" where tracked files differ from it.
+    " with changes" is appended if tracked files differ from it.
     """
     source = Path(__file__).resolve()
 

@@ -1,4 +1,4 @@
-"""Saving and loading fits: one file of tensors and plain values, nothing to be unpickled."""
+"""Saving and loading fits: one file of tensors and plain values; nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -36,16 +36,33 @@ _KEYS = {"fit", "model", "tensors", "guide", "losses", "evaluations", "restart_b
 
 
 def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
-    """Write a fit to one file, atomically.
+    """Writes a fit to one file, completely or not at all.
 
     The file names the classes of model, laws, guide and filter, which may be your own. A filter is
-    made again from its property ``configuration`` (or the fields of a frozen dataclass), a guide
-    from its ``options``, and both get their weights from the file. So does a network that a filter
-    was given, if it has a ``configuration`` too or is torch's LSTM, GRU or RNN; any other is to be
-    given to ``load_fit`` again.
+    rebuilt from its property ``configuration`` (or the fields of a frozen dataclass), a guide from
+    its ``options``, and both get their weights from the file. So does a network given to a filter,
+    if it has a ``configuration`` too or is torch's LSTM, GRU or RNN; any other must be given to
+    :func:`load_fit` again.
+
+    Args:
+        fit: the fit.
+        path: the file.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: no existing folder, or a law, prior or filter that cannot be made again.
+        ValueError: a missing folder, or a law, prior or filter that cannot be rebuilt.
+
+    >>> import pathlib, tempfile
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit, save_fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> guide, data = BeliefGuide(model, ExactFilter()), Sequences.from_arrays([[3, 5, 4, 4]])
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=2), progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_fit(result, pathlib.Path(folder) / "fit.pt").exists()
+    True
     """
     description, tensors = describe(fit.model)
     settings = dataclasses.asdict(fit.settings)
@@ -80,19 +97,32 @@ def load_fit(
     allow: Collection[str] = (),
     network: nn.Module | None = None,
 ) -> Fit:
-    """Read a fit written by ``save_fit``.
-
-    Nothing is unpickled, see ``load_model``.
+    """Reads a fit written by :func:`save_fit`; nothing is unpickled, see ``load_model``.
 
     Args:
-        path: of the file.
-        allow: modules, or packages of modules, to import where the file names classes of theirs.
-        network: one like that which the filter was given, where it does not say by a
-            ``configuration`` what it is made from; its weights are replaced by those of the file.
+        path: the file.
+        allow: modules, or packages of modules, to import if the file names classes from them.
+        network: for a filter with a network of your own that has no ``configuration``: a network
+            like it, whose weights are replaced by those of the file.
+
+    Returns:
+        The fit.
 
     Raises:
-        ValueError: missing, truncated or foreign file, a module that was neither imported nor
-            allowed, or a network that is missing or unlike that of the file.
+        ValueError: a missing, truncated or foreign file, a module that was neither imported nor
+            allowed, or a network that is missing or does not match the file.
+
+    >>> import tempfile
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings
+    >>> from beliefzoo.inference import fit, load_fit, save_fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=1, emission="poisson")
+    >>> guide, data = BeliefGuide(model, ExactFilter()), Sequences.from_arrays([[3, 5, 4, 4]])
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=2), progress=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     again = load_fit(save_fit(result, f"{folder}/fit.pt"))
+    >>> bool(again.fitted.known["rate"] == result.fitted.known["rate"])
+    True
     """
     content = read_tensors(path, _KEYS)
     record, tensors = json.loads(content["fit"]), content["tensors"]
@@ -126,7 +156,7 @@ def _described_filter(kept: Filter, tensors: dict[str, Tensor]) -> dict[str, Any
 
 
 def _described_network(network: nn.Module, place: str, tensors: dict[str, Tensor]) -> Any:
-    """What a network is made from again; of one that does not say so its name alone."""
+    """The description to rebuild a network from; only its name if it has none."""
     if is_made_again(type(network)):
         return described(network, place, tensors)
     kind = type(network)
@@ -179,7 +209,7 @@ def _is_filter(kind: type) -> bool:
 
 
 def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
-    """Put the weights of the file into a guide that was made again."""
+    """Puts the weights of the file into a rebuilt guide."""
     for name, value in (*guide.named_parameters(), *guide.named_buffers()):
         if name in state:  # its precision is the file's, whatever the default is now
             value.data = value.data.to(state[name].dtype)

@@ -1,4 +1,4 @@
-"""What a fit can be told."""
+"""Settings of a fit."""
 
 from __future__ import annotations
 
@@ -14,49 +14,65 @@ from .start import STARTS, Start
 
 @dataclass(frozen=True)
 class FitSettings:
-    """Everything that a fit can be told; every value is checked.
+    """Settings of :func:`fit`; every value is checked.
 
-    A fit ends with the best state that it knows of: by the bound on the sequences held out, or, if
-    none are and the loss is without noise (``"elbo"`` of a point estimate, or with nothing but the
-    network to learn, and every step on all sequences), by the loss itself. Otherwise it is the last
-    state.
+    A fit returns the best state by the bound on held-out sequences. If there are none and the loss
+    has no noise (``"elbo"`` of a point estimate, or of the network alone, with every step on all
+    sequences), it returns the best state by the loss; otherwise the last state.
+
+    Attributes:
+        steps: Gradient steps.
+        batch_size: Sequences per step.
+        learning_rate: Adam's, for the filter's weights.
+        parameter_learning_rate: Adam's, for the posterior of the model's parameters (on the
+            unconstrained scale).
+        weight_decay: Half the squared weights of the filter, times this, are added to the loss
+            (nats per step): a normal prior of precision ``weight_decay`` × steps in the data,
+            against overfitting.
+        schedule: Both rates fall to a hundredth along a half cosine, or stay.
+        clip_norm: largest norm of the gradient (loss in nats per step); larger ones are scaled
+            down.
+        particles: draws of the parameters (elbo) or of the paths (iwae, fivo, rws) per step.
+        start: where the parameters start; see ``starting_values``.
+        restarts: number of starts; each is improved with the exact filter, and the one with the
+            best bound is continued.
+        restart_steps: steps of that improvement.
+        sleep_steps: steps in which the network alone first learns to filter simulations of the
+            start, so that no state dies (not if the first state has a flat prior, which cannot be
+            simulated).
+        holdout: share of the sequences held out for early stopping (none of fewer than 20
+            sequences; of a folder at most 4096 sequences, which are kept in memory).
+        evaluate_every: steps between evaluations on the held-out sequences.
+        patience: Evaluations without a better bound before stopping; None: never stop early.
+        checkpoint_every: steps between checkpoints, if a checkpoint file is given.
+
+    Raises:
+        ValueError: a value out of range.
+
+    >>> from beliefzoo.inference import FitSettings
+    >>> FitSettings(steps=400, restarts=5).parameter_learning_rate
+    0.03
+    >>> FitSettings(holdout=1.5)
+    Traceback (most recent call last):
+    ValueError: settings.holdout: must be in [0, 1), got 1.5
     """
 
     steps: int = 1500
-    """Gradient steps."""
     batch_size: int = 64
-    """Sequences per step."""
     learning_rate: float = 1e-2
-    """Adam's, for the filter's weights."""
     parameter_learning_rate: float = 3e-2
-    """Adam's, for the posterior of the model's parameters (on the unconstrained scale)."""
     weight_decay: float = 0.0
-    """Half the squared weights of the filter, times this, are added to the loss (nats per step): a
-    normal prior of precision ``weight_decay`` × steps in the data, against overfitting."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Both rates fall to a hundredth along a half cosine, or stay."""
     clip_norm: float = 5.0
-    """Gradients are scaled down to this norm (loss in nats per step)."""
     particles: int = 1
-    """Draws of the parameters (elbo) or of the trajectories (iwae, fivo, rws) per step."""
     start: Start | Mapping[str, Tensor] = "kmeans"
-    """Where the parameters start; see ``starting_values``."""
     restarts: int = 1
-    """Starts that are tried; each is improved with the exact filter, the best bound goes on."""
     restart_steps: int = 150
-    """Steps of that improvement."""
     sleep_steps: int = 100
-    """First the network alone learns to filter simulations of the start, so that no state dies (not
-    where the first state has a flat prior: there is nothing to simulate)."""
     holdout: float = 0.1
-    """Share of the sequences held out for early stopping (none below 20 sequences; of a folder at
-    most 4096 sequences, which are kept in memory)."""
     evaluate_every: int = 50
-    """Steps between evaluations on what is held out."""
     patience: int | None = 10
-    """Evaluations without a better bound before stopping; None: never stop early."""
     checkpoint_every: int = 250
-    """Steps between checkpoints, where a checkpoint file was named."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "restarts", "batch_size", "particles", "evaluate_every"):

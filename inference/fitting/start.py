@@ -1,7 +1,7 @@
-"""Where a fit starts: parameter values read off the data.
+"""Starting values of a fit, computed from the data.
 
-Random starts of a latent-state model end with dead states more often than not; a start that already
-assigns frames to states does not.
+Random starts of a latent-state model usually end with dead states; a start that already assigns
+frames to states does not.
 """
 
 from __future__ import annotations
@@ -64,26 +64,33 @@ def starting_values(
     *,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Values of the model's unknown parameters to start a fit from.
+    """Computes starting values of a model's unknown parameters from data.
 
     Args:
-        model: gives the families; parameters that it knows are left out, and the others fit them:
-            with known means, for instance, frames belong to the states nearest.
+        model: gives the families. Known parameters are left out, and the others fit them: with
+            known means, for instance, frames belong to the nearest states.
         data: the training data; of a folder a sample is read, see ``SequenceFolder.sample``.
         start: ``"prior"`` draws from the prior; ``"kmeans"`` clusters the frames (for symbols: the
-            symbols, by what comes before and after them) and reads every law off the clusters;
-            ``"frames"`` does the same with random frames for cluster centres; or values by name,
-            where names left out are drawn from the prior. Models without discrete states have
-            nothing to cluster: ``"kmeans"`` takes what ``Model.start`` reads off the data.
-        seed: of the draws and of the clustering; torch's global generator is left as it was.
+            symbols, by what comes before and after them) and estimates every law from the clusters;
+            ``"frames"`` does the same with random frames as cluster centres; or values by name,
+            where names left out are drawn from the prior. For models without discrete states,
+            ``"kmeans"`` uses what ``Model.start`` computes from the data.
+        seed: of the draws and of the clustering; torch's global generator is left unchanged.
 
     Returns:
         Values by name, in torch's default dtype. States are in increasing order of the family's
-        location, unless known parameters say otherwise.
+        location, unless known parameters determine them.
 
     Raises:
         ValueError: unknown ``start``, data that cannot come from the model, or values by name that
-            are no unknown parameters, have the wrong shape or do not lie inside the support.
+            are no unknown parameters, have the wrong shape or are outside the support.
+
+    >>> from beliefzoo.inference import starting_values
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> data = Sequences.from_arrays([[1, 0, 2, 1, 0, 18, 22, 20, 19, 1, 1]])
+    >>> model = HiddenMarkovModel(states=2, emission="poisson")
+    >>> starting_values(model, data)["rate"].numpy().round(1)
+    array([ 2. , 16.8], dtype=float32)
     """
     if not isinstance(start, Mapping) and start not in STARTS:
         raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
@@ -179,7 +186,7 @@ def _located(model: HiddenMarkovModel) -> bool:
 
 
 def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Tensor]) -> Tensor:
-    """The state of highest likelihood; what is not known of it has its value for all frames."""
+    """The state of highest likelihood; its unknown parameters have their values for all frames."""
     emission, states = model.emission, model.states
     laws = {name: model.known[name] for name in emission.dims() if name in model.known}
     unknown = {name: v for name, v in common.items() if name not in laws}

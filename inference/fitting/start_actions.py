@@ -1,4 +1,4 @@
-"""Where a fit of a decision process starts: its tables by a few steps of EM from labelled steps."""
+"""Starting values for decision processes: tables from labelled steps by a few steps of EM."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Values = dict[str, Tensor]
 def start_of_actions(model: HiddenMarkovModel, data: Sequences, labels: Tensor) -> Values:
     """Tables from labels (N, T) of the steps, −1 for none, improved by EM.
 
-    Every step of EM counts moves and observations after each action by their posterior
-    probability. What the model knows stays as it is, so that the states become the known ones. What
-    was not seen after an action is taken from the others.
+    Every EM step counts transitions and observations after each action by their posterior
+    probability. Known parameters stay as they are, so that the states become the known ones. An
+    action that was not observed takes the average over the others.
     """
     hot = torch.nn.functional.one_hot(labels.clamp_min(0), model.states).double()
     weight = hot.masked_fill((labels < 0).unsqueeze(-1), 0)

@@ -1,4 +1,4 @@
-"""Where a fit of a memory model starts: clusters at the corners that its causes span."""
+"""Starting values for memory models: clusters at the corners that the causes span."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ _CERTAINTY = 0.95
 
 
 def start_of_memory(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
-    """Values of a memory model read off the data.
+    """Values of a memory model estimated from the data.
 
-    The causes of a step are two-valued and drawn anew every time, so that frames lie about the
-    corners d ± B_1 ± B_2 (± B_3): a constrained k-means finds these, and every law is read off. A
-    leak starts at zero: what it adds is small while the memory is. Which corner is which cause is
-    known only by a leak; keep is taken for the one that shows most. Uses torch's global generator.
+    The causes of a step are two-valued and drawn anew every time, so that frames lie around the
+    corners d ± B_1 ± B_2 (± B_3): a constrained k-means finds these, and every law is estimated
+    from the result. A leak starts at zero: it adds little while the memory is small. Only a leak
+    tells which corner belongs to which cause; keep is taken to be the one with the largest leak.
+    Uses torch's global generator.
     """
     emission, law = model.emission, model.transition
     assert isinstance(emission, MemoryEmission)

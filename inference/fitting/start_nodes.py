@@ -1,4 +1,4 @@
-"""Where a fit of binary nodes starts: clusters whose centres are c + B'h."""
+"""Starting values for models of binary nodes: clusters whose centres are c + B'h."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _CERTAINTY = 0.95
 
 
 def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
-    """Values of a model of binary nodes with a ``NodeEmission``, read off the data.
+    """Values of a model of binary nodes with a ``NodeEmission``, estimated from the data.
 
-    Frames are assigned to the states whose centres c + B'h are nearest, c and B fitted to them by
-    least squares, and so on (k-means with centres on the corners of a parallelepiped); then every
-    law is read off. Nodes come in decreasing order of their effect, and to be on raises the sum of
-    what is observed. Uses torch's global generator.
+    Frames are assigned to the states with the nearest centres c + B'h, c and B are fitted to them
+    by least squares, and so on (k-means with centres on the corners of a parallelepiped); then
+    every law is estimated. Nodes are in decreasing order of their effect, and a node that is on
+    raises the sum of the observation. Uses torch's global generator.
     """
     emission = model.emission
     assert isinstance(emission, NodeEmission)

@@ -1,15 +1,15 @@
 """Sweeps: one function over many settings, resumable, with the same numbers on every backend.
 
-Jobs run through joblib on the backend that the caller chose, in processes, in threads, or on a Dask
-or Ray cluster::
+Jobs run through joblib on the backend that the caller chooses, in processes, in threads, or on a
+Dask or Ray cluster::
 
     with joblib.parallel_config(backend="dask"):
         found = sweep(evidence_of, [{"states": k, "seed": s} for k in (2, 3) for s in range(10)],
                       "runs/states")
 
-The folder holds ``jobs/KEY.json``, one file a finished job, and ``failures.json``. A job that has
-its file is not run again: an interrupted sweep goes on where it was, and more seeds or values are
-added by asking for them.
+The folder holds ``jobs/KEY.json``, one file per finished job, and ``failures.json``. A job that has
+its file is not run again: an interrupted sweep continues, and more seeds or values are added by
+asking for them.
 """
 
 from __future__ import annotations
@@ -70,33 +70,59 @@ Taken again by a sweep inside a job.
 
 @dataclass(frozen=True)
 class FailedJob:
-    """A job that raised, or whose worker died."""
+    """A job that raised an exception, or whose worker died.
+
+    Attributes:
+        key: name of its result file.
+        settings: settings of the job.
+        kind: type of the exception; ``WorkerDied`` in the second case.
+        message: of the exception, or the backend's.
+        traceback: empty if the worker died.
+
+    >>> from beliefzoo.inference import FailedJob
+    >>> failed = FailedJob("0a1b", {"seed": 3}, "ValueError", "rate: must be positive, got -1", "")
+    >>> f"{failed.settings}: {failed.kind}"
+    "{'seed': 3}: ValueError"
+    """
 
     key: str
     settings: Mapping[str, Any]
     kind: str
-    """Type of the exception; ``WorkerDied`` in the second case."""
     message: str
-    """Of the exception; in the second case what the backend said."""
     traceback: str
-    """Empty where the worker died."""
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """What ``sweep`` found, in the order of the jobs."""
+    """Results of a sweep, in the order of the jobs; made by :func:`sweep`.
+
+    Attributes:
+        folder: where the results are kept.
+        keys: names of the jobs' result files.
+        jobs: settings of the jobs.
+        results: read from the files; None for a job that failed.
+        failures: the failed jobs.
+        computed: number of jobs that this call finished.
+        skipped: number of jobs that had a result already.
+        seconds: duration.
+
+    >>> import tempfile
+    >>> from beliefzoo.inference import sweep
+    >>> jobs = [{"x": x} for x in (1, 0)]
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     found = sweep(lambda job: {"inverse": 1 / job["x"]}, jobs, folder, name="inverse",
+    ...                   workers=1, progress=False)
+    >>> found.results, found.failures[0].kind
+    (({'inverse': 1.0}, None), 'ZeroDivisionError')
+    """
 
     folder: Path
     keys: tuple[str, ...]
-    """What the jobs are filed under."""
     jobs: tuple[Mapping[str, Any], ...]
     results: tuple[Result | None, ...]
-    """As read from the files; None for a job that failed."""
     failures: tuple[FailedJob, ...]
     computed: int
-    """Jobs that this call ran to their end."""
     skipped: int
-    """Jobs that had their results already."""
     seconds: float
 
 
@@ -141,34 +167,48 @@ def sweep(
     chunk: int | None = None,
     progress: bool = True,
 ) -> Sweep:
-    """Run ``function`` on the settings of every job that has no result yet.
+    """Runs a function on the settings of every job that has no result yet.
 
-    The backend is yours to choose with ``joblib.parallel_config``. The numbers do not depend on it,
-    nor on the order of the jobs: each runs on one thread, with an empty Pyro parameter store and
-    with the global generators of NumPy, torch and Python seeded by its settings (but Dask's own
-    threads draw from Python's too), and parallel loops inside it run in sequence. In threads jobs
-    take turns.
+    Choose the backend with ``joblib.parallel_config``. The numbers depend neither on it nor on the
+    order of the jobs: each runs on one thread, with an empty Pyro parameter store and with the
+    global generators of NumPy, torch and Python seeded by its settings (but Dask's own threads also
+    draw from Python's), and parallel loops inside it run in sequence. In threads jobs take turns.
 
-    A job that raises does not stop the others. Nor does one whose worker dies (where workers are
-    processes, two or more): the jobs that were running with it are then run one by one, and the one
-    that dies again is reported. Both are run anew by the next call.
+    A job that raises does not stop the others, nor does one whose worker dies (with two or more
+    worker processes): the jobs that were running then are run again one by one, and the one that
+    dies again is reported. The next call runs failed jobs again.
 
     Args:
-        function: settings -> result, a mapping that JSON can hold, its numbers finite.
-        jobs: settings of each job, of such values too; no two alike.
-        folder: where results are kept, made if it is not there. Workers write to it where they see
-            it, otherwise the caller does when their task is back.
-        name: what results are filed under beside settings and version; by default the function's
-            module and name. To be given where these say too little, as those of a lambda.
-        version: of the code; results of another one do not count. By default that of the library,
-            which a change of its source changes (``provenance.code_version``). State your own
-            where results depend on your own code.
-        workers: side by side, as ``n_jobs`` of joblib; by default what ``parallel_config`` says.
-        chunk: jobs a task. By default 1 up to 8 tasks a worker, then more, up to 8.
-        progress: show a bar.
+        function: settings -> result, a mapping that JSON can hold, with finite numbers.
+        jobs: settings of each job, also such values; no two alike.
+        folder: where results are kept; created if missing. Workers write to it if they see it,
+            otherwise the caller does when their task is done.
+        name: identifies the function in the results besides settings and version; default: its
+            module and name. Needed where these do not identify it, as for a lambda.
+        version: of the code; results of other versions do not count. Default: that of the library,
+            which changes with its source (``provenance.code_version``). Give your own if results
+            depend on your own code.
+        workers: number of parallel workers, as ``n_jobs`` of joblib; default: as
+            ``parallel_config`` says.
+        chunk: jobs per task. Default: 1 for up to 8 tasks per worker, then more, up to 8.
+        progress: show a progress bar.
+
+    Returns:
+        Results and failures of all jobs.
 
     Raises:
-        ValueError: bad argument, or a file in the folder that ``sweep`` did not write.
+        ValueError: a bad argument, or a file in the folder that ``sweep`` did not write.
+
+    >>> import tempfile
+    >>> from beliefzoo.inference import sweep
+    >>> def square(job):
+    ...     return {"square": job["x"] ** 2}
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     options = {"name": "square", "workers": 1, "progress": False}
+    ...     first = sweep(square, [{"x": 2}, {"x": 3}], folder, **options)
+    ...     second = sweep(square, [{"x": 2}, {"x": 3}, {"x": 4}], folder, **options)
+    >>> second.computed, second.skipped, second.results[2]
+    (1, 2, {'square': 16})
     """
     began = time.monotonic()
     if workers is not None:
@@ -289,11 +329,11 @@ class _Run:
             _mark(origin, job).unlink(missing_ok=True)
 
     def settle(self) -> None:
-        """Run until every job has a result or a failure.
+        """Runs until every job has a result or a failure.
 
-        After a death the jobs that bear a mark were running. Each then runs with no other at the
-        same time, and so either gets its result or is known to be the guilty one; the rest goes on
-        side by side.
+        After a death, the jobs with a mark were running. Each then runs with no other at the same
+        time, and so either gets its result or is known to be the cause; the rest continues in
+        parallel.
         """
         while self.pending:
             size = self.chunk or chunk_size(len(self.pending), self.workers)
@@ -319,7 +359,7 @@ class _Run:
         _write(self.origin.folder / "failures.json", content)
 
     def _round(self, chunks: Sequence[Sequence[_Job]]) -> str:
-        """Run chunks side by side; what the backend says of a worker's death, "" if none died."""
+        """Runs chunks in parallel; returns the backend's message on a worker's death, or ""."""
         import joblib
         from joblib.parallel import get_active_backend
 
@@ -354,9 +394,9 @@ class _Run:
         return death
 
     def _wait_for_workers(self) -> None:
-        """Until there are two, which Dask may lack for a while after a death.
+        """Waits until there are two workers, which Dask may lack for a while after a death.
 
-        With one worker joblib runs tasks in the process of the caller, which would die next.
+        With one worker joblib runs tasks in the caller's process, which would die next.
         """
         import joblib
 
@@ -439,7 +479,7 @@ def _compute(function: Function, origin: _Origin, job: _Job) -> dict[str, Any]:
 
 @contextmanager
 def _on_its_own(seed: int) -> Iterator[None]:
-    """Nothing of what runs before, after or beside this changes a number inside, nor it theirs."""
+    """Isolates a job: nothing outside changes its numbers, and it changes none outside."""
     import joblib
     from threadpoolctl import threadpool_limits
 
@@ -457,7 +497,7 @@ def _on_its_own(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _other_generators(seed: int) -> Iterator[None]:
-    """As `seeded`, of Python's and NumPy's global generators."""
+    """Like `seeded`, for the global generators of Python and NumPy."""
     python, legacy = random.getstate(), np.random.get_state()  # noqa: NPY002 -- a job may use it
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002
@@ -470,10 +510,10 @@ def _other_generators(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _given_up_tasks_come_back(backend: Any) -> Iterator[None]:
-    """Let joblib's Dask backend return a task that Dask gave up as `_GivenUp`.
+    """Makes joblib's Dask backend return a task that Dask gave up as `_GivenUp`.
 
-    Of itself (joblib 1.6) it sets the error on the task's future and tells nobody, and `Parallel`
-    waits for ever. As a result, not an error, it stops none of the other tasks.
+    By itself (joblib 1.6) it sets the error on the task's future without notice, and `Parallel`
+    waits for ever. As a result instead of an error it stops none of the other tasks.
     """
     if type(backend).__name__ != "DaskDistributedBackend":
         yield
