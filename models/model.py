@@ -47,6 +47,20 @@ class Simulation(NamedTuple):
     parameters: dict[str, Tensor]
 
 
+class MStep(Protocol):
+    """The M-step of EM for a chain of discrete states."""
+
+    def __call__(self, data: Sequences, weight: Tensor, counts: Tensor) -> dict[str, Tensor]:
+        """Return all parameters.
+
+        Args:
+            data: N sequences of T steps.
+            weight: p(z_t | y), (N, T, K), zero beyond the length.
+            counts: expected numbers of moves, in the shape of ``Chain.log_transition`` of one
+                sequence.
+        """
+
+
 class TrajectoryLaws(Protocol):
     """The laws of a model at given parameter values, for given data.
 
@@ -305,6 +319,20 @@ class Model(ABC):
         """
         del data
         return {}
+
+    def start_from_frames(self, data: Sequences) -> dict[str, Tensor]:
+        """As ``start``, with random frames in place of what would be clustered.
+
+        Raises:
+            ValueError: a model that clusters nothing.
+        """
+        del data
+        raise ValueError(f"start: 'frames' is for models of discrete states, got {self}")
+
+    @property
+    def m_step(self) -> MStep | None:
+        """Parameters from expected counts, where ``start`` is improved by EM; else None."""
+        return None
 
     @property
     def _least_observed(self) -> int:

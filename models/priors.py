@@ -146,3 +146,10 @@ def _to_double(part: Any, met: set[int]) -> None:
                 _to_double(inner, met)
     if isinstance(part, Distribution):
         part._validate_args = False
+
+
+def support_of(prior: dist.TorchDistribution) -> constraints.Constraint:
+    """The support of a prior, which torch's type leaves open for laws that declare none."""
+    support: constraints.Constraint | None = prior.support
+    assert support is not None
+    return support

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +17,10 @@ from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
 from ..trajectories import safe_log
 from .laws import MatrixTransition
+from .start_actions import start_of_actions, tables_of_counts
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 
 def require_actions(data: Sequences, actions: int, reader: str) -> None:
@@ -234,6 +239,18 @@ class ActionEmission(Emission):
         return {
             name: value.expand(self.tables, *value.shape).clone() for name, value in one.items()
         }
+
+    def start_chain(
+        self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
+    ) -> dict[str, Tensor] | None:
+        """Return tables read off labels of the steps."""
+        return start_of_actions(self, model, data, lloyd) if model.states > 1 else None
+
+    def start_from_counts(
+        self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
+    ) -> dict[str, Tensor]:
+        """Return tables read off expected counts: what EM maximises, with a few visits added."""
+        return tables_of_counts(self, model, data, weight, counts)
 
     def mean(self, parameters: Parameters) -> Tensor:
         """Return E[o | z = k, a], shape (…draws, A, K, F)."""

@@ -20,21 +20,24 @@ from ..emissions.counts import Bernoulli, Poisson
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
-from ..model import Model, Simulation
+from ..model import Model, MStep, Simulation
 from ..priors import Ordered
 from ..trajectories import Chain, Emitted, MarkovChain, Moves, sample_chain
 from .actions import ActionTransition
 from .generators import GeneratorTransition
 from .laws import (
+    CountedEmission,
     FreeInitial,
     InitialLaw,
     MatrixTransition,
     ModelCheck,
+    ScaledLaw,
     StationaryInitial,
     StructuredLaw,
     TransitionLaw,
 )
 from .node_laws import HarmoniumTransition, SigmoidTransition
+from .start import start_of_chain
 
 SHORTHAND: Mapping[str, type[Emission]] = {
     "poisson": Poisson,
@@ -412,10 +415,26 @@ class HiddenMarkovModel(Model):
         self.emission.check(data)
         out = copy.copy(self)
         out.emission = self.emission.scaled_to(data)
-        if isinstance(self.transition, GeneratorTransition):
+        if isinstance(self.transition, ScaledLaw):
             out.transition = self.transition.scaled_to(data)
         out._all = out._assemble()
         return out
+
+    def start(self, data: Sequences) -> dict[str, Tensor]:
+        """Values of parameters read off clusters of the data, to start a fit from."""
+        return start_of_chain(self, data)
+
+    def start_from_frames(self, data: Sequences) -> dict[str, Tensor]:
+        """As ``start``, with random frames in place of the centres of k-means."""
+        return start_of_chain(self, data, lloyd=False)
+
+    @property
+    def m_step(self) -> MStep | None:
+        """Parameters from expected counts, if the emission law reads them off such."""
+        law = self.emission
+        if not isinstance(law, CountedEmission) or self.states == 1:
+            return None
+        return partial(law.start_from_counts, self)
 
     def check_values(self, data: Sequences) -> None:
         """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""

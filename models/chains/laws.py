@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +16,9 @@ from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..trajectories import BandedMoves, LowRankMoves, Moves, SparseMoves, safe_log
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 _WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
@@ -99,6 +102,47 @@ class StructuredLaw(Protocol):
 
     def structure(self, parameters: Parameters) -> Moves | None:
         """Return the moves at parameter values without axes of draws; None if there is no form."""
+
+
+@runtime_checkable
+class ScaledLaw(Protocol):
+    """A transition law with a prior on the scale of the data: that of rates per unit of time."""
+
+    def scaled_to(self, data: Sequences) -> TransitionLaw:
+        """Return the same law with its prior on the scale of the data."""
+
+
+@runtime_checkable
+class OwnStart(Protocol):
+    """An emission law that reads a whole chain off the data where clusters of frames would not do.
+
+    A law without this method starts from clusters.
+    """
+
+    def start_chain(
+        self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
+    ) -> dict[str, Tensor] | None:
+        """Return starting values of the parameters; None if clusters will do.
+
+        ``lloyd`` asks for k-means where there is something to cluster, not for random centres.
+        """
+
+
+@runtime_checkable
+class CountedEmission(Protocol):
+    """An emission law whose chain is read off expected counts: its starts are improved by EM."""
+
+    def start_from_counts(
+        self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
+    ) -> dict[str, Tensor]:
+        """Return all parameters, given the posterior probabilities of the states.
+
+        Args:
+            model: the model that the law is part of.
+            data: N sequences of T steps.
+            weight: p(z_t | y), (N, T, K), zero beyond the length.
+            counts: expected numbers of moves, in the shape of log T: of every action (A, K, K).
+        """
 
 
 @dataclass(frozen=True)

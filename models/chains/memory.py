@@ -26,6 +26,7 @@ from ..emissions.reals import Gaussian
 from ..trajectories import SparseMoves, safe_log
 from .hmm import HiddenMarkovModel
 from .laws import ChainModel
+from .start_memory import start_of_memory
 
 LARGEST_CAPACITY = 500
 """More would be too many states: a belief over 8 (2 · 500 + 1) of them takes 64 kB per step."""
@@ -407,6 +408,14 @@ class MemoryEmission(Emission):
         if self.features == 1:
             mean, scale = mean.squeeze(-1), scale.squeeze(-1)
         return {"mean": mean, "scale": scale}
+
+    def start_chain(
+        self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
+    ) -> dict[str, Tensor] | None:
+        """Return the start of a memory model, by a constrained k-means."""
+        del lloyd
+        law = model.transition
+        return start_of_memory(self, law, data) if isinstance(law, MemoryTransition) else None
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Regress the frames on the mean signals of their states."""

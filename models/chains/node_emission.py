@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyro.distributions as dist
 import torch
@@ -20,6 +20,10 @@ from ..emissions.observations import Observations
 from ..emissions.reals import FullGaussian, Gaussian
 from .laws import ChainModel
 from .nodes import node_states, require_states
+from .start_nodes import start_of_nodes
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
 
 _FAMILIES = (Gaussian, FullGaussian, Bernoulli, Poisson, Categorical)
 
@@ -246,6 +250,13 @@ class NodeEmission(Emission):
             spread = overall_moments(y, mask)[1].sqrt()
             found["scale"] = found["scale"].maximum(LEAST_SPREAD * spread)
         return found
+
+    def start_chain(
+        self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
+    ) -> dict[str, Tensor] | None:
+        """Return the start of a model of binary nodes, by a constrained k-means."""
+        del lloyd
+        return None if model.nodes is None else start_of_nodes(self, model, data)
 
     def natural_weight(self, parameters: Parameters) -> Tensor:
         """Return W (…draws, k, F) of O(y | h) = r(y) exp(h'Wy) / Z(h).

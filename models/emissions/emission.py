@@ -87,6 +87,14 @@ class Emission(ABC):
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Return parameter values for frames y (M, F) that weight (M, K) assigns to states."""
 
+    def labels(self, data: Sequences) -> Tensor | None:
+        """Return the state that every observation names, (N, T), −1 where nothing was observed.
+
+        None, as here, if observations name no state: a start then clusters them.
+        """
+        del data
+        return None
+
     @abstractmethod
     def mean(self, parameters: Parameters) -> Tensor:
         """Return E[y | z = k], shape (…draws, K, F); for codes the probabilities of the symbols."""

@@ -14,6 +14,7 @@ from torch.distributions import biject_to, constraints, transform_to
 from torch.distributions.transforms import StickBreakingTransform, Transform
 
 from ..checks import require, require_count, require_positive
+from ..data.sequences import Sequences
 from .counts import Categorical
 from .emission import Emission, Parameters, Priors
 from .observations import Symbols
@@ -132,6 +133,11 @@ class Misclassification(Emission):
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         return self._plain.draw({"probs": self.table(parameters)}, paths, shift)
+
+    def labels(self, data: Sequences) -> Tensor:
+        """Return the states that are shown, right or wrong, (N, T); −1 where nothing is."""
+        y, mask = self.observed(data)
+        return torch.where(mask, y, -1)
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Return the prior mean: frames are assigned to the states that they show."""

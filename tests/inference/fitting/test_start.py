@@ -1,6 +1,7 @@
 """Starting values against planted states, and inside the support whatever the data."""
 
 import itertools
+from dataclasses import dataclass
 from typing import Any
 
 import pyro.distributions as dist
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to
 
-from beliefzoo.inference.fitting import start as start_module
 from beliefzoo.inference.fitting.start import STARTS, Start, starting_values
 from beliefzoo.models import (
     BandedTransition,
@@ -32,6 +32,7 @@ from beliefzoo.models import (
     SparseTransition,
     StudentT,
 )
+from beliefzoo.models.chains import start as start_module
 
 EMISSIONS: dict[str, Emission] = {
     "categorical": Categorical(symbols=6),
@@ -196,7 +197,7 @@ def test_a_rare_state_starts_where_it_is() -> None:
 
 
 def test_few_frames_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(start_module, "_FRAMES", 60)
+    monkeypatch.setattr(start_module, "FRAMES", 60)
     data, _ = planted(torch.tensor([[0.0], [30.0]]), stay=0.9)
     mean = starting_values(HiddenMarkovModel(2, "gaussian"), data)["mean"]
     assert (mean - torch.tensor([0.0, 30.0])).abs().max() < 6
@@ -503,3 +504,39 @@ def test_ordered_values_by_name_must_increase() -> None:
 def test_data_of_another_kind_are_refused() -> None:
     with pytest.raises(ValueError, match="Poisson needs"):
         starting_values(HiddenMarkovModel(2, "poisson"), numbers(0.5, 1.5))
+
+
+@dataclass(frozen=True)
+class Shown(Categorical):
+    """A law of somebody else's whose symbols are the states, often enough."""
+
+    def labels(self, data: Sequences) -> Tensor:
+        y, mask = self.observed(data)
+        return torch.where(mask, y, -1)
+
+
+def test_a_law_may_name_the_states() -> None:
+    """Clusters of symbols come in any order; states that are named keep theirs."""
+    data = Sequences.from_tensors(torch.randint(3, (5, 60)).repeat_interleave(4, 1))
+    probs = starting_values(HiddenMarkovModel(3, Shown(3)), data)["probs"]
+    assert torch.equal(probs.argmax(-1), torch.arange(3))
+
+
+@dataclass(frozen=True)
+class Halves(Gaussian):
+    """A law of somebody else's that starts in its own way."""
+
+    def start_chain(self, model: Any, data: Sequences, *, lloyd: bool) -> dict[str, Tensor] | None:
+        if model.states != 2:
+            return None
+        y = data.values[data.mask].sort().values.chunk(2)
+        return {"mean": torch.stack([half.mean() for half in y])}
+
+
+def test_a_law_may_start_in_its_own_way() -> None:
+    data = Sequences.from_arrays([[0.0, 1.0, 5.0, 7.0]])
+    mean = starting_values(HiddenMarkovModel(2, Halves()), data)["mean"]
+    torch.testing.assert_close(mean, torch.tensor([0.5, 6.0]))
+    many = Sequences.from_arrays([[0.0] * 50 + [3.0] * 50 + [9.0] * 50])
+    apart = starting_values(HiddenMarkovModel(3, Halves()), many)["mean"]
+    assert (apart.diff() > 2).all()  # by clusters, as of every other law

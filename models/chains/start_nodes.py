@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, NodeEmission, Poisson, Sequences, SigmoidTransition
-from ...models.chains.nodes import node_states
+from ..data.sequences import Sequences
+from ..emissions.counts import Poisson
+from .nodes import node_states
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
+    from .node_emission import NodeEmission
 
 _FRAMES, _NUMBERS = 5000, 2**22
 """Frames that the laws are read off, and frames times states that are held at once."""
@@ -19,7 +25,9 @@ _CERTAINTY = 0.95
 """Share of its own state in a frame's weights; the rest is spread over all states."""
 
 
-def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
+def start_of_nodes(
+    emission: NodeEmission, model: HiddenMarkovModel, data: Sequences
+) -> dict[str, Tensor]:
     """Values of a model of binary nodes with a ``NodeEmission``, estimated from the data.
 
     Frames are assigned to the states with the nearest centres c + B'h, c and B are fitted to them
@@ -27,8 +35,6 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     every law is estimated. Nodes are in decreasing order of their effect, and a node that is on
     raises the sum of the observation. Uses torch's global generator.
     """
-    emission = model.emission
-    assert isinstance(emission, NodeEmission)
     y, mask = emission.observed(data)
     y = y if emission.codes else y.double()
     seen = data.observed_steps.nonzero()
@@ -43,7 +49,7 @@ def start_of_nodes(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tenso
     laws = emission.start(y[some], mask[some], weight)
     laws |= {name: model.known[name] for name in laws if name in model.known}
     labels = _labels(emission, laws, data)
-    return {**laws, **_chain(model, laws, labels)}
+    return {**laws, **_chain(emission, model, laws, labels)}
 
 
 def corners(x: Tensor, nodes: int) -> Tensor:
@@ -93,7 +99,7 @@ def _labels(emission: NodeEmission, laws: Mapping[str, Tensor], data: Sequences)
 
 
 def _chain(
-    model: HiddenMarkovModel, laws: Mapping[str, Tensor], labels: Tensor
+    emission: NodeEmission, model: HiddenMarkovModel, laws: Mapping[str, Tensor], labels: Tensor
 ) -> dict[str, Tensor]:
     """Values of the initial and the transition law from the nodes' moves."""
     pairs = (labels[:, :-1] >= 0) & (labels[:, 1:] >= 0)
@@ -102,11 +108,9 @@ def _chain(
     chain = model.transition.start(counts.reshape(model.states, model.states))
     first = torch.bincount(labels[:, 0].clamp_min(0), minlength=model.states).double() + 1
     chain |= model.initial_law.start(first / first.sum())
-    if not isinstance(model.transition, SigmoidTransition) and isinstance(
-        model.emission, NodeEmission
-    ):
+    if hasattr(model.transition, "emission"):  # that of a harmonium, whose Z it contains
         # Z multiplies the harmonium's moves; its additive part belongs to the biases.
-        alone = model.emission.log_partition_alone(laws)
+        alone = emission.log_partition_alone(laws)
         chain = {
             name: value - alone if name in ("node_bias", "node_initial") else value
             for name, value in chain.items()

@@ -1,20 +1,20 @@
-"""Starting values for decision processes: tables from labelled steps by a few steps of EM."""
+"""Starting values for decision processes: tables from labelled steps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ...models import ActionEmission, HiddenMarkovModel, Sequences
-from ..exact import chains as exact
+from ..data.sequences import Sequences
+from .start import FRAMES, clustered
 
-EM_STEPS = 50
-"""At most; rewards far from where they start are reached by EM in a few, by gradients in many."""
-
-EM_GAIN = 1e-3
-"""Nats per step of the data: where EM gains less, the fit itself does as well."""
+if TYPE_CHECKING:
+    from .actions import ActionEmission
+    from .hmm import HiddenMarkovModel
 
 BORROWED = 0.05
 """Weight of what was seen after other actions, in the law after an action."""
@@ -22,44 +22,42 @@ BORROWED = 0.05
 Values = dict[str, Tensor]
 
 
-def start_of_actions(model: HiddenMarkovModel, data: Sequences, labels: Tensor) -> Values:
-    """Tables from labels (N, T) of the steps, −1 for none, improved by EM.
+def start_of_actions(
+    law: ActionEmission, model: HiddenMarkovModel, data: Sequences, lloyd: bool
+) -> Values:
+    """Tables from labels of the steps: states of highest likelihood where the laws are known, else
+    clusters.
 
-    Every EM step counts transitions and observations after each action by their posterior
-    probability. Known parameters stay as they are, so that the states become the known ones. An
-    action that was not observed takes the average over the others.
+    Known parameters stay as they are, so that the states become the known ones. An action that was
+    not observed takes the average over the others.
     """
+    data = data[: max(1, FRAMES // data.max_length)]
+    labels = _labels(law, model, data, lloyd)
     hot = torch.nn.functional.one_hot(labels.clamp_min(0), model.states).double()
     weight = hot.masked_fill((labels < 0).unsqueeze(-1), 0)
     moves = weight[:, :-1].unsqueeze(-1) * weight[:, 1:].unsqueeze(-2)
     assert data.actions is not None  # checked with the data
     chosen = torch.nn.functional.one_hot(data.actions[:, :-1], model.actions).double()
     counts = torch.einsum("nta,ntij->aij", chosen, moves)
-    values, before = _tables(model, data, weight, counts), -torch.inf
-    for _ in range(EM_STEPS):
-        weight, counts, evidence = _expected(model, data, values)
-        if evidence < before + EM_GAIN * data.n_steps:
-            break
-        values, before = _tables(model, data, weight, counts), evidence
-    return values
+    return tables_of_counts(law, model, data, weight, counts)
 
 
-def _expected(
-    model: HiddenMarkovModel, data: Sequences, values: Values
-) -> tuple[Tensor, Tensor, float]:
-    """p(z_t | y) (N, T, K), expected numbers of moves after each action (A, K, K), log p(y)."""
-    with torch.enable_grad():
-        unknown = {name: value for name, value in values.items() if name in model.priors}
-        laws = model.laws(unknown, data)
-        initial, moves, likelihood, lengths, choice = laws.chain
-        tables = moves.detach().requires_grad_()
-        total = exact.log_evidence(initial, tables, likelihood.detach(), lengths, choice).sum()
-        (counts,) = torch.autograd.grad(total, tables)
-    smoothed = exact.smooth_chain(initial, tables.detach(), likelihood.detach(), lengths, choice)
-    return smoothed.exp() * data.step_mask.unsqueeze(-1), counts.squeeze(0), float(total.detach())
+def _labels(law: ActionEmission, model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> Tensor:
+    """The state of highest likelihood where the laws are known, else clusters."""
+    y, mask = law.observed(data)
+    seen = data.observed_steps
+    if set(law.family.dims()) <= set(model.known):
+        given = replace(law, rewards=False).given(data)
+        labels = given.score(model.known, y, mask).argmax(-1)
+    else:
+        y = y if law.codes else y.double()
+        labels = clustered(model, y, mask, seen.nonzero().unbind(1), lloyd)
+    return torch.where(seen, labels, -1)
 
 
-def _tables(model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor) -> Values:
+def tables_of_counts(
+    law: ActionEmission, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
+) -> Values:
     """All parameters from soft labels (N, T, K) and counts of moves (A, K, K)."""
     states = model.states
     # One expected visit for each row, half of which stays: no state starts without a way out.
@@ -68,14 +66,12 @@ def _tables(model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: T
     values: Values = {"transition": rows / rows.sum(-1, keepdim=True)}
     first = weight[:, 0].sum(0) + 1
     values["initial"] = first / first.sum()
-    values |= _laws(model, data, weight)
+    values |= _laws(law, model, data, weight)
     return values | dict(model.known)
 
 
-def _laws(model: HiddenMarkovModel, data: Sequences, weight: Tensor) -> Values:
+def _laws(law: ActionEmission, model: HiddenMarkovModel, data: Sequences, weight: Tensor) -> Values:
     """Parameters of the emission after each action."""
-    law = model.emission
-    assert isinstance(law, ActionEmission)
     assert data.actions is not None
     y, mask = law.observed(data)
     y = y if law.codes else y.double()

@@ -1,0 +1,223 @@
+"""Starting values for chains: every law is estimated from clusters of the frames.
+
+Random starts of a latent-state model usually end with dead states; a start that already assigns
+frames to states does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.distributions import biject_to, constraints
+
+from ..clusters import Array, generator, kmeans
+from ..data.sequences import Sequences
+from ..priors import support_of
+from .laws import OwnStart, ScaledLaw
+
+if TYPE_CHECKING:
+    from .hmm import HiddenMarkovModel
+
+FRAMES = 20_000
+"""Frames that are clustered and that the laws are read off; a start needs no more."""
+
+_CERTAINTY, _CERTAINTY_OF_SYMBOLS = 0.95, 0.8
+"""Share of its own cluster in a state's law; the rest is the law of all frames.
+
+Less for symbols: a cluster has all frames of a symbol or none, as no state in truth has.
+"""
+
+_APART = 0.02
+"""Least distance of neighbours among ordered values, in units of their mean distance."""
+
+_NEIGHBOURS = 128
+"""Symbols are compared by neighbours in this many groups, or by each if there are fewer."""
+
+
+def start_of_chain(
+    model: HiddenMarkovModel, data: Sequences, *, lloyd: bool = True
+) -> dict[str, Tensor]:
+    """Values of a hidden Markov model's parameters estimated from the data.
+
+    The emission law says how, if it is one that clusters of frames say little of (``OwnStart``).
+    All others start from clusters: their laws from the frames of each cluster, the transition from
+    the clusters' moves. Draws from torch's global generator.
+
+    Args:
+        model: gives the laws; what it knows helps to tell states apart.
+        data: sequences of the kind that the model is of.
+        lloyd: k-means clusters; otherwise those of random frames as centres.
+    """
+    found = None
+    if isinstance(model.emission, OwnStart):
+        found = model.emission.start_chain(model, data, lloyd=lloyd)
+    return _from_clusters(model, data, lloyd) if found is None else found
+
+
+def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
+    emission, states = model.emission, model.states
+    y, mask = emission.observed(data)
+    y = y if emission.codes else y.double()
+    seen = data.observed_steps.nonzero()
+    some = seen[torch.randperm(len(seen))[:FRAMES]].unbind(1)
+    named = emission.labels(data)
+    if named is not None:
+        labels = named
+    elif _located(model):
+        one = torch.ones(len(some[0]), 1, dtype=torch.float64)
+        labels = _nearest(model, data, emission.start(y[some], mask[some], one))
+    else:
+        labels = clustered(model, y, mask, some, lloyd)
+    sure = _CERTAINTY_OF_SYMBOLS if emission.codes else _CERTAINTY
+    own = torch.nn.functional.one_hot(labels[some], states).double()
+    share = (own.sum(0) + 1) / (len(own) + states)
+    laws = emission.start(y[some], mask[some], sure * own + (1 - sure) * share)
+    counts = _transition_counts(labels, states)
+    order = torch.arange(states) if named is not None else _order(model, laws, counts)
+    laws = _named(model, laws, order)
+    labels = torch.where(labels >= 0, order.argsort()[labels], -1)
+    first = labels[:, 0]
+    initial = torch.bincount(first[first >= 0], minlength=states).double() + 1
+    law = model.transition
+    if isinstance(law, ScaledLaw):
+        law = law.scaled_to(data)  # rates per unit of time need the gaps
+    transition = law.start(_transition_counts(labels, states))
+    return {**laws, **transition, **model.initial_law.start(initial / initial.sum())}
+
+
+# Frames to states: labels (N, T), −1 where nothing was observed
+
+
+def _located(model: HiddenMarkovModel) -> bool:
+    """Whether it is known where each state's observations lie."""
+    emission = model.emission
+    return emission.ordering in model.known or set(emission.dims()) <= set(model.known)
+
+
+def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Tensor]) -> Tensor:
+    """The state of highest likelihood; its unknown parameters have their values for all frames."""
+    emission, states = model.emission, model.states
+    laws = {name: model.known[name] for name in emission.dims() if name in model.known}
+    unknown = {name: v for name, v in common.items() if name not in laws}
+    laws |= {name: v.expand(states, *v.shape[1:]) for name, v in unknown.items()}
+    labels = torch.full(data.observed_steps.shape, -1)
+    at = 0
+    for part in data.batches(256):
+        shift = emission.from_inputs(laws, part.inputs)
+        likeliest = emission.score(laws, *emission.observed(part), shift).argmax(-1)
+        labels[at : at + len(part), : part.max_length] = likeliest
+        at += len(part)
+    return torch.where(data.observed_steps, labels, -1)
+
+
+def clustered(
+    model: HiddenMarkovModel, y: Tensor, mask: Tensor, some: tuple[Tensor, ...], lloyd: bool
+) -> Tensor:
+    """Labels of the steps by k-means of symbols, of frames, or of windows of few distinct ones."""
+    emission, states = model.emission, model.states
+    if emission.codes:
+        labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd)
+        if labels is not None:
+            return labels
+    seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
+    x = _standardised(emission.encode(y).double(), seen)
+    if len(x[some].unique(dim=0)) < states:
+        x = _windows(x)
+    steps = seen.any(-1)
+    labels = torch.full(steps.shape, -1)
+    labels[steps] = kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd=lloyd)
+    return labels
+
+
+def _standardised(x: Tensor, seen: Tensor) -> Tensor:
+    """Features with mean 0 and standard deviation 1 over what was observed, 0 elsewhere."""
+    weight = seen.double()
+    count = weight.sum((0, 1)).clamp_min(1)
+    centred = (x - (x * weight).sum((0, 1)) / count) * weight
+    spread = (centred.square().sum((0, 1)) / count).sqrt()
+    return centred / torch.where(spread > 0, spread, 1)
+
+
+def _windows(x: Tensor, reach: int = 4) -> Tensor:
+    """Every frame with those around it: states are told apart by more than few distinct values."""
+    padded = torch.nn.functional.pad(x, (0, 0, reach, reach))
+    return torch.cat([padded[:, s : s + x.shape[1]] for s in range(2 * reach + 1)], -1)
+
+
+def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: bool) -> Tensor | None:
+    """Symbols by the laws of the symbols before and after; None if there are too few for that."""
+    columns = min(size, _NEIGHBOURS)
+    group = torch.randperm(size) % columns
+    pairs = seen[:, :-1] & seen[:, 1:]
+    here, there = y[:, :-1][pairs], y[:, 1:][pairs]
+    flat = torch.cat([here * 2 * columns + group[there], (there * 2 + 1) * columns + group[here]])
+    counts = torch.bincount(flat, minlength=size * 2 * columns).reshape(size, 2 * columns)
+    use = torch.bincount(y[seen], minlength=size).double()
+    used = use > 0
+    context = (counts[used] / use[used].unsqueeze(-1)).sqrt()
+    if len(context.unique(dim=0)) < states:
+        return None
+    member = torch.zeros(size, dtype=torch.int64)
+    x = context.numpy()
+    member[used] = kmeans(x, x, states, lloyd=lloyd, weight=use[used].numpy())
+    return torch.where(seen, member[y], -1)
+
+
+# Names of the states
+
+
+def _transition_counts(labels: Tensor, states: int) -> Tensor:
+    """Counts of consecutive labels, pulled to staying by one expected visit each."""
+    pairs = (labels[:, :-1] >= 0) & (labels[:, 1:] >= 0)
+    flat = labels[:, :-1][pairs] * states + labels[:, 1:][pairs]
+    counts = torch.bincount(flat, minlength=states * states).double().reshape(states, states)
+    return counts + 1.0 / states + 0.5 * torch.eye(states, dtype=torch.float64)
+
+
+def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
+    """The cluster of each state."""
+    name, known = model.emission.ordering, model.known.get("transition")
+    if _located(model) or model.timed:
+        return torch.arange(model.states)
+    if known is not None and not model.ordered:
+        return _matched(known.clamp_min(1e-6).log().numpy(), counts.numpy())
+    if name is not None and name in laws:
+        return laws[name].reshape(model.states, -1)[:, 0].argsort()
+    return torch.arange(model.states)
+
+
+def _named(
+    model: HiddenMarkovModel, laws: Mapping[str, Tensor], order: Tensor
+) -> dict[str, Tensor]:
+    """The laws of the states from those of the clusters."""
+    axes, name = model.emission.dims(), model.emission.ordering
+    named = {key: law[order] if axes[key][0] == "state" else law for key, law in laws.items()}
+    if model.ordered and model.states > 1 and name is not None and name in model.priors:
+        named[name] = _apart(named[name], support_of(model.emission.priors(model.states)[name]))
+    return named
+
+
+def _matched(log_transition: Array, counts: Array) -> Tensor:
+    """The cluster of each state that makes the transitions of the clusters most likely."""
+    from scipy.optimize import quadratic_assignment  # loaded when first needed
+
+    options = {"maximize": True, "rng": generator()}  # a search by swaps, from several starts
+    found = [quadratic_assignment(log_transition, counts, "2opt", options) for _ in range(10)]
+    return torch.from_numpy(max(found, key=lambda one: float(one.fun)).col_ind)
+
+
+def _apart(location: Tensor, support: constraints.Constraint) -> Tensor:
+    """Increasing values, moved up (in their unconstrained form) where neighbours are too near."""
+    bijection = biject_to(support)
+    x = bijection.inv(location)
+    extent, largest = float(x[-1] - x[0]), float(x.abs().max())
+    # Rounding must not close a gap: means are in units of the data, logs and logits have none.
+    real = getattr(support, "base_constraint", support) is constraints.real
+    finest = 1e-6 * largest if real else 1e-3
+    gap = max(_APART * (extent or largest or 1.0) / (len(x) - 1), finest)
+    steps = gap * torch.arange(len(x), dtype=x.dtype)
+    moved: Tensor = bijection((x - steps).cummax(0).values + steps)
+    return moved
