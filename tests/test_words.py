@@ -12,7 +12,12 @@ import pytest
 
 from checkout import ROOT
 
-DOCUMENTED = ("beliefzoo.models.data", "beliefzoo.models.emissions", "beliefzoo.models.chains")
+DOCUMENTED = (
+    "beliefzoo.models.data",
+    "beliefzoo.models.emissions",
+    "beliefzoo.models.chains",
+    "beliefzoo.models.continuous",
+)
 """Faces, or wings of them, whose public names are documented in full."""
 
 

@@ -1,4 +1,4 @@
-"""Deep Markov models: continuous states whose transition and emission are small networks."""
+"""Deep Markov models: continuous states whose transition and emission are small neural networks."""
 
 from __future__ import annotations
 
@@ -39,27 +39,39 @@ _LOG_2PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class GatedTransition:
-    r"""The gated transition of Krishnan, Shalit & Sontag (2017), z' ~ N(μ, diag σ²).
+    r"""The gated transition of deep Markov models, z' ~ N(μ, diag σ²).
 
     .. math::
         \mu = (1 - g) \circ (z A + a) + g \circ h, \qquad
         \sigma = \log(1 + \exp(\mathrm{relu}(h) S + s))
 
-    g = sigmoid of a relu network of z and h another one, each with one hidden layer of ``width``
-    units; both also read what else drives the transition (inputs, the last observation). Priors:
-    those of ``Perceptron``, A around the identity.
+    g is the sigmoid of a relu network of z, and h another network, each with one hidden layer of
+    ``width`` units; both also read the drivers of the transition (inputs, the last observation).
 
     In continuous time, ``timed``, the state relaxes over a gap Δ towards μ, with rates κ:
 
     .. math::
         z' \sim N(z + (1 - e^{-κΔ}) (\mu - z), \ (1 - e^{-2κΔ}) \sigma^2)
 
-    that is an Ornstein-Uhlenbeck process around μ with stationary spread σ, both held as they are
-    at the beginning of the gap. As κΔ grows it is the transition above. The rates have the prior
-    LogNormal(log(rate), 1).
+    This is an Ornstein-Uhlenbeck process around μ with stationary spread σ, both fixed at the
+    beginning of the gap. For large κΔ it is the transition above. The rates have the prior
+    LogNormal(log(rate), 1), and the weights those of the networks, A around the identity.
+
+    Args:
+        width: hidden units of gate and proposal.
+        scale: prior standard deviation of the weights, in units of 1/√fan-in.
+        timed: whether time is continuous.
+        rate: prior median of the rates κ.
 
     Raises:
         ValueError: a width that is no whole number >= 1, a scale or rate that is not positive.
+
+    Source: Krishnan, Shalit & Sontag (2017), Structured inference networks for nonlinear state
+    space models, AAAI.
+
+    >>> law = GatedTransition(width=8)
+    >>> sum(prior.event_shape.numel() for prior in law.priors(size=2, drivers=0).values())
+    96
     """
 
     width: int = 200
@@ -73,7 +85,7 @@ class GatedTransition:
         require_positive(self.rate, "rate")
 
     def networks(self, size: int, drivers: int) -> tuple[Perceptron, Perceptron]:
-        """Gate and proposal for states of ``size`` components."""
+        """Return gate and proposal for states of ``size`` components."""
         sizes = size + drivers, self.width, size
         return (
             Perceptron("transition_gate", sizes, "relu", self.scale),
@@ -81,6 +93,7 @@ class GatedTransition:
         )
 
     def priors(self, size: int, drivers: int) -> Priors:
+        """Return the prior of every parameter, for states of ``size`` components."""
         gate, proposal = self.networks(size, drivers)
         spread = self.scale / math.sqrt(size)
         zero = torch.zeros(size, size)
@@ -100,6 +113,7 @@ class GatedTransition:
         }
 
     def dims(self, size: int, drivers: int) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of every parameter."""
         gate, proposal = self.networks(size, drivers)
         square = ("component", "component_to")
         return {
@@ -115,9 +129,10 @@ class GatedTransition:
     def __call__(
         self, parameters: Parameters, z: Tensor, driver: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Mean and sd of the next states, (M, D) each, of states (M, D) and drivers (M, C).
+        """Return mean and standard deviation of the next states, (M, D) each.
 
-        In continuous time the last column of what drives them is the gap.
+        The states are (M, D) and their drivers (M, C); in continuous time the last column of the
+        drivers is the gap.
         """
         gap = None
         if self.timed:
@@ -135,14 +150,14 @@ class GatedTransition:
         if gap is None:
             return mean, scale
         way = -parameters["transition_rate"] * gap
-        # expm1: over a short gap 1 − exp(−κΔ) would lose its digits.
+        # expm1 keeps the digits that 1 − exp(−κΔ) loses over a short gap.
         return z - torch.expm1(way) * (mean - z), scale * (-torch.expm1(2 * way)).sqrt()
 
     def joined(self, parameters: Parameters, drivers: Tensor | None) -> tuple[Tensor, Tensor]:
-        """First layers of gate and proposal beside A: one matrix (D, 2 W + D), and its offsets.
+        """Return the first layers of gate and proposal beside A, (D, 2 W + D), and offsets.
 
-        Offsets are (2 W + D,), or (…, 2 W + D) with what drivers (…, C) add to them. In discrete
-        time.
+        Offsets are (2 W + D,), or (…, 2 W + D) with what drivers (…, C) add to them. Only for
+        discrete time.
         """
         linear, bias = (parameters[f"transition_linear_{part}"] for part in ("weight", "bias"))
         first = [parameters[f"transition_{net}_weight0"] for net in ("gate", "proposal")]
@@ -165,30 +180,37 @@ class DeepMarkovModel(Model):
         y_t \sim O(\cdot \mid \eta + f(z_t))
 
     μ and σ are a ``GatedTransition``; f, a relu network with two hidden layers, is added to the
-    linear predictor η of any emission family (logits, log rates, means), whose other parameters are
-    shared by all states (Krishnan, Shalit & Sontag 2017). Every weight is a parameter with a normal
-    prior.
+    linear predictor η of any emission family (logits, log rates, means), whose other parameters all
+    states share. Every weight is a parameter with a normal prior.
 
     Args:
         states: components D of the state.
         emission: the emission law, an ``Emission`` without inputs and lags, or a name as in
             ``HiddenMarkovModel``.
-        transition_width: units of gate and proposal.
+        transition_width: hidden units of gate and proposal.
         emission_width: units of the two hidden layers of f.
-        initial: the law of z_1: ``"free"``, its means and standard deviations being parameters, or
-            ``"transition"``, one transition from a state that is a parameter, as in the paper.
-        autoregressive: transition and emission also read the observation of the step before; what
-            is missing of it is read as zero (at its mean), beside the share that is missing. Of
-            the first step all is.
-        timed: a model in continuous time, which reads ``data.times`` (``GatedTransition``); the
-            first state is then ``"free"``.
-        inputs: input columns; those of step t drive z_t → z_{t+1} and are read by the emission of
-            step t.
+        initial: ``"free"``: means and standard deviations of z_1 are parameters; ``"transition"``:
+            z_1 follows by one transition from a state that is a parameter, as in the paper.
+        autoregressive: whether transition and emission also read the observation of the step
+            before. Its missing elements are read as zero (their mean), beside the share that is
+            missing; at the first step all are missing.
+        timed: whether time is continuous: the model reads ``data.times`` (see ``GatedTransition``);
+            the first state is then ``"free"``.
+        inputs: input columns; those of step t act on z_t → z_{t+1} and on the emission of step t.
         weight_scale: standard deviation of the weights' priors, in units of 1/√fan-in.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Krishnan, Shalit & Sontag (2017), Structured inference networks for nonlinear state
+    space models, AAAI.
+
+    >>> from beliefzoo.models import Bernoulli
+    >>> model = DeepMarkovModel(4, Bernoulli(88), transition_width=16, emission_width=16)
+    >>> drawn = model.sample(2, 10, seed=0)  # weights from their priors
+    >>> tuple(drawn.states.shape), drawn.data.n_features
+    ((2, 10, 4), 88)
     """
 
     def __init__(
@@ -234,17 +256,17 @@ class DeepMarkovModel(Model):
 
     @property
     def timed(self) -> bool:
-        """Whether it is a model in continuous time."""
+        """True if time is continuous."""
         return self.transition.timed
 
     @property
     def drivers(self) -> int:
-        """Numbers that transition and emission read beside the state (and the gap)."""
+        """How many numbers transition and emission read beside the state (and the gap)."""
         return self._inputs + (self.emission.shift_size + 1 if self.autoregressive else 0)
 
     @property
     def emission_network(self) -> Perceptron:
-        """f, without a bias in its last layer: η is one."""
+        """The network f, without a bias in its last layer, where η is the bias."""
         width = self.emission_width
         sizes = self.states + self.drivers, width, width, self.emission.shift_size
         return Perceptron("emission_network", sizes, "relu", self.weight_scale, offset=False)
@@ -265,7 +287,9 @@ class DeepMarkovModel(Model):
         }
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter; ``emission_state``, of the family's own, has length 1."""
+        """Return the axis names of every parameter; ``emission_state``, of the family's own, has
+        length 1.
+        """
         names = ("initial_origin", "initial_mean", "initial_scale")
         dims = {
             **dict.fromkeys(names, ("component",)),
@@ -280,12 +304,12 @@ class DeepMarkovModel(Model):
 
     @property
     def observations(self) -> Observations:
-        """The kind of data that the emission is a law of."""
+        """The kind of data that the emission describes."""
         return self.emission.observations
 
     @property
     def belief(self) -> GaussianBelief:
-        """A normal law, of full covariance for small states."""
+        """A normal distribution, with a full covariance for small states."""
         return GaussianBelief(self.states, full=self.states <= _FULL_BELIEF)
 
     @property
@@ -295,12 +319,12 @@ class DeepMarkovModel(Model):
 
     @property
     def exact(self) -> bool:
-        """There is no exact filter."""
+        """False: there is no exact filter."""
         return False
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``."""
+        """The arguments of the model except ``priors``."""
         return {
             "states": self.states,
             "emission": self.emission,
@@ -321,9 +345,9 @@ class DeepMarkovModel(Model):
         return self.emission.natural(values)
 
     def scaled_to(self, data: Data) -> DeepMarkovModel:
-        """The same model with the emission's priors, and its rates, on the scale of the data.
+        """Return the same model with the priors of emission and rates on the scale of the data.
 
-        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        From a folder, only a sample is read; see ``SequenceFolder.sample``.
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.check_values(data)
@@ -336,17 +360,17 @@ class DeepMarkovModel(Model):
         return out
 
     def check_values(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""
         self.emission.check(data)
         require_inputs(data, self._inputs, type(self).__name__)
         if self.timed:
             require_times(data, type(self).__name__)
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
-        """Where fits start: the emission at the global fit, weights uniform in ±1/√fan-in.
+        """Return values to start a fit from: the emission at the global fit, weights in ±1/√fan-in.
 
-        That is how ``torch.nn.Linear`` starts, but for biases of 0 and a linear part that keeps the
-        state as it is. Draws from torch's global generator.
+        The weights are uniform, as ``torch.nn.Linear`` starts them, but biases are 0 and the linear
+        part leaves the state unchanged. Uses torch's global generator.
         """
         y, mask = self.emission.observed(data)
         seen = data.observed_steps
@@ -370,7 +394,7 @@ class DeepMarkovModel(Model):
         return values
 
     def laws(self, parameters: Parameters, data: Sequences) -> DeepLaws:
-        """The laws at given values of the unknown parameters: a pure function."""
+        """Return the laws at given values of the unknown parameters; a pure function."""
         return DeepLaws(self, self.complete(parameters), data)
 
     def _draw(self, parameters: Parameters, like: Sequences) -> tuple[Tensor, Tensor, Parameters]:
@@ -385,8 +409,20 @@ class DeepLaws:
     """The laws of a ``DeepMarkovModel`` at given parameter values, for given data.
 
     Trajectories are (…, N, T, D), zero beyond the length of their sequence; D components of N
-    sequences with T steps. Every log density is in nats; nothing beyond a length adds to it. In an
-    autoregressive model the law of the states is given the observations before them.
+    sequences with T steps. Every log density is in nats; steps beyond a length add nothing to it.
+    In an autoregressive model the distribution of the states is given the observations before them.
+
+    Args:
+        model: the model.
+        parameters: all parameter values, by name.
+        data: the sequences.
+
+    >>> from beliefzoo.models import DeepMarkovModel
+    >>> model = DeepMarkovModel(2, "poisson", transition_width=8, emission_width=8)
+    >>> drawn = model.sample(3, 5, seed=0)
+    >>> laws = model.laws(drawn.parameters, drawn.data)
+    >>> laws.chain_log_prob(drawn.states).shape, laws.emission_log_prob(drawn.states).shape
+    (torch.Size([3]), torch.Size([3]))
     """
 
     discrete = linear = None
@@ -402,7 +438,7 @@ class DeepLaws:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of the parameters."""
+        """The dtype of the parameters."""
         return next(iter(self.parameters.values())).dtype
 
     # Steps as rows: (sequence, step) of every step inside a sequence, M in all
@@ -420,7 +456,7 @@ class DeepLaws:
 
     @cached_property
     def _past(self) -> Tensor | None:
-        """What the step before was observed to be, and the share missing: (N, T, S + 1)."""
+        """The observation of the step before, and its missing share: (N, T, S + 1)."""
         if not self.model.autoregressive:
             return None
         y, mask = self.model.emission.observed(self.data)
@@ -431,7 +467,7 @@ class DeepLaws:
         return past
 
     def _read_back(self, y: Tensor, mask: Tensor) -> Tensor:
-        """What later steps read of observations: (N, T, S + 1)."""
+        """Observations in the form that later steps read: (N, T, S + 1)."""
         emission = self.model.emission
         told = emission.lagged(self.parameters, y, mask).squeeze(-2)
         told = told.to(self.dtype) / emission.predictor_scale.to(told)
@@ -448,7 +484,7 @@ class DeepLaws:
 
     @cached_property
     def step_gaps(self) -> Tensor | None:
-        """The gap before every step, (N, T, 1), 1 before the first ones and in the padding."""
+        """The gap before every step, (N, T, 1), 1 before the first step and in the padding."""
         if not self.model.timed:
             return None
         assert self.data.times is not None  # the model checked the data
@@ -458,7 +494,9 @@ class DeepLaws:
 
     @cached_property
     def drivers(self) -> Tensor | None:
-        """What drives the transition into every step, (N, T, C); the gap last, if it is read."""
+        """The drivers of the transition into every step, (N, T, C); the last is the gap, if it is
+        read.
+        """
         parts = []
         if self._inputs is not None:
             before = torch.zeros_like(self._inputs)
@@ -482,25 +520,25 @@ class DeepLaws:
         return None if self.readers is None else self.readers[self.places]
 
     def rows(self, paths: Tensor) -> Tensor:
-        """The rows of trajectories (…, N, T, D): (…, M, D)."""
+        """Return the rows of trajectories (…, N, T, D): (…, M, D)."""
         sequence, step = self.places
         return paths.flatten(-3, -2).index_select(-2, sequence * paths.shape[-2] + step)
 
     def rows_before(self, paths: Tensor) -> Tensor:
-        """The states before those of the rows, (…, M, D); anything before a first one."""
+        """Return the states before those of the rows, (…, M, D); arbitrary before first states."""
         sequence, step = self.places
         place = sequence * paths.shape[-2] + (step - 1).clamp_min(0)
         return paths.flatten(-3, -2).index_select(-2, place)
 
     def summed(self, rows: Tensor) -> Tensor:
-        """Sums over the steps of every sequence, (…, M) -> (…, N)."""
+        """Sum over the steps of every sequence, (…, M) -> (…, N)."""
         total = rows.new_zeros(*rows.shape[:-1], len(self.data))
         return total.index_add(-1, self.places[0], rows)
 
     # The laws
 
     def move(self, z: Tensor, driver: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the next state, (…, D) each, from states (…, D)."""
+        """Return mean and standard deviation of the next state, (…, D) each, from states (…, D)."""
         flat = z.reshape(-1, z.shape[-1])
         if driver is not None:
             driver = driver.expand(*z.shape[:-1], driver.shape[-1]).flatten(0, -2)
@@ -508,7 +546,7 @@ class DeepLaws:
         return mean.view(z.shape), scale.view(z.shape)
 
     def first(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of z_1, (N|1, D) each."""
+        """Return mean and standard deviation of z_1, (N|1, D) each."""
         if self.model.initial == "free":
             return self.parameters["initial_mean"][None], self.parameters["initial_scale"][None]
         driver = None if self.drivers is None else self.drivers[:, 0]
@@ -516,9 +554,9 @@ class DeepLaws:
         return self.move(self.parameters["initial_origin"].expand(rows, -1), driver)
 
     def predicted(self, before: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the states of all rows given the states before them.
+        """Return mean and standard deviation of the states of all rows, (…, M, D) each.
 
-        (…, M, D) each, from rows (…, M, D).
+        The argument holds the states before them, rows (…, M, D).
         """
         mean, scale = self.move(before, self._driver_rows)
         sequence, step = self.places
@@ -527,7 +565,7 @@ class DeepLaws:
         return torch.where(begins, first[0], mean), torch.where(begins, first[1], scale)
 
     def predictor(self, z: Tensor, reader: Tensor | None) -> Tensor:
-        """f of states (…, D), in units of the linear predictor: (…, S)."""
+        """Return f of states (…, D), in units of the linear predictor: (…, S)."""
         if reader is not None:
             z = torch.cat([z, reader.expand(*z.shape[:-1], reader.shape[-1])], -1)
         out = self.model.emission_network(self.parameters, z.reshape(-1, z.shape[-1]))
@@ -535,16 +573,16 @@ class DeepLaws:
         return out.view(*z.shape[:-1], -1)
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
-        """log p(z_1 … z_L) of trajectories, (…, N)."""
+        """Return log p(z_1 … z_L) of trajectories, (…, N)."""
         mean, scale = self.predicted(self.rows_before(paths))
         return self.summed(normal_log_prob(self.rows(paths), mean, scale))
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t) of trajectories, (…, N); missing elements add nothing."""
+        """Return Σ_t log O(y_t | z_t) of trajectories, (…, N); missing elements add nothing."""
         return self.score(self.observed_rows, self.rows(paths))
 
     def score(self, y: Tensor, rows: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t) of observations (M, …) at states (…, M, D), in rows: (…, N)."""
+        """Return Σ_t log O(y_t | z_t), (…, N), of rows: observations (M, …), states (…, M, D)."""
         shift = self.predictor(rows, self._reader_rows)
         mask = self.model.emission.observed(self.data)[1][self.places]
         scores = self.model.emission.score(
@@ -555,26 +593,26 @@ class DeepLaws:
     # One step after the other, for particle filters; t from 0 on
 
     def draw_first(self, n: int) -> Tensor:
-        """n draws of the first states, (n, N, D); reparametrised."""
+        """Draw n first states, (n, N, D); reparametrised."""
         mean, scale = self.first()
         shape = n, len(self.data), self.model.states
         return mean + scale * torch.randn(shape, dtype=mean.dtype, device=mean.device)
 
     def draw_next(self, states: Tensor, t: int) -> Tensor:
-        """One draw of the states after step t given those at it, (…, N, D); reparametrised."""
+        """Draw the states after step t given those at it, (…, N, D); reparametrised."""
         mean, scale = self._moved(states, t)
         return mean + scale * torch.randn_like(mean)
 
     def log_first(self, states: Tensor) -> Tensor:
-        """log p(z_1) of first states (…, N, D), (…, N)."""
+        """Return log p(z_1) of first states (…, N, D), (…, N)."""
         return normal_log_prob(states, *self.first())
 
     def log_next(self, later: Tensor, states: Tensor, t: int) -> Tensor:
-        """log density of ``later``, the states after step t, given those at it: (…, N)."""
+        """Return log p(``later`` | ``states``), (…, N), of the states after and at step t."""
         return normal_log_prob(later, *self._moved(states, t))
 
     def log_step(self, states: Tensor, t: int) -> Tensor:
-        """log O(y_t | z_t) of states (…, N, D) at step t; 0 where nothing was observed: (…, N)."""
+        """Return log O(y_t | z_t), (…, N), of states (…, N, D) at step t; 0 if unobserved."""
         emission = self.model.emission
         y, mask = (part[:, t : t + 1] for part in emission.observed(self.data))
         reader = None if self.readers is None else self.readers[:, t]
@@ -585,10 +623,10 @@ class DeepLaws:
         return self.move(states, None if self.drivers is None else self.drivers[:, t + 1])
 
     def linearised(self, mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Every transition near states ``mean`` (N, T-1, D): z' ≈ A z + b + N(0, Q).
+        """Linearise every transition near states ``mean`` (N, T-1, D): z' ≈ A z + b + N(0, Q).
 
-        A (N, T-1, D, D) is the Jacobian of the next state's mean, b makes the two agree at the
-        state, Q is diag σ² there; how far the state may be from it, ``covariance``, is not used.
+        A (N, T-1, D, D) is the Jacobian of the next state's mean, b makes the means agree at the
+        state, and Q is diag σ² there. ``covariance``, the uncertainty of the state, is not used.
         """
         del covariance
         size = mean.shape[-1]
@@ -612,9 +650,9 @@ class DeepLaws:
     # Draws, and the sites of the Pyro program
 
     def sample_states(self) -> Tensor:
-        """One draw of the trajectories, (N, T, D).
+        """Draw the trajectories once, (N, T, D).
 
-        In an autoregressive model given the observations of the data.
+        In an autoregressive model they are drawn given the observations of the data.
         """
         with torch.no_grad():
             drawn = [self.draw_first(1)[0]]
@@ -623,16 +661,16 @@ class DeepLaws:
         return torch.stack(drawn, 1) * self.data.step_mask.unsqueeze(-1)
 
     def draw(self, states: Tensor) -> Tensor:
-        """Observations of trajectories (N, T, D), one draw.
+        """Draw observations of trajectories (N, T, D) once.
 
-        In an autoregressive model each is given the observation of the data before it.
+        In an autoregressive model each is drawn given the observation of the data before it.
         """
         nowhere = torch.zeros(states.shape[:-1], dtype=torch.int64, device=states.device)
         shift = self.predictor(states, self.readers).unsqueeze(-2)
         return self.model.emission.draw(self.parameters, nowhere, shift)
 
     def draw_together(self) -> tuple[Tensor, Tensor]:
-        """One draw of trajectories (N, T, D) and the observations that they both lead to and read.
+        """Draw trajectories (N, T, D) and observations together, each acting on the other.
 
         Elements that are missing in the data are drawn, but not read.
         """
@@ -657,7 +695,7 @@ class DeepLaws:
         return torch.cat(states, 1) * data.step_mask.unsqueeze(-1), torch.cat(drawn, 1)
 
     def _drawn_state(self, before: list[Tensor], driver: Tensor) -> Tensor:
-        """The state after the last of those drawn, or a first one: (N, 1, D)."""
+        """The state after the last one drawn, or a first one: (N, 1, D)."""
         if before:
             mean, scale = self.move(before[-1], driver)
         elif self.model.initial == "free":
@@ -678,7 +716,7 @@ class DeepLaws:
 
         Args:
             last: states there.
-            steps: how many more.
+            steps: how many further steps.
             inputs: of these steps (N, steps, columns), where the model takes them.
             gap: before each of these steps (N, steps), in continuous time.
 
@@ -710,16 +748,16 @@ class DeepLaws:
         return torch.stack(states, 2), torch.stack(drawn, 2)
 
     def states(self) -> DeepChain:
-        """The law of the hidden trajectories, event (T, D)."""
+        """Return the distribution of the hidden trajectories, event (T, D)."""
         return DeepChain(self)
 
     def observations(self, states: Tensor) -> DeepEmitted:
-        """The law of the observations given trajectories (…, N, T, D)."""
+        """Return the distribution of the observations given trajectories (…, N, T, D)."""
         return DeepEmitted(self, states)
 
 
 class DeepChain(dist.TorchDistribution):
-    """The law of hidden trajectories, batch (N,), event (T, D)."""
+    """Distribution of hidden trajectories, batch (N,), event (T, D)."""
 
     arg_constraints: dict[str, Any] = {}
     support = constraints.independent(constraints.real, 2)
@@ -767,7 +805,7 @@ class DeepEmitted(dist.TorchDistribution):
 
 
 LEAST_RAW = -15.0
-"""Numbers below count as this: a standard deviation of 3e-7, whose square is still a number."""
+"""Smaller numbers are raised to this: a standard deviation of 3e-7, whose square is not 0."""
 
 
 def spread(raw: Tensor) -> Tensor:

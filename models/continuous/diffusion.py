@@ -35,7 +35,7 @@ _SMALL = 0.5
 
 
 class Gaps(NamedTuple):
-    """The distinct gaps between times, and which of them lies before every step but the first."""
+    """The distinct gaps between times, and which of them lies before each later step."""
 
     distinct: Tensor
     """(U,) float64."""
@@ -43,12 +43,12 @@ class Gaps(NamedTuple):
     """(N|1, T-1|1) positions in ``distinct``; axes along which all agree have size 1."""
 
     def along(self, table: Tensor) -> Tensor:
-        """Entries (U, …) of every step, (N|1, T-1|1, …)."""
+        """Entries (U, …) for every step, (N|1, T-1|1, …)."""
         return table[self.place]
 
 
 def gaps(data: Sequences) -> Gaps:
-    """The gaps of the data; in the padding, and where there is no step, some other gap stands."""
+    """The gaps of the data; in the padding, and where there is no step, an arbitrary one."""
     assert data.times is not None  # checked with the data
     gap = data.times.diff(dim=1)
     inside = data.step_mask[:, 1:]
@@ -66,15 +66,15 @@ def gaps(data: Sequences) -> Gaps:
 def discretised(
     drift: Tensor, constant: Tensor, diffusion: Tensor, gap: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    r"""The moves over gaps (U,) of dz = (F z + f) dt + L dW, exactly; differentiable.
+    r"""Discretise dz = (F z + f) dt + L dW exactly over gaps (U,); differentiable.
 
     .. math::
         A = e^{F\Delta}, \quad b = \int_0^\Delta e^{Fs} f\, ds, \quad
         Q = \int_0^\Delta e^{Fs} L L' e^{F's}\, ds
 
     A gap is halved until its exponential is near the identity, where all three come from one block
-    matrix exponential (Van Loan 1978), and doubled again by A ← A A, b ← b + A b, Q ← Q + A Q A'.
-    Van Loan's formula alone exponentiates −F too, which overflows for long gaps and fast decay.
+    matrix exponential (Van Loan 1978), and then doubled by A ← A A, b ← b + A b, Q ← Q + A Q A'.
+    Van Loan's formula alone also exponentiates −F, which overflows for long gaps and fast decay.
 
     Args:
         drift: F, (D, D), of any rank.
@@ -118,20 +118,38 @@ def _placed(block: Tensor, part: Tensor, row: int, column: int) -> Tensor:
 
 @dataclass(frozen=True)
 class LinearSDE(Dynamics):
-    r"""A state of ``states`` numbers that moves continuously, read at ``data.times``.
+    r"""A state of D numbers that follows a linear stochastic differential equation.
 
     .. math:: dz = (F z + f)\, dt + L\, dW
 
-    Parameters: ``drift`` F (to, from), per unit of time; ``drift_offset`` f, with ``offset=True``;
-    ``diffusion_variance``, the diagonal of L L', and with ``correlated=True``
-    ``diffusion_correlation_factor``. Known values of L L' may be given as ``diffusion_covariance``.
-    F may be singular, zero included: a random walk in continuous time.
+    The state is observed at ``data.times``. Parameters: ``drift`` F (to, from), per unit of time;
+    ``drift_offset`` f, with ``offset=True``; ``diffusion_variance``, the diagonal of L L', and with
+    ``correlated=True`` ``diffusion_correlation_factor``. Known values of L L' may be given as
+    ``diffusion_covariance``. F may be singular; F = 0 is a random walk in continuous time.
 
-    The first state, at the first time of a sequence: ``initial`` as for ``LinearDynamics``;
-    "stationary" needs eigenvalues of F with negative real parts.
+    Args:
+        states: number of state components D.
+        correlated: L L' is full; otherwise diagonal.
+        initial: state at the first time of a sequence, as for ``LinearDynamics``; ``"stationary"``
+            needs eigenvalues of F with negative real parts.
+        offset: whether there is a constant f.
 
     Raises:
         ValueError: a setting out of range; missing times or times that do not increase.
+
+    Source: for the discretisation, Van Loan (1978), IEEE Trans. Automatic Control 23.
+
+    >>> from beliefzoo.models import LinearGaussianSSM, Sequences
+    >>> model = LinearGaussianSSM(LinearSDE(1)).with_parameters(
+    ...     drift=[[-1]], diffusion_variance=[2], initial_mean=[0], initial_variance=[1],
+    ...     loading=[[1]], intercept=0, observation_variance=0.1,
+    ... )
+    >>> data = Sequences.from_arrays([[0.0, 0.0, 0.0]], times=[[0.0, 0.5, 2.5]])
+    >>> laws = model.laws({}, data)
+    >>> laws.transition.flatten()  # e^-0.5, e^-2
+    tensor([0.6065, 0.1353], dtype=torch.float64)
+    >>> laws.noise.flatten()  # 1 - e^-1, 1 - e^-4
+    tensor([0.6321, 0.9817], dtype=torch.float64)
     """
 
     states: int
@@ -222,7 +240,7 @@ def stationary_diffusion(
     """Mean (1, D) and covariance (1, D, D) with F m + f = 0 and F P + P F' + L L' = 0.
 
     Raises:
-        ValueError: an eigenvalue of F whose real part is not negative.
+        ValueError: F has an eigenvalue whose real part is not negative.
     """
     f, c, s = (part.double() for part in (drift, constant, diffusion))
     size = f.shape[-1]
@@ -242,22 +260,40 @@ def stationary_diffusion(
 
 @dataclass(frozen=True)
 class OrnsteinUhlenbeck(Dynamics):
-    r"""Independent processes that return to their means, read at ``data.times``; closed form.
+    r"""Independent processes that return to their means, observed at ``data.times``.
 
     .. math::
         dz = -\theta (z - m)\, dt + \sigma\, dW , \quad
         z_{t+\Delta} | z_t \sim N(m + e^{-\theta\Delta} (z_t - m), v (1 - e^{-2\theta\Delta}))
 
-    Parameters: ``rate`` θ > 0 ~ LogNormal(−log ``time_scale``, 1), ``mean`` m ~ N(``location``,
-    ``spread``²) and, with ``stationary=True``, ``stationary_variance`` v = σ² / 2θ, which is also
-    the variance of the first state. With ``stationary=False``: ``diffusion_variance`` σ², and a
-    first state with ``initial_mean`` and ``initial_variance``; θ → 0 is then a random walk.
-    Variances ~ LogNormal(log spread², 2²). Every process is observed as one feature (a number each
-    for a single one, vectors for several). ``scaled_to(data)`` sets location, spread and time
-    scale (the typical gap, ten times).
+    Every process is observed as one feature. Parameters, one number each for a single process and
+    otherwise vectors: ``rate`` θ > 0 ~ LogNormal(−log time_scale, 1), ``mean`` m ~ N(location,
+    spread²), and ``stationary_variance`` v = σ² / 2θ, which is also the variance of the first
+    state. With ``stationary=False`` there are ``diffusion_variance`` σ², and ``initial_mean`` and
+    ``initial_variance`` of the first state, in place of v; the limit θ → 0 is then a random walk.
+    Variances ~ LogNormal(log spread², 2²).
+
+    Args:
+        states: number of processes.
+        stationary: whether the first state has the stationary distribution.
+        location: prior mean of the means, in the units of the data.
+        spread: prior standard deviation of the means.
+        time_scale: prior median of 1 / θ; ``scaled_to(data)`` sets it to ten typical gaps, and
+            location and spread to the data's.
 
     Raises:
         ValueError: a setting out of range; missing times or times that do not increase.
+
+    Source: Uhlenbeck & Ornstein (1930), Physical Review 36.
+
+    >>> from beliefzoo.models import LinearGaussianSSM
+    >>> model = LinearGaussianSSM(OrnsteinUhlenbeck()).with_parameters(
+    ...     rate=0.5, mean=20, stationary_variance=4, observation_variance=0
+    ... )
+    >>> drawn = model.sample(2000, 2, times=[0.0, 1.0], seed=0)
+    >>> y = drawn.data.values[..., 0]
+    >>> round(y.mean().item()), round(y.var().item())
+    (20, 4)
     """
 
     states: int = 1
@@ -359,7 +395,7 @@ class OrnsteinUhlenbeck(Dynamics):
 
 
 def _mean_decay(x: Tensor) -> Tensor:
-    """(1 − e^{−x}) / x, with its limit 1 at x = 0 and derivatives that lose no digits."""
+    """(1 − e^{−x}) / x, with its limit 1 at x = 0 and derivatives without loss of digits."""
     small = x < 1e-2
     series = 1 - x / 2 * (1 - x / 3 * (1 - x / 4 * (1 - x / 5 * (1 - x / 6))))
     safe = torch.where(small, 1, x)

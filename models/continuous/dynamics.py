@@ -1,7 +1,7 @@
-"""Laws of a continuous state that moves linearly: free matrices, and structural components.
+r"""Laws of a continuous state that moves linearly: free matrices and structural components.
 
-A law is a small frozen description, as emissions are: its parameters live outside it, in a mapping
-from names to tensors. All that a model needs of it are the matrices of
+A law is a small frozen description, like an emission family: its parameters are kept outside of it,
+in a mapping from names to tensors. A model needs these matrices of it:
 
 .. math:: z_1 \\sim N(m, P) , \\qquad z_{t+1} = A_t z_t + b_t + N(0, Q_t).
 """
@@ -32,7 +32,7 @@ class Moves(NamedTuple):
     """The matrices of z_1 ~ N(m, P), z_{t+1} = A_t z_t + b_t + N(0, Q_t), for N sequences of T.
 
     Axes of size 1 are shared. Columns of ``diffuse`` are directions of z_1 with a flat prior, in
-    which the proper part has no variance.
+    which P has no variance.
     """
 
     initial_mean: Tensor
@@ -50,11 +50,25 @@ class Moves(NamedTuple):
 
 
 class Dynamics(ABC):
-    """How a state of D numbers starts and moves. Laws of one observed series add up with ``+``."""
+    """Base of the laws of a linear state of D numbers: how it starts and how it moves.
+
+        z_1 ~ N(m, P),  z_{t+1} = A_t z_t + b_t + N(0, Q_t)
+
+    Laws of one observed series are added with ``+``: their states are independent, their
+    observations add up. A law provides ``components``, ``priors``, ``dims``, ``moves`` and
+    ``start``.
+
+    >>> from beliefzoo.models import LocalLevel, Seasonal
+    >>> law = LocalLevel() + Seasonal(period=4)
+    >>> law.components
+    ('level', 'seasonal', 'seasonal_lag1', 'seasonal_lag2')
+    >>> sorted(law.priors())
+    ['level_variance', 'seasonal_variance']
+    """
 
     if TYPE_CHECKING:
-        # Laws are dataclasses, and a dataclass would take a property that it inherits for the
-        # default of its field.
+        # Laws are dataclasses with fields of these names; a dataclass would take an inherited
+        # property for the default value of its field.
         @property
         def states(self) -> int:
             """Number of state components D."""
@@ -70,61 +84,61 @@ class Dynamics(ABC):
 
     @property
     def timed(self) -> bool:
-        """Whether the law reads ``data.times``."""
+        """True if the law reads ``data.times``."""
         return False
 
     @property
     def loading(self) -> Tensor | None:
-        """How the state is observed, (F, D), where that is part of the law; None: a parameter."""
+        """How the state is observed, (F, D), if the law fixes it; None: a parameter."""
         return None
 
     @property
     def levelled(self) -> bool:
-        """Whether the law carries the level of the series: no intercept is then needed."""
+        """True if the law contains the level of the series, so that no intercept is needed."""
         return False
 
     @property
     def varying(self) -> frozenset[str]:
-        """Parameters that may be known with a value for every step: an axis (T-1) in front."""
+        """Parameters whose known values may have a first axis of steps, (T-1)."""
         return frozenset()
 
     @property
     def parts(self) -> dict[str, Dynamics]:
-        """Laws that this one is the sum of, by name; itself if it is no sum."""
+        """The laws that this one is the sum of, by name; itself if it is no sum."""
         return {self.label: self}
 
     @property
     def label(self) -> str:
-        """What the law is called in a sum."""
+        """Name of the law in a sum."""
         return type(self).__name__
 
     @abstractmethod
     def priors(self) -> Priors:
-        """Prior of every parameter."""
+        """Return the prior of every parameter."""
 
     @abstractmethod
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
 
     @abstractmethod
     def moves(self, parameters: Parameters, data: Sequences) -> Moves:
-        """The matrices at given values of the parameters."""
+        """Return the matrices at given values of the parameters."""
 
     @abstractmethod
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        """Parameter values to start from, given series (S, D) that move about as the states do."""
+        """Return values to start a fit from, for series (S, D) that move like the states."""
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate convenient names (``process_covariance``) to the law's own parameters."""
+        """Translate convenient parameters (``process_covariance``) to the law's own."""
         return dict(values)
 
     def scaled_to(self, data: Sequences) -> Self:
-        """The same law with priors on the scale of the data."""
+        """Return the same law with priors on the scale of the data."""
         del data
         return self
 
     def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the data bring what the law reads."""
+        """Raise ``ValueError`` unless the data have what the law reads."""
         require_inputs(data, self.inputs, type(self).__name__)
 
     def __add__(self, other: Dynamics) -> SumOfDynamics:
@@ -135,25 +149,42 @@ class Dynamics(ABC):
 
 @dataclass(frozen=True)
 class LinearDynamics(Dynamics):
-    r"""A state of ``states`` numbers with free matrices.
+    """A state of D numbers with free matrices.
 
     .. math:: z_{t+1} = A z_t + b + B u_t + N(0, Q)
 
     Parameters: ``transition`` A (to, from); ``offset`` b, with ``offset=True``; ``input_weight`` B
-    (D, inputs), the input of step t driving z_t → z_{t+1}; ``process_variance``, the diagonal of Q,
-    and with ``correlated=True`` ``process_correlation_factor``, the Cholesky factor of its
+    (D, inputs), where the input of step t acts on z_t → z_{t+1}; ``process_variance``, the diagonal
+    of Q, and with ``correlated=True`` ``process_correlation_factor``, the Cholesky factor of its
     correlations. Known values of Q may be given as ``process_covariance``. A known ``transition``,
     ``offset``, ``process_variance`` or ``process_covariance`` may have a leading axis of steps.
 
-    The first state: ``initial="free"`` (parameters ``initial_mean`` and ``initial_variance``, with
-    ``correlated`` also ``initial_correlation_factor``; known as ``initial_covariance``),
-    ``"stationary"`` (the law that the moves leave as it is) or ``"diffuse"`` (flat).
+    If everything is free, the state is determined only up to a linear map; the priors, on a scale
+    of one, keep it near one.
 
-    With everything free the state is determined up to a linear map; the priors, which are on the
-    scale of one, keep it within reach.
+    Args:
+        states: number of state components D.
+        correlated: Q is full; otherwise diagonal.
+        initial: first state: ``"free"`` (parameters ``initial_mean`` and ``initial_variance``, with
+            ``correlated`` also ``initial_correlation_factor``; known as ``initial_covariance``),
+            ``"stationary"`` (the distribution that the moves leave unchanged) or ``"diffuse"``
+            (flat).
+        offset: whether there is an offset b.
+        inputs: number of input columns.
 
     Raises:
         ValueError: a setting out of range.
+
+    >>> from beliefzoo.models import LinearGaussianSSM
+    >>> law = LinearDynamics(2, initial="stationary")
+    >>> model = LinearGaussianSSM(law).with_parameters(
+    ...     transition=[[0.6, 0], [0, 0.8]], process_variance=[1, 1],
+    ...     loading=[[1, 1]], intercept=0, observation_variance=1,
+    ... )
+    >>> data = model.sample(1, 5, seed=0).data
+    >>> model.laws({}, data).initial_covariance[0]  # 1 / (1 - 0.6²), 1 / (1 - 0.8²)
+    tensor([[1.5625, 0.0000],
+            [0.0000, 2.7778]], dtype=torch.float64)
     """
 
     states: int
@@ -259,18 +290,18 @@ class LinearDynamics(Dynamics):
 
 
 INITIAL = ("free", "stationary", "diffuse")
-"""Laws of a first state: two parameters, the law that the moves leave as it is, or flat."""
+"""Kinds of first states: with parameters, stationary, or flat."""
 
 
 def require_initial(initial: str) -> None:
-    """Raise ``ValueError`` unless it names a law of a first state."""
+    """Raise ``ValueError`` unless ``initial`` names a kind of first state."""
     require(initial in INITIAL, "initial", f"must be one of {INITIAL}", repr(initial))
 
 
 def first_law(
     parameters: Parameters, initial: str, size: int, like: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean, covariance and flat directions of a first state that is free or diffuse."""
+    """Mean, covariance and flat directions of a free or diffuse first state."""
     if initial == "free":
         mean = parameters["initial_mean"]
         return mean[None], covariance(parameters, "initial")[None], no_directions(like)
@@ -284,12 +315,12 @@ def no_directions(like: Tensor) -> Tensor:
 
 
 def stationary_law(transition: Tensor, offset: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean (1, D) and covariance (1, D, D) that the moves leave as they are; differentiable.
+    """Mean (1, D) and covariance (1, D, D) that the moves leave unchanged; differentiable.
 
-    m = A m + b and P = A P A' + Q, by one linear system each.
+    m = A m + b and P = A P A' + Q, each by a linear system.
 
     Raises:
-        ValueError: an eigenvalue of A of modulus 1 or more: there is no such law.
+        ValueError: A has an eigenvalue of modulus 1 or more, so there is no such distribution.
     """
     size = transition.shape[-1]
     a, b, q = (part.double() for part in (transition, offset, noise))
@@ -312,7 +343,7 @@ def stationary_law(transition: Tensor, offset: Tensor, noise: Tensor) -> tuple[T
 
 
 def covariance_priors(name: str, size: int, correlated: bool, typical: float) -> Priors:
-    """Priors of a covariance's variances, about ``typical``, and of its correlations."""
+    """Priors of the variances of a covariance, about ``typical``, and of its correlations."""
     out: Priors = {f"{name}_variance": log_normal(typical, (size,), 1.0)}
     if correlated and size > 1:
         out[f"{name}_correlation_factor"] = dist.LKJCholesky(size, 1.0)
@@ -320,7 +351,7 @@ def covariance_priors(name: str, size: int, correlated: bool, typical: float) ->
 
 
 def initial_priors(size: int, correlated: bool) -> Priors:
-    """Priors of a free first state, on the scale of one."""
+    """Priors of a free first state, on a scale of one."""
     mean = dist.Normal(torch.zeros(size), 1.0).to_event(1)
     return {"initial_mean": mean, **covariance_priors("initial", size, correlated, 1.0)}
 
@@ -346,11 +377,11 @@ def covariance(parameters: Parameters, name: str) -> Tensor:
 def split_covariance(
     values: Mapping[str, Tensor], name: str, size: int, correlated: bool
 ) -> dict[str, Tensor]:
-    """``name_covariance`` (…, size, size) as the parameters that it stands for.
+    """Translate ``name_covariance`` (…, size, size) to variances and correlations.
 
     Raises:
-        ValueError: both are given, not symmetric positive definite (variances of zero apart), or
-            correlated where the law is not.
+        ValueError: both are given; or the matrix is not symmetric positive definite (except for
+            variances of zero), or correlated where the law is not.
     """
     out, argument = dict(values), f"{name}_covariance"
     if argument not in out:
@@ -384,7 +415,7 @@ def split_covariance(
 
 
 def along_steps(value: Tensor, trailing: int, steps: int) -> Tensor:
-    """A parameter with axes for sequences and steps: (1, 1|steps, …)."""
+    """Insert axes for sequences and steps into a parameter: (1, 1|steps, …)."""
     if value.ndim == trailing:
         return value[None, None]
     return value[None, : max(1, steps)]
@@ -393,7 +424,7 @@ def along_steps(value: Tensor, trailing: int, steps: int) -> Tensor:
 def log_normal(
     typical: float, shape: tuple[int, ...] = (), spread: float = _WIDE
 ) -> dist.TorchDistribution:
-    """LogNormal(log typical, spread²) for each entry of a parameter of that shape."""
+    """LogNormal(log typical, spread²) for each entry of a parameter of the given shape."""
     centre = torch.full(shape, math.log(typical))
     prior: dist.TorchDistribution = dist.LogNormal(centre, spread).to_event(len(shape))
     return prior
@@ -406,9 +437,12 @@ def log_normal(
 class SumOfDynamics(Dynamics):
     """Independent states of several laws whose observations add up: ``LocalLevel() + Cycle()``.
 
+    Args:
+        laws: the laws.
+
     Raises:
-        ValueError: fewer than two laws, laws that say nothing of how they are observed, parameters
-            or laws of the same name, or laws in discrete and in continuous time.
+        ValueError: fewer than two laws, laws that do not fix how they are observed, repeated names
+            of parameters or laws, or a mixture of discrete and continuous time.
     """
 
     laws: tuple[Dynamics, ...]
@@ -491,13 +525,13 @@ class SumOfDynamics(Dynamics):
 
 
 def _joined(vectors: Sequence[Tensor]) -> Tensor:
-    """Vectors (…, D_i) side by side, the axes before broadcast."""
+    """Concatenate vectors (…, D_i); their leading axes broadcast."""
     lead = torch.broadcast_shapes(*(vector.shape[:-1] for vector in vectors))
     return torch.cat([vector.expand(*lead, vector.shape[-1]) for vector in vectors], -1)
 
 
 def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
-    """Matrices (…, R_i, C_i) down the diagonal, the axes before broadcast."""
+    """Block-diagonal matrix of matrices (…, R_i, C_i); their leading axes broadcast."""
     height = sum(matrix.shape[-2] for matrix in matrices)
     width = sum(matrix.shape[-1] for matrix in matrices)
     lead = torch.broadcast_shapes(*(matrix.shape[:-2] for matrix in matrices))

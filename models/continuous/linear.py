@@ -34,7 +34,7 @@ from .linear_trajectories import GaussianChain, NormalNoise, Observed, affine_sc
 _LOG_2PI = math.log(2 * math.pi)
 
 _FULL = 16
-"""States up to which a belief has a full covariance: beyond, its numbers grow with the square."""
+"""Largest state whose belief has a full covariance, the size of which grows with the square."""
 
 
 _MATRICES = (
@@ -45,16 +45,38 @@ _MATRICES = (
 
 @dataclass(frozen=True)
 class LinearLaws:
-    """The laws of a linear-Gaussian model at given parameter values, for N sequences of T steps.
+    r"""The laws of a linear-Gaussian model at given parameter values, for N sequences of T steps.
 
     .. math::
         z_1 \\sim N(m, P) , \\quad z_{t+1} = A_t z_t + b_t + N(0, Q_t) , \\quad
         y_t = C_t z_t + d_t + N(0, R_t)
 
-    Axes of size 1 are shared. ``diffuse`` (D, q) are directions of z_1 with a flat prior, in which
-    P has no variance: the limit of N(0, κ) as κ grows, times κ^{1/2} a direction, so that its
-    density is (2π)^{-1/2} and evidences keep the ½ log 2π of every observation. One value of the
-    parameters at a time: who has many draws of them, loops over them.
+    ``LinearGaussianSSM.laws`` makes them. Axes of size 1 are shared. The parameters have no axes of
+    draws: for many draws, loop over them.
+
+    Attributes:
+        initial_mean: m, (N|1, D).
+        initial_covariance: P, (N|1, D, D).
+        diffuse: (D, q), directions of z_1 with a flat prior, in which P has no variance. It is the
+            limit of N(0, κ) as κ grows, times κ^{1/2} for each direction, so that its density is
+            (2π)^{-1/2} and evidences keep the ½ log 2π of every observation.
+        transition: A, (N|1, T-1|1, D, D).
+        offset: b, (N|1, T-1|1, D).
+        noise: Q, (N|1, T-1|1, D, D); may be singular.
+        loading: C, (N|1, T|1, F, D).
+        intercept: d, (N|1, T|1, F).
+        observation_noise: R, (N|1, T|1, F, F).
+        parameters: all parameter values, by name.
+        data: the sequences.
+
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     level_variance=1469.1, observation_variance=15099
+    ... )
+    >>> nile = Sequences.from_arrays([[1120.0, 1160.0, 963.0]])
+    >>> laws = model.laws({}, nile)
+    >>> laws.noise.item(), laws.observation_noise.item(), laws.diffuse.tolist()
+    (1469.1, 15099.0, [[1.0]])
     """
 
     discrete = None  # no chain of discrete states
@@ -92,7 +114,7 @@ class LinearLaws:
 
     @property
     def mask(self) -> Tensor:
-        """Which of them there are, (N, T, F)."""
+        """Which values were observed, (N, T, F)."""
         return self.data.mask
 
     @property
@@ -106,7 +128,7 @@ class LinearLaws:
         return self.transition.shape[-1]
 
     def in_double(self) -> Self:
-        """The same laws with their matrices in float64."""
+        """Return the same laws with their matrices in float64."""
         if self.transition.dtype == torch.float64:
             return self
         return replace(self, **{name: getattr(self, name).double() for name in _MATRICES})
@@ -114,11 +136,11 @@ class LinearLaws:
     # Sites of the Pyro program
 
     def states(self) -> GaussianChain:
-        """The law of the hidden trajectories, event (T, D)."""
+        """Return the distribution of the hidden trajectories, event (T, D)."""
         return GaussianChain(self, torch.Size([self.data.max_length, self.size]))
 
     def observations(self, states: Tensor) -> Observed:
-        """The law of the observations given trajectories (…, N, T, D)."""
+        """Return the distribution of the observations given trajectories (…, N, T, D)."""
         return Observed(
             lambda y: self.score(y, states),
             lambda: self.draw(states),
@@ -129,7 +151,7 @@ class LinearLaws:
     # Draws
 
     def sample_states(self) -> Tensor:
-        """One draw of the hidden trajectories, (N, T, D), zero beyond the length."""
+        """Draw the hidden trajectories once, (N, T, D), zero beyond the length."""
         first = self.draw_first(1)[0]
         n, steps = len(self.data), self.data.max_length
         shape = (n, steps - 1, self.size)
@@ -140,7 +162,7 @@ class LinearLaws:
         return paths * self.data.step_mask.unsqueeze(-1)
 
     def draw(self, states: Tensor) -> Tensor:
-        """Observations for trajectories (…, N, T, D), one draw: (…, N, T, F)."""
+        """Draw observations for trajectories (…, N, T, D) once: (…, N, T, F)."""
         mean = self.observed_mean(states)
         kept = self.observation_noise.diagonal(dim1=-2, dim2=-1) != 0
         root = factorised(self.observation_noise, kept, "observation_noise")[0]
@@ -148,27 +170,27 @@ class LinearLaws:
         return mean + (root @ noise.unsqueeze(-1)).squeeze(-1)
 
     def observed_mean(self, states: Tensor) -> Tensor:
-        """C_t z_t + d_t, (…, N, T, F)."""
+        """Return C_t z_t + d_t, (…, N, T, F)."""
         return (self.loading @ states.unsqueeze(-1)).squeeze(-1) + self.intercept
 
     def draw_first(self, n: int) -> Tensor:
-        """n draws of the first states, (n, N, D); reparametrised.
+        """Draw n first states, (n, N, D); reparametrised.
 
         Raises:
-            ValueError: directions with a flat prior.
+            ValueError: there are directions with a flat prior.
         """
         self._require_proper("draws")
         like = self.initial_mean.new_empty(n, len(self.data), self.size)
         return self.initial_mean + self._first_noise.draw(like)
 
     def draw_next(self, states: Tensor, step: int) -> Tensor:
-        """One draw of z_{t+1} given z_t (…, N, D), t = ``step`` from 0 on; reparametrised."""
+        """Draw z_{t+1} given z_t (…, N, D), t = ``step`` from 0 on; reparametrised."""
         return self._next_mean(states, step) + self._noise_at(step).draw(states)
 
     # Densities
 
     def log_first(self, states: Tensor) -> Tensor:
-        """log p(z_1) of first states (…, N, D), shape (…, N)."""
+        """Return log p(z_1) of first states (…, N, D), shape (…, N)."""
         residual = states - self.initial_mean
         if not self.diffuse.shape[-1]:
             return self._first_noise.log_prob(residual, _slack(states))
@@ -185,12 +207,12 @@ class LinearLaws:
         return density
 
     def log_next(self, later: Tensor, states: Tensor, step: int) -> Tensor:
-        """log p(z_{t+1} | z_t) for ``later`` and ``states`` (…, N, D), t = ``step``: (…, N)."""
+        """Return log p(``later`` | ``states``), (…, N), of states (…, N, D) after and at a step."""
         mean = self._next_mean(states, step)
         return self._noise_at(step).log_prob(later - mean, _slack(later))
 
     def log_step(self, states: Tensor, step: int) -> Tensor:
-        """log O(y_t | z_t) of states (…, N, D) at t = ``step``; 0 where nothing was observed."""
+        """Return log O(y_t | z_t) of states (…, N, D) at t = ``step``; 0 if unobserved."""
         at = [_at(part, step) for part in (self.loading, self.intercept, self._read_values)]
         mean = (at[0] @ states.unsqueeze(-1)).squeeze(-1) + at[1]
         seen = self.mask[:, step]
@@ -198,10 +220,10 @@ class LinearLaws:
         return _normal(at[2] - mean, seen, root[0], root[1], self._exact(step), _slack(mean))
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
-        """log p(z_1 … z_L) of trajectories (…, N, T, D), shape (…, N).
+        """Return log p(z_1 … z_L) of trajectories (…, N, T, D), shape (…, N).
 
-        Where Q has components of variance zero it is the density of the others, and −∞ if these do
-        not follow from the step before (to the rounding of the dtype).
+        If Q has components of variance zero, it is the density of the others, and −∞ if these
+        components do not follow from the step before (up to the rounding of the dtype).
 
         Raises:
             ValueError: Q is singular in another way; a path then has no density.
@@ -216,11 +238,11 @@ class LinearLaws:
         return total + torch.where(inside, density, 0).sum(-1)
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
+        """Return Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
         return self.score(self.values, paths)
 
     def score(self, y: Tensor, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t) of observations y (N, T, F); missing elements add nothing."""
+        """Return Σ_t log O(y_t | z_t) of observations y (N, T, F); missing elements add nothing."""
         mean = self.observed_mean(paths)
         inverse, log_det = self._readout
         residual = y.to(mean.dtype) - mean
@@ -244,7 +266,9 @@ class LinearLaws:
 
     @cached_property
     def _readout(self) -> tuple[Tensor, Tensor]:
-        """Inverse Cholesky factors of R on what is observed, (N|1, T|1, F, F), and log dets."""
+        """Inverse Cholesky factors of R on the observed elements, (N|1, T|1, F, F), and log
+        determinants.
+        """
         noisy = self.observation_noise.diagonal(dim1=-2, dim2=-1) != 0
         alike = bool((self.mask | ~self.data.step_mask.unsqueeze(-1)).all())
         kept = noisy if alike else noisy & self.mask
@@ -284,7 +308,7 @@ def _at(part: Tensor, step: int) -> Tensor:
 
 
 def _slack(states: Tensor) -> Tensor:
-    """How far from its value a component without noise may lie: the rounding of its size."""
+    """Tolerance for a component without noise: the rounding error of a number of its size."""
     unit = math.sqrt(torch.finfo(states.dtype).eps)
     return unit * (1 + states.detach().abs())
 
@@ -297,10 +321,11 @@ def _normal(
     exact: Tensor,
     slack: Tensor,
 ) -> Tensor:
-    """log N(residual; 0, R) over what is seen, the last axis summed out.
+    """log N(residual; 0, R) over the observed elements, summed over the last axis.
 
-    ``inverse`` is the inverse Cholesky factor of R on what is seen with noise; ``exact`` marks what
-    is seen without, where the density is 1 if the residual is zero to ``slack`` and else 0.
+    ``inverse`` is the inverse Cholesky factor of R on the elements observed with noise; ``exact``
+    marks those observed without noise, whose density is 1 if the residual is zero up to ``slack``
+    and else 0.
     """
     noisy = seen & ~exact
     residual = torch.where(seen, residual, 0)
@@ -318,7 +343,7 @@ def _normal(
 
 @dataclass(frozen=True)
 class LinearEmission:
-    r"""What is seen of a continuous state: y = C z + d + D u + N(0, R), F features.
+    """How a continuous state is observed: y = C z + d + D u + N(0, R), with F features.
 
     Parameters: ``loading`` C (feature, component), unless the dynamics fix it; ``intercept`` d, if
     there is one; ``input_effect`` D (feature, input), with ``inputs``; ``observation_variance``,
@@ -326,9 +351,25 @@ class LinearEmission:
     ``observation_correlation_factor``. Known values of R may be given as
     ``observation_covariance``. Known values of all but the factor may have a leading axis of steps.
 
-    Priors: C ~ N(0, spread²), d ~ N(location, spread²), D ~ N(0, spread²), variances
-    ~ LogNormal(log(noise² / 2), 2²); ``scaled_to(data)`` sets location, spread and noise (the size
-    of changes from step to step) to the data's.
+    Priors: C ~ N(0, spread²), d ~ N(location, spread²), D ~ N(0, spread²), variances ~
+    LogNormal(log(noise² / 2), 2²).
+
+    Args:
+        features: number of features F.
+        correlated: R is full; otherwise diagonal.
+        intercept: whether d is a parameter; otherwise 0.
+        inputs: number of input columns.
+        location: typical value of the data, one number or one per feature.
+        spread: standard deviation of the data, likewise.
+        noise: typical change from step to step, likewise; ``scaled_to(data)`` sets these three.
+
+    Raises:
+        ValueError: a setting out of range.
+
+    >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
+    >>> emission = LinearEmission(features=3, intercept=True, noise=(0.2,))
+    >>> LinearGaussianSSM(LinearDynamics(2), emission=emission).parameter_dims()["loading"]
+    ('feature', 'component')
     """
 
     features: int = 1
@@ -355,12 +396,12 @@ class LinearEmission:
 
     @property
     def varying(self) -> frozenset[str]:
-        """Parameters that may be known with an axis of steps."""
+        """Parameters whose known values may have an axis of steps."""
         names = {"loading", "intercept", "input_effect", "observation_variance"}
         return frozenset(names | {"observation_correlation_factor"})
 
     def priors(self, loading: Tensor | None, size: int) -> Priors:
-        """Prior of every parameter, for states of ``size`` numbers."""
+        """Return the prior of every parameter, for states of ``size`` numbers."""
         shape = per_feature(self.features)
         location, spread = (self._filled(x) for x in (self.location, self.spread))
         variance = (self._filled(self.noise).square() / 2).log().reshape(shape)
@@ -383,7 +424,7 @@ class LinearEmission:
         return torch.tensor(value).expand(self.features)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
         feature = () if self.features == 1 else ("feature",)
         return {
             "loading": ("feature", "component"),
@@ -394,7 +435,7 @@ class LinearEmission:
         }
 
     def natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """``observation_covariance`` as the law's own parameters."""
+        """Translate ``observation_covariance`` to the law's own parameters."""
         out = split_covariance(values, "observation", self.features, self.correlated)
         if self.features == 1 and "observation_covariance" in values:
             out["observation_variance"] = out["observation_variance"].squeeze(-1)
@@ -403,7 +444,7 @@ class LinearEmission:
     def matrices(
         self, parameters: Parameters, loading: Tensor | None, data: Sequences
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """C (1, T|1, F, D), d (N|1, T|1, F) and R (1, T|1, F, F)."""
+        """Return C (1, T|1, F, D), d (N|1, T|1, F) and R (1, T|1, F, F)."""
         steps, one = data.max_length, self.features == 1
         given = dict(parameters)
         for name in ("observation_variance", "intercept"):
@@ -422,9 +463,9 @@ class LinearEmission:
         return matrix.to(noise), level.to(noise), noise
 
     def start(self, y: Tensor, mask: Tensor, size: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Starting values from frames y (S, F), and the series (S, D) that the states are then.
+        """Return starting values from frames y (S, F), and the states (S, D) that belong to them.
 
-        Principal components of the features, missing ones at their mean.
+        The states are principal components of the features, missing ones at their mean.
         """
         seen = mask.to(y.dtype)
         mean = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
@@ -461,29 +502,37 @@ def _step_square(centred: Tensor, mask: Tensor) -> Tensor:
 
 
 class LinearGaussianSSM(Model):
-    r"""A continuous state that moves linearly, observed linearly with normal noise.
+    r"""A continuous state that moves linearly and is observed linearly, with normal noise.
 
     .. math::
         z_1 \sim N(m, P) , \quad z_{t+1} = A z_t + b + N(0, Q) , \quad y_t = C z_t + d + N(0, R)
+
+    The parameters are those of the dynamics and of ``LinearEmission``. The Pyro program has one
+    site per parameter and two per batch of sequences, ``states`` (N, T, D) and ``obs``. A law with
+    flat directions (structural components, by default) can be scored and conditioned, but not
+    sampled.
 
     Args:
         dynamics: how the state moves: ``LinearDynamics``; ``LocalLevel``, ``LocalLinearTrend``,
             ``Seasonal``, ``Autoregressive``, ``Cycle`` and sums of them; in continuous time
             ``LinearSDE``, ``OrnsteinUhlenbeck``.
-        features: observed numbers a step, F.
+        features: observed numbers per step, F.
         correlated: R is full; otherwise diagonal.
-        intercept: whether d is a parameter; by default unless the dynamics carry a level.
+        intercept: whether d is a parameter; by default it is, unless the dynamics contain a level.
         inputs: input columns that enter the observation, D u_t.
-        emission: the law of the observations with settings of its priors, in place of the four.
+        emission: the emission law with settings of its priors, in place of the four arguments
+            before.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
-    The parameters are those of the dynamics and of ``LinearEmission``. The Pyro program has one
-    site a parameter and two a batch of sequences, ``states`` (N, T, D) and ``obs``. A law with flat
-    directions (structural components, by default) can be scored and conditioned, but not drawn
-    from.
-
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Kalman (1960), J. Basic Engineering 82; Durbin & Koopman (2012).
+
+    >>> from beliefzoo.models import LocalLinearTrend, Seasonal
+    >>> model = LinearGaussianSSM(LocalLinearTrend() + Seasonal(period=12))  # monthly series
+    >>> model.states, model.parameter_names
+    (13, ('level_variance', 'slope_variance', 'seasonal_variance', 'observation_variance'))
     """
 
     def __init__(
@@ -547,12 +596,12 @@ class LinearGaussianSSM(Model):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``."""
+        """The arguments of the model except ``priors``."""
         return {"dynamics": self.dynamics, "emission": self.emission}
 
     @property
     def belief(self) -> GaussianBelief:
-        """A normal law of the state, with a full covariance for up to 16 components."""
+        """A normal distribution of the state, with a full covariance for up to 16 components."""
         return GaussianBelief(self.states, full=self.states <= _FULL)
 
     @property
@@ -562,7 +611,7 @@ class LinearGaussianSSM(Model):
 
     @property
     def timed(self) -> bool:
-        """Whether the dynamics read ``data.times``."""
+        """True if the dynamics read ``data.times``."""
         return self.dynamics.timed
 
     @property
@@ -571,7 +620,7 @@ class LinearGaussianSSM(Model):
         return self.dynamics.components
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
         dims = {**self.emission.dims(), **self.dynamics.dims()}
         return {name: dims[name] for name in self._all}
 
@@ -583,7 +632,9 @@ class LinearGaussianSSM(Model):
         return self.emission.natural(self.dynamics.natural(values))
 
     def _accept(self, name: str, value: Tensor) -> Tensor:
-        """As everywhere, but variances may be 0, and some values may have an axis of steps."""
+        """Accept values as ``Model`` does, and variances of 0, and axes of steps where they are
+        allowed.
+        """
         shape = self._all[name].event_shape if name in self._all else value.shape
         over_steps = name in self._varying and value.ndim == len(shape) + 1 and len(value) > 0
         nothing = value == 0 if name.endswith("_variance") else torch.zeros_like(value).bool()
@@ -599,9 +650,9 @@ class LinearGaussianSSM(Model):
         return self.dynamics.varying | self.emission.varying
 
     def scaled_to(self, data: Data) -> LinearGaussianSSM:
-        """The same model with its priors on the scale of the data.
+        """Return the same model with its priors on the scale of the data.
 
-        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        From a folder, only a sample is read; see ``SequenceFolder.sample``.
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.observations.check(data, "LinearGaussianSSM")
@@ -622,7 +673,7 @@ class LinearGaussianSSM(Model):
         return out
 
     def check_values(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""
         self.observations.check(data, "LinearGaussianSSM")
         self.dynamics.check(data)
         require_inputs(data, self.emission.inputs, "LinearGaussianSSM")
@@ -634,12 +685,13 @@ class LinearGaussianSSM(Model):
             require(len(value) >= needed, name, requirement, needed)
 
     def laws(self, parameters: Parameters, data: Sequences) -> LinearLaws:
-        """The laws at given values of the unknown parameters: a pure function.
+        """Return the laws at given values of the unknown parameters.
 
-        One value of each; draws are looped over.
+        This is a pure function. The values have no axes of draws; for many draws, loop over them.
 
         Raises:
-            ValueError: axes of draws, or parameters at which a stationary law does not exist.
+            ValueError: axes of draws, or parameters without a stationary distribution where one is
+                needed.
         """
         values = self.complete(parameters)
         for name, value in values.items():
@@ -661,11 +713,10 @@ class LinearGaussianSSM(Model):
         )
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
-        """Values of the unknown parameters to start a fit from, read off the data.
+        """Return values of the unknown parameters, computed from the data, to start a fit from.
 
-        States start as principal components of the observations, variances as shares of the
-        changes from step to step. Uses torch's global generator where there are more states than
-        features.
+        States start as principal components of the observations, variances as shares of the changes
+        from step to step. Uses torch's global generator where there are more states than features.
         """
         self.check_values(data)
         inside = data.step_mask

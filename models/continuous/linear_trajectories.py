@@ -18,9 +18,9 @@ _LOG_2PI = math.log(2 * math.pi)
 def affine_scan(matrix: Tensor, shift: Tensor, first: Tensor) -> Tensor:
     """z_1 = first, z_{t+1} = A_t z_t + shift_t: all steps at once, (…, N, T, D); differentiable.
 
-    ``matrix`` (N|1, T-1|1, D, D), ``shift`` (…, N, T-1, D), ``first`` (…, N, D). Partial sums are
-    doubled in reach log2(T) times (Hillis & Steele 1986). Where the matrix is the same at every
-    step only its powers 2, 4, 8, … are needed.
+    ``matrix`` (N|1, T-1|1, D, D), ``shift`` (…, N, T-1, D), ``first`` (…, N, D). The reach of
+    partial sums is doubled log2(T) times (Hillis & Steele 1986). If the matrix is the same at every
+    step, only its powers 2, 4, 8, … are needed.
     """
     z = torch.cat([first.unsqueeze(-2), shift], -2)
     steps = z.shape[-2]
@@ -49,11 +49,11 @@ def _applied(matrix: Tensor, z: Tensor) -> Tensor:
 
 
 class NormalNoise:
-    """N(0, covariance) for covariances (…, D, D) that may leave some components without noise.
+    """N(0, covariance) for covariances (…, D, D) that may have components without noise.
 
-    A component with variance zero is *silent*: it is known exactly. ``log_prob`` is the density on
-    the others, and −∞ if a silent component is not zero to rounding. What is left of the
-    covariance must be positive definite.
+    A component with variance zero is *silent*: it is known exactly. ``log_prob`` is the density of
+    the others, and −∞ if a silent component is not zero up to rounding. The covariance of the
+    others must be positive definite.
 
     Raises:
         ValueError: it is not; ``name`` is the covariance's name in the message.
@@ -64,7 +64,7 @@ class NormalNoise:
         self._root, self._inverse, self._log_det = factorised(covariance, self.noisy, name)
 
     def at(self, step: int) -> NormalNoise:
-        """The noise of one step, of covariances (N|1, T|1, D, D)."""
+        """The noise of one step, for covariances (N|1, T|1, D, D)."""
         out = copy.copy(self)
         place = step if self.noisy.shape[1] > 1 else 0
         for name in ("noisy", "_root", "_inverse", "_log_det"):
@@ -77,7 +77,7 @@ class NormalNoise:
         return _product(self._root, noise)
 
     def log_prob(self, residual: Tensor, slack: Tensor | None = None) -> Tensor:
-        """log density of residuals (…, D); silent ones may differ from zero by ``slack``."""
+        """Log density of residuals (…, D); silent ones may differ from zero by ``slack``."""
         white = _product(self._inverse, residual * self.noisy)
         count = self.noisy.sum(-1).to(residual)
         density = -0.5 * (white.square().sum(-1) + count * _LOG_2PI) - self._log_det
@@ -90,10 +90,10 @@ class NormalNoise:
 
 
 def factorised(covariance: Tensor, kept: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Cholesky factor, its inverse and log determinant of the blocks of what is ``kept``.
+    """Cholesky factor, its inverse and log determinant of the blocks of the ``kept`` components.
 
-    ``covariance`` (…, D, D), ``kept`` bool (…, D). Rows and columns of what is left out are those
-    of the identity.
+    ``covariance`` (…, D, D), ``kept`` bool (…, D). Rows and columns of the other components are
+    those of the identity.
     """
     both = kept.unsqueeze(-1) & kept.unsqueeze(-2)
     unit = torch.eye(covariance.shape[-1], dtype=covariance.dtype, device=covariance.device)
@@ -111,14 +111,14 @@ def factorised(covariance: Tensor, kept: Tensor, name: str) -> tuple[Tensor, Ten
 
 
 def _product(matrix: Tensor, x: Tensor) -> Tensor:
-    """Matrix times vector, with one matrix for all where there is one."""
+    """Matrix times vector; one matrix may serve all vectors."""
     if matrix.shape[:-2].numel() == 1:
         return x @ matrix.reshape(matrix.shape[-2:]).mT
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 
 
 class _ChainLaws(Protocol):
-    """What a law of whole trajectories is made of."""
+    """What a distribution of whole trajectories is made of."""
 
     @property
     def lengths(self) -> Tensor: ...
@@ -133,8 +133,8 @@ class GaussianChain(dist.TorchDistribution):
 
     .. math:: p(z_{1:L}) = p(z_1) \prod_{t<L} N(z_{t+1}; A_t z_t + b_t, Q_t)
 
-    Batch shape (N,), event shape (T, D); what lies beyond a sequence's length counts for nothing,
-    and is drawn as zero. ``laws`` gives ``chain_log_prob``, ``sample_states`` and ``lengths``.
+    Batch shape (N,), event shape (T, D); steps beyond a sequence's length do not count, and are
+    drawn as zero. ``laws`` provides ``chain_log_prob``, ``sample_states`` and ``lengths``.
     """
 
     arg_constraints: dict[str, Any] = {}

@@ -24,7 +24,7 @@ from .dynamics import Dynamics, Moves, log_normal, no_directions, stationary_law
 
 @dataclass(frozen=True, kw_only=True)
 class _Structural(Dynamics):
-    """A component of one series; ``scale`` is the size of the series' changes from step to step.
+    """A component of one series; ``scale`` is the typical change of the series from step to step.
 
     Variances have the prior LogNormal(log(c scale²), 2²), c given with each component;
     ``scaled_to(data)`` sets the scale.
@@ -82,12 +82,29 @@ class _Structural(Dynamics):
 
 @dataclass(frozen=True)
 class LocalLevel(_Structural):
-    r"""A random walk.
+    r"""A level that follows a random walk.
 
     .. math:: \mu_{t+1} = \mu_t + N(0, \sigma_\eta^2)
 
-    Parameter ``level_variance`` σ²_η, c = 0.1. The first level is flat (exact diffuse), or
-    N(0, ``initial_variance``). With observation noise this is statsmodels' "local level".
+    Parameter ``level_variance`` σ²_η ~ LogNormal(log(0.1 scale²), 2²). With observation noise this
+    is statsmodels' "local level".
+
+    Args:
+        scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
+        name: takes the place of "level" in the names of the parameter and the component.
+        initial_variance: the first level is N(0, initial_variance), or flat (exactly diffuse) if
+            None.
+
+    Raises:
+        ValueError: a scale or variance that is not positive, or a name with other characters than
+            letters, digits and underscores.
+
+    Source: Harvey (1989); Durbin & Koopman (2012).
+
+    >>> from beliefzoo.models import LinearGaussianSSM
+    >>> model = LinearGaussianSSM(LocalLevel(initial_variance=100.0))
+    >>> model.parameter_names
+    ('level_variance', 'observation_variance')
     """
 
     states = 1
@@ -123,16 +140,30 @@ def _changes(series: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class LocalLinearTrend(_Structural):
-    r"""A level that grows by a slope, both of which may wander.
+    r"""A level that grows by a slope; both may follow random walks.
 
     .. math::
         \mu_{t+1} = \mu_t + \beta_t + N(0, \sigma_\eta^2) , \quad
         \beta_{t+1} = \beta_t + N(0, \sigma_\zeta^2)
 
-    Parameters ``level_variance`` (c = 0.1; absent with ``smooth=True``, the smooth trend or
-    integrated random walk) and ``slope_variance`` (c = 0.01; absent with ``fixed_slope=True``);
-    with both the trend is a straight line. Level and slope start flat, or each from
-    N(0, ``initial_variance``).
+    Parameters ``level_variance`` σ²_η ~ LogNormal(log(0.1 scale²), 2²) and ``slope_variance`` σ²_ζ
+    ~ LogNormal(log(0.01 scale²), 2²).
+
+    Args:
+        smooth: σ²_η = 0: a smooth trend (integrated random walk).
+        fixed_slope: σ²_ζ = 0; with ``smooth`` the trend is a straight line.
+        scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
+        name: prefix of the names of parameters and components.
+        initial_variance: level and slope start from N(0, initial_variance) each, or flat if None.
+
+    Raises:
+        ValueError: a scale or variance that is not positive, or a name with other characters than
+            letters, digits and underscores.
+
+    Source: Harvey (1989); Durbin & Koopman (2012).
+
+    >>> LocalLinearTrend(smooth=True).dims()  # an integrated random walk has one variance
+    {'slope_variance': ()}
     """
 
     smooth: bool = False
@@ -181,22 +212,31 @@ class LocalLinearTrend(_Structural):
 class Seasonal(_Structural):
     r"""A pattern of a given period that sums to zero and may change slowly.
 
-    Without ``harmonics`` the dummy form of a whole period s,
+    Without ``harmonics``, the dummy form of a whole period s,
 
     .. math:: \gamma_{t+1} = -\sum_{j=1}^{s-1} \gamma_{t+1-j} + N(0, \sigma_\omega^2) ;
 
-    with ``harmonics=h`` the trigonometric form, in which the period may be any number above 2
-    (52.18 weeks a year): pairs (γ_j, γ*_j) that turn by 2πj / period a step, j = 1 … h
-    ≤ period / 2, all with noise of variance σ²_ω (a harmonic of half the period has no second
-    number).
+    with ``harmonics=h``, the trigonometric form, in which the period may be any number above 2
+    (52.18 weeks a year): pairs (γ_j, γ*_j) that turn by 2πj / period per step, j = 1 … h <= period
+    / 2, all with noise of variance σ²_ω (a harmonic of half the period has no second number).
 
-    Parameter ``seasonal_variance`` σ²_ω, c = 0.01. The first states are flat, or
-    N(0, ``initial_variance``). ``name`` tells several seasons apart (``name="week"``: parameter
-    ``week_variance``).
+    Parameter ``seasonal_variance`` σ²_ω ~ LogNormal(log(0.01 scale²), 2²).
+
+    Args:
+        period: steps per period.
+        harmonics: number of harmonics h; None for the dummy form.
+        scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
+        name: takes the place of "seasonal", which tells several seasons apart.
+        initial_variance: the first states are N(0, initial_variance), or flat if None.
 
     Raises:
         ValueError: a period that is no whole number >= 2 (no number > 2 with harmonics), or more
             harmonics than half the period.
+
+    Source: Harvey (1989); Durbin & Koopman (2012).
+
+    >>> Seasonal(period=52.18, harmonics=3, name="year").components
+    ('year_cosine1', 'year_sine1', 'year_cosine2', 'year_sine2', 'year_cosine3', 'year_sine3')
     """
 
     period: float = 12
@@ -266,18 +306,30 @@ class Seasonal(_Structural):
 
 @dataclass(frozen=True)
 class Autoregressive(_Structural):
-    r"""A stationary autoregression, started from its stationary law.
+    r"""A stationary autoregression that starts from its stationary distribution.
 
     .. math:: x_{t+1} = \phi_1 x_t + \dots + \phi_p x_{t+1-p} + N(0, \sigma^2)
 
-    Parameters ``ar_partial``, the partial autocorrelations, uniform on (−1, 1): every such vector
-    is a stationary law, and every one a vector (Barndorff-Nielsen & Schou 1973); and
-    ``ar_variance`` σ², c = 0.5. Known coefficients may be given as ``ar_coefficient``. The state
-    is (x_t, …, x_{t+1-p}). ``name`` takes the place of "ar".
+    Parameters: ``ar_partial``, the partial autocorrelations, uniform on (−1, 1), which correspond
+    one to one to the stationary autoregressions; and ``ar_variance`` σ² ~ LogNormal(log(0.5
+    scale²), 2²). Known coefficients φ may be given as ``ar_coefficient``. The state is (x_t, …,
+    x_{t+1-p}).
+
+    Args:
+        order: number of lags p.
+        scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
+        name: takes the place of "ar".
 
     Raises:
-        ValueError: an order that is no whole number >= 1, or a variance of the first state, which
-            the law itself determines.
+        ValueError: an order that is no whole number >= 1, or an ``initial_variance``: the
+            stationary distribution determines it.
+
+    Source: Barndorff-Nielsen & Schou (1973), J. Multivariate Analysis 3.
+
+    >>> from beliefzoo.models import LinearGaussianSSM
+    >>> model = LinearGaussianSSM(Autoregressive(order=2))
+    >>> model.with_parameters(ar_coefficient=[0.5, 0.3]).known["ar_partial"]  # 0.5 / (1 - 0.3), 0.3
+    tensor([0.7143, 0.3000], dtype=torch.float64)
     """
 
     order: int = 1
@@ -345,7 +397,7 @@ class Autoregressive(_Structural):
 
 
 def ar_coefficients(partial: Tensor) -> Tensor:
-    """Coefficients of the autoregression with given partial autocorrelations (p,): Levinson."""
+    """Coefficients of the autoregression with partial autocorrelations (p,), by Levinson."""
     coefficient = partial[:0]
     for lag in range(len(partial)):
         last = partial[lag : lag + 1]
@@ -354,7 +406,7 @@ def ar_coefficients(partial: Tensor) -> Tensor:
 
 
 def partial_autocorrelations(coefficient: Tensor) -> Tensor:
-    """The inverse of ``ar_coefficients``; entries outside (−1, 1) where it is not stationary."""
+    """The inverse of ``ar_coefficients``; some lie outside (−1, 1) if it is not stationary."""
     found = []
     while len(coefficient):
         last = coefficient[-1]
@@ -368,7 +420,7 @@ def partial_autocorrelations(coefficient: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Cycle(_Structural):
-    r"""A damped stochastic cycle (Harvey 1989), started from its stationary law.
+    r"""A damped stochastic cycle that starts from its stationary distribution.
 
     .. math::
         \binom{c_{t+1}}{c^*_{t+1}} = \rho
@@ -376,10 +428,23 @@ class Cycle(_Structural):
         \binom{c_t}{c^*_t} + N(0, \sigma^2 I)
 
     Parameters ``cycle_damping`` ρ ~ Beta(5, 1), ``cycle_frequency`` λ, uniform between 2π / longest
-    and 2π / shortest period, ``cycle_variance`` σ², c = 0.1. ``name`` takes the place of "cycle".
+    and 2π / shortest, ``cycle_variance`` σ² ~ LogNormal(log(0.1 scale²), 2²).
+
+    Args:
+        shortest: shortest period, in steps, at least 2.
+        longest: longest period, in steps.
+        scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
+        name: takes the place of "cycle".
 
     Raises:
-        ValueError: periods that are not 2 <= shortest < longest, or a variance of the first state.
+        ValueError: periods that are not 2 <= shortest < longest, or an ``initial_variance``: the
+            stationary distribution determines it.
+
+    Source: Harvey (1989).
+
+    >>> from beliefzoo.models import LocalLevel
+    >>> (LocalLevel() + Cycle(shortest=18, longest=144)).components  # a business cycle of months
+    ('level', 'cycle', 'cycle_other')
     """
 
     shortest: float = 2.0

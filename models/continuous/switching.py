@@ -1,4 +1,4 @@
-"""Switching linear models: a hidden chain of regimes chooses the dynamics of a hidden state."""
+"""Switching linear models: a hidden chain of regimes chooses the dynamics of a continuous state."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ Noise = Literal["diagonal", "full"]
 
 
 class RegimeState(NamedTuple):
-    """A hidden trajectory in its two parts: regimes s (…, T), and continuous states z (…, T, D)."""
+    """The two parts of a hidden trajectory: regimes s (…, T), and continuous states z (…, T, D)."""
 
     regimes: Tensor
     continuous: Tensor
 
 
 class LinearGivenRegimes(NamedTuple):
-    """The linear-Gaussian model that regime paths (M, T) leave, a row a path.
+    """The linear-Gaussian model given regime paths (M, T), one row per path.
 
     z_{t+1} = A_t z_t + b_t + N(0, Q_t) and y_t = C_t z_t + d_t + N(0, R_t), z_1 ~ N(m, P).
     """
@@ -70,12 +70,30 @@ class LinearGivenRegimes(NamedTuple):
 class SwitchingLaws:
     """The laws of a switching model at given parameter values, for given data.
 
-    ``log_initial`` (1, K) and ``log_transition`` (N|1, T-1|1, K, K) are those of the regimes; with
-    ``recurrence`` R (K, D) the law of s_{t+1} is the softmax of log_transition[s_t] + R z_t.
-    Dynamics ``dynamics`` A (K, D, D), ``drift`` b (K, D), ``noise_factor`` (K, D, D), the Cholesky
-    factor of Q. Emissions ``loading`` C (K|1, F, D), ``intercept`` d (K|1, F) and
-    ``observation_scale`` (K|1, F). A trajectory is (…, N, T, K + D): the one-hot regime, then z;
-    zero beyond the length.
+    ``SwitchingLinearSSM.laws`` makes them. A trajectory is (…, N, T, K + D): the one-hot regime,
+    then the continuous state z; zero beyond the length.
+
+    Args:
+        log_initial: log p(s_1), (1, K).
+        log_transition: log probabilities of the regimes' moves, (N|1, T-1|1, K, K).
+        recurrence: R (K, D): p(s_{t+1}) is the softmax of log_transition[s_t] + R z_t; or None.
+        initial_mean, initial_scale: of z_1, (D,).
+        dynamics: A, (K, D, D).
+        drift: b, (K, D).
+        noise_factor: Cholesky factors of Q, (K, D, D).
+        loading: C, (K|1, F, D).
+        intercept: d, (K|1, F).
+        observation_scale: standard deviations of the observation noise, (K|1, F).
+        parameters: all parameter values, by name.
+        data: the sequences.
+
+    >>> from beliefzoo.models import SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1)
+    >>> drawn = model.sample(1, 4, seed=0)
+    >>> laws = model.laws(drawn.parameters, drawn.data)
+    >>> regimes, z = laws.split(drawn.states)
+    >>> tuple(drawn.states.shape), tuple(regimes.shape), tuple(z.shape)
+    ((1, 4, 3), (1, 4), (1, 4, 1))
     """
 
     discrete = linear = None  # neither, but a mixture of both
@@ -111,20 +129,20 @@ class SwitchingLaws:
 
     @property
     def regime_chain(self) -> ChainLaws:
-        """The regimes on their own, nothing observed; of a recurrent model those at z = 0."""
+        """The regimes by themselves, without observations; of a recurrent model at z = 0."""
         return ChainLaws(self.log_initial, self.log_transition, self.data)
 
     # Trajectories and their parts
 
     def join(self, regimes: Tensor, continuous: Tensor) -> Tensor:
-        """Trajectories (…, N, T, K + D) of regimes (…, N, T) and states (…, N, T, D)."""
+        """Return trajectories (…, N, T, K + D) from regimes (…, N, T) and states (…, N, T, D)."""
         regimes = regimes.masked_fill(~self.data.step_mask, -1)
         hard = one_hot(regimes, self.regimes, continuous.dtype)
         inside = self.data.step_mask.unsqueeze(-1)
         return torch.cat([hard, torch.where(inside, continuous, 0)], -1)
 
     def split(self, states: Tensor) -> RegimeState:
-        """The parts of trajectories; regimes −1 beyond the length."""
+        """Return the two parts of trajectories; regimes are −1 beyond the length."""
         hard, continuous = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         return RegimeState(hard.argmax(-1).masked_fill(hard.sum(-1) == 0, -1), continuous)
 
@@ -139,7 +157,7 @@ class SwitchingLaws:
         return inverse, log_scale + 0.5 * len(eye) * math.log(2 * math.pi)
 
     def log_dynamics(self, before: Tensor, after: Tensor) -> Tensor:
-        """log N(z'; A_k z + b_k, Q_k) of every regime k, (…, K), of z and z' (…, D)."""
+        """Return log N(z'; A_k z + b_k, Q_k) of every regime k, (…, K), for z and z' (…, D)."""
         inverse, normaliser = self._noise_whitening
         reached = torch.einsum("kij,...j->...ki", inverse @ self.dynamics, before)
         shift = (inverse @ self.drift.unsqueeze(-1)).squeeze(-1)
@@ -147,21 +165,21 @@ class SwitchingLaws:
         return -0.5 * whitened.square().sum(-1) - normaliser
 
     def log_regimes(self, continuous: Tensor) -> Tensor:
-        """log p(s_{t+1} = j | s_t = i, z_t), (…, N|1, T-1|1, K, K), along states (…, N, T, D)."""
+        """Return log p(s_{t+1} | s_t, z_t), (…, N|1, T-1|1, K, K), along states (…, N, T, D)."""
         if self.recurrence is None:
             return self.log_transition
         drive = (continuous[..., :-1, :] @ self.recurrence.mT).unsqueeze(-2)
         return (self.log_transition + drive).log_softmax(-1)
 
     def log_first(self, states: Tensor) -> Tensor:
-        """log p(s_1) p(z_1), (…, N), of first states (…, N, K + D)."""
+        """Return log p(s_1) p(z_1), (…, N), of first states (…, N, K + D)."""
         hard, z = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         law = dist.Normal(self.initial_mean, self.initial_scale, validate_args=False)
         continuous: Tensor = law.log_prob(z).sum(-1)
         return _picked(self.log_initial, hard) + continuous
 
     def log_next(self, after: Tensor, before: Tensor, t: int) -> Tensor:
-        """log p of the states after step t given those at it (0, 1, …), both (…, N, K + D)."""
+        """Return log p(``after`` | ``before``) of the states after and at step t, (…, N, K + D)."""
         (hard, z), (hard_after, z_after) = (
             states.split([self.regimes, states.shape[-1] - self.regimes], -1)
             for states in (before, after)
@@ -170,12 +188,12 @@ class SwitchingLaws:
         return _picked(table, hard_after) + _picked(self.log_dynamics(z, z_after), hard_after)
 
     def log_step(self, states: Tensor, t: int) -> Tensor:
-        """log O(y_t | s_t, z_t), (…, N), of states (…, N, K + D) at step t; 0 if unobserved."""
+        """Return log O(y_t | s_t, z_t), (…, N), of states (…, N, K + D) at t; 0 if unobserved."""
         y, mask = self.data.values[:, t], self.data.mask[:, t]
         return self._log_emission(states, y, mask)
 
     def chain_log_prob(self, states: Tensor) -> Tensor:
-        """log p(s, z) of trajectories (…, N, T, K + D), shape (…, N)."""
+        """Return log p(s, z) of trajectories (…, N, T, K + D), shape (…, N)."""
         total = self.log_first(states[..., 0, :])
         if states.shape[-2] == 1:
             return total
@@ -191,7 +209,7 @@ class SwitchingLaws:
         return total + moves
 
     def emission_log_prob(self, states: Tensor, y: Tensor | None = None) -> Tensor:
-        """Σ_t log O(y_t | s_t, z_t) of trajectories (…, N, T, K + D), shape (…, N)."""
+        """Return Σ_t log O(y_t | s_t, z_t) of trajectories (…, N, T, K + D), shape (…, N)."""
         y = self.data.values if y is None else y
         return self._log_emission(states, y, self.data.mask).sum(-1)
 
@@ -202,7 +220,7 @@ class SwitchingLaws:
         return torch.where(mask, terms, 0).sum(-1)
 
     def emitted(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of what states (…, K + D) emit, both (…, F)."""
+        """Return mean and standard deviation of y, (…, F) each, at states (…, K + D)."""
         hard, z = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         if len(self.loading) == 1:
             mean = z @ self.loading[0].mT + self.intercept[0]
@@ -214,7 +232,7 @@ class SwitchingLaws:
     # Draws
 
     def draw_first(self, n: int) -> Tensor:
-        """n draws of the first states, (n, N, K + D)."""
+        """Draw n first states, (n, N, K + D)."""
         sequences = len(self.data)
         law = self.log_initial.exp().cumsum(-1)
         noise = torch.rand(n, sequences, 1, dtype=law.dtype, device=law.device)
@@ -224,7 +242,7 @@ class SwitchingLaws:
         return torch.cat([regimes, self.initial_mean + self.initial_scale * standard], -1)
 
     def draw_next(self, states: Tensor, t: int) -> Tensor:
-        """States after step t given those at it (0, 1, …), (…, N, K + D)."""
+        """Draw the states after step t (0, 1, …) given those at it, (…, N, K + D)."""
         hard, z = states.split([self.regimes, states.shape[-1] - self.regimes], -1)
         law = self._regime_logits(hard, z, t).exp().cumsum(-1)
         regimes = invert(law, torch.rand_like(law[..., :1]))
@@ -243,7 +261,7 @@ class SwitchingLaws:
         return (logits + z @ self.recurrence.mT).log_softmax(-1)
 
     def sample_states(self) -> Tensor:
-        """One draw of the trajectories, (N, T, K + D)."""
+        """Draw the trajectories once, (N, T, K + D)."""
         with torch.no_grad():
             drawn = [self.draw_first(1)[0]]
             for t in range(self.data.max_length - 1):
@@ -251,24 +269,24 @@ class SwitchingLaws:
         return torch.where(self.data.step_mask.unsqueeze(-1), torch.stack(drawn, 1), 0)
 
     def draw(self, states: Tensor) -> Tensor:
-        """Observations of trajectories (N, T, K + D), one draw, (N, T, F)."""
+        """Draw observations of trajectories (N, T, K + D) once, (N, T, F)."""
         mean, scale = self.emitted(states)
         return mean + scale * torch.randn_like(mean)
 
     # The two parts of the Pyro program, and the model that given regimes leave
 
     def states(self) -> SwitchingTrajectories:
-        """The law of the hidden trajectories."""
+        """Return the distribution of the hidden trajectories."""
         return SwitchingTrajectories(self)
 
     def observations(self, states: Tensor) -> SwitchingEmissions:
-        """The law of the observations given trajectories."""
+        """Return the distribution of the observations given trajectories."""
         return SwitchingEmissions(self, states)
 
     def given(self, regimes: Tensor) -> LinearGivenRegimes:
-        """The linear-Gaussian model given regime paths (…, N, T), whose draws become rows (M, T).
+        """Return the linear-Gaussian model given regime paths (…, N, T), which become rows (M, T).
 
-        With ``recurrence`` this is the model without it: given the regimes the recurrent model is
+        With ``recurrence`` this is the model without it: given the regimes, the recurrent model is
         not linear-Gaussian.
         """
         paths = regimes.clamp_min(0).reshape(-1, regimes.shape[-1])
@@ -292,7 +310,7 @@ class SwitchingLaws:
 
 
 def _picked(table: Tensor, hard: Tensor) -> Tensor:
-    """Entries of (…, K) at one-hot places (…, K); exact zeros elsewhere may be −inf."""
+    """Entries of (…, K) at one-hot places (…, K); the others may be −inf."""
     return torch.where(hard > 0, table, 0).sum(-1)
 
 
@@ -366,38 +384,45 @@ class SwitchingLinearSSM(Model):
         z_{t+1} = A_{s_{t+1}} z_t + b_{s_{t+1}} + N(0, Q_{s_{t+1}}), \quad
         y_t = C z_t + d + N(0, R)
 
-    with R diagonal (Ackerson & Fu 1970; Ghahramani & Hinton 2000). With ``recurrent`` the chain
-    looks at the state, T(j | i, z) ∝ P_ij exp(R_j·z) (Linderman et al. 2017). If the state itself
-    is observed without noise this is the autoregressive HMM:
-    ``HiddenMarkovModel(K, Regression(FullGaussian(F), lags=1))``, with exact inference.
+    with R diagonal. With ``recurrent`` the regimes depend on the state, T(j | i, z) ∝ P_ij
+    exp(R_j·z). If the state itself is observed without noise, the model is the autoregressive HMM
+    ``HiddenMarkovModel(K, Regression(FullGaussian(F), lags=1))``, for which inference is exact.
+
+    Parameters: ``initial`` (K,), those of the transition, ``recurrence`` (K, D), ``dynamics`` (K,
+    D, D), ``drift`` (K, D), ``noise_scale`` (K, D), ``noise_correlation_factor`` (K, D, D),
+    ``initial_mean`` and ``initial_scale`` (D,), ``loading`` ([K,] F, D), ``intercept`` ([K,] F) and
+    ``observation_scale`` ([K,] F). ``dynamics ~ N(I/2, 1/(4D))``: most draws are stable. With a
+    free loading the basis of the state is arbitrary: fix the loading
+    (``with_parameters(loading=…)``) if the parameters are to be interpreted and not only used for
+    predictions.
+
+    The Pyro program has one site per parameter and two sites per batch of sequences: ``states``,
+    the trajectories (time, K + D) of one-hot regimes and continuous states, and ``obs``. The
+    attribute ``states`` is the size of a trajectory's step, K + D.
 
     Args:
         regimes: number of regimes K >= 1; 1 is the linear-Gaussian model.
-        dimensions: of the continuous state, D.
+        dimensions: dimensions D of the continuous state.
         features: observed features F.
-        recurrent: let the regimes depend on the state that is left.
-        switching_emission: loading, intercept and scale of the observations per regime, too.
+        recurrent: whether the regimes depend on the state before.
+        switching_emission: whether loading, intercept and scale of the observations depend on the
+            regime.
         noise: ``"diagonal"`` or ``"full"`` covariances Q.
         transition: the law of the regimes; by default a matrix with Dirichlet rows.
-        sticky: extra prior pseudo-counts on staying, for the default transition.
+        sticky: additional prior pseudo-counts on staying, for the default transition.
         location, spread: of the observed features (``scaled_to(data)`` sets them).
-        unit: scale of the continuous state, one number or one a dimension.
+        unit: scale of the continuous state, one number or one per dimension.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
-    ``states`` is the width of a trajectory, K + D.
-
-    Parameters: ``initial`` (K,), those of the transition, ``recurrence`` (K, D), ``dynamics``
-    (K, D, D), ``drift`` (K, D), ``noise_scale`` (K, D), ``noise_correlation_factor`` (K, D, D),
-    ``initial_mean`` and ``initial_scale`` (D,), ``loading`` ([K,] F, D), ``intercept`` ([K,] F) and
-    ``observation_scale`` ([K,] F). ``dynamics ~ N(I/2, 1/(4D))``: most draws are stable. A free
-    loading leaves the state's basis open: fix it (``with_parameters(loading=…)``) where parameters
-    are to be read, not only predictions.
-
-    The Pyro program has one site a parameter and two sites a sequence batch: ``states``, the
-    trajectories (time, K + D) of one-hot regimes and continuous states, and ``obs``.
-
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Ackerson & Fu (1970), IEEE Trans. Automatic Control 15; Ghahramani & Hinton (2000),
+    Neural Computation 12; recurrent: Linderman et al. (2017), AISTATS.
+
+    >>> model = SwitchingLinearSSM(regimes=3, dimensions=2, features=4)
+    >>> model.states, model.components
+    (5, ('regime 0', 'regime 1', 'regime 2', '0', '1'))
     """
 
     def __init__(
@@ -453,28 +478,28 @@ class SwitchingLinearSSM(Model):
 
     @property
     def observations(self) -> Vectors:
-        """Vectors of reals, elements of which may be missing."""
+        """Vectors of real numbers, each of which may be missing."""
         return Vectors(self.features)
 
     @property
     def belief(self) -> DiscreteBelief:
-        """Probabilities of the regimes: given these the continuous state is integrated exactly."""
+        """Probabilities of the regimes; given these the continuous state is integrated out."""
         return DiscreteBelief(self.regimes)
 
     @property
     def components(self) -> tuple[str, ...]:
-        """Names of what a trajectory consists of: indicators of the regimes, then the state."""
+        """Names of the entries of a trajectory: indicators of the regimes, then the state."""
         regimes = tuple(f"regime {k}" for k in range(self.regimes))
         return regimes + tuple(str(place) for place in range(self.dimensions))
 
     @property
     def exact(self) -> bool:
-        """With several regimes there is no exact filter: the sum over paths has K^T terms."""
+        """False: with several regimes the sum over paths has K^T terms."""
         return False
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``."""
+        """The arguments of the model except ``priors``."""
         return {
             "regimes": self.regimes,
             "dimensions": self.dimensions,
@@ -534,7 +559,7 @@ class SwitchingLinearSSM(Model):
         return self.noise == "full" and self.dimensions > 1
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
         chain = {**FreeInitial().dims(), **self.transition.dims()}
         regimes = {"state": "regime", "state_to": "regime_to"}
         dims = {name: tuple(regimes.get(a, a) for a in axes) for name, axes in chain.items()}
@@ -565,10 +590,10 @@ class SwitchingLinearSSM(Model):
         return f"SwitchingLinearSSM({kind}{sizes}{known})"
 
     def scaled_to(self, data: Data) -> SwitchingLinearSSM:
-        """The same model with its priors on the scale of the data.
+        """Return the same model with its priors on the scale of the data.
 
-        Of a folder a sample is read, see ``SequenceFolder.sample``. With a known loading the unit
-        of the state is that of its least-squares estimate, otherwise it stays.
+        From a folder, only a sample is read; see ``SequenceFolder.sample``. With a known loading
+        the unit of the state is that of its least-squares estimate, otherwise it stays.
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.check_values(data)
@@ -588,14 +613,15 @@ class SwitchingLinearSSM(Model):
         return out
 
     def check_values(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""
         self.observations.check(data, f"{self}")
         self.transition.check(data)
 
     def laws(self, parameters: Parameters, data: Sequences) -> SwitchingLaws:
-        """The laws at given values of the unknown parameters: a pure function, without draws.
+        """Return the laws at given values of the unknown parameters.
 
-        In float64, whatever the values are: variances of very different sizes meet in a state.
+        This is a pure function; the values have no axes of draws. The laws are in float64, whatever
+        the values are, because variances of very different sizes are combined.
         """
         values = {name: value.double() for name, value in self.complete(parameters).items()}
         if self.regimes == 1:
@@ -628,12 +654,11 @@ class SwitchingLinearSSM(Model):
         )
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
-        """Values of the unknown parameters read off the data, to start a fit from.
+        """Return values of the unknown parameters, computed from the data, to start a fit from.
 
-        The state is a principal subspace of the observations (with a known loading: their
-        least-squares state), frames are clustered by where it is and how it moves, and every
-        regime's dynamics are regressed and the frames reassigned a few times. Uses torch's global
-        generator.
+        The state is a principal subspace of the observations (with a known loading: the
+        least-squares state). Frames are clustered by state and movement; then the dynamics of every
+        regime are regressed and the frames reassigned a few times. Uses torch's global generator.
         """
         self.check(data)
         with torch.no_grad():

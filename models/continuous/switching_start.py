@@ -1,4 +1,4 @@
-"""Where a fit of a switching linear model starts: regimes by clusters of how the data move."""
+"""Where a fit of a switching linear model starts: regimes are clusters of how the data move."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..clusters import kmeans
 from ..data.sequences import Sequences
 
 _REACH = 4
-"""Steps to either side over which frames are averaged before they are told apart."""
+"""Steps to either side over which frames are averaged before they are clustered."""
 
 _ROUNDS = 10
-"""Of regressing each regime's dynamics and reassigning the frames."""
+"""Rounds of regressing each regime's dynamics and reassigning the frames."""
 
 _RIDGE = 1e-2
-"""Of the regressions, per frame, with the state in units of its standard deviation."""
+"""Ridge penalty of the regressions per frame, the state in units of its standard deviation."""
 
 _SHARE = 0.5
-"""Of the one-step residual that is first taken for noise of the observations, in variance."""
+"""Share of the variance of one-step residuals that is first attributed to observation noise."""
 
 _CERTAINTY = 0.95
 """Weight of a frame in its own regime; the rest goes to all, so that none starts empty."""
@@ -64,7 +64,7 @@ def regime_start(
 
 
 def _filled(data: Sequences) -> Tensor:
-    """Values in float64; what is missing repeats the last value seen, at first the mean."""
+    """Values in float64; a missing value repeats the last observed one, at first the mean."""
     y, mask = data.values.double(), data.mask
     mean = (y * mask).sum((0, 1)) / mask.sum((0, 1)).clamp_min(1)
     steps = torch.arange(y.shape[1], device=y.device).reshape(1, -1, 1)
@@ -76,7 +76,7 @@ def _filled(data: Sequences) -> Tensor:
 def _subspace(
     y: Tensor, inside: Tensor, states: int, known: Mapping[str, Tensor]
 ) -> dict[str, Tensor]:
-    """State estimates (N, T, D), loading, intercept, and the standard deviation left in y."""
+    """State estimates (N, T, D), loading, intercept, and standard deviation of residuals."""
     intercept = known.get("intercept", y[inside].mean(0)).double()
     intercept = intercept.reshape(-1, y.shape[-1]).mean(0)
     centred = y - intercept
@@ -104,7 +104,7 @@ def _windows(x: Tensor, width: int) -> Tensor:
 
 
 def _smoothed(x: Tensor, weight: Tensor) -> Tensor:
-    """Means over ``_REACH`` steps to either side, of steps with weight (N, T)."""
+    """Means over ``_REACH`` steps to either side, for steps with weight (N, T)."""
     kernel = torch.ones(1, 1, 2 * _REACH + 1).to(x)
     flat = (x * weight.unsqueeze(-1)).movedim(-1, 1).flatten(0, 1).unsqueeze(1)
     total = torch.nn.functional.conv1d(flat, kernel, padding=_REACH)
@@ -114,7 +114,7 @@ def _smoothed(x: Tensor, weight: Tensor) -> Tensor:
 
 
 def _clusters(z: Tensor, inside: Tensor, regimes: int) -> Tensor:
-    """Labels (N, T) by k-means on local means of the state, of its moves, and their size."""
+    """Labels (N, T) by k-means on local means of the state, of its moves, and of their size."""
     if regimes == 1 or z.shape[1] == 1:
         return torch.zeros(inside.shape, dtype=torch.int64)
     moves = torch.cat([torch.zeros_like(z[:, :1]), z.diff(dim=1)], 1)
@@ -138,7 +138,7 @@ def _weights(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
 
 
 def _regressions(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """A, b and residual covariance of z' on z for every regime, weighted and ridged."""
+    """A, b and residual covariance of z' on z for every regime, weighted, with a ridge penalty."""
     unit = z.flatten(0, 1).std(0, correction=0).clamp_min(1e-9)
     x = torch.cat([z / unit, torch.ones_like(z[..., :1])], -1)
     before, after = x[:, :-1], x[:, 1:, :-1]
@@ -170,7 +170,7 @@ def _reassigned(
 
 
 def _counts(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
-    """Counts of transitions, with one expected visit to each and some staying."""
+    """Counts of transitions, with one expected visit to each regime and some staying added."""
     moved = inside[:, 1:]
     flat = labels[:, :-1][moved] * regimes + labels[:, 1:][moved]
     counts = torch.bincount(flat, minlength=regimes**2).double().reshape(regimes, regimes)
