@@ -78,7 +78,7 @@ from .chains.processes import (
 )
 from .continuous.deep import DeepLaws, DeepMarkovModel, GatedTransition
 from .continuous.diffusion import LinearSDE, OrnsteinUhlenbeck
-from .continuous.dynamics import Dynamics, LinearDynamics
+from .continuous.dynamics import Dynamics, LinearDynamics, Moves
 from .continuous.linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .continuous.structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 from .continuous.switching import SwitchingLaws, SwitchingLinearSSM
@@ -102,8 +102,9 @@ from .decisions.pomdp import POMDP, Episodes, World
 from .decisions.problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
 from .decisions.rewards import Rewards, Tables
 from .emissions.counts import Bernoulli, Categorical, Multinomial, Poisson
-from .emissions.emission import Emission
+from .emissions.emission import Emission, Parameters, Priors
 from .emissions.misclassification import Misclassification
+from .emissions.observations import Symbols, Vectors
 from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .emissions.regression import Regression
 from .model import DiscreteLaws, LinearGaussianLaws, Model, Simulation, TrajectoryLaws
@@ -170,6 +171,7 @@ __all__ = [
     "Mixture",
     "Model",
     "MountainHike",
+    "Moves",
     "Multinomial",
     "NeuralEmission",
     "NeuralTransition",
@@ -179,9 +181,11 @@ __all__ = [
     "ObservationPolicy",
     "Ordered",
     "OrnsteinUhlenbeck",
+    "Parameters",
     "Poisson",
     "Policy",
     "PolicyReading",
+    "Priors",
     "Regression",
     "ResetModel",
     "ResetTransition",
@@ -196,12 +200,14 @@ __all__ = [
     "StudentT",
     "SwitchingLaws",
     "SwitchingLinearSSM",
+    "Symbols",
     "Tables",
     "TemporalRBM",
     "TemporalSigmoidBeliefNetwork",
     "Tracker",
     "TrajectoryLaws",
     "Uniform",
+    "Vectors",
     "World",
     "as_policy",
     "emission_of",

@@ -228,14 +228,14 @@ class Model(ABC):
     actions: int = 0
     """Number of actions that the laws read; 0 for none."""
 
-    def _set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
+    def set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
         """To be called once all laws are there; nothing is known at first."""
         self._known: dict[str, Tensor] = {}
         self._replaced = dict(replaced or {})
         self._all = self._assemble()
 
     def _assemble(self) -> Priors:
-        own = self._own_priors()
+        own = self.own_priors()
         for name, prior in self._replaced.items():
             if name not in own:
                 raise ValueError(f"priors: unknown parameter {name!r}; there are {sorted(own)}")
@@ -244,7 +244,7 @@ class Model(ABC):
         return own
 
     @abstractmethod
-    def _own_priors(self) -> Priors:
+    def own_priors(self) -> Priors:
         """The laws' own priors of all parameters."""
 
     @property

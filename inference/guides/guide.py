@@ -268,10 +268,15 @@ class BeliefGuide(Guide):
                 f"model: BeliefGuide needs states of one kind; use RegimeGuide, got {model}"
             )
 
+    @property
+    def _exact(self) -> bool:
+        """Whether the beliefs are the exact filter's, as it has them."""
+        return type(self.filter) is ExactFilter and type(self).beliefs is Guide.beliefs
+
     def posterior(
         self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
-        if type(self.filter) is ExactFilter and laws.linear is not None:
+        if self._exact and laws.linear is not None:
             return GaussianSmoother(laws.linear)  # needs no density of the beliefs
         beliefs = self.beliefs(laws)
         beliefs = beliefs if learn else beliefs.detach()
@@ -288,7 +293,7 @@ class BeliefGuide(Guide):
 
     def bound(self, laws: TrajectoryLaws) -> Tensor:
         """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
-        if type(self.filter) is not ExactFilter:
+        if not self._exact or type(self).posterior is not BeliefGuide.posterior:
             return super().bound(laws)
         # It is the evidence, in value and in gradient, at a third of the work.
         return log_evidence(laws)

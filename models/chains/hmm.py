@@ -287,7 +287,7 @@ class HiddenMarkovModel(Model):
         self.transition = _transition(transition, sticky)
         self.ordered = ordered
         self._check_laws()
-        self._set_priors(priors)
+        self.set_priors(priors)
 
     def _check_laws(self) -> None:
         moving = self.transition.inputs
@@ -308,7 +308,7 @@ class HiddenMarkovModel(Model):
             f"{moving} and {self.emission.inputs}",
         )
 
-    def _own_priors(self) -> Priors:
+    def own_priors(self) -> Priors:
         own = self.emission.priors(self.states)
         if self.states > 1:  # with a single state the chain has no parameters
             chain = self.initial_law.priors(self.states), self.transition.priors(self.states)

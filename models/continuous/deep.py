@@ -252,7 +252,7 @@ class DeepMarkovModel(Model):
         self.autoregressive = bool(autoregressive)
         self.weight_scale = float(weight_scale)
         self._inputs = int(inputs)
-        self._set_priors(priors)
+        self.set_priors(priors)
 
     @property
     def timed(self) -> bool:
@@ -271,7 +271,7 @@ class DeepMarkovModel(Model):
         sizes = self.states + self.drivers, width, width, self.emission.shift_size
         return Perceptron("emission_network", sizes, "relu", self.weight_scale, offset=False)
 
-    def _own_priors(self) -> Priors:
+    def own_priors(self) -> Priors:
         zero = torch.zeros(self.states)
         first: Priors = {"initial_origin": dist.Normal(zero, 1.0).to_event(1)}
         if self.initial == "free":

@@ -566,7 +566,7 @@ class LinearGaussianSSM(Model):
             require(free, "emission", requirement, f"{emission!r} beside {given}")
         self.emission = emission
         self._check_laws()
-        self._set_priors(priors)
+        self.set_priors(priors)
 
     def _check_laws(self) -> None:
         loading, features = self.dynamics.loading, self.emission.features
@@ -582,7 +582,7 @@ class LinearGaussianSSM(Model):
             f"{self.dynamics.inputs} and {self.emission.inputs}",
         )
 
-    def _own_priors(self) -> Priors:
+    def own_priors(self) -> Priors:
         emitted = self.emission.priors(self.dynamics.loading, self.states)
         moved = self.dynamics.priors()
         both = sorted(set(emitted) & set(moved))

@@ -474,7 +474,7 @@ class SwitchingLinearSSM(Model):
         self.location = _numbers("location", location, features)
         self.spread = _numbers("spread", spread, features, positive=True)
         self.unit = _numbers("unit", unit, dimensions, positive=True)
-        self._set_priors(priors)
+        self.set_priors(priors)
 
     @property
     def observations(self) -> Vectors:
@@ -522,7 +522,7 @@ class SwitchingLinearSSM(Model):
     def _least_observed(self) -> int:
         return self.regimes
 
-    def _own_priors(self) -> Priors:
+    def own_priors(self) -> Priors:
         k, d = self.regimes, self.dimensions
         own: Priors = {}
         if k > 1:

@@ -49,7 +49,16 @@ class Observations(Protocol):
 
 @dataclass(frozen=True)
 class Symbols:
-    """One of ``size`` symbols a step, coded 0 to size − 1."""
+    """One of ``size`` symbols a step, coded 0 to size − 1.
+
+    Args:
+        size: number of symbols.
+
+    >>> import torch
+    >>> Symbols(3).encode(torch.tensor([[2, 0]]))
+    tensor([[[0., 0., 1.],
+             [1., 0., 0.]]])
+    """
 
     size: int
     codes = True
@@ -77,7 +86,15 @@ class Symbols:
 class Vectors:
     """Vectors of numbers from ``support``: ``real``, ``nonnegative_integer`` or ``boolean``.
 
-    With ``whole`` the features of a step are observed together or not at all.
+    Args:
+        features: numbers per step F.
+        support: the numbers that there are.
+        whole: whether the features of a step are observed together or not at all.
+
+    >>> from beliefzoo.models import Sequences
+    >>> Vectors(1, constraints.boolean).check(Sequences.from_arrays([[0, 2]]), "Bits")
+    Traceback (most recent call last):
+    ValueError: data: Bits needs values 0 or 1, got [2.0]
     """
 
     features: int
