@@ -17,6 +17,7 @@ DOCUMENTED = (
     "beliefzoo.models.emissions",
     "beliefzoo.models.chains",
     "beliefzoo.models.continuous",
+    "beliefzoo.models.decisions",
 )
 """Faces, or wings of them, whose public names are documented in full."""
 

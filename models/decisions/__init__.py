@@ -1,1 +1,1 @@
-"""Models that are acted upon: POMDPs, their problems, policies and files."""
+"""Decision processes: hidden Markov models with actions and rewards, policies and exact beliefs."""

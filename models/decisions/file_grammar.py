@@ -20,7 +20,7 @@ RESERVED = frozenset(
         *("uniform", "identity", "reset", "reward", "cost"),
     )
 )
-"""Words that the format keeps for itself."""
+"""Words that have a meaning in the format and cannot be names."""
 
 _ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused (as in pomdp-solve)."""
@@ -37,7 +37,7 @@ _Where = tuple[slice, ...]
 
 
 class Problem(NamedTuple):
-    """What a file says, as numbers; costs have become negative rewards."""
+    """The content of a file, as numbers; costs have become negative rewards."""
 
     discount: float
     states: tuple[str, ...]
@@ -54,7 +54,7 @@ class Problem(NamedTuple):
 
 
 def parse(text: str, name: str, unset: Literal["refuse", "reset"]) -> Problem:
-    """Read the text of a file called ``name``; see ``read_pomdp`` for what is refused."""
+    """Parse the text of a file called ``name``; see ``read_pomdp`` for what is refused."""
     return _Reader(_Words(text, name), unset).read()
 
 
@@ -72,21 +72,21 @@ class _Words:
 
     @property
     def next(self) -> str:
-        """The word that comes next; empty at the end."""
+        """The next word; empty at the end."""
         return self._words[self.at] if self.at < len(self._words) else ""
 
     def take(self) -> str:
-        """That word, and on to the one after it."""
+        """Return the next word and move on."""
         word = self.next
         self.at += 1
         return word
 
     def line(self, at: int) -> int:
-        """The line of a word, from 1 on."""
+        """Line of a word, from 1 on."""
         return bisect_right(self._lines, self._starts[at])
 
     def fail(self, requirement: str, at: int | None = None, came: str | None = None) -> NoReturn:
-        """Raise ``ValueError`` at a word, the next one if not told otherwise."""
+        """Raise ``ValueError`` at a word; by default at the next one."""
         at = self.at if at is None else at
         line = self.line(at)
         column = self._starts[at] - self._lines[line - 1] + 1
@@ -103,7 +103,7 @@ class _Words:
 
     @property
     def is_number(self) -> bool:
-        """Whether a number comes next, perhaps after a sign that stands apart."""
+        """Whether the next word is a number, perhaps after a separate sign."""
         word = self.next
         if word in ("+", "-") and self.at + 1 < len(self._words):
             word = self._words[self.at + 1]
@@ -111,7 +111,7 @@ class _Words:
 
     @property
     def is_alone(self) -> bool:
-        """Whether a whole number comes next, and no number after it: the number of a state."""
+        """Whether the next word is a whole number and no number follows: a state's number."""
         after = self._words[self.at + 1] if self.at + 1 < len(self._words) else ""
         return self.next.isdecimal() and _NUMBER.fullmatch(after) is None
 
@@ -127,7 +127,7 @@ class _Words:
 
 
 class _Reader:
-    """Goes through a text once; what comes later overrides what came before."""
+    """Reads a text once; later entries override earlier ones."""
 
     def __init__(self, words: _Words, unset: Literal["refuse", "reset"]) -> None:
         self.words = words
@@ -222,7 +222,7 @@ class _Reader:
         self.names[axis] = names
 
     def _start(self) -> None:
-        """All forms of the initial law."""
+        """Read any form of the initial distribution."""
         words = self.words
         if "states" not in self.names:
             words.fail("'states' before 'start'", self.once["start"])
@@ -238,7 +238,7 @@ class _Reader:
             self.initial = self._start_vector(count)
 
     def _start_among(self, form: str) -> Array:
-        """The uniform law on the states listed, or on all others."""
+        """The uniform distribution on the listed states, or on all others."""
         words = self.words
         at = words.at
         chosen = np.zeros(len(self.names["states"]), dtype=bool)
@@ -264,7 +264,7 @@ class _Reader:
     # Tables
 
     def _begin_tables(self) -> None:
-        """Once the sizes are known."""
+        """Make the tables, once the sizes are known."""
         if self.tables:
             return
         for section in _PREAMBLE:
@@ -279,7 +279,7 @@ class _Reader:
             self.set_at[section] = np.full((actions, states), -1)
 
     def _place(self, axis: str) -> slice:
-        """The entries along an axis that a name, a number or * stands for."""
+        """The entries along an axis that a name, a number or * selects."""
         names, word = self.names[axis], self.words.next
         number = int(word) if word.isdecimal() else names.get(word, -1)
         if word != "*" and not 0 <= number < len(names):
@@ -289,7 +289,7 @@ class _Reader:
         return _ALL if word == "*" or len(names) == 1 else slice(number, number + 1)
 
     def _places(self, axes: tuple[str, ...]) -> _Where:
-        """Places along the first of these axes, as many as colons tell."""
+        """Places along the first of these axes, one for each colon."""
         self.words.colon()
         found = [self._place(axes[0])]
         while self.words.next == ":" and len(found) < len(axes):
@@ -320,7 +320,7 @@ class _Reader:
         return self._numbers(shape, "probabilities", at_most=1)
 
     def _numbers(self, shape: tuple[int, ...], what: str, at_most: float | None = None) -> Array:
-        """As many numbers as the shape has places; probabilities where there is a limit."""
+        """Numbers that fill the shape; probabilities if there is a limit."""
         words = self.words
         count = int(np.prod(shape))
         found = np.empty(count)
@@ -340,11 +340,11 @@ class _Reader:
             self.words.fail("':' and a state (rewards need an action and a state at least)")
         shape = tuple(len(self.names[axis]) for axis in axes[len(where) :])
         numbers = self._numbers(shape, "rewards")
-        # 0 − x, not −x: a cost of zero is no negative zero.
+        # 0 − x instead of −x, so that a cost of zero does not become a negative zero.
         self.rewards.append((where, 0.0 - numbers if self.costs else numbers))
 
     def _compact_rewards(self) -> Array:
-        """The rewards in a table that has size 1 along every axis that none of them names."""
+        """The rewards in a table that has size 1 along every axis that no entry names."""
         shape = [1, 1, 1, 1]
         axes = ("actions", "states", "states", "observations")
         for where, _ in self.rewards:

@@ -28,28 +28,59 @@ _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
 def read_pomdp(
     path: str | os.PathLike[str], *, unset: Literal["refuse", "reset"] = "refuse"
 ) -> POMDP:
-    """Read a process with all parameters known from a file in Cassandra's .POMDP format.
+    """Read a process with known parameters from a file in Cassandra's .POMDP format.
 
-    The whole grammar of pomdp-solve (`<https://pomdp.org/code/pomdp-file-spec.html>`_), gzip or
-    not: states, actions and observations counted or named; ``start`` as a vector, ``uniform``,
-    one or several states, ``include`` or ``exclude``, and uniform if absent; entries, rows and
-    matrices of T, O and R with ``*``, ``uniform``, ``identity`` and ``reset``; what comes later
-    overrides what came before, and what is never set is zero.
+    The reader knows the whole grammar of pomdp-solve
+    (`<https://pomdp.org/code/pomdp-file-spec.html>`_), compressed by gzip or not: states, actions
+    and observations as numbers or names; ``start`` as a vector, ``uniform``, one or several states,
+    ``include`` or ``exclude``, and uniform if absent; entries, rows and matrices of T, O and R with
+    ``*``, ``uniform``, ``identity`` and ``reset``. Later entries override earlier ones, and entries
+    that are never set are zero.
 
-    Costs (``values: cost``) become negative rewards. A discount of 1 is read: such a process has a
-    value over a finite horizon only. Rewards stay small: their table has size 1 along every axis
-    that they do not depend on. Rows of probabilities may miss a sum of 1 by 1e-5, as printed
-    figures do, and are then normalised, as ``with_parameters`` does.
+    Costs (``values: cost``) become negative rewards. A discount of 1 is accepted: such a process
+    has a value only over a finite horizon. The table of rewards has size 1 along every axis that
+    the rewards do not depend on. Rows of probabilities may miss a sum of 1 by 1e-5, as printed
+    figures do, and are then normalised.
 
     Args:
         path: the file.
-        unset: what becomes of a row of T that the file never sets: it is refused, or leads back to
-            the initial law (``"reset"``). Rows of O must be there.
+        unset: what happens to a row of T that the file never sets: it is refused, or leads back to
+            the initial distribution (``"reset"``). Rows of O must be set.
+
+    Returns:
+        The process.
 
     Raises:
-        ValueError: no such file, or one that is not as above; the message names file, line and
-            column, what was needed there and what came. Of a row that does not sum to 1, the
-            action, the state, where it was last set, and its sum.
+        ValueError: no such file, or another format; the message names file, line and column, what
+            was needed there and what came. For a row that does not sum to 1: the action, the state,
+            where it was last set, and its sum.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> text = '''
+    ... discount: 0.9
+    ... values: reward
+    ... states: well ill
+    ... actions: wait treat
+    ... observations: fine cough
+    ... T: wait
+    ... 0.9 0.1
+    ... 0.0 1.0
+    ... T: treat
+    ... 1.0 0.0
+    ... 0.8 0.2
+    ... O: *
+    ... 0.8 0.2
+    ... 0.3 0.7
+    ... R: * : ill : * : * -1
+    ... R: treat : * : * : * -0.5
+    ... '''
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "clinic.POMDP"
+    ...     _ = path.write_text(text)
+    ...     model = read_pomdp(path)
+    >>> model.action_names, model.known["transition"][1, 1].tolist()
+    (('wait', 'treat'), [0.8, 0.2])
     """
     require(isinstance(path, str | os.PathLike), "path", "must be a path", repr(path))
     name = os.fspath(path)
@@ -70,19 +101,35 @@ def read_pomdp(
 
 
 def write_pomdp(model: POMDP, path: str | os.PathLike[str]) -> Path:
-    """Write a process to a file in Cassandra's .POMDP format; gzip where the name ends in .gz.
+    r"""Write a process to a file in Cassandra's .POMDP format.
 
     Reading it again gives the same process, bit for bit: numbers are written with all their digits.
-    Tables of which most entries are zero are written entry by entry. Rewards that are None are
-    written as zeros. The file appears whole or not at all.
+    Tables with mostly zeros are written entry by entry; without rewards, zeros are written. The
+    file appears completely or not at all.
+
+    Args:
+        model: a ``POMDP`` with known parameters and symbols for observations.
+        path: the file; it is compressed by gzip if the name ends in .gz.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: a model that is no POMDP with known parameters and symbols for observations;
-            one with an observation before the first action or with learned rewards, for which the
-            format has no words; names that it cannot hold; or ``path`` cannot be written.
+        ValueError: another model; one with an observation before the first action or with learned
+            rewards, which the format cannot express; names that it cannot hold; or ``path`` cannot
+            be written.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from beliefzoo.models import tiger
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     path = write_pomdp(tiger(), Path(folder) / "tiger.POMDP")
+    ...     print("\n".join(path.read_text().splitlines()[:5]))
+    discount: 0.95
+    values: reward
+    states: tiger-left tiger-right
+    actions: listen open-left open-right
+    observations: tiger-left tiger-right
     """
     require(isinstance(model, POMDP), "model", "must be a POMDP", type(model).__name__)
     require(model.emission.codes, "model", "must have symbols for observations", repr(model))
@@ -111,7 +158,7 @@ def _text(path: Path) -> str:
             ) from error
     try:
         return content.decode("utf-8-sig")
-    except UnicodeDecodeError:  # comments of old files; this reads anything
+    except UnicodeDecodeError:  # old files have such comments; this encoding reads any byte
         return content.decode("latin-1")
 
 
@@ -132,7 +179,7 @@ def _lines(model: POMDP) -> Iterator[str]:
     if model.reward is not None:
         table = model.reward.table.numpy()
         for place in np.argwhere(table != 0):
-            # An axis of size 1 stands for all.
+            # The format writes an axis of size 1 as *.
             names = (
                 "*" if size == 1 else str(at) for at, size in zip(place, table.shape, strict=True)
             )
@@ -140,7 +187,7 @@ def _lines(model: POMDP) -> Iterator[str]:
 
 
 def _names(names: tuple[str, ...], argument: str) -> str:
-    """The names, or their number where they are 0, 1, 2, …"""
+    """The names, or their number if they are 0, 1, 2, …"""
     if names == tuple(str(place) for place in range(len(names))):
         return str(len(names))
     for name in names:
@@ -154,7 +201,7 @@ def _names(names: tuple[str, ...], argument: str) -> str:
 
 
 def _law(section: str, tables: Array) -> Iterator[str]:
-    """One table for all actions where they share it; entries where most of them are zero."""
+    """One table for all actions if they share it; entry by entry if most of them are zero."""
     shared = len(tables) > 1 and bool((tables == tables[0]).all())
     for action, table in enumerate(tables[:1] if shared else tables):
         head = f"{section}: {'*' if shared else action}"

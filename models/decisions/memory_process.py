@@ -1,4 +1,4 @@
-"""A model with a memory as a decision process: keep and write are actions, not chance."""
+"""A model with a memory as a decision process: keep and write are actions, not random causes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,25 @@ from .pomdp import POMDP
 
 
 class MemoryProcess(NamedTuple):
-    """A memory that is acted upon, what its states mean, and how chance would act."""
+    """A decision process with a memory, and the meaning of its states and actions.
+
+    ``memory_process`` makes it.
+
+    Attributes:
+        process: the ``POMDP``.
+        keep: whether an action keeps the memory, (A,) float64 zeros and ones.
+        write: whether it writes the value to the memory, (A,).
+        value: x_t of every state, (K,) float64.
+        memory: z_t of every state, (K,).
+        policy: the actions drawn at random as in the model.
+
+    >>> from beliefzoo.models import ResetModel, memory_process
+    >>> model = ResetModel().with_parameters(
+    ...     keep=0.9, positive=0.5, loading=[[1, 0], [0, 1]], intercept=[0, 0], scale=[1, 1]
+    ... )
+    >>> memory_process(model).process.action_names
+    ('drop, write', 'keep, ignore')
+    """
 
     process: POMDP
     keep: Tensor
@@ -32,29 +50,45 @@ class MemoryProcess(NamedTuple):
 
 
 def memory_process(model: HiddenMarkovModel) -> MemoryProcess:
-    r"""A ``GatedAccumulator`` or ``ResetModel`` as a POMDP, keep and write being its actions.
+    r"""Turn a ``GatedAccumulator`` or ``ResetModel`` into a POMDP whose actions are keep and write.
 
     .. math::
         T(x', z' | x, z, a) = p(x')\, [z' = u_a z + v_a x'], \quad
         y' \sim N(d + B' n(u_a, v_a, x'), s^2)
 
     A state is (value x, memory z), an action a = (u, v): keep the memory or drop it, write the
-    value or not; in a reset model v = 1 − u. The first step is z_0 = 0, at which nothing is seen:
-    y_t of the model is that of step t + 1, after the first t actions. With the actions drawn by
-    ``policy`` and hidden, y has the law of the model; with the actions given, the belief in z is
-    exact, and its mean is u z + v E[x | y]: the cell with gates that are 0 or 1.
+    value or not; in a reset model v = 1 − u. The first step is z_0 = 0, without an observation: y_t
+    of the model is that of step t + 1, after the first t actions. If the actions are drawn by
+    ``policy`` and hidden, y has the same distribution as in the model; if the actions are given,
+    the belief in z is exact and its mean is u z + v E[x | y]: the memory cell with gates that are 0
+    or 1. See docs/science.md, I7.
 
-    An accumulator is for ``capacity`` actions; after more of them its memory stays within
-    ±capacity.
+    The memory of an accumulator is exact for ``capacity`` actions; later it is cut at ±capacity.
 
     Args:
-        model: with all parameters known, and without a leak (what shows of z_{t-1} belongs to no
-            state here).
+        model: with all parameters known, and without a leak, since z_{t-1} is not part of a state
+            here.
+
+    Returns:
+        The process and the meaning of its states and actions.
 
     Raises:
         ValueError: another model, a leak, or an unknown parameter.
+
+    >>> from beliefzoo.models import GatedAccumulator
+    >>> model = GatedAccumulator(2).with_parameters(
+    ...     keep=0.9, write=0.3, positive=0.5,
+    ...     loading=[[1, 0, 0], [0, 1, 0], [0, 0, 1]], intercept=[0, 0, 0], scale=[1, 1, 1],
+    ... )
+    >>> acting = memory_process(model)
+    >>> for name, p in zip(acting.process.action_names, acting.policy.probabilities):
+    ...     print(name, round(p.item(), 2))
+    drop, ignore 0.07
+    drop, write 0.03
+    keep, ignore 0.63
+    keep, write 0.27
     """
-    memory_states(model)  # refuses others
+    memory_states(model)  # refuses models without memory
     law, emission = model.transition, model.emission
     assert isinstance(law, MemoryTransition)
     assert isinstance(emission, MemoryEmission)

@@ -32,9 +32,9 @@ _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 @dataclass(frozen=True)
 class MountainHike:
-    r"""A hiker who sees the altitude alone (Igl et al. 2018; Lambrechts, Bolland & Ernst 2022).
+    r"""A hiker who observes only the altitude: a decision process with continuous states.
 
-    The state is a place in [−1, 1]² and a quarter turn m that is kept all along, (…, 3) float64; an
+    The state is a place in [−1, 1]² and a quarter turn m that stays the same, (…, 3) float64; an
     action is one of four directions d_a, and
 
     .. math::
@@ -42,17 +42,28 @@ class MountainHike:
         o_t = h(z_t) + N(0, height\_scale²), \qquad r_t = h(z_{t+1})
 
     with the altitude h = −exp(−max ridge density) + 0.2 (x + y) − 0.02 of three ridges that lead
-    from the start (−.8, −.8) to the goal (.8, .8). Within two steps of the goal it is over: nothing
-    moves any more and earns nothing. Its belief has no closed form; ``ParticleTracker`` follows it.
+    from the start (−.8, −.8) to the goal (.8, .8). An episode ends within two steps of the goal:
+    after that nothing moves and nothing is earned. The belief has no closed form;
+    ``ParticleTracker`` approximates it.
 
     Args:
         step: length of a move.
-        move_scale, height_scale: standard deviations.
+        move_scale: standard deviation of the moves.
+        height_scale: standard deviation of the observations.
         rotated: whether m is unknown and uniform, rather than 0.
         discount: γ.
 
     Raises:
         ValueError: a setting out of range.
+
+    Source: Igl et al. (2018), Deep variational reinforcement learning for POMDPs, ICML; in this
+    form Lambrechts, Bolland & Ernst (2022), TMLR.
+
+    >>> import torch
+    >>> hills = MountainHike()
+    >>> places = torch.tensor([[-0.8, -0.8, 0.0], [0.8, 0.8, 0.0]])  # start and goal
+    >>> hills.over(places).tolist()
+    [False, True]
     """
 
     step: float = 0.1
@@ -68,10 +79,10 @@ class MountainHike:
             require_positive(getattr(self, name), name)
         require_share(self.discount, "discount")
 
-    # The laws; states are (…, 3), what they give is of shape (…)
+    # The laws: functions of states (…, 3) with values of shape (…)
 
     def altitude(self, states: Tensor) -> Tensor:
-        """h of the places, whose first two columns are used."""
+        """Return h of the places in the first two columns of the states."""
         place = states[..., :2]
         scaled = (place.unsqueeze(-2) - _RIDGES) / _WIDTHS
         log_ridge = -0.5 * scaled.square().sum(-1) - _WIDTHS.log().sum(-1) - 2 * _HALF_LOG_2PI
@@ -79,33 +90,33 @@ class MountainHike:
         return height
 
     def over(self, states: Tensor) -> Tensor:
-        """Whether the goal has been reached."""
+        """Return whether the goal has been reached."""
         distance: Tensor = (states[..., :2] - states.new_tensor(_GOAL)).norm(dim=-1)
         return distance < 2 * self.step
 
     def draw_first(self, shape: tuple[int, ...]) -> Tensor:
-        """First states, (*shape, 3)."""
+        """Draw first states, (*shape, 3)."""
         states = torch.tensor([*_START, 0], dtype=torch.float64).expand(*shape, -1).clone()
         if self.rotated:
             states[..., 2] = torch.randint(4, shape).double()
         return states
 
     def draw_next(self, states: Tensor, action: Tensor) -> Tensor:
-        """States after actions (…)."""
+        """Draw the states after actions (…)."""
         moved = self._aim(states, action)
         moved = (moved + self.move_scale * torch.randn_like(moved)).clamp(-_EDGE, _EDGE)
         later = torch.cat([moved, states[..., 2:]], -1)
         return torch.where(self.over(states).unsqueeze(-1), states, later)
 
     def log_next(self, later: Tensor, states: Tensor, action: Tensor) -> Tensor:
-        """log p(z_{t+1} | z_t, a_t): a density inside, and the mass that is clipped on the edges.
+        """Return log p(z_{t+1} | z_t, a_t): a density inside, and the clipped mass on the edges.
 
-        Where it is over already, 0 at the same state and −∞ elsewhere, as at another turn.
+        After the end it is 0 at the same state and −∞ elsewhere; it is −∞ also at another turn m.
         """
         aim = self._aim(states, action)
         deviation = (later[..., :2] - aim) / self.move_scale
         inside = -0.5 * deviation.square() - _HALF_LOG_2PI - math.log(self.move_scale)
-        # Beyond the edge by the mass of a normal tail.
+        # On an edge: the mass of the normal tail beyond it.
         tail = torch.special.log_ndtr(deviation * -later[..., :2].sign())
         each = torch.where(later[..., :2].abs() < _EDGE, inside, tail)
         each = each.masked_fill(later[..., :2].abs() > _EDGE, -torch.inf)
@@ -114,17 +125,17 @@ class MountainHike:
         return torch.where(self.over(states), stays, log_p)
 
     def draw_observation(self, states: Tensor) -> Tensor:
-        """Observations (…, 1)."""
+        """Draw observations (…, 1)."""
         height = self.altitude(states)
         return (height + self.height_scale * torch.randn_like(height)).unsqueeze(-1)
 
     def log_observation(self, observation: Tensor, states: Tensor) -> Tensor:
-        """log p(o | z) of observations (…, 1)."""
+        """Return log p(o | z) of observations (…, 1)."""
         deviation = (observation[..., 0] - self.altitude(states)) / self.height_scale
         return -0.5 * deviation.square() - _HALF_LOG_2PI - math.log(self.height_scale)
 
     def reward(self, states: Tensor, later: Tensor) -> Tensor:
-        """r of a step between two states."""
+        """Return r of a step between two states."""
         return torch.where(self.over(states), 0.0, self.altitude(later))
 
     def _aim(self, states: Tensor, action: Tensor) -> Tensor:
@@ -143,13 +154,24 @@ class MountainHike:
         seed: int | None = None,
         tracker: Tracker | None = None,
     ) -> Hikes:
-        """Draw episodes under a policy, with the beliefs that a tracker holds along them.
+        """Draw episodes under a policy, with the beliefs of a tracker along them.
 
-        As ``POMDP.rollout``; every step has an observation, the first one too.
+        Args:
+            policy: uniform if None.
+            episodes: number of episodes N, which are advanced together.
+            length: steps T of each; every step has an observation, also the first.
+            seed: makes the draw reproducible and leaves torch's global generator untouched.
+            tracker: its beliefs are recorded.
+
+        Returns:
+            States, observations, actions, rewards and beliefs.
+
+        Raises:
+            ValueError: an invalid argument, or whatever policy or tracker refuse.
         """
         require_count(episodes, "episodes")
         require_count(length, "length")
-        model: Any = self  # policies and trackers ask for its number of actions and its laws alone
+        model: Any = self  # policies and trackers use only its number of actions and its laws
         policy = Uniform() if policy is None else policy
         require_policy(policy)
         require_tracker(tracker)
@@ -184,7 +206,22 @@ class MountainHike:
 
 @dataclass(frozen=True, eq=False)
 class Hikes:
-    """Episodes of ``MountainHike``: what happened, and what was believed."""
+    """Episodes of ``MountainHike``: what happened, and the beliefs along it.
+
+    ``MountainHike.rollout`` makes them.
+
+    Attributes:
+        model: the process.
+        states: (N, T, 3).
+        data: observations, actions and rewards.
+        probabilities: π(a | …) of every step, (N, T, 4).
+        beliefs: of the tracker; for a ``ParticleTracker`` equally likely states (N, T, P, 3).
+
+    >>> from beliefzoo.models import ActionSequence, MountainHike
+    >>> hikes = MountainHike().rollout(ActionSequence((0, 1)), episodes=5, length=2, seed=0)
+    >>> tuple(hikes.states.shape), hikes.states[0, 0].tolist()  # all begin at the same place
+    ((5, 2, 3), [-0.8, -0.8, 0.0])
+    """
 
     model: MountainHike
     states: Tensor
@@ -197,7 +234,7 @@ class Hikes:
     """The tracker's; equally likely states (N, T, P, 3) of a ``ParticleTracker``."""
 
     def returns(self) -> Tensor:
-        """Σ_t γ^t r_t of every episode, t from 0; (N,)."""
+        """Return Σ_t γ^t r_t of every episode, t from 0; (N,)."""
         assert self.data.rewards is not None
         weight = self.model.discount ** torch.arange(self.states.shape[1], dtype=torch.float64)
         return self.data.rewards @ weight

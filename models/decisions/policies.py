@@ -1,4 +1,4 @@
-"""Policies: laws of the next action given what was seen; and beliefs tracked step by step."""
+"""Policies: distributions of the next action given the past; and beliefs tracked step by step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,18 @@ if TYPE_CHECKING:
 
 
 class Seen(NamedTuple):
-    """What a step of N episodes brings, before its action is chosen."""
+    """What N episodes bring at a step, before its action is chosen.
+
+    Attributes:
+        action: the action before, (N,); None at the first step.
+        observation: o_t, (N,) codes or (N, F) numbers.
+        mask: which of it was observed, in the shape of the observation.
+
+    >>> import torch
+    >>> first = Seen(None, torch.tensor([0, 1]), torch.tensor([True, True]))
+    >>> first.observation.tolist(), first.action is None
+    ([0, 1], True)
+    """
 
     action: Tensor | None
     """The action before it, (N,); None at the first step."""
@@ -33,26 +44,50 @@ _ROUNDED = 1e-5
 
 
 class Policy(Protocol):
-    """π(a_t | o_1, a_1, …, o_t) of many episodes at once.
+    """A policy π(a_t | o_1, a_1, …, o_t), for many episodes at once.
 
-    Nothing is kept in the policy: what it remembers is handed on from step to step.
+    A policy is any object with these two methods. It keeps nothing itself: its memory is passed
+    from step to step.
+
+    >>> import torch
+    >>> from beliefzoo.models import tiger
+    >>> class AlwaysListen:
+    ...     def begin(self, model, episodes):
+    ...         return torch.eye(model.actions)[0].expand(episodes, -1)
+    ...     def __call__(self, memory, seen):
+    ...         return memory, memory  # probabilities (N, A), and the memory
+    >>> tiger().rollout(AlwaysListen(), episodes=2, length=3, seed=0).data.rewards.sum(1).tolist()
+    [-3.0, -3.0]
     """
 
     def begin(self, model: POMDP, episodes: int) -> Any:
-        """What it remembers before the first step; checks that the model fits."""
+        """Return the memory before the first step; refuse a model that does not fit."""
 
     def __call__(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
-        """Probabilities (N, A) of the actions, and what it remembers after the step."""
+        """Return probabilities (N, A) of the actions, and the memory after the step."""
 
 
 class Tracker(Protocol):
-    """The belief of many episodes, step by step; like a policy it keeps nothing itself."""
+    """The belief of many episodes, step by step.
+
+    A tracker is any object with these two methods; like a policy it keeps nothing itself.
+
+    >>> import torch
+    >>> from beliefzoo.models import tiger
+    >>> class Undecided:
+    ...     def begin(self, model, episodes):
+    ...         return torch.full((episodes, model.states), 1 / model.states)
+    ...     def update(self, memory, seen):
+    ...         return memory, memory  # belief (N, K), and the memory
+    >>> tiger().rollout(episodes=1, length=2, seed=0, tracker=Undecided()).beliefs[0].tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
 
     def begin(self, model: POMDP, episodes: int) -> Any:
-        """What it remembers before the first step; checks that the model fits."""
+        """Return the memory before the first step; refuse a model that does not fit."""
 
     def update(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
-        """The belief (N, K) after the step, and what it remembers."""
+        """Return the belief (N, K) after the step, and the memory."""
 
 
 def require_policy(policy: object) -> None:
@@ -62,28 +97,28 @@ def require_policy(policy: object) -> None:
 
 
 def require_tracker(tracker: object) -> None:
-    """Raise ``ValueError`` unless it keeps beliefs, or is None."""
+    """Raise ``ValueError`` unless it tracks beliefs, or is None."""
     fits = not isinstance(tracker, type) and all(hasattr(tracker, x) for x in ("begin", "update"))
     require(fits or tracker is None, "tracker", "must be a Tracker", repr(tracker))
 
 
 def require_process(model: object, reader: str) -> None:
-    """Raise ``ValueError`` unless it has the laws of a POMDP, as a MountainHike has not."""
+    """Raise ``ValueError`` unless the model has the laws of a POMDP (a MountainHike does not)."""
     fits = hasattr(model, "complete") and hasattr(model, "law")
     require(fits, "model", f"{reader} needs a POMDP", repr(model))
 
 
 def are_laws(probabilities: Tensor) -> bool:
-    """Whether the rows (…, A) are probabilities that sum to 1."""
-    sums = (probabilities.sum(-1) - 1).abs() <= _ROUNDED  # not so where there is a NaN
+    """Whether all rows (…, A) are probabilities that sum to 1."""
+    sums = (probabilities.sum(-1) - 1).abs() <= _ROUNDED  # False where there is a NaN
     return bool((probabilities >= 0).all()) and bool(sums.all())
 
 
 def checked_chances(probabilities: object, episodes: int, actions: int) -> Tensor:
-    """What a policy gave at a step, (N, A) float64.
+    """Probabilities (N, A) that a policy gave at a step, as float64.
 
     Raises:
-        ValueError: something else than a law of the actions for each of the episodes.
+        ValueError: not a distribution over the actions for each of the episodes.
     """
     shape = tuple(probabilities.shape) if isinstance(probabilities, Tensor) else None
     requirement = f"must give probabilities of shape {episodes, actions}"
@@ -99,7 +134,12 @@ def checked_chances(probabilities: object, episodes: int, actions: int) -> Tenso
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every action is as likely as any other."""
+    """The policy that takes every action with the same probability: π(a) = 1 / A.
+
+    >>> from beliefzoo.models import tiger
+    >>> tiger().rollout(Uniform(), episodes=1, length=1, seed=0).probabilities
+    tensor([[[0.3333, 0.3333, 0.3333]]], dtype=torch.float64)
+    """
 
     def begin(self, model: POMDP, episodes: int) -> Tensor:
         return torch.full((episodes, model.actions), 1 / model.actions, dtype=torch.float64)
@@ -110,13 +150,19 @@ class Uniform:
 
 
 class FixedChances:
-    """The same chances of the actions at every step, whatever is seen.
+    """The policy with the same probabilities of the actions at every step, whatever is observed.
 
     Args:
         probabilities: of the actions, (A,).
 
     Raises:
-        ValueError: chances that are no probabilities, or a model with another number of actions.
+        ValueError: numbers that are no probabilities, or a model with another number of actions.
+
+    >>> from beliefzoo.models import tiger
+    >>> listener = FixedChances([0.8, 0.1, 0.1])
+    >>> actions = tiger().rollout(listener, episodes=1000, length=1, seed=0).data.actions
+    >>> 0.75 < (actions == 0).double().mean() < 0.85
+    tensor(True)
     """
 
     def __init__(self, probabilities: Sequence[float] | Tensor) -> None:
@@ -137,10 +183,18 @@ class FixedChances:
 
 @dataclass(frozen=True)
 class ActionSequence:
-    """The same actions in every episode, one after the other.
+    """The policy that takes the same given actions in every episode, one after the other.
+
+    Args:
+        actions: numbers of the actions.
 
     Raises:
-        ValueError: an action that the model has not, or an episode longer than the sequence.
+        ValueError: an action that the model does not have, or an episode longer than the sequence.
+
+    >>> from beliefzoo.models import tiger
+    >>> listen_twice = ActionSequence((0, 0, 1))  # then open the left door
+    >>> tiger().rollout(listen_twice, episodes=2, length=3, seed=0).data.actions.tolist()
+    [[0, 0, 1], [0, 0, 1]]
     """
 
     actions: tuple[int, ...]
@@ -166,14 +220,22 @@ class ActionSequence:
 
 
 class ObservationPolicy:
-    """π(a_t | o_t): a table of probabilities (observation, action); no memory.
+    """A policy without memory, π(a_t | o_t): a table of probabilities (observation, action).
 
     Args:
-        table: (S, A).
-        first: probabilities (A,) where nothing is seen; uniform if None.
+        table: probabilities, (S, A).
+        first: probabilities (A,) where nothing is observed; uniform if None.
 
     Raises:
-        ValueError: rows that are no probabilities, or sizes that are not the model's.
+        ValueError: rows that are no probabilities, or other sizes than the model's.
+
+    >>> import torch
+    >>> from beliefzoo.models import tiger
+    >>> avoid_growl = torch.tensor([[0.0, 0.0, 1.0], [0.0, 1.0, 0.0]])  # open the other door
+    >>> policy = ObservationPolicy(avoid_growl, first=torch.tensor([1.0, 0.0, 0.0]))  # listen first
+    >>> drawn = tiger(accuracy=1.0).rollout(policy, episodes=3, length=2, seed=0)
+    >>> drawn.data.rewards.tolist()
+    [[-1.0, 10.0], [-1.0, 10.0], [-1.0, 10.0]]
     """
 
     def __init__(self, table: Tensor, first: Tensor | None = None) -> None:
@@ -208,15 +270,21 @@ class ObservationPolicy:
 class Mixture:
     """Every episode follows one of several policies, drawn at its beginning.
 
-    For episodes that a network is to learn from: those of one policy look alike, and what it never
-    does is not learned.
+    It makes varied episodes for a network to learn from: episodes of one policy are alike, and a
+    network does not learn what they never contain.
 
     Args:
         policies: at least one.
-        shares: probability of each; the same if None.
+        shares: probability of each; equal if None.
 
     Raises:
         ValueError: no policy, or shares that are no probabilities.
+
+    >>> from beliefzoo.models import tiger
+    >>> policy = Mixture([ActionSequence((0, 0)), ActionSequence((1, 1))])
+    >>> drawn = tiger().rollout(policy, episodes=100, length=2, seed=0).data.actions
+    >>> drawn.unique(dim=0).tolist()  # whole episodes of one or the other
+    [[0, 0], [1, 1]]
     """
 
     def __init__(self, policies: Sequence[Policy], shares: Sequence[float] | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Partially observable Markov decision processes: a hidden Markov model that is acted upon."""
+"""Partially observable Markov decision processes: hidden Markov models with actions."""
 
 from __future__ import annotations
 
@@ -48,9 +48,12 @@ class POMDP(HiddenMarkovModel):
         p(z_1) \prod_t π(a_t | o_{\le t}, a_{<t})\, T(z_{t+1} | z_t, a_t)\,
         O(o_{t+1} | a_t, z_{t+1}), \quad r_t = R(a_t, z_t, z_{t+1}, o_{t+1})
 
-    Given its actions it is a hidden Markov model whose matrices the actions choose, and all that
-    holds for these (``filter``, ``log_evidence``, ``fit``, …) holds for it; with one action it is
-    one. The policy, which sees no hidden state, then cancels. ``rollout`` draws whole episodes.
+    Given its actions it is a hidden Markov model whose matrices the actions choose; the policy,
+    which does not see the hidden state, cancels. Hence ``filter``, ``log_evidence``, ``fit`` and
+    all else that takes hidden Markov models takes it. ``rollout`` draws whole episodes.
+
+    Parameters: ``initial`` (K,), ``transition`` (A, K, K), those of the emission with a first axis
+    of actions (``probs`` (A, K, S)), and with learned rewards ``reward`` and ``reward_scale``.
 
     Args:
         states: number of hidden states K, or their names.
@@ -61,15 +64,18 @@ class POMDP(HiddenMarkovModel):
             observation); (A, K) is R(a, z). ``"learned"``: R(a, z) is a parameter, and the rewards
             of the data are noisy observations of it, see ``ActionEmission``.
         discount: γ in [0, 1]: a reward t steps ahead counts γ^t.
-        first: whether there is an observation before the first action, with a law of its own.
-        sticky: extra prior pseudo-counts on staying.
+        first: whether there is an observation before the first action, with its own parameters.
+        sticky: additional prior pseudo-counts on staying.
         priors: replacements for single priors, by parameter name.
 
-    Parameters: ``initial`` (K,), ``transition`` (A, K, K), those of the emission with an axis of
-    actions in front (``probs`` (A, K, S)), and perhaps ``reward``, ``reward_scale``.
-
     Raises:
-        ValueError: for a bad argument, named with what is required and what came.
+        ValueError: an invalid argument; the message names it, what is required and what came.
+
+    Source: Kaelbling, Littman & Cassandra (1998), Artificial Intelligence 101.
+
+    >>> model = POMDP(["well", "ill"], 2, actions=["wait", "treat"])  # all tables unknown
+    >>> {name: tuple(prior.event_shape) for name, prior in model.priors.items()}
+    {'initial': (2,), 'transition': (2, 2, 2), 'probs': (2, 2, 2)}
     """
 
     def __init__(
@@ -127,19 +133,29 @@ class POMDP(HiddenMarkovModel):
         actions: Sequence[str] | None = None,
         observations: Sequence[str] | None = None,
     ) -> POMDP:
-        """A process whose tables are known.
+        """Build a process with known tables.
 
         Args:
             transition: T(z' | z, a), (A, K, K).
             observation: O(o | a, z'), (A, K, S).
             reward: as for ``POMDP``.
             initial: p(z_1), (K,); uniform if None.
-            first: the law (K, S) of an observation before the first action, if there is one.
+            first: probabilities (K, S) of an observation before the first action, if there is one.
             discount: γ.
             states, actions, observations: names.
 
+        Returns:
+            The process with known parameters.
+
         Raises:
-            ValueError: tables whose sizes do not agree; a row that does not sum to 1, named.
+            ValueError: tables of sizes that do not agree, or a row that does not sum to 1, which is
+                named.
+
+        >>> stay, swap = [[1, 0], [0, 1]], [[0, 1], [1, 0]]
+        >>> seen = [[0.9, 0.1], [0.1, 0.9]]
+        >>> model = POMDP.from_tables([stay, swap], [seen, seen], reward=[[0, 1], [0, 0]])
+        >>> model.states, model.actions, model.emission.encoding_size
+        (2, 2, 2)
         """
         moves, told = as_tensor("transition", transition), as_tensor("observation", observation)
         square = moves.ndim == 3 and moves.shape[1] == moves.shape[2]
@@ -181,7 +197,7 @@ class POMDP(HiddenMarkovModel):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``."""
+        """The arguments of the model except ``priors``."""
         assert isinstance(self.transition, ActionTransition)
         return {
             "states": self.state_names,
@@ -215,7 +231,7 @@ class POMDP(HiddenMarkovModel):
         )
 
     def tables(self) -> Tables:
-        """The process as numbers, for planning.
+        """Return the process as numbers, for planning.
 
         Raises:
             ValueError: observations that are no symbols, no rewards, or unknown parameters.
@@ -236,7 +252,9 @@ class POMDP(HiddenMarkovModel):
     # One step
 
     def acted(self, action: Tensor | None, episodes: int) -> Tensor:
-        """The law of the observation that each action leads to; before the first, its own."""
+        """Return the number of the emission law that each action leads to; also before the first
+        action.
+        """
         if action is not None:
             return action
         return torch.full((episodes,), self.actions if self.law.first else 0)
@@ -252,18 +270,26 @@ class POMDP(HiddenMarkovModel):
         seed: int | None = None,
         tracker: Tracker | None = None,
     ) -> Episodes:
-        """Draw episodes under a policy, with the beliefs that a tracker holds along them.
+        """Draw episodes under a policy, with the beliefs of a tracker along them.
 
         Args:
             policy: uniform if None.
-            episodes: how many, N; they are advanced together.
-            length: steps T of each, every one with an action and a reward.
+            episodes: number of episodes N, which are advanced together.
+            length: steps T of each; every step has an action and a reward.
             seed: makes the draw reproducible and leaves torch's global generator untouched.
-            tracker: whose beliefs are recorded.
+            tracker: its beliefs are recorded.
+
+        Returns:
+            States, observations, actions, rewards and beliefs.
 
         Raises:
-            ValueError: a bad argument; a policy that gives no law of the actions at some step; or
-                what policy or tracker refuse.
+            ValueError: an invalid argument, a policy that gives no probabilities at some step, or
+                whatever policy or tracker refuse.
+
+        >>> from beliefzoo.models import tiger
+        >>> episodes = tiger().rollout(episodes=4, length=10, seed=0)
+        >>> tuple(episodes.states.shape)
+        (4, 10)
         """
         policy = Uniform() if policy is None else policy
         _check_walk(policy, episodes, length, tracker)
@@ -282,7 +308,7 @@ class POMDP(HiddenMarkovModel):
         times: Number | None = None,
         policy: Policy | None = None,
     ) -> Simulation:
-        """Draw n episodes of one length under a policy (uniform if None), see ``rollout``."""
+        """Draw n episodes of one length under a policy (uniform if None); see ``rollout``."""
         require(inputs is None, "inputs", f"{self} reads none", type(inputs).__name__)
         require(times is None, "times", f"{self} reads none", type(times).__name__)
         require(isinstance(length, int), "length", "must be one for all episodes", length)
@@ -291,10 +317,10 @@ class POMDP(HiddenMarkovModel):
         return Simulation(made.states, made.data, made.parameters)
 
     def program(self, policy: Policy, episodes: int, length: int) -> Sequences:
-        """The Pyro program of whole episodes: sites ``states``, ``actions``, ``obs``, ``rewards``.
+        """Run the Pyro program of episodes: sites ``states``, ``actions``, ``obs``, ``rewards``.
 
-        Each is one site of whole trajectories; that of the rewards is deterministic unless they are
-        learned. Their log densities add up to the joint density of an episode under the policy. For
+        Each site holds whole trajectories; that of the rewards is deterministic unless they are
+        learned. The log densities add up to the joint density of an episode under the policy. For
         beliefs and fits given actions and observations, call the model with the data.
         """
         _check_walk(policy, episodes, length, None)
@@ -317,7 +343,7 @@ class POMDP(HiddenMarkovModel):
         return made.data
 
     def simulate(self, parameters: Parameters, like: Sequences) -> Simulation:
-        """Draw paths, observations and rewards at given values under the actions of ``like``."""
+        """Draw paths, observations and rewards at given values, under the actions of ``like``."""
         states, data, values = super().simulate(parameters, like)
         if not self.learned_reward:  # the rewards of ``like`` belong to other states
             return Simulation(states, replace(data, rewards=None), values)
@@ -330,7 +356,22 @@ class POMDP(HiddenMarkovModel):
 
 @dataclass(frozen=True)
 class Episodes:
-    """Episodes of a process: what happened, and what was believed."""
+    """Episodes of a decision process: what happened, and the beliefs along it.
+
+    ``POMDP.rollout`` makes them.
+
+    Attributes:
+        model: the process.
+        states: z_t, (N, T) int64.
+        data: observations, actions and rewards.
+        probabilities: π(a | …) of every step, (N, T, A).
+        beliefs: of the tracker, (N, T, K); None without one.
+
+    >>> from beliefzoo.models import ActionSequence, tiger
+    >>> episodes = tiger().rollout(ActionSequence((0, 0)), episodes=1, length=2, seed=0)
+    >>> episodes.data.rewards.tolist(), episodes.returns().tolist()  # -1 - 0.95
+    ([[-1.0, -1.0]], [-1.95])
+    """
 
     model: POMDP
     states: Tensor
@@ -344,18 +385,21 @@ class Episodes:
 
     @property
     def parameters(self) -> dict[str, Tensor]:
-        """Of the process that the episodes are from."""
+        """The parameters of the process."""
         return dict(self.model.known)
 
     def returns(self) -> Tensor:
-        """Σ_t γ^t r_t of every episode, t from 0; (N,) float64."""
+        """Return Σ_t γ^t r_t of every episode, t from 0; (N,) float64."""
         assert self.data.rewards is not None
         weight = self.model.discount ** torch.arange(self.states.shape[1], dtype=torch.float64)
         return self.data.rewards @ weight
 
     def table(self) -> pd.DataFrame:
-        """One row a step: episode, step, state, the belief in each state, action, observation,
-        reward."""
+        """Return a frame with one row per step.
+
+        Its columns are episode, step, state, the belief in each state, action, observation and
+        reward.
+        """
         import pandas as pd
 
         model, data = self.model, self.data
@@ -384,7 +428,7 @@ class Episodes:
 
 
 class _Drawn(dist.TorchDistribution):
-    """A law one draw of which has been made already, together with those of other sites."""
+    """A distribution whose draw has been made already, together with those of other sites."""
 
     arg_constraints: dict[str, Any] = {}
 
@@ -408,12 +452,24 @@ class _Drawn(dist.TorchDistribution):
 
 
 class World:
-    """Episodes of a process side by side, which actions advance; it keeps no state itself.
+    """Episodes of a process side by side, which actions advance; a world keeps no state itself.
 
-    Draws come from torch's global generator, uniform numbers through the inverse of each law.
+    Draws come from torch's global generator: uniform numbers through the inverse of each
+    distribution.
+
+    Args:
+        model: a ``POMDP`` with known parameters.
 
     Raises:
-        ValueError: no POMDP, or one whose parameters are not all known.
+        ValueError: another model, or unknown parameters.
+
+    >>> import torch
+    >>> from beliefzoo.models import tiger
+    >>> world = World(tiger())
+    >>> state, seen = world.begin(episodes=3)
+    >>> state, seen, reward = world.step(state, torch.tensor([0, 0, 0]))  # listen
+    >>> reward.tolist()
+    [-1.0, -1.0, -1.0]
     """
 
     def __init__(self, model: POMDP) -> None:
@@ -426,18 +482,20 @@ class World:
         self._moves = moves.cumsum(-1)
 
     def begin(self, episodes: int) -> tuple[Tensor, Seen]:
-        """First states (N,), and what is seen of them."""
+        """Return first states (N,), and their observations."""
         state = _chosen(self._first.expand(episodes, -1))
         return state, self._look(None, state)
 
     def step(self, state: Tensor, action: Tensor) -> tuple[Tensor, Seen, Tensor]:
-        """States after the actions (N,), what is seen of them, and rewards (N,) float64."""
+        """Return states after the actions (N,), their observations, and rewards (N,) float64."""
         to = _chosen(self._moves[action, state])
         seen = self._look(action, to)
         return to, seen, self._earned(action, state, to, seen)
 
     def over(self) -> Tensor:
-        """(K,) bool: states after which nothing can be earned any more, where rewards are known."""
+        """Return the states, (K,) bool, after which no more reward can be earned, if rewards are
+        known.
+        """
         model = self.model
         if model.reward is None:
             return torch.zeros(model.states, dtype=torch.bool)
@@ -460,7 +518,7 @@ class World:
         return Seen(action, y, torch.ones_like(y, dtype=torch.bool))
 
     def _earned(self, action: Tensor, state: Tensor, to: Tensor, seen: Seen) -> Tensor:
-        """r_t, (N,) float64: zero for a process without rewards."""
+        """Rewards r_t, (N,) float64: zero for a process without rewards."""
         model = self.model
         if model.reward is not None:
             told = seen.observation if model.emission.codes else None
@@ -481,7 +539,7 @@ def _check_walk(policy: Policy, episodes: int, length: int, tracker: Tracker | N
 def _walk(
     model: POMDP, policy: Policy, episodes: int, length: int, tracker: Tracker | None
 ) -> Episodes:
-    """All episodes side by side, one step after the other."""
+    """Draw all episodes side by side, one step after the other."""
     world = World(model)
     memory = policy.begin(model, episodes)
     belief_memory = None if tracker is None else tracker.begin(model, episodes)
@@ -514,7 +572,7 @@ def _chosen(cumulative: Tensor) -> Tensor:
 
 
 def _named(given: int | Sequence[str], argument: str) -> tuple[int, tuple[str, ...]]:
-    """A number and names, of either."""
+    """A number and the names, from either."""
     if isinstance(given, int) and not isinstance(given, bool):
         require_count(given, argument)
         return given, tuple(str(place) for place in range(given))
@@ -530,7 +588,7 @@ def _named(given: int | Sequence[str], argument: str) -> tuple[int, tuple[str, .
 
 
 def _for_table(given: int | Sequence[str] | None, size: int, argument: str) -> int | Sequence[str]:
-    """Names for a table of so many, or their number."""
+    """Names for a table of a given size, or their number."""
     if given is None:
         return size
     count, made = _named(given, argument)
@@ -539,7 +597,7 @@ def _for_table(given: int | Sequence[str] | None, size: int, argument: str) -> i
 
 
 def _checked_law(name: str, given: Number, shape: tuple[int, ...]) -> Tensor:
-    """Probabilities of this shape, rows of which sum to 1."""
+    """Probabilities of this shape whose rows sum to 1."""
     law = as_tensor(name, given)
     require(tuple(law.shape) == shape, name, f"needs shape {shape}", tuple(law.shape))
     require(are_laws(law), name, "needs probabilities >= 0 that sum to 1", law.tolist())

@@ -1,4 +1,4 @@
-"""Classic decision processes, built from what their authors say of them."""
+"""Classic decision processes, built from the descriptions in their papers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .pomdp import POMDP
 Array = npt.NDArray[np.float64]
 
 _LARGEST = 2**27
-"""Numbers A K² that a table of transitions may have: a gibibyte."""
+"""Largest number A K² of entries of a table of transitions: a gibibyte."""
 
 _ROCKS = {  # (x, y) of the rocks, and where the rover starts, in programs after Silver & Veness
     (4, 4): (((0, 1), (2, 0), (3, 2), (1, 3)), (0, 0)),
@@ -24,17 +24,30 @@ _ROCKS = {  # (x, y) of the rocks, and where the rover starts, in programs after
 
 
 def tiger(accuracy: float = 0.85, *, discount: float = 0.95) -> POMDP:
-    """Behind one of two doors is a tiger (Kaelbling, Littman & Cassandra 1998).
+    """Build the tiger problem: a tiger is behind one of two doors.
 
-    Listening costs 1 and tells the right side with probability ``accuracy``; opening earns 10, or
-    −100 at the tiger, and the tiger is put behind either door again.
+    Listening costs 1 and tells the right side with probability ``accuracy``; opening a door earns
+    10, or −100 if the tiger is behind it, after which the tiger is put behind either door again.
 
-    Known: from (½, ½) the optimal value is 19.371368 at a discount of .95, 1.933439 at .75, and
-    9.7284247 over 15 steps at .95. At .95, listen iff the net number of growls on one side is 0
-    or 1.
+    From (½, ½) the optimal value is 19.371368 at a discount of .95, 1.933439 at .75, and 9.7284247
+    over 15 steps at .95. At .95 it is optimal to listen if and only if the net number of growls on
+    one side is 0 or 1.
+
+    Args:
+        accuracy: probability of hearing the tiger on the right side.
+        discount: γ.
+
+    Returns:
+        The process: 2 states, 3 actions, 2 observations.
 
     Raises:
         ValueError: an accuracy or a discount outside [0, 1].
+
+    Source: Kaelbling, Littman & Cassandra (1998), Artificial Intelligence 101.
+
+    >>> problem = tiger()
+    >>> problem.action_names, problem.observation_names
+    (('listen', 'open-left', 'open-right'), ('tiger-left', 'tiger-right'))
     """
     require_share(accuracy, "accuracy")
     sides = ["tiger-left", "tiger-right"]
@@ -52,21 +65,37 @@ def tiger(accuracy: float = 0.85, *, discount: float = 0.95) -> POMDP:
 
 
 def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.98) -> POMDP:
-    r"""A cue, a corridor, a junction: remember the cue until there (Bakker 2001).
+    r"""Build a T-maze: a cue, a corridor, and a junction at which the cue is needed.
 
-    As in Lambrechts, Bolland & Ernst (2022): 2 (length + 3) states, the goal (up or down) and one
-    of the cells 0 … length (the junction) or the two arms, which end it. The cue is seen in cell 0,
-    before the first action and whenever the agent is there; elsewhere only "corridor" or
-    "junction". With probability ``stochasticity`` λ the move is one of the four at random:
+    There are 2 (length + 3) states: the goal (up or down), and one of the cells 0 … length (the
+    junction) or of the two arms, which end the episode. The cue is shown in cell 0, before the
+    first action and at every return; elsewhere the observation is "corridor" or "junction". With
+    probability ``stochasticity`` λ the move is one of the four at random:
 
     .. math:: T_a = (1 - λ) M_a + \frac λ4 \sum_e M_e
 
-    The right arm earns 4, the wrong one −0.1, as does every step that moves nothing.
+    The right arm earns 4, the wrong one −0.1, and so does every step without movement. Without
+    stochasticity the optimal value, once the cue is seen, is 4 γ^length.
 
-    Known: without stochasticity the optimal value, the cue seen, is 4 γ^length.
+    Args:
+        length: number of the junction's cell.
+        stochasticity: probability λ of a random move.
+        discount: γ.
+
+    Returns:
+        The process: 4 actions, 4 observations.
 
     Raises:
         ValueError: a length below 1, or a stochasticity or a discount outside [0, 1].
+
+    Source: Bakker (2001), Reinforcement learning with long short-term memory, NIPS 14; in this form
+    Lambrechts, Bolland & Ernst (2022), TMLR.
+
+    >>> from beliefzoo.models import ActionSequence, ExactTracker
+    >>> walk = ActionSequence((0,) * 10)  # right, to the junction
+    >>> episodes = t_maze(10).rollout(walk, episodes=1, length=10, seed=0, tracker=ExactTracker())
+    >>> (episodes.beliefs[0, -1] > 0).sum().item()  # the cue is remembered: one state is left
+    1
     """
     require_count(length, "length")
     require_share(stochasticity, "stochasticity")
@@ -89,13 +118,13 @@ def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.
     told, reward = np.zeros((2, count, 4)), np.zeros((2, count, 2, count))
     for goal in range(2):
         told[goal, here, np.where(seen == 0, goal, seen)] = 1
-        reward[goal, here[~ends], goal, here[~ends]] = -0.1  # nothing moved
+        reward[goal, here[~ends], goal, here[~ends]] = -0.1  # a step without movement
         reward[goal, length, goal, [up, down]] = (4, -0.1) if goal == 0 else (-0.1, 4)
     looks = told.reshape(2 * count, 4)
     initial = np.zeros(2 * count)
     initial[[0, count]] = 0.5
     return POMDP.from_tables(
-        np.kron(np.eye(2), moves),  # the goal stays where it is
+        np.kron(np.eye(2), moves),  # the goal does not move
         np.broadcast_to(looks, (4, *looks.shape)),
         reward.reshape(1, 2 * count, 2 * count, 1),
         initial=initial,
@@ -108,16 +137,31 @@ def t_maze(length: int = 10, stochasticity: float = 0.0, *, discount: float = 0.
 
 
 def light_maze(*, discount: float = 0.95) -> POMDP:
-    """A T of four cells in which one may look up for a light that tells the way (Littman 2009).
+    """Build a T of four cells in which a light, seen by looking up, tells the way.
 
-    Go forward to the branch, then left or right, then forward: this earns 1 where the reward is and
-    −1 on the other side, and is the end. Looking up at the start shows a light, red where the
-    reward is on the right and green where it is on the left. What has no effect changes nothing.
+    Go forward to the branch, then left or right, then forward: this earns 1 on the side of the
+    reward and −1 on the other side, and ends the episode. Looking up at the start shows a light,
+    red if the reward is on the right and green if it is on the left. Other actions change nothing.
+    It is optimal to look up first, which is worth γ³ (0.857375 at .95); without looking the value
+    is 0.
 
-    Known: look up first, and the value is γ³ (0.857375 at .95); not to look is worth 0.
+    Args:
+        discount: γ.
+
+    Returns:
+        The process: 9 states, 4 actions, 6 observations.
 
     Raises:
         ValueError: a discount outside [0, 1].
+
+    Source: Littman (2009), A tutorial on partially observable Markov decision processes, J.
+    Mathematical Psychology 53.
+
+    >>> from beliefzoo.models import ActionSequence
+    >>> forward, left = 0, 1
+    >>> gamble = ActionSequence((forward, left, forward))  # without looking
+    >>> sorted(set(light_maze().rollout(gamble, 50, 3, seed=0).data.rewards[:, -1].tolist()))
+    [-1.0, 1.0]
     """
     cells = ["start", "branch", "left", "right"]
     symbols = ["startx", "branch", "left", "right", "start-green", "start-red"]
@@ -157,22 +201,38 @@ def light_maze(*, discount: float = 0.95) -> POMDP:
 def light_dark(
     width: int = 10, *, light: int = 5, noise: float = 0.5**0.5, discount: float = 0.9
 ) -> POMDP:
-    r"""Find the origin of a dark line by way of a light, after Platt et al. (2010).
+    r"""Build a dark line with a light: find the origin.
 
-    2 width + 1 places x = −width … width, equally likely at first, and an end. The place is seen
-    before the first action and after every one, the worse the farther it is from the light:
+    The states are 2 width + 1 places x = −width … width, equally likely at first, and an end. The
+    place is observed before the first action and after every action, less precisely the farther it
+    is from the light:
 
     .. math:: O(o | x) \propto \exp(-½ ((o - x) / σ_x)^2), \qquad σ_x = noise · |x - light| + 0.01
 
-    over the 2 width + 1 places, which in the light is all but exact. ``left`` and ``right`` go one
-    step, at the ends of the line none; ``stop`` ends it and earns 10 at the origin, −10 elsewhere.
-    Defaults are those of LightDark1D of POMDPModels.jl, whose places are real numbers.
+    over the 2 width + 1 places; in the light the observation is nearly exact. ``left`` and
+    ``right`` go one step, except at the ends of the line; ``stop`` ends the episode and earns 10 at
+    the origin, −10 elsewhere. The defaults are those of LightDark1D of POMDPModels.jl, whose places
+    are real numbers. Without noise, the value from x is 10 γ^|x|.
 
-    Known: without noise, from x the value is 10 γ^|x|.
+    Args:
+        width: largest place.
+        light: place of the light.
+        noise: growth of the standard deviation with the distance from the light.
+        discount: γ.
+
+    Returns:
+        The process: 3 actions.
 
     Raises:
         ValueError: a width below 1, a light off the line, a noise below 0 or infinite, or a
             discount outside [0, 1].
+
+    Source: after Platt, Tedrake, Kaelbling & Lozano-Pérez (2010), Belief space planning assuming
+    maximum likelihood observations, RSS.
+
+    >>> model = light_dark(width=3, light=2)
+    >>> model.states, model.action_names
+    (8, ('left', 'right', 'stop'))
     """
     require_count(width, "width")
     require(light in range(-width, width + 1), "light", "must be a place of the line", light)
@@ -213,32 +273,41 @@ def rock_sample(
     half: float = 20.0,
     discount: float = 0.95,
 ) -> POMDP:
-    r"""A rover on an n × n grid with k rocks, each good or bad (Smith & Simmons 2004).
+    """Build RockSample: a rover on an n × n grid with k rocks, each good or bad.
 
-    n² 2^k + 1 states. The rover moves for sure; east of the last column it leaves, earns 10, and it
-    is over. Sampling a good rock earns 10 and makes it bad, sampling a bad one costs 10. Checking
-    rock i at distance d tells what it is with probability
+    There are n² 2^k + 1 states: 257 for (4, 4), 801 for (5, 5), 3201 for (5, 7). Moves are certain;
+    leaving to the east of the last column earns 10 and ends the episode. Sampling a good rock earns
+    10 and makes it bad, sampling a bad one costs 10. Checking rock i at distance d tells what it is
+    with probability
 
     .. math:: ½ (1 + 2^{-d / half})
 
-    All else earns and changes nothing, and is seen as "none". Rocks are good with probability ½
-    each.
+    All else earns nothing and is observed as "none". Each rock is good with probability ½. Values
+    depend on the places of the rocks, which not all papers give: published values need not hold for
+    these places.
 
     Args:
-        n, k: size of the grid and number of rocks.
+        n: size of the grid.
+        k: number of rocks.
         rocks: (x, y) of each, x to the east and y to the north, from 0; if None those of programs
-            after Silver & Veness (2010) for (4, 4), (5, 5) and (5, 7), else drawn with a fixed
+            after Silver & Veness (2010) for (4, 4), (5, 5) and (5, 7), otherwise drawn with a fixed
             seed.
-        start: of the rover; if None that of these programs, else the middle of the west side.
-        half: the distance at which the sensor has lost half of its efficiency.
+        start: of the rover; if None that of these programs, otherwise the middle of the west side.
+        half: distance at which the sensor has lost half of its efficiency.
         discount: γ.
 
-    Known: 257 states for (4, 4), 801 for (5, 5), 3201 for (5, 7). Values depend on where the rocks
-    are, which not all papers say: published ones are not to be expected of these places.
+    Returns:
+        The process: 5 + k actions, 3 observations.
 
     Raises:
-        ValueError: rocks or a start off the grid, two rocks in one place, or tables that would have
-            more than 2^27 entries.
+        ValueError: rocks or a start off the grid, two rocks in one place, or tables of more than
+            2^27 entries.
+
+    Source: Smith & Simmons (2004), Heuristic search value iteration for POMDPs, UAI.
+
+    >>> model = rock_sample(2, 1, rocks=[(1, 0)], start=(0, 0))
+    >>> model.states, model.action_names
+    (9, ('north', 'south', 'east', 'west', 'sample', 'check-0'))
     """
     require_count(n, "n")
     require_count(k, "k")
@@ -296,22 +365,33 @@ def machine_repair(
     repair: float = 2.0,
     discount: float = 0.95,
 ) -> POMDP:
-    """A machine that breaks unseen, the smallest problem of upkeep (cf. Smallwood & Sondik 1973).
+    """Build a small maintenance problem: a machine that breaks unobserved.
 
-    Two states, working and broken. ``run`` makes a product: a flawless one earns 1, a defective one
-    nothing; a working machine breaks with probability ``wear`` before it is made. ``inspect`` costs
-    and tells the state, ``repair`` costs more, tells nothing, and leaves the machine working.
+    There are two states, working and broken. ``run`` makes a product: a flawless one earns 1, a
+    defective one nothing; before that, a working machine breaks with probability ``wear``.
+    ``inspect`` costs something and tells the state; ``repair`` costs more, tells nothing, and
+    leaves the machine working. After m runs with uninformative products the machine works with
+    probability (1 − wear)^m.
 
     Args:
-        wear: probability of breaking a run.
+        wear: probability of breaking per run.
         defects: probability of a defective product from a working and from a broken machine.
-        inspection, repair: what these cost.
+        inspection, repair: their costs.
         discount: γ.
 
-    Known: after m runs with products that tell nothing, the machine works with (1 − wear)^m.
+    Returns:
+        The process: 2 states, 3 actions, 2 observations.
 
     Raises:
         ValueError: a probability or a discount outside [0, 1].
+
+    Source: a two-state relative of Smallwood & Sondik (1973), Operations Research 21.
+
+    >>> from beliefzoo.models import ActionSequence, ExactTracker
+    >>> model = machine_repair(wear=0.1, defects=(0.5, 0.5))  # products tell nothing
+    >>> run = model.rollout(ActionSequence((0, 0, 0)), length=3, seed=0, tracker=ExactTracker())
+    >>> [round(p, 3) for p in run.beliefs[0, :, 0].tolist()]
+    [1.0, 0.9, 0.81]
     """
     require_share(wear, "wear")
     require(len(defects) == 2, "defects", "needs two probabilities", defects)

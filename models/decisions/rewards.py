@@ -1,4 +1,4 @@
-"""What the steps of a decision process earn."""
+"""Rewards of the steps of a decision process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,22 @@ Array = npt.NDArray[np.float64]
 
 
 class Tables(NamedTuple):
-    """A decision process with symbols for observations, as numbers (float64)."""
+    """The tables of a decision process with symbols for observations, in float64.
+
+    ``POMDP.tables`` makes them.
+
+    Attributes:
+        initial: p(z_1), (K,).
+        transition: T(z' | z, a), (A, K, K), rows from and columns to.
+        observation: O(o | a, z'), (A, K, S), where z' is the state that the action led to.
+        reward: E[r | z, a], (A, K).
+        discount: γ in [0, 1]: a reward t steps ahead counts γ^t.
+
+    >>> from beliefzoo.models import tiger
+    >>> tables = tiger().tables()
+    >>> tables.reward.tolist()  # listen, open left, open right
+    [[-1.0, -1.0], [-100.0, 10.0], [10.0, -100.0]]
+    """
 
     initial: Array
     """p(z_1), (K,)."""
@@ -33,13 +48,21 @@ class Tables(NamedTuple):
 
 @dataclass(frozen=True)
 class Rewards:
-    """R(a, z, z', o) of action, state, next state and next observation.
+    """Rewards R(a, z, z', o) of action, state, next state and next observation.
 
-    Made by ``Rewards.of_table``. An axis that the reward does not depend on has size 1: ``shape``
-    is (A|1, K|1, K|1, S|1), ``values`` are the entries, the last axis running fastest.
+    ``Rewards.of_table`` makes them from an array. An axis that the reward does not depend on has
+    size 1.
+
+    Args:
+        shape: (A|1, K|1, K|1, S|1).
+        values: the entries, the last axis running fastest.
 
     Raises:
         ValueError: another number of axes or entries, or entries that are not finite.
+
+    >>> rewards = Rewards.of_table([[-1.0, -1.0], [-100.0, 10.0]])  # R(a, z)
+    >>> rewards.shape
+    (2, 2, 1, 1)
     """
 
     shape: tuple[int, ...]
@@ -60,7 +83,13 @@ class Rewards:
 
     @classmethod
     def of_table(cls, table: npt.ArrayLike | Tensor) -> Rewards:
-        """Of an array (A|1, K|1, K|1, S|1); of fewer axes, the first ones: (A, K) is R(a, z)."""
+        """Make rewards from an array (A|1, K|1, K|1, S|1).
+
+        An array of fewer axes has the first ones: (A, K) is R(a, z).
+
+        Raises:
+            ValueError: more than four axes, or entries that are not finite numbers.
+        """
         try:
             array = np.asarray(table, dtype=np.float64)
         except (TypeError, ValueError) as error:
@@ -71,11 +100,11 @@ class Rewards:
 
     @cached_property
     def table(self) -> Tensor:
-        """(A|1, K|1, K|1, S|1) float64."""
+        """The rewards, (A|1, K|1, K|1, S|1) float64."""
         return torch.tensor(self.values, dtype=torch.float64).reshape(self.shape)
 
     def check(self, actions: int, states: int, symbols: int | None) -> None:
-        """Raise ``ValueError`` unless it is for a process of these sizes."""
+        """Raise ``ValueError`` unless the rewards fit a process of these sizes."""
         sizes = actions, states, states, symbols or 1
         fits = all(own in (1, size) for own, size in zip(self.shape, sizes, strict=True))
         requirement = f"must broadcast to (action, state, state_to, observation) = {sizes}"
@@ -88,7 +117,7 @@ class Rewards:
         state_to: Tensor,
         observation: Tensor | None = None,
     ) -> Tensor:
-        """Rewards of steps, in the common shape of the arguments; float64."""
+        """Return the rewards of steps, in the common shape of the arguments; float64."""
         seen = action if observation is None else observation
         places = action, state, state_to, seen
         index = (
@@ -98,7 +127,7 @@ class Rewards:
         return self.table[tuple(index)]
 
     def expected(self, transition: Array, observation: Array | None) -> Array:
-        """Σ_z' T(z'|z,a) Σ_o O(o|a,z') R(a, z, z', o), (A, K)."""
+        """Return Σ_z' T(z'|z,a) Σ_o O(o|a,z') R(a, z, z', o), (A, K)."""
         table = self.table.numpy()
         actions, states = transition.shape[:2]
         if table.shape[3] > 1:
