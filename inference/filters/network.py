@@ -132,6 +132,14 @@ class NetworkFilter(nn.Module):
             require(built == came, "filter", requirement, came)
             self.channels.build(model)
             return
+        halves = [p for p in self.network.parameters() if p.dtype == torch.float16]
+        require(
+            not any(weight.requires_grad for weight in halves),
+            "network",
+            "needs weights in float32, float64 or bfloat16 to train (steps of an optimizer are too "
+            "small for float16), or weights that do not require gradients",
+            "float16",
+        )
         features = self._fit_channels(model)
         self.channels.build(model)
         self.belief, self._width = belief, self.channels.width(model)

@@ -235,6 +235,7 @@ def test_whatever_float_type_a_network_has_and_returns(kept, returned, guide):
     model, data = rates()
     torch.manual_seed(1)
     network = Outputs(nn.GRU(4, 3, batch_first=True).to(kept), returned)
+    network.requires_grad_(kept != torch.float16)
     made = guide(model, NetworkFilter(network))
     made.calibrate(data)
     laws = model.laws({}, data)
@@ -242,7 +243,7 @@ def test_whatever_float_type_a_network_has_and_returns(kept, returned, guide):
     assert scores.dtype == laws.log_initial.dtype
     posterior = made.posterior(laws)
     (-posterior.elbo().sum()).backward()
-    for weight in made.filter.parameters():
+    for weight in (w for w in made.filter.parameters() if w.requires_grad):
         assert weight.grad is not None
         assert bool(weight.grad.isfinite().all())
     exact = guide(model, NetworkFilter(network))
@@ -346,6 +347,7 @@ def test_flags_are_read_if_there_is_room():
         (lambda: NetworkFilter("lstm"), "network: must be a torch.nn.Module, got 'lstm'"),
         (lambda: NetworkFilter(nn.Tanh(), gain=0.0), "gain: must be a finite number > 0"),
         (lambda: NetworkFilter(nn.Tanh(), reads="both"), "reads: must be in"),
+        (lambda: NetworkFilter(nn.Linear(4, 2).half()), "network: needs weights in float32, .*16"),
         (lambda: NetworkFilter(nn.Linear(7, 2)), "of 4 channels: .*; of 2 channels: "),
         (lambda: NetworkFilter(nn.LSTM(4, 2, batch_first=True)), r"of \(2, 5, 4\) it made tuple"),
         (lambda: NetworkFilter(nn.Flatten()), r"of \(2, 5, 4\) it made \(2, 20\)"),
