@@ -1,4 +1,4 @@
-"""What a belief over the hidden state of a model consists of."""
+"""Kinds of beliefs over the hidden state of a model, and the divergence of two beliefs."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class DiscreteBelief:
-    """Probabilities of ``states`` states.
+    """The kind of belief that is a vector of probabilities of K states.
 
-    With ``nodes`` the states are those of k binary nodes, 2^k in number, and a belief is a product
-    of Bernoulli laws, one a node: what a layer of logistic units can say.
+    With ``nodes`` the states are the 2^k joint states of k binary nodes, and a belief is a product
+    of Bernoulli distributions, one per node, as a layer of logistic units can express it.
+
+    Args:
+        states: number of states K.
+        nodes: number of nodes k; None if the states are not made of nodes.
+
+    >>> DiscreteBelief(8).width, DiscreteBelief(8, nodes=3).width  # logits of states, of nodes
+    (8, 3)
     """
 
     states: int
@@ -21,20 +28,28 @@ class DiscreteBelief:
 
     @property
     def width(self) -> int:
-        """Free numbers of a belief: a logit per state, or per node."""
+        """How many free numbers a belief has: a logit per state, or per node."""
         return self.states if self.nodes is None else self.nodes
 
 
 @dataclass(frozen=True)
 class GaussianBelief:
-    """A normal law of ``size`` dimensions, with a covariance that is ``full`` or diagonal."""
+    """The kind of belief that is a normal distribution.
+
+    Args:
+        size: number of dimensions D.
+        full: whether the covariance is full or diagonal.
+
+    >>> GaussianBelief(3).width, GaussianBelief(3, full=False).width  # mean, and factor or scales
+    (9, 6)
+    """
 
     size: int
     full: bool = True
 
     @property
     def width(self) -> int:
-        """Free numbers of a belief: mean, and Cholesky factor or standard deviations."""
+        """How many free numbers a belief has: mean, and Cholesky factor or standard deviations."""
         return self.size + (self.size * (self.size + 1) // 2 if self.full else self.size)
 
 
@@ -42,7 +57,7 @@ Belief = DiscreteBelief | GaussianBelief
 
 
 def divergence(log_p: Tensor, log_q: Tensor) -> Tensor:
-    r"""Kullback–Leibler divergence of discrete beliefs.
+    r"""Return the Kullback–Leibler divergence of discrete beliefs.
 
     .. math:: KL(p \| q) = \sum_k p_k (\log p_k - \log q_k), \quad 0 \log 0 = 0
 

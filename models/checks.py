@@ -1,4 +1,4 @@
-"""Bad input, said in one sentence: the argument, what is required of it, what came."""
+"""Refusal of bad input in one sentence: the argument, the requirement, and what came."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from torch import Tensor
 
 
 def require(condition: bool, argument: str, requirement: str, came: object) -> None:
-    """Raise ``ValueError`` naming the argument, the requirement and what came, unless met."""
+    """Raise ``ValueError`` with the argument, the requirement and what came, unless the condition
+    holds.
+    """
     if not condition:
         raise ValueError(f"{argument}: {requirement}, got {came}")
 
 
 def require_count(value: object, argument: str, least: int = 1) -> None:
-    """Raise ``ValueError`` unless the value is a whole number of at least ``least``."""
+    """Raise ``ValueError`` unless the value is a whole number >= ``least``."""
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     require(
         whole and int(value) >= least,  # type: ignore[call-overload]
@@ -38,7 +40,7 @@ def require_share(value: object, argument: str) -> None:
 
 
 def require_last(value: object, size: int, argument: str) -> None:
-    """Raise ``ValueError`` unless it is a tensor with so many entries along the last axis."""
+    """Raise ``ValueError`` unless the value is a tensor with this size of the last axis."""
     shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
     require(
         isinstance(value, Tensor) and value.ndim > 0 and value.shape[-1] == size,

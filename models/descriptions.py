@@ -1,9 +1,9 @@
-"""Objects as data: what they are made of again, and tensors. Nothing is ever unpickled.
+"""Objects as data: how they are made again, and their tensors. Nothing is ever unpickled.
 
-A description names the class of an object and the arguments that it is made again with: the fields
+A description names the class of an object and the arguments from which it is made again: the fields
 of a frozen dataclass, the ``configuration`` of a class that has one, the arguments of a
-distribution. Classes of the library and of others are treated alike. No class is called before it
-was seen to be of one of these kinds, and none is imported that was not asked for.
+distribution. Classes of the library and of others are treated alike. A class is only called if it
+is of one of these kinds, and only imported if the caller allows it.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _OWN = "beliefzoo.models", "beliefzoo.inference"
 
 
 def described(value: object, place: str, tensors: dict[str, Tensor]) -> Any:
-    """A JSON-ready description of a value; tensors are added to ``tensors``, named by ``place``.
+    """A JSON-ready description of a value; its tensors go to ``tensors``, named by ``place``.
 
-    Values are plain ones, tensors, classes, tuples and mappings of such, and objects that can be
-    made again from such.
+    Values are plain values, tensors, classes, tuples and mappings of values, and objects that can
+    be made again from values.
 
     Raises:
         ValueError: another value, named by its place.
@@ -61,7 +61,7 @@ def described(value: object, place: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def restored(description: Any, tensors: Mapping[str, Tensor], allow: Collection[str] = ()) -> Any:
-    """The value that ``described`` described; lists become tuples.
+    """The value of a description; lists become tuples.
 
     Args:
         description: of the value.
@@ -69,7 +69,7 @@ def restored(description: Any, tensors: Mapping[str, Tensor], allow: Collection[
         allow: modules, or packages of modules, to import for the classes that are named.
 
     Raises:
-        ValueError: a class that cannot be found, that is not one to make values with, or whose
+        ValueError: a class that cannot be found, is not of a kind that makes values, or whose
             module was neither imported nor allowed.
     """
     if isinstance(description, list):
@@ -97,10 +97,10 @@ def restored_arguments(
 
 
 def arguments_of(value: object, place: str) -> dict[str, Any]:
-    """The arguments that an object is made again with.
+    """The arguments from which an object is made again.
 
     Raises:
-        ValueError: an object that does not say what it is made from.
+        ValueError: an object without a description of its arguments.
     """
     kind = type(value)
     if isinstance(value, Distribution):
@@ -118,10 +118,10 @@ def arguments_of(value: object, place: str) -> dict[str, Any]:
 
 
 def _distribution_arguments(value: Distribution, place: str) -> dict[str, Any]:
-    """The arguments of its constructor, which are also its attributes.
+    """The arguments of the constructor, which are also attributes.
 
-    Of those that follow from one another (``probs``, ``logits``) the one that it was made with,
-    which it has had for longest.
+    Of arguments that follow from each other (``probs``, ``logits``) it is the one that was given,
+    which is the oldest attribute.
     """
     if isinstance(value, Independent):  # it keeps its first argument under another name
         events = value.reinterpreted_batch_ndims
@@ -145,7 +145,7 @@ def _distribution_arguments(value: Distribution, place: str) -> dict[str, Any]:
 
 
 def is_made_again(kind: type) -> bool:
-    """Whether objects of this class can be described: nothing else is called by ``restored``."""
+    """Whether objects of this class can be described; ``restored`` calls no other class."""
     return issubclass(kind, Distribution) or _configured(kind) or _frozen(kind)
 
 
@@ -160,9 +160,9 @@ def _frozen(kind: type) -> bool:
 
 
 def class_name(kind: type, place: str = "model") -> str:
-    """``"package:Class"``, the package being the outermost that shows the class.
+    """``"package:Class"``, with the outermost package that exports the class.
 
-    Classes may thus move between the modules of a package that shows them.
+    Classes can thus move between the modules of a package that exports them.
 
     Raises:
         ValueError: a class that is not found in its module under its own name.
@@ -182,7 +182,7 @@ def find_class(
     """The class of that name, if it fits.
 
     Raises:
-        ValueError: a class that does not fit or that is not there, or a module that was neither
+        ValueError: a class that does not fit or does not exist, or a module that was neither
             imported nor allowed.
     """
     module, _, qualified = name.partition(":") if isinstance(name, str) else ("", "", "")
@@ -210,9 +210,9 @@ def _import(module: str, allow: Collection[str]) -> None:
 
 
 def _shown(module: str, qualified: str) -> type[Any] | None:
-    """A class of a loaded module, or of a class there; None if it is not there or no class.
+    """A class of a loaded module, or inside a class there; None if there is no such class.
 
-    Looked up in their own dictionaries, where no code of others runs.
+    It is looked up in their dictionaries, which runs no code of others.
     """
     place: Any = sys.modules[module]
     for name in qualified.split("."):
@@ -225,7 +225,7 @@ def _shown(module: str, qualified: str) -> type[Any] | None:
 
 @contextmanager
 def whole(what: str) -> Iterator[None]:
-    """Raise ``ValueError`` where a description lacks something, or has it in another form."""
+    """Raise ``ValueError`` if a description is incomplete or has another form."""
     try:
         yield
     except (KeyError, TypeError, AttributeError) as error:

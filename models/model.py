@@ -27,19 +27,27 @@ from .randomness import seeded
 from .trajectories import Chain, MarkovChain, Moves
 
 _ROUNDING = 1e-12
-"""Rows of probabilities that miss a sum of 1 by no more than this are left as they are."""
+"""Rows of probabilities whose sum is this close to 1 are left unchanged."""
 
 _PRINTED = 1e-5
-"""Rows that miss it by no more than this were rounded in print, and are normalised."""
+"""Rows whose sum is this close to 1 are taken for printed and rounded ones, and normalised."""
 
 Number = Tensor | npt.ArrayLike
 
 
 class Simulation(NamedTuple):
-    """Draws of a model: hidden trajectories, data, parameter values.
+    """Draws of a model: hidden trajectories, data and parameter values.
 
-    ``states`` are paths (N, T), −1 beyond the length, or continuous trajectories (N, T, D), zero
-    there.
+    Attributes:
+        states: paths (N, T), −1 beyond the length; or continuous trajectories (N, T, D), zero
+            there.
+        data: the observations, with times, actions and inputs.
+        parameters: all parameter values, known or drawn.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> states, data, parameters = HiddenMarkovModel(2, "gaussian").sample(3, [4, 2, 3], seed=0)
+    >>> states[1].tolist()[2:], data.n_steps, sorted(parameters)
+    ([-1, -1], 9, ['initial', 'mean', 'scale', 'transition'])
     """
 
     states: Tensor
@@ -64,21 +72,29 @@ class MStep(Protocol):
 class TrajectoryLaws(Protocol):
     """The laws of a model at given parameter values, for given data.
 
-    Inference asks these what they are, never of which class: ``discrete`` and ``linear`` are None
-    in laws of another kind.
+    Inference asks these laws for what they can do, and never for their class: ``discrete`` is None
+    unless the states are discrete, ``linear`` is None unless the laws are linear and Gaussian.
+
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     level_variance=1, observation_variance=1
+    ... )
+    >>> laws: TrajectoryLaws = model.laws({}, Sequences.from_arrays([[0.3, 0.1]]))
+    >>> laws.linear is laws, laws.discrete
+    (True, None)
     """
 
     @property
     def discrete(self) -> DiscreteLaws | None:
-        """These laws as those of a chain of discrete states, if they are such."""
+        """These laws as the laws of a chain of discrete states; None if they are not."""
 
     @property
     def linear(self) -> LinearGaussianLaws | None:
-        """These laws as linear-Gaussian ones, if they are such."""
+        """These laws as linear-Gaussian laws; None if they are not."""
 
     @property
     def data(self) -> Sequences:
-        """The sequences; of values, only those that the laws read."""
+        """The sequences; only values that the laws read are needed."""
 
     @property
     def parameters(self) -> Parameters:
@@ -89,20 +105,32 @@ class TrajectoryLaws(Protocol):
         """Length of every sequence, (N,)."""
 
     def states(self) -> dist.TorchDistribution:
-        """The law of the hidden trajectories, a distribution with batch shape (N,)."""
+        """Return the distribution of the hidden trajectories, with batch shape (N,)."""
 
     def observations(self, states: Tensor, /) -> dist.TorchDistribution:
-        """The law of the observations given trajectories, a distribution of batch shape (N,)."""
+        """Return the distribution of the observations given trajectories, with batch shape (N,)."""
 
     def sample_states(self) -> Tensor:
-        """One draw of the hidden trajectories, paths (N, T) or (N, T, D)."""
+        """Draw the hidden trajectories once, paths (N, T) or (N, T, D)."""
 
     def draw(self, states: Tensor, /) -> Tensor:
-        """Observations of one draw of the hidden trajectories."""
+        """Draw the observations of hidden trajectories."""
 
 
 class DiscreteLaws(Protocol):
-    """The laws of a chain of K discrete states at given parameter values, see ``ChainLaws``."""
+    """The laws of a chain of K discrete states at given parameter values, see ``ChainLaws``.
+
+    Exact filters and smoothers need no more than this of a model.
+
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1, 4]
+    ... )
+    >>> laws: DiscreteLaws = model.laws({}, Sequences.from_arrays([[0, 3]])).discrete
+    >>> laws.log_transition.exp().squeeze()
+    tensor([[0.9000, 0.1000],
+            [0.2000, 0.8000]], dtype=torch.float64)
+    """
 
     @property
     def data(self) -> Sequences:
@@ -114,7 +142,7 @@ class DiscreteLaws(Protocol):
 
     @property
     def chain(self) -> Chain:
-        """The chain and what was seen of it."""
+        """The chain and its observations."""
 
     @property
     def log_initial(self) -> Tensor:
@@ -122,7 +150,7 @@ class DiscreteLaws(Protocol):
 
     @property
     def matrices(self) -> Tensor:
-        """log T as ``chain`` has it, (…, N|1, T-1|1, K, K) or (…, 1, A, K, K)."""
+        """log T in the form of ``chain``, (…, N|1, T-1|1, K, K) or (…, 1, A, K, K)."""
 
     @property
     def log_transition(self) -> Tensor:
@@ -137,17 +165,30 @@ class DiscreteLaws(Protocol):
         """Number of the matrix that drives each step, (N, T-1); None if there is no choice."""
 
     def step(self, t: int) -> Tensor:
-        """log T of the step from t, (N|1, K, K)."""
+        """Return log T of the step from t, (N|1, K, K)."""
 
     def structure(self) -> Moves | None:
-        """The moves in a form that does without the K × K numbers, if they have one."""
+        """Return the moves in a form without the K × K numbers, if they have one."""
 
     def states(self) -> MarkovChain:
-        """The law of the hidden paths, one-hot."""
+        """Return the distribution of the hidden paths, one-hot."""
 
 
 class LinearGaussianLaws(Protocol):
-    """Linear-Gaussian laws at given parameter values, see ``LinearLaws``."""
+    """Linear-Gaussian laws at given parameter values, see ``LinearLaws``.
+
+        z_1 ~ N(m, P),  z_{t+1} = A_t z_t + b_t + N(0, Q_t),  y_t = C_t z_t + d_t + N(0, R_t)
+
+    Kalman filters and smoothers need no more than this of a model.
+
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel(initial_variance=9)).with_parameters(
+    ...     level_variance=2, observation_variance=1
+    ... )
+    >>> laws: LinearGaussianLaws = model.laws({}, Sequences.from_arrays([[0.3, 0.1]])).linear
+    >>> laws.initial_covariance.item(), laws.noise.item(), laws.observation_noise.item()
+    (9.0, 2.0, 1.0)
+    """
 
     @property
     def data(self) -> Sequences:
@@ -163,11 +204,11 @@ class LinearGaussianLaws(Protocol):
 
     @property
     def initial_covariance(self) -> Tensor:
-        """P, its covariance, (N|1, D, D)."""
+        """P, the covariance of z_1, (N|1, D, D)."""
 
     @property
     def diffuse(self) -> Tensor:
-        """Its directions with a flat prior, (D, q)."""
+        """Directions of z_1 with a flat prior, (D, q)."""
 
     @property
     def transition(self) -> Tensor:
@@ -199,27 +240,36 @@ class LinearGaussianLaws(Protocol):
 
     @property
     def mask(self) -> Tensor:
-        """Which of them there are, (N, T, F)."""
+        """Which values were observed, (N, T, F)."""
 
     @property
     def size(self) -> int:
         """Number of state components D."""
 
     def in_double(self) -> LinearGaussianLaws:
-        """The same laws with their matrices in float64."""
+        """Return the same laws with their matrices in float64."""
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
-        """log p(z) of trajectories (…, N, T, D), shape (…, N)."""
+        """Return log p(z) of trajectories (…, N, T, D), shape (…, N)."""
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
+        """Return Σ_t log O(y_t | z_t) of trajectories (…, N, T, D), shape (…, N)."""
 
 
 class Model(ABC):
-    """Three laws (initial, transition, emission) and the Pyro program that they make.
+    """Base of the models: three laws (initial, transition, emission) and the Pyro program of them.
 
-    The program has one site a parameter and two sites a sequence batch: ``states`` (whole
-    trajectories) and ``obs``. The first emission is at the first state.
+        p(θ) ∏_n p(z_1 | θ) ∏_t p(z_{t+1} | z_t, θ) ∏_t p(y_t | z_t, θ)
+
+    The program has one site per parameter and two sites per batch of sequences: ``states`` (whole
+    trajectories) and ``obs``. The first emission belongs to the first state. A model is immutable:
+    its methods return changed copies. Parameters are known (``with_parameters``) or have a prior.
+
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model: Model = HiddenMarkovModel(2, "poisson")
+    >>> known = model.with_parameters(rate=[1, 9])
+    >>> sorted(model.priors), sorted(known.priors)
+    (['initial', 'rate', 'transition'], ['initial', 'transition'])
     """
 
     states: int
@@ -229,7 +279,7 @@ class Model(ABC):
     """Number of actions that the laws read; 0 for none."""
 
     def set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
-        """To be called once all laws are there; nothing is known at first."""
+        """Set the priors, once all laws are there; no parameter is known at first."""
         self._known: dict[str, Tensor] = {}
         self._replaced = dict(replaced or {})
         self._all = self._assemble()
@@ -245,17 +295,17 @@ class Model(ABC):
 
     @abstractmethod
     def own_priors(self) -> Priors:
-        """The laws' own priors of all parameters."""
+        """Return the laws' own priors of all parameters."""
 
     @property
     @abstractmethod
     def observations(self) -> Observations:
-        """The kind of data that this is a model of."""
+        """The kind of data that the model describes."""
 
     @property
     @abstractmethod
     def belief(self) -> Belief:
-        """The kind of law that a filter keeps of the hidden state."""
+        """The kind of belief that a filter keeps of the hidden state."""
 
     @property
     @abstractmethod
@@ -269,84 +319,84 @@ class Model(ABC):
 
     @property
     def exact(self) -> bool:
-        """Whether the hidden states can be summed out exactly: there is an exact filter."""
+        """True if the hidden states can be summed out exactly: there is an exact filter."""
         return True
 
     @property
     def timed(self) -> bool:
-        """Whether the laws read ``data.times``: a model in continuous time."""
+        """True if the laws read ``data.times``: a model in continuous time."""
         return False
 
     @property
     @abstractmethod
     def configuration(self) -> dict[str, Any]:
-        """The arguments that the model was made with, but for ``priors``: what saving it takes.
+        """The arguments of the model except ``priors``; loading makes the model from them.
 
-        Plain values and laws that are dataclasses of such.
+        They are plain values, or laws that are dataclasses of plain values.
         """
 
     @abstractmethod
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
-        """Axis names of every parameter."""
+        """Return the axis names of every parameter."""
 
     @abstractmethod
     def scaled_to(self, data: Data) -> Self:
-        """The same model with its priors on the scale of the data.
+        """Return the same model with its priors on the scale of the data.
 
-        Of a folder a sample is read, see ``SequenceFolder.sample``.
+        From a folder, only a sample is read; see ``SequenceFolder.sample``.
         """
 
     @abstractmethod
     def check_values(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless the sequences, few as they may be, can come from it."""
+        """Raise ``ValueError`` unless the sequences, of any number, can come from the model."""
 
     def _check_kind(self, data: Sequences) -> None:
-        """``check_values`` but for the values themselves."""
+        """Check the data as ``check_values`` does, except for the values themselves."""
         self.check_values(data)
 
     @abstractmethod
     def laws(self, parameters: Parameters, data: Sequences) -> TrajectoryLaws:
-        """The laws at given values of the unknown parameters: a pure function."""
+        """Return the laws at given values of the unknown parameters; a pure function."""
 
     def scheduled(self, data: Sequences) -> Sequences:
-        """The data at times that were chosen beforehand, none of them that of an event."""
+        """Return the data at times that were planned in advance, not at the times of events."""
         return data
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
-        """Values of parameters read off the data, to start a fit from.
+        """Return values of parameters, computed from the data, to start a fit from.
 
-        Those that are left out start at a draw from their prior.
+        Parameters that are left out start at a draw from their prior.
         """
         del data
         return {}
 
     def start_from_frames(self, data: Sequences) -> dict[str, Tensor]:
-        """As ``start``, with random frames in place of what would be clustered.
+        """Return values as ``start`` does, with random frames in place of clusters.
 
         Raises:
-            ValueError: a model that clusters nothing.
+            ValueError: the model has no clusters.
         """
         del data
         raise ValueError(f"start: 'frames' is for models of discrete states, got {self}")
 
     @property
     def m_step(self) -> MStep | None:
-        """Parameters from expected counts, where ``start`` is improved by EM; else None."""
+        """The M-step of EM, if ``start`` is improved by EM; otherwise None."""
         return None
 
     @property
     def _least_observed(self) -> int:
-        """Observed steps without which a fit makes no sense."""
+        """Observed steps that a fit needs at least."""
         return 1
 
     def _why_absent(self, name: str) -> str:
-        """Why there is no parameter of that name, in brackets, where a reason is known."""
+        """The reason, in brackets, why there is no parameter of that name, if it is known."""
         del name
         return ""
 
     @property
     def priors(self) -> Priors:
-        """Priors of the parameters that are not known, by name."""
+        """Priors of the unknown parameters, by name."""
         return {name: prior for name, prior in self._all.items() if name not in self._known}
 
     @property
@@ -356,12 +406,12 @@ class Model(ABC):
 
     @property
     def known(self) -> Mapping[str, Tensor]:
-        """Values of the parameters that are known, float64."""
+        """Values of the known parameters, float64."""
         return dict(self._known)
 
     @property
     def replaced_priors(self) -> Mapping[str, dist.TorchDistribution]:
-        """The priors that were given in place of the laws' own."""
+        """The priors that were given in place of the laws' own priors."""
         return dict(self._replaced)
 
     @property
@@ -370,13 +420,24 @@ class Model(ABC):
         return tuple(self._all)
 
     def with_parameters(self, **values: Number) -> Self:
-        """The same model with some or all parameters at known values.
+        """Return the same model with some or all parameters at known values.
 
-        Values are kept in float64. Rows of probabilities may miss a sum of 1 by 1e-5 (printed
-        figures do) and are then normalised.
+        Values are kept in float64. Rows of probabilities may miss a sum of 1 by 1e-5, as printed
+        figures do, and are then normalised.
+
+        Args:
+            values: numbers by parameter name, in the shapes of ``priors``.
+
+        Returns:
+            The model.
 
         Raises:
-            ValueError: unknown name, wrong shape, or a value outside the parameter's support.
+            ValueError: an unknown name, a wrong shape, or a value outside the parameter's support.
+
+        >>> from beliefzoo.models import HiddenMarkovModel
+        >>> model = HiddenMarkovModel(2, "gaussian").with_parameters(mean=[0, 5])
+        >>> model.known["mean"], len(model.priors)
+        (tensor([0., 5.], dtype=torch.float64), 3)
         """
         given = {name: as_tensor(name, value) for name, value in values.items()}
         out = copy.copy(self)
@@ -386,7 +447,7 @@ class Model(ABC):
         return out
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Translate convenient names (``covariance``) to the laws' own parameters."""
+        """Translate convenient parameters (``covariance``) to the laws' own."""
         return dict(values)
 
     def _accept(self, name: str, value: Tensor) -> Tensor:
@@ -426,10 +487,10 @@ class Model(ABC):
             )
 
     def complete(self, parameters: Parameters) -> dict[str, Tensor]:
-        """All parameters: the given ones and the known ones, in one dtype.
+        """Return all parameters, the given ones and the known ones, in one dtype.
 
         Raises:
-            ValueError: if a parameter is neither given nor known.
+            ValueError: a parameter is neither given nor known.
         """
         missing = [n for n in self._all if n not in parameters and n not in self._known]
         if missing:
@@ -442,15 +503,19 @@ class Model(ABC):
         return {name: values[name] for name in self._all}
 
     def sample_parameters(self) -> dict[str, Tensor]:
-        """The part of the Pyro program above the data: one site a parameter, from its prior."""
+        """Run the first part of the Pyro program: one site per parameter, from its prior."""
         return {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
 
     def __call__(self, data: Sequences, *, scale: float = 1.0, observe: bool = True) -> Tensor:
-        """The Pyro program: parameters, then ``states`` and ``obs`` of every sequence.
+        """Run the Pyro program: parameters, then ``states`` and ``obs`` of every sequence.
 
         Args:
             data: a batch; with ``observe=False`` only its shape, inputs and lengths are used.
             scale: weight of a sequence, (all sequences) / (sequences in the batch).
+            observe: whether the site ``obs`` is observed.
+
+        Returns:
+            The observations.
         """
         laws = self.laws(self.sample_parameters(), data)
         y = self.observations.read(data)[0]
@@ -478,6 +543,12 @@ class Model(ABC):
             seed: makes the draw reproducible and leaves torch's global generator untouched.
             inputs: covariates (n, length, columns), where the model takes them.
             times: of the observations, (n, length) or (length,), where the model reads them.
+
+        Returns:
+            Hidden states, data and parameters.
+
+        Raises:
+            ValueError: an argument out of range, or inputs or times of a model that reads none.
         """
         blank = self._blank(n, length, inputs, times)
         with seeded(seed), torch.no_grad():
@@ -499,7 +570,7 @@ class Model(ABC):
         }
         codes, mask = self.observations.codes, self.observations.read(like)[1]
         data = Sequences(
-            # A minibatch may consist of sequences of which nothing was seen.
+            # In a minibatch no sequence may have any observation.
             **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
             labels=like.labels,
             features=like.features,
@@ -513,7 +584,7 @@ class Model(ABC):
         return Simulation(paths, data, dict(values))
 
     def _draw(self, parameters: Parameters, like: Sequences) -> tuple[Tensor, Tensor, Parameters]:
-        """One draw of hidden trajectories and observations, and all parameters."""
+        """Draw hidden trajectories and observations once; also return all parameters."""
         laws = self.laws(parameters, like)
         paths = laws.sample_states()
         return paths, laws.draw(paths), laws.parameters
@@ -548,7 +619,7 @@ class Model(ABC):
 
 
 def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistribution) -> None:
-    """A prior may replace the law's own if it has the same shape and a support inside of it."""
+    """Refuse a prior unless it has the shape of the law's own and a support inside its support."""
     argument = f"priors[{name!r}]"
     # Pyro's distributions, unlike torch's, have ``to_event``.
     named = isinstance(prior, torch.distributions.Distribution) and hasattr(prior, "to_event")
@@ -564,7 +635,7 @@ def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistri
 
 
 def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
-    """Undo the rounding of rows that must have sum 1, or norm 1, and refuse worse."""
+    """Correct rounded rows that must have sum 1, or norm 1, and refuse worse ones."""
     kind = elementary(support)
     if isinstance(kind, type(dist.constraints.simplex)):
         size = value.sum(-1, keepdim=True)
@@ -582,12 +653,12 @@ def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
             f"{name}: needs {requirement}, got {size.squeeze(-1).tolist()} and "
             f"minimum {float(value.detach().min())}"
         )
-    # What is right already stays as it is, bit for bit: a saved model loads to the same numbers.
+    # Correct rows stay the same bit for bit, so that a saved model loads to the same numbers.
     return torch.where(off > _ROUNDING, value / size, value)
 
 
 def as_tensor(name: str, value: Number) -> Tensor:
-    """Numbers as float64, keeping the graph of a tensor."""
+    """Convert numbers to float64; the graph of a tensor is kept."""
     if isinstance(value, Tensor):
         return value.double()
     try:

@@ -1,4 +1,4 @@
-"""Saving and loading models as data: a description and tensors, nothing to be unpickled."""
+"""Saving and loading models as data: a description and tensors, without unpickling."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ FORMAT = 2
 
 
 def describe(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A JSON-ready description of the model, and its tensors (known values, priors, settings).
+    """A JSON-ready description of a model, and its tensors (known values, priors, settings).
 
     Raises:
-        ValueError: for a law or a prior that cannot be made again from plain values and tensors.
+        ValueError: a law or a prior that cannot be made again from plain values and tensors.
     """
     tensors = {f"known.{name}": value.detach().clone() for name, value in model.known.items()}
     priors = {
@@ -34,11 +34,11 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def restore(
     description: dict[str, Any], tensors: dict[str, Tensor], allow: Collection[str] = ()
 ) -> Model:
-    """The model that ``describe`` described, with classes of modules that are loaded or allowed.
+    """The model of a description, with classes of modules that are loaded or allowed.
 
     Raises:
-        ValueError: another format, a description that is not whole, or a class that is not found,
-            not fit, or of a module that was neither imported nor allowed.
+        ValueError: another format, an incomplete description, or a class that is not found, does
+            not fit, or belongs to a module that was neither imported nor allowed.
     """
     form, kind = description.get("format"), description.get("kind")
     if form not in (1, FORMAT):
@@ -64,31 +64,57 @@ def restore(
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
-    """Write the model to one file, atomically.
+    """Write a model to one file, completely or not at all.
 
     The file names the classes of the model and its laws, which may be your own: a model is made
     again from its ``configuration``, a law from the fields of a frozen dataclass.
 
+    Args:
+        model: the model.
+        path: the file, in an existing folder.
+
+    Returns:
+        The path.
+
     Raises:
         ValueError: no existing folder, or a law or prior that cannot be made again.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_model(HiddenMarkovModel(3, "poisson"), Path(folder) / "quakes.pt").name
+    'quakes.pt'
     """
     description, tensors = describe(model)
     return write_tensors(path, {"model": json.dumps(description), "tensors": tensors})
 
 
 def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> Model:
-    """Read a model written by ``save_model``.
+    """Read a model that ``save_model`` wrote.
 
-    Nothing is unpickled. The classes that the file names are the library's, or of a module that
-    was imported before, or of one of ``allow``; and only models, laws and distributions are made.
+    Nothing is unpickled. The classes that the file names must belong to the library, to a module
+    that was imported before, or to a module in ``allow``; only models, laws and distributions are
+    made.
 
     Args:
-        path: of the file.
+        path: the file.
         allow: modules, or packages of modules, to import where the file names classes of theirs.
 
+    Returns:
+        The model, with its known parameters and priors.
+
     Raises:
-        ValueError: missing, truncated or foreign file, or a module that was neither imported nor
+        ValueError: a missing, truncated or foreign file, or a module that was neither imported nor
             allowed.
+
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from beliefzoo.models import HiddenMarkovModel, save_model
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(rate=[13, 28])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_model(save_model(model, Path(folder) / "quakes.pt"))
+    HiddenMarkovModel(states=2, Poisson(features=1, typical=10.0, shape=1.0), known=['rate'])
     """
     content = read_tensors(path, {"model", "tensors"})
     try:
@@ -102,7 +128,7 @@ def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> 
 
 
 def _of_format_1(description: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """A description of the first format, which named classes without their packages."""
+    """A description in the first format, which named classes without their packages."""
     own = {n: v for n, v in description.items() if n not in ("format", "kind", "priors")}
     priors = {
         name: _prior_of_format_1(prior, f"prior.{name}", tensors)

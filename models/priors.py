@@ -1,4 +1,4 @@
-"""Priors: order statistics, which break the symmetry of the states, and what may replace what."""
+"""Priors: order statistics that break the symmetry of states; which prior may replace which."""
 
 from __future__ import annotations
 
@@ -16,17 +16,26 @@ from .emissions.emission import Priors
 
 
 class Ordered(dist.TorchDistribution):
-    r"""The law of K independent draws of ``base``, sorted in increasing order.
+    r"""The distribution of K independent draws of ``base``, sorted in increasing order.
 
     .. math:: p(x) = K! \prod_k p_{base}(x_k) \quad\text{on}\quad x_1 \le x_2 \le \dots \le x_K
 
-    As a prior it names the states by their size, so that chains of a sampler and draws of a
-    guide cannot switch labels. ``base`` has event shape (K,) with independent, identical entries
-    (for instance ``Gamma(2, .1).expand([K]).to_event(1)``); its support is the real line, the
-    positive numbers, or the unit interval.
+    As a prior it numbers the states by their size, so that the chains of a sampler and the draws of
+    a guide cannot exchange labels.
+
+    Args:
+        base: a distribution with event shape (K,) and independent, identical entries (for instance
+            ``Gamma(2, .1).expand([K]).to_event(1)``), on the real line, the positive numbers, or
+            the unit interval.
 
     Raises:
         ValueError: a base of another shape.
+
+    >>> import pyro.distributions as dist
+    >>> import torch
+    >>> prior = Ordered(dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+    >>> prior.log_prob(torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))  # only sorted values are possible
+    tensor([-2.1447,    -inf])
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -57,7 +66,7 @@ class Ordered(dist.TorchDistribution):
 
 
 class IncreasingVector(constraints.Constraint):
-    """Vectors whose entries increase and each satisfy ``entry``."""
+    """Vectors with increasing entries, each of which satisfies ``entry``."""
 
     is_discrete = False
     event_dim = 1
@@ -77,7 +86,7 @@ class IncreasingVector(constraints.Constraint):
 @biject_to.register(IncreasingVector)
 @transform_to.register(IncreasingVector)
 def _increasing(constraint: IncreasingVector) -> ComposeTransform:
-    """Reals -> increasing reals -> increasing entries: torch's maps from the reals increase."""
+    """Reals -> increasing reals -> increasing entries, as torch's maps of reals increase."""
     entrywise = biject_to(constraint.entry)
     return ComposeTransform([dist.transforms.OrderedTransform(), entrywise])
 
@@ -90,7 +99,7 @@ def elementary(constraint: Any) -> Any:
 
 
 def within(inner: Any, outer: Any) -> bool:
-    """Whether all values that satisfy ``inner`` satisfy ``outer``, event shapes being equal."""
+    """Whether all values that satisfy ``inner`` satisfy ``outer``; event shapes must be equal."""
     inner, outer = elementary(inner), elementary(outer)
     if isinstance(outer, IncreasingVector):
         return isinstance(inner, IncreasingVector) and within(inner.entry, outer.entry)
@@ -116,7 +125,7 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
 
 
 def free_parameters(priors: Priors) -> int:
-    """Dimension of the space that parameters with these priors move in."""
+    """Number of unconstrained dimensions of parameters with these priors."""
     return sum(
         math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
         for prior in priors.values()

@@ -1,4 +1,4 @@
-"""Reproducible numbers: seeded draws, and sums that no number of threads changes."""
+"""Reproducible numbers: seeded draws, and sums that do not depend on the number of threads."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 def seeded(seed: int | None) -> Iterator[None]:
     """Draw from torch's global generator seeded by ``seed``, and restore its state afterwards.
 
-    With ``seed=None`` draws continue from wherever the generator is.
+    With ``seed=None`` draws continue from the present state of the generator.
 
     Raises:
         ValueError: a seed that is no whole number.
@@ -30,9 +30,9 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """One torch thread inside, as many as before afterwards.
+    """Use one torch thread inside, and as many as before afterwards.
 
-    For small tensors, where threads wait for each other, for work that runs side by side anyway,
+    For small tensors, where threads wait for each other, for work that already runs in parallel,
     and because sums over several threads are rounded in another order.
     """
     before = torch.get_num_threads()

@@ -1,8 +1,8 @@
-"""Distributions over whole trajectories: the chain of states, and what it emits.
+"""Distributions of whole trajectories: the chain of states, and the observations given them.
 
 Trajectories are one-hot, shape (sequence, time, state), and zero beyond the length of their
-sequence. A guide may hand on the *mean* of its trajectories instead of a draw; everything here
-that is linear in the trajectory is then an exact expectation.
+sequence. A guide may pass the *mean* of its trajectories instead of a draw; everything here that is
+linear in the trajectory is then an exact expectation.
 """
 
 from __future__ import annotations
@@ -18,10 +18,27 @@ from torch.distributions import constraints
 
 
 class Chain(NamedTuple):
-    """A chain of K discrete states and what was seen of it, for N sequences padded to T steps.
+    """A chain of K discrete states and its observations, for N sequences padded to T steps.
 
-    Unpacked it is what the functions of ``beliefzoo.inference.exact.chains`` take, in their order.
-    Axes of size 1 are shared; leading axes ``…`` of draws broadcast. An ``-inf`` is an exact zero.
+    The fields are the arguments of the functions of ``beliefzoo.inference.exact.chains``, in their
+    order. Axes of size 1 are shared; leading axes ``…`` of draws broadcast. An ``-inf`` is an exact
+    zero.
+
+    Attributes:
+        log_initial: log p(z_1), (…, N|1, K).
+        log_transition: log p(z_{t+1} = column | z_t = row), (…, N|1, T-1|1, K, K); with ``choice``
+            the A matrices (…, 1, A, K, K) that steps choose from.
+        log_likelihood: log O_k(y_t) in nats, (…, N, T, K); zero where nothing was observed.
+        lengths: length of every sequence, (N,) int64.
+        choice: number of the matrix that drives each step, (N, T-1) int64; None without a choice.
+
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1, 4]
+    ... )
+    >>> chain = model.laws({}, Sequences.from_arrays([[0, 3, 1]])).chain
+    >>> tuple(chain.log_transition.shape), tuple(chain.log_likelihood.shape)
+    ((1, 1, 2, 2), (1, 3, 2))
     """
 
     log_initial: Tensor
@@ -69,13 +86,13 @@ class SparseMoves(NamedTuple):
 
     @classmethod
     def listed(cls, log_moves: Tensor, target: Tensor, inside: Tensor) -> Self:
-        """Build from a table (K, M) of moves, their targets, and which of them there are."""
+        """Build from a table (K, M) of moves, their targets, and which of them exist."""
         origin = torch.arange(len(target)).unsqueeze(-1).expand_as(target)
         return cls(log_moves[inside], origin[inside], target[inside], len(target))
 
 
 class FactorialMoves(NamedTuple):
-    """Independent chains side by side, the last of which changes fastest in the joint state."""
+    """Independent chains side by side; the last one changes fastest in the joint state."""
 
     log_transitions: tuple[Tensor, ...]
     """log T of every chain, (K_c, K_c) each."""
@@ -92,7 +109,7 @@ def safe_log(probability: Tensor) -> Tensor:
 
 
 def one_hot(paths: Tensor, states: int, dtype: torch.dtype) -> Tensor:
-    """One-hot trajectories (…, time, state) of paths (…, time); -1 (padding) becomes zeros."""
+    """One-hot trajectories (…, time, state) from paths (…, time); -1 (padding) becomes zeros."""
     codes = torch.arange(states, device=paths.device)
     return (paths.unsqueeze(-1) == codes).to(dtype)
 
@@ -128,8 +145,8 @@ def _pick(log_transition: Tensor, origin: Tensor, target: Tensor) -> Tensor:
 
 
 _FEW = 32
-"""Up to so many paths are walked one by one: a step in plain Python costs less than a call of torch
-for so few numbers, a hundredth for a single path."""
+"""Up to this number of paths, each is drawn by itself: for few numbers a step in plain Python costs
+less than a call of torch, for a single path a hundredth of it."""
 
 
 def sample_chain(
@@ -144,8 +161,8 @@ def sample_chain(
     """Ancestral draws of hidden paths, int64 (N, T).
 
     ``log_initial`` (N|1, K) and ``log_transition`` (N|1, T-1|1, K, K), or (1, A, K, K) with
-    ``choice`` (N, T-1), as everywhere in the library: the first emission is at the first state, no
-    transition comes before it.
+    ``choice`` (N, T-1). The first emission belongs to the first state: no transition comes before
+    it.
     """
     cumulative_first = log_initial.exp().cumsum(-1)
     cumulative = log_transition.exp().cumsum(-1)
@@ -170,7 +187,7 @@ def sample_chain(
 
 
 def _walker(cumulative: Tensor) -> Callable[[int, list[float]], list[int]]:
-    """From a first state and uniform numbers to the states that ``invert`` would choose."""
+    """A function from first state and uniform numbers to the states that ``invert`` chooses."""
     total = cumulative[:, -1:]
     last = (cumulative < total).sum(-1).tolist()
     tables, totals = cumulative.tolist(), total[:, 0].tolist()
@@ -186,10 +203,10 @@ def _walker(cumulative: Tensor) -> Callable[[int, list[float]], list[int]]:
 
 
 def invert(cumulative: Tensor, uniform: Tensor) -> Tensor:
-    """Inverse of a cumulative law (…, K) at uniform numbers (…, 1) from [0, 1).
+    """Inverse of a cumulative distribution (…, K) at uniform numbers (…, 1) from [0, 1).
 
-    Scaled by the law's last entry and cut at the last state that adds to it, so that rounding never
-    leads to a state of probability zero.
+    It is scaled by its last entry and cut at the last state with a positive probability, so that
+    rounding never leads to an impossible state.
     """
     total = cumulative[..., -1:]
     last = (cumulative < total).sum(-1)
@@ -201,7 +218,7 @@ class MarkovChain(dist.TorchDistribution):
 
     .. math:: p(z_{1:L}) = p(z_1) \prod_{t=1}^{L-1} T_t(z_{t+1} \mid z_t)
 
-    Batch shape (N,), event shape (T, K). ``log_prob`` is of hard (0/1) trajectories. With
+    Batch shape (N,), event shape (T, K). ``log_prob`` takes hard (0/1) trajectories. With
     ``choice`` (N, T-1), ``log_transition`` holds the matrices (1, A, K, K) that steps choose from.
     """
 
@@ -249,9 +266,9 @@ class MarkovChain(dist.TorchDistribution):
 
 
 class Emitted(dist.TorchDistribution):
-    r"""Observations given a trajectory: log p(y | z) = Σ_t Σ_k z_tk log O_k(y_t).
+    """Observations given a trajectory: log p(y | z) = Σ_t Σ_k z_tk log O_k(y_t).
 
-    ``score(y)`` gives log O_k(y_t) as (N, T, K) with zeros where nothing was observed; ``draw``
+    ``score(y)`` returns log O_k(y_t) as (N, T, K), zero where nothing was observed; ``draw``
     samples observations for hard paths (N, T). Batch shape (N,), event (T,) for codes or (T, F).
     """
 
