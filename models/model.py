@@ -34,6 +34,9 @@ _PRINTED = 1e-5
 
 Number = Tensor | npt.ArrayLike
 
+Coords = Mapping[str, Sequence[str] | Sequence[int]]
+"""Labels along named axes."""
+
 
 class Simulation(NamedTuple):
     """Draws of a model: hidden trajectories, data and parameter values.
@@ -249,6 +252,9 @@ class LinearGaussianLaws(Protocol):
     def in_double(self) -> LinearGaussianLaws:
         """Return the same laws with their matrices in float64."""
 
+    def starting_at(self, first: Tensor) -> TrajectoryLaws:
+        """The same laws given the first states, (N, D)."""
+
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """Return log p(z) of trajectories (…, N, T, D), shape (…, N)."""
 
@@ -311,6 +317,25 @@ class Model(ABC):
     @abstractmethod
     def inputs(self) -> int:
         """Number of input columns that the laws read; 0 for none."""
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether states are numbers 0 to K − 1: trajectories are paths (N, T), else (N, T, D)."""
+        return False
+
+    @property
+    def reorderable(self) -> bool:
+        """Whether the numbers of the states mean nothing, so that they can be exchanged."""
+        return False
+
+    @property
+    def draws_together(self) -> bool:
+        """Whether ``laws`` takes values with leading axes of draws."""
+        return False
+
+    def coords(self) -> Coords:
+        """Labels along the axes of the states and of the parameters that have such."""
+        return {"component": self.components}
 
     @property
     def components(self) -> tuple[str, ...]:

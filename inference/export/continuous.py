@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import DeepMarkovModel, LinearLaws, Model, Sequences
+from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ..checking.importance import log_weights
 from ..exact import gaussian as exact_gaussian
 from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
 from ..fitting.objectives import log_mean_exp
-from ..guides.deep import continued
 from ..guides.guide import Guide
 from ..queries import answers as queries
 from ..queries import linear as linear_queries
@@ -182,25 +179,15 @@ def replicate(
     inside = as_array(data.step_mask)
     for draw in range(draws):
         laws = model.laws({name: v[draw] for name, v in values.items()}, data)
-        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+        linear = laws.linear
+        if linear is not None and linear.diffuse.shape[-1]:
             if not informed:
                 return None
-            laws = _begun(laws)
+            first = exact_gaussian.sample_paths(*linear_queries.arguments(linear), n=1)[0, :, 0]
+            laws = linear.starting_at(first)
         y = as_array(one_feature(laws.draw(laws.sample_states())))
         out[draw][inside] = y[inside]
     return out
-
-
-def _begun(laws: LinearLaws) -> LinearLaws:
-    """The laws with the first states drawn from their law given the data."""
-    first = exact_gaussian.sample_paths(*linear_queries.arguments(laws), n=1)[0, :, 0]
-    size = laws.size
-    return dataclasses.replace(
-        laws,
-        initial_mean=first,
-        initial_covariance=first.new_zeros(1, size, size),
-        diffuse=first.new_zeros(size, 0),
-    )
 
 
 def predictions(
@@ -216,17 +203,11 @@ def predictions(
     For a deep model the last state is drawn among weighted trajectories of the guide.
     """
     drawn = []
-    deep = isinstance(result.model, DeepMarkovModel)
     values = sample.at(replicas.rows)
-    ahead: Any
     for _, known in _each(result.model, values, len(replicas.rows)):
-        if deep:
-            assert isinstance(result, Fit)  # NUTS needs exact inference
-            inputs, times = along["inputs"], along["times"]
-            ahead = continued(
-                result.guide, known.known, data, steps, draws=WEIGHTED, inputs=inputs, times=times
-            )
+        if isinstance(result, Fit):
+            ahead = result.guide.continuation(known, data, steps, weighted=WEIGHTED, **along)
         else:
-            ahead = queries.forecast(known, data, steps, draws=1, **along)
-        drawn.append(one_feature(ahead.draws[0]))
+            ahead = queries.forecast(known, data, steps, draws=1, **along).draws[0]
+        drawn.append(one_feature(ahead))
     return {"obs": sample.shaped(torch.stack(drawn))}

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import (
-    POMDP,
-    BandedTransition,
-    GeneratorTransition,
-    HiddenMarkovModel,
-    Misclassification,
-    Sequences,
-    SparseTransition,
-)
+from ...models import HiddenMarkovModel, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -39,8 +31,7 @@ from .sample import (
 
 
 def _model(result: Fit | NutsFit) -> HiddenMarkovModel:
-    assert isinstance(result.model, HiddenMarkovModel)  # or another module exports it
-    return result.model
+    return cast(HiddenMarkovModel, result.model)  # it has paths, or another module exports it
 
 
 def evidence(
@@ -128,8 +119,7 @@ class _GuidePaths(NamedTuple):
 
 def _guide_paths(guide: Guide, data: Sequences, values: Parameters, draws: int) -> _GuidePaths:
     """z ~ q(z | y, θ) for every draw of θ."""
-    model = guide.model
-    assert isinstance(model, HiddenMarkovModel)
+    model = cast(HiddenMarkovModel, guide.model)
     paths = _blank_paths(model, data, draws)
     log_joint, log_q = (torch.zeros(draws, dtype=torch.float64) for _ in range(2))
     beliefs = np.full((len(data), data.max_length, model.states), np.nan)
@@ -158,26 +148,20 @@ def _blank_paths(model: HiddenMarkovModel, data: Sequences, draws: int) -> Array
 
 
 def reorder(
-    model: HiddenMarkovModel, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
+    result: Fit | NutsFit, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
 ) -> None:
     """Bring the states into an order, the same in all groups."""
-    groups["posterior"] = sample.arrays(_ordered(model, sample.values, order))
+    groups["posterior"] = sample.arrays(_ordered(_model(result), sample.values, order))
     groups["posterior_states"] = _ordered_states(groups["posterior_states"], order)
     _reorder_last(groups.get("predictions", {}), "state_probability", order)
 
 
-def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor:
+def order_of(result: Fit | NutsFit, sample: Sample, states: States) -> Tensor:
     """The state of the model at each place of the exported order."""
+    model = _model(result)
     kept = torch.arange(model.states)
-    if isinstance(model, POMDP) and has_names(model):
+    if not model.reorderable:
         return kept
-    dims = model.parameter_dims()
-    if any({"state", "state_to"} & set(dims[name]) for name in model.known):
-        return kept
-    if isinstance(model.transition, BandedTransition | SparseTransition | GeneratorTransition):
-        return kept  # which moves there are depends on the states' numbers
-    if isinstance(model.emission, Misclassification) or model.nodes is not None or model.tied:
-        return kept  # the states' numbers mean something
     if model.emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)
@@ -189,11 +173,6 @@ def order_of(model: HiddenMarkovModel, sample: Sample, states: States) -> Tensor
     one = {name: value[:1] for name, value in sample.values.items()}
     here, there = (log_prior(model, v, 1) for v in (one, _ordered(model, one, order)))
     return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
-
-
-def has_names(model: POMDP) -> bool:
-    """Whether the states were given names, so that they must not be reordered."""
-    return model.state_names != tuple(str(state) for state in range(model.states))
 
 
 def _ordered(model: HiddenMarkovModel, values: Parameters, order: Tensor) -> dict[str, Tensor]:
@@ -231,8 +210,7 @@ def replicate(
     """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
     del informed  # the law of the first state is always proper
     like = observed_values(model, data)
-    if isinstance(model.transition, GeneratorTransition):
-        data = model.transition.scheduled(data)  # what is seen at the times of the data
+    data = model.scheduled(data)  # what is seen at the times of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
         inside = as_array(model.emission.emitting(batch))

@@ -12,14 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import (
-    POMDP,
-    GeneratorTransition,
-    HiddenMarkovModel,
-    Misclassification,
-    Model,
-    Sequences,
-)
+from ...models import Model, Sequences
 from ...models.randomness import seeded
 from ..arviz_groups import Idata, build, k_threshold
 from ..checking.importance import corrected_evidence, is_point, k_hat
@@ -43,9 +36,6 @@ from .sample import (
     sample_of,
     thinned,
 )
-
-FIRST = "(first)"
-"""What stands for the action before the first step, where that is observed."""
 
 MOST_STEPS = 20_000_000
 """Numbers up to which ``steps="auto"`` keeps log p(y_t | y_1 … y_{t-1}) of every draw."""
@@ -158,7 +148,7 @@ def to_arviz(
         sample = sample_of(result, draws)
         model = result.model
         keep = wanted.keeps_steps(sample, data)
-        kind: Any = export_discrete if isinstance(model, HiddenMarkovModel) else export_continuous
+        kind: Any = export_discrete if model.has_paths else export_continuous
         evidence, by_step = kind.evidence(result, data, sample, keep)
         states = kind.states(result, data, sample, state_draws)
         groups: Groups = {
@@ -182,11 +172,11 @@ def to_arviz(
         groups |= _prior(kind, model, data, wanted.replications(prior_draws, data))
         groups |= {"gates": gates_of(result, data)} if gates and isinstance(result, Fit) else {}
         order = None
-        if isinstance(model, HiddenMarkovModel):
+        if model.has_paths:
             order = torch.arange(model.states)
             if relabel:
-                order = export_discrete.order_of(model, sample, states)
-                export_discrete.reorder(model, groups, sample, order)
+                order = export_discrete.order_of(result, sample, states)
+                export_discrete.reorder(result, groups, sample, order)
     return build(
         groups,
         dims=_dims(model, data) | gate_dims(groups.get("gates", {})),
@@ -338,7 +328,7 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
     step = ("sequence", "time")
     feature = ("feature",) * (len(observed_shape(model, data)) - 2)
     belief = (*step, "state")
-    component = () if isinstance(model, HiddenMarkovModel) else ("component",)
+    component = () if model.has_paths else ("component",)
     return {
         **model.parameter_dims(),
         "obs": (*step, *feature),
@@ -370,13 +360,7 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
         "time": time,
         "ahead": np.arange(1, ahead + 1),
     }
-    if isinstance(model, HiddenMarkovModel):
-        states = np.arange(model.states)
-        out |= {"state": states, "state_to": states, **_pair_coords(model)}
-        if isinstance(model, POMDP):
-            out |= _names(model)
-    else:
-        out["component"] = np.array(model.components)
+    out |= {name: np.array(labels) for name, labels in model.coords().items()}
     features = np.array(data.features)
     out |= {"feature": features, "feature_from": features}
     kind = model.observations
@@ -391,33 +375,6 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
     else:
         out["log_likelihood/time"] = time[seen[0]]
     return out
-
-
-def _names(model: POMDP) -> dict[str, Any]:
-    """Names of states, actions and observations; of states without names, their numbers."""
-    actions = np.array(model.action_names)
-    before = np.append(actions, FIRST) if model.law.first else actions
-    out = {"action": actions, "action_before": before}
-    if model.observation_names:
-        out["observation"] = np.array(model.observation_names)
-    if export_discrete.has_names(model):
-        out["state"] = out["state_to"] = np.array(model.state_names)
-    return out
-
-
-def _pair_coords(model: HiddenMarkovModel) -> dict[str, Any]:
-    """Names for pairs of states: "0→1"."""
-    out: dict[str, Any] = {}
-    law, emission = model.transition, model.emission
-    if isinstance(emission, Misclassification):
-        out["misclassification"] = [f"{origin}→{seen}" for origin, seen in emission.errors]
-    if isinstance(law, GeneratorTransition) and model.states > 1:
-        out["jump"] = [f"{origin}→{target}" for origin, target in law.allowed(model.states)]
-        out["effect"] = [
-            f"{column} on " + ", ".join(f"{origin}→{target}" for origin, target in jumps)
-            for column, jumps in law.acting(model.states)
-        ]
-    return {name: np.array(labels) for name, labels in out.items() if labels}
 
 
 def _times(data: Sequences) -> Array:

@@ -298,6 +298,24 @@ class DeepGuide(Guide):
         self.trained_steps += 1
         return posterior.elbo(self.particles, weight)
 
+    def continuation(
+        self,
+        known: Model,
+        data: Sequences,
+        steps: int,
+        *,
+        weighted: int,
+        inputs: Tensor | None = None,
+        times: Tensor | None = None,
+        actions: Tensor | None = None,
+    ) -> Tensor:
+        """Draws one continuation of every sequence from the guide's weighted trajectories."""
+        del actions  # deep models read none
+        ahead = continued(
+            self, known.known, data, steps, draws=weighted, inputs=inputs, times=times
+        )
+        return ahead.draws[0]
+
     def forecast(
         self,
         data: Sequences,

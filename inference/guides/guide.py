@@ -34,6 +34,7 @@ from ...models.beliefs import DiscreteBelief
 from ...models.emissions.emission import Parameters
 from ..filters.gaussian_beliefs import GaussianBeliefs
 from ..filters.slot import Beliefs, ExactFilter, Filter, ScoredFilter
+from ..queries.answers import forecast
 from ..queries.evidence import log_evidence
 from .gaussian_posteriors import (
     GaussianBackward,
@@ -124,6 +125,26 @@ class Guide(nn.Module, ABC):
 
     def _check_model(self, model: Model) -> None:
         """Refuse models that this guide has no posterior of."""
+
+    def continuation(
+        self,
+        known: Model,
+        data: Sequences,
+        steps: int,
+        *,
+        weighted: int,
+        inputs: Tensor | None = None,
+        times: Tensor | None = None,
+        actions: Tensor | None = None,
+    ) -> Tensor:
+        """Draws one continuation of every sequence, (N, H) codes or (N, H, F), see ``forecast``.
+
+        ``weighted`` trajectories of the guide are weighed where ``forecast`` has no answer.
+        """
+        del weighted
+        ahead = forecast(known, data, steps, draws=1, inputs=inputs, times=times, actions=actions)
+        drawn: Tensor = ahead.draws[0]
+        return drawn
 
     @property
     def options(self) -> dict[str, Any]:

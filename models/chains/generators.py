@@ -163,6 +163,8 @@ class GeneratorTransition:
     spread: float = 2.0
     effect_scale: float = 1.0
 
+    reorderable = False  # which jumps there are depends on the states' numbers
+
     def __post_init__(self) -> None:
         require_count(self.inputs, "inputs", 0)
         for name in ("typical", "spread", "effect_scale"):
@@ -207,6 +209,15 @@ class GeneratorTransition:
         requirement = f"must name states in 0..{states - 1}, the last one among them"
         require(fits, "jumps", requirement, self.jumps)
         return self.jumps
+
+    def coords(self, states: int) -> dict[str, list[str]]:
+        """Return names of the jumps, ``"0→1"``, and of the columns with the jumps they act on."""
+        effects = [
+            f"{column} on " + ", ".join(f"{origin}→{target}" for origin, target in jumps)
+            for column, jumps in self.acting(states)
+        ]
+        jumps = [f"{origin}→{target}" for origin, target in self.allowed(states)]
+        return {"jump": jumps, "effect": effects}
 
     def acting(self, states: int) -> Effects:
         """Return column and jumps of every effect, in the order of ``jump_effect``."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, Self
@@ -20,7 +20,7 @@ from ..emissions.counts import Bernoulli, Poisson
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
-from ..model import Model, MStep, Simulation
+from ..model import Coords, Model, MStep, Simulation
 from ..priors import Ordered
 from ..trajectories import Chain, Emitted, MarkovChain, Moves, sample_chain
 from .actions import ActionTransition
@@ -31,6 +31,7 @@ from .laws import (
     InitialLaw,
     MatrixTransition,
     ModelCheck,
+    NamedAxes,
     ScaledLaw,
     StationaryInitial,
     StructuredLaw,
@@ -367,6 +368,32 @@ class HiddenMarkovModel(Model):
     def belief(self) -> DiscreteBelief:
         """Probabilities of the states; for binary nodes a product of the nodes' probabilities."""
         return DiscreteBelief(self.states, self.nodes)
+
+    has_paths = True
+    draws_together = True
+
+    @property
+    def reorderable(self) -> bool:
+        """Whether the numbers of the states mean nothing, so that they can be exchanged.
+
+        They mean something where parameters of states are known, where the states are those of
+        nodes or share all parameters, and to laws that say so (``reorderable = False``).
+        """
+        dims = self.parameter_dims()
+        known = any({"state", "state_to"} & set(dims[name]) for name in self.known)
+        laws = self.transition, self.emission
+        fixed = any(not getattr(law, "reorderable", True) for law in laws)
+        return not (known or fixed or self.nodes is not None or self.tied)
+
+    def coords(self) -> Coords:
+        """Labels along the axes of the states and of parameters with axes of their own."""
+        states = range(self.states)
+        out: dict[str, Sequence[str] | Sequence[int]] = {"state": states, "state_to": states}
+        laws = (self.initial, self.transition) if self.states > 1 else ()
+        for law in (*laws, self.emission):
+            if isinstance(law, NamedAxes):
+                out |= {name: labels for name, labels in law.coords(self.states).items() if labels}
+        return out
 
     @property
     def _least_observed(self) -> int:

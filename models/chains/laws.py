@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
@@ -102,6 +102,14 @@ class StructuredLaw(Protocol):
 
     def structure(self, parameters: Parameters) -> Moves | None:
         """Return the moves at parameter values without axes of draws; None if there is no form."""
+
+
+@runtime_checkable
+class NamedAxes(Protocol):
+    """A law with parameters along axes of its own, such as pairs of states."""
+
+    def coords(self, states: int) -> Mapping[str, Sequence[str]]:
+        """Return the labels along these axes."""
 
 
 @runtime_checkable
@@ -434,6 +442,7 @@ class _Moves(ABC):
 
     concentration: float
     inputs = 0
+    reorderable = False  # which moves there are depends on the states' numbers
 
     @abstractmethod
     def _table(self, states: int) -> tuple[Tensor, Tensor]:

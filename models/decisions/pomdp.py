@@ -19,7 +19,7 @@ from ..data.padding import names
 from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
 from ..emissions.emission import Emission, Parameters
-from ..model import Number, Simulation, as_tensor
+from ..model import Coords, Number, Simulation, as_tensor
 from ..randomness import seeded
 from ..trajectories import invert
 from .policies import (
@@ -36,6 +36,9 @@ from .rewards import Rewards, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
+
+FIRST = "(first)"
+"""What stands for the action before the first step, where that is observed."""
 
 _ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused."""
@@ -208,6 +211,26 @@ class POMDP(HiddenMarkovModel):
             "discount": self.discount,
             "sticky": self.transition.sticky,
         }
+
+    @property
+    def has_names(self) -> bool:
+        """Whether the states were given names."""
+        return self.state_names != tuple(str(state) for state in range(self.states))
+
+    @property
+    def reorderable(self) -> bool:
+        """Whether the states have neither names nor numbers that mean something."""
+        return not self.has_names and super().reorderable
+
+    def coords(self) -> Coords:
+        """Names of states, actions and observations; of states without names, their numbers."""
+        before = (*self.action_names, FIRST) if self.law.first else self.action_names
+        out = {**super().coords(), "action": self.action_names, "action_before": before}
+        if self.observation_names:
+            out["observation"] = self.observation_names
+        if self.has_names:
+            out["state"] = out["state_to"] = self.state_names
+        return out
 
     @property
     def law(self) -> ActionEmission:

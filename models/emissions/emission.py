@@ -113,6 +113,11 @@ class Emission(ABC):
         return None
 
     @property
+    def reorderable(self) -> bool:
+        """Whether the states can be renamed: what their numbers are means nothing to the law."""
+        return True
+
+    @property
     def inputs(self) -> int:
         """Number of input columns that the law reads."""
         return 0

@@ -64,6 +64,8 @@ class Misclassification(Emission):
     concentration: float = 1.0
     correct: float = 5.0
 
+    reorderable = False  # the states are what is shown
+
     def __post_init__(self) -> None:
         require_count(self.states, "states", 2)
         pairs = state_pairs(self.errors, self.states, "errors")
@@ -133,6 +135,11 @@ class Misclassification(Emission):
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         return self._plain.draw({"probs": self.table(parameters)}, paths, shift)
+
+    def coords(self, states: int) -> dict[str, list[str]]:
+        """Return names of the errors, ``"0→1"``."""
+        del states
+        return {"misclassification": [f"{origin}→{seen}" for origin, seen in self.errors]}
 
     def labels(self, data: Sequences) -> Tensor:
         """Return the states that are shown, right or wrong, (N, T); −1 where nothing is."""

@@ -17,8 +17,8 @@ from beliefzoo.inference import (
     write,
 )
 from beliefzoo.inference import export_gates as export
+from beliefzoo.inference import gates as gates_of
 from beliefzoo.inference.arviz_groups import group
-from beliefzoo.inference.export import gates as gates_of
 from beliefzoo.models import Categorical, Gaussian, HiddenMarkovModel, Sequences
 
 NETWORKS = {
