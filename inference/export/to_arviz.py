@@ -78,15 +78,15 @@ def to_arviz(
     relabel: bool = True,
     gates: bool = False,
 ) -> Idata:
-    """Export a fit to ArviZ. Everything but draws is exact, float64.
+    """Exports a fit to ArviZ. Everything except draws is exact, in float64.
 
     The groups, with dims ``chain`` and ``draw`` before those named here:
 
     - ``posterior``: the unknown parameters, dims as ``model.parameter_dims()``. A guide gives one
       chain of independent draws (two equal ones if it is a point estimate), NUTS its chains.
     - ``log_likelihood``: one variable ``obs``, states summed out: log p(y_n | θ) (sequence) of two
-      or more sequences, log p(y_t | y_1 … y_{t-1}, θ) (time) of a single one. Units where nothing
-      was observed are left out.
+      or more sequences, log p(y_t | y_1 … y_{t-1}, θ) (time) of a single one. Units without
+      observation are left out.
     - ``sample_stats``: ``lp`` = log p(θ) + log p(y | θ), ``log_prior``; of a guide ``log_q`` = log
       q(θ), of NUTS ``diverging`` and ``acceptance_rate`` (the mean of its chain);
       ``sequence_log_likelihood`` (sequence) and ``step_log_likelihood`` (sequence, time), NaN
@@ -95,13 +95,13 @@ def to_arviz(
       beyond the length, drawn by the guide, or exactly after NUTS; of a guide with a density also
       ``log_joint`` = log p(θ, z, y) and ``log_q_joint`` = log q(θ, z | y) (chain, draw). Averaged
       over these draws, ``smoothed_probability`` and ``filtered_probability`` (sequence, time,
-      state), both exact, and ``guide_belief`` where the guide has beliefs.
+      state), both exact, and ``guide_belief`` if the guide has beliefs.
       Of continuous states ``states`` is (chain, draw, sequence, time, component), NaN beyond the
       length, and the beliefs are ``smoothed_mean``, ``smoothed_sd``, ``filtered_mean`` and
-      ``filtered_sd`` (sequence, time, component), exact where there is exact inference.
+      ``filtered_sd`` (sequence, time, component), exact if there is exact inference.
     - ``posterior_predictive``, ``prior``, ``prior_predictive``: ``obs`` (sequence, time[, feature])
-      are whole replications of the data, new states included; gaps are filled in. Where the first
-      state has a flat prior, replications begin at its law given the data, and there is no
+      are complete replications of the data with new states; gaps are filled in. If the first state
+      has a flat prior, replications begin at its law given the data, and there is no
       ``prior_predictive``.
     - ``predictions``: ``obs`` (sequence, ahead[, feature]) and ``state_probability`` (sequence,
       ahead, state) after the end of each sequence.
@@ -110,35 +110,51 @@ def to_arviz(
     - ``observed_data``: ``obs``, NaN where missing. ``constant_data``: ``mask``, ``lengths``,
       ``times``, ``actions``, ``rewards``, ``inputs`` and the known parameters.
 
-    The states of a ``POMDP`` keep the names that they were given, and so do actions and
-    observations; where the first step is observed, its law is "(first)" on the axis
-    ``action_before``. Other states have no names of their own, so they get an order, the same for
-    all draws and variables: increasing in the mean of the first feature; for symbols, decreasing in
-    the expected number of visits. ``attrs["state_order"]`` says which state of the model each one
-    is. They keep the model's order where that means something: parameters of states are known, the
-    prior (as ``ordered=True``) tells states apart, or the transition lists the moves of each.
-    Chains of NUTS are not relabelled one by one: where they sit in different copies of the
-    posterior, r_hat is large.
+    The states, actions and observations of a ``POMDP`` keep their names; if the first step is
+    observed, its law is "(first)" on the axis ``action_before``. Other states have no names, so
+    they are ordered, equally in all draws and variables: increasing in the mean of the first
+    feature; for symbols, decreasing in the expected number of visits. ``attrs["state_order"]`` says
+    which state of the model each one is. The model's order is kept if it has a meaning: parameters
+    of states are known, the prior (as ``ordered=True``) distinguishes states, or the transition
+    lists the moves of each. Chains of NUTS are not relabelled one by one: if they are in different
+    copies of the posterior, r_hat is large.
 
     Args:
-        result: what ``fit`` or ``nuts`` returned.
+        result: the result of ``fit`` or ``nuts``.
         data: sequences, usually those that were fitted.
-        draws: draws of a guide's parameters; NUTS exports all it has.
-        seed: of all draws; torch's global generator is left as it was.
-        state_draws: hidden trajectories, from so many draws of the parameters, evenly spaced.
+        draws: draws of a guide's parameters; of NUTS all are exported.
+        seed: of all draws; torch's global generator is left unchanged.
+        state_draws: number of draws of the hidden states, from draws of the parameters evenly
+            spaced.
         predictive_draws: replications of the data, and draws of ``predictions``; "auto": 100, fewer
-            where these would be more than ten million observations. 0: none.
-        prior_draws: the same of ``prior`` and ``prior_predictive``.
+            if these would be more than ten million observations; 0: none.
+        prior_draws: the same for ``prior`` and ``prior_predictive``.
         forecast: steps to predict after the end of each sequence.
-        inputs: covariates of these steps (N, forecast, columns), where the model takes them.
-        times: of these steps (N, forecast), where the model reads them.
-        actions: of these steps (N, forecast), where the model reads them; see ``forecast``.
+        inputs: covariates of these steps (N, forecast, columns), if the model takes them.
+        times: of these steps (N, forecast), if the model reads them.
+        actions: of these steps (N, forecast), if the model reads them; see ``forecast``.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
         relabel: whether to bring the states into the order above.
         gates: whether to export the gates of the guide's recurrent network.
 
+    Returns:
+        `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
+
     Raises:
-        ValueError: bad argument, or data that the model cannot emit; before anything is computed.
+        ValueError: a bad argument, or data that the model cannot emit; before anything is computed.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings
+    >>> from beliefzoo.inference import arviz_groups, fit, to_arviz
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
+    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9], [9, 9, 0, 1, 2, 8]])
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="normal")
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=5), progress=False)
+    >>> idata = to_arviz(result, data, draws=20, state_draws=10)
+    >>> dict(arviz_groups.group(idata, "posterior")["transition"].sizes)
+    {'chain': 1, 'draw': 20, 'state': 2, 'state_to': 2}
+    >>> arviz_groups.group(idata, "posterior_states")["smoothed_probability"].dims
+    ('sequence', 'time', 'state')
     """
     replications = predictive_draws, prior_draws
     wanted = _Wanted(draws, seed, state_draws, *replications, forecast, steps, gates)

@@ -1,1 +1,1 @@
-"""Filters, exact or recurrent: what turns a sequence into beliefs."""
+"""Filters, exact or recurrent: from a sequence to beliefs."""

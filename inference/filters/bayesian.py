@@ -16,29 +16,38 @@ from .channels import Channels, Reading
 
 
 class BayesianRecurrentFilter(nn.Module):
-    r"""Units that forget and update by Bayes' rule.
+    r"""Recurrent units whose gates are the terms of Bayes' rule.
 
     .. math::
         \pi_t = \rho_t \beta_{t-1} + (1 - \rho_t)\, p, \qquad
         \beta_t(s) \propto \pi_t(s) \exp\big((U x_t)_s\big)
 
-    A unit holds its state with probability ρ_t and otherwise draws a new one from p: the forget
-    gate is the probability that the past still counts, and exp(U x_t) what the input says by
-    itself. In log odds the new belief is that of the prediction plus a term linear in the input
-    (Garner & Tong 2020, where a hidden indicator of context decides between the two).
+    A unit keeps its state with probability ρ_t and otherwise draws a new one from p: the forget
+    gate is the probability that the past still counts, and exp(U x_t) is the likelihood of the
+    input. In log odds the new belief is that of the prediction plus a term linear in the input.
     ρ_t = σ(r·x_t + r_0), or constant.
 
     The units are the k binary nodes of the model, or one unit of K states. Exact for independent
-    units that hold or reset, with constant ρ, whose log-likelihoods are linear in what is read. No
-    rotation of states, no coupling of nodes: what W_h is to an Elman network is here one number
-    per unit.
+    units that hold or reset with constant ρ, whose log-likelihoods are linear in the inputs. There
+    is no rotation of states and no coupling of nodes: W_h of an Elman network is reduced to one
+    number per unit.
 
     Args:
-        gated: whether the probability of holding depends on what is read.
+        gated: whether the probability of holding depends on the input.
         reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
 
     Raises:
         ValueError: a bad argument, or a model without discrete states.
+
+    Source: Garner & Tong (2020), where a hidden indicator of context decides between the two.
+
+    >>> from beliefzoo.inference import BayesianRecurrentFilter, BeliefGuide, evidence_gap
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> guide = BeliefGuide(model, BayesianRecurrentFilter())
+    >>> gap = evidence_gap(guide, model.sample(5, 10, seed=0).data)
+    >>> gap.kl_filter_per_step > 0  # untrained
+    True
     """
 
     causal = True
@@ -62,11 +71,11 @@ class BayesianRecurrentFilter(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it was made with."""
+        """The arguments of the constructor."""
         return {"gated": self.gated, "reads": self.channels.reads}
 
     def build(self, model: Model) -> None:
-        """Make weights of the sizes that the model asks for, once."""
+        """Makes weights of the sizes that the model needs, once."""
         belief = model.belief
         require(
             isinstance(belief, DiscreteBelief) and belief.states > 1,
@@ -97,12 +106,12 @@ class BayesianRecurrentFilter(nn.Module):
         self.first = nn.Parameter(torch.zeros(units, states))
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Read off the scale of the data."""
+        """Adapts to the scale of the data."""
         del model
         self.channels.calibrate(data)
 
     def hold(self, laws: DiscreteLaws) -> Tensor:
-        """ρ_t, the probability that the state of the step before still counts, (N, T, units)."""
+        """Returns ρ_t, the probability of keeping the previous state, (N, T, units)."""
         logit: Tensor = self.channels(laws) @ self.hold_weight.mT + self.hold_bias
         return logit.sigmoid()
 

@@ -1,4 +1,4 @@
-"""What a filter reads of every step: the observation, or what the model says of it."""
+"""The inputs of a filter at every step: the observation, or its likelihoods under the model."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ Reading = Literal["observations", "likelihoods"]
 
 
 class Channels(nn.Module):
-    """Numbers that a filter reads of every step, (N, T, ``width``).
+    """Inputs of a filter at every step, (N, T, ``width``).
 
-    Of ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
+    For ``"observations"``: symbols as one-hot vectors and bits as they are, other numbers
     standardised by ``calibrate``, all zero where missing; then a flag for each feature that is
-    missing (one a step for many features, none for symbols); then the model's inputs, and the
-    action before as a one-hot vector. Of ``"likelihoods"``: log O_k(y_t) relative to their sum and
-    cut at ``least``, then inputs and action. With ``gaps``, before the inputs, the log of the time
-    since the step before in units of its geometric mean.
+    missing (one per step for many features, none for symbols); the log of the time since the
+    previous step, if gaps are read; then the model's inputs, and the previous action as a one-hot
+    vector. For ``"likelihoods"``: log O_k(y_t) relative to their sum and cut at ``least``, then the
+    same.
 
     Raises:
-        ValueError: a reading that there is not, or a model that it was not built for.
+        ValueError: an unknown reading, or a model that it was not built for.
     """
 
     shift: Tensor
@@ -63,7 +63,7 @@ class Channels(nn.Module):
             self.register_buffer("gap", torch.ones(()))
 
     def width(self, model: Model) -> int:
-        """How many numbers there are for this model."""
+        """Number of inputs for this model."""
         along = model.inputs + model.actions + self.gaps
         if self.reads == "likelihoods":
             assert isinstance(model.belief, DiscreteBelief)  # its filter asked
@@ -71,7 +71,7 @@ class Channels(nn.Module):
         return model.observations.channels + self._flags(model.observations) + along
 
     def build(self, model: Model) -> None:
-        """Read the kind of data that this model is for, from now on."""
+        """Prepares for the kind of data of this model."""
         self._kind: Observations = model.observations
         self.inputs, self.actions = model.inputs, model.actions
         if self.reads == "likelihoods":
@@ -86,7 +86,7 @@ class Channels(nn.Module):
         return 0 if kind.codes or not self.flagged else kind.features if few else 1
 
     def calibrate(self, data: Sequences) -> None:
-        """Read off the scale of the data, unless they are symbols or bits, and of their gaps."""
+        """Adapts to the scale of the data, unless they are symbols or bits."""
         if self.gaps:
             steps = gaps_before(data)[:, 1:]
             used = steps[data.step_mask[:, 1:]]

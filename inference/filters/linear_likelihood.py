@@ -1,4 +1,4 @@
-"""What observations that are linear in a continuous state say of it."""
+"""The likelihood of observations that are linear in a continuous state."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from .gaussian_beliefs import LOG_2PI, Density, GaussianBeliefs, product
 
 
 class LinearLikelihood:
-    """log O(y_t | z_t) as a quadratic function of z_t, with what was not observed left out.
+    """log O(y_t | z_t) as a quadratic function of z_t, without the missing elements.
 
-    In float64. Rows and columns of missing elements are those of a unit noise with residual zero.
+    In float64. Rows and columns of missing elements are those of unit noise with residual zero.
     """
 
     def __init__(self, laws: LinearGaussianLaws) -> None:

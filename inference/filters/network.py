@@ -1,4 +1,4 @@
-"""Filters around networks of one's own: whatever maps channels to features, step by step."""
+"""Filters around networks of your own: any module from channels to features, step by step."""
 
 from __future__ import annotations
 
@@ -35,37 +35,37 @@ class NetworkFilter(nn.Module):
 
     f is any ``torch.nn.Module`` that maps channels x (N, T, C) to features h (N, T, H): a
     transformer with a causal mask, convolutions, a recurrent cell of your own. The read-out, added
-    and trained here, makes a belief of the scores s_t as it does in ``LSTMFilter``. The channels
-    are those of ``Channels``: the observations, standardised (one-hot for symbols), zero where
-    missing; a flag for each feature that is missing; the log of the time since the step before;
-    inputs; the action before. After the end of a sequence all is missing; a network whose
-    ``forward`` takes ``lengths`` is given them, (N,).
+    and trained here, maps the scores s_t to a belief as in ``LSTMFilter``. The channels are those
+    of ``Channels``: the observations, standardised (one-hot for symbols), zero where missing; a
+    flag for each feature that is missing; the log of the time since the previous step; inputs; the
+    previous action. Beyond the end of a sequence everything is missing; a network whose ``forward``
+    takes ``lengths`` is given them, (N,).
 
-    The network runs in the float type of its weights and may return any; beliefs are made of it in
-    the precision of the laws. It is copied, and trained with everything else unless its weights do
-    not require gradients.
+    The network runs in the float type of its weights and may return any; beliefs have the precision
+    of the laws. It is copied, and trained with everything else unless its weights do not require
+    gradients.
 
-    ``save_fit`` keeps its weights. ``load_fit`` makes it again from its property
-    ``configuration``, the arguments of its class, if it has one; otherwise give ``load_fit`` one
-    like it as ``network``.
+    ``save_fit`` keeps its weights. ``load_fit`` rebuilds it from its property ``configuration``,
+    the arguments of its class, if it has one; otherwise pass ``load_fit`` one like it as
+    ``network``.
 
     Args:
         network: maps (N, T, C) to (N, T, H).
-        causal: whether h_t depends on x_1 … x_t alone, as a ``BeliefGuide`` needs it. It is tried
-            when the filter is built, in training as in evaluation: other numbers at the last step
-            must not move what comes before.
-        reads: ``"observations"`` or, of discrete states, ``"likelihoods"``: log O_k(y_t) under the
-            present parameters.
-        gaps: whether to read the time since the step before; None: if the model does.
+        causal: whether h_t depends on x_1 … x_t alone, as a ``BeliefGuide`` requires. This is
+            tested when the filter is built, in training and in evaluation mode: other numbers at
+            the last step must not change earlier outputs.
+        reads: ``"observations"`` or, for discrete states, ``"likelihoods"``: log O_k(y_t) under the
+            current parameters.
+        gaps: whether to read the time since the previous step; None: if the model does.
         flags: whether to read flags of missing features; None: if the network takes that many
             channels, which is tried.
-        gain: what the scores are multiplied by, g.
-        factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
-            or one logit for each of the 2^k states.
+        gain: factor g of the scores.
+        factorised: for a model of binary nodes, whether the belief is a product of Bernoulli laws,
+            or has one logit for each of the 2^k states.
 
     Raises:
         ValueError: a bad argument; when built, a network that does not fit the channels of the
-            model, or looks ahead although it is called causal.
+            model, or that is not causal although ``causal`` says so.
 
     >>> from torch import nn
     >>> from beliefzoo.inference import BeliefGuide, NetworkFilter
@@ -113,12 +113,12 @@ class NetworkFilter(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it is made again from."""
+        """The arguments from which it is rebuilt."""
         names = "network", "causal", "reads", "gaps", "flags", "gain", "factorised"
         return {name: getattr(self, name) for name in names}
 
     def build(self, model: Model) -> None:
-        """Try the network on the channels of the model, and make the read-out, once."""
+        """Tests the network on the channels of the model and makes the read-out, once."""
         belief = model.belief
         if isinstance(belief, DiscreteBelief) and not self.factorised:
             belief = DiscreteBelief(belief.states)
@@ -152,7 +152,7 @@ class NetworkFilter(nn.Module):
             self.register_buffer("state_scale", torch.ones(belief.size))
 
     def _fit_channels(self, model: Model) -> Tensor:
-        """Decide on the channels; returns what the network makes of random ones."""
+        """Chooses the channels; returns the network's output on random ones."""
         refused = ""
         for flags in (True, False) if self.flags is None else (self.flags,):
             channels = Channels(self.reads, flagged=flags, gaps=bool(self.gaps))
@@ -176,7 +176,7 @@ class NetworkFilter(nn.Module):
         )
 
     def _try(self, network: nn.Module, x: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """What the network makes of channels (N, T, C), in its own float type."""
+        """The network's output on channels (N, T, C), in its own float type."""
         floats = (p.dtype for p in network.parameters() if p.is_floating_point())
         x = x.to(next(floats, x.dtype))
         if "lengths" not in inspect.signature(network.forward).parameters:
@@ -188,7 +188,7 @@ class NetworkFilter(nn.Module):
         return given
 
     def _require_causal(self) -> None:
-        """Refuse a network whose earlier outputs move with the last step."""
+        """Raises ValueError for a network whose earlier outputs change with the last step."""
         x = _noise(self._width)
         other = torch.cat([x[:, :-1], -x[:, -1:]], 1)
         for training in (False, True):  # a normalisation over steps looks ahead in training alone
@@ -208,7 +208,7 @@ class NetworkFilter(nn.Module):
                 )
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Read off the scale of the data, and of continuous states in the model."""
+        """Adapts to the scale of the data, and of continuous states in the model."""
         if isinstance(model.belief, GaussianBelief):
             mean, spread = spread_of_states(model, data[: min(len(data), _SCALED_ON)])
             self.state_shift = mean.to(self.state_shift)
@@ -216,7 +216,7 @@ class NetworkFilter(nn.Module):
         self.channels.calibrate(data)
 
     def scores(self, laws: TrajectoryLaws) -> Tensor:
-        """The read-out before it is made a belief, (N, T, belief.width)."""
+        """Returns the scores of the read-out, (N, T, belief.width)."""
         if self.head is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         features = self._try(self.network, self.channels(laws), laws.data.lengths)
@@ -224,7 +224,7 @@ class NetworkFilter(nn.Module):
         return out.double() if laws.discrete is None else out.to(laws.discrete.log_initial.dtype)
 
     def read_out(self, scores: Tensor) -> Beliefs:
-        """The beliefs that scores (…, belief.width) stand for."""
+        """Returns the beliefs that scores (…, belief.width) represent."""
         if isinstance(self.belief, DiscreteBelief):
             return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
         return normal_law(scores, self.belief, self.state_shift, self.state_scale)

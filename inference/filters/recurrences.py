@@ -1,7 +1,7 @@
-"""What goes on inside torch's recurrent networks, for all steps at once.
+"""Gates of torch's recurrent networks, for all steps at once.
 
-A gate reads the input and the output of the step before. Once torch has computed all outputs, every
-gate of every step follows from one matrix product, and the cell from a linear recurrence.
+A gate reads the input and the output of the previous step. Once torch has computed all outputs,
+every gate of every step follows from one matrix product, and the cell from a linear recurrence.
 """
 
 from __future__ import annotations
@@ -16,14 +16,27 @@ from ...models.checks import require
 
 
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
-    """Every gate of a ``torch.nn`` LSTM, GRU or RNN on inputs x (N, T, input_size).
+    """Computes all gates of a ``torch.nn`` LSTM, GRU or RNN; differentiable.
 
-    Returns arrays (N, T, layers, hidden_size) under torch's names: i, f, g, o, c, h (LSTM),
-    r, z, n, h (GRU), h (RNN); differentiable. States before the first step are zero.
+    Args:
+        network: reads forward, without projection; its initial states are zero.
+        x: inputs, (N, T, input_size).
+
+    Returns:
+        (N, T, layers, hidden_size) under torch's names: i, f, g, o, c, h (LSTM), r, z, n, h (GRU),
+        h (RNN).
 
     Raises:
         ValueError: another network, one that reads both ways or has a projection; inputs without a
             step, of another width or of another dtype.
+
+    >>> import torch
+    >>> from beliefzoo.inference import recurrent_gates
+    >>> lstm, x = torch.nn.LSTM(3, 8, batch_first=True), torch.ones(2, 10, 3)
+    >>> gates = recurrent_gates(lstm, x)
+    >>> cell = gates["f"][:, 1:] * gates["c"][:, :-1] + (gates["i"] * gates["g"])[:, 1:]
+    >>> torch.allclose(cell, gates["c"][:, 1:], atol=1e-6)
+    True
     """
     check_network(network)
     check_inputs(network, x, "x")
@@ -38,7 +51,7 @@ def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
 
 
 def check_network(network: object) -> None:
-    """Raise ``ValueError`` unless it is a recurrent network whose gates are one a unit."""
+    """Raises ``ValueError`` unless the network has one gate of each kind per unit."""
     require(
         isinstance(network, nn.LSTM | nn.GRU | nn.RNN),
         "network",

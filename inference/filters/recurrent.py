@@ -51,34 +51,34 @@ _UNIT_SOFTPLUS = math.log(math.e - 1)
 class RecurrentFilter(nn.Module):
     """A recurrent network followed by a linear read-out of the belief.
 
-    Of discrete states it reads out scores, whose softmax is the belief; of binary nodes the logits
-    of a product of Bernoulli laws (or, not ``factorised``, scores of all 2^k states). Of continuous
-    states it
-    reads out mean and Cholesky factor (or standard deviations, see the model's ``belief``) in units
-    of the states' own spread, which ``calibrate`` finds.
+    For discrete states it reads out scores, whose softmax is the belief; for binary nodes the
+    logits of a product of Bernoulli laws (or, unless ``factorised``, scores of all 2^k states). For
+    continuous states it reads out mean and Cholesky factor (or standard deviations, see the model's
+    ``belief``) in units of the standard deviation of the states, which ``calibrate`` computes.
 
     Args:
-        hidden_size: units of the network.
-        reads: ``"observations"`` (what a user's own network reads); ``"likelihoods"``, what the
-            model says of y_t alone, which follows the parameters when these are uncertain: log
-            O_k(y_t), or for linear-Gaussian laws the states' spread updated by y_t; or ``"both"``.
-        layers: stacked layers.
+        hidden_size: number of units of the network.
+        reads: ``"observations"`` (for a user's own network); ``"likelihoods"``, the information of
+            the model about y_t alone, which follows the parameters when these are uncertain:
+            log O_k(y_t), or for linear-Gaussian laws the stationary law of the states updated by
+            y_t; or ``"both"``.
+        layers: number of stacked layers.
         direction: ``"forward"`` reads the past; ``"backward"`` reads the future (h_t knows y_t to
             y_T), ``"both"`` reads all. The latter two are for ``ForwardGuide`` and
             ``MeanFieldGuide``, not for ``BeliefGuide``.
-        gaps: whether to read the time since the step before; None: if the model does.
-        memory: what the belief is read off: the output ``"h"``, of an LSTM also its cell ``"c"``,
+        gaps: whether to read the time since the previous step; None: if the model does.
+        memory: what the belief is read off: the output ``"h"``, for an LSTM also its cell ``"c"``,
             or both, ``"hc"``.
-        gain: what the read-out's scores are multiplied by. A belief that is sharp among many states
-            takes scores in the hundreds, which weights reach ``gain`` times sooner than without.
-        factorised: of a model of binary nodes, whether the belief is a product of Bernoulli laws,
-            or one logit for each of the 2^k states.
+        gain: factor of the read-out's scores. A belief that is sharp among many states needs scores
+            in the hundreds, which weights reach ``gain`` times sooner than without.
+        factorised: for a model of binary nodes, whether the belief is a product of Bernoulli laws,
+            or has one logit for each of the 2^k states.
         network: a ``torch.nn`` network of your own to use (and train further) instead of a new one.
-        frozen: keep the weights of ``network`` as they are (and leave out its dropout): the
-            read-out alone is trained.
+        frozen: keep the weights of ``network`` as they are (without its dropout) and train only the
+            read-out.
 
     Raises:
-        ValueError: for a bad argument, or when used with a model that it was not built for.
+        ValueError: a bad argument, or a model that it was not built for.
     """
 
     kind: ClassVar[type[nn.RNNBase]]
@@ -159,9 +159,9 @@ class RecurrentFilter(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it is made again from; weights that it made itself are not among them.
+        """The arguments from which it is rebuilt, without weights it made itself.
 
-        ``gaps`` as the model decided.
+        ``gaps`` is as the model decided.
         """
         own: dict[str, Any] = {"hidden_size": self.hidden_size, "layers": self.layers}
         if self._users:
@@ -170,7 +170,7 @@ class RecurrentFilter(nn.Module):
         return {**own, **{name: getattr(self, name) for name in kept}}
 
     def build(self, model: Model) -> None:
-        """Make weights of the sizes that the model asks for, once."""
+        """Makes weights of the sizes that the model needs, once."""
         if self.gaps is None:
             self.gaps = model.timed
         width, belief = self._width(model), self._belief_of(model)
@@ -237,10 +237,10 @@ class RecurrentFilter(nn.Module):
         return plain + self._flags
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Standardise the channels by the data, unless they are symbols or bits.
+        """Standardises the channels by the data, unless they are symbols or bits.
 
-        A network of the user's own goes on reading what it always read. Continuous states are read
-        out in units of their spread in the model, parameters that are not known being drawn.
+        A user's own network keeps its inputs. Continuous states are read out in units of their
+        standard deviation in the model, with unknown parameters drawn from the prior.
         """
         if isinstance(model.belief, GaussianBelief):
             mean, spread = spread_of_states(model, data[: min(len(data), _SCALED_ON)])
@@ -256,7 +256,7 @@ class RecurrentFilter(nn.Module):
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def channels(self, laws: TrajectoryLaws) -> Tensor:
-        """What the network reads, (N, T, input_size)."""
+        """Returns the inputs of the network, (N, T, input_size)."""
         assert self.head is not None
         dtype = self.head.weight.dtype
         parts: list[Tensor] = []
@@ -283,7 +283,7 @@ class RecurrentFilter(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
     def _of_model(self, laws: TrajectoryLaws) -> Tensor:
-        """What the model's laws say of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
+        """The model's law of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
         if isinstance(self.belief, DiscreteBelief):
             assert laws.discrete is not None  # as the belief is
             log_likelihood = laws.discrete.log_likelihood
@@ -304,9 +304,9 @@ class RecurrentFilter(nn.Module):
         return torch.cat(parts, -1)
 
     def hidden(self, laws: TrajectoryLaws) -> Tensor:
-        """What the belief is read off at every step, (N, T, hidden_size).
+        """Returns the features that the belief is read off, (N, T, hidden_size).
 
-        Twice that in direction ``"both"`` and of memory ``"hc"``, in that order.
+        Twice as many in direction ``"both"`` and with memory ``"hc"``, in that order.
         """
         assert self.network is not None
         x = self.channels(laws)
@@ -329,14 +329,14 @@ class RecurrentFilter(nn.Module):
         return padded
 
     def scores(self, laws: TrajectoryLaws) -> Tensor:
-        """The read-out before it is made a belief, (N, T, belief.width)."""
+        """Returns the scores of the read-out, (N, T, belief.width)."""
         if self.head is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         out: Tensor = self.head(self.hidden(laws))
         return out.double() if laws.discrete is None else out.to(laws.discrete.log_initial.dtype)
 
     def read_out(self, scores: Tensor) -> Beliefs:
-        """The beliefs that scores (…, belief.width) stand for."""
+        """Returns the beliefs that scores (…, belief.width) represent."""
         if isinstance(self.belief, DiscreteBelief):
             return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
         return normal_law(scores, self.belief, self.state_shift, self.state_scale)
@@ -345,9 +345,9 @@ class RecurrentFilter(nn.Module):
         return self.read_out(self.scores(laws))
 
     def gates(self, laws: TrajectoryLaws) -> dict[str, Tensor]:
-        """Gates, candidates, cells and outputs over time, each (N, T, layers, hidden_size).
+        """Returns gates, candidates, cells and outputs, each (N, T, layers, hidden_size).
 
-        A network that reads backward has them in its own order of time.
+        For a network that reads backward they are in its own order of time.
         """
         assert self.network is not None
         return recurrent_gates(self.network, self.channels(laws))
@@ -368,7 +368,18 @@ class ReadOut(nn.Linear):
 class LSTMFilter(RecurrentFilter):
     """``torch.nn.LSTM`` as a filter; gates i, f, g, o, cell c, output h.
 
-    For the arguments see ``RecurrentFilter``.
+    Args:
+        hidden_size: number of units; for the other arguments see :class:`RecurrentFilter`.
+
+    >>> from beliefzoo.inference import BeliefGuide, FitSettings, LSTMFilter, evidence_gap, fit
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(50, 20, seed=0).data
+    >>> guide = BeliefGuide(model, LSTMFilter(hidden_size=16))
+    >>> settings = FitSettings(steps=40, learning_rate=0.03)
+    >>> result = fit(model, guide, data, settings=settings, seed=0, progress=False)
+    >>> evidence_gap(result, data).gap_per_step < evidence_gap(guide, data).gap_per_step / 2
+    True
     """
 
     kind = nn.LSTM
@@ -378,7 +389,16 @@ class LSTMFilter(RecurrentFilter):
 class GRUFilter(RecurrentFilter):
     """``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.
 
-    For the arguments see ``RecurrentFilter``.
+    Args:
+        hidden_size: number of units; for the other arguments see :class:`RecurrentFilter`.
+
+    >>> from beliefzoo.inference import GRUFilter
+    >>> from beliefzoo.models import mess3
+    >>> model, network = mess3().model, GRUFilter(hidden_size=16, layers=2)
+    >>> network.build(model)
+    >>> found = network.gates(model.laws(model.known, model.sample(5, 20, seed=0).data))
+    >>> sorted(found), found["z"].shape
+    (['h', 'n', 'r', 'z'], torch.Size([5, 20, 2, 16]))
     """
 
     kind = nn.GRU
@@ -388,7 +408,18 @@ class GRUFilter(RecurrentFilter):
 class ElmanFilter(RecurrentFilter):
     """``torch.nn.RNN`` (tanh) as a filter; output h.
 
-    For the arguments see ``RecurrentFilter``.
+    Args:
+        hidden_size: number of units; for the other arguments see :class:`RecurrentFilter`.
+
+    >>> import torch
+    >>> from beliefzoo.inference import ElmanFilter
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> own = torch.nn.RNN(3, 8, batch_first=True)  # a network of your own, trained elsewhere
+    >>> network = ElmanFilter(network=own, frozen=True)
+    >>> network.build(model)
+    >>> network(model.laws(model.known, model.sample(5, 20, seed=0).data)).shape
+    torch.Size([5, 20, 9])
     """
 
     kind = nn.RNN
@@ -432,7 +463,7 @@ def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
 
 
 def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
-    """A user's network knows whether it reads both ways."""
+    """The direction of a user's network, which may read both ways."""
     if network.bidirectional:
         if asked == "backward":
             raise ValueError(f"direction: this network reads both ways, got {asked!r}")
@@ -443,7 +474,7 @@ def _direction_of(network: nn.RNNBase, asked: Direction) -> Direction:
 
 
 def actions_before(data: Sequences, actions: int) -> Tensor:
-    """The action before every step as a one-hot vector, (N, T, A); zero at the first."""
+    """The previous action at every step as a one-hot vector, (N, T, A); zero at the first."""
     assert data.actions is not None  # the model checked the data
     before: Tensor = nn.functional.one_hot(data.actions.roll(1, 1), actions)
     before[:, 0] = 0

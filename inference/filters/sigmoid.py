@@ -1,4 +1,4 @@
-"""The layer of logistic units: one set of weights, read as a belief or as the law of a bit."""
+"""A layer of logistic units, read as a belief or as the law of a bit."""
 
 from __future__ import annotations
 
@@ -22,22 +22,32 @@ class SigmoidFilter(nn.Module):
     .. math::
         h_1 = \sigma(W_y x_1 + b_1), \qquad h_t = \sigma(W_h h_{t-1} + W_y x_t + b)
 
-    h_t (k) is the belief itself, a product of Bernoulli laws: what is fed back is the probability.
-    With the weights of a harmonium over time it is its mean-field recursion (Sutskever & Hinton
-    2007). In a ``BeliefGuide`` it is the deterministic twin of a ``SampledBitGuide``, which feeds
-    back a sampled bit through the same weights (SCIENCE I4). It is the exact filter where W_h = 0
-    and each node has its own observation; otherwise it is not: log-odds of a belief are not affine
-    in the belief before.
+    h_t (k) is the belief itself, a product of Bernoulli laws: the probability is fed back. With the
+    weights of a harmonium over time this is its mean-field recursion (Sutskever & Hinton 2007). A
+    ``SampledBitGuide`` feeds back a sampled bit through the same weights (docs/science.md, I4). The
+    recursion is the exact filter if W_h = 0 and each node has its own observation; otherwise it is
+    not, since the log odds of a belief are not affine in the previous belief.
 
     Two states without nodes are one node, state 1 being h = 1. In h = (1 + m) / 2 a weight W_h acts
     on m ∈ [−1, 1] with W_h / 4 in units of half the logit.
 
     Args:
-        coupling: ``"full"`` W_h, or ``"diagonal"``: nodes that feed themselves alone.
+        coupling: ``"full"`` W_h, or ``"diagonal"``: nodes that feed back to themselves alone.
         reads: ``"observations"`` or ``"likelihoods"``, see ``Channels``.
 
     Raises:
         ValueError: a bad argument, or a model whose states are not those of binary nodes.
+
+    >>> from beliefzoo.inference import BeliefGuide, SigmoidFilter, evidence_gap
+    >>> from beliefzoo.models import TemporalSigmoidBeliefNetwork, node_gate
+    >>> model = TemporalSigmoidBeliefNetwork(1, "gaussian").with_parameters(
+    ...     node_initial=[0.0], node_weight=[[2.0]], node_bias=[-1.0],
+    ...     node_loading=[[1.0]], node_intercept=[0.0], scale=[1.0],
+    ... )
+    >>> network = SigmoidFilter().write(model, node_gate(model))
+    >>> gap = evidence_gap(BeliefGuide(model, network), model.sample(20, 30, seed=0).data)
+    >>> 0 < gap.kl_filter_per_step < 0.1  # near the filter, but not equal to it
+    True
     """
 
     causal = True
@@ -58,11 +68,11 @@ class SigmoidFilter(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it was made with."""
+        """The arguments of the constructor."""
         return {"coupling": self.coupling, "reads": self.channels.reads}
 
     def build(self, model: Model) -> None:
-        """Make weights of the sizes that the model asks for, once."""
+        """Makes weights of the sizes that the model needs, once."""
         nodes = nodes_of(model, "SigmoidFilter")
         width = self.channels.width(model)
         if self.nodes is not None:
@@ -84,7 +94,7 @@ class SigmoidFilter(nn.Module):
         self.first_bias = nn.Parameter(torch.zeros(nodes))
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Read off the scale of the data."""
+        """Adapts to the scale of the data."""
         del model
         self.channels.calibrate(data)
 
@@ -95,14 +105,14 @@ class SigmoidFilter(nn.Module):
         return weight if self.coupling == "full" else weight.diag_embed()
 
     def drive(self, laws: DiscreteLaws) -> Tensor:
-        """W_y x_t + b, the logits but for what the node before adds, (N, T, k)."""
+        """Returns W_y x_t + b, the logits without the term of the previous nodes, (N, T, k)."""
         if self.nodes is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         told = self.channels(laws) @ self.input_weight.mT
         return torch.cat([told[:, :1] + self.first_bias, told[:, 1:] + self.bias], 1)
 
     def logits(self, laws: DiscreteLaws) -> Tensor:
-        """log P(h = 1) / P(h = 0) of every node, (N, T, k)."""
+        """Returns log P(h = 1) / P(h = 0) of every node, (N, T, k)."""
         drive, weight = self.drive(laws), self.matrix
         hidden = _units(drive, weight)
         return torch.cat([drive[:, :1], drive[:, 1:] + hidden[:, :-1] @ weight.mT], 1)
@@ -112,10 +122,10 @@ class SigmoidFilter(nn.Module):
 
     @property
     def gate(self) -> NodeGate:
-        """The weights in units of the data, for steps of which nothing is missing.
+        """The weights in units of the data, for steps without missing elements.
 
         Raises:
-            ValueError: a filter that reads likelihoods or inputs, or that was not built.
+            ValueError: a filter that reads likelihoods or inputs, or that is not built.
         """
         channels = self.channels
         require(
@@ -130,10 +140,16 @@ class SigmoidFilter(nn.Module):
         return NodeGate(*(part.detach().clone().double() for part in parts))
 
     def write(self, model: Model, gate: NodeGate) -> Self:
-        """Build it for this model and write the gate's weights into it; returns the filter.
+        """Builds the filter for this model and sets the gate's weights.
 
-        ``node_gate(model)`` is the gate that a model's own parameters write down. For steps of
-        which nothing is missing: the weights of missing flags are zero.
+        For steps without missing elements: the weights of missing flags are zero.
+
+        Args:
+            model: the model.
+            gate: for instance ``node_gate(model)``, the gate given by the model's own parameters.
+
+        Returns:
+            The filter.
 
         Raises:
             ValueError: weights of another shape, or W_h off the diagonal of a diagonal filter.
@@ -164,8 +180,8 @@ class SigmoidFilter(nn.Module):
 def _units(drive: Tensor, weight: Tensor) -> Tensor:
     """h_t of every step, (N, T, k), by one call of torch's tanh network in m = 2 h − 1.
 
-    ½ logit = ½ drive + ¼ W (m + 1); the network starts from m = 0, where the first step is to feel
-    nothing at all, so the constant ¼ W 1 belongs to the inputs of the later steps.
+    ½ logit = ½ drive + ¼ W (m + 1). The network starts from m = 0, where the first step must have
+    no contribution, so the constant ¼ W 1 is added to the inputs of the later steps.
     """
     nodes = len(weight)
     later = drive[:, 1:] / 2 + weight.sum(-1) / 4

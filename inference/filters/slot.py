@@ -1,8 +1,8 @@
-"""Filters: from a sequence to a belief at every step, exactly or with a recurrent network.
+"""Filters: from a sequence to a belief at every step, exactly or with a network.
 
 Every filter takes the laws of a model for some data and returns the law of z_t given y_1 … y_t for
 every sequence and time: log probabilities (N, T, K) of discrete states, ``GaussianBeliefs`` of
-continuous ones. That the exact filter and the LSTM fit the same slot is the point of the library.
+continuous ones. The exact filter and an LSTM can replace each other in a guide.
 """
 
 from __future__ import annotations
@@ -22,45 +22,75 @@ Beliefs = Tensor | GaussianBeliefs
 
 
 class Filter(Protocol):
-    """What a guide needs of a filter."""
+    """What a guide needs of a filter; your own class with these members can take its place.
+
+    ``causal`` says that the belief at step t depends on y_1 … y_t alone.
+
+    >>> import torch
+    >>> from beliefzoo.inference import BeliefGuide, evidence_gap
+    >>> from beliefzoo.models import mess3
+    >>> class Uniform(torch.nn.Module):
+    ...     causal = True
+    ...     def build(self, model):
+    ...         self.states = model.states
+    ...     def calibrate(self, model, data):
+    ...         pass
+    ...     def forward(self, laws):
+    ...         return torch.zeros_like(laws.log_likelihood).log_softmax(-1)
+    >>> model = mess3().model
+    >>> gap = evidence_gap(BeliefGuide(model, Uniform()), model.sample(5, 10, seed=0).data)
+    >>> gap.kl_filter_per_step > 0.5
+    True
+    """
 
     causal: bool
 
     def build(self, model: Model) -> None:
-        """Make the weights for this model, or check that they fit it."""
+        """Makes the weights for this model, or checks that they fit it."""
         ...
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Read off the scale of the data, and of the states of the model at known parameters."""
+        """Adapts to the scale of the data, and of the model's states at known parameters."""
         ...
 
     def __call__(self, laws: TrajectoryLaws) -> Beliefs:
-        """Log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
+        """Returns log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
         ...
 
 
 @runtime_checkable
 class ScoredFilter(Filter, Protocol):
-    """A filter whose belief at a step is read off scores of that step alone.
+    """A filter whose belief at a step is a function of scores of that step alone.
 
-    A ``ForwardGuide`` adds the scores to the model's own transitions.
+    A ``ForwardGuide`` needs such a filter: it adds the scores to the model's own transitions.
+
+    >>> from beliefzoo.inference import ExactFilter, LSTMFilter, ScoredFilter
+    >>> isinstance(LSTMFilter(hidden_size=8), ScoredFilter), isinstance(ExactFilter(), ScoredFilter)
+    (True, False)
     """
 
     def scores(self, laws: TrajectoryLaws) -> Tensor:
-        """The scores (N, T, width of the belief)."""
+        """Returns the scores (N, T, width of the belief)."""
         ...
 
     def read_out(self, scores: Tensor) -> Beliefs:
-        """The beliefs that scores stand for."""
+        """Returns the beliefs that scores represent."""
         ...
 
 
 class ExactFilter(nn.Module):
-    """The forward algorithm: b_t(z) ∝ O(y_t|z) Σ_z' b_{t-1}(z') T(z|z').
+    """Exact filter as a guide's filter: b_t(z) ∝ O(y_t|z) Σ_z' b_{t-1}(z') T(z|z').
 
-    For linear-Gaussian laws the Kalman filter. As a guide's filter its ELBO is the evidence. No
-    gradient flows through the beliefs: the ELBO is stationary in them at the filter, so its
-    gradient in the parameters is exact without.
+    For linear-Gaussian laws this is the Kalman filter. With it the ELBO of a ``BeliefGuide`` is the
+    evidence. No gradient flows through the beliefs: the ELBO is stationary in them at the filter,
+    so its gradient in the parameters is exact without.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, evidence_gap
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> gap = evidence_gap(BeliefGuide(model, ExactFilter()), model.sample(5, 10, seed=0).data)
+    >>> bool((gap.log_evidence - gap.elbo).abs().max() < 1e-9)
+    True
     """
 
     causal = True
@@ -71,10 +101,10 @@ class ExactFilter(nn.Module):
         return {}
 
     def build(self, model: Model) -> None:
-        """Nothing to build."""
+        """Does nothing: there are no weights."""
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Nothing to calibrate."""
+        """Does nothing."""
 
     def forward(self, laws: TrajectoryLaws) -> Beliefs:
         if laws.discrete is not None:

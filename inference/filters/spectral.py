@@ -1,4 +1,4 @@
-"""Predictive-state models of symbols: operators on what is observable, learned from moments."""
+"""Predictive-state models of symbols: observable operators, learned from moments."""
 
 from __future__ import annotations
 
@@ -19,13 +19,25 @@ _LEAST = 1e-4
 
 
 def symbol_triples(data: Sequences) -> Tensor:
-    """Frequencies of three symbols in a row, over all places of all sequences, (S, S, S) float64.
+    """Frequencies of three successive symbols, over all places of all sequences.
 
-    Indexed by time: entry (i, j, k) is that of i, then j, then k. Estimates the law of the first
-    three symbols where the chain is stationary. Places with a missing symbol are left out.
+    They estimate the law of the first three symbols if the chain is stationary. Places with a
+    missing symbol are left out.
+
+    Args:
+        data: sequences of S symbols.
+
+    Returns:
+        (S, S, S) float64, indexed by time: entry (i, j, k) is that of i, then j, then k.
 
     Raises:
-        ValueError: data that are not symbols, or without three observed symbols in a row.
+        ValueError: data that are not symbols, or without three successive observed symbols.
+
+    >>> from beliefzoo.inference import symbol_triples
+    >>> from beliefzoo.models import Sequences
+    >>> data = Sequences.from_arrays([[0, 1, 0, 1]], codes=True)
+    >>> symbol_triples(data).nonzero().tolist(), symbol_triples(data)[0, 1, 0].item()
+    ([[0, 1, 0], [1, 0, 1]], 0.5)
     """
     require(data.is_codes, "data", "must be symbols (codes=True)", "numbers")
     size = len(data.symbols) if data.symbols is not None else int(data.codes().max()) + 1
@@ -42,11 +54,22 @@ def _triples(data: Sequences, size: int) -> Tensor:
 
 
 def triple_probabilities(model: HiddenMarkovModel) -> Tensor:
-    """p(y_1, y_2, y_3) of a hidden Markov model of symbols, (S, S, S) float64, by its parameters.
+    """Probabilities p(y_1, y_2, y_3) of a hidden Markov model of symbols.
+
+    Args:
+        model: with a ``Categorical`` emission of S symbols and known parameters.
+
+    Returns:
+        (S, S, S) float64, indexed by time.
 
     Raises:
-        ValueError: another emission than ``Categorical``, moves that differ between steps, or
-            unknown parameters.
+        ValueError: another emission, transitions that differ between steps, or unknown parameters.
+
+    >>> from beliefzoo.inference import triple_probabilities
+    >>> from beliefzoo.models import golden_mean
+    >>> found = triple_probabilities(golden_mean().model)
+    >>> round(found.sum().item(), 6), round(found[0, 0].sum().item(), 6)  # never 0 twice in a row
+    (1.0, 0.0)
     """
     _require_symbols(model)
     require(
@@ -69,7 +92,7 @@ def _require_symbols(model: Model) -> None:
 
 @dataclass(frozen=True)
 class ObservableOperators:
-    r"""A hidden Markov model of symbols in coordinates that are observable (Hsu et al. 2012).
+    r"""A hidden Markov model of symbols in observable coordinates.
 
     .. math::
         p(x_1, \dots, x_t) = b_\infty' B_{x_t} \cdots B_{x_1} b_1, \qquad
@@ -77,10 +100,28 @@ class ObservableOperators:
 
     With U (S, m) the m leading left singular vectors of P_21, and O (S, K), T the model's matrices:
     b_1 = U'P_1, b_∞' = P_1'(U'P_21)⁺, B_x = U'P_3x1 (U'P_21)⁺; b_t = U'O p(z_t | x_1 … x_{t-1}).
-    A predictive state (Littman et al. 2001): no hidden state, no iteration, no local optimum. Exact
-    for exact moments where O and T have rank K = m and every state can be the first one.
+    This is a predictive state: there are no hidden states, no iteration, no local optimum. Exact
+    for exact moments if O and T have rank K = m and every state can be the first one.
 
-    ``basis`` U (S, m), ``start`` b_1 (m,), ``end`` b_∞ (m,), ``operators`` B (S, m, m).
+    Attributes:
+        basis: U, (S, m).
+        start: b_1, (m,).
+        end: b_∞, (m,).
+        operators: B, (S, m, m).
+
+    Source: Hsu, Kakade & Zhang (2012); Littman, Sutton & Singh (2001).
+
+    >>> import torch
+    >>> from beliefzoo.inference import ObservableOperators, log_evidence, triple_probabilities
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], probs=[[0.8, 0.2], [0.3, 0.7]]
+    ... )
+    >>> operators = ObservableOperators.of_triples(triple_probabilities(model), rank=2)
+    >>> operators.joint_probabilities(2).numpy().round(4)
+    array([0.36 , 0.19 , 0.215, 0.235])
+    >>> log_evidence(model, Sequences.from_arrays([[0, 0]], codes=True)).exp().numpy().round(4)
+    array([0.36])
     """
 
     basis: Tensor
@@ -90,7 +131,7 @@ class ObservableOperators:
 
     @classmethod
     def of_triples(cls, triples: Tensor, rank: int) -> Self:
-        """The operators that moments (…, S, S, S), indexed by time, give: one set for each.
+        """Computes the operators from moments (…, S, S, S), indexed by time: one set for each.
 
         Raises:
             ValueError: moments that are no cube of finite numbers, or a rank beyond the number of
@@ -115,11 +156,11 @@ class ObservableOperators:
         return cls(basis, start, end, projected)
 
     def predictive_states(self, codes: Tensor, seen: Tensor | None = None) -> Tensor:
-        """b_1 … b_{T+1} of sequences of codes (N, T), shape (N, T + 1, m).
+        """Computes b_1 … b_{T+1} of sequences of codes (N, T), shape (N, T + 1, m).
 
-        Where ``seen`` (N, T) is False the symbol is summed out. Noise in the moments can give a
-        symbol that is seen a probability below 1e-4, or a negative one, and would then be all that
-        is left of the state: there it starts anew from b_1.
+        Where ``seen`` (N, T) is False the symbol is summed out. Noise in the moments can give an
+        observed symbol a probability below 1e-4, or a negative one, which would then dominate the
+        state: there it restarts from b_1.
         """
         self._check_codes(codes if seen is None else codes[seen])
         operators = torch.cat([self.operators, self.operators.sum(0, keepdim=True)])
@@ -139,12 +180,12 @@ class ObservableOperators:
         require(fits, "codes", f"needs whole numbers 0 … {symbols - 1}", codes)
 
     def joint_probabilities(self, length: int) -> Tensor:
-        """p(x_1, …, x_length) of all sequences, the last symbol running fastest, (…, S ** length).
+        """Returns p(x_1, …, x_length) of all sequences, the last symbol fastest, (…, S ** length).
 
-        As the products of operators say it: noise in the moments can make some negative.
+        These are the products of operators: noise in the moments can make some negative.
 
         Raises:
-            ValueError: a length of more sequences than can be enumerated.
+            ValueError: a length with more sequences than can be enumerated.
         """
         require_count(length, "length")
         words = self.operators.shape[-3] ** length
@@ -156,30 +197,40 @@ class ObservableOperators:
         return torch.einsum("...a,...na->...n", self.end, states)
 
     def predictions(self, states: Tensor) -> Tensor:
-        """p(x | b) of every symbol at states (…, m): (…, S), cut at 1e-12 and normalised."""
+        """Returns p(x | b) of every symbol at states (…, m): (…, S), at least 1e-12."""
         read = self.operators.mT @ self.end  # (S, m)
         found = (states @ read.mT).clamp_min(_SMALLEST)
         return found / found.sum(-1, keepdim=True)
 
     def step_log_likelihood(self, codes: Tensor) -> Tensor:
-        """log p(x_t | x_1 … x_{t-1}) of codes (N, T), (N, T) nats."""
+        """Returns log p(x_t | x_1 … x_{t-1}) of codes (N, T), (N, T) nats."""
         predicted = self.predictions(self.predictive_states(codes)[:, :-1])
         return predicted.gather(-1, codes.unsqueeze(-1)).squeeze(-1).log()
 
 
 class SpectralFilter(nn.Module):
-    r"""The predictive state of observable operators, read as a belief in a model's coordinates.
+    """Predictive state of observable operators, converted to a belief over a model's states.
 
-    p(z_t | x_1 … x_{t-1}) = (U'O)⁺ b_t, and then Bayes' rule with the model's own O. The operators
-    are estimated from the moments of the data when it is calibrated (the chain is taken to be
-    stationary), or given: nothing is trained. ``operators`` alone predict without any model.
+    p(z_t | x_1 … x_{t-1}) = (U'O)⁺ b_t, followed by Bayes' rule with the model's own O. The
+    operators are estimated from the moments of the data when the filter is calibrated (assuming a
+    stationary chain), or given: nothing is trained. ``operators`` predict without any model.
 
     Args:
-        rank: of the operators, m; None: the model's number of states.
+        rank: rank m of the operators; None: the model's number of states.
         floor: least probability of a state before y_t is seen; noise can make it negative.
 
     Raises:
         ValueError: a bad argument, or a model that is not one of symbols.
+
+    >>> from beliefzoo.inference import BeliefGuide, SpectralFilter, evidence_gap
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
+    ...     initial=[2 / 3, 1 / 3], transition=[[0.9, 0.1], [0.2, 0.8]],
+    ...     probs=[[0.8, 0.2], [0.3, 0.7]],    ... )
+    >>> data, guide = model.sample(100, 50, seed=0).data, BeliefGuide(model, SpectralFilter())
+    >>> guide.calibrate(data)  # estimates the operators
+    >>> evidence_gap(guide, data).gap_per_step < 0.01
+    True
     """
 
     causal = True
@@ -200,21 +251,21 @@ class SpectralFilter(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it was made with."""
+        """The arguments of the constructor."""
         return {"rank": self.rank, "floor": self.floor}
 
     @property
     def operators(self) -> ObservableOperators:
-        """What was estimated or written.
+        """The operators that were estimated or given.
 
         Raises:
-            ValueError: a filter that was not built.
+            ValueError: a filter that is not built.
         """
         self._require_built()
         return ObservableOperators(self.basis, self.start, self.end, self.transfer)
 
     def build(self, model: Model) -> None:
-        """Make room for operators of the sizes that the model asks for, once."""
+        """Makes room for operators of the sizes that the model needs, once."""
         _require_symbols(model)
         symbols, rank = model.observations.channels, self.rank or model.states
         require(rank <= symbols, "rank", f"must be at most the number of symbols, {symbols}", rank)
@@ -233,7 +284,7 @@ class SpectralFilter(nn.Module):
         self._built = True
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Estimate the operators from the moments of the data."""
+        """Estimates the operators from the moments of the data."""
         self.write(ObservableOperators.of_triples(_triples(data, len(self.basis)), self._width))
 
     @property
@@ -241,10 +292,10 @@ class SpectralFilter(nn.Module):
         return self.basis.shape[1]
 
     def write(self, operators: ObservableOperators) -> Self:
-        """Keep these operators, of the shapes it was built for; returns the filter.
+        """Sets the operators, of the shapes it was built for; returns the filter.
 
         Raises:
-            ValueError: a filter that was not built, or operators of another shape.
+            ValueError: a filter that is not built, or operators of another shape.
         """
         self._require_built()
         built = tuple(self.transfer.shape)
