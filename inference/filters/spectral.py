@@ -226,7 +226,8 @@ class SpectralFilter(nn.Module):
     >>> from beliefzoo.models import Categorical, HiddenMarkovModel
     >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
     ...     initial=[2 / 3, 1 / 3], transition=[[0.9, 0.1], [0.2, 0.8]],
-    ...     probs=[[0.8, 0.2], [0.3, 0.7]],    ... )
+    ...     probs=[[0.8, 0.2], [0.3, 0.7]],
+    ... )
     >>> data, guide = model.sample(100, 50, seed=0).data, BeliefGuide(model, SpectralFilter())
     >>> guide.calibrate(data)  # estimates the operators
     >>> evidence_gap(guide, data).gap_per_step < 0.01

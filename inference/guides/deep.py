@@ -1,4 +1,4 @@
-"""The guide of deep Markov models: a network that reads the sequence, and a path drawn along it."""
+"""The guide of deep Markov models: a network that reads the sequence, and a path drawn from it."""
 
 from __future__ import annotations
 
@@ -57,23 +57,33 @@ class _Reader(nn.Module):
 
 
 class TrajectoryNetwork(nn.Module):
-    r"""What a ``DeepGuide`` learns: h_t from the sequence, and a law of z_t from (z_{t-1}, h_t).
+    r"""The network of a ``DeepGuide``: h_t from the sequence, and a law of z_t from (z_{t-1}, h_t).
 
     .. math::
         c_t = \tfrac12 (\tanh(z_{t-1} W + b) + h_t), \qquad
         z_t \sim N(c_t V_1 + v_1,\ \log(1 + \exp(c_t V_2 + v_2))^2)
 
     h_t are the states of a recurrent network, which reads the future ("backward", y_t … y_T), the
-    past ("forward"), or both, each by a network of its own; then c_t is the mean of three. z_0 is
-    learned (Krishnan, Shalit & Sontag 2017).
+    past ("forward"), or both, each with a network of its own; then c_t is the mean of three. z_0 is
+    learned.
 
     Args:
-        hidden_size: units of the recurrent network, and of c.
-        direction: what h_t knows.
+        hidden_size: number of units of the recurrent network, and of c.
+        direction: what h_t reads.
         cell: ``"relu"``, an Elman network with relu, as in the paper, or ``"lstm"``.
-        dropout: share of the channels of every step that the network does not see in training.
-        relative: the network says how far the mean of z_t is from where the model's own transition
-            expects it, μ(z_{t-1}), instead of where it is (Fraccaro et al. 2016).
+        dropout: share of the channels of every step that are hidden from the network in training.
+        relative: the network gives the mean of z_t relative to that of the model's own transition,
+            μ(z_{t-1}), instead of its value (Fraccaro et al. 2016).
+
+    Source: Krishnan, Shalit & Sontag (2017).
+
+    >>> from beliefzoo.inference import DeepGuide, TrajectoryNetwork
+    >>> from beliefzoo.models import Bernoulli, DeepMarkovModel
+    >>> model = DeepMarkovModel(2, Bernoulli(4), transition_width=8, emission_width=8)
+    >>> network = TrajectoryNetwork(hidden_size=8, direction="backward")
+    >>> guide = DeepGuide(model, network)
+    >>> sum(weight.numel() for weight in network.parameters())
+    206
     """
 
     causal = False  # its law of z_t is no belief: it depends on z_{t-1}, in "forward" too
@@ -112,7 +122,7 @@ class TrajectoryNetwork(nn.Module):
     """Channels of the observations, missing flags, inputs, components of the state."""
 
     def build(self, model: Model) -> None:
-        """Make weights of the sizes that the model asks for, once."""
+        """Makes weights of the sizes that the model needs, once."""
         kind = model.observations
         flags = 0 if kind.codes else kind.features if kind.features <= FLAGGED_FEATURES else 1
         sizes = kind.channels, flags, model.inputs + int(model.timed), model.states
@@ -134,13 +144,13 @@ class TrajectoryNetwork(nn.Module):
         self.shift, self.scale = torch.zeros(kind.channels), torch.ones(kind.channels)
 
     def calibrate(self, model: Model, data: Sequences) -> None:
-        """Standardise the channels by the data, unless they are symbols or bits."""
+        """Standardises the channels by the data, unless they are symbols or bits."""
         if not model.observations.codes:
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def channels(self, laws: DeepLaws) -> Tensor:
-        """What the recurrent network reads, (N, T, C)."""
+        """Returns the inputs of the recurrent network, (N, T, C)."""
         kind = laws.model.observations
         dtype = self.out.weight.dtype
         y, mask = kind.read(laws.data)
@@ -162,10 +172,11 @@ class TrajectoryNetwork(nn.Module):
         return nn.functional.dropout(out, self.dropout, self.training)
 
     def potentials(self, laws: DeepLaws) -> tuple[Tensor, Tensor, tuple[int, ...]]:
-        """h_t's part in the law of z_t, bias included, rows sorted by length, longest first.
+        """Returns the contribution of h_t to the law of z_t, bias included.
 
         Returns:
-            (T, N, 2 D), the sequences of the rows (N,), and the number of rows with a step t.
+            (T, N, 2 D), rows sorted by length, longest first; the sequences of the rows (N,); and
+            the number of rows with a step t.
         """
         order = laws.lengths.argsort(descending=True, stable=True)
         steps = torch.arange(laws.data.max_length, device=order.device)
@@ -182,7 +193,7 @@ class TrajectoryNetwork(nn.Module):
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The arguments that it was made with."""
+        """The arguments of the constructor."""
         names = ("hidden_size", "direction", "cell", "dropout", "relative")
         return {name: getattr(self, name) for name in names}
 
@@ -193,7 +204,7 @@ class TrajectoryNetwork(nn.Module):
 
     @property
     def kernel(self) -> tuple[tuple[Tensor, Tensor], Tensor]:
-        """(W, b) and the matrix from the tanh units to mean and raw scale."""
+        """(W, b), and the matrix from the tanh units to mean and raw scale."""
         return (self.into.weight.t(), self.into.bias), self._share * self.out.weight.t()
 
     def forward(self, laws: TrajectoryLaws) -> Tensor:
@@ -203,21 +214,30 @@ class TrajectoryNetwork(nn.Module):
 
 
 class DeepGuide(Guide):
-    r"""q(z | y) = Π_t q(z_t | z_{t-1}, h_t) for a ``DeepMarkovModel``.
+    """Posterior of a ``DeepMarkovModel``: q(z | y) = Π_t q(z_t | z_{t-1}, h_t).
 
-    The bound is estimated from drawn trajectories, reparametrised, with the divergence of every
-    step from the model's transition in closed form given the state before.
+    The bound is estimated from reparametrised trajectories, with the divergence of every step from
+    the model's transition in closed form given the previous state.
 
     Args:
         model: the model whose posterior this is.
         filter: a ``TrajectoryNetwork``; its weights are made here.
-        parameters: posterior of the model's weights, see ``Guide``; a point by default, as they
+        parameters: posterior of the model's weights, see :class:`Guide`; default: a point, as there
             are many.
-        particles: trajectories per sequence that a bound is estimated from.
-        annealing: training steps during which the divergence from the model's chain has less
-            weight, from ``least_weight`` on, growing by the same number every step. A fit's losses
-            are of that objective; what is held out is always measured by the bound itself.
-        least_weight: its weight at the first step.
+        particles: number of trajectories per sequence from which a bound is estimated.
+        annealing: number of training steps in which the divergence from the model's chain has a
+            smaller weight, growing linearly from ``least_weight``. The losses of a fit are those of
+            that objective; held-out data are always measured by the bound itself.
+        least_weight: weight at the first step.
+
+    >>> from beliefzoo.inference import DeepGuide, FitSettings, TrajectoryNetwork, fit
+    >>> from beliefzoo.models import Bernoulli, DeepMarkovModel, Sequences
+    >>> model = DeepMarkovModel(2, Bernoulli(3), transition_width=8, emission_width=8)
+    >>> guide = DeepGuide(model, TrajectoryNetwork(hidden_size=8))
+    >>> data = Sequences.from_arrays([[[1, 0, 0], [0, 1, 0], [0, 0, 1]]] * 4)
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=5), seed=0, progress=False)
+    >>> result.guide.forecast(data, 2, draws=50, seed=0).draws.shape
+    torch.Size([50, 4, 2, 3])
     """
 
     filter: TrajectoryNetwork
@@ -259,38 +279,38 @@ class DeepGuide(Guide):
         )
 
     def fresh(self, start: Mapping[str, Tensor]) -> Self:
-        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        """Returns a copy with parameters centred on ``start`` and the same filter weights."""
         out = super().fresh(start)
         out._buffers = {"trained_steps": torch.zeros_like(self.trained_steps)}
         return out
 
     @property
     def noiseless(self) -> bool:
-        """Bounds are estimates."""
+        """False: bounds are estimates."""
         return False
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments that it was made with, but for model, filter and ``parameters``."""
+        """The arguments besides model, filter and ``parameters``."""
         return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 
     @property
     def divergence_weight(self) -> float:
-        """The present weight of the divergence in training."""
+        """The current weight of the divergence in training."""
         done = int(self.trained_steps)
         if done >= self.annealing:
             return 1.0
         return self.least_weight + (1 - self.least_weight) * done / self.annealing
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> DeepPosterior:
-        """q(states | y) at given laws; ``learn=False`` keeps the network's output constant."""
+        """Returns q(states | y) at given laws; the network is constant if not ``learn``."""
         laws = cast(DeepLaws, laws)  # of the guide's own model, which is asked for
         with torch.set_grad_enabled(learn and torch.is_grad_enabled()):
             potentials = self.filter.potentials(laws)
         return DeepPosterior(laws, self.filter, *potentials, learn=learn)
 
     def bound(self, laws: TrajectoryLaws) -> Tensor:
-        """An estimate of the bound on log p(y) of each sequence, (N,) nats; differentiable."""
+        """Estimates the bound on log p(y) of each sequence, (N,) nats; differentiable."""
         posterior = self.posterior(laws)
         if not self.training:
             return posterior.elbo(self.particles)
@@ -326,21 +346,24 @@ class DeepGuide(Guide):
         times: Tensor | None = None,
         seed: int | None = None,
     ) -> SimulatedForecast:
-        """Continue every sequence by simulation from the guide's last states.
+        """Continues every sequence by simulation from the guide's last states.
 
-        Parameters at their medians. The last states are drawn anew from the guide's draws by their
-        importance weights, so that they follow the model's own posterior as ``draws`` grow.
+        Parameters are at their medians. The last states are resampled from the guide's draws by
+        their importance weights, so that they follow the model's own posterior as ``draws`` grow.
 
         Args:
-            data: what was seen.
-            steps: how far ahead, H >= 1.
-            draws: continuations.
-            inputs: covariates of the future (N, H, columns), where the model takes them.
-            times: of these steps (N, H), later than all that was seen, where the model reads them.
-            seed: of the simulation; torch's global generator is left as it was.
+            data: the observed sequences.
+            steps: number of steps ahead, H >= 1.
+            draws: number of continuations.
+            inputs: covariates of the future (N, H, columns), if the model takes them.
+            times: of these steps (N, H), later than all observed ones, if the model reads them.
+            seed: of the simulation; torch's global generator is left unchanged.
+
+        Returns:
+            States and observations of all continuations.
 
         Raises:
-            ValueError: bad argument, or data that the model cannot emit.
+            ValueError: a bad argument, or data that the model cannot emit.
         """
         require_count(steps, "steps")
         require_count(draws, "draws")
@@ -352,7 +375,7 @@ class DeepGuide(Guide):
 
 
 class SimulatedForecast(NamedTuple):
-    """Continuations of every sequence."""
+    """Simulated continuations of every sequence."""
 
     states: Tensor
     """(draws, N, H, D)."""
@@ -370,9 +393,9 @@ def continued(
     inputs: Tensor | None,
     times: Tensor | None,
 ) -> SimulatedForecast:
-    """Continue every sequence from the last states of a deep model's guide, at these parameters.
+    """Continues every sequence from the last states of a deep model's guide, at these parameters.
 
-    The states are drawn anew from ``draws`` draws of the guide by their importance weights.
+    The states are resampled from ``draws`` draws of the guide by their importance weights.
 
     Raises:
         ValueError: inputs or times of the future that are missing, or not of its shape.
@@ -492,7 +515,7 @@ class DeepPosterior(dist.TorchDistribution):
         return torch.randn(shape, dtype=self.potential.dtype, device=self.potential.device)
 
     def path(self, noise: Tensor) -> Tensor:
-        """The trajectories (n, N, T, D) that standard normal noise of that shape leads to."""
+        """Returns the trajectories (n, N, T, D) for standard normal noise of that shape."""
         paths, _ = self._drawn(noise[:, self._order].permute(2, 1, 0, 3))
         return paths[:, self._place].permute(2, 1, 0, 3)
 

@@ -1,8 +1,8 @@
 """Joint posteriors over continuous trajectories, built from normal beliefs and the model's laws.
 
-All are Pyro distributions, batch (N,), event (T, D), whose samples are reparametrised. For linear
-laws expectations under them are in closed form, the ELBO among them. Everything is computed in
-float64. Beyond the length of a sequence trajectories are zero.
+All are Pyro distributions, batch (N,), event (T, D), with reparametrised samples. For linear laws
+expectations under them are in closed form, including the ELBO. Everything is computed in float64.
+Beyond the length of a sequence trajectories are zero.
 """
 
 from __future__ import annotations
@@ -176,9 +176,9 @@ class LinearPosterior(GaussianPosterior):
 class _Initial:
     """p(z_1) with flat directions: log density −½ (q log 2π + log|B'B|) along those.
 
-    That is the limit of N(0, κ) times κ^(q/2) on the coefficients of B = ``diffuse``; evidences
-    then keep −½ log 2π of every observation. The columns of ``basis`` E (D, D − q) span what is not
-    flat: there E'z ~ N(E'm, E'ΣE).
+    This is the limit of N(0, κ) times κ^(q/2) on the coefficients of B = ``diffuse``; evidences
+    then count −½ log 2π for every observation. The columns of ``basis`` E (D, D − q) span the rest:
+    there E'z ~ N(E'm, E'ΣE).
     """
 
     def __init__(self, laws: LinearGaussianLaws) -> None:
@@ -286,7 +286,7 @@ class _Joined:
 
 
 class GaussianBackward(LinearPosterior):
-    r"""The backward factorisation of SCIENCE I1 for a linear chain, from causal normal beliefs β_t.
+    r"""The backward factorisation with normal beliefs β_t of a linear chain (docs/science.md, I1).
 
     .. math::
         q(z) = \beta_T(z_T) \prod_{t<T}
@@ -294,11 +294,11 @@ class GaussianBackward(LinearPosterior):
         \qquad \pi_{t+1} = N(A_t \mu_t + b_t, A_t V_t A_t' + Q_t)
 
     ELBO = Σ_t E_q[log π_t(z_t) + log O(y_t|z_t) − log β_t(z_t)] with π_1 = p(z_1): in closed form,
-    and the evidence if β is the Kalman filter. Q may be singular. With a diffuse start π_1 is flat
-    where it is, and the evidence is that which keeps −½ log 2π of every observation.
+    and equal to the evidence if β is the Kalman filter. Q may be singular. With a diffuse start π_1
+    is flat in its directions, and the evidence counts −½ log 2π for every observation.
 
     Raises:
-        ValueError: a singular belief or predicted belief, or an observation without noise; it names
+        ValueError: a singular belief or predicted belief, or an observation without noise; names
             sequence and step.
     """
 
@@ -347,10 +347,10 @@ class GaussianBackward(LinearPosterior):
 
 
 class LinearisedBackward(GaussianPosterior):
-    """The same with a nonlinear transition replaced, at each belief, by a linear one.
+    """The same with a nonlinear transition linearised at each belief.
 
-    q is a linear-Gaussian chain; the bound is estimated from reparametrised draws of it. The noise
-    of the linear transition must have a density.
+    q is a linear-Gaussian chain; the bound is estimated from its reparametrised draws. The noise of
+    the linear transition must have a density.
     """
 
     laws: LinearisableLaws
@@ -397,11 +397,11 @@ class LinearisedBackward(GaussianPosterior):
 
 
 class GaussianSmoother(LinearPosterior):
-    """The exact posterior p(z | y), which Kalman's beliefs lead to, by the kernels.
+    """The exact posterior p(z | y), which corresponds to Kalman's beliefs, by the compiled kernels.
 
     Unlike ``GaussianBackward`` it needs no density of any belief: diffuse starts, singular noise
-    and observations without noise will do. Draws are not differentiable; the bound is, and so are
-    the weights, all of which are the evidence.
+    and observations without noise are allowed. Draws are not differentiable; the bound is, and so
+    are the weights, all of which equal the evidence.
     """
 
     def __init__(self, laws: LinearGaussianLaws) -> None:
@@ -437,10 +437,11 @@ class GaussianSmoother(LinearPosterior):
 
 
 class GaussianForward(LinearPosterior):
-    r"""Forward-structured: q(z_t | z_{t-1}) ∝ N(z_t; A z_{t-1} + b, Q) N(z_t; μ_t, U_t).
+    """Forward-structured: q(z_t | z_{t-1}) ∝ N(z_t; A z_{t-1} + b, Q) N(z_t; μ_t, U_t).
 
-    The network says μ_t, U_t. With U_t the covariance of what y_t and all later observations say of
-    z_t this is the smoother; a causal network falls short of it (SCIENCE I2). Q may be singular.
+    The network gives μ_t and U_t. If N(z_t; μ_t, U_t) is the likelihood of y_t and all later
+    observations, this is the smoother; a causal network cannot compute it (docs/science.md, I2). Q
+    may be singular.
 
     z_t = M_t z_{t-1} + c_t + N(0, Σ_t) with K = Q (Q + U)⁻¹, M = (1 − K) A, c = (1 − K) b + K μ,
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
@@ -539,7 +540,7 @@ class GaussianForward(LinearPosterior):
 
 
 class GaussianMeanField(LinearPosterior):
-    r"""Independent steps: q(z) = Π_t β_t(z_t), the comparison that ignores the chain.
+    """Independent steps: q(z) = Π_t β_t(z_t), which ignores the chain.
 
     Raises:
         ValueError: a transition or start without noise in some direction: its KL to the chain is
@@ -581,7 +582,7 @@ def _independent(beliefs: GaussianBeliefs, n: int) -> Tensor:
 
 
 def _require_regular(beliefs: GaussianBeliefs, inside: Tensor) -> None:
-    """Beliefs must have a density."""
+    """Raises ValueError unless beliefs have a density."""
     own = beliefs.factor.diagonal(dim1=-2, dim2=-1) if beliefs.full else beliefs.scale
     bad = ~((own > 0).all(-1) & beliefs.mean.isfinite().all(-1)) & inside
     if bool(bad.any()):

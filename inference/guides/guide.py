@@ -1,7 +1,7 @@
-"""Guides: beliefs of a filter and the model's own laws, joined to a posterior over everything.
+"""Guides: the beliefs of a filter and the model's own laws, joined to a posterior over everything.
 
-A guide is a Pyro program with the model's latent sites: one a parameter, and ``states``. Plain
-``TraceMeanField_ELBO`` computes its bound, exactly in the states.
+A guide is a Pyro program with the model's latent sites: one for each parameter, and ``states``.
+Pyro's ``TraceMeanField_ELBO`` computes its bound, exactly in the states.
 """
 
 from __future__ import annotations
@@ -51,9 +51,17 @@ UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
 
 
 class Posterior(Protocol):
-    """q(states | y) of a batch: a Pyro distribution of discrete paths or continuous trajectories.
+    """Posterior q(states | y) of a batch: a law of discrete paths or continuous trajectories.
 
     Paths are int64 (…, N, T), −1 beyond the length, trajectories (…, N, T, D), zero there.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> laws = model.laws(model.known, model.sample(4, 6, seed=0).data)
+    >>> posterior = BeliefGuide(model, ExactFilter()).posterior(laws)
+    >>> posterior.mean.shape, posterior.sample_paths(10).shape, posterior.elbo().shape
+    (torch.Size([4, 6, 9]), torch.Size([10, 4, 6]), torch.Size([4]))
     """
 
     @property
@@ -61,19 +69,19 @@ class Posterior(Protocol):
         """Marginal probabilities (N, T, K), or means (N, T, D)."""
 
     def sample_paths(self, n: int) -> Tensor:
-        """n draws per sequence, (n, N, T[, D]); continuous ones are differentiable."""
+        """Returns n draws per sequence, (n, N, T[, D]); continuous ones are differentiable."""
 
     def path_log_prob(self, paths: Tensor) -> Tensor:
-        """log q(z_1 … z_L), shape (…, N)."""
+        """Returns log q(z_1 … z_L), shape (…, N)."""
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
-        """log p(z_1 … z_L) under the model, shape (…, N)."""
+        """Returns log p(z_1 … z_L) under the model, shape (…, N)."""
 
     def emission_log_prob(self, paths: Tensor) -> Tensor:
-        """Σ_t log O(y_t | z_t), shape (…, N)."""
+        """Returns Σ_t log O(y_t | z_t), shape (…, N)."""
 
     def elbo(self) -> Tensor:
-        """The bound on log p(y) of each sequence, or an unbiased estimate of it, (N,) nats."""
+        """Returns the bound on log p(y) of each sequence or an unbiased estimate, (N,) nats."""
 
 
 class ParameterDraw(NamedTuple):
@@ -87,12 +95,21 @@ class ParameterDraw(NamedTuple):
 class Guide(nn.Module, ABC):
     """What all guides share; see ``BeliefGuide``, ``ForwardGuide``, ``MeanFieldGuide``.
 
+    A guide of your own derives from it and defines ``posterior``.
+
     Args:
         model: the model whose posterior this is.
         filter: exact or recurrent; its weights are made here.
         parameters: posterior of the unknown parameters: ``"normal"`` (independent normals on the
             unconstrained scale), ``"multivariate"`` (one joint normal), ``"map"`` (point estimate)
             or ``"ml"`` (point estimate, priors ignored).
+
+    >>> from beliefzoo.inference import BeliefGuide, Guide, LSTMFilter
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission="poisson")
+    >>> guide = BeliefGuide(model, LSTMFilter(8), parameters="normal")
+    >>> isinstance(guide, Guide), sorted(guide.median())
+    (True, ['initial', 'rate', 'transition'])
     """
 
     def __init__(
@@ -121,10 +138,10 @@ class Guide(nn.Module, ABC):
         self._auto = self._make_auto({})
 
     def _check_filter(self, filter: Filter) -> None:
-        """Refuse filters that this guide cannot use."""
+        """Raises ValueError for filters that this guide cannot use."""
 
     def _check_model(self, model: Model) -> None:
-        """Refuse models that this guide has no posterior of."""
+        """Raises ValueError for models that this guide has no posterior for."""
 
     def continuation(
         self,
@@ -139,7 +156,8 @@ class Guide(nn.Module, ABC):
     ) -> Tensor:
         """Draws one continuation of every sequence, (N, H) codes or (N, H, F), see ``forecast``.
 
-        ``weighted`` trajectories of the guide are weighed where ``forecast`` has no answer.
+        ``weighted`` is the number of weighted trajectories of the guide that a guide of models
+        without ``forecast`` continues.
         """
         del weighted
         ahead = forecast(known, data, steps, draws=1, inputs=inputs, times=times, actions=actions)
@@ -148,12 +166,12 @@ class Guide(nn.Module, ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """Arguments that a kind of guide takes beyond model, filter and parameters."""
+        """The arguments beyond model, filter and parameters."""
         return {}
 
     @property
     def noiseless(self) -> bool:
-        """Whether ``bound`` follows from the parameters, without draws of trajectories."""
+        """Whether ``bound`` is a function of the parameters, without draws of trajectories."""
         return self.model.exact or isinstance(self.model.belief, DiscreteBelief)
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
@@ -174,7 +192,7 @@ class Guide(nn.Module, ABC):
         return made
 
     def fresh(self, start: Mapping[str, Tensor]) -> Self:
-        """A copy with the posterior of the parameters centred on ``start``; same filter weights."""
+        """Returns a copy with parameters centred on ``start`` and the same filter weights."""
         out = copy.copy(self)
         out._modules = dict(self._modules)
         out.filter = copy.deepcopy(self.filter)
@@ -182,7 +200,7 @@ class Guide(nn.Module, ABC):
         return out
 
     def calibrate(self, data: Sequences) -> None:
-        """Let the filter read off the scale of the data, and of the states at the medians."""
+        """Adapts the filter to the scale of the data, and of the states at the medians."""
         self.filter.calibrate(parameters_of(self), data)
 
     def beliefs(self, laws: TrajectoryLaws) -> Beliefs:
@@ -196,21 +214,21 @@ class Guide(nn.Module, ABC):
 
     @abstractmethod
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> Posterior:
-        """q(states | y) at given laws; ``learn=False`` keeps the filter's output constant."""
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
 
     def bound(self, laws: TrajectoryLaws) -> Tensor:
-        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable.
+        """Returns the bound on log p(y) of each sequence at given laws, (N,) nats; differentiable.
 
-        For nonlinear laws of continuous states an unbiased estimate of it.
+        For nonlinear laws of continuous states it is an unbiased estimate.
         """
         return self.posterior(laws).elbo()
 
     def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
-        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        """Returns −log q(z | y) of simulated paths, (N,): the loss of the forward KL."""
         return -self.posterior(laws).path_log_prob(paths)
 
     def sample_parameters(self) -> dict[str, Tensor]:
-        """The guide's Pyro program above the data."""
+        """The part of the guide's Pyro program that samples the parameters."""
         if self._auto is None:
             return {}
         flat = poutine.mask(mask=False) if self.uncertainty == "ml" else contextlib.nullcontext()
@@ -227,7 +245,7 @@ class Guide(nn.Module, ABC):
         return posterior
 
     def median(self) -> dict[str, Tensor]:
-        """Posterior medians of the unknown parameters (the point estimate, if it is one)."""
+        """Returns posterior medians of the unknown parameters, or the point estimate."""
         if self._auto is None:
             return {}
         with _local_parameters(), torch.no_grad():
@@ -236,7 +254,7 @@ class Guide(nn.Module, ABC):
         return {name: value.detach() for name, value in values.items()}
 
     def draw_parameters(self) -> ParameterDraw:
-        """One draw of the unknown parameters with its densities; differentiable."""
+        """Returns one draw of the unknown parameters with its densities; differentiable."""
         trace = poutine.trace(self.sample_parameters).get_trace()
         returned: Any = trace.nodes["_RETURN"]["value"]
         values: dict[str, Tensor] = returned
@@ -249,31 +267,46 @@ class Guide(nn.Module, ABC):
         return ParameterDraw(values, log_prior, log_q)
 
     def parameter_modules(self) -> Iterator[nn.Parameter]:
-        """Variational parameters of the model's parameters."""
+        """Iterates over the variational parameters of the model's parameters."""
         if self._auto is not None:
             yield from self._auto.parameters()
 
     def filter_shapes(self) -> dict[str, Tensor]:
-        """Everything that the filter stores, by name."""
+        """Returns all tensors that the filter stores, by name."""
         return dict(self.filter.state_dict()) if isinstance(self.filter, nn.Module) else {}
 
     def filter_modules(self) -> Iterator[nn.Parameter]:
-        """Weights of the filter."""
+        """Iterates over the weights of the filter."""
         if isinstance(self.filter, nn.Module):
             yield from self.filter.parameters()
 
 
 class BeliefGuide(Guide):
-    r"""Causal beliefs β_t joined by the model's own backward kernel (SCIENCE I1).
+    r"""Posterior of causal beliefs β_t joined by the model's own backward kernels.
 
     .. math::
         q(z|y) = \beta_T(z_T) \prod_{t<T} \frac{\beta_t(z_t) T(z_{t+1}|z_t)}
         {\sum_z \beta_t(z) T(z_{t+1}|z)}
 
-    Its bound is the evidence iff β is the exact filter, so maximising it teaches the network to
-    filter. For discrete states, and for continuous ones with linear-Gaussian laws, the bound is
-    exact in the states: no sampling noise. For other laws of continuous states the transition is
-    linearised at the belief, and the bound is estimated from draws.
+    Its bound is the evidence if and only if β is the exact filter, so maximising it teaches the
+    network to filter; see docs/science.md, I1. For discrete states, and for continuous ones with
+    linear-Gaussian laws, the bound is exact in the states: no sampling noise. For other laws of
+    continuous states the transition is linearised at the belief, and the bound is estimated from
+    draws.
+
+    Args:
+        model, filter, parameters: as of :class:`Guide`; the filter is causal.
+
+    Source: Campbell et al. (2021) for the factorisation.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1], [8, 9, 10, 1, 0, 0]])
+    >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=30), seed=0, progress=False)
+    >>> result.fitted.known["rate"].numpy().round()
+    array([1., 9.])
     """
 
     def _check_filter(self, filter: Filter) -> None:
@@ -313,17 +346,18 @@ class BeliefGuide(Guide):
         )
 
     def bound(self, laws: TrajectoryLaws) -> Tensor:
-        """The bound on log p(y) of each sequence at given laws, (N,) nats; differentiable."""
+        """Returns the bound on log p(y) of each sequence, (N,) nats; differentiable."""
         if not self._exact or type(self).posterior is not BeliefGuide.posterior:
             return super().bound(laws)
         # It is the evidence, in value and in gradient, at a third of the work.
         return log_evidence(laws)
 
     def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
-        """−Σ_t log β_t(z_t): the belief alone is trained, it is all that the network says.
+        """Returns −Σ_t log β_t(z_t) of simulated paths, (N,): only the belief is trained.
 
-        It is the network's own, before ``posterior`` takes out the states that the model's zeros
-        rule out: the network learns to do so itself, and can be used without the model.
+        It is the network's own belief, before ``posterior`` removes states that the model's zeros
+        rule
+        out: the network learns to do so itself, and can be used without the model.
         """
         beliefs = self.beliefs(laws)
         if isinstance(beliefs, GaussianBeliefs):
@@ -333,11 +367,25 @@ class BeliefGuide(Guide):
 
 
 class ForwardGuide(Guide):
-    """q(z_t | z_{t-1}, h_t) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)), s_t read off the network.
+    """Posterior that runs forward: q(z_t | z_{t-1}, h_t) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)).
 
-    For continuous states with linear-Gaussian laws exp(s_t) is a normal density of z_t. With a
-    network that reads the future it can be the exact smoother; with a causal one it is the plain
-    causal guide, which cannot (SCIENCE I2).
+    s_t is read off the network; for continuous states with linear-Gaussian laws exp(s_t) is a
+    normal density of z_t. With a network that reads the future it can be the exact smoother; with a
+    causal one it is the plain causal guide, which cannot (docs/science.md, I2).
+
+    Args:
+        model, parameters: as of :class:`Guide`.
+        filter: one with scores, see :class:`ScoredFilter`.
+
+    >>> from beliefzoo.inference import FitSettings, ForwardGuide, LSTMFilter, evidence_gap, fit
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(50, 10, seed=0).data
+    >>> guide = ForwardGuide(model, LSTMFilter(16, direction="both"))
+    >>> settings = FitSettings(steps=40, learning_rate=0.03)
+    >>> result = fit(model, guide, data, settings=settings, seed=0, progress=False)
+    >>> evidence_gap(result, data).gap_per_step < evidence_gap(guide, data).gap_per_step
+    True
     """
 
     def _check_filter(self, filter: Filter) -> None:
@@ -385,9 +433,23 @@ class ForwardGuide(Guide):
 
 
 class MeanFieldGuide(Guide):
-    """q(z | y) = Π_t β_t(z_t): the comparison that ignores the chain.
+    """Posterior of independent steps: q(z | y) = Π_t β_t(z_t), which ignores the chain.
 
-    With a causal filter this is the trap of SCIENCE I2: its optimum is not the filter.
+    A comparison. With a causal filter its optimum is not the filter (docs/science.md, I2).
+
+    Args:
+        model, filter, parameters: as of :class:`Guide`.
+
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, MeanFieldGuide, evidence_gap
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.95, 0.05], [0.05, 0.95]], rate=[2.0, 4.0]
+    ... )
+    >>> data = model.sample(20, 30, seed=0).data
+    >>> for kind in (BeliefGuide, MeanFieldGuide):  # the same exact beliefs
+    ...     round(abs(evidence_gap(kind(model, ExactFilter()), data).gap_per_step), 2)
+    0.0
+    0.33
     """
 
     def _check_model(self, model: Model) -> None:
@@ -418,7 +480,7 @@ def _not_plain(guide: Guide, laws: TrajectoryLaws) -> ValueError:
 
 
 def _require_plain(guide: Guide, model: Model) -> None:
-    """Of nonlinear and switching laws there are other guides."""
+    """Raises ValueError for nonlinear and switching laws, which have other guides."""
     if isinstance(model, DeepMarkovModel | SwitchingLinearSSM):
         own = "DeepGuide" if isinstance(model, DeepMarkovModel) else "RegimeGuide"
         raise ValueError(
@@ -428,7 +490,7 @@ def _require_plain(guide: Guide, model: Model) -> None:
 
 
 class _Placed(dist.Delta):
-    """A value that an autoguide computed, with the log density of the map that led there."""
+    """A value computed by an autoguide, with the log density of its transformation."""
 
 
 @register_kl(_Placed, dist.Distribution)
@@ -438,10 +500,10 @@ def _kl_placed(q: _Placed, p: Any) -> Tensor:
 
 
 class _KeepDensities(Messenger):
-    """Makes autoguides safe for ``TraceMeanField_ELBO``.
+    """Makes autoguides correct for ``TraceMeanField_ELBO``.
 
     An autoguide draws on the unconstrained scale and puts the constrained value at its site as a
-    ``Delta`` with the log Jacobian for a log density. Pyro's KL of a ``Delta`` drops that density:
+    ``Delta`` with the log Jacobian as its log density. Pyro's KL of a ``Delta`` drops that density:
     the bound would be that of a model without Jacobian, whose probabilities are drawn to 0 and 1.
     """
 
@@ -454,7 +516,7 @@ class _KeepDensities(Messenger):
 
 @contextlib.contextmanager
 def _local_parameters() -> Iterator[None]:
-    """Keep variational parameters in their module, out of Pyro's global store."""
+    """Keeps variational parameters in their module, out of Pyro's global store."""
     with pyro.settings.context(module_local_params=True):
         yield
 

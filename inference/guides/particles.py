@@ -1,8 +1,8 @@
 """Particle filters: evidence, filter and smoother of any model, by weighted draws.
 
-Sequential importance sampling with resampling (Gordon, Salmond & Smith 1993) for all models of the
-zoo, with the model's own transition for a proposal or with a guide's. Estimates of exp(evidence)
-are unbiased, and all estimates are right as the particles grow in number.
+Sequential importance sampling with resampling (Gordon, Salmond & Smith 1993), with the model's own
+transition or that of a guide as the proposal. Estimates of exp(evidence) are unbiased, and all
+estimates are consistent as the number of particles grows.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _NUMBERS = 2**23
 
 
 class StepLaws(Protocol):
-    """The laws of a model with continuous states, one step after the other; t from 0 on.
+    """The laws of a model with continuous states, one step at a time; t from 0 on.
 
     States are (…, N, D), log densities (…, N).
     """
@@ -62,7 +62,7 @@ class StepLaws(Protocol):
 
 
 class _Proposal(Protocol):
-    """Where particles go. Both give (states, log p − log q), (…, N[, D]) and (…, N)."""
+    """The proposal of the particles. Both give (states, log p − log q), (…, N[, D]) and (…, N)."""
 
     def first(self, n: int) -> tuple[Tensor, Tensor]: ...
 
@@ -71,37 +71,52 @@ class _Proposal(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Particles:
-    """What a particle filter with P particles tells of N sequences of at most T steps.
+    """Result of a particle filter with P particles on N sequences of at most T steps.
 
     exp(``log_evidence``) is an unbiased estimate of p(y_n). Beyond the length of a sequence
     increments and means are zero.
+
+    Attributes:
+        log_evidence: log p(y_n), (N,) nats.
+        log_increments: log p(y_t | y_1 … y_{t-1}), (N, T) nats.
+        effective: effective number of particles after each step, 1 / Σ w², (N, T).
+        resampled: whether the particles were resampled after the step, (N, T) bool.
+        mean: E[z_t | y_1 … y_t], (N, T, D), or p(z_t | y_1 … y_t), (N, T, K).
+        states: the particles, (T, P, N, D), or (T, P, N) int64.
+        log_weights: logs of their weights, which sum to 1, (T, P, N).
+        laws: the laws that move them.
+
+    >>> from beliefzoo.inference import particle_filter
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> found = particle_filter(model, model.sample(2, 10, seed=0).data, particles=100)
+    >>> found.effective.shape, found.sample_paths(5).shape
+    (torch.Size([2, 10]), torch.Size([5, 2, 10]))
     """
 
     log_evidence: Tensor
-    """log p(y_n), (N,) nats."""
     log_increments: Tensor
-    """log p(y_t | y_1 … y_{t-1}), (N, T) nats."""
     effective: Tensor
-    """Effective number of particles after each step, 1 / Σ w², (N, T)."""
     resampled: Tensor
-    """Whether they were resampled after the step, (N, T) bool."""
     mean: Tensor
-    """E[z_t | y_1 … y_t], (N, T, D), or p(z_t | y_1 … y_t), (N, T, K)."""
     states: Tensor
-    """The particles, (T, P, N, D), or (T, P, N) int64."""
     log_weights: Tensor
-    """log of their weights, which sum to 1, (T, P, N)."""
     laws: StepLaws = field(repr=False)
-    """The laws that they move by."""
 
     def sample_paths(self, n: int = 100, *, seed: int = 0) -> Tensor:
-        """n trajectories from p(z | y) by backward sampling (Godsill, Doucet & West 2004).
+        """Draws n trajectories from p(z | y) by backward sampling.
 
         Given z_{t+1}, z_t is drawn among the particles with weights w_t p(z_{t+1} | z_t): n P
         transition densities a step.
 
+        Args:
+            n: number of trajectories.
+            seed: of the draws.
+
         Returns:
             (n, N, T, D), zero beyond the length, or int64 (n, N, T), −1 there.
+
+        Source: Godsill, Doucet & West (2004).
         """
         require_count(n, "n")
         particles, sequences = self.log_weights.shape[1:]
@@ -143,25 +158,38 @@ def particle_filter(
     threshold: float = RESAMPLED_BELOW,
     seed: int = 0,
 ) -> Particles:
-    """Filter sequences with particles.
+    """Filters sequences with particles.
 
     Args:
-        model: all of its parameters known. A first state with a flat prior cannot be drawn.
+        model: with all parameters known, and a first state that can be drawn (no flat prior).
         data: N sequences.
-        particles: per sequence.
+        particles: number per sequence.
         proposal: a guide of the same model, whose law of z_{t+1} given z_t is the proposal; for a
-            ``BeliefGuide`` T(z_{t+1} | z_t) β_{t+1}(z_{t+1}) / π_{t+1}(z_{t+1}), up to its size,
-            which is the best proposal that knows y_{t+1} where β is the exact filter. Its model's
-            parameters play no part. None: the model's own transition (the bootstrap filter).
-        resampling: how particles are drawn by their weights: ``"systematic"`` (one random number a
-            sequence), ``"stratified"`` (one in each of P strata) or ``"multinomial"``.
-        threshold: they are resampled where the effective share falls below it; 0: never, 1: at
+            ``BeliefGuide`` it is ∝ T(z_{t+1} | z_t) β_{t+1}(z_{t+1}) / π_{t+1}(z_{t+1}), which is
+            the best proposal that knows y_{t+1} if β is the exact filter. The parameters of its
+            model are not used. None: the model's own transition (the bootstrap filter).
+        resampling: how particles are drawn by their weights: ``"systematic"`` (one random number
+            per sequence), ``"stratified"`` (one in each of P strata) or ``"multinomial"``.
+        threshold: resample when the effective share of particles falls below it; 0: never, 1: at
             every step.
-        seed: of all draws; torch's global generator is left as it was.
+        seed: of all draws; torch's global generator is left unchanged.
+
+    Returns:
+        Evidence, means and weighted particles.
 
     Raises:
-        ValueError: bad argument, a parameter that is not known, data that cannot come from the
-            model, or no particle left with a weight: it names sequence and step.
+        ValueError: a bad argument, an unknown parameter, data that cannot come from the model, or
+            no particle left with a weight: names sequence and step.
+
+    Source: Gordon, Salmond & Smith (1993); Doucet & Johansen (2009).
+
+    >>> from beliefzoo.inference import log_evidence, particle_filter
+    >>> from beliefzoo.models import mess3
+    >>> model = mess3().model
+    >>> data = model.sample(3, 20, seed=0).data
+    >>> found = particle_filter(model, data, particles=2000, seed=0)
+    >>> bool((found.log_evidence - log_evidence(model, data)).abs().max() < 0.3)
+    True
     """
     require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
     require_count(particles, "particles", 2)
@@ -179,11 +207,12 @@ def particle_filter(
 
 
 def log_evidence_by_particles(laws: TrajectoryLaws, posterior: Posterior, particles: int) -> Tensor:
-    """log of the estimate of p(y_n), (N,) nats, for the objective of Maddison et al. (2017).
+    """Log of the particle estimate of p(y_n), (N,) nats: the objective of Maddison et al. (2017).
 
     Differentiable in the laws and in the guide's posterior through the weights and the draws of
-    continuous states. Which particles are resampled is treated as given: that part of the gradient,
-    which is mostly noise, is left out, so that the gradient is not that of the expectation.
+    continuous states. The choice of resampled particles is treated as fixed: that part of the
+    gradient, which is mostly noise, is left out, so that this is not the gradient of the
+    expectation.
     """
     steps = stepwise(laws)
     moves = _proposal(laws, steps, posterior)
@@ -287,7 +316,7 @@ def _resampled(
 
 
 def ancestors(weight: Tensor, resampling: Resampling) -> Tensor:
-    """Particles (P, N) drawn by weights (P, N), each w P times on average."""
+    """Draws particles (P, N) by weights (P, N), each w P times on average."""
     cumulative = weight.mT.double().cumsum(-1)
     particles = len(weight)
     place = torch.arange(particles, dtype=torch.float64, device=weight.device)
@@ -370,7 +399,7 @@ class DiscreteSteps:
 
 
 def stepwise(laws: TrajectoryLaws) -> StepLaws:
-    """Any model's laws, one step after the other."""
+    """Returns any model's laws, one step at a time."""
     if laws.discrete is not None:
         return DiscreteSteps(laws.discrete)
     # In the dtype of the posteriors of guides.
@@ -445,7 +474,7 @@ class _DiscreteProposal:
 
 
 def _scores(posterior: Posterior | None) -> Callable[[int], Tensor] | None:
-    """What a guide says of z_t beyond the model's transition, (N, K) at each step."""
+    """The scores of a guide for z_t beyond the model's transition, (N, K) at each step."""
     if posterior is None:
         return None
     if isinstance(posterior, Backward):
@@ -460,9 +489,9 @@ def _scores(posterior: Posterior | None) -> Callable[[int], Tensor] | None:
 
 
 class _Tilted:
-    r"""q(z' | z) ∝ N(z'; A z + b, Q) exp(−½ z'Λz' + η'z'), Λ >= 0; Q may be singular.
+    """q(z' | z) ∝ N(z'; A z + b, Q) exp(−½ z'Λz' + η'z'), Λ >= 0; Q may be singular.
 
-    With m = A z + b, h = η − Λ m and S = (1 + Q Λ)⁻¹ Q this is N(m + S h, S), and its size is
+    With m = A z + b, h = η − Λ m and S = (1 + Q Λ)⁻¹ Q this is N(m + S h, S), with normaliser
     |1 + Q Λ|^{-1/2} exp(−½ m'Λm + η'm + ½ h'Sh).
     """
 
@@ -506,11 +535,11 @@ def _potential(z: Tensor, precision: Tensor, shift: Tensor) -> Tensor:
 def _potentials(
     posterior: GaussianBackward | GaussianForward | GaussianSmoother,
 ) -> tuple[Tensor, Tensor]:
-    """Λ (N, T, D, D) and η (N, T, D) of what a guide says of z_t beyond the model's transition.
+    """Λ (N, T, D, D) and η (N, T, D) of a guide's factor for z_t beyond the model's transition.
 
-    A belief is the prediction times what y_t says: Λ = V⁻¹ − P⁻¹, η = V⁻¹ μ − P⁻¹ m. Directions in
-    which a network is less certain than before the observation are left to the model. For Kalman's
-    belief it is the likelihood of y_t.
+    A belief is the prediction times the likelihood of y_t: Λ = V⁻¹ − P⁻¹, η = V⁻¹ μ − P⁻¹ m.
+    Directions in which a network is less certain than before the observation are left to the model.
+    For Kalman's belief it is the likelihood of y_t.
     """
     if isinstance(posterior, GaussianSmoother):
         return LinearLikelihood(posterior.laws).potential()

@@ -1,4 +1,4 @@
-"""Joint posteriors over hidden trajectories, built from beliefs and the model's own laws.
+"""Joint posteriors over hidden paths, built from beliefs and the model's own laws.
 
 All are Pyro distributions of one-hot trajectories, batch (N,), event (T, K). ``sample`` draws hard
 trajectories; the differentiable ``rsample`` returns their *mean*, the posterior marginals, so that
@@ -118,7 +118,7 @@ class PathPosterior(dist.TorchDistribution, ABC):
 
 
 class Backward(PathPosterior):
-    r"""The backward factorisation of SCIENCE I1, from causal beliefs β_t.
+    r"""The backward factorisation with causal beliefs β_t; see docs/science.md, I1.
 
     .. math::
         q(z) = \beta_T(z_T) \prod_{t<T}
@@ -171,11 +171,12 @@ class Backward(PathPosterior):
 
 
 class Forward(PathPosterior):
-    r"""Forward-structured: q(z_t | z_{t-1}) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)).
+    """Forward-structured: q(z_t | z_{t-1}) ∝ T(z_t | z_{t-1}) exp(s_t(z_t)).
 
     s_t is the network's score at step t; with Z_t the normalisers,
     KL(q ‖ p(z)) = Σ_t E_q[s_t(z_t) − log Z_t(z_{t-1})]. Exact if s_t is the log-likelihood plus the
-    log backward message, which needs the future: a causal network falls short of it (SCIENCE I2).
+    log backward message, which needs the future: a causal network cannot compute it
+    (docs/science.md, I2).
     """
 
     def __init__(self, laws: DiscreteLaws, scores: Tensor) -> None:
@@ -234,7 +235,7 @@ class Forward(PathPosterior):
 
 
 class MeanField(PathPosterior):
-    r"""Independent steps: q(z) = Π_t β_t(z_t), the comparison that ignores the chain.
+    """Independent steps: q(z) = Π_t β_t(z_t), which ignores the chain.
 
     Needs transitions without zeros: otherwise its KL to the chain is infinite.
     """
@@ -290,10 +291,10 @@ def _through(matrices: Tensor, weight: Tensor, choice: Tensor | None) -> Tensor:
 
 
 def _moves_inside(log_transition: Tensor, lengths: Tensor, choice: Tensor | None = None) -> Tensor:
-    """A transition of every step, (N|1, T-1|1, K, K), with 0 where a sequence has ended.
+    """A transition for every step, (N|1, T-1|1, K, K), with 0 after a sequence has ended.
 
-    What stands there is nobody's move: in continuous time the identity, which has zeros. Matrices
-    that steps choose from are as they are.
+    The stored one belongs to no transition: in continuous time it is the identity, which has zeros.
+    Matrices that steps choose from are returned as they are.
     """
     steps = log_transition.shape[1]
     if steps < 2 or choice is not None:
@@ -304,7 +305,7 @@ def _moves_inside(log_transition: Tensor, lengths: Tensor, choice: Tensor | None
 
 
 def _same_chain(laws: DiscreteLaws, chain: MarkovChain) -> None:
-    """The closed form holds for the chain that q was built from."""
+    """Raises unless this is the chain that q was built from, for which the closed form holds."""
     for own, other in (
         (laws.log_initial, chain.log_initial),
         (laws.matrices, chain.log_transition),
@@ -322,8 +323,8 @@ def _same_chain(laws: DiscreteLaws, chain: MarkovChain) -> None:
 def _supported(laws: DiscreteLaws, log_beliefs: Tensor) -> Tensor:
     """Beliefs restricted to the states that can be held at all.
 
-    A network's softmax puts mass everywhere; where the model's zeros rule a state out, that mass
-    would make the bound -inf. Nothing is done for models without zeros.
+    A network's softmax has mass everywhere; where the model's zeros rule a state out, that mass
+    would make the bound -inf. Models without zeros are left unchanged.
     """
     parts = laws.log_initial, laws.matrices, laws.log_likelihood
     if not any(bool(part.isneginf().any()) for part in parts):
@@ -333,9 +334,9 @@ def _supported(laws: DiscreteLaws, log_beliefs: Tensor) -> Tensor:
 
 
 def _reachable(laws: DiscreteLaws, scores: Tensor) -> Tensor:
-    """Scores restricted to the states that some possible path goes through, past and future seen.
+    """Scores restricted to the states on some possible path, given past and future.
 
-    A walk that ends where the model's zeros let nothing follow would make the bound -inf.
+    A path that ends where the model's zeros allow no next state would make the bound -inf.
     """
     parts = laws.log_initial, laws.matrices, laws.log_likelihood
     if not any(bool(part.isneginf().any()) for part in parts):
@@ -362,7 +363,7 @@ def _normalisers(laws: DiscreteLaws, scores: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _reversal(laws: DiscreteLaws) -> Callable[[Tensor], Tensor]:
-    """Turn (N, T, K) around within each sequence's length; its own inverse there."""
+    """Returns the map that reverses (N, T, K) within each sequence's length."""
     steps = torch.arange(laws.data.max_length, device=laws.lengths.device)
     index = (laws.lengths.unsqueeze(-1) - 1 - steps).clamp_min(0).unsqueeze(-1)
 
@@ -373,7 +374,7 @@ def _reversal(laws: DiscreteLaws) -> Callable[[Tensor], Tensor]:
 
 
 def _reverse_moves(laws: DiscreteLaws) -> tuple[Tensor, Tensor | None]:
-    """The moves of each sequence from its end to its beginning, as the kernels take them."""
+    """The transitions of each sequence from its end to its beginning, as the kernels take them."""
     table, choice = laws.matrices.mT, laws.choice
     if table.shape[1] == 1 and choice is None:
         return table, None

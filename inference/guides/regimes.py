@@ -1,4 +1,4 @@
-"""Guides of switching linear models: a network's belief about the regimes, Kalman under it."""
+"""Guides of switching linear models: a network's belief about the regimes, Kalman given these."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RegimeBound = Literal["factorised", "conditional"]
 
 
 class SwitchingPosterior(dist.TorchDistribution):
-    r"""q(s) from beliefs about the regimes and their own backward kernel, and q(z | s, y).
+    r"""q(s) of beliefs about the regimes and their backward kernels, and q(z | s, y).
 
     .. math::
         q(s) = \beta_T(s_T) \prod_{t<T}
@@ -36,15 +36,15 @@ class SwitchingPosterior(dist.TorchDistribution):
 
     the latter by a Kalman smoother along each regime path. Given the regimes a recurrent model is
     not linear-Gaussian: then T and the smoother are those of the model without recurrence (at
-    z = 0), and the recurrence enters the weights and bounds alone.
+    z = 0), and the recurrence enters only the weights and bounds.
 
     A trajectory is (…, N, T, K + D), batch shape (N,). ``bound`` says what ``elbo`` is:
 
     - ``"conditional"``: E_q(s)[log p(y | s)] − KL(q(s) ‖ p(s)), the ELBO of this posterior. The
-      expectation is over ``draws`` regime paths; the network's gradient is the score function's,
-      each draw compared with the mean of the others.
-    - ``"factorised"``: the ELBO of q(s) q(z), with the best q(z) there is. Closed: no draws, exact
-      gradients (Ghahramani & Hinton 2000). Never above the conditional one, and equal where the
+      expectation is over ``draws`` regime paths; the network's gradient is that of the score
+      function, each draw compared with the mean of the others.
+    - ``"factorised"``: the ELBO of q(s) q(z), with the best q(z). In closed form: no draws, exact
+      gradients (Ghahramani & Hinton 2000). Never above the conditional one, and equal to it if the
       state's law does not depend on the regimes.
     """
 
@@ -180,20 +180,29 @@ def _recurrent_log_prob(laws: SwitchingLaws, regimes: Tensor, z: Tensor) -> Tens
 
 
 class RegimeGuide(Guide):
-    """A recurrent network's belief about the regimes, with the exact conditional smoother under it.
+    """Posterior of a switching model: a network's belief about the regimes, Kalman given these.
 
-    See ``SwitchingPosterior`` for the posterior and its two bounds. All objectives of ``fit`` work;
-    ``"elbo"`` maximises the chosen bound.
+    ``SwitchingPosterior`` describes the posterior and its two bounds. All objectives of ``fit``
+    work; ``"elbo"`` maximises the chosen bound.
 
     Args:
         model: a ``SwitchingLinearSSM``.
         filter: a causal recurrent filter; its belief is about the regimes.
-        parameters: posterior of the unknown parameters, as for the other guides.
+        parameters: posterior of the unknown parameters, as of :class:`Guide`.
         bound: ``"conditional"`` or ``"factorised"``; the latter for models without recurrence.
-        draws: regime paths per sequence for the conditional bound, at least 2.
+        draws: number of regime paths per sequence for the conditional bound, at least 2.
 
     Raises:
-        ValueError: for a bad argument.
+        ValueError: a bad argument.
+
+    >>> from beliefzoo.inference import FitSettings, LSTMFilter, RegimeGuide, fit
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1)
+    >>> data = Sequences.from_arrays([[0.1, -0.2, 0.0, 3.0, -2.5, 4.0], [0.2, 0.1, -0.1, 0.0]])
+    >>> guide = RegimeGuide(model, LSTMFilter(hidden_size=4), bound="factorised")
+    >>> result = fit(model, guide, data, settings=FitSettings(steps=3), seed=0, progress=False)
+    >>> result.losses.shape, guide.noiseless
+    (torch.Size([3]), True)
     """
 
     def __init__(
@@ -226,12 +235,12 @@ class RegimeGuide(Guide):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The bound and its draws."""
+        """The bound and its number of draws."""
         return {"bound": self.kind, "draws": self.draws}
 
     @property
     def noiseless(self) -> bool:
-        """Whether the bound follows from the parameters, without draws of regimes."""
+        """Whether the bound is a function of the parameters, without draws of regimes."""
         return self.kind == "factorised"
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SwitchingPosterior:

@@ -1,4 +1,4 @@
-"""A gate read as the law of the next bits: the guide that samples what it feeds back."""
+"""A gate as the law of the next bits: the guide that feeds back samples."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SampledBits(PathPosterior):
 
     @property
     def _log_normalisers(self) -> Tensor:
-        """log Z_t(h') by the state that is left, (N, T-1, K)."""
+        """log Z_t(h') by the previous state, (N, T-1, K)."""
         after = self.drive[:, 1:]
         total = -after.relu().sum(-1, keepdim=True)
         for node, logit in enumerate(self._moved.unbind(-1)):  # k tables, not one k times as large
@@ -111,17 +111,33 @@ class SampledBits(PathPosterior):
 
 
 class SampledBitGuide(Guide):
-    r"""q(h_t | h_{t-1}, y_t) = Π_j σ((W_h h_{t-1} + W_y y_t + b)_j): the gate as the law of a bit.
+    """A gate as the law of a bit: q(h_t | h_{t-1}, y_t) = Π_j σ((W_h h_{t-1} + W_y y_t + b)_j).
 
-    The weights are those of a ``SigmoidFilter``, which in a ``BeliefGuide`` feeds its probability
-    back instead of a sampled bit: the deterministic twin. Where SCIENCE I3 says so, this gate is
-    the exact p(h_t | h_{t-1}, y_t); forward KL leads there. It is no filter (SCIENCE I2, I4).
+    The weights are those of a ``SigmoidFilter``, which in a ``BeliefGuide`` feeds back its
+    probability instead of a sampled bit. Under the conditions of docs/science.md, I3, this gate is
+    the exact p(h_t | h_{t-1}, y_t), to which forward KL leads. It is not a filter (I2, I4).
 
     Its bound is exact in the states, by enumeration of the 2^k of them; for many nodes ``"iwae"``
-    and ``"rws"`` draw paths instead. For the other arguments see ``Guide``.
+    and ``"rws"`` draw paths instead.
+
+    Args:
+        model: over the states of k binary nodes.
+        filter: a ``SigmoidFilter``.
+        parameters: as of :class:`Guide`.
 
     Raises:
         ValueError: a filter without such weights, or a model without binary nodes.
+
+    >>> from beliefzoo.inference import SampledBitGuide, SigmoidFilter, evidence_gap
+    >>> from beliefzoo.models import TemporalSigmoidBeliefNetwork, node_gate
+    >>> model = TemporalSigmoidBeliefNetwork(1, "gaussian").with_parameters(
+    ...     node_initial=[0.0], node_weight=[[2.0]], node_bias=[-1.0],
+    ...     node_loading=[[1.0]], node_intercept=[0.0], scale=[1.0],
+    ... )
+    >>> guide = SampledBitGuide(model, SigmoidFilter().write(model, node_gate(model)))
+    >>> gap = evidence_gap(guide, model.sample(20, 30, seed=0).data)
+    >>> gap.gap_per_step > 0  # the gate is exact given the bit before, but ignores the future
+    True
     """
 
     filter: SigmoidFilter
@@ -146,5 +162,5 @@ class SampledBitGuide(Guide):
         )
 
     def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
-        """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
+        """Returns −log q(z | y) of simulated paths, (N,): the loss of the forward KL."""
         return -self.posterior(laws).path_log_prob(paths)

@@ -1,11 +1,11 @@
-"""Recurrences in time with their gradient by hand: a relu network, and a path drawn step by step.
+"""Recurrences in time with gradients by hand: a relu network, and a path drawn step by step.
 
-Autograd records every operation of every step, and multiplies out the gradient of every weight once
-a step. Here the steps of the backward pass carry the gradient of the state alone, and each weight's
-gradient is one matrix product over all steps.
+Autograd records every operation of every step, and computes the gradient of every weight once a
+step. Here the backward pass carries only the gradient of the state, and each weight's gradient is
+one matrix product over all steps.
 
 Arrays are (time, row, …), rows sorted by length, longest first, so that the ``counts[t]`` rows that
-have a step t are the first ones. What lies beyond the length of a row is zero, and has no gradient.
+have a step t are the first ones. Entries beyond the length of a row are zero, and have no gradient.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def path_scan(
     out: Tensor,
     counts: Sequence[int],
 ) -> tuple[Tensor, Tensor]:
-    r"""A path z_t = m_t + s_t ε_t whose law reads the step before it.
+    r"""A path z_t = m_t + s_t ε_t whose law depends on the previous step.
 
     .. math:: (m_t, r_t) = g_t + \tanh(z_{t-1} W + b)\, V, \qquad s_t = \log(1 + e^{\max(r_t, -15)})
 

@@ -1,1 +1,1 @@
-"""Questions to a model at known parameters: filter, smooth, forecast, evidence."""
+"""Queries of a model at known parameters: filter, smooth, forecast, evidence."""

@@ -1,4 +1,4 @@
-"""Exact inference in words of the field: a model with known parameters, and data.
+"""Exact inference for a model with known parameters and data.
 
 Everything is computed in float64 on batches of sequences; nothing here is approximate.
 """
@@ -29,19 +29,49 @@ from .mixture_kalman import RegimeForecast, forecast_regimes
 
 
 class MostLikely(NamedTuple):
-    """Viterbi's answer: states int64 (N, T), −1 beyond the length; log p(y, states) (N,)."""
+    """Most likely paths, by the Viterbi algorithm.
+
+    Attributes:
+        states: int64 (N, T), −1 beyond the length of a sequence.
+        log_joint: log p(y, states), (N,) nats.
+
+    >>> from beliefzoo.inference import most_likely_states
+    >>> from beliefzoo.models import golden_mean
+    >>> model = golden_mean().model
+    >>> found = most_likely_states(model, model.sample(3, 10, seed=0).data)
+    >>> found.states.shape, found.log_joint.shape
+    (torch.Size([3, 10]), torch.Size([3]))
+    """
 
     states: Tensor
     log_joint: Tensor
 
 
 def log_evidence(model: Model, data: Sequences) -> Tensor:
-    """log p(y_n) of every sequence with the states summed out, (N,) nats.
+    """Log evidence log p(y_n) of every sequence, with the states summed out.
 
-    Differentiable in the known parameters. With inputs: given the inputs.
+    Differentiable in the known parameters. If the model has inputs, it is given the inputs.
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences.
+
+    Returns:
+        Nats, (N,) float64.
 
     Raises:
-        ValueError: a parameter is not known, or data that the model cannot emit.
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import log_evidence
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> data = Sequences.from_arrays([[1, 0, 2, 9, 8], [9, 8, 1]])
+    >>> for rate in ([1.0, 9.0], [4.0, 5.0]):
+    ...     model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...         initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=rate
+    ...     )
+    ...     log_evidence(model, data).numpy().round(2)
+    array([-11.03,  -8.13])
+    array([-16.29,  -9.76])
     """
     return _answered(model, data, lambda answers: answers.log_evidence())
 
@@ -53,7 +83,29 @@ def filter(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
 @overload
 def filter(model: Model, data: Sequences) -> Any: ...
 def filter(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_t), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    """Filtered beliefs p(z_t | y_1 … y_t).
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
+        zero beyond the length of a sequence.
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import filter
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[2.0, 6.0]
+    ... )
+    >>> filter(model, Sequences.from_arrays([[2, 4, 7]])).numpy().round(3)[0]
+    array([[0.858, 0.142],
+           [0.713, 0.287],
+           [0.048, 0.952]])
+    """
     return _answered(model, data, lambda answers: answers.filter())
 
 
@@ -64,7 +116,28 @@ def predict(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
 @overload
 def predict(model: Model, data: Sequences) -> Any: ...
 def predict(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_{t-1}), (N, T, K), or its ``Moments``; zero beyond the length."""
+    """One-step predictions p(z_t | y_1 … y_{t-1}).
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
+        zero beyond the length. At the first step it is p(z_1).
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import predict
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> found = predict(model, Sequences.from_arrays([[5.0, 6.0, 4.0]]))
+    >>> found.mean[0, :, 0].numpy().round(3), found.covariance.flatten().numpy().round(3)
+    (array([0.   , 5.   , 5.667]), array([  inf, 2.   , 1.667]))
+    """
     return _answered(model, data, lambda answers: answers.predict())
 
 
@@ -75,23 +148,107 @@ def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
 @overload
 def smooth(model: Model, data: Sequences) -> Any: ...
 def smooth(model: Model, data: Sequences) -> Any:
-    """p(z_t | y_1 … y_T), (N, T, K), or its ``Moments``; zero beyond the length of a sequence."""
+    """Smoothed beliefs p(z_t | y_1 … y_T), given the whole sequence.
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
+        zero beyond the length of a sequence.
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import filter, smooth
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[2.0, 6.0]
+    ... )
+    >>> data = Sequences.from_arrays([[4, 4, 0, 0]])  # 4 is ambiguous until 0 follows
+    >>> [belief(model, data)[0, :, 0].numpy().round(2) for belief in (filter, smooth)]
+    [array([0.4 , 0.33, 0.97, 1.  ]), array([0.71, 0.81, 1.  , 1.  ])]
+    """
     return _answered(model, data, lambda answers: answers.smooth())
 
 
 def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
-    """p(z_t, z_{t+1} | y), (N, T-1, K, K): the only result with a (from, to) table per step."""
+    """Smoothed beliefs about successive states, p(z_t, z_{t+1} | y_1 … y_T).
+
+    Args:
+        model: a hidden Markov model with known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        Probabilities (N, T-1, K, K), from row to column; zero beyond the length.
+
+    Raises:
+        ValueError: an unknown parameter, data that the model cannot emit, or a model without
+            discrete states.
+
+    >>> from beliefzoo.inference import smooth_pairs
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 9.0]
+    ... )
+    >>> pairs = smooth_pairs(model, Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 1]]))
+    >>> pairs.sum(1)[0].numpy().round(1)  # expected numbers of transitions
+    array([[2., 1.],
+           [1., 2.]])
+    """
     parts = [exact.pair_marginals(*require_discrete(laws).chain) for laws in laws_of(model, data)]
     return stacked(parts, data.max_length - 1, fill=0)
 
 
 def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
-    """log p(y_t | y_1 … y_{t-1}), (N, T) nats; sums to the evidence, 0 where nothing is seen."""
+    """One-step predictive log densities log p(y_t | y_1 … y_{t-1}).
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        Nats, (N, T) float64; 0 where nothing was observed. They sum to the log evidence.
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import step_log_likelihood
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 9.0]
+    ... )
+    >>> step_log_likelihood(model, Sequences.from_arrays([[0, 1, 9, 9]])).numpy().round(2)
+    array([[-1.69, -1.11, -4.33, -2.13]])
+    """
     return _answered(model, data, lambda answers: answers.step_log_likelihood())
 
 
 def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
-    """The single most probable path of every sequence (Viterbi)."""
+    """Most likely path of states, argmax_z p(z_{1:T}, y_{1:T}), by the Viterbi algorithm.
+
+    Args:
+        model: a hidden Markov model with known parameters.
+        data: N sequences of at most T steps.
+
+    Returns:
+        The paths and their log joint densities.
+
+    Raises:
+        ValueError: an unknown parameter, data that the model cannot emit, or a model without
+            discrete states.
+
+    Source: Viterbi (1967).
+
+    >>> from beliefzoo.inference import most_likely_states
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 9.0]
+    ... )
+    >>> most_likely_states(model, Sequences.from_arrays([[1, 0, 4, 0, 9, 8]])).states.tolist()
+    [[0, 0, 0, 0, 1, 1]]
+    """
     chains = [require_discrete(laws).chain for laws in laws_of(model, data)]
     found = [exact.most_likely_path(*chain) for chain in chains]
     paths = stacked([path for path, _ in found], data.max_length, fill=-1)
@@ -101,7 +258,32 @@ def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
 def sample_states(
     model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
 ) -> Tensor:
-    """Paths from p(z | y), int64 (draws, N, T), −1 beyond the length; (draws, N, T, D), 0 there."""
+    """Draws paths of states from the posterior p(z | y).
+
+    Args:
+        model: a model with exact inference and known parameters.
+        data: N sequences of at most T steps.
+        draws: number of paths for every sequence.
+        seed: of the draws; None: torch's global generator.
+
+    Returns:
+        int64 (draws, N, T), −1 beyond the length, for discrete states; (draws, N, T, D), 0 there,
+        for continuous ones.
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import sample_states, smooth
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[2.0, 6.0]
+    ... )
+    >>> data = Sequences.from_arrays([[2, 4, 7, 4]])
+    >>> paths = sample_states(model, data, draws=10_000, seed=0)
+    >>> share = (paths == 1).double().mean(0)
+    >>> bool((share - smooth(model, data)[..., 1]).abs().max() < 0.02)
+    True
+    """
     if draws < 1:
         raise ValueError(f"draws: must be >= 1, got {draws}")
     with seeded(seed):
@@ -112,7 +294,7 @@ def sample_states(
 
 
 class _Ahead(TypedDict, total=False):
-    """What may be told of the future, see ``forecast``."""
+    """Optional arguments of ``forecast``."""
 
     draws: int
     inputs: Tensor | None
@@ -146,22 +328,35 @@ def forecast(
     actions: Tensor | None = None,
     seed: int | None = None,
 ) -> Any:
-    """Continue every sequence by ``steps`` steps.
+    """Forecasts the states and observations after the end of every sequence.
 
     Args:
-        model: parameters known.
-        data: what was seen.
-        steps: how far ahead, H >= 1.
-        draws: simulated continuations.
-        inputs: covariates of the future (N, H, columns), where the model takes them.
-        times: of these steps (N, H), later than all that was seen, where the model reads them.
-        actions: of these steps (N, H), where the model reads them. The first of them is driven by
-            the last action of the data; the last one drives nothing.
+        model: with known parameters.
+        data: the observed sequences.
+        steps: number of steps ahead, H >= 1.
+        draws: number of simulated continuations.
+        inputs: covariates of the future (N, H, columns), if the model takes them.
+        times: of these steps (N, H), later than all observed ones, if the model reads them.
+        actions: of these steps (N, H), if the model reads them. The first of these steps is driven
+            by the last action of the data; the last action drives nothing.
         seed: of the simulation.
+
+    Returns:
+        :class:`Forecast` for discrete states, :class:`LinearForecast` for linear-Gaussian models,
+        :class:`RegimeForecast` for switching ones.
 
     Raises:
         ValueError: unknown parameters, data that the model cannot emit, or inputs, times or actions
-            of the future that it does not read, or lacks.
+            of the future that are missing or not read by the model.
+
+    >>> from beliefzoo.inference import forecast
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 9.0]
+    ... )
+    >>> found = forecast(model, Sequences.from_arrays([[1, 0, 1, 8, 9]]), steps=3, seed=0)
+    >>> found.mean[0, :, 0].numpy().round(3)  # 9 falls to the stationary mean, 5
+    array([8.2  , 7.56 , 7.048])
     """
     require(
         actions is None or model.actions > 0,

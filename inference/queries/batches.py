@@ -1,4 +1,4 @@
-"""Batches of sequences and their joined results, and the steps to come of a forecast."""
+"""Batches of sequences and their joined results, and the future steps of a forecast."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ BATCH = 256
 
 
 def laws_of(model: Model, data: Sequences) -> Iterator[TrajectoryLaws]:
-    """The laws of one batch after the other; what was computed for one goes with it.
+    """The laws of one batch after the other; laws cache what was computed for a batch.
 
     Raises:
-        ValueError: a parameter that is not known, or data that the model cannot emit.
+        ValueError: an unknown parameter, or data that the model cannot emit.
     """
     model.complete({})  # says which parameters are not known, before anything is computed
     model.check(data)
@@ -31,9 +31,9 @@ Answer = TypeVar("Answer")
 
 
 def joined(parts: Sequence[Answer], steps: int) -> Answer:
-    """Answers for one batch after the other as one: tensors, or named tuples of tensors.
+    """Joins the results of batches: tensors, or named tuples of tensors.
 
-    Tensors are (N,), or (N, T, …) and filled with zeros up to ``steps``.
+    Tensors are (N,), or (N, T, …) and padded with zeros up to ``steps``.
     """
     each: Any = parts
     if isinstance(each[0], tuple):
@@ -44,9 +44,9 @@ def joined(parts: Sequence[Answer], steps: int) -> Answer:
 
 
 def stacked(parts: Sequence[Tensor], steps: int, *, fill: float, sequence: int = 0) -> Tensor:
-    """Join batches, which are cut to their own longest sequence, along the axis ``sequence``.
+    """Joins batches, each cut to its longest sequence, along the axis ``sequence``.
 
-    The time axis comes right after it and is filled up to ``steps``.
+    The time axis comes right after it and is padded up to ``steps``.
     """
     time = sequence + 1
     padded = []
@@ -61,7 +61,7 @@ def stacked(parts: Sequence[Tensor], steps: int, *, fill: float, sequence: int =
 
 @dataclass(frozen=True)
 class Future:
-    """H steps to come of N sequences: what drives them, and how they are drawn."""
+    """H future steps of N sequences: their inputs, times and actions, and how to simulate them."""
 
     steps: int
     """H."""
@@ -78,7 +78,7 @@ class Future:
 
 
 def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
-    """The last step of every sequence, which drives the first transition, and those to come.
+    """The last step of every sequence, which drives the first transition, and the future ones.
 
     Raises:
         ValueError: inputs, times or actions that are missing or do not fit.
@@ -121,7 +121,7 @@ def require_future_actions(model: Model, shape: tuple[int, int], actions: Tensor
 
 
 def times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:
-    """The last time of every sequence and those to come, (N, H + 1).
+    """The last time of every sequence and the future ones, (N, H + 1).
 
     Raises:
         ValueError: times that are missing, not (N, H), or do not increase.

@@ -1,4 +1,4 @@
-"""Exact answers for chains of discrete states, and what comes after the end of a sequence."""
+"""Exact answers for chains of discrete states, and their forecasts."""
 
 from __future__ import annotations
 
@@ -18,12 +18,23 @@ from .batches import Future, from_last_step, joined, laws_of
 
 @dataclass(frozen=True)
 class Forecast:
-    """What comes after the end of each sequence, ``steps`` ahead.
+    """Forecast of a model with discrete states, H steps ahead; made by :func:`forecast`.
 
-    ``state_probability`` (N, H, K) is exact. ``mean`` (N, H, F) is the expected observation (for
-    codes the probability of each symbol): exact, but with inputs or lags in the emission the mean
-    of the draws (for codes then None). ``draws`` (S, N, H[, F]) are simulated continuations, which
-    answer every other question.
+    Attributes:
+        state_probability: (N, H, K), exact.
+        mean: expected observation (N, H, F), for codes the probability of each symbol; exact, but
+            with inputs or lags in the emission the mean of the draws (for codes then None).
+        draws: simulated continuations (S, N, H[, F]), for all other questions.
+
+    >>> from beliefzoo.inference import forecast
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[1.0, 20.0]
+    ... )
+    >>> found = forecast(model, Sequences.from_arrays([[1, 0, 1, 18, 21]]), steps=2, seed=0)
+    >>> found.state_probability[0].numpy().round(3), found.draws.shape
+    (array([[0.1 , 0.9 ],
+           [0.18, 0.82]]), torch.Size([1000, 1, 2, 1]))
     """
 
     state_probability: Tensor
@@ -31,22 +42,22 @@ class Forecast:
     draws: Tensor
 
     def quantile(self, q: float) -> Tensor:
-        """Quantile of the draws, (N, H[, F])."""
+        """Returns the quantile q of the draws, (N, H[, F])."""
         return torch.quantile(self.draws.double(), q, dim=0)
 
 
 class _DrawnOn(Protocol):
-    """What a forecast asks of the laws of discrete states beyond their chain."""
+    """Methods of discrete laws that forecasts need besides their chain."""
 
     def draw_on(self, paths: Tensor, before: Sequences) -> Tensor:
-        """Draw observations after the first step of paths (N, T), the last step of ``before``."""
+        """Draws observations after the first step of paths (N, T), the last step of ``before``."""
 
     def expected(self, chance: Tensor) -> Tensor | None:
         """E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K)."""
 
 
 def require_discrete(laws: TrajectoryLaws) -> DiscreteLaws:
-    """The laws as those of a chain; ``ValueError`` if they are not."""
+    """Returns the laws as those of a chain; raises ``ValueError`` if they are not."""
     if laws.discrete is None:
         raise ValueError(f"model: needs discrete states, got {type(laws).__name__}")
     return laws.discrete
@@ -82,7 +93,7 @@ class ChainAnswers:
     def forecast(self, model: Model, data: Sequences, future: Future) -> Forecast:
         steps, draws = future.steps, future.draws
         if not (model.inputs or model.timed or model.actions):
-            # Laws may be for sequences of some length alone.
+            # Laws may be made for sequences of one length only.
             whole = model.observations.blank(1, int(data.lengths.max()) + steps)
             model._check_kind(Sequences.from_tensors(whole, codes=data.is_codes))
         driven = from_last_step(model, data, future)

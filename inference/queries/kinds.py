@@ -1,4 +1,4 @@
-"""Which exact answers go with which laws: the one place that tells kinds of laws apart."""
+"""The choice of exact inference for a model: the only place that tells kinds of laws apart."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class Answers(Protocol):
     """Exact inference under the laws of a model at known parameters, for a batch of N sequences.
 
     Beliefs are tensors (N, T, …) or named tuples of such, zero beyond the length of a sequence.
-    Laws of a kind of their own, neither discrete nor linear-Gaussian, bring their answers in a
-    method ``answers``; what they cannot tell ends in a ``ValueError``.
+    Laws of another kind, neither discrete nor linear-Gaussian, return their own object with these
+    methods from a method ``answers``; a query that they cannot answer raises ``ValueError``.
     """
 
     def log_evidence(self) -> Tensor:
@@ -44,7 +44,7 @@ class Answers(Protocol):
 
 
 def answers_to(laws: TrajectoryLaws) -> Answers:
-    """Return what answers questions under these laws.
+    """Returns the object that answers queries under these laws.
 
     Raises:
         ValueError: laws whose hidden states cannot be summed out.
@@ -60,7 +60,7 @@ def answers_to(laws: TrajectoryLaws) -> Answers:
 
 
 def inexact(came: object) -> ValueError:
-    """The error of who is asked for what there is no exact answer to."""
+    """Returns the error for a query without exact answer."""
     return ValueError(
         "model: needs one whose hidden states can be integrated out exactly; for others "
         f"weighted_evidence estimates the evidence, and a DeepGuide forecasts, got {came}"

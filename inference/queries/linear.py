@@ -19,21 +19,47 @@ from .batches import Future, joined, laws_of, stacked
 
 
 class Moments(NamedTuple):
-    """Laws N(mean, covariance) of the state at every step; zero beyond the length of a sequence."""
+    """Normal laws N(mean, covariance) of the state at every step; zero beyond the length.
+
+    Attributes:
+        mean: (N, T, D), in units of the state.
+        covariance: (N, T, D, D).
+
+    >>> from beliefzoo.inference import smooth
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> level = smooth(model, Sequences.from_arrays([[5.0, 6.0, 4.0]]))
+    >>> level.mean.flatten().numpy().round(3), level.covariance[0, :, 0, 0].numpy().round(3)
+    (array([5.125, 5.25 , 4.625]), array([0.625, 0.5  , 0.625]))
+    """
 
     mean: Tensor
-    """(N, T, D)."""
     covariance: Tensor
-    """(N, T, D, D)."""
 
 
 @dataclass(frozen=True)
 class LinearForecast:
-    """What comes after the end of each sequence, ``steps`` ahead: normal laws, exactly.
+    """Forecast of a linear-Gaussian model, H steps ahead: exact normal laws; by :func:`forecast`.
 
-    ``state_mean`` (N, H, D) and ``state_covariance`` (N, H, D, D) are of the state, ``mean`` and
-    ``variance`` (N, H, F) of the observations, noise included. ``draws`` (S, N, H, F) are simulated
-    continuations, which answer what concerns several steps at once.
+    Attributes:
+        state_mean: (N, H, D).
+        state_covariance: (N, H, D, D).
+        mean: of the observations, (N, H, F).
+        variance: of the observations, noise included, (N, H, F).
+        draws: simulated continuations (S, N, H, F), for questions about several steps at once.
+
+    >>> from beliefzoo.inference import forecast
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> found = forecast(model, Sequences.from_arrays([[5.0, 6.0, 4.0]]), steps=2, seed=0)
+    >>> found.mean.flatten().numpy().round(3), found.variance.flatten().numpy().round(3)
+    (array([4.625, 4.625]), array([2.625, 3.625]))
+    >>> found.quantile(0.975).flatten().numpy().round(2)
+    array([7.8 , 8.36])
     """
 
     state_mean: Tensor
@@ -43,7 +69,7 @@ class LinearForecast:
     draws: Tensor
 
     def quantile(self, q: float) -> Tensor:
-        """Quantile of each observation, (N, H, F).
+        """Returns the quantile q of each observation, (N, H, F).
 
         Raises:
             ValueError: q outside (0, 1).
@@ -56,22 +82,34 @@ class LinearForecast:
 
 
 class Component(NamedTuple):
-    """What one law of a structural model adds to the series: normal laws given all of the data."""
+    """Smoothed contribution of one component of a structural model to the series.
+
+    Attributes:
+        mean: (N, T, F), in units of the data.
+        variance: (N, T, F).
+
+    >>> from beliefzoo.inference import Component, components
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> found = components(model, Sequences.from_arrays([[5.0, 6.0, 4.0]]))
+    >>> {name: tuple(part.mean.shape) for name, part in found.items()}
+    {'level': (1, 3)}
+    """
 
     mean: Tensor
-    """(N, T)."""
     variance: Tensor
-    """(N, T)."""
 
 
 def evidence(laws: LinearGaussianLaws) -> Tensor:
     """log p(y_n) of every sequence with the states integrated out, (N,) nats; differentiable.
 
-    With q flat directions of the first state it keeps the ½ log 2π of every observation, see
-    ``LinearLaws``; the convention that drops q of them is q / 2 log 2π higher.
+    With q flat directions of the first state it counts ½ log 2π for every observation, see
+    ``LinearLaws``; the convention that leaves q of them out is higher by q / 2 log 2π.
 
     Raises:
-        ValueError: data that do not determine the flat directions, named with the sequence.
+        ValueError: data that do not determine the flat directions; names the sequence.
     """
     found: Tensor = exact_gaussian.log_evidence(*arguments(laws))
     return found
@@ -80,7 +118,7 @@ def evidence(laws: LinearGaussianLaws) -> Tensor:
 def arguments(
     laws: LinearGaussianLaws,
 ) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:
-    """The matrices, values, mask and lengths that ``exact_gaussian`` works on."""
+    """The matrices, values, mask and lengths for ``exact.gaussian``."""
     chain = exact_gaussian.LinearChain(
         laws.initial_mean,
         laws.initial_covariance,
@@ -96,17 +134,37 @@ def arguments(
 
 
 def require_linear(laws: TrajectoryLaws) -> LinearGaussianLaws:
-    """The laws as linear-Gaussian ones; ``ValueError`` if they are not."""
+    """Returns the laws as linear-Gaussian ones; raises ``ValueError`` if they are not."""
     if laws.linear is None:
         raise ValueError(f"model: needs linear-Gaussian laws, got {type(laws).__name__}")
     return laws.linear
 
 
 def standardised_innovations(model: LinearGaussianSSM, data: Sequences) -> Tensor:
-    """(y_t − E[y_t | y_1 … y_{t-1}]) in independent units of variance one, (N, T, F).
+    """Standardised one-step prediction errors, (y_t − E[y_t | past]) / sd(y_t | past).
 
-    Independent N(0, 1) if the model is true. NaN where nothing was observed, or where the
-    observation went into the flat directions of the first state.
+    They are independent N(0, 1) if the model is true; several features of a step are standardised
+    one after the other.
+
+    Args:
+        model: a linear-Gaussian model with known parameters.
+        data: N series of at most T steps and F features.
+
+    Returns:
+        (N, T, F) float64; NaN where nothing was observed, or where the observation determines the
+        flat directions of the first state.
+
+    Raises:
+        ValueError: an unknown parameter, or data that the model cannot emit.
+
+    >>> from beliefzoo.inference import standardised_innovations
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel()).with_parameters(
+    ...     observation_variance=1.0, level_variance=1.0
+    ... )
+    >>> data = Sequences.from_arrays([[5.0, 6.0, 4.0]])
+    >>> standardised_innovations(model, data).flatten().numpy().round(3)
+    array([   nan,  0.577, -1.021])
     """
     parts = []
     for laws in laws_of(model, data):
@@ -117,10 +175,30 @@ def standardised_innovations(model: LinearGaussianSSM, data: Sequences) -> Tenso
 
 
 def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component]:
-    """What every law of a structural model adds to the series, given all of the data, by name.
+    """Decomposes series into the contributions of a structural model's components.
+
+    Each is the law given all data of the part of E[y_t] that one component adds.
+
+    Args:
+        model: a structural model with known parameters.
+        data: N series of at most T steps.
+
+    Returns:
+        Means and variances by the name of the component.
 
     Raises:
         ValueError: a model whose loading is a parameter: its states have no meaning of their own.
+
+    Source: Harvey (1989).
+
+    >>> from beliefzoo.inference import components
+    >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Seasonal, Sequences
+    >>> model = LinearGaussianSSM(LocalLevel() + Seasonal(2)).with_parameters(
+    ...     observation_variance=0.01, level_variance=0.1, seasonal_variance=0.01
+    ... )
+    >>> found = components(model, Sequences.from_arrays([[11.0, 9.0, 11.2, 8.8, 11.1, 9.0]]))
+    >>> {name: part.mean.flatten().numpy().round(1)[:4] for name, part in found.items()}
+    {'level': array([ 9.9, 10.1, 10.1,  9.9]), 'seasonal': array([ 1.1, -1.1,  1.1, -1.1])}
     """
     loading = model.dynamics.loading
     if loading is None or len(loading) != 1:
@@ -141,7 +219,7 @@ def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component
 class LinearAnswers:
     """Answers for linear-Gaussian laws: beliefs are ``Moments``.
 
-    Variances of filter and prediction are infinite while a flat direction is undetermined.
+    Variances of filter and prediction are infinite as long as a flat direction is undetermined.
     """
 
     laws: LinearGaussianLaws
@@ -175,7 +253,7 @@ class LinearAnswers:
 
     def forecast(self, model: Model, data: Sequences, future: Future) -> LinearForecast:
         longer = _continued(model, data, future)
-        model.check_values(longer)  # times that do not go on, matrices that are not known that far
+        model.check_values(longer)  # increasing times, matrices known so far ahead
         ahead = data.lengths.unsqueeze(-1) + torch.arange(future.steps)
         rows = torch.arange(len(data)).unsqueeze(-1)
         beliefs = [LinearAnswers(require_linear(laws)).filter() for laws in laws_of(model, longer)]
@@ -195,7 +273,7 @@ class LinearAnswers:
 
 
 def _continued(model: Model, data: Sequences, future: Future) -> Sequences:
-    """The data with ``steps`` steps more in every sequence, at which nothing was observed."""
+    """The data with ``steps`` more steps in every sequence, at which nothing was observed."""
     n, steps, times = len(data), future.steps, future.times
     total = data.max_length + steps
     rows = torch.arange(n).unsqueeze(-1)
@@ -230,7 +308,7 @@ def _future(
     total: int,
     place: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """What came and what comes, (N, total, …); the future begins where each sequence ends."""
+    """Past and future values, (N, total, …); the future begins where each sequence ends."""
     assert past is not None  # checked with the data
     if future is None or tuple(future.shape) != shape:
         came = None if future is None else tuple(future.shape)

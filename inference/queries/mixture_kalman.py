@@ -1,8 +1,8 @@
 """The mixture Kalman filter: particles for the regimes of a switching linear model, Kalman within.
 
-Given a regime path the model is linear-Gaussian, so a particle is a path with the exact Gaussian
-belief that goes with it (Chen & Liu 2000). Every particle is tried with every next regime, and the
-resampling of Fearnhead & Clifford (2003) keeps each continuation at most once.
+Given a regime path the model is linear-Gaussian, so a particle is a path with its exact Gaussian
+belief (Chen & Liu 2000). Every particle is continued with every next regime, and the resampling of
+Fearnhead & Clifford (2003) keeps each continuation at most once.
 """
 
 from __future__ import annotations
@@ -22,35 +22,66 @@ from .batches import Future, from_last_step
 
 @dataclass(frozen=True)
 class RegimeParticles:
-    """What the mixture Kalman filter tells of N sequences of a switching model with K regimes.
+    """Result of the mixture Kalman filter on N sequences of a switching model with K regimes.
 
-    exp(``log_evidence``) is an unbiased estimate of p(y), exact while all K^T regime paths have a
-    particle (without recurrence). Moments are Rao-Blackwellised over the last regime.
+    exp(``log_evidence``) is an unbiased estimate of p(y), and exact while all K^T regime paths have
+    a particle (without recurrence). Moments are Rao-Blackwellised over the last regime.
+
+    Attributes:
+        log_evidence: log p(y_n), (N,) nats
+        log_increments: log p(y_t | y_1 … y_{t-1}), (N, T), zero beyond the length
+        regimes: p(s_t | y_1 … y_t), (N, T, K), zero beyond the length
+        mean: E[z_t | y_1 … y_t], (N, T, D)
+        covariance: Cov[z_t | y_1 … y_t], (N, T, D, D)
+        effective: Effective number of particles after each step, (N, T)
+        paths: Draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the
+            length. Early steps of long sequences go back to few ancestors.
+
+    >>> from beliefzoo.inference import mixture_kalman
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> data = Sequences.from_arrays([[0.1, 0.0, 0.1, 5.0, 1.0]])
+    >>> found = mixture_kalman(model, data, particles=32, draws=5)  # exact: all 2^5 paths
+    >>> found.log_evidence.shape, found.regimes.shape, found.paths.shape
+    (torch.Size([1]), torch.Size([1, 5, 2]), torch.Size([5, 1, 5]))
     """
 
     log_evidence: Tensor
-    """log p(y_n), (N,) nats"""
     log_increments: Tensor
-    """log p(y_t | y_1 … y_{t-1}), (N, T), zero beyond the length"""
     regimes: Tensor
-    """p(s_t | y_1 … y_t), (N, T, K), zero beyond the length"""
     mean: Tensor
-    """E[z_t | y_1 … y_t], (N, T, D)"""
     covariance: Tensor
-    """Cov[z_t | y_1 … y_t], (N, T, D, D)"""
     effective: Tensor
-    """Effective number of particles after each step, (N, T)"""
     paths: Tensor
-    """Draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the length.
-    Early steps of long sequences go back to few ancestors."""
 
 
 @dataclass(frozen=True)
 class RegimeForecast:
-    """What comes after the end of each sequence, H steps ahead, from simulated continuations.
+    """Forecast of a switching model, H steps ahead, by simulation; made by :func:`forecast`.
 
-    ``regimes`` (N, H, K) and ``mean`` (N, H, F), the expected observation, are means over the
-    draws; ``draws`` (S, N, H, F) are of observations, ``states`` (S, N, H, K + D) of trajectories.
+    Attributes:
+        regimes: probabilities of the regimes (N, H, K), means over the draws.
+        mean: expected observation (N, H, F), mean over the draws.
+        draws: simulated observations (S, N, H, F).
+        states: simulated trajectories (S, N, H, K + D).
+
+    >>> from beliefzoo.inference import forecast
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> data = Sequences.from_arrays([[0.1, 5.0, 1.0]])
+    >>> found = forecast(model, data, steps=2, draws=200, seed=0)
+    >>> found.draws.shape, bool(found.regimes[0, 0, 1] > 0.5)
+    (torch.Size([200, 1, 2, 1]), True)
     """
 
     regimes: Tensor
@@ -59,7 +90,7 @@ class RegimeForecast:
     states: Tensor
 
     def quantile(self, q: float) -> Tensor:
-        """Quantile of the draws, (N, H, F)."""
+        """Returns the quantile q of the draws, (N, H, F)."""
         return torch.quantile(self.draws, q, dim=0)
 
 
@@ -71,21 +102,38 @@ def mixture_kalman(
     draws: int = 100,
     seed: int = 0,
 ) -> RegimeParticles:
-    """Filter the regimes and the state of a switching model with known parameters.
+    """Filters the regimes and the state of a switching model by the mixture Kalman filter.
 
-    With ``model.recurrent`` the regimes depend on the state, which is then drawn, too, from its
-    exact conditional law given the particle's past and y_t; its evidence is unbiased as well.
+    With ``model.recurrent`` the regimes depend on the state, which is then also drawn, from its
+    exact conditional law given the particle's past and y_t; the evidence stays unbiased.
 
     Args:
-        model: all of its parameters known.
+        model: with all parameters known.
         data: N sequences.
-        particles: per sequence.
-        draws: of regime paths.
-        seed: torch's global generator is left as it was.
+        particles: number per sequence.
+        draws: number of regime paths to draw.
+        seed: of all draws; torch's global generator is left unchanged.
+
+    Returns:
+        Evidence, filtered regimes and states, and regime paths.
 
     Raises:
-        ValueError: a parameter that is not known, data that cannot come from the model, or no
-            particle with a finite likelihood left, naming sequence and time.
+        ValueError: an unknown parameter, data that cannot come from the model, or no particle left
+            with a finite likelihood; names sequence and time.
+
+    Source: Chen & Liu (2000); Fearnhead & Clifford (2003).
+
+    >>> from beliefzoo.inference import mixture_kalman
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> found = mixture_kalman(model, Sequences.from_arrays([[0.1, 0.0, 0.1, 5.0, 1.0]]))
+    >>> found.regimes[0, :, 1].numpy().round(2)  # probability of the wild regime
+    array([0.5 , 0.06, 0.01, 1.  , 1.  ])
     """
     require(
         isinstance(model, SwitchingLinearSSM), "model", "must be a SwitchingLinearSSM", repr(model)
@@ -100,10 +148,10 @@ def mixture_kalman(
 def forecast_regimes(
     model: SwitchingLinearSSM, data: Sequences, future: Future, *, particles: int = 100
 ) -> RegimeForecast:
-    """Continue every sequence, from the beliefs of the mixture Kalman filter.
+    """Continues every sequence from the beliefs of the mixture Kalman filter.
 
     Raises:
-        ValueError: as ``mixture_kalman``, or covariates that are not there.
+        ValueError: as ``mixture_kalman``, or covariates that are missing.
     """
     model.check(data)
     driven = from_last_step(model, data, future)
@@ -146,7 +194,7 @@ class _Run:
         return self.log_weight, self.regime, self.mean, self.covariance
 
     def advance(self, t: int) -> tuple[Tensor, ...]:
-        """One step, after which the beliefs of sequences that end here are kept."""
+        """One step; the beliefs of sequences that end here are kept from then on."""
         found = self._step(t)
         here = self.laws.lengths == t + 1
         self.ends = tuple(  # type: ignore[assignment]
@@ -236,7 +284,7 @@ class _Run:
         return log_prior, mean, moved + self.noise
 
     def _keep(self, share: Tensor, mean: Tensor, covariance: Tensor) -> Tensor:
-        """Choose the continuations that live on; returns the particles that they come from."""
+        """Chooses the continuations to keep; returns the particles that they come from."""
         n = share.shape[1]
         # Regime by regime: with the regimes of a particle side by side, evenly spaced ticks would
         # give all particles the same one.
@@ -295,18 +343,17 @@ def condition(
 
 
 def resample(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Keep at most ``size`` of M weighted items, each at most once, without bias.
+    """Keeps at most ``size`` of M weighted items, each at most once, without bias.
 
-    Item i stays with probability min(w_i / c, 1), with c so that ``size`` stay on average, and
-    then weighs max(w_i, c): the sum of squared errors is the least possible (Fearnhead & Clifford
-    2003). With no more than ``size`` positive weights all stay as they are.
+    Item i stays with probability min(w_i / c, 1), with c such that ``size`` stay on average, and
+    then has weight max(w_i, c), which minimises the sum of squared errors (Fearnhead & Clifford
+    2003). If no more than ``size`` weights are positive, all stay as they are.
 
-    Places are drawn by evenly spaced ticks along the items, so items that are alike belong side by
-    side.
+    Items are chosen by evenly spaced points along the list, so similar items should be neighbours.
 
     Args:
         weight: (N, M), rows sum to 1.
-        size: of what is kept.
+        size: number of items to keep.
 
     Returns:
         Indices (N, size) and their weights; unused places have weight 0.

@@ -1,9 +1,9 @@
 """The continuous state of a switching linear model, given regimes or probabilities of them.
 
 The expected log density of the dynamics under independent regimes is quadratic in the state, so the
-state's law is again a Gaussian chain: with averaged precisions, and with a quadratic term at every
-step for what averaging the dynamics leaves over. Hard regime paths are the special case in which
-nothing is left over, and the law is the exact posterior.
+state's law is again a Gaussian chain: with averaged precisions, and with an additional quadratic
+term at every step from averaging the dynamics. For hard regime paths this term vanishes, and the
+law is the exact posterior.
 """
 
 from __future__ import annotations
@@ -269,10 +269,10 @@ def expected_first(laws: SwitchingLaws, chain: StateChain) -> Tensor:
 
 
 def regime_scores(laws: SwitchingLaws, chain: StateChain) -> Tensor:
-    """What the law of the state says for every regime at every step, (N, T, K).
+    """The evidence of the state's law for every regime at every step, (N, T, K).
 
-    E log O_k(y_t) + E log N_k(z_t | z_{t-1}): linear in the regimes, and hence what log O_k(y_t) is
-    for a hidden Markov model. Zero beyond the length; differentiable in the parameters.
+    E log O_k(y_t) + E log N_k(z_t | z_{t-1}): linear in the regimes, as log O_k(y_t) is for a
+    hidden Markov model. Zero beyond the length; differentiable in the parameters.
     """
     inside = laws.data.step_mask.unsqueeze(-1)
     moves = expected_dynamics(laws, chain)
@@ -283,8 +283,8 @@ def regime_scores(laws: SwitchingLaws, chain: StateChain) -> Tensor:
 def expected_log_joint(laws: SwitchingLaws, weight: Tensor, chain: StateChain) -> Tensor:
     """E[Σ_t Σ_k w_tk (log N_k + log O_k) + log p(z_1)] + entropy of the chain, (N,) nats.
 
-    With the weights' own chain the gradient is exact in weights and parameters, though the chain is
-    held constant: it is where the value is largest. For hard weights it is log p(y | s).
+    With the weights' own chain the gradient is exact in weights and parameters although the chain
+    is held constant, since it maximises this value. For hard weights it is log p(y | s).
     """
     scores = (weight * regime_scores(laws, chain)).sum((-1, -2))
     return scores + expected_first(laws, chain) + chain.entropy

@@ -18,16 +18,31 @@ from .regime_moments import conditional_evidence, expected_first, regime_scores,
 
 @dataclass(frozen=True)
 class SmoothedRegimes:
-    """The factorised posterior q(s) q(z) of N sequences, at the optimum of its bound."""
+    """Factorised posterior q(s) q(z) of N sequences, at an optimum of its bound.
+
+    Attributes:
+        regimes: q(s_t), (N, T, K), zero beyond the length
+        mean: E[z_t], (N, T, D)
+        covariance: Cov[z_t], (N, T, D, D)
+        bound: On log p(y_n), (N,) nats, after each sweep: (sweeps, N), never decreasing
+
+    >>> from beliefzoo.inference import smooth_regimes
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> found = smooth_regimes(model, Sequences.from_arrays([[0.1, 0.0, 0.1, 5.0, 1.0]]))
+    >>> found.regimes.shape, found.mean.shape, found.bound.shape
+    (torch.Size([1, 5, 2]), torch.Size([1, 5, 1]), torch.Size([3, 1]))
+    """
 
     regimes: Tensor
-    """q(s_t), (N, T, K), zero beyond the length"""
     mean: Tensor
-    """E[z_t], (N, T, D)"""
     covariance: Tensor
-    """Cov[z_t], (N, T, D, D)"""
     bound: Tensor
-    """On log p(y_n), (N,) nats, after each sweep: (sweeps, N), never decreasing"""
 
 
 def smooth_regimes(
@@ -39,23 +54,43 @@ def smooth_regimes(
     particles: int = 50,
     seed: int = 0,
 ) -> SmoothedRegimes:
-    """Smooth regimes and state by coordinate ascent on the factorised bound.
+    """Smooths regimes and state by coordinate ascent on the factorised bound.
 
-    In turn the exact smoother of a Gaussian chain and of a hidden Markov model (Ghahramani & Hinton
-    2000), from the regimes of particles. The optimum is a local one. It is what ``RegimeGuide``
-    with ``bound="factorised"`` amortizes.
+    It alternates between the exact smoothers of a Gaussian chain and of a hidden Markov model,
+    starting from the regimes of particles. The optimum is a local one. ``RegimeGuide`` with
+    ``bound="factorised"`` amortizes this computation.
 
     Args:
-        model: all of its parameters known; without recurrence.
+        model: with all parameters known, without recurrence.
         data: N sequences.
-        sweeps: at most.
-        tolerance: ends when no bound grows by more, in nats per step.
-        particles: of the start, see ``mixture_kalman``.
+        sweeps: largest number of sweeps.
+        tolerance: stop when no bound grows by more, in nats per step.
+        particles: number of particles for the start, see :func:`mixture_kalman`.
         seed: of the particles.
 
+    Returns:
+        Probabilities of regimes, moments of the state, and the bound.
+
     Raises:
-        ValueError: a parameter that is not known, a recurrent model, or data that cannot come from
-            the model.
+        ValueError: an unknown parameter, a recurrent model, or data that cannot come from the
+            model.
+
+    Source: Ghahramani & Hinton (2000).
+
+    >>> from beliefzoo.inference import mixture_kalman, smooth_regimes
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> data = Sequences.from_arrays([[0.1, 0.0, 0.1, 5.0, 1.0]])
+    >>> found = smooth_regimes(model, data)
+    >>> found.regimes[0, :, 1].numpy().round(2)  # probability of the wild regime
+    array([0.12, 0.02, 0.06, 1.  , 1.  ])
+    >>> bool(found.bound[-1] < mixture_kalman(model, data).log_evidence)
+    True
     """
     _check(model, sweeps)
     found = mixture_kalman(model, data, particles=particles, draws=particles, seed=seed)
@@ -88,21 +123,36 @@ def most_likely_regimes(
     particles: int = 50,
     seed: int = 0,
 ) -> MostLikely:
-    """argmax_s log p(y, s), the state integrated out: paths (N, T), and that logarithm (N,).
+    """Most likely path of regimes, argmax_s log p(y, s), with the state integrated out.
 
-    The best path of the particles, improved by expectation maximisation over the state, whose
-    steps are the smoother along the path and Viterbi's. log p(y, s) never decreases; the maximum is
-    a local one.
+    The best path of the particles is improved by expectation maximisation over the state, which
+    alternates between the smoother along the path and the Viterbi algorithm. log p(y, s) never
+    decreases; the maximum is a local one.
 
     Args:
-        model: all of its parameters known; without recurrence.
+        model: with all parameters known, without recurrence.
         data: N sequences.
-        sweeps: at most.
-        particles: of the start, see ``mixture_kalman``.
+        sweeps: largest number of sweeps.
+        particles: number of particles for the start, see :func:`mixture_kalman`.
         seed: of the particles.
 
+    Returns:
+        The paths (N, T), and log p(y, s) of each, (N,) nats.
+
     Raises:
-        ValueError: as ``smooth_regimes``.
+        ValueError: as :func:`smooth_regimes`.
+
+    >>> from beliefzoo.inference import most_likely_regimes
+    >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
+    >>> model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(  # calm, or wild
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]],
+    ...     initial_mean=[0.0], initial_scale=[1.0], dynamics=[[[1.0]], [[1.0]]],
+    ...     drift=[[0.0], [0.0]], noise_scale=[[0.1], [3.0]],
+    ...     loading=[[1.0]], intercept=[0.0], observation_scale=[0.1],
+    ... )
+    >>> data = Sequences.from_arrays([[0.1, 0.0, 0.1, 5.0, 1.0]])
+    >>> most_likely_regimes(model, data).states.tolist()
+    [[0, 0, 0, 1, 1]]
     """
     _check(model, sweeps)
     found = mixture_kalman(model, data, particles=particles, draws=particles, seed=seed)

@@ -1,4 +1,4 @@
-"""From the transition laws of models to the structures that exact inference is fast with."""
+"""The structures of transition laws that make exact inference faster."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ _FORMS: dict[type, Callable[..., Structure]] = {
 
 
 def structure(laws: DiscreteLaws) -> Structure | None:
-    """The moves of the laws as a structure, if they have one.
+    """The transitions of the laws as a structure, if they have one.
 
-    None for a law without, for parameters with leading axes of draws, and away from the CPU, where
-    the dense matrix of the laws is to be used. Gradients reach the parameters.
+    None for a law without structure, for parameters with leading axes of draws, and for tensors not
+    on the CPU, where the dense matrix of the laws is used. Gradients reach the parameters.
     """
     moves = laws.structure() if laws.lengths.device.type == "cpu" else None
     return None if moves is None else _FORMS[type(moves)](*moves)
 
 
 def _found(laws: DiscreteLaws) -> Structure | None:
-    """The structure, where it is faster than the whole matrix."""
+    """The structure, if it is faster than the dense matrix."""
     return structure(laws) if laws.log_initial.shape[-1] >= STRUCTURED_STATES else None
 
 
 def log_evidence(laws: DiscreteLaws) -> Tensor:
-    """log p(y) ``(N,)`` by the structure of the transition law where that is faster."""
+    """log p(y) ``(N,)``, by the structure of the transition law if that is faster."""
     found = _found(laws)
     if found is None:
         return exact.log_evidence(*laws.chain)
@@ -49,7 +49,7 @@ def log_evidence(laws: DiscreteLaws) -> Tensor:
 
 
 def filter_chain(laws: DiscreteLaws) -> exact.Filtered:
-    """Beliefs, predictions and increments as ``exact.filter_chain`` gives them."""
+    """Beliefs, predictions and increments as ``exact.chains.filter_chain`` returns them."""
     found = _found(laws)
     if found is None:
         return exact.filter_chain(*laws.chain)
@@ -57,7 +57,7 @@ def filter_chain(laws: DiscreteLaws) -> exact.Filtered:
 
 
 def smooth_chain(laws: DiscreteLaws) -> Tensor:
-    """log p(z_t | y_{1:T}) ``(N, T, K)`` as ``exact.smooth_chain`` gives it."""
+    """log p(z_t | y_{1:T}) ``(N, T, K)`` as ``exact.chains.smooth_chain`` returns it."""
     found = _found(laws)
     if found is None:
         return exact.smooth_chain(*laws.chain)
