@@ -1,4 +1,4 @@
-"""Clusters of frames: what starting values are read off."""
+"""Clusters of frames, from which starting values are estimated."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Array = NDArray[np.float64]
 def kmeans(
     sample: Array, x: Array, clusters: int, *, lloyd: bool = True, weight: Array | None = None
 ) -> Tensor:
-    """Labels of frames by the k-means of a sample of them.
+    """Label frames by k-means of a sample of them.
 
-    Where the sample has fewer than so many clusters, random frames get the labels that are left, so
-    that no cluster is empty. Draws from torch's global generator.
+    If the sample has fewer than ``clusters`` distinct frames, random frames get the remaining
+    labels, so that no cluster is empty. Draws from torch's global generator.
 
     Args:
         sample: frames (M, D) that are clustered.

@@ -133,11 +133,7 @@ def free_parameters(priors: Priors) -> int:
 
 
 def in_double(prior: Any) -> Any:
-    """A copy of a distribution whose numbers are float64.
-
-    Without support checks: at the end of a divergent trajectory values may be 0 or NaN, and the
-    density there counts as zero.
-    """
+    """A copy of a distribution with float64 numbers."""
     twin = copy.deepcopy(prior)
     _to_double(twin, set())
     return twin
@@ -158,7 +154,7 @@ def _to_double(part: Any, met: set[int]) -> None:
 
 
 def support_of(prior: dist.TorchDistribution) -> constraints.Constraint:
-    """The support of a prior, which torch's type leaves open for laws that declare none."""
+    """The support of a prior, as a constraint: the type that torch declares allows None."""
     support: constraints.Constraint | None = prior.support
     assert support is not None
     return support

@@ -90,7 +90,7 @@ class ActionTransition:
         return data.actions[:, :-1].contiguous()
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T of every step, (…draws, N, T-1|1, K, K)."""
+        """Return log T of every step, (…draws, N, T-1|1, K, K)."""
         tables = self.tables(parameters)
         if data.max_length == 1:
             return tables[..., :1, :, :]  # no step, hence nothing to choose
@@ -243,13 +243,13 @@ class ActionEmission(Emission):
     def start_chain(
         self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
     ) -> dict[str, Tensor] | None:
-        """Return tables read off labels of the steps."""
+        """Return tables estimated from labels of the steps."""
         return start_of_actions(self, model, data, lloyd) if model.states > 1 else None
 
     def start_from_counts(
         self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
     ) -> dict[str, Tensor]:
-        """Return tables read off expected counts: what EM maximises, with a few visits added."""
+        """Return tables from expected counts, which EM maximises, with a few visits added."""
         return tables_of_counts(self, model, data, weight, counts)
 
     def mean(self, parameters: Parameters) -> Tensor:
@@ -309,7 +309,7 @@ class ActionEmission(Emission):
 
 @dataclass(frozen=True)
 class _Given(ActionEmission):
-    """The law of every step of some data."""
+    """The emission law of every step of given data."""
 
     before: Tensor | None = None
     """Which law it is, (N, T)."""

@@ -92,7 +92,7 @@ class ChainLaws:
 
     @property
     def discrete(self) -> Self:
-        """These laws: they are of a chain of discrete states."""
+        """These laws, since the states are discrete."""
         return self
 
     @property
@@ -195,7 +195,9 @@ class Laws(ChainLaws):
         return self._emission.continued(self.parameters, paths[:, 1:], shift, past)
 
     def draw_on(self, paths: Tensor, before: Sequences) -> Tensor:
-        """Draw observations after the first step of paths (N, T), the last step of ``before``."""
+        """Draw observations after the first step of paths (N, T), which is the last step of
+        ``before``.
+        """
         y, mask = self.emission.observed(before)
         lags = self.emission.lags
         place = before.lengths.unsqueeze(-1) - lags + torch.arange(lags)
@@ -206,9 +208,10 @@ class Laws(ChainLaws):
         return self.draw(paths, past=(past, seen & known))
 
     def expected(self, chance: Tensor) -> Tensor | None:
-        """E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K).
+        """Return E[y] after the first step, (N, T-1, F), given probabilities of the states (N, T-1,
+        K).
 
-        None where it takes more than the states: inputs, or earlier observations.
+        None if the states do not determine it alone: with inputs or lags.
         """
         return self.emission.expected(self.parameters, self.data, chance)
 
@@ -448,16 +451,16 @@ class HiddenMarkovModel(Model):
         return out
 
     def start(self, data: Sequences) -> dict[str, Tensor]:
-        """Values of parameters read off clusters of the data, to start a fit from."""
+        """Return values of parameters, estimated from clusters of the data, to start a fit from."""
         return start_of_chain(self, data)
 
     def start_from_frames(self, data: Sequences) -> dict[str, Tensor]:
-        """As ``start``, with random frames in place of the centres of k-means."""
+        """Return values as ``start`` does, with random frames as centres of the clusters."""
         return start_of_chain(self, data, lloyd=False)
 
     @property
     def m_step(self) -> MStep | None:
-        """Parameters from expected counts, if the emission law reads them off such."""
+        """The M-step of EM, if the emission law has one; otherwise None."""
         law = self.emission
         if not isinstance(law, CountedEmission) or self.states == 1:
             return None
@@ -476,7 +479,7 @@ class HiddenMarkovModel(Model):
         self.transition.check(data)
 
     def scheduled(self, data: Sequences) -> Sequences:
-        """The data at times that were chosen beforehand, none of them that of an event."""
+        """Return the data at times that were planned in advance, not at the times of events."""
         law = self.transition
         return law.scheduled(data) if isinstance(law, GeneratorTransition) else data
 

@@ -98,10 +98,10 @@ class TransitionLaw(Protocol):
 
 @runtime_checkable
 class StructuredLaw(Protocol):
-    """A transition law that inference need not multiply as a whole matrix."""
+    """A transition law whose structure lets inference avoid the full matrix."""
 
     def structure(self, parameters: Parameters) -> Moves | None:
-        """Return the moves at parameter values without axes of draws; None if there is no form."""
+        """Return the moves at parameter values without axes of draws; None without such a form."""
 
 
 @runtime_checkable
@@ -114,7 +114,7 @@ class NamedAxes(Protocol):
 
 @runtime_checkable
 class ScaledLaw(Protocol):
-    """A transition law with a prior on the scale of the data: that of rates per unit of time."""
+    """A transition law with a prior on the scale of the data, such as rates per unit of time."""
 
     def scaled_to(self, data: Sequences) -> TransitionLaw:
         """Return the same law with its prior on the scale of the data."""
@@ -122,7 +122,8 @@ class ScaledLaw(Protocol):
 
 @runtime_checkable
 class OwnStart(Protocol):
-    """An emission law that reads a whole chain off the data where clusters of frames would not do.
+    """An emission law that estimates a whole chain from the data, where clusters of frames do not
+    serve.
 
     A law without this method starts from clusters.
     """
@@ -132,13 +133,15 @@ class OwnStart(Protocol):
     ) -> dict[str, Tensor] | None:
         """Return starting values of the parameters; None if clusters will do.
 
-        ``lloyd`` asks for k-means where there is something to cluster, not for random centres.
+        ``lloyd`` asks for k-means, otherwise for random centres, if there is anything to cluster.
         """
 
 
 @runtime_checkable
 class CountedEmission(Protocol):
-    """An emission law whose chain is read off expected counts: its starts are improved by EM."""
+    """An emission law that estimates the parameters from expected counts, so that EM improves its
+    start.
+    """
 
     def start_from_counts(
         self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
@@ -164,7 +167,7 @@ class FreeInitial:
         return {"initial": ("state",)}
 
     def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
-        """log p(z_1), shape (…draws, 1, K)."""
+        """Return log p(z_1), shape (…draws, 1, K)."""
         return safe_log(parameters["initial"]).unsqueeze(-2)
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
@@ -173,7 +176,7 @@ class FreeInitial:
 
 @dataclass(frozen=True)
 class StationaryInitial:
-    """p(z_1) = π with π P = π: the chain has run long before the first observation."""
+    """p(z_1) = π with π P = π: the chain has run for a long time before the first observation."""
 
     def priors(self, states: int) -> Priors:
         del states
@@ -183,7 +186,7 @@ class StationaryInitial:
         return {}
 
     def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
-        """log p(z_1), shape (…draws, 1, K)."""
+        """Return log p(z_1), shape (…draws, 1, K)."""
         del parameters
         return safe_log(stationary(log_transition().squeeze(-3).exp()))
 
@@ -268,7 +271,7 @@ class MatrixTransition:
         return {"transition": ("state", "state_to")}
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
+        """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
         return safe_log(parameters["transition"]).unsqueeze(-3).unsqueeze(-3)
 
@@ -276,7 +279,7 @@ class MatrixTransition:
         return {"transition": counts / counts.sum(-1, keepdim=True)}
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
 
 
 @dataclass(frozen=True)
@@ -335,7 +338,7 @@ class InputTransition:
         return {**self._matrix.dims(), "transition_weight": ("state", "state_to", "input")}
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, N, T-1, K, K)."""
+        """Return log T, shape (…draws, N, T-1, K, K)."""
         base = self._matrix(parameters, data)
         if data.max_length == 1:
             return base  # no step moves: keep the axis at size 1, not 0
@@ -405,7 +408,7 @@ class LowRankTransition:
         return LowRankMoves(*self.factors(parameters))
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
+        """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
         product = parameters["transition_left"] @ parameters["transition_right"]
         return safe_log(product).unsqueeze(-3).unsqueeze(-3)
@@ -423,7 +426,7 @@ class LowRankTransition:
         return {"transition_left": left, "transition_right": right}
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
 
 
 _START_STEPS = 20
@@ -465,7 +468,7 @@ class _Moves(ABC):
         return SparseMoves.listed(*self.moves(parameters))
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
+        """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
         return _log_matrix(*self.moves(parameters))
 
@@ -473,7 +476,7 @@ class _Moves(ABC):
         return {"transition_move": _started(counts, *self._table(len(counts)))}
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
         del data
 
 

@@ -136,7 +136,7 @@ class MemoryTransition(ABC):
         return place * causes
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
+        """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
         log_moves, target, _ = self.moves(parameters)
         shape = (*log_moves.shape[:-1], self.states)
@@ -154,7 +154,7 @@ class MemoryTransition(ABC):
         return out
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
         del data
 
 
@@ -412,7 +412,7 @@ class MemoryEmission(Emission):
     def start_chain(
         self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
     ) -> dict[str, Tensor] | None:
-        """Return the start of a memory model, by a constrained k-means."""
+        """Return starting values of a memory model, by a constrained k-means."""
         del lloyd
         law = model.transition
         return start_of_memory(self, law, data) if isinstance(law, MemoryTransition) else None

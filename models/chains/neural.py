@@ -67,7 +67,7 @@ class NeuralTransition:
         }
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, K, K)."""
+        """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
         source = self._network(parameters, parameters["transition_from"])
         scores = source @ parameters["transition_into"].mT
@@ -83,7 +83,7 @@ class NeuralTransition:
         return {"transition_into": 0.5 / math.sqrt(self.embedding) * into}
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
 
 
 class _Output(NamedTuple):

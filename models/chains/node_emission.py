@@ -254,7 +254,7 @@ class NodeEmission(Emission):
     def start_chain(
         self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
     ) -> dict[str, Tensor] | None:
-        """Return the start of a model of binary nodes, by a constrained k-means."""
+        """Return starting values of a model of binary nodes, by a constrained k-means."""
         del lloyd
         return None if model.nodes is None else start_of_nodes(self, model, data)
 

@@ -218,7 +218,7 @@ class HarmoniumTransition:
         return self._undirected.dims()
 
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
-        """log T, shape (…draws, 1, 1, 2^k, 2^k)."""
+        """Return log T, shape (…draws, 1, 1, 2^k, 2^k)."""
         del data
         logits = self._undirected.logits(parameters)
         joint = logits @ node_states(self.nodes).to(logits).mT
@@ -235,7 +235,7 @@ class HarmoniumTransition:
         _require_alike(self.emission, model.emission)
 
     def check(self, data: Sequences) -> None:
-        """Any data will do."""
+        """Accept any data."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +272,7 @@ class NodeInitial:
         return {"node_initial": ("node",)}
 
     def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
-        """log p(h_1), shape (…draws, 1, 2^k)."""
+        """Return log p(h_1), shape (…draws, 1, 2^k)."""
         del log_transition
         return product_law(parameters["node_initial"]).unsqueeze(-2)
 
@@ -323,7 +323,7 @@ class HarmoniumInitial:
         return {"node_initial": ("node",)}
 
     def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
-        """log p(h_1), shape (…draws, 1, 2^k)."""
+        """Return log p(h_1), shape (…draws, 1, 2^k)."""
         del log_transition
         bias = parameters["node_initial"]
         joint = (node_states(self.nodes).to(bias) @ bias.unsqueeze(-1)).squeeze(-1)

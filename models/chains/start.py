@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from .hmm import HiddenMarkovModel
 
 FRAMES = 20_000
-"""Frames that are clustered and that the laws are read off; a start needs no more."""
+"""Most frames that are clustered and used to estimate the laws; a start needs no more."""
 
 _CERTAINTY, _CERTAINTY_OF_SYMBOLS = 0.95, 0.8
 """Share of its own cluster in a state's law; the rest is the law of all frames.
 
-Less for symbols: a cluster has all frames of a symbol or none, as no state in truth has.
+It is smaller for symbols, because a cluster has all frames of a symbol or none, unlike a state.
 """
 
 _APART = 0.02
@@ -40,16 +40,16 @@ _NEIGHBOURS = 128
 def start_of_chain(
     model: HiddenMarkovModel, data: Sequences, *, lloyd: bool = True
 ) -> dict[str, Tensor]:
-    """Values of a hidden Markov model's parameters estimated from the data.
+    """Estimate starting values of a hidden Markov model's parameters from the data.
 
-    The emission law says how, if it is one that clusters of frames say little of (``OwnStart``).
-    All others start from clusters: their laws from the frames of each cluster, the transition from
-    the clusters' moves. Draws from torch's global generator.
+    The emission law does it, if clusters of frames would not serve it (``OwnStart``). All others
+    start from clusters: their laws from the frames of each cluster, the transition from the
+    clusters' moves. Draws from torch's global generator.
 
     Args:
-        model: gives the laws; what it knows helps to tell states apart.
-        data: sequences of the kind that the model is of.
-        lloyd: k-means clusters; otherwise those of random frames as centres.
+        model: gives the laws; its known parameters help to distinguish the states.
+        data: sequences of the model's kind.
+        lloyd: whether to cluster by k-means; otherwise random frames are the centres.
     """
     found = None
     if isinstance(model.emission, OwnStart):
@@ -92,13 +92,13 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
 
 
 def _located(model: HiddenMarkovModel) -> bool:
-    """Whether it is known where each state's observations lie."""
+    """Whether the known parameters determine where each state's observations lie."""
     emission = model.emission
     return emission.ordering in model.known or set(emission.dims()) <= set(model.known)
 
 
 def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Tensor]) -> Tensor:
-    """The state of highest likelihood; its unknown parameters have their values for all frames."""
+    """The state of highest likelihood; unknown parameters have their values for all frames."""
     emission, states = model.emission, model.states
     laws = {name: model.known[name] for name in emission.dims() if name in model.known}
     unknown = {name: v for name, v in common.items() if name not in laws}
@@ -116,7 +116,7 @@ def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Ten
 def clustered(
     model: HiddenMarkovModel, y: Tensor, mask: Tensor, some: tuple[Tensor, ...], lloyd: bool
 ) -> Tensor:
-    """Labels of the steps by k-means of symbols, of frames, or of windows of few distinct ones."""
+    """Labels of the steps by k-means of symbols, of frames, or of windows of frames."""
     emission, states = model.emission, model.states
     if emission.codes:
         labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd)
@@ -142,13 +142,13 @@ def _standardised(x: Tensor, seen: Tensor) -> Tensor:
 
 
 def _windows(x: Tensor, reach: int = 4) -> Tensor:
-    """Every frame with those around it: states are told apart by more than few distinct values."""
+    """Every frame with those around it, since few distinct values do not distinguish states."""
     padded = torch.nn.functional.pad(x, (0, 0, reach, reach))
     return torch.cat([padded[:, s : s + x.shape[1]] for s in range(2 * reach + 1)], -1)
 
 
 def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: bool) -> Tensor | None:
-    """Symbols by the laws of the symbols before and after; None if there are too few for that."""
+    """Clusters of symbols by their neighbours; None if there are too few symbols."""
     columns = min(size, _NEIGHBOURS)
     group = torch.randperm(size) % columns
     pairs = seen[:, :-1] & seen[:, 1:]
@@ -170,7 +170,7 @@ def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: boo
 
 
 def _transition_counts(labels: Tensor, states: int) -> Tensor:
-    """Counts of consecutive labels, pulled to staying by one expected visit each."""
+    """Counts of consecutive labels, with one expected visit per state that favours staying."""
     pairs = (labels[:, :-1] >= 0) & (labels[:, 1:] >= 0)
     flat = labels[:, :-1][pairs] * states + labels[:, 1:][pairs]
     counts = torch.bincount(flat, minlength=states * states).double().reshape(states, states)
@@ -178,7 +178,7 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
 
 
 def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
-    """The cluster of each state."""
+    """The cluster that belongs to each state."""
     name, known = model.emission.ordering, model.known.get("transition")
     if _located(model) or model.timed:
         return torch.arange(model.states)
@@ -201,16 +201,16 @@ def _named(
 
 
 def _matched(log_transition: Array, counts: Array) -> Tensor:
-    """The cluster of each state that makes the transitions of the clusters most likely."""
+    """The cluster of each state for which the clusters' transitions are most likely."""
     from scipy.optimize import quadratic_assignment  # loaded when first needed
 
-    options = {"maximize": True, "rng": generator()}  # a search by swaps, from several starts
+    options = {"maximize": True, "rng": generator()}  # a search by swaps
     found = [quadratic_assignment(log_transition, counts, "2opt", options) for _ in range(10)]
     return torch.from_numpy(max(found, key=lambda one: float(one.fun)).col_ind)
 
 
 def _apart(location: Tensor, support: constraints.Constraint) -> Tensor:
-    """Increasing values, moved up (in their unconstrained form) where neighbours are too near."""
+    """Increasing values, moved up (in their unconstrained form) if neighbours are too close."""
     bijection = biject_to(support)
     x = bijection.inv(location)
     extent, largest = float(x[-1] - x[0]), float(x.abs().max())

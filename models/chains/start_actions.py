@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .hmm import HiddenMarkovModel
 
 BORROWED = 0.05
-"""Weight of what was seen after other actions, in the law after an action."""
+"""Weight of the observations after other actions in the law after an action."""
 
 Values = dict[str, Tensor]
 
@@ -25,11 +25,11 @@ Values = dict[str, Tensor]
 def start_of_actions(
     law: ActionEmission, model: HiddenMarkovModel, data: Sequences, lloyd: bool
 ) -> Values:
-    """Tables from labels of the steps: states of highest likelihood where the laws are known, else
-    clusters.
+    """Estimate tables from labels of the steps.
 
-    Known parameters stay as they are, so that the states become the known ones. An action that was
-    not observed takes the average over the others.
+    The labels are the states of highest likelihood where the laws are known, otherwise clusters.
+    Known parameters are kept, so that the states become the known ones. An action that was not
+    observed takes the average over the others.
     """
     data = data[: max(1, FRAMES // data.max_length)]
     labels = _labels(law, model, data, lloyd)
@@ -43,7 +43,7 @@ def start_of_actions(
 
 
 def _labels(law: ActionEmission, model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> Tensor:
-    """The state of highest likelihood where the laws are known, else clusters."""
+    """The state of highest likelihood where the laws are known, otherwise clusters."""
     y, mask = law.observed(data)
     seen = data.observed_steps
     if set(law.family.dims()) <= set(model.known):
@@ -89,7 +89,7 @@ def _laws(law: ActionEmission, model: HiddenMarkovModel, data: Sequences, weight
 
 
 def _rewards(data: Sequences, weight: Tensor, actions: int) -> Values:
-    """Mean reward of every action in every state, and what is left around them."""
+    """Mean reward of every action in every state, and the standard deviation around it."""
     assert data.rewards is not None
     assert data.actions is not None
     chosen = torch.nn.functional.one_hot(data.actions, actions).double()

@@ -23,13 +23,13 @@ _CERTAINTY = 0.95
 def start_of_memory(
     emission: MemoryEmission, law: MemoryTransition, data: Sequences
 ) -> dict[str, Tensor]:
-    """Values of a memory model estimated from the data.
+    """Estimate values of a memory model from the data.
 
     The causes of a step are two-valued and drawn anew every time, so that frames lie around the
-    corners d ± B_1 ± B_2 (± B_3): a constrained k-means finds these, and every law is estimated
-    from the result. A leak starts at zero: it adds little while the memory is small. Only a leak
-    tells which corner belongs to which cause; keep is taken to be the one with the largest leak.
-    Uses torch's global generator.
+    corners d ± B_1 ± B_2 (± B_3). A constrained k-means finds the corners, and every law is
+    estimated from the result. A leak starts at zero, since it adds little while the memory is
+    small. Only a leak can tell which corner belongs to which cause; keep is taken to be the one
+    with the largest leak. Uses torch's global generator.
     """
     y, mask = emission.observed(data)
     seen = data.observed_steps.nonzero()

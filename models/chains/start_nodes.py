@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .node_emission import NodeEmission
 
 _FRAMES, _NUMBERS = 5000, 2**22
-"""Frames that the laws are read off, and frames times states that are held at once."""
+"""Most frames that the laws are estimated from; most frames times states held at once."""
 
 _RESTARTS, _ITERATIONS = 8, 30
 
@@ -28,12 +28,12 @@ _CERTAINTY = 0.95
 def start_of_nodes(
     emission: NodeEmission, model: HiddenMarkovModel, data: Sequences
 ) -> dict[str, Tensor]:
-    """Values of a model of binary nodes with a ``NodeEmission``, estimated from the data.
+    """Estimate values of a model of binary nodes with a ``NodeEmission`` from the data.
 
-    Frames are assigned to the states with the nearest centres c + B'h, c and B are fitted to them
-    by least squares, and so on (k-means with centres on the corners of a parallelepiped); then
-    every law is estimated. Nodes are in decreasing order of their effect, and a node that is on
-    raises the sum of the observation. Uses torch's global generator.
+    Frames are assigned to the states with the nearest centres c + B'h, then c and B are fitted to
+    them by least squares, and so on (k-means with centres on the corners of a parallelepiped);
+    finally every law is estimated. Nodes are in decreasing order of their effect, and a node that
+    is on raises the sum of the observation. Uses torch's global generator.
     """
     y, mask = emission.observed(data)
     y = y if emission.codes else y.double()
@@ -43,7 +43,7 @@ def start_of_nodes(
     x = emission.encode(y)[some].double()
     x = torch.where(mask[some] if mask.ndim == 3 else mask[some].unsqueeze(-1), x, 0)
     if isinstance(emission.family, Poisson):
-        x = x.log1p()  # nearer to where the effects of the nodes add up
+        x = x.log1p()  # the effects of the nodes add up on a log scale
     own = torch.nn.functional.one_hot(corners(x, emission.nodes), model.states).double()
     weight = _CERTAINTY * own + (1 - _CERTAINTY) / model.states
     laws = emission.start(y[some], mask[some], weight)
@@ -79,7 +79,7 @@ def corners(x: Tensor, nodes: int) -> Tensor:
 
 
 def _named(table: Tensor) -> Tensor:
-    """The same corners, their nodes in order of size and each on where its sum is larger."""
+    """The same corners, with nodes in order of size, each of which raises the sum when it is on."""
     loading, intercept = table[:-1], table[-1:]
     flip = loading.sum(-1, keepdim=True) < 0
     intercept = intercept + torch.where(flip, loading, 0).sum(0, keepdim=True)
@@ -88,7 +88,7 @@ def _named(table: Tensor) -> Tensor:
 
 
 def _labels(emission: NodeEmission, laws: Mapping[str, Tensor], data: Sequences) -> Tensor:
-    """The state of highest likelihood at every step, (N, T); −1 where nothing was seen."""
+    """The state of highest likelihood at every step, (N, T); −1 where nothing was observed."""
     labels = torch.full(data.observed_steps.shape, -1)
     at = 0
     for part in data.batches(max(1, 4 * _NUMBERS // (2**emission.nodes * data.max_length))):

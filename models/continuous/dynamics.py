@@ -33,21 +33,6 @@ class Moves(NamedTuple):
 
     Axes of size 1 are shared. Columns of ``diffuse`` are directions of z_1 with a flat prior, in
     which P has no variance.
-
-    Attributes:
-        initial_mean: m, (N|1, D).
-        initial_covariance: P, (N|1, D, D).
-        diffuse: (D, q).
-        transition: A, (N|1, T-1|1, D, D).
-        offset: b, (N|1, T-1|1, D).
-        noise: Q, (N|1, T-1|1, D, D).
-
-    >>> from beliefzoo.models import LinearDynamics, Sequences
-    >>> law = LinearDynamics(2, initial="diffuse")
-    >>> values = {"transition": torch.eye(2), "process_variance": torch.ones(2)}
-    >>> law.moves(values, Sequences.from_arrays([[1.0, 2.0]])).noise
-    tensor([[[[1., 0.],
-              [0., 1.]]]])
     """
 
     initial_mean: Tensor

@@ -88,10 +88,7 @@ class Emission(ABC):
         """Return parameter values for frames y (M, F) that weight (M, K) assigns to states."""
 
     def labels(self, data: Sequences) -> Tensor | None:
-        """Return the state that every observation names, (N, T), −1 where nothing was observed.
-
-        None, as here, if observations name no state: a start then clusters them.
-        """
+        """Return the state that every observation names, (N, T), −1 where nothing was observed."""
         del data
         return None
 
@@ -100,9 +97,10 @@ class Emission(ABC):
         """Return E[y | z = k], shape (…draws, K, F); for codes the probabilities of the symbols."""
 
     def expected(self, parameters: Parameters, data: Sequences, chance: Tensor) -> Tensor | None:
-        """Return E[y] after the first step, (N, T-1, F), from the states' chances (N, T-1, K).
+        """Return E[y] after the first step, (N, T-1, F), given probabilities of the states (N, T-1,
+        K).
 
-        None where it takes more than the states: inputs, or earlier observations.
+        None if the states do not determine it alone: with inputs or lags.
         """
         del data
         return chance @ self.mean(parameters)
@@ -161,7 +159,8 @@ class Emission(ABC):
 
     @property
     def scored_at_once(self) -> int:
-        """Numbers per step and state that ``score`` holds at once: as many draws as fit are scored.
+        """Numbers per step and state that ``score`` holds at once; they limit the draws scored at
+        once.
 
         More than one where a family makes a table of residuals (…draws, N, T, K, F).
         """

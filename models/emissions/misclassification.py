@@ -142,7 +142,7 @@ class Misclassification(Emission):
         return {"misclassification": [f"{origin}→{seen}" for origin, seen in self.errors]}
 
     def labels(self, data: Sequences) -> Tensor:
-        """Return the states that are shown, right or wrong, (N, T); −1 where nothing is."""
+        """Return the observed states, right or wrong, (N, T); −1 where nothing was observed."""
         y, mask = self.observed(data)
         return torch.where(mask, y, -1)
 
@@ -203,12 +203,12 @@ def state_pairs(given: Any, states: int | None, argument: str) -> Pairs:
 
 
 class PartialDirichlet(dist.TorchDistribution):
-    r"""Blocks of a vector, each the first entries of a Dirichlet vector whose last is left out.
+    r"""Blocks of a vector, each a Dirichlet vector without its last entry.
 
     .. math:: (x_{b1}, …, x_{bm}, 1 - \sum_i x_{bi})
         \sim Dirichlet(concentration, …, concentration, rest)
 
-    The density is with respect to the entries that are there. Event shape (Σ sizes,).
+    The density is that of the remaining entries. Event shape (Σ sizes,).
     """
 
     arg_constraints: dict[str, Any] = {}
