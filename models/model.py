@@ -253,7 +253,7 @@ class LinearGaussianLaws(Protocol):
         """Return the same laws with their matrices in float64."""
 
     def starting_at(self, first: Tensor) -> TrajectoryLaws:
-        """The same laws given the first states, (N, D)."""
+        """Return the same laws given the first states, (N, D)."""
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """Return log p(z) of trajectories (…, N, T, D), shape (…, N)."""
@@ -320,21 +320,21 @@ class Model(ABC):
 
     @property
     def has_paths(self) -> bool:
-        """Whether states are numbers 0 to K − 1: trajectories are paths (N, T), else (N, T, D)."""
+        """True if states are numbers: trajectories are paths (N, T), otherwise (N, T, D)."""
         return False
 
     @property
     def reorderable(self) -> bool:
-        """Whether the numbers of the states mean nothing, so that they can be exchanged."""
+        """True if the numbers of the states have no meaning, so that states can be exchanged."""
         return False
 
     @property
     def draws_together(self) -> bool:
-        """Whether ``laws`` takes values with leading axes of draws."""
+        """True if ``laws`` takes values with leading axes of draws."""
         return False
 
     def coords(self) -> Coords:
-        """Labels along the axes of the states and of the parameters that have such."""
+        """Return labels along the axes of states and parameters."""
         return {"component": self.components}
 
     @property

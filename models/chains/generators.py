@@ -211,7 +211,7 @@ class GeneratorTransition:
         return self.jumps
 
     def coords(self, states: int) -> dict[str, list[str]]:
-        """Return names of the jumps, ``"0→1"``, and of the columns with the jumps they act on."""
+        """Return names of the jumps, ``"0→1"``, and of effects: columns and their jumps."""
         effects = [
             f"{column} on " + ", ".join(f"{origin}→{target}" for origin, target in jumps)
             for column, jumps in self.acting(states)

@@ -377,10 +377,10 @@ class HiddenMarkovModel(Model):
 
     @property
     def reorderable(self) -> bool:
-        """Whether the numbers of the states mean nothing, so that they can be exchanged.
+        """True if the numbers of the states have no meaning, so that states can be exchanged.
 
-        They mean something where parameters of states are known, where the states are those of
-        nodes or share all parameters, and to laws that say so (``reorderable = False``).
+        They have a meaning if parameters of states are known, if the states are those of nodes or
+        share all parameters, and if a law says so (``reorderable = False``).
         """
         dims = self.parameter_dims()
         known = any({"state", "state_to"} & set(dims[name]) for name in self.known)
@@ -389,7 +389,7 @@ class HiddenMarkovModel(Model):
         return not (known or fixed or self.nodes is not None or self.tied)
 
     def coords(self) -> Coords:
-        """Labels along the axes of the states and of parameters with axes of their own."""
+        """Return labels along the axes of states and parameters."""
         states = range(self.states)
         out: dict[str, Sequence[str] | Sequence[int]] = {"state": states, "state_to": states}
         laws = (self.initial, self.transition) if self.states > 1 else ()

@@ -106,7 +106,7 @@ class StructuredLaw(Protocol):
 
 @runtime_checkable
 class NamedAxes(Protocol):
-    """A law with parameters along axes of its own, such as pairs of states."""
+    """A law with parameters along its own axes, such as pairs of states."""
 
     def coords(self, states: int) -> Mapping[str, Sequence[str]]:
         """Return the labels along these axes."""

@@ -31,8 +31,22 @@ _WIDE = 2.0
 class Moves(NamedTuple):
     """The matrices of z_1 ~ N(m, P), z_{t+1} = A_t z_t + b_t + N(0, Q_t), for N sequences of T.
 
-    Axes of size 1 are shared. Columns of ``diffuse`` are directions of z_1 with a flat prior, in
-    which P has no variance.
+    ``Dynamics.moves`` returns them. Axes of size 1 are shared.
+
+    Attributes:
+        initial_mean: m, (N|1, D).
+        initial_covariance: P, (N|1, D, D).
+        diffuse: directions of z_1 with a flat prior, in which P has no variance, (D, q).
+        transition: A, (N|1, T-1|1, D, D).
+        offset: b, (N|1, T-1|1, D).
+        noise: Q, (N|1, T-1|1, D, D).
+
+    >>> import torch
+    >>> from beliefzoo.models import LocalLinearTrend, Sequences
+    >>> values = {"level_variance": torch.tensor(0.1), "slope_variance": torch.tensor(0.01)}
+    >>> moves = LocalLinearTrend().moves(values, Sequences.from_arrays([[0.0, 0.0]]))
+    >>> moves.transition.squeeze().tolist()  # the level grows by the slope
+    [[1.0, 1.0], [0.0, 1.0]]
     """
 
     initial_mean: Tensor

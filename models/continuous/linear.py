@@ -134,7 +134,7 @@ class LinearLaws:
         return replace(self, **{name: getattr(self, name).double() for name in _MATRICES})
 
     def starting_at(self, first: Tensor) -> Self:
-        """The same laws given the first states, (N, D)."""
+        """Return the same laws given the first states, (N, D)."""
         certain = first.new_zeros(1, self.size, self.size)
         flat = first.new_zeros(self.size, 0)
         return replace(self, initial_mean=first, initial_covariance=certain, diffuse=flat)

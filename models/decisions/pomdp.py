@@ -214,16 +214,16 @@ class POMDP(HiddenMarkovModel):
 
     @property
     def has_names(self) -> bool:
-        """Whether the states were given names."""
+        """True if the states were given names."""
         return self.state_names != tuple(str(state) for state in range(self.states))
 
     @property
     def reorderable(self) -> bool:
-        """Whether the states have neither names nor numbers that mean something."""
+        """True if the states have neither names nor numbers with a meaning."""
         return not self.has_names and super().reorderable
 
     def coords(self) -> Coords:
-        """Names of states, actions and observations; of states without names, their numbers."""
+        """Return names of states, actions and observations; numbers for states without names."""
         before = (*self.action_names, FIRST) if self.law.first else self.action_names
         out = {**super().coords(), "action": self.action_names, "action_before": before}
         if self.observation_names:

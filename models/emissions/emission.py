@@ -112,7 +112,9 @@ class Emission(ABC):
 
     @property
     def reorderable(self) -> bool:
-        """Whether the states can be renamed: what their numbers are means nothing to the law."""
+        """True if the numbers of the states have no meaning for the law, so that states can be
+        exchanged.
+        """
         return True
 
     @property
