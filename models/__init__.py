@@ -1,4 +1,4 @@
-"""Sequences and the generative models: three laws and one Pyro program each.
+"""Sequences, and generative models: three laws and one Pyro program each.
 
 ======================  ==========================================  ================================
 hidden state            discrete time                               continuous time
@@ -8,18 +8,18 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
-discrete, driven nodes  ``PolicyReading``
-discrete, a memory      ``GatedAccumulator``, ``ResetModel``
-discrete, acted upon    ``POMDP``
+discrete, with inputs   ``PolicyReading``
+discrete, with memory   ``GatedAccumulator``, ``ResetModel``
+discrete, with actions  ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or
                                                                     ``OrnsteinUhlenbeck``
 linear, with regimes    ``SwitchingLinearSSM``
 continuous, nonlinear   ``DeepMarkovModel``                         ``DeepMarkovModel(timed=True)``
-continuous, acted upon  ``MountainHike``
+continuous, actions     ``MountainHike``
 ======================  ==========================================  ================================
 
-Outputs of hidden and deep Markov models are those of any emission family: discrete or continuous,
-of low or high dimension; those of linear models are reals.
+Observations of hidden and deep Markov models have any emission family: discrete or continuous, of
+low or high dimension; those of linear models are reals.
 """
 
 from .beliefs import DiscreteBelief, GaussianBelief

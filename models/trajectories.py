@@ -243,7 +243,7 @@ class MarkovChain(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
-                f"MarkovChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"MarkovChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
                 f"sequence; got {tuple(batch_shape)}"
             )
         return self
@@ -293,7 +293,7 @@ class Emitted(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Emitted:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
-                f"Emitted: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"Emitted: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
                 f"sequence; got {tuple(batch_shape)}"
             )
         return self

@@ -150,7 +150,7 @@ class ActionEmission(Emission):
         require(
             not self.family.inputs and not self.family.lags,
             "emission",
-            "must read no inputs and no lags where actions choose it",
+            "must read no inputs and no lags beside actions",
             repr(self.family),
         )
         require_count(self.actions, "actions")
@@ -198,8 +198,8 @@ class ActionEmission(Emission):
         require(
             self.first or not seen,
             "data",
-            "nothing can be observed before the first action, unless the model is told so "
-            "(first=True); the first step must be missing",
+            "nothing can be observed before the first action, unless the model has "
+            "first=True; the first step must be missing",
             f"{seen} sequence(s) that begin with an observation",
         )
         require(
@@ -227,11 +227,11 @@ class ActionEmission(Emission):
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
         """Raise ``ValueError``: the actions are needed, see ``given``."""
-        raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
+        raise ValueError("emission: depends on the actions; use given(data), which has them")
 
     def draw(self, parameters: Parameters, paths: Tensor, shift: Tensor | None = None) -> Tensor:
         """Raise ``ValueError``: the actions are needed, see ``given``."""
-        raise ValueError("emission: a law that actions choose needs them; take given(data) of it")
+        raise ValueError("emission: depends on the actions; use given(data), which has them")
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Start with the same law for all actions."""

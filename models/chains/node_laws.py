@@ -118,7 +118,7 @@ class SigmoidTransition:
     def chains(self, parameters: Parameters) -> tuple[Tensor, ...]:
         """Return log T of every node's chain, k times (…draws, 2, 2), for a diagonal A."""
         require(self.coupling == "diagonal", "coupling", "must be 'diagonal'", self.coupling)
-        require(not self.inputs, "inputs", "drive chains differently at every step", self.inputs)
+        require(not self.inputs, "inputs", "must be 0 for chains of single nodes", self.inputs)
         before = torch.arange(2).to(parameters["node_bias"])
         on = parameters["node_bias"].unsqueeze(-1) + before * parameters["node_weight"].unsqueeze(
             -1

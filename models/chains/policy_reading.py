@@ -101,19 +101,19 @@ def read_as_inputs(data: Sequences, reads: int) -> Sequences:
     require(
         not data.is_codes and reads < data.n_features,
         "reads",
-        "must leave a feature that is seen",
+        "must leave a feature to observe",
         f"{reads} of {data.n_features}",
     )
     y, seen = data.values[..., :reads], data.mask[..., :reads]
     require(
         not bool(data.mask[:, 0].any()),
         "data",
-        "nothing can be seen at the first step, which has no step before it",
+        "nothing can be observed at the first step, which has no step before it",
         f"{int(data.mask[:, 0].any(-1).sum())} sequence(s) that begin with something",
     )
     lost = (~seen.all(-1) & data.step_mask)[:, 1:].nonzero()[:1].tolist()
     for n, step in lost:
-        requirement = f"needs all {reads} features that act at every step but the first"
+        requirement = f"needs all {reads} features of y at every step except the first"
         came = f"a missing one in sequence {data.labels[n]!r}, step {step + 1}"
         require(False, "data", requirement, came)
     return Sequences(

@@ -153,9 +153,10 @@ def labelled_chain(matrices: Number) -> LabelledChain:
         ValueError: a wrong shape, negative entries, rows that do not sum to 1 over symbols and next
             states, or several stationary distributions.
 
-    >>> coin_kept = [[[0.45, 0.05], [0.0, 0.1]], [[0.45, 0.05], [0.0, 0.9]]]
-    >>> labelled_chain(coin_kept).stationary.tolist()
-    [0.0, 1.0]
+    >>> even = [[[0.5, 0.0], [0.0, 0.0]], [[0.0, 0.5], [1.0, 0.0]]]  # ones in runs of even length
+    >>> chain = labelled_chain(even)
+    >>> chain.stationary, round(chain.entropy_rate(), 4)  # 2/3 log 2
+    (tensor([0.6667, 0.3333], dtype=torch.float64), 0.4621)
     """
     table = as_tensor("matrices", matrices).detach()
     shape = tuple(table.shape)

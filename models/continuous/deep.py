@@ -838,8 +838,8 @@ def _several(draw: Callable[[], Tensor], shape: torch.Size) -> Tensor:
 def _one_a_sequence(law: dist.TorchDistribution, batch_shape: Any) -> None:
     if torch.Size(batch_shape) != law.batch_shape:
         raise ValueError(
-            f"{type(law).__name__}: batch shape is fixed at {tuple(law.batch_shape)}, one entry a "
-            f"sequence; got {tuple(batch_shape)}"
+            f"{type(law).__name__}: batch shape is fixed at {tuple(law.batch_shape)}, one entry "
+            f"per sequence; got {tuple(batch_shape)}"
         )
 
 

@@ -399,7 +399,7 @@ def split_covariance(
     require(not both, argument, "stands for variances and correlations", f"{both} too")
     fits = given.ndim in (2, 3) and given.shape[-2:] == (size, size)
     came = tuple(given.shape)
-    require(fits, argument, f"needs shape ({size}, {size}), or one a step", came)
+    require(fits, argument, f"needs shape ({size}, {size}), or one per step", came)
     variance = given.diagonal(dim1=-2, dim2=-1)
     symmetric = torch.allclose(given, given.mT, rtol=1e-6, atol=0)
     unit = torch.eye(size, dtype=given.dtype)

@@ -147,7 +147,7 @@ class GaussianChain(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianChain:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
-                f"GaussianChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"GaussianChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
                 f"sequence; got {tuple(batch_shape)}"
             )
         return self
@@ -186,7 +186,7 @@ class Observed(dist.TorchDistribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> Observed:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
-                f"Observed: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
+                f"Observed: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
                 f"sequence; got {tuple(batch_shape)}"
             )
         return self

@@ -324,7 +324,7 @@ class _Fixed(dist.TorchDistribution):
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"{type(self).__name__}: batch shape is fixed at {tuple(self.batch_shape)}, one "
-                f"entry a sequence; got {tuple(batch_shape)}"
+                f"entry per sequence; got {tuple(batch_shape)}"
             )
         return self
 

@@ -498,7 +498,7 @@ def _header(path: Path, part: str) -> _Header:
     if mapped.ndim not in ((1, 2) if wide else (1,)) or 0 in mapped.shape:
         shape = "(steps,) or (steps, columns)" if wide else "(steps,)"
         raise ValueError(
-            f"path: {path.name!r} must have shape {shape}, none of them 0; got {mapped.shape}"
+            f"path: {path.name!r} must have shape {shape}, no size 0; got {mapped.shape}"
         )
     if mapped.dtype.kind not in "biuf":
         raise ValueError(f"path: {path.name!r} must hold numbers; got dtype {mapped.dtype}")
@@ -535,7 +535,7 @@ def _rows_of(data: Sequences) -> Iterator[dict[str, Array]]:
 
 def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict[str, Array]]:
     if isinstance(arrays, str | bytes | dict) or not isinstance(arrays, Iterable):
-        raise ValueError(f"sequences must be arrays, one a sequence; got {type(arrays).__name__}")
+        raise ValueError(f"sequences must be arrays, one per sequence; got {type(arrays).__name__}")
     first: Array | None = None
     for n, given in enumerate(arrays):
         name = f"sequences[{n}]"
@@ -544,10 +544,12 @@ def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict
         if rows.ndim not in (1, 2) or 0 in rows.shape or rows.shape[1:] != first.shape[1:]:
             axes = "(steps,) or (steps, features)"
             raise ValueError(
-                f"{name} must have shape {axes}, as all others, none of them 0; got {rows.shape}"
+                f"{name} must have shape {axes}, as all others, no size 0; got {rows.shape}"
             )
         if rows.dtype != first.dtype and not codes:
-            raise ValueError(f"{name} must be {first.dtype}, as those before; got {rows.dtype}")
+            raise ValueError(
+                f"{name} must be {first.dtype}, as the arrays before; got {rows.dtype}"
+            )
         bad = np.isinf(rows)
         if codes:
             seen = np.where(np.isnan(rows), 0, rows)

@@ -39,7 +39,7 @@ def canonical(
     if values.ndim not in (2, 3) or 0 in values.shape:
         raise ValueError(
             "values must have shape (sequences, steps, features), (sequences, steps) or "
-            f"(steps,), none of them 0; got {tuple(values.shape)}"
+            f"(steps,), no size 0; got {tuple(values.shape)}"
         )
     if values.ndim == 2:
         values = values[..., None]
@@ -89,7 +89,7 @@ def _aligned(given: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
         if tuple(wide.shape[:-1]) != shape or (name != "inputs" and wide.shape[2] != 1):
             axes = f"{shape} or {(*shape, 'U')}" if name == "inputs" else f"{shape}"
             raise ValueError(
-                f"{name} must have shape {axes}, an entry a step; got {tuple(data.shape)}"
+                f"{name} must have shape {axes}, one entry per step; got {tuple(data.shape)}"
             )
         made[name] = wide if name == "inputs" else wide[..., 0]
     return made
@@ -158,7 +158,7 @@ def check_lengths(lengths: Tensor, n: int, t: int) -> None:
     numbers = not lengths.is_floating_point() and lengths.dtype != torch.bool
     if not numbers or tuple(lengths.shape) != (n,):
         raise ValueError(
-            f"lengths must be whole numbers of shape ({n},), one a sequence; "
+            f"lengths must be whole numbers of shape ({n},), one per sequence; "
             f"got {lengths.dtype} of shape {tuple(lengths.shape)}"
         )
     outside = (lengths < 1) | (lengths > t)

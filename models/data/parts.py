@@ -23,7 +23,7 @@ def positions(index: int | slice | Sequence[int] | Tensor | Array, n: int) -> Te
             chosen = np.flatnonzero(chosen)
         elif chosen.size and (chosen.dtype.kind not in "iu" or chosen.ndim > 1):
             raise ValueError(
-                f"index must be positions or {n} bools, one a sequence; "
+                f"index must be positions or {n} bools, one per sequence; "
                 f"got {chosen.dtype} of shape {chosen.shape}"
             )
     if not chosen.size:

@@ -85,7 +85,7 @@ def _joined(data: Any, name: str, like: Array | None = None) -> tuple[Array, Arr
         raise ValueError(f"{name} must be a list of arrays; got {type(data).__name__}")
     items = [as_numbers(item, f"{name}[{n}]") for n, item in enumerate(data)]
     if not items or (like is not None and len(items) != len(like)):
-        count = "at least one array" if like is None else f"{len(like)} arrays, one a sequence"
+        count = "at least one array" if like is None else f"{len(like)} arrays, one per sequence"
         raise ValueError(f"{name} must hold {count}; got {len(items)}")
     for n, item in enumerate(items):
         if item.ndim not in (1, 2) or 0 in item.shape:

@@ -108,7 +108,7 @@ class POMDP(HiddenMarkovModel):
             family = ActionEmission(family, self.actions, first=first, rewards=learned)
         asked = self.actions, first or family.first, learned
         own = family.actions, family.first, family.rewards
-        requirement = f"must be a law of (actions, first, rewards) = {asked}, as the others say"
+        requirement = f"must have (actions, first, rewards) = {asked}, as the other arguments"
         require(own == asked, "emission", requirement, own)
         super().__init__(
             count,

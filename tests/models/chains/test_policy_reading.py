@@ -146,7 +146,7 @@ def test_a_diagonal_coupling_with_inputs_has_no_structure() -> None:
     data = Sequences.from_arrays([[0.0, 1.0]], inputs=[[[1.0], [0.0]]])
     assert structure(model.laws({}, data)) is None
     assert torch.isfinite(log_evidence(model, data)).all()
-    with pytest.raises(ValueError, match="inputs: drive chains differently"):
+    with pytest.raises(ValueError, match="inputs: must be 0 for chains of single nodes"):
         law.chains(values)
 
 
@@ -179,11 +179,11 @@ def test_saved_and_loaded(tmp_path) -> None:
 
 def test_bad_input_is_refused() -> None:
     data = Sequences.from_arrays([[[np.nan, np.nan], [1.0, 2.0], [np.nan, 1.0]]])
-    with pytest.raises(ValueError, match=r"data: needs all 1 features that act .* '0', step 2"):
+    with pytest.raises(ValueError, match=r"data: needs all 1 features of y at .* '0', step 2"):
         read_as_inputs(data, 1)
-    with pytest.raises(ValueError, match="reads: must leave a feature that is seen, got 2 of 2"):
+    with pytest.raises(ValueError, match="reads: must leave a feature to observe, got 2 of 2"):
         read_as_inputs(data, 2)
-    with pytest.raises(ValueError, match="nothing can be seen at the first step"):
+    with pytest.raises(ValueError, match="nothing can be observed at the first step"):
         read_as_inputs(Sequences.from_arrays([[[1.0, 2.0], [1.0, 2.0]]]), 1)
     with pytest.raises(ValueError, match="inputs: must be a whole number >= 1"):
         PolicyReading(1, Gaussian(), inputs=0)

@@ -485,7 +485,7 @@ def test_distributions_have_one_entry_a_sequence():
         assert law.batch_shape == (3,)
         assert law.expand((3,)) is law
         assert law.sample((2,)).shape == (2, 3, 4, 2)
-        with pytest.raises(ValueError, match="one entry a sequence"):
+        with pytest.raises(ValueError, match="one entry per sequence"):
             law.expand((2, 3))
 
 

@@ -176,8 +176,8 @@ BROKEN = {
     "text": (lambda p: np.save(p, np.array(["a"])), "must hold numbers; got dtype <U1"),
     "complex": (lambda p: np.save(p, np.ones((2, 2)) * 1j), "must hold numbers; got dtype comp"),
     "dates": (lambda p: np.save(p, np.zeros(2, "M8[s]")), "must hold numbers; got dtype dat"),
-    "no steps": (lambda p: np.save(p, np.ones((0, 2))), r"none of them 0; got \(0, 2\)"),
-    "no feature": (lambda p: np.save(p, np.ones((3, 0))), r"none of them 0; got \(3, 0\)"),
+    "no steps": (lambda p: np.save(p, np.ones((0, 2))), r"no size 0; got \(0, 2\)"),
+    "no feature": (lambda p: np.save(p, np.ones((3, 0))), r"no size 0; got \(3, 0\)"),
     "scalar": (lambda p: np.save(p, np.float64(1)), r"must have shape \(steps,\).*; got \(\)"),
     "three axes": (lambda p: np.save(p, np.ones((2, 2, 2))), r"must have shape .* got \(2, 2, 2\)"),
     "features": (lambda p: np.save(p, np.ones((2, 3))), "columns; got 2 in '000.npy' and 3 in"),
@@ -270,7 +270,7 @@ def test_bad_writing_leaves_nothing_behind(tmp_path):
         ([good, np.ones((3, 2), "f4")], r"sequences\[1\] must be float64.*; got float32"),
         ([good, good * np.inf], r"sequences\[1\] must be finite .*; got inf"),
         ([good, "text"], r"sequences\[1\] must hold numbers"),
-        ({"a": good}, "sequences must be arrays, one a sequence; got dict"),
+        ({"a": good}, "sequences must be arrays, one per sequence; got dict"),
     ]
     for sequences, message in cases:
         with pytest.raises(ValueError, match=message):
