@@ -28,6 +28,7 @@ from .export.gates import export_gates, gates
 from .export.to_arviz import to_arviz
 from .filters.bayesian import BayesianRecurrentFilter
 from .filters.conditional_markov import CRFFilter, MEMMFilter
+from .filters.gaussian_beliefs import GaussianBeliefs
 from .filters.network import NetworkFilter
 from .filters.recurrences import recurrent_gates
 from .filters.recurrent import ElmanFilter, GRUFilter, LSTMFilter
@@ -116,6 +117,7 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "GaussianBeliefs",
     "Guide",
     "History",
     "HorizonPlan",

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from beliefzoo.models import Model, Sequences, TrajectoryLaws
+from beliefzoo.inference import GaussianBeliefs
+from beliefzoo.models import GaussianBelief, Model, Sequences, TrajectoryLaws
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,37 @@ class Leaky(nn.Module):
 
     def forward(self, laws: TrajectoryLaws) -> Tensor:
         return self.read_out(self.scores(laws))
+
+
+class Habit(nn.Module):
+    """A moving average of one number, as the mean of a normal belief of constant width."""
+
+    causal = True
+
+    def __init__(self, weight: float = 0.5) -> None:
+        super().__init__()
+        self.weight = weight
+        self.log_width = nn.Parameter(torch.zeros(1))
+        self.configuration_ = {"weight": weight}
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        return self.configuration_
+
+    def build(self, model: Model) -> None:
+        if model.belief != GaussianBelief(1):
+            raise ValueError(f"model: Habit believes in one number, got {model}")
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Nothing to read off the data."""
+
+    def forward(self, laws: TrajectoryLaws) -> GaussianBeliefs:
+        mean, kept = torch.zeros(len(laws.data), 1), []
+        for y in laws.data.values.float().mean(-1, keepdim=True).unbind(1):
+            mean = mean + self.weight * (y - mean)
+            kept.append(mean)
+        means = torch.stack(kept, 1)
+        return GaussianBeliefs(means, self.log_width.exp().expand_as(means))
 
 
 class Attention(nn.Module):
