@@ -15,7 +15,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from .beliefs import Belief
+from .beliefs import Belief, DiscreteBelief
 from .checks import require, require_count
 from .data import padding
 from .data.folders import Data, SequenceFolder
@@ -321,7 +321,7 @@ class Model(ABC):
     @property
     def has_paths(self) -> bool:
         """True if states are numbers: trajectories are paths (N, T), otherwise (N, T, D)."""
-        return False
+        return isinstance(self.belief, DiscreteBelief)
 
     @property
     def reorderable(self) -> bool:
@@ -332,6 +332,15 @@ class Model(ABC):
     def draws_together(self) -> bool:
         """True if ``laws`` takes values with leading axes of draws."""
         return False
+
+    @property
+    def scored_at_once(self) -> int:
+        """Numbers per step that the laws hold at once for one draw of the parameters."""
+        return self.states
+
+    def emitting(self, data: Sequences) -> Tensor:
+        """Return where there is a law of the observation, (N, T) bool."""
+        return data.step_mask
 
     def coords(self) -> Coords:
         """Return labels along the axes of states and parameters."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Sequences
+from ...models import Emission, Model, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -30,10 +30,6 @@ from .sample import (
 )
 
 
-def _model(result: Fit | NutsFit) -> HiddenMarkovModel:
-    return cast(HiddenMarkovModel, result.model)  # it has paths, or another module exports it
-
-
 def evidence(
     result: Fit | NutsFit, data: Sequences, sample: Sample, keep_steps: bool
 ) -> tuple[Array, Array | None]:
@@ -41,7 +37,7 @@ def evidence(
 
     NaN where nothing was observed. The steps of a single sequence are kept in any case.
     """
-    model = _model(result)
+    model = result.model
     shape = sample.total, len(data), data.max_length
     total = np.zeros(shape[:2])
     steps = np.full(shape, np.nan) if keep_steps or len(data) == 1 else None
@@ -60,7 +56,7 @@ def evidence(
 
 def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) -> States:
     """Paths, and the exact and the guide's beliefs averaged over the draws."""
-    model = _model(result)
+    model = result.model
     chosen = thinned(sample, wanted)
     assert chosen is not None  # at least one was asked for
     rows = chosen.rows
@@ -81,7 +77,7 @@ def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) 
 
 
 def _average_beliefs(
-    model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
+    model: Model, data: Sequences, values: Parameters, draws: int
 ) -> tuple[Array, Array]:
     """p(z_t | y_1 … y_T) and p(z_t | y_1 … y_t), exact, mean over draws, (N, T, K)."""
     smoothed = np.full((len(data), data.max_length, model.states), np.nan)
@@ -96,9 +92,7 @@ def _average_beliefs(
     return smoothed, filtered
 
 
-def _exact_paths(
-    model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
-) -> Array:
+def _exact_paths(model: Model, data: Sequences, values: Parameters, draws: int) -> Array:
     """z ~ p(z | y, θ) for every draw of θ, (draws, N, T)."""
     paths = _blank_paths(model, data, draws)
     for rows, batch in batches(model, data):
@@ -119,7 +113,7 @@ class _GuidePaths(NamedTuple):
 
 def _guide_paths(guide: Guide, data: Sequences, values: Parameters, draws: int) -> _GuidePaths:
     """z ~ q(z | y, θ) for every draw of θ."""
-    model = cast(HiddenMarkovModel, guide.model)
+    model = guide.model
     paths = _blank_paths(model, data, draws)
     log_joint, log_q = (torch.zeros(draws, dtype=torch.float64) for _ in range(2))
     beliefs = np.full((len(data), data.max_length, model.states), np.nan)
@@ -141,7 +135,7 @@ def _guide_paths(guide: Guide, data: Sequences, values: Parameters, draws: int) 
     return _GuidePaths(paths, log_joint, log_q, beliefs if has_beliefs else None)
 
 
-def _blank_paths(model: HiddenMarkovModel, data: Sequences, draws: int) -> Array:
+def _blank_paths(model: Model, data: Sequences, draws: int) -> Array:
     """Paths of −1, in the smallest integers that hold all states."""
     kind = np.min_scalar_type(-model.states)
     return np.full((draws, len(data), data.max_length), -1, dtype=kind)
@@ -151,22 +145,23 @@ def reorder(
     result: Fit | NutsFit, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
 ) -> None:
     """Bring the states into an order, the same in all groups."""
-    groups["posterior"] = sample.arrays(_ordered(_model(result), sample.values, order))
+    groups["posterior"] = sample.arrays(_ordered(result.model, sample.values, order))
     groups["posterior_states"] = _ordered_states(groups["posterior_states"], order)
     _reorder_last(groups.get("predictions", {}), "state_probability", order)
 
 
 def order_of(result: Fit | NutsFit, sample: Sample, states: States) -> Tensor:
     """The state of the model at each place of the exported order."""
-    model = _model(result)
+    model = result.model
     kept = torch.arange(model.states)
-    if not model.reorderable:
+    emission: Emission | None = getattr(model, "emission", None)
+    if emission is None or not model.reorderable:
         return kept
-    if model.emission.codes:
+    if emission.codes:
         visits = np.nansum(states.arrays["smoothed_probability"], (0, 1))
         order = torch.from_numpy(-visits).argsort(stable=True)
     else:
-        means = model.emission.mean(model.complete(sample.values))
+        means = emission.mean(model.complete(sample.values))
         location = means.reshape(-1, *means.shape[-2:])[..., 0].mean(0)
         order = location.argsort(stable=True)
     # Renaming must not change the prior, or the draws would be of another posterior.
@@ -175,7 +170,7 @@ def order_of(result: Fit | NutsFit, sample: Sample, states: States) -> Tensor:
     return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
 
 
-def _ordered(model: HiddenMarkovModel, values: Parameters, order: Tensor) -> dict[str, Tensor]:
+def _ordered(model: Model, values: Parameters, order: Tensor) -> dict[str, Tensor]:
     """The values with all their state axes in the new order; they have a leading axis of draws."""
     out = dict(values)
     for name, dims in model.parameter_dims().items():
@@ -200,7 +195,7 @@ def _reorder_last(arrays: dict[str, Array], name: str, order: Tensor) -> None:
 
 
 def replicate(
-    model: HiddenMarkovModel,
+    model: Model,
     data: Sequences,
     values: Parameters,
     draws: int,
@@ -213,7 +208,7 @@ def replicate(
     data = model.scheduled(data)  # what is seen at the times of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
-        inside = as_array(model.emission.emitting(batch))
+        inside = as_array(model.emitting(batch))
         for block in blocks(model, batch, values, draws):
             initial, moves, choice = block.folded_chain()
             size = block.draws * len(batch), batch.max_length
@@ -234,7 +229,7 @@ def predictions(
     along: Along,
 ) -> dict[str, Array]:
     """One continuation of every sequence per draw of the parameters."""
-    model = _model(result)
+    model = result.model
     drawn, probability = [], []
     for row in replicas.rows:
         known = model.with_parameters(**{name: v[row] for name, v in sample.values.items()})

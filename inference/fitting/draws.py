@@ -10,7 +10,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 
 from ...models import (
     Chain,
-    HiddenMarkovModel,
     Laws,
     Model,
     Sequences,
@@ -144,7 +143,7 @@ def _fold(x: Tensor, draws: int, sequences: int, trailing: int) -> Tensor:
 
 
 def batches(
-    model: HiddenMarkovModel, data: Sequences, *, simulate: bool = False
+    model: Model, data: Sequences, *, simulate: bool = False
 ) -> Iterator[tuple[slice, Sequences]]:
     """All sequences in order, as many at a time as one draw of the parameters allows."""
     size = max(1, BLOCK // _numbers(model, data, simulate))
@@ -156,26 +155,26 @@ def batches(
         yield rows, data[rows]
 
 
-def blocks(
-    model: HiddenMarkovModel, batch: Sequences, values: Parameters, draws: int
-) -> Iterator[Block]:
+def blocks(model: Model, batch: Sequences, values: Parameters, draws: int) -> Iterator[Block]:
     """All draws in order for a batch of sequences, as many at a time as fit into memory."""
+    if not model.draws_together:
+        for draw in range(draws):
+            one = {name: value[draw] for name, value in values.items()}
+            laws = cast(Laws, model.laws(one, batch))
+            yield Block(slice(draw, draw + 1), 1, laws, frozenset())
+        return
     size = max(1, BLOCK // (_numbers(model, batch, False) * len(batch)))
     for first in range(0, draws, size):
         place = slice(first, min(first + size, draws))
         part = {name: value[place] for name, value in values.items()}
-        laws = model.laws(part, batch)
+        laws = cast(Laws, model.laws(part, batch))
         yield Block(place, place.stop - first, laws, frozenset(values))
 
 
-def _numbers(model: HiddenMarkovModel, data: Sequences, simulate: bool) -> int:
+def _numbers(model: Model, data: Sequences, simulate: bool) -> int:
     """Numbers that one draw of the parameters and one sequence take."""
-    states, emission = model.states, model.emission
-    width = emission.scored_at_once
-    if model.transition.inputs or model.timed:  # a matrix for every step
-        width = max(width, states)
-    per_step = max(states * width, emission.encoding_size if simulate else 0)
-    return data.max_length * per_step + states * states
+    per_step = max(model.scored_at_once, model.observations.channels if simulate else 0)
+    return data.max_length * per_step + model.states**2
 
 
 class PathDraw(NamedTuple):
@@ -213,7 +212,7 @@ def draw_paths(guide: Guide, block: Block) -> PathDraw:
     )
 
 
-def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Parameters) -> Guide:
+def for_batch(guide: Guide, model: Model, batch: Sequences, one: Parameters) -> Guide:
     """Prepares the guide for one batch of sequences under many draws of the parameters.
 
     A network that reads observations alone has the same output for every draw and is run once.
@@ -224,7 +223,7 @@ def for_batch(guide: Guide, model: HiddenMarkovModel, batch: Sequences, one: Par
         return guide
     out = copy.copy(guide)
     out._modules = dict(guide._modules)
-    out.filter = _RunOnce(own, model.laws(one, batch))
+    out.filter = _RunOnce(own, cast(Laws, model.laws(one, batch)))
     return out
 
 

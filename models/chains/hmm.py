@@ -372,8 +372,17 @@ class HiddenMarkovModel(Model):
         """Probabilities of the states; for binary nodes a product of the nodes' probabilities."""
         return DiscreteBelief(self.states, self.nodes)
 
-    has_paths = True
     draws_together = True
+
+    @property
+    def scored_at_once(self) -> int:
+        """Numbers per step that the laws hold at once for one draw of the parameters."""
+        moving = bool(self.transition.inputs) or self.timed  # a matrix for every step
+        return self.states * max(self.emission.scored_at_once, self.states if moving else 1)
+
+    def emitting(self, data: Sequences) -> Tensor:
+        """Return where there is a law of the observation, (N, T) bool."""
+        return self.emission.emitting(data)
 
     @property
     def reorderable(self) -> bool:

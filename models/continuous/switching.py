@@ -486,6 +486,8 @@ class SwitchingLinearSSM(Model):
         """Probabilities of the regimes; given these the continuous state is integrated out."""
         return DiscreteBelief(self.regimes)
 
+    has_paths = False  # trajectories hold the continuous state too
+
     @property
     def components(self) -> tuple[str, ...]:
         """Names of the entries of a trajectory: indicators of the regimes, then the state."""

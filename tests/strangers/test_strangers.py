@@ -286,6 +286,26 @@ def test_fits_bound_the_evidence_and_are_exported(case):
     assert weights is not None
 
 
+class Together(ChangePoints):
+    """Its laws are of many draws of the parameters at once."""
+
+    draws_together = True
+
+
+def test_draws_together_say_what_draws_one_by_one_say():
+    _, data = drawn(ChangePoints(2))
+    told = []
+    for kind in (ChangePoints, Together):
+        model = kind(2)
+        torch.manual_seed(3)
+        guide = BeliefGuide(model, LSTMFilter(3))
+        result = fit(model, guide, data, settings=SHORT, progress=False)
+        told.append(to_arviz(result, data, draws=5, seed=0, predictive_draws=0, prior_draws=0))
+    for group, name in (("log_likelihood", "obs"), ("posterior_states", "smoothed_probability")):
+        one, other = (idata[group][name].values for idata in told)
+        np.testing.assert_allclose(one, other, atol=1e-10)
+
+
 @every_case
 def test_a_checkpoint_is_resumed_bit_for_bit(case, tmp_path):
     def interrupt(step: int, _: object) -> None:
