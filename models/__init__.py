@@ -8,7 +8,7 @@ discrete, hundreds      the same with ``NeuralTransition`` or a     the same wit
                         low-rank, banded or sparse transition
 discrete, binary nodes  ``TemporalSigmoidBeliefNetwork``,
                         ``TemporalRBM``
-discrete, with inputs   ``PolicyReading``
+binary nodes, inputs    ``PolicyReading``
 discrete, with memory   ``GatedAccumulator``, ``ResetModel``
 discrete, with actions  ``POMDP``
 continuous, linear      ``LinearGaussianSSM``                       the same with ``LinearSDE`` or

@@ -42,17 +42,10 @@ class Chain(NamedTuple):
     """
 
     log_initial: Tensor
-    """log p(z_1), (…, N|1, K)."""
     log_transition: Tensor
-    """log p(z_{t+1} = column | z_t = row), (…, N|1, T-1|1, K, K).
-
-    With ``choice`` the A matrices (…, 1, A, K, K) that steps choose from."""
     log_likelihood: Tensor
-    """log O_k(y_t) in nats, (…, N, T, K); zero where nothing was observed."""
     lengths: Tensor
-    """Length of every sequence, (N,) int64."""
     choice: Tensor | None = None
-    """Number of the matrix that drives each step, (N, T-1) int64."""
 
 
 class LowRankMoves(NamedTuple):

@@ -50,15 +50,10 @@ class MemoryStates(NamedTuple):
     """
 
     keep: Tensor
-    """u_t: 1 if the memory of the step before is kept, 0 if it is dropped."""
     write: Tensor
-    """v_t: 1 if the value is added to the memory, 0 if not."""
     value: Tensor
-    """x_t: the value that is offered, −1 or 1."""
     before: Tensor
-    """z_{t-1}: the memory before the step."""
     memory: Tensor
-    """z_t = u_t z_{t-1} + v_t x_t."""
 
 
 class MemoryTransition(ABC):

@@ -57,11 +57,8 @@ class LabelledChain:
     """
 
     matrices: Tensor
-    """T_x(z, z'), (symbols, K, K) float64; Σ_x T_x has rows that sum to 1."""
     stationary: Tensor
-    """π, (K,): the law of the state before the first symbol."""
     model: HiddenMarkovModel
-    """The same process over pairs (z', x), numbered z' · symbols + x, with known parameters."""
 
     @property
     def symbols(self) -> int:

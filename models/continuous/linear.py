@@ -82,23 +82,14 @@ class LinearLaws:
     discrete = None  # no chain of discrete states
 
     initial_mean: Tensor
-    """m, (N|1, D)."""
     initial_covariance: Tensor
-    """P, (N|1, D, D)."""
     diffuse: Tensor
-    """(D, q); q = 0 where the first state has a proper law."""
     transition: Tensor
-    """A, (N|1, T-1|1, D, D)."""
     offset: Tensor
-    """b, (N|1, T-1|1, D)."""
     noise: Tensor
-    """Q, (N|1, T-1|1, D, D); may be singular."""
     loading: Tensor
-    """C, (N|1, T|1, F, D)."""
     intercept: Tensor
-    """d, (N|1, T|1, F)."""
     observation_noise: Tensor
-    """R, (N|1, T|1, F, F)."""
     parameters: Parameters
     data: Sequences
 

@@ -38,15 +38,10 @@ class MemoryProcess(NamedTuple):
 
     process: POMDP
     keep: Tensor
-    """Whether an action keeps the memory, (A,) float64 zeros and ones."""
     write: Tensor
-    """Whether it writes the value to it, (A,)."""
     value: Tensor
-    """x_t of every state, (K,) float64."""
     memory: Tensor
-    """z_t of every state, (K,)."""
     policy: FixedChances
-    """Actions drawn as the model draws them."""
 
 
 def memory_process(model: HiddenMarkovModel) -> MemoryProcess:

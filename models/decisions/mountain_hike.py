@@ -225,13 +225,9 @@ class Hikes:
 
     model: MountainHike
     states: Tensor
-    """(N, T, 3)."""
     data: Sequences
-    """Observations, actions and rewards."""
     probabilities: Tensor
-    """π(a | …) of every step, (N, T, 4)."""
     beliefs: Tensor | None
-    """The tracker's; equally likely states (N, T, P, 3) of a ``ParticleTracker``."""
 
     def returns(self) -> Tensor:
         """Return Σ_t γ^t r_t of every episode, t from 0; (N,)."""

@@ -32,11 +32,8 @@ class Seen(NamedTuple):
     """
 
     action: Tensor | None
-    """The action before it, (N,); None at the first step."""
     observation: Tensor
-    """o_t, (N,) codes or (N, F) numbers."""
     mask: Tensor
-    """What of it there is, in the shape of the observation."""
 
 
 _ROUNDED = 1e-5

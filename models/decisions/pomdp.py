@@ -398,13 +398,9 @@ class Episodes:
 
     model: POMDP
     states: Tensor
-    """z_t, (N, T) int64."""
     data: Sequences
-    """Observations, actions and rewards."""
     probabilities: Tensor
-    """π(a | …) of every step, (N, T, A)."""
     beliefs: Tensor | None
-    """The tracker's, (N, T, K)."""
 
     @property
     def parameters(self) -> dict[str, Tensor]:

@@ -35,15 +35,10 @@ class Tables(NamedTuple):
     """
 
     initial: Array
-    """p(z_1), (K,)."""
     transition: Array
-    """T(z' | z, a), (A, K, K), rows from and columns to."""
     observation: Array
-    """O(o | a, z'), (A, K, S), z' being the state that the action led to."""
     reward: Array
-    """E[r | z, a], (A, K)."""
     discount: float
-    """γ in [0, 1]: a reward t steps ahead counts γ^t."""
 
 
 @dataclass(frozen=True)
