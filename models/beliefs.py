@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -25,6 +26,7 @@ class DiscreteBelief:
 
     states: int
     nodes: int | None = None
+    discrete: ClassVar[Literal[True]] = True
 
     @property
     def width(self) -> int:
@@ -46,6 +48,7 @@ class GaussianBelief:
 
     size: int
     full: bool = True
+    discrete: ClassVar[Literal[False]] = False
 
     @property
     def width(self) -> int:

@@ -356,6 +356,13 @@ class Model(ABC):
         """True if the hidden states can be summed out exactly: there is an exact filter."""
         return True
 
+    own_guide: str = ""
+    """Name of the guide made for these states, where the general ones have no posterior of them.
+
+    States that are neither discrete nor linear-Gaussian need one. If their belief is discrete, it
+    is about a part of them.
+    """
+
     @property
     def timed(self) -> bool:
         """True if the laws read ``data.times``: a model in continuous time."""

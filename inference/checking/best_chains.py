@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -49,10 +50,8 @@ class DiscreteFamily:
 
     def numbers(self, posterior: PathPosterior) -> Tensor:
         """The numbers of a posterior of this family, (N, T, K or k)."""
-        logs: Tensor = getattr(posterior, "log_beliefs", None)  # type: ignore[assignment]
-        if logs is None:
-            assert isinstance(posterior, Forward)
-            logs = posterior.scores
+        name = "scores" if self.kind is Forward else "log_beliefs"
+        logs: Tensor = getattr(posterior, name)
         return self.of_log_law(logs.detach())
 
     def of_log_law(self, logs: Tensor) -> Tensor:
@@ -78,8 +77,7 @@ def best_free(family: DiscreteFamily, laws: DiscreteLaws, own: PathPosterior) ->
     several starts including ``own``; a better optimum that all of them miss is possible.
     """
     if family.kind is MeanField and family.nodes is None:
-        assert isinstance(own, MeanField)
-        return best_mean_field(laws, own.log_beliefs.detach()).elbo()
+        return best_mean_field(laws, cast(MeanField, own).log_beliefs.detach()).elbo()
     starts = [family.numbers(own), family.of_marginals(exact.filter_chain(*laws.chain).log_beliefs)]
     if family.kind is not Backward:
         paths = exact.most_likely_path(*laws.chain)[0].clamp_min(0)

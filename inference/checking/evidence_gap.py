@@ -16,9 +16,7 @@ from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
 from ..filters.linear_likelihood import LinearLikelihood
 from ..fitting.loop import Fit
-from ..guides.gaussian_posteriors import GaussianBackward, GaussianSmoother
 from ..guides.guide import Guide, Posterior
-from ..guides.posteriors import Backward, PathPosterior
 from ..queries.batches import BATCH
 from ..queries.linear import arguments
 
@@ -149,9 +147,7 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
     >>> round(evidence_gap(MeanFieldGuide(model, ExactFilter()), data).gap_per_step, 3)
     0.017
     """
-    guide = fitted.guide if isinstance(fitted, Fit) else fitted
-    if not isinstance(guide, Guide):
-        raise ValueError(f"fitted: must be a Fit or a guide, got {type(fitted).__name__}")
+    guide = guide_of(fitted, "fitted")
     if not guide.model.exact:
         raise ValueError(
             "fitted: needs a model with exact inference; weighted_evidence estimates it for "
@@ -178,6 +174,14 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
     )
 
 
+def guide_of(result: Fit | Guide, argument: str) -> Guide:
+    """The guide of a fit, or the guide itself; ``ValueError`` for anything else."""
+    guide = result.guide if isinstance(result, Fit) else result
+    if not isinstance(guide, Guide):
+        raise ValueError(f"{argument}: must be a Fit or a guide, got {type(guide).__name__}")
+    return guide
+
+
 class _Compared(NamedTuple):
     """Fields of ``EvidenceGap`` for one batch."""
 
@@ -189,22 +193,23 @@ class _Compared(NamedTuple):
 
 
 def _compare(laws: TrajectoryLaws, posterior: Posterior) -> _Compared:
-    if isinstance(posterior, PathPosterior):
-        return _compare_paths(posterior.laws, posterior)
+    if laws.discrete is not None:
+        return _compare_paths(laws.discrete, posterior)
     assert laws.linear is not None  # the model is exact
     return _compare_trajectories(laws.linear, posterior)
 
 
-def _compare_paths(laws: DiscreteLaws, posterior: PathPosterior) -> _Compared:
+def _compare_paths(laws: DiscreteLaws, posterior: Posterior) -> _Compared:
     filtered = exact.filter_chain(*laws.chain)
     inside = laws.data.step_mask
     beliefs = getattr(posterior, "log_beliefs", None)
     kl = update = None
     if beliefs is not None:
         kl = divergence(filtered.log_beliefs, beliefs) * inside
-    if isinstance(posterior, Backward):
-        bayes = (posterior.log_predicted + laws.log_likelihood).log_softmax(-1)
-        update = divergence(posterior.log_beliefs, bayes) * inside
+    predicted = getattr(posterior, "log_predicted", None)
+    if beliefs is not None and predicted is not None:
+        bayes = (predicted + laws.log_likelihood).log_softmax(-1)
+        update = divergence(beliefs, bayes) * inside
     evidence = exact.log_evidence(*laws.chain)
     surprise = -filtered.log_increments * inside
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)
@@ -217,21 +222,21 @@ def _compare_trajectories(laws: LinearGaussianLaws, posterior: Posterior) -> _Co
     found = exact_gaussian.filter(*given)
     beliefs: GaussianBeliefs | None = getattr(posterior, "beliefs", None)
     kl = update = None
-    if isinstance(posterior, GaussianSmoother):
+    if getattr(posterior, "exact", False):
         kl = update = torch.zeros(inside.shape, dtype=torch.float64)
     elif beliefs is not None:
         regular, law = _regular(found.means, found.covariances, inside)
         kl = torch.where(regular, law.divergence(beliefs), 0)
-    if isinstance(posterior, GaussianBackward):
+    later: tuple[Tensor, Tensor] | None = getattr(posterior, "predicted", None)
+    if beliefs is not None and later is not None:
         first = laws.initial_mean, laws.initial_covariance
-        later = posterior.predicted
         mean = torch.cat([first[0].expand(len(inside), -1).unsqueeze(1), later[0]], 1)
         wide = first[1].expand(len(mean), -1, -1).unsqueeze(1)
         bayes = LinearLikelihood(laws).updated(mean, torch.cat([wide, later[1]], 1))
         known = inside.clone()
         known[:, 0] &= not laws.diffuse.shape[-1]
         regular, law = _regular(*bayes, known)
-        update = torch.where(regular, posterior.beliefs.divergence(law), 0)
+        update = torch.where(regular, beliefs.divergence(law), 0)
     evidence = exact_gaussian.log_evidence(*given)
     surprise = -exact_gaussian.step_log_likelihood(*given) * inside
     return _Compared(evidence, posterior.elbo(), kl, update, surprise)

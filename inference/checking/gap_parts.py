@@ -5,27 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, HiddenMarkovModel, LinearGaussianLaws, Sequences
-from ...models.beliefs import DiscreteBelief, GaussianBelief, divergence
+from ...models.beliefs import Belief, divergence
 from ...models.chains.nodes import node_log_probabilities, product_law
 from ...models.checks import require, require_count
 from ...models.data.summary import missing_elements
 from ..exact import chains as exact
-from ..filters.sigmoid import SigmoidFilter
 from ..fitting.loop import Fit
-from ..guides.gaussian_posteriors import GaussianBackward, GaussianMeanField, GaussianSmoother
 from ..guides.guide import Guide, Posterior, parameters_of
 from ..guides.posteriors import Backward, Forward, MeanField, PathPosterior
 from . import best_gaussian
 from .best_causal import best_causal_forward, best_causal_mean_field, highest_degree
 from .best_chains import DiscreteFamily, best_free
 from .best_prefixes import PrefixTree
-from .evidence_gap import evidence_gap, standard_error
+from .evidence_gap import evidence_gap, guide_of, standard_error
 
 _FORWARD_DEGREE, _MEAN_FIELD_DEGREE = 4, 4
 """Of the regressions; a degree more changed the bound by less than 1e-5 nats a step in trials."""
@@ -217,15 +215,15 @@ def gaps(
     if degree is not None:
         require_count(degree, "degree")
     whole = evidence_gap(fitted, data)  # checks the arguments
-    guide = fitted.guide if isinstance(fitted, Fit) else fitted
+    guide = guide_of(fitted, "fitted")
     medians = {name: value.double() for name, value in guide.median().items()}
     with torch.no_grad():
         laws = guide.model.laws(medians, data)
         posterior = guide.posterior(laws)
-    if isinstance(posterior, PathPosterior):
-        known = parameters_of(guide, medians)
-        assert isinstance(known, HiddenMarkovModel)
-        question = _Question(guide, known, posterior.laws, posterior, degree, seed)
+    if laws.discrete is not None:
+        known = cast(HiddenMarkovModel, parameters_of(guide, medians))
+        paths = cast(PathPosterior, posterior)
+        question = _Question(guide, known, laws.discrete, paths, degree, seed)
         found = _discrete(question, whole.log_evidence)
     else:
         assert laws.linear is not None  # the model is exact
@@ -318,8 +316,7 @@ def _by_prefixes(question: _Question, family: DiscreteFamily) -> Tensor:
         assert tree is not None
         rows = (data.lengths == length).nonzero().squeeze(-1)
         with torch.no_grad():
-            own = question.guide.posterior(tree.laws)
-        assert isinstance(own, PathPosterior)
+            own = cast(PathPosterior, question.guide.posterior(tree.laws))
         members = [own]
         if family.kind is MeanField and family.nodes is None:
             degree = min(
@@ -352,16 +349,17 @@ def _by_regression(question: _Question, family: DiscreteFamily) -> tuple[Tensor,
 def _gaussian(
     guide: Guide, laws: LinearGaussianLaws, posterior: Posterior, evidence: Tensor
 ) -> _Best:
-    belief = getattr(guide.filter, "belief", guide.model.belief)
-    full = not isinstance(belief, GaussianBelief) or belief.full or belief.size == 1
-    mean_field = isinstance(posterior, GaussianMeanField)
+    belief: Belief = getattr(guide.filter, "belief", guide.model.belief)
+    full = belief.discrete or belief.full or belief.size == 1
+    form = getattr(posterior, "form", None)
+    mean_field = form == "mean-field"
     require(
         full or mean_field,
         "fitted",
         f"the best {type(guide).__name__} is known for beliefs with full covariances",
         f"{belief}",
     )
-    if isinstance(posterior, GaussianBackward | GaussianSmoother):
+    if form == "backward":
         return _Best(evidence, evidence, _NO_NEED, 0.0)
     best = best_gaussian.best_mean_field(laws, full=full).elbo() if mean_field else evidence
     if not guide.filter.causal:
@@ -375,18 +373,17 @@ def _gaussian(
 
 def _nodes(guide: Guide) -> int | None:
     """Nodes of a filter whose beliefs are products of Bernoulli laws; None if they are free."""
-    belief = getattr(guide.filter, "belief", None)
-    nodes = belief.nodes if isinstance(belief, DiscreteBelief) else None
-    if isinstance(guide.filter, SigmoidFilter):  # of logistic units: it can say nothing else
-        nodes = guide.filter.nodes
+    belief: Belief | None = getattr(guide.filter, "belief", None)
+    nodes = belief.nodes if belief is not None and belief.discrete else None
     return None if nodes == 1 else nodes
 
 
 def _floor(guide: Guide, posterior: Posterior) -> tuple[Tensor, Tensor] | None:
     """TC(b_t) and Σ_j KL(b_tj ‖ β_tj), (N, T), of causal beliefs over nodes."""
     nodes = _nodes(guide)
-    if nodes is None or not isinstance(posterior, Backward):
+    if nodes is None or getattr(posterior, "form", None) != "backward":
         return None
+    posterior = cast(Backward, posterior)
     laws = posterior.laws
     log_b = exact.filter_chain(*laws.chain).log_beliefs
     family = DiscreteFamily(Backward, nodes)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +21,7 @@ from ..fitting.loop import Fit
 from ..fitting.objectives import log_mean_exp
 from ..guides.guide import Guide
 from ..queries.evidence import log_evidence
+from .evidence_gap import guide_of
 
 FEWEST = 25
 """Fewest weights that a Pareto tail is fitted to."""
@@ -115,9 +115,7 @@ def weighted_evidence(
     >>> bool((exact - found.bound).min() > 1), bool((found.log_evidence - exact).abs().max() < 0.3)
     (True, True)
     """
-    guide = result.guide if isinstance(result, Fit) else result
-    if not isinstance(guide, Guide):
-        raise ValueError(f"result: must be a Fit or a guide, got {type(guide).__name__}")
+    guide = guide_of(result, "result")
     if not isinstance(draws, int) or draws < FEWEST:
         raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
     if not isinstance(data, Sequences):
@@ -247,7 +245,7 @@ def importance(
     >>> found.elbo < found.log_evidence, found.reliable
     (True, True)
     """
-    guide = result.guide if isinstance(result, Fit) else result
+    guide = guide_of(result, "result")
     _check(guide, data, draws)
     model = guide.model
     with seeded(seed), torch.no_grad():
@@ -331,9 +329,7 @@ def _array(values: Tensor) -> Weights:
     return np.asarray(values.numpy(), dtype=np.float64)
 
 
-def _check(guide: Any, data: Sequences, draws: int) -> None:
-    if not isinstance(guide, Guide):
-        raise ValueError(f"result: must be a Fit or a guide, got {type(guide).__name__}")
+def _check(guide: Guide, data: Sequences, draws: int) -> None:
     if is_point(guide):
         raise ValueError(
             "result: needs a guide with a density of the parameters ('normal' or 'multivariate'), "

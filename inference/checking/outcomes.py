@@ -11,7 +11,6 @@ from torch.distributions import constraints
 
 from ...models import HiddenMarkovModel, Sequences
 from ...models.checks import require
-from ...models.emissions.observations import Symbols, Vectors
 from ...models.randomness import seeded
 
 LARGEST_ALPHABET = 256
@@ -47,9 +46,10 @@ class Outcomes:
 def alphabet(model: HiddenMarkovModel) -> Sequences | None:
     """All possible observations of a step, each as a sequence of one step; None if too many."""
     seen = model.observations
-    if isinstance(seen, Symbols) and seen.size <= LARGEST_ALPHABET:
-        return Sequences.from_tensors(torch.arange(seen.size).unsqueeze(-1), codes=True)
-    bits = isinstance(seen, Vectors) and seen.support is constraints.boolean
+    if seen.codes:
+        every = torch.arange(seen.channels).unsqueeze(-1)
+        return None if len(every) > LARGEST_ALPHABET else Sequences.from_tensors(every, codes=True)
+    bits = getattr(seen, "support", None) is constraints.boolean
     if bits and 2**seen.features <= LARGEST_ALPHABET:
         patterns = torch.tensor(list(itertools.product((0.0, 1.0), repeat=seen.features)))
         return Sequences.from_tensors(patterns.unsqueeze(1))

@@ -78,12 +78,12 @@ class BayesianRecurrentFilter(nn.Module):
         """Makes weights of the sizes that the model needs, once."""
         belief = model.belief
         require(
-            isinstance(belief, DiscreteBelief) and belief.states > 1,
+            belief.discrete and belief.states > 1,
             "filter",
             "BayesianRecurrentFilter needs a model of at least two discrete states",
             belief,
         )
-        assert isinstance(belief, DiscreteBelief)
+        assert belief.discrete
         width = self.channels.width(model)
         if self.belief is not None:
             built = self.belief, self.evidence_weight.shape[-1]

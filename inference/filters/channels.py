@@ -66,7 +66,7 @@ class Channels(nn.Module):
         """Number of inputs for this model."""
         along = model.inputs + model.actions + self.gaps
         if self.reads == "likelihoods":
-            assert isinstance(model.belief, DiscreteBelief)  # its filter asked
+            assert model.belief.discrete  # its filter asked
             return model.belief.states + along
         return model.observations.channels + self._flags(model.observations) + along
 
@@ -129,7 +129,7 @@ def nodes_of(model: Model, reader: str) -> int:
         ValueError: states that are not those of binary nodes.
     """
     belief = model.belief
-    nodes = belief.nodes if isinstance(belief, DiscreteBelief) else None
+    nodes = belief.nodes if belief.discrete else None
     if nodes is None and belief == DiscreteBelief(2):
         nodes = 1
     if nodes is None:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from ...models import DiscreteLaws, Model, Sequences
-from ...models.beliefs import DiscreteBelief
 from ...models.checks import require
 from ...models.trajectories import transition_log_prob
 from ..exact import chains as exact
@@ -46,12 +45,12 @@ class _MarkovPotentials(nn.Module, ABC):
         """Makes weights of the sizes that the model needs, once."""
         belief, name = model.belief, type(self).__name__
         require(
-            isinstance(belief, DiscreteBelief),
+            belief.discrete,
             "filter",
             f"{name} needs a model of discrete states",
             belief,
         )
-        assert isinstance(belief, DiscreteBelief)
+        assert belief.discrete
         width = self.channels.width(model)
         if self.states is not None:
             built = self.states, self.input_weight.shape[1]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Model, Sequences, TrajectoryLaws
-from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
+from ...models.beliefs import Belief, DiscreteBelief
 from ...models.chains.nodes import product_law
 from ...models.checks import require, require_positive
 from ...models.randomness import seeded
@@ -120,9 +120,9 @@ class NetworkFilter(nn.Module):
     def build(self, model: Model) -> None:
         """Tests the network on the channels of the model and makes the read-out, once."""
         belief = model.belief
-        if isinstance(belief, DiscreteBelief) and not self.factorised:
+        if belief.discrete and not self.factorised:
             belief = DiscreteBelief(belief.states)
-        discrete = isinstance(belief, DiscreteBelief)
+        discrete = belief.discrete
         require(discrete or self.reads == "observations", "reads", "needs discrete states", model)
         if self.gaps is None:
             self.gaps = model.timed
@@ -147,7 +147,7 @@ class NetworkFilter(nn.Module):
             self._require_causal()
         kept = torch.promote_types(features.dtype, torch.float32)
         self.head = ReadOut(features.shape[-1], belief.width, self.gain).to(kept)
-        if isinstance(belief, GaussianBelief):
+        if not belief.discrete:
             self.register_buffer("state_shift", torch.zeros(belief.size))
             self.register_buffer("state_scale", torch.ones(belief.size))
 
@@ -209,7 +209,7 @@ class NetworkFilter(nn.Module):
 
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Adapts to the scale of the data, and of continuous states in the model."""
-        if isinstance(model.belief, GaussianBelief):
+        if not model.belief.discrete:
             mean, spread = spread_of_states(model, data[: min(len(data), _SCALED_ON)])
             self.state_shift = mean.to(self.state_shift)
             self.state_scale = spread.to(self.state_scale)
@@ -225,7 +225,7 @@ class NetworkFilter(nn.Module):
 
     def read_out(self, scores: Tensor) -> Beliefs:
         """Returns the beliefs that scores (…, belief.width) represent."""
-        if isinstance(self.belief, DiscreteBelief):
+        if self.belief.discrete:
             return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
         return normal_law(scores, self.belief, self.state_shift, self.state_scale)
 

@@ -210,19 +210,19 @@ class RecurrentFilter(nn.Module):
         self.shift, self.scale = like.new_zeros(size), like.new_ones(size)
         if self.gaps:
             self.register_buffer("gap", torch.ones(()))
-        if isinstance(self.belief, GaussianBelief):
+        if not self.belief.discrete:
             self.register_buffer("state_shift", torch.zeros(self.belief.size))
             self.register_buffer("state_scale", torch.ones(self.belief.size))
 
     def _belief_of(self, model: Model) -> Belief:
         belief = model.belief
-        if isinstance(belief, DiscreteBelief) and not self.factorised:
+        if belief.discrete and not self.factorised:
             return DiscreteBelief(belief.states)
         return belief
 
     def _width(self, model: Model) -> int:
         observations, belief = model.observations, model.belief
-        told = belief.states if isinstance(belief, DiscreteBelief) else belief.width
+        told = belief.states if belief.discrete else belief.width
         width = model.inputs + model.actions + (told if self.reads != "observations" else 0)
         width += 1 if self.gaps else 0
         if self.reads == "likelihoods":
@@ -242,7 +242,7 @@ class RecurrentFilter(nn.Module):
         A user's own network keeps its inputs. Continuous states are read out in units of their
         standard deviation in the model, with unknown parameters drawn from the prior.
         """
-        if isinstance(model.belief, GaussianBelief):
+        if not model.belief.discrete:
             mean, spread = spread_of_states(model, data[: min(len(data), _SCALED_ON)])
             self.state_shift, self.state_scale = mean.to(self.shift), spread.to(self.shift)
         if self._users:
@@ -284,7 +284,7 @@ class RecurrentFilter(nn.Module):
 
     def _of_model(self, laws: TrajectoryLaws) -> Tensor:
         """The model's law of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
-        if isinstance(self.belief, DiscreteBelief):
+        if self.belief.discrete:
             assert laws.discrete is not None  # as the belief is
             log_likelihood = laws.discrete.log_likelihood
             return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
@@ -337,7 +337,7 @@ class RecurrentFilter(nn.Module):
 
     def read_out(self, scores: Tensor) -> Beliefs:
         """Returns the beliefs that scores (…, belief.width) represent."""
-        if isinstance(self.belief, DiscreteBelief):
+        if self.belief.discrete:
             return scores.log_softmax(-1) if self.belief.nodes is None else product_law(scores)
         return normal_law(scores, self.belief, self.state_shift, self.state_scale)
 

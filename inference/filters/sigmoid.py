@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...models import DiscreteLaws, Model, NodeGate, Sequences
+from ...models.beliefs import Belief
 from ...models.chains.node_laws import COUPLINGS, Coupling
 from ...models.chains.nodes import product_law
 from ...models.checks import require
@@ -59,6 +60,8 @@ class SigmoidFilter(nn.Module):
         self.channels = Channels(reads)
         self.nodes: int | None = None
 
+    belief: Belief
+    """What it says: of logistic units, a product law."""
     hidden_weight: nn.Parameter
     """W_h (k, k), or its diagonal (k,)."""
     input_weight: nn.Parameter
@@ -86,7 +89,7 @@ class SigmoidFilter(nn.Module):
             self.channels.build(model)
             return
         self.channels.build(model)
-        self.nodes = nodes
+        self.belief, self.nodes = model.belief, nodes
         shape = (nodes, nodes) if self.coupling == "full" else (nodes,)
         self.hidden_weight = nn.Parameter(torch.zeros(shape))
         self.input_weight = nn.Parameter(torch.empty(nodes, width).uniform_(-1, 1) / width**0.5)

@@ -101,7 +101,12 @@ class ExactFilter(nn.Module):
         return {}
 
     def build(self, model: Model) -> None:
-        """Does nothing: there are no weights."""
+        """Checks that the model has exact inference; there are no weights."""
+        if not model.exact:
+            raise ValueError(
+                "filter: ExactFilter needs a model with exact inference; use a recurrent filter, "
+                f"got {model}"
+            )
 
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Does nothing."""

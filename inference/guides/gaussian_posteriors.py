@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pyro.distributions as dist
 import torch
@@ -28,6 +28,7 @@ from ..filters.gaussian_beliefs import (
 )
 from ..filters.linear_likelihood import LinearLikelihood
 from ..queries.linear import arguments
+from .posteriors import Form
 
 
 class ContinuousLaws(Protocol):
@@ -61,6 +62,9 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
     arg_constraints: dict[str, Any] = {}
     support = constraints.independent(constraints.real, 2)
     has_rsample = True
+    form: ClassVar[Form | None] = None
+    exact: ClassVar[bool] = False
+    """Whether it is p(z | y) itself."""
 
     def __init__(self, laws: ContinuousLaws, shape: torch.Size) -> None:
         self.laws = laws
@@ -302,6 +306,8 @@ class GaussianBackward(LinearPosterior):
             sequence and step.
     """
 
+    form = "backward"
+
     def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()
         super().__init__(laws, self.beliefs.mean.shape)
@@ -313,6 +319,26 @@ class GaussianBackward(LinearPosterior):
     def predicted(self) -> tuple[Tensor, Tensor]:
         """Means (N, T-1, D) and covariances (N, T-1, D, D) of π_t for t >= 2."""
         return self._joined.predicted.mean, self._joined.covariance
+
+    def tilt(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of what q says of z_t beyond the model's transition.
+
+        A belief is the prediction times what y_t says: Λ = V⁻¹ − P⁻¹, η = V⁻¹ μ − P⁻¹ m. Directions
+        in which a network is less certain than before the observation are left to the model. For
+        Kalman's belief it is the likelihood of y_t.
+        """
+        belief, laws = self.beliefs, self.laws
+        later_mean, later_covariance = self.predicted
+        own = belief.covariance.inverse()
+        first = laws.initial_covariance.to(own).expand(len(own), -1, -1)
+        before = torch.cat([first.inverse().unsqueeze(1), later_covariance.inverse()], 1)
+        start = laws.initial_mean.to(own).expand(len(own), -1)
+        mean = torch.cat([start.unsqueeze(1), later_mean], 1)
+        values, axes = torch.linalg.eigh(own - before)
+        kept = (values > 0).to(own)
+        shift = product(own, belief.mean) - product(before, mean)
+        shift = product(axes, kept * product(axes.mT, shift))
+        return (axes * (values * kept).unsqueeze(-2)) @ axes.mT, shift
 
     @cached_property
     def _density(self) -> Density:
@@ -404,10 +430,17 @@ class GaussianSmoother(LinearPosterior):
     are the weights, all of which equal the evidence.
     """
 
+    form = "backward"
+    exact = True
+
     def __init__(self, laws: LinearGaussianLaws) -> None:
         count, steps, _ = laws.values.shape
         super().__init__(laws, torch.Size([count, steps, laws.initial_mean.shape[-1]]))
         self._arguments = arguments(self.laws)
+
+    def tilt(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of the likelihood of y_t."""
+        return LinearLikelihood(self.laws).potential()
 
     @cached_property
     def _evidence(self) -> Tensor:
@@ -447,6 +480,8 @@ class GaussianForward(LinearPosterior):
     Σ = (1 − K) Q; KL(q ‖ p(z)) = Σ_t E_q[log N(z_t; μ_t, U_t) − log N(μ_t; A z_{t-1} + b, Q + U)].
     """
 
+    form = "forward"
+
     def __init__(self, laws: LinearGaussianLaws, potentials: GaussianBeliefs) -> None:
         self.potentials = potentials.double()
         super().__init__(laws, self.potentials.mean.shape)
@@ -458,6 +493,11 @@ class GaussianForward(LinearPosterior):
         self._initial = _Initial(self.laws)
         first = self._initial.tilted(self.potentials[:, 0])
         self._first, self._first_gain, self._first_normaliser = first
+
+    def tilt(self) -> tuple[Tensor, Tensor]:
+        """Λ (N, T, D, D) and η (N, T, D) of N(z_t; μ_t, U_t)."""
+        precision = self.potentials.covariance.inverse()
+        return precision, product(precision, self.potentials.mean)
 
     @cached_property
     def _kept(self) -> Tensor:
@@ -546,6 +586,8 @@ class GaussianMeanField(LinearPosterior):
         ValueError: a transition or start without noise in some direction: its KL to the chain is
             infinite.
     """
+
+    form = "mean-field"
 
     def __init__(self, laws: LinearGaussianLaws, beliefs: GaussianBeliefs) -> None:
         self.beliefs = beliefs.double()

@@ -23,16 +23,13 @@ from torch import Tensor, nn
 from torch.distributions import register_kl
 
 from ...models import (
-    DeepMarkovModel,
     DiscreteLaws,
     Model,
     Sequences,
-    SwitchingLinearSSM,
     TrajectoryLaws,
 )
-from ...models.beliefs import DiscreteBelief
+from ...models.beliefs import Belief
 from ...models.emissions.emission import Parameters
-from ..filters.gaussian_beliefs import GaussianBeliefs
 from ..filters.slot import Beliefs, ExactFilter, Filter, ScoredFilter
 from ..queries.answers import forecast
 from ..queries.evidence import log_evidence
@@ -126,11 +123,6 @@ class Guide(nn.Module, ABC):
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
         self._check_filter(filter)
         self._check_model(model)
-        if isinstance(filter, ExactFilter) and not model.exact:
-            raise ValueError(
-                "filter: ExactFilter needs a model with exact inference; use a recurrent filter, "
-                f"got {model}"
-            )
         filter.build(model)
         self.model = model
         self.filter = filter
@@ -172,7 +164,7 @@ class Guide(nn.Module, ABC):
     @property
     def noiseless(self) -> bool:
         """Whether ``bound`` is a function of the parameters, without draws of trajectories."""
-        return self.model.exact or isinstance(self.model.belief, DiscreteBelief)
+        return self.model.exact or self.model.belief.discrete
 
     def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
         if not self.model.priors:
@@ -317,9 +309,9 @@ class BeliefGuide(Guide):
             )
 
     def _check_model(self, model: Model) -> None:
-        if isinstance(model, SwitchingLinearSSM):
+        if model.own_guide and model.belief.discrete:  # it is about a part of the state
             raise ValueError(
-                f"model: BeliefGuide needs states of one kind; use RegimeGuide, got {model}"
+                f"model: BeliefGuide needs states of one kind; use {model.own_guide}, got {model}"
             )
 
     @property
@@ -360,10 +352,10 @@ class BeliefGuide(Guide):
         out: the network learns to do so itself, and can be used without the model.
         """
         beliefs = self.beliefs(laws)
-        if isinstance(beliefs, GaussianBeliefs):
-            each = beliefs.double().log_prob(paths.double())
-            return -torch.where(laws.data.step_mask, each, 0).sum(-1)
-        return -Backward._pick(beliefs, paths).sum(-1)
+        if isinstance(beliefs, Tensor):
+            return -Backward._pick(beliefs, paths).sum(-1)
+        each = beliefs.double().log_prob(paths.double())
+        return -torch.where(laws.data.step_mask, each, 0).sum(-1)
 
 
 class ForwardGuide(Guide):
@@ -415,17 +407,17 @@ class ForwardGuide(Guide):
     def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
         """−log q(z | y) of simulated paths, per sequence (N,): the forward KL's loss."""
         posterior = self.posterior(laws)
-        if isinstance(posterior, Forward):
+        if laws.linear is None:
             return -posterior.path_log_prob(paths)
         # log p(z) in the dtype of the simulation: components without noise follow from the step
         # before to its rounding, not to that of float64.
-        assert laws.linear is not None  # as the posterior is Gaussian
-        return -(posterior.excess(paths) + laws.linear.chain_log_prob(paths).double())
+        gaussian = cast(GaussianForward, posterior)
+        return -(gaussian.excess(paths) + laws.linear.chain_log_prob(paths).double())
 
     def _scores(self, laws: TrajectoryLaws) -> Tensor:
         """s_t(z_t), (N, T, K); of binary nodes those of a product law, h · s_t."""
-        belief = getattr(self.filter, "belief", None)
-        if isinstance(belief, DiscreteBelief) and belief.nodes is not None:
+        belief: Belief | None = getattr(self.filter, "belief", None)
+        if belief is not None and belief.discrete and belief.nodes is not None:
             beliefs: Tensor = self.beliefs(laws)  # type: ignore[assignment]
             return beliefs
         scores: Tensor = self.filter.scores(laws)  # type: ignore[attr-defined]
@@ -481,11 +473,10 @@ def _not_plain(guide: Guide, laws: TrajectoryLaws) -> ValueError:
 
 def _require_plain(guide: Guide, model: Model) -> None:
     """Raises ValueError for nonlinear and switching laws, which have other guides."""
-    if isinstance(model, DeepMarkovModel | SwitchingLinearSSM):
-        own = "DeepGuide" if isinstance(model, DeepMarkovModel) else "RegimeGuide"
+    if model.own_guide:
         raise ValueError(
             f"model: {type(guide).__name__} needs discrete states or linear-Gaussian laws; use "
-            f"{own}, got {model}"
+            f"{model.own_guide}, got {model}"
         )
 
 

@@ -8,7 +8,6 @@ estimates are consistent as the number of particles grows.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol, cast, get_args
 
@@ -20,11 +19,7 @@ from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import invert, one_hot
 from ..filters.gaussian_beliefs import product, square_root
-from ..filters.linear_likelihood import LinearLikelihood
-from .deep import DeepPosterior
-from .gaussian_posteriors import GaussianBackward, GaussianForward, GaussianSmoother
 from .guide import Guide, Posterior
-from .posteriors import Backward, Forward
 
 Resampling = Literal["systematic", "stratified", "multinomial"]
 
@@ -414,16 +409,25 @@ def stepwise(laws: TrajectoryLaws) -> StepLaws:
 # --- proposals
 
 
+class _Stepwise(Protocol):
+    """A posterior that is a normal law of each state given the one before."""
+
+    def step(self, states: Tensor | None, t: int) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of z_{t+1} given z_t, of z_1 given None at t = 0."""
+
+
 def _proposal(laws: TrajectoryLaws, steps: StepLaws, posterior: Posterior | None) -> _Proposal:
+    """What a posterior has decides how it proposes: a tilt of the model's moves, or own steps."""
+    tilt = getattr(posterior, "tilt", None)
+    if posterior is not None and tilt is None and not hasattr(posterior, "step"):
+        raise _no_proposal(posterior)
     if laws.discrete is not None:
-        return _DiscreteProposal(DiscreteSteps(laws.discrete), _scores(posterior))
+        return _DiscreteProposal(DiscreteSteps(laws.discrete), None if tilt is None else tilt())
     if posterior is None:
         return _Bootstrap(steps)
-    if isinstance(posterior, GaussianBackward | GaussianForward | GaussianSmoother):
-        return _Tilted(posterior.laws, *_potentials(posterior))
-    if isinstance(posterior, DeepPosterior):
-        return _Conditional(steps, posterior)
-    raise _no_proposal(posterior)
+    if laws.linear is not None and tilt is not None:
+        return _Tilted(laws.linear.in_double(), *tilt())
+    return _Conditional(steps, cast(_Stepwise, posterior))
 
 
 def _no_proposal(posterior: Posterior) -> ValueError:
@@ -453,7 +457,8 @@ class _DiscreteProposal:
     """q(z' | z) ∝ T(z' | z) exp(s_{t+1}(z')); with s = 0 the model's own, densities included."""
 
     steps: DiscreteSteps
-    scores: Callable[[int], Tensor] | None
+    tilt: Tensor | None
+    """s, (N, T, K)."""
 
     def first(self, n: int) -> tuple[Tensor, Tensor]:
         return self._drawn(self.steps.log_initial.expand(n, -1, -1), 0)
@@ -462,7 +467,7 @@ class _DiscreteProposal:
         return self._drawn(self.steps.moves(states, t), t + 1)
 
     def _drawn(self, log_weight: Tensor, t: int) -> tuple[Tensor, Tensor]:
-        score = None if self.scores is None else self.scores(t)
+        score = None if self.tilt is None else self.tilt[:, t]
         tilted = log_weight if score is None else log_weight + score
         states = self.steps.drawn(tilted)
         log_ratio = tilted.logsumexp(-1)
@@ -471,21 +476,6 @@ class _DiscreteProposal:
             log_ratio = log_ratio - score.expand(*tilted.shape).gather(-1, index).squeeze(-1)
         # From a state without a way on every move has weight zero.
         return states, torch.where(tilted.isneginf().all(-1), -torch.inf, log_ratio)
-
-
-def _scores(posterior: Posterior | None) -> Callable[[int], Tensor] | None:
-    """The scores of a guide for z_t beyond the model's transition, (N, K) at each step."""
-    if posterior is None:
-        return None
-    if isinstance(posterior, Backward):
-        impossible = posterior.log_predicted.isneginf()
-        ratio = posterior.log_beliefs - posterior.log_predicted.masked_fill(impossible, 0)
-        ratio = ratio.masked_fill(impossible, -torch.inf)
-    elif isinstance(posterior, Forward):
-        ratio = posterior.scores
-    else:
-        raise _no_proposal(posterior)
-    return lambda t: ratio[:, t]
 
 
 class _Tilted:
@@ -532,41 +522,12 @@ def _potential(z: Tensor, precision: Tensor, shift: Tensor) -> Tensor:
     return (z * (shift - 0.5 * product(precision, z))).sum(-1)
 
 
-def _potentials(
-    posterior: GaussianBackward | GaussianForward | GaussianSmoother,
-) -> tuple[Tensor, Tensor]:
-    """Λ (N, T, D, D) and η (N, T, D) of a guide's factor for z_t beyond the model's transition.
-
-    A belief is the prediction times the likelihood of y_t: Λ = V⁻¹ − P⁻¹, η = V⁻¹ μ − P⁻¹ m.
-    Directions in which a network is less certain than before the observation are left to the model.
-    For Kalman's belief it is the likelihood of y_t.
-    """
-    if isinstance(posterior, GaussianSmoother):
-        return LinearLikelihood(posterior.laws).potential()
-    if isinstance(posterior, GaussianForward):
-        law = posterior.potentials
-        precision = law.covariance.inverse()
-        return precision, product(precision, law.mean)
-    belief, laws = posterior.beliefs, posterior.laws
-    later_mean, later_covariance = posterior.predicted
-    own = belief.covariance.inverse()
-    first = laws.initial_covariance.to(own).expand(len(own), -1, -1)
-    before = torch.cat([first.inverse().unsqueeze(1), later_covariance.inverse()], 1)
-    start = laws.initial_mean.to(own).expand(len(own), -1)
-    mean = torch.cat([start.unsqueeze(1), later_mean], 1)
-    values, axes = torch.linalg.eigh(own - before)
-    kept = (values > 0).to(own)
-    shift = product(own, belief.mean) - product(before, mean)
-    shift = product(axes, kept * product(axes.mT, shift))
-    return (axes * (values * kept).unsqueeze(-2)) @ axes.mT, shift
-
-
 @dataclass(frozen=True)
 class _Conditional:
     """A guide's normal law of each state given the one before."""
 
     laws: StepLaws
-    posterior: DeepPosterior
+    posterior: _Stepwise
 
     def first(self, n: int) -> tuple[Tensor, Tensor]:
         states, log_q = self._drawn(*self.posterior.step(None, 0), (n,))

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
@@ -21,6 +21,9 @@ from torch.distributions import constraints, register_kl
 from ...models import DiscreteLaws
 from ...models.trajectories import MarkovChain, one_hot, transition_log_prob
 from ..exact import chains as exact
+
+Form = Literal["backward", "forward", "mean-field"]
+"""How a posterior joins its steps: from the last one, from the first one, or not at all."""
 
 
 class PathPosterior(dist.TorchDistribution, ABC):
@@ -32,6 +35,7 @@ class PathPosterior(dist.TorchDistribution, ABC):
     arg_constraints: dict[str, Any] = {}
     support = constraints.independent(constraints.unit_interval, 2)
     has_rsample = True
+    form: ClassVar[Form | None] = None
 
     def __init__(self, laws: DiscreteLaws, shape: torch.Size) -> None:
         self.laws = laws
@@ -130,6 +134,8 @@ class Backward(PathPosterior):
     posterior if β is the exact filter (Campbell et al. 2021).
     """
 
+    form = "backward"
+
     def __init__(self, laws: DiscreteLaws, log_beliefs: Tensor) -> None:
         self.log_beliefs = _supported(laws, log_beliefs)
         super().__init__(laws, self.log_beliefs.shape)
@@ -144,6 +150,12 @@ class Backward(PathPosterior):
     def log_predicted(self) -> Tensor:
         """log π_t, (N, T, K)."""
         return self._joined[0]
+
+    def tilt(self) -> Tensor:
+        """log β_t − log π_t, (N, T, K): what q says of z_t beyond the model's transition."""
+        impossible = self.log_predicted.isneginf()
+        ratio = self.log_beliefs - self.log_predicted.masked_fill(impossible, 0)
+        return ratio.masked_fill(impossible, -torch.inf)
 
     def _marginals(self) -> Tensor:
         return self._joined[1]
@@ -179,6 +191,8 @@ class Forward(PathPosterior):
     (docs/science.md, I2).
     """
 
+    form = "forward"
+
     def __init__(self, laws: DiscreteLaws, scores: Tensor) -> None:
         scores = _reachable(laws, scores)
         # The law is the same with a number added to all scores of a step: none overflows.
@@ -187,6 +201,10 @@ class Forward(PathPosterior):
         self.scores, self.log_first = scores, first
         self.log_normalisers = log_z  # (N, T-1, K) by the state that is left
         super().__init__(laws, scores.shape)
+
+    def tilt(self) -> Tensor:
+        """s_t, (N, T, K): what q says of z_t beyond the model's transition."""
+        return self.scores
 
     def _marginals(self) -> Tensor:
         """The backward sweep of I1 on the reversed chain.
@@ -239,6 +257,8 @@ class MeanField(PathPosterior):
 
     Needs transitions without zeros: otherwise its KL to the chain is infinite.
     """
+
+    form = "mean-field"
 
     def __init__(self, laws: DiscreteLaws, log_beliefs: Tensor) -> None:
         moves = _moves_inside(laws.matrices, laws.lengths, laws.choice)

@@ -213,6 +213,8 @@ class DeepMarkovModel(Model):
     ((2, 10, 4), 88)
     """
 
+    own_guide = "DeepGuide"
+
     def __init__(
         self,
         states: int,

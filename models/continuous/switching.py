@@ -425,6 +425,8 @@ class SwitchingLinearSSM(Model):
     (5, ('regime 0', 'regime 1', 'regime 2', '0', '1'))
     """
 
+    own_guide = "RegimeGuide"
+
     def __init__(
         self,
         regimes: int,
