@@ -61,7 +61,7 @@ _EQUAL = 1e-3  # a tail this narrow in log weights is float32 rounding as likely
 def _arviz() -> Any:
     """ArviZ, loaded when first needed since that takes seconds; its functions carry few types."""
     with warnings.catch_warnings():
-        # 0.23 announces its successor once a day; both are supported, so nobody need act on it.
+        # 0.23 announces its successor once a day; both are supported, so the warning is silenced.
         message = r"\s*ArviZ is undergoing"
         warnings.filterwarnings("ignore", category=FutureWarning, message=message)
         import arviz
@@ -316,7 +316,7 @@ def psis_log_mean(log_weights: ArrayLike) -> float:
     body = np.argsort(raw, kind="stable")[-_tail_length(raw.size, 1.0) - 1]
     if math.isinf(k[0]) or math.isinf(raw[body]):  # not smoothed
         return float(_log_sum_exp(raw[None])[0]) - math.log(raw.size)
-    # Smoothing leaves the body alone, so any weight there tells what normalisation took away.
+    # Smoothing keeps the weights below the tail, so any of them gives the normalising constant.
     return float(raw[body] - smoothed[0, body]) - math.log(raw.size)
 
 

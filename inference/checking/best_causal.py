@@ -195,7 +195,7 @@ def best_causal_mean_field(
         torch.manual_seed(seed)
         power = 0.5 + 2.5 * torch.rand(len(pool), 1, dtype=torch.float64)
         noise = torch.randn(pool.shape, dtype=torch.float64)
-    # Choices near the belief, and, as they may hold on to the past, far from it.
+    # Choices near the belief, and far from it, since a choice may depend on the past.
     near = pool.clamp_min(1e-6).log() * power + 0.5 * noise
     far = torch.arange(len(pool)).unsqueeze(-1) % 2 == 0
     chosen = torch.where(far, 3 * noise, near).softmax(-1)

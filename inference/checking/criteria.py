@@ -100,7 +100,7 @@ def information_criteria(
     count = free_parameters(priors) if parameters is None else parameters
     if not isinstance(count, int) or count < 0:
         raise ValueError(f"parameters: must be a whole number >= 0, got {parameters!r}")
-    evidence = log_evidence(model, data)  # refuses unknown parameters and unfit data
+    evidence = log_evidence(model, data)  # raises for unknown parameters and data that do not fit
     return InformationCriteria(
         log_likelihood=float(evidence.detach().sum()),
         parameters=count,

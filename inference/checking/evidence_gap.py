@@ -155,7 +155,7 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
         )
     if not isinstance(data, Sequences):
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
-    guide.model.check_values(data)  # few sequences will do: nothing is fitted
+    guide.model.check_values(data)  # not `check`: only a fit needs more data
     medians = {name: value.double() for name, value in guide.median().items()}
     parts = []
     with torch.no_grad():

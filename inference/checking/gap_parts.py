@@ -290,7 +290,7 @@ def _discrete(question: _Question, evidence: Tensor) -> _Best:
 def _causal(question: _Question, family: DiscreteFamily) -> tuple[Tensor, str, float]:
     """The bound of the best causal member for the data, how it was found, and its error."""
     laws, data = question.laws, question.laws.data
-    complete = not missing_elements(data)  # a prefix with a hole, even in part, is in no list
+    complete = not missing_elements(data)  # the lists have complete prefixes only
     if complete and PrefixTree.of(question.model, data.max_length) is not None:
         return _by_prefixes(question, family), "over all prefixes", 0.0
     if family.nodes is None:

@@ -120,7 +120,7 @@ def weighted_evidence(
         raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
     if not isinstance(data, Sequences):
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
-    guide.model.check_values(data)  # few sequences will do: nothing is fitted
+    guide.model.check_values(data)  # not `check`: only a fit needs more data
     with seeded(seed), torch.no_grad():
         medians = guide.median()
         parts = [log_weights(guide, medians, batch, draws) for batch in data.batches(_SEQUENCES)]

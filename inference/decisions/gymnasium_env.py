@@ -217,7 +217,7 @@ class POMDPVectorEnv(VectorEnv[Any, Any, Any]):
         require(fits, "actions", requirement, repr(actions))
         run = self._run
         run.step(torch.from_numpy(chosen.astype(np.int64)))
-        if bool(self._ended.any()):  # the step before was their last
+        if bool(self._ended.any()):  # those that ended at the previous step
             run.begin(self._ended)
         reward, over = run.now.reward.numpy().copy(), run.over() & (run.now.steps > 0)
         late = torch.zeros_like(over) if self._most is None else run.now.steps >= self._most
@@ -446,7 +446,7 @@ def register_environment(id: str, model: Model, *, max_episode_steps: int | None
         entry_point=f"{__name__}:POMDPEnv",
         vector_entry_point=f"{__name__}:POMDPVectorEnv",
         max_episode_steps=max_episode_steps,
-        # Specifications are copied in depth; functions are not.
+        # Gymnasium deep-copies specifications, but not functions.
         kwargs={"model": (lambda: model) if isinstance(model, POMDP) else model},
     )
 

@@ -68,7 +68,7 @@ def roll_out(
     single = isinstance(env.action_space, spaces.Discrete)
     require(single, "env.action_space", "must be Discrete", env.action_space)
     actions = _size(env.action_space, "env.action_space")
-    if model is None:  # a law of symbols wants two, be it that one never comes
+    if model is None:  # a categorical law needs two symbols or more
         model = POMDP(1, max(2, symbols), actions=actions, first=True)
     else:
         sizes = model.actions, model.emission.encoding_size
@@ -83,7 +83,7 @@ def roll_out(
     # Policies and their trackers may draw from torch's generator, as the actions do.
     with seeded(torch.Generator().seed() if seed is None else seed):
         for number in range(episodes):
-            first = env.reset(seed=None if number else seed)[0]  # the later ones follow from it
+            first = env.reset(seed=None if number else seed)[0]  # later ones continue its stream
             drawn = _Drawn(policy, model, nothing)
             told.append(_episode(env, drawn, first, length))
     return _sequences(told, model)

@@ -116,7 +116,7 @@ def _useful(vectors: Array) -> list[int]:
     """Indices of the vectors that are best at some belief (Lark's method, White 1991)."""
     least = _NOTHING * max(float(np.abs(vectors).max()), 1e-300)
     left = _undominated(vectors, least)
-    # The best ones at the corners and in the middle need no linear program.
+    # Vectors that are best at a corner or in the middle need no linear program.
     beliefs = np.vstack([np.eye(vectors.shape[1]), np.full(vectors.shape[1], 1 / vectors.shape[1])])
     kept = sorted({left[_first_best(vectors[left], belief)] for belief in beliefs})
     left = [index for index in left if index not in kept]

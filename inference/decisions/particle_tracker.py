@@ -130,7 +130,7 @@ class _Chain:
         return told.mT.gather(0, states)
 
     def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
-        del kept  # the weights say more than what they drew
+        del kept  # weights are less noisy than resampled particles
         shares = weight.new_zeros(self.states, states.shape[1])
         return shares.scatter_add(0, states, weight).mT
 

@@ -209,8 +209,8 @@ class _Search:
         Going down, it takes the action that is best by the upper bound, and the observation whose
         successor exceeds its allowed gap ε γ^-t by most. Returns whether any bound improved.
         """
-        # Half of the work in short descents, which better the upper bound most for their time, half
-        # in long ones, which do so for the lower.
+        # Half of the work goes into short descents, which improve the upper bound fastest, half
+        # into long ones, which improve the lower bound fastest.
         deep = self.work[0] > self.work[1]
         aim = self.aim if deep else max(SHRINK * self.left, self.aim)
         discount = self.dynamics.tables.discount
@@ -233,7 +233,7 @@ class _Search:
         return any(changed) or not deep
 
     def plan(self, history: list[tuple[float, float, float]]) -> Plan:
-        """What was found."""
+        """The result of the search."""
         numbers = self.lower.active
         vectors = np.stack([self.lower.vectors[number] for number in numbers])
         actions = np.array([self.lower.actions[number] for number in numbers])
@@ -277,7 +277,8 @@ class _Search:
 
     def _add_vector(self, node: _Node, following: Successors, action: int) -> None:
         tables = self.dynamics.tables
-        # What cannot be observed here may be elsewhere: there, whatever is best before looking.
+        # Observations impossible at this belief may occur at others: for these, use the vector
+        # that is best for the predicted belief.
         predicted = node.belief @ self.dynamics.onward[action]
         ahead = np.repeat(self.lower.at(predicted[None])[1], tables.observation.shape[2])
         mine = following.action == action

@@ -95,7 +95,7 @@ def blind_vectors(dynamics: Dynamics) -> Array:
     for action, reward in enumerate(tables.reward):
         vectors[action] = _discounted(dynamics.onward[action], tables.discount, reward)
         again = reward + tables.discount * (dynamics.onward[action] @ vectors[action])
-        # What solves the equations up to r is off by at most r / (1 - γ).
+        # A solution with residual r has an error of at most r / (1 - γ).
         slack = np.abs(again - vectors[action]).max() + dynamics.rounding
         vectors[action] -= slack / (1 - tables.discount)
     return vectors
@@ -119,10 +119,10 @@ def state_action_values(dynamics: Dynamics) -> Array:
         evaluated = _discounted(onward, tables.discount, rewards[policy, states])
         ahead = np.stack([matrix @ evaluated for matrix in dynamics.onward])
         q: Array = rewards + tables.discount * ahead
-        if not (evaluated > values + dynamics.rounding).any():  # no policy is met twice but the end
+        if not (evaluated > values + dynamics.rounding).any():  # policies repeat only at the end
             return q
         values = evaluated
-        # The old action stays where nothing is gained: two equal ones must not alternate.
+        # Keep the old action unless the new one gains: equal ones must not alternate.
         gained = q.max(0) > q[policy, states] + dynamics.rounding
         policy = np.where(gained, q.argmax(0), policy)
 
@@ -214,7 +214,7 @@ class UpperBound:
     """
 
     def __init__(self, informed: Array) -> None:
-        # Machine code, imported when first used: numba takes a while.
+        # Compiled code; numba is imported on first use since it takes a while.
         self._kernels = import_module(".planning_bounds_machine", __package__)
         self._informed = informed
         self._corners = informed.max(0)

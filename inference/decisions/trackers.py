@@ -103,7 +103,7 @@ class FilterTracker:
     def begin(self, model: POMDP, episodes: int) -> _Network:
         """Returns the network's state before the first step of ``episodes`` episodes."""
         del episodes
-        self.filter.build(model)  # refuses another model than its own
+        self.filter.build(model)  # raises for another model
         require(
             not model.learned_reward or self.filter.reads == "observations",
             "filter",

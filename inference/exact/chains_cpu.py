@@ -1,4 +1,4 @@
-"""Exact inference on discrete chains by machine code, for tensors on the CPU.
+"""Exact inference on discrete chains by compiled kernels, for tensors on the CPU.
 
 The same functions as in ``chains_torch``. ``Rows`` lays a chain out for the kernels of
 ``chains_machine`` without copying what rows share; the kernels run on threads of our own, as many
@@ -268,7 +268,7 @@ class _Evidence:
         ]
 
     def _last_messages(self, last: Tensor | None) -> Tensor:
-        """From p(z_T | all data) to what the belief in z_T has to be multiplied by."""
+        """The ratio of p(z_T | all data) to the belief in z_T."""
         if last is None:
             return self.chain.new(0, 0)
         ends = torch.from_numpy(self.chain.rows.lengths) - 1
@@ -295,7 +295,7 @@ class _Evidence:
             together(self._message_tasks(messages, last), chain.rows.work)
         marginals = chain.new(*chain.sizes)
         weights = chain.new(0, 0, 0)
-        if transition:  # messages made here are not needed again: their place is taken
+        if transition:  # reuse the memory of messages computed here
             weights = torch.empty_like(messages) if messages is self.messages else messages
         self._combine(upstream, messages, marginals, weights)
         if self.failed.sum() > len(self.redone):
@@ -503,7 +503,7 @@ class Joined:
     def gradient(
         self, to_predicted: Tensor, to_marginals: Tensor, transition: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """To log β (B, T, K) and log P (M, K, K), from those to log π and m."""
+        """Gradient in log β (B, T, K) and log P (M, K, K) from those in log π and m."""
         rows, sizes = self.rows, self.log_beliefs.shape
         to_beliefs = torch.empty_like(self.log_beliefs)
         parts = 2 if transition else 0

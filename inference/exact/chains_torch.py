@@ -428,7 +428,7 @@ def evidence(
     choice: Tensor | None,
     both: bool,
 ) -> tuple[Tensor, Gradient]:
-    """The evidence ``(*D, N)``, and what gives its gradient; ``both``: it will be asked for."""
+    """The evidence ``(*D, N)``, and a function for its gradient; ``both``: it will be needed."""
     del both
     filtered = forward(log_initial, log_transition, log_likelihood, lengths, choice)
     log_beliefs, log_predicted, increments = filtered

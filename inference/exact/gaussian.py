@@ -760,7 +760,7 @@ def _simulate(
 
     first = draw(c.initial_covariance, n, count, size)
     moves = draw(c.noise, n, count, t - 1, size)
-    # Forward in time is back from the end of reversed time.
+    # A forward recursion is a backward one in reversed time.
     paths = backward_sweep(c.transition.flip(1), moves.flip(2), first).flip(2)
     noise = draw(c.observation_noise, n, count, t, features)
     return paths, (c.loading @ paths.unsqueeze(-1)).squeeze(-1) + noise

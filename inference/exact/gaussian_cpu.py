@@ -1,4 +1,4 @@
-"""Exact inference on Gaussian chains by machine code, for tensors on the CPU.
+"""Exact inference on Gaussian chains by compiled kernels, for tensors on the CPU.
 
 The same functions as in ``gaussian_torch``; the kernels run on threads of our own, as many
 as torch uses.
@@ -304,7 +304,7 @@ class _Whitening:
         one, tasks, own = self.filter, [], []
         single = len(one.chains.ends) == 1
         for place, (begin, end) in enumerate(one.parts()):
-            # A chain is in one part, but for a single one, whose sums are each part's own at first.
+            # Each chain is in one part, unless there is only one: then parts have their own sums.
             first, last = one.rows.chains[begin], one.rows.chains[end - 1]
             pair = [np.zeros_like(x) if single else x[first : last + 1] for x in out]
             own.append(pair)
@@ -381,7 +381,7 @@ def _whole(system: System, layout: Layout) -> tuple[_Filter, Gains, tuple[Tensor
 
 
 def states(system: System, layout: Layout) -> States:
-    """The filter; beyond the end of a row zero, of a chain whatever there is."""
+    """The filter; zero beyond the end of a row, arbitrary beyond that of a chain."""
     _, found, (innovations, predicted, filtered) = _whole(system, layout)
     steps = np.arange(len(found.at))[:, None], found.at
     before, after = (torch.from_numpy(x[steps]) for x in (found.predicted, found.filtered))

@@ -163,7 +163,7 @@ def _null_spaces(precision: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     free = values < IDENTIFIED**2
     units = scales.where(scales < math.inf, 1).unsqueeze(-1)
     columns = nn.functional.normalize(vectors / units, dim=-2) * free.unsqueeze(-2)
-    basis, _ = torch.linalg.qr(columns)  # free ones come first: eigenvalues are in rising order
+    basis, _ = torch.linalg.qr(columns)  # null directions come first: eigenvalues are increasing
     return basis * free.unsqueeze(-2), ~free.any(-1)
 
 

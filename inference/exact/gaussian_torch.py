@@ -1,7 +1,7 @@
 """Exact inference on Gaussian chains in torch, for tensors that are not on the CPU.
 
 Plain recursions, one step of all sequences at a time; ``gaussian_cpu`` has the same
-functions as machine code.
+functions compiled by numba.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def sweep_back(gain: Tensor, shift: Tensor, last: Tensor, lengths: Tensor | None
     steps = [here]
     for t in reversed(range(before)):
         moved = (_at(gain, t) @ here.unsqueeze(-1)).squeeze(-1) + shift[:, :, t]
-        start = last.where(inside[:, t], 0)  # of a sequence that ends here
+        start = last.where(inside[:, t], 0)  # for sequences that end here
         here = torch.where(inside[:, t + 1], moved, start)
         steps.append(here)
     return torch.stack(steps[::-1], 2)
@@ -100,7 +100,7 @@ def sweep_covariances_gradient(
 
 
 class System(NamedTuple):
-    """What a filter runs on, float64, axes of size 1 shared."""
+    """The input of a filter, float64; axes of size 1 are shared."""
 
     start: Tensor
     """(rows, D)"""
@@ -172,7 +172,7 @@ class Layout:
 def _alike(mask: Tensor, lengths: Tensor, own_ends: bool) -> tuple[np.ndarray, np.ndarray]:
     """The chain of each sequence, and the longest sequence of each chain."""
     n, t, _ = mask.shape
-    if bool(mask.all()):  # then no sequence is shorter either
+    if bool(mask.all()):  # so all have full length
         return np.zeros(n, np.int64), np.zeros(1, np.int64)
     inside = _reached(lengths, n, t, mask.device).unsqueeze(-1)
     whole = (mask | ~inside).flatten(1).all(1).tolist()
@@ -303,7 +303,7 @@ def whiten(system: System, layout: Layout) -> tuple[Tensor, Tensor]:
 
 
 def states(system: System, layout: Layout) -> States:
-    """The filter; beyond the end of a row or chain whatever the recursion gives."""
+    """The filter; arbitrary values beyond the end of a row or chain."""
     steps = [step[:6] for step in _steps(system, layout)]
     return States(*(torch.stack(x, 1) for x in zip(*steps, strict=True)))
 

@@ -29,11 +29,11 @@ class _FilterBeliefs(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         log_potential, log_beliefs, log_predicted = ctx.saved_tensors
         potential, beliefs = log_potential.exp(), log_beliefs.exp()
-        # Where nothing leads the prediction is 0, and so is the gradient.
+        # States without a path to them have prediction 0 and gradient 0.
         reached = ~log_predicted.isneginf()
         largest = 0.9 * math.log(torch.finfo(beliefs.dtype).max)
         inverse = torch.where(reached, -log_predicted, -torch.inf).clamp_max(largest).exp()
-        # A number added to all entries of a step changes no belief: what is left sums to 0.
+        # A constant added to all scores of a step changes no belief: the gradient sums to 0.
         to_score = (gradient - beliefs * gradient.sum(-1, keepdim=True)).masked_fill(~reached, 0)
         ratio = torch.empty_like(beliefs)
         steps = potential.shape[1]

@@ -329,7 +329,7 @@ def _recursions() -> Any:
 
 
 def _plan(transition: Structure) -> tuple[recursions.Layout, tuple[Tensor, ...]]:
-    """How the kernels lay the structure out, and the tensors that its numbers come from."""
+    """The kernels' layout of the structure, and the tensors of its numbers."""
     compiled = _recursions()
     if isinstance(transition, Banded):
         _, target = transition.places()

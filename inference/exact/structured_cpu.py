@@ -1,7 +1,7 @@
-"""Chains whose transition has a structure by machine code: drivers for :mod:`.structured`.
+"""Chains whose transition has structure, by compiled kernels; used by :mod:`.structured`.
 
-A layout says how the kernels of ``chains_machine`` hold the numbers of a structure, and what the
-expected uses of these numbers are. The recursions are those of a dense matrix.
+A layout defines how the kernels of ``chains_machine`` store the numbers of a structure, and how the
+expected uses of these numbers are computed. The recursions are those of a dense matrix.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Parts = Sequence[Tensor]
 
 
 class Layout(Protocol):
-    """How the kernels hold a matrix made of the tensors ``parts``."""
+    """How the kernels store a matrix that is built from the tensors ``parts``."""
 
     @property
     def states(self) -> int:
@@ -331,7 +331,7 @@ class Evidence:
             messages = chain.new(*chain.sizes)
             together(self._message_tasks(messages), chain.work)
         marginals, weights = chain.new(*chain.sizes), chain.new(0, 0, 0)
-        if uses:  # messages made here are not needed again: their place is taken
+        if uses:  # reuse the memory of messages computed here
             weights = messages if self.messages is None else torch.empty_like(messages)
         self._combine(upstream, messages, marginals, weights)
         if self.failed.sum() > len(self.redone):
@@ -426,7 +426,7 @@ def forward(chain: Chain) -> Filtered:
 
 
 def log_messages(chain: Chain, filtered: Filtered) -> Tensor:
-    """What the smoother multiplies the filter by, (N, T, K)."""
+    """Log ratio of smoother and filter, (N, T, K)."""
     return _messages(chain, np.arange(len(chain.order)), filtered)
 
 

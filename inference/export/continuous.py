@@ -87,7 +87,7 @@ def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) 
     """Trajectories, and mean and sd of the state at every step, averaged over the draws."""
     model = result.model
     chosen = thinned(sample, wanted)
-    assert chosen is not None  # at least one was asked for
+    assert chosen is not None  # wanted > 0
     values = sample.at(chosen.rows)
     arrays = _paths(result, data, sample, chosen, values)
     if model.exact:

@@ -58,7 +58,7 @@ def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) 
     """Paths, and the exact and the guide's beliefs averaged over the draws."""
     model = result.model
     chosen = thinned(sample, wanted)
-    assert chosen is not None  # at least one was asked for
+    assert chosen is not None  # wanted > 0
     rows = chosen.rows
     once = rows[:1] if sample.constant else rows
     smoothed, filtered = _average_beliefs(model, data, sample.at(once), len(once))
@@ -164,7 +164,7 @@ def order_of(result: Fit | NutsFit, sample: Sample, states: States) -> Tensor:
         means = emission.mean(model.complete(sample.values))
         location = means.reshape(-1, *means.shape[-2:])[..., 0].mean(0)
         order = location.argsort(stable=True)
-    # Renaming must not change the prior, or the draws would be of another posterior.
+    # Relabelling must not change the prior, or the draws would belong to another posterior.
     one = {name: value[:1] for name, value in sample.values.items()}
     here, there = (log_prior(model, v, 1) for v in (one, _ordered(model, one, order)))
     return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
@@ -182,7 +182,7 @@ def _ordered(model: Model, values: Parameters, order: Tensor) -> dict[str, Tenso
 
 def _ordered_states(arrays: dict[str, Array], order: Tensor) -> dict[str, Array]:
     out = dict(arrays)
-    rank = np.append(as_array(order.argsort()), -1)  # the last one is what −1 stays
+    rank = np.append(as_array(order.argsort()), -1)  # index −1 finds the last entry, −1
     out["states"] = rank.astype(out["states"].dtype)[out["states"]]
     for name in ("smoothed_probability", "filtered_probability", "guide_belief"):
         _reorder_last(out, name, order)
@@ -205,7 +205,7 @@ def replicate(
     """New states and observations, one replication of the data per draw, (draws, N, T[, F])."""
     del informed  # the law of the first state is always proper
     like = observed_values(model, data)
-    data = model.scheduled(data)  # what is seen at the times of the data
+    data = model.scheduled(data)  # the schedule of observations of the data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
         inside = as_array(model.emitting(batch))

@@ -174,7 +174,7 @@ def _filter_of(
                 "network: a filter reads the data of a model that it was built for; give model=…, "
                 f"a guide or a fit, got {type(network).__name__} with model={model!r}"
             )
-        filter.build(model)  # refuses another model
+        filter.build(model)  # raises for another model
     else:
         guide = network.guide if isinstance(network, Fit) else network
         if not isinstance(guide, Guide):

@@ -250,7 +250,7 @@ class _Wanted:
                     f"{type(result if filter is None else filter).__name__}"
                 )
         model = result.model
-        model.check_values(data)  # few sequences will do: nothing is fitted
+        model.check_values(data)  # not `check`: only a fit needs more data
         if self.forecast:
             _check_future(model, (len(data), self.forecast), along)
 

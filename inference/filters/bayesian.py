@@ -101,7 +101,7 @@ class BayesianRecurrentFilter(nn.Module):
         drawn = torch.empty(units, states - 1, width).uniform_(-1, 1) / width**0.5
         self.evidence_weight = nn.Parameter(drawn)
         self.hold_weight = nn.Parameter(torch.zeros(units, width), requires_grad=self.gated)
-        self.hold_bias = nn.Parameter(torch.full((units,), 2.0))  # holds for 8 steps to begin with
+        self.hold_bias = nn.Parameter(torch.full((units,), 2.0))  # initially held for 8 steps
         self.reset = nn.Parameter(torch.zeros(units, states))
         self.first = nn.Parameter(torch.zeros(units, states))
 

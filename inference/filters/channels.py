@@ -66,7 +66,7 @@ class Channels(nn.Module):
         """Number of inputs for this model."""
         along = model.inputs + model.actions + self.gaps
         if self.reads == "likelihoods":
-            assert model.belief.discrete  # its filter asked
+            assert model.belief.discrete  # checked by the filter
             return model.belief.states + along
         return model.observations.channels + self._flags(model.observations) + along
 
@@ -115,7 +115,7 @@ class Channels(nn.Module):
             relative = gaps_before(laws.data) / self.gap.double()
             parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self.inputs:
-            assert laws.data.inputs is not None  # the model checked the data
+            assert laws.data.inputs is not None  # checked by the model
             parts.append(laws.data.inputs.to(dtype))
         if self.actions:
             parts.append(actions_before(laws.data, self.actions).to(dtype))

@@ -107,7 +107,7 @@ class _MarkovPotentials(nn.Module, ABC):
         )
         with torch.no_grad():
             laws = model.laws({}, like).discrete
-            assert laws is not None  # as the belief is
+            assert laws is not None  # since the belief is discrete
             moves, first = laws.log_transition[0, 0], laws.log_initial[0]
             finite = bool(moves.isfinite().all() & first.isfinite().all())
             require(finite, "model", "needs initial and transition probabilities > 0", "zeros")

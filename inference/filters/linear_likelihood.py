@@ -33,7 +33,7 @@ class LinearLikelihood:
         """R (N|1, T|1, F, F)."""
         self.residual = residual
         """y − d (N, T, F)."""
-        self.count = seen.double().sum(-1)  # whole numbers times a float would be float32
+        self.count = seen.double().sum(-1)  # integers times a float would give float32
         """Observed elements (N, T)."""
 
     @cached_property
@@ -57,7 +57,7 @@ class LinearLikelihood:
     def expected(self, mean: Tensor, covariance: Tensor) -> Tensor:
         """E[log O(y_t | z_t)] for normal z_t with moments (N, T, D), (N, T, D, D); (N, T)."""
         trace = (self.information * covariance).sum((-1, -2))
-        # Elements that are missing have the density of a residual zero: (2π)^-½.
+        # Missing elements have residual zero and density (2π)^-½, which is removed.
         missing = self.residual.shape[-1] - self.count
         at_mean = self._law.log_prob(product(self.loading, mean))
         return at_mean + 0.5 * (missing * LOG_2PI - trace)

@@ -101,7 +101,7 @@ class NetworkFilter(nn.Module):
         made = isinstance(network, nn.Module)
         require(made, "network", "must be a torch.nn.Module", repr(network))
         require_positive(gain, "gain")
-        Channels(reads)  # checks it
+        Channels(reads)  # raises for a bad value
         self.network = copy.deepcopy(network)
         self.causal = bool(causal)
         self.reads: Reading = reads
@@ -191,7 +191,7 @@ class NetworkFilter(nn.Module):
         """Raises ValueError for a network whose earlier outputs change with the last step."""
         x = _noise(self._width)
         other = torch.cat([x[:, :-1], -x[:, -1:]], 1)
-        for training in (False, True):  # a normalisation over steps looks ahead in training alone
+        for training in (False, True):  # a normalisation over steps looks ahead in training only
             outcomes = []
             for given in (x, other):
                 network = copy.deepcopy(self.network).train(training)

@@ -106,7 +106,7 @@ def _outputs(network: nn.RNNBase, weights: dict[str, Any], x: Tensor) -> Tensor:
     options: dict[str, Any] = {}
     if isinstance(network, nn.RNN):
         options["nonlinearity"] = network.nonlinearity
-    with torch.device("meta"):  # a shell for the weights: nothing is drawn, nothing allocated
+    with torch.device("meta"):  # only holds the weights: no initialisation
         shell = kind(
             x.shape[-1], network.hidden_size, batch_first=True, bias=network.bias, **options
         )

@@ -285,7 +285,7 @@ class RecurrentFilter(nn.Module):
     def _of_model(self, laws: TrajectoryLaws) -> Tensor:
         """The model's law of z_t given y_t alone: (N, T, K), or (N, T, belief.width)."""
         if self.belief.discrete:
-            assert laws.discrete is not None  # as the belief is
+            assert laws.discrete is not None  # since the belief is discrete
             log_likelihood = laws.discrete.log_likelihood
             return log_likelihood.log_softmax(-1).clamp_min(LIKELIHOOD_FLOOR)
         if laws.linear is None:
@@ -313,7 +313,7 @@ class RecurrentFilter(nn.Module):
         if self.memory != "h":
             parts = recurrent_gates(self.network, x)
             return torch.cat([parts[name][:, :, -1] for name in self.memory], -1)
-        if self.direction == "forward":  # what comes after a sequence's end cannot matter
+        if self.direction == "forward":  # steps beyond the length have no effect
             out: Tensor = self.network(x)[0]
             return out
         if self.direction == "backward":

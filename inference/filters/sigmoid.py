@@ -188,7 +188,7 @@ def _units(drive: Tensor, weight: Tensor) -> Tensor:
     """
     nodes = len(weight)
     later = drive[:, 1:] / 2 + weight.sum(-1) / 4
-    with torch.device("meta"):  # a shell for the weights: nothing is drawn, nothing allocated
+    with torch.device("meta"):  # only holds the weights: no initialisation
         shell = nn.RNN(nodes, nodes, batch_first=True, bias=False)
     identity = torch.eye(nodes, dtype=drive.dtype, device=drive.device)
     own = {"weight_ih_l0": identity, "weight_hh_l0": weight / 4}

@@ -113,7 +113,7 @@ class ExactFilter(nn.Module):
 
     def forward(self, laws: TrajectoryLaws) -> Beliefs:
         if laws.discrete is not None:
-            chain = laws.discrete.chain  # its likelihood is kept by the laws, with its gradient
+            chain = laws.discrete.chain  # the laws cache its likelihood, with the gradient
             with torch.no_grad():
                 return exact.filter_chain(*chain).log_beliefs
         if laws.linear is not None:

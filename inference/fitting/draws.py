@@ -96,7 +96,7 @@ class Block:
             return initial, _fold(moves, draws, len(laws.data), 3), None
         count, states = moves.shape[-3:-1]
         first = torch.zeros(draws, dtype=torch.int64)
-        if moves.ndim > 4:  # every draw has its own
+        if moves.ndim > 4:  # one matrix per draw
             moves = moves.expand(draws, 1, *moves.shape[-3:]).reshape(1, -1, states, states)
             first = torch.arange(draws) * count
         chosen = choice + first.to(choice.device)[:, None, None]
@@ -249,5 +249,5 @@ class _RunOnce(nn.Module):
 
     def forward(self, laws: Laws) -> Tensor:
         beliefs = self._read_out(self.scores(laws))
-        assert isinstance(beliefs, Tensor)  # those of discrete states
+        assert isinstance(beliefs, Tensor)  # of discrete states
         return beliefs

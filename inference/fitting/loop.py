@@ -174,7 +174,7 @@ def fit(
         guide, data, objective, settings, seed, heldout, checkpoint, progress, callback, processes
     )
     with seeded(seed), warnings.catch_warnings():
-        # Pyro's warning without a name, where an error with step, site and sequence follows.
+        # Pyro warns without naming the site; our error names step, site and sequence.
         warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
         return run.finish()
 
@@ -215,7 +215,7 @@ def _check(
             raise ValueError(
                 f"{name}: must be Sequences or a SequenceFolder, got {type(part).__name__}"
             )
-        if isinstance(part, Sequences):  # a folder is checked as it is read
+        if isinstance(part, Sequences):  # folders are checked when read
             model.check(part)
 
 
@@ -380,7 +380,7 @@ class _Run:
         noise = None if objective == "elbo" else self.processes.noise()
         own = None if noise is None else noise[1]
         batch = Batch(part.data, part.scale, self.settings.particles, own)
-        # Everything was checked before; what is not finite is named below, with its sequence.
+        # Checked already; the error below names the sequence of a number that is not finite.
         with pyro.validation_enabled(False):
             loss = LOSSES[objective](guide, batch) / self.batches.n_steps
         if noise is not None:
@@ -453,7 +453,7 @@ class _Run:
         if self.best is None:
             return
         if self._exact:
-            # A loss belongs to the state before its step: that of the last state is not known yet.
+            # Losses are of the states before their steps; that of the last state is still missing.
             with torch.no_grad():
                 last = self.processes.mean(self._loss(self.guide, self.objective, self.step))
             if last.item() <= self.lowest:
@@ -539,11 +539,11 @@ class _Run:
 
     def _warn_of_dead_states(self) -> None:
         if not isinstance(self.model, HiddenMarkovModel):
-            return  # nothing else has states that can die
+            return  # only discrete states can die
         if not self.model.priors or not self.processes.first:
             return
         if self.model.tied and self.model.nodes is None:
-            return  # what its states are is given, and many may never be visited
+            return  # known states may be rarely visited
         data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():
             marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean

@@ -129,7 +129,7 @@ class NutsFit:
 
 
 class _Chain(NamedTuple):
-    """What a chain sends back from its process."""
+    """The result that a chain returns from its process."""
 
     draws: dict[str, np.ndarray[Any, np.dtype[np.float64]]]
     log_density: np.ndarray[Any, np.dtype[np.float64]]
@@ -203,7 +203,7 @@ def nuts(
     dense = free_parameters(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):
-        starting_values(model, data, start, seed=seed)  # refuses unknown names
+        starting_values(model, data, start, seed=seed)  # raises for unknown names
     started = time.monotonic()
     import joblib  # loaded when first needed
 
@@ -290,9 +290,9 @@ class _Target:
         try:
             density = self.log_density(values)
         except ValueError as error:
-            # Laws refuse values at the edge of their support only (a chain that is reducible in
-            # float64, a covariance that is singular there), and only here: the start passed. Pyro
-            # takes "singular" for the end of a trajectory.
+            # The start was valid, so an error comes only from values at the edge of the support (a
+            # reducible chain or singular covariance in float64). Pyro ends a trajectory at an error
+            # that says "singular".
             raise RuntimeError(f"singular: {error}") from error
         for name, z in stretched.items():
             density = density + self.transforms[name].log_abs_det_jacobian(z, values[name]).sum()
@@ -301,7 +301,7 @@ class _Target:
     def densities(self, draws: Parameters) -> Tensor:
         """``log_density`` of many draws, a few at a time."""
         count = len(next(iter(draws.values())))
-        if not isinstance(self.model, HiddenMarkovModel):  # its laws are of one draw at a time
+        if not isinstance(self.model, HiddenMarkovModel):  # its laws hold one draw at a time
             each = ({name: v[draw] for name, v in draws.items()} for draw in range(count))
             return torch.stack([self.log_density(values) for values in each])
         table = len(self.data) * self.data.max_length * self.model.states
@@ -342,7 +342,7 @@ def _run_chain(
     progress: bool,
     beside_others: bool,
 ) -> _Chain:
-    """One chain; a function of (seed, number) alone, in whatever process it runs."""
+    """One chain; a function of (seed, number) alone, independent of the process."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
     bar = tqdm(
         total=settings.warmup + settings.draws,

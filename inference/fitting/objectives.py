@@ -122,8 +122,8 @@ def rws(guide: Guide, batch: Batch) -> Tensor:
     log_q = posterior.path_log_prob(paths)
     log_p = _joint(guide.posterior(laws, learn=False), paths)
     log_w = (log_p - log_q).detach()
-    # Impossible draws weigh nothing, and −∞ times nothing is not a number; a sequence all of whose
-    # draws are impossible teaches nothing.
+    # Impossible draws have weight zero, and 0 · −∞ would be NaN; a sequence with impossible draws
+    # only does not contribute.
     told = ~log_w.isneginf()
     weight = torch.where(told, log_w, torch.finfo(log_w.dtype).min).softmax(0) * told
     wake = -torch.where(told, weight * (log_p + 0.5 * log_q), 0).sum()

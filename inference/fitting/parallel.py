@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Fabric(Protocol):
-    """What a fit uses of ``lightning.fabric.Fabric``, which must have been launched."""
+    """The methods of ``lightning.fabric.Fabric`` used by a fit; it must have been launched."""
 
     @property
     def world_size(self) -> int:
@@ -28,13 +28,13 @@ class Fabric(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where its messages are sent from."""
+        """Device for messages."""
 
     def all_reduce(self, data: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
         """The mean of a tensor over the processes, on each of them."""
 
     def broadcast(self, obj: Any, src: int = 0) -> Any:
-        """What process ``src`` has, on each of them."""
+        """Returns the object of process ``src`` on all processes."""
 
 
 class Processes:
@@ -84,7 +84,7 @@ class Processes:
         """The mean over the processes; not finite on all if it is not on one."""
         if self._fabric is None or self.size == 1:
             return value
-        own = value.detach().to(self._fabric.device, copy=True)  # it is overwritten
+        own = value.detach().to(self._fabric.device, copy=True)  # all_reduce overwrites it
         averaged: Tensor = self._fabric.all_reduce(own, reduce_op="mean")
         return averaged.to(value.device)
 

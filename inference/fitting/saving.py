@@ -67,7 +67,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     description, tensors = describe(fit.model)
     settings = dataclasses.asdict(fit.settings)
     if not isinstance(fit.settings.start, str):
-        settings["start"] = "kmeans"  # where it began is in the past: the fit does not need it
+        settings["start"] = "kmeans"  # starting values are not stored
     record = {
         "guide": class_name(type(fit.guide), "fit.guide"),
         "uncertainty": fit.guide.uncertainty,
@@ -211,7 +211,7 @@ def _is_filter(kind: type) -> bool:
 def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
     """Puts the weights of the file into a rebuilt guide."""
     for name, value in (*guide.named_parameters(), *guide.named_buffers()):
-        if name in state:  # its precision is the file's, whatever the default is now
+        if name in state:  # in the precision of the file
             value.data = value.data.to(state[name].dtype)
     try:
         guide.load_state_dict(state)

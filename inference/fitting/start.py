@@ -64,7 +64,7 @@ def starting_values(
         if values and start in ("kmeans", "frames"):
             given = _read_off(model, data, start)
     for name, prior in model.priors.items():
-        # A prior of the user's own can exclude what the data say; its draw then stays.
+        # A user's prior can exclude the value estimated from the data: keep the prior's draw.
         if name in given and bool(support_of(prior).check(given[name]).all()):
             values[name] = given[name]
     return {name: value.to(torch.get_default_dtype()) for name, value in values.items()}

@@ -127,7 +127,7 @@ class Sweep:
 
 
 class _Origin(NamedTuple):
-    """What results are of."""
+    """Folder, function and version that results belong to."""
 
     folder: Path
     function: str
@@ -147,7 +147,7 @@ class _GivenUp(NamedTuple):
 
 
 class _Report(NamedTuple):
-    """What a worker sends back of a job: the content of its file, or what went wrong."""
+    """A worker's report of a job: the content of its result file, or the failure."""
 
     job: _Job
     content: Mapping[str, Any] | None = None
@@ -264,7 +264,7 @@ def _digest(value: object) -> str:
 
 
 def _seed(job: Mapping[str, Any]) -> int:
-    """Of the settings alone, below 2³² as NumPy wants it."""
+    """Seed from the settings alone, below 2³² as NumPy requires."""
     return int(_digest(plain(job, "settings"))[:8], 16)
 
 
@@ -274,7 +274,7 @@ def _name(function: Function, name: str | None) -> str:
         require(isinstance(name, str) and name != "", "name", "must be a text", repr(name))
         return name
     own = getattr(function, "__qualname__", "<unnamed>")
-    # Values that a closure holds are not part of the key, hence results would be mistaken.
+    # The values in a closure are not part of the key, so results could be confused.
     require(
         "<" not in own,
         "function",
@@ -539,11 +539,11 @@ def _given_up_tasks_come_back(backend: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        del backend.submit, backend.retrieve_result_callback  # those of the class again
+        del backend.submit, backend.retrieve_result_callback  # restores the methods of the class
 
 
 def _death(error: BaseException) -> str:
-    """What the backend says, if it says that a worker died."""
+    """The backend's message if a worker died, else ""."""
     names = {kind.__name__ for kind in type(error).__mro__}
     return f"{type(error).__name__}: {error}" if _DEATHS & names else ""
 
@@ -593,7 +593,7 @@ def _read_content(origin: _Origin, job: _Job) -> Mapping[str, Any]:
 
 
 def _read_failures(origin: _Origin) -> dict[str, FailedJob]:
-    """Failures of this function and version, of jobs that are not asked for now among them."""
+    """Recorded failures of this function and version, also of jobs not in this call."""
     path = origin.folder / "failures.json"
     if not path.exists():
         return {}

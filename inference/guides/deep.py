@@ -47,7 +47,7 @@ class _Reader(nn.Module):
         """States of the network (T, n, H) for rows x (T, n, C)."""
         if self.cell == "relu":
             return relu_scan(self.into(x), self.origin, self.onward, counts, reverse=self.reverse)
-        if not self.reverse:  # what comes after the end of a row cannot matter
+        if not self.reverse:  # steps beyond the length have no effect
             out: Tensor = self.network(x)[0]
             return out
         index = _turned(counts, x.device)
@@ -86,7 +86,7 @@ class TrajectoryNetwork(nn.Module):
     206
     """
 
-    causal = False  # its law of z_t is no belief: it depends on z_{t-1}, in "forward" too
+    causal = False  # its law of z_t depends on z_{t-1}: no belief, even if "forward"
 
     def __init__(
         self,

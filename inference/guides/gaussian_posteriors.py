@@ -32,7 +32,7 @@ from .posteriors import Form
 
 
 class ContinuousLaws(Protocol):
-    """What the posteriors here need of any model with continuous states."""
+    """The laws that these posteriors need of a model with continuous states."""
 
     @property
     def lengths(self) -> Tensor:

@@ -179,7 +179,7 @@ class Guide(nn.Module, ABC):
                 auto = AutoMultivariateNormal(program, init_loc_fn=init, init_scale=0.05)
             else:
                 auto = AutoDelta(program, init_loc_fn=init)
-            auto()  # makes the variational parameters
+            auto()  # creates the variational parameters
         made: nn.Module = auto
         return made
 
@@ -200,7 +200,7 @@ class Guide(nn.Module, ABC):
         beliefs = self.filter(laws)
         if isinstance(beliefs, Tensor) and laws.discrete is not None:
             precision = laws.discrete.log_initial.dtype
-            if beliefs.dtype != precision:  # coarser ones sum to 1 coarsely
+            if beliefs.dtype != precision:  # normalise in the laws' precision
                 return beliefs.to(precision).log_softmax(-1)
         return beliefs
 
@@ -341,7 +341,7 @@ class BeliefGuide(Guide):
         """Returns the bound on log p(y) of each sequence, (N,) nats; differentiable."""
         if not self._exact or type(self).posterior is not BeliefGuide.posterior:
             return super().bound(laws)
-        # It is the evidence, in value and in gradient, at a third of the work.
+        # The bound equals the evidence, in value and gradient, which takes a third of the time.
         return log_evidence(laws)
 
     def sleep_loss(self, laws: TrajectoryLaws, paths: Tensor) -> Tensor:
@@ -460,7 +460,7 @@ class MeanFieldGuide(Guide):
 
 
 def _discrete(laws: TrajectoryLaws) -> DiscreteLaws:
-    assert laws.discrete is not None  # as the beliefs are
+    assert laws.discrete is not None  # since the beliefs are
     return laws.discrete
 
 

@@ -193,7 +193,7 @@ def particle_filter(
     require(0 <= threshold <= 1, "threshold", "must be in [0, 1]", threshold)
     fits = proposal is None or isinstance(proposal, Guide)
     require(fits, "proposal", "must be a guide or None", repr(proposal))
-    model.complete({})  # says which parameters are not known
+    model.complete({})  # raises for unknown parameters
     model.check(data)
     with seeded(seed), torch.no_grad():
         laws = model.laws({}, data)
@@ -474,7 +474,7 @@ class _DiscreteProposal:
         if score is not None:
             index = states.unsqueeze(-1)
             log_ratio = log_ratio - score.expand(*tilted.shape).gather(-1, index).squeeze(-1)
-        # From a state without a way on every move has weight zero.
+        # From a state without possible next state every transition has weight zero.
         return states, torch.where(tilted.isneginf().all(-1), -torch.inf, log_ratio)
 
 

@@ -195,7 +195,7 @@ class Forward(PathPosterior):
 
     def __init__(self, laws: DiscreteLaws, scores: Tensor) -> None:
         scores = _reachable(laws, scores)
-        # The law is the same with a number added to all scores of a step: none overflows.
+        # A constant added to all scores of a step changes nothing; this one prevents overflow.
         scores = scores - scores.detach().amax(-1, keepdim=True)
         log_z, first = _normalisers(laws, scores)
         self.scores, self.log_first = scores, first
@@ -377,7 +377,7 @@ def _normalisers(laws: DiscreteLaws, scores: Tensor) -> tuple[Tensor, Tensor]:
     top = scores[:, 1:].amax(-1, keepdim=True)
     weight = (scores[:, 1:] - top).exp()
     total = _through(laws.matrices.exp().mT, weight, laws.choice)
-    # From a state that no possible path goes through; q is never there.
+    # For states on no possible path, which have probability zero under q.
     total = torch.where(total > 0, total, 1)
     return total.log() + top, first
 

@@ -258,4 +258,4 @@ class RegimeGuide(Guide):
 
 
 def _switching(laws: TrajectoryLaws) -> SwitchingLaws:
-    return cast(SwitchingLaws, laws)  # of the guide's own model, which is asked for
+    return cast(SwitchingLaws, laws)  # the guide's model is a switching one

@@ -44,7 +44,7 @@ class SampledBits(PathPosterior):
         states = node_states(len(weight)).to(drive)
         self._states, self._moved = states, states @ weight.mT  # W h' of every h'
         super().__init__(laws, drive.shape[:-1] + states.shape[:1])
-        # Numbers added to all scores of a step change nothing: the largest is 0.
+        # A constant added to all scores of a step changes nothing: make the largest 0.
         self._scores = drive @ states.mT - drive.relu().sum(-1, keepdim=True)
 
     @property
@@ -52,7 +52,7 @@ class SampledBits(PathPosterior):
         """log Z_t(h') by the previous state, (N, T-1, K)."""
         after = self.drive[:, 1:]
         total = -after.relu().sum(-1, keepdim=True)
-        for node, logit in enumerate(self._moved.unbind(-1)):  # k tables, not one k times as large
+        for node, logit in enumerate(self._moved.unbind(-1)):  # node by node, to save memory
             both = after[..., node, None] + logit
             total = total + torch.nn.functional.softplus(both) - torch.nn.functional.softplus(logit)
         return total
@@ -154,7 +154,7 @@ class SampledBitGuide(Guide):
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SampledBits:
         chain = laws.discrete
-        assert chain is not None  # as the nodes of the model are
+        assert chain is not None  # since the model has nodes
         dtype = chain.log_initial.dtype
         drive, weight = self.filter.drive(chain).to(dtype), self.filter.matrix.to(dtype)
         return SampledBits(

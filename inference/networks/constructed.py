@@ -279,7 +279,7 @@ def construct(model: Model) -> ConstructedCell | ConstructedGate:
         )
     if isinstance(model, LinearGaussianSSM):
         return _kalman_cell(model)
-    assert isinstance(model, HiddenMarkovModel)  # or its conditions could not have been asked for
+    assert isinstance(model, HiddenMarkovModel)  # checked by failing_conditions
     if isinstance(model.transition, MemoryTransition):
         return _memory_cell(model, model.transition)
     return _node_layer(model)
@@ -382,7 +382,7 @@ def _memory_failures(model: HiddenMarkovModel, law: MemoryTransition) -> list[st
 
 
 def _memory_cell(model: HiddenMarkovModel, law: MemoryTransition) -> ConstructedCell:
-    """Half the log-odds of a cause are ½ logit P + (B s⁻²)(y − d): y tells of signs ±1."""
+    """Half the log odds of a cause are ½ logit P + (B s⁻²)(y − d), for causes coded ±1."""
     values = {name: value.double() for name, value in model.complete({}).items()}
     weight = values["loading"] / values["scale"].square()
     bias = -weight @ values["intercept"]

@@ -237,7 +237,7 @@ def compare_gates(
 
 
 def _correlations(x: Tensor, y: Tensor) -> Tensor:
-    """Of x (n, layers, units) with y (n,), 0 where one does not vary."""
+    """Correlations of x (n, layers, units) with y (n,); 0 where one is constant."""
     x, y = x - x.mean(0), y - y.mean()
     scale = x.square().sum(0).sqrt() * y.square().sum().sqrt()
     product = torch.einsum("nlu,n->lu", x, y)

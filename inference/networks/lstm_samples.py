@@ -55,7 +55,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
-        for part, training in before:  # a part may have been in another mode than the whole
+        for part, training in before:  # submodules may have had other modes
             part.training = training
 
 
@@ -103,7 +103,7 @@ def sample_lstm(
     state = like.new_zeros(shape), like.new_zeros(shape)
     drawn: list[Tensor] = []
     with seeded(seed), torch.no_grad(), evaluating(lstm, output):
-        # Every symbol is read before the next is drawn: this loop over time cannot be saved.
+        # Each symbol is an input of the next step, so the loop over time is unavoidable.
         for _ in range(length):
             law = output(state[0][-1]).softmax(-1)
             drawn.append(torch.multinomial(law, 1).squeeze(-1))

@@ -363,7 +363,7 @@ def _split(
         _check_field(name, values, inside)
     share = isinstance(heldout, Real) and 0 < heldout < 1
     require(share, "heldout", "must be in (0, 1)", repr(heldout))
-    some = inside.any(1).nonzero()[:, 0]  # others have nothing to be fitted to or judged on
+    some = inside.any(1).nonzero()[:, 0]  # sequences with steps to use
     n = len(some)
     require(n >= 2, "features", "needs two sequences or more with steps that count", n)
     test_size = min(max(round(heldout * n), 1), n - 1)
@@ -464,7 +464,7 @@ def _decoder(x: Tensor, target: Tensor, units: int) -> Callable[[Tensor], Tensor
 
 
 def _standard_error(each: Tensor, owner: Tensor) -> float:
-    """Of the mean over steps, sequences being independent; NaN for a single one."""
+    """Standard error of the mean over steps, for independent sequences; NaN for one."""
     places, index = owner.unique(return_inverse=True)
     n = len(places)
     if n < 2:

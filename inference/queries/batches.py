@@ -22,7 +22,7 @@ def laws_of(model: Model, data: Sequences) -> Iterator[TrajectoryLaws]:
     Raises:
         ValueError: an unknown parameter, or data that the model cannot emit.
     """
-    model.complete({})  # says which parameters are not known, before anything is computed
+    model.complete({})  # raises for unknown parameters before computing
     model.check(data)
     return (model.laws({}, batch) for batch in data.batches(BATCH))
 

@@ -40,7 +40,7 @@ class Answers(Protocol):
         """Draw from p(z | y): paths (draws, N, T) int64 or (draws, N, T, D)."""
 
     def forecast(self, model: Model, data: Sequences, future: Future) -> Any:
-        """Continue the data under the model, whatever sequences these laws are of."""
+        """Continues the data under the model; these laws need not be of the same sequences."""
 
 
 def answers_to(laws: TrajectoryLaws) -> Answers:

@@ -184,7 +184,7 @@ class _Run:
         self.covariance = some.new_zeros(particles, n, d, d)
         self.regime = torch.zeros(particles, n, dtype=torch.int64)
         self.log_weight = some.new_full((particles, n), -math.log(particles))
-        if laws.recurrence is None:  # all start alike: one of them stands for all
+        if laws.recurrence is None:  # equal at first: one represents all
             self.log_weight = some.new_full((particles, n), -torch.inf)
             self.log_weight[0] = 0
         self.ends = self._belief
@@ -364,7 +364,7 @@ def resample(weight: Tensor, size: int) -> tuple[Tensor, Tensor]:
     # Summed from below: 1 − (sum of the larger) would lose the smallest weights to rounding.
     tail = ordered.flip(-1).cumsum(-1).flip(-1)[:, :top]
     level = tail / (size - torch.arange(top, device=weight.device))
-    whole = (ordered[:, :top] > level).sum(-1, keepdim=True)  # these stay for certain
+    whole = (ordered[:, :top] > level).sum(-1, keepdim=True)  # these are kept with certainty
     threshold = level.gather(1, whole.clamp_max(top - 1))
     threshold = torch.where((weight > 0).sum(-1, keepdim=True) <= size, 0, threshold)
     stay = torch.where(weight > 0, (weight / threshold).clamp_max(1), 0)

@@ -143,7 +143,7 @@ def state_chain(laws: SwitchingLaws, weight: Tensor) -> StateChain:
         weight: probabilities of the regimes, (N, T, K).
     """
     some = _potentials(laws, weight.to(laws.drift))
-    # exp(−½ z'Λz + h'z) is what observing L'z without a doubt of its variance 1 tells, Λ = LL'.
+    # exp(−½ z'Λz + h'z) is the likelihood of an observation of L'z with unit noise, Λ = LL'.
     scale, basis = torch.linalg.eigh(some.precision)
     told = scale > 1e-12 * scale.amax(-1, keepdim=True)
     root = torch.where(told, scale, 0).sqrt()
@@ -169,7 +169,7 @@ def state_chain(laws: SwitchingLaws, weight: Tensor) -> StateChain:
 
 def _potentials(laws: SwitchingLaws, weight: Tensor) -> _Potentials:
     inside = laws.data.step_mask
-    # Beyond the end any proper law will do: it tells nothing of what is before.
+    # Beyond the end any proper law is valid: it has no influence on earlier steps.
     weight = torch.where(inside.unsqueeze(-1), weight, 1 / laws.regimes)
     precision = torch.cholesky_inverse(laws.noise_factor)
     forward = precision @ laws.dynamics
