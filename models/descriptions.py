@@ -197,6 +197,8 @@ def find_class(
 
 
 def _import(module: str, allow: Collection[str]) -> None:
+    if isinstance(allow, str):
+        raise ValueError(f"allow: must be a list of modules, such as [{allow!r}], got {allow!r}")
     packages = accumulate(module.split("."), "{}.{}".format)
     if not {*allow, *_OWN} & {*packages}:
         raise ValueError(
@@ -228,7 +230,7 @@ def whole(what: str) -> Iterator[None]:
     """Raise ``ValueError`` if a description is incomplete or has another form."""
     try:
         yield
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(
             f"path: needs a whole description of {what}, got one that lacks or distorts {error}"
         ) from error

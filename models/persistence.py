@@ -120,7 +120,7 @@ def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> 
     try:
         description = json.loads(content["model"])
         return restore(description, dict(content["tensors"]), allow)
-    except (TypeError, AttributeError, json.JSONDecodeError) as error:
+    except (TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
         raise ValueError(
             f"path: needs a model written by save_model, got {os.fspath(path)!r} with other "
             f"content under the same names ({error})"

@@ -389,6 +389,7 @@ def test_pickles_are_refused_and_not_run(write, tmp_path: Path, monkeypatch) -> 
         ({"model": 3, "tensors": {}}, "other content under the same names"),
         ({"model": "no json", "tensors": {}}, "other content under the same names"),
         ({"model": "[]", "tensors": {}}, "other content under the same names"),
+        ({"model": "[" * 10**5, "tensors": {}}, "other content under the same names"),
         ({"model": "{}", "tensors": 3}, "other content under the same names"),
         ({"model": "{}", "tensors": {}}, "needs a model of format 2, got kind None, format None"),
         (
@@ -522,6 +523,8 @@ def test_modules_that_cannot_be_imported_are_named(saved: Path) -> None:
         ValueError, match=r"import it before, or name it in allow=\['no_such_module"
     ):
         load_model(saved)
+    with pytest.raises(ValueError, match=r"allow: must be a list of modules, such as \['no_such_"):
+        load_model(saved, allow="no_such_module")
     with pytest.raises(ValueError, match=r"allow: must name modules to import, got 'no_such_mod"):
         load_model(saved, allow=["no_such_module"])
 

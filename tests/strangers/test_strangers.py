@@ -43,12 +43,15 @@ from beliefzoo.inference import (
     smooth,
     step_log_likelihood,
     to_arviz,
+    weighted_evidence,
 )
 from beliefzoo.models import (
+    DeepMarkovModel,
     GaussianBelief,
     HiddenMarkovModel,
     LinearGaussianSSM,
     Model,
+    NeuralEmission,
     Regression,
     Sequences,
     load_model,
@@ -77,6 +80,14 @@ def regressing() -> Model:
     return HiddenMarkovModel(2, Regression(Waiting(1), lags=1))
 
 
+def neural() -> Model:
+    return HiddenMarkovModel(2, NeuralEmission(Waiting(2), 2, 3))
+
+
+def deep() -> Model:
+    return DeepMarkovModel(2, Waiting(2), transition_width=3, emission_width=3)
+
+
 def ring() -> Model:
     return HiddenMarkovModel(3, "gaussian", transition=Ring(3), initial=Somewhere(3))
 
@@ -100,6 +111,7 @@ CASES = {
     "emission": Case(waiting, lambda model: BeliefGuide(model, LSTMFilter(3))),
     "emission, exact": Case(waiting, lambda model: BeliefGuide(model, ExactFilter())),
     "emission, base": Case(regressing, lambda model: ForwardGuide(model, LSTMFilter(3))),
+    "emission, neural": Case(neural, lambda model: BeliefGuide(model, ExactFilter())),
     "transition": Case(ring, lambda model: ForwardGuide(model, LSTMFilter(3))),
     "dynamics": Case(forgetful, lambda model: BeliefGuide(model, LSTMFilter(3))),
     "dynamics, two": Case(summed, lambda model: ForwardGuide(model, LSTMFilter(3))),
@@ -304,6 +316,19 @@ def test_draws_together_say_what_draws_one_by_one_say():
     for group, name in (("log_likelihood", "obs"), ("posterior_states", "smoothed_probability")):
         one, other = (idata[group][name].values for idata in told)
         np.testing.assert_allclose(one, other, atol=1e-10)
+
+
+def test_a_strange_emission_of_a_nonlinear_model(tmp_path):
+    """There is no exact inference to compare with: it is fitted, weighed, exported, saved."""
+    case = Case(deep, lambda model: BeliefGuide(model, NetworkFilter(Attention(4))))
+    result, data = fitted(case)
+    assert bool(result.losses.isfinite().all())
+    found = weighted_evidence(result, data, draws=25, seed=0)
+    assert bool(torch.as_tensor(found.log_evidence).isfinite().all())
+    to_arviz(result, data, draws=3, seed=0)
+    again = load_fit(save_fit(result, tmp_path / "fit"))
+    for name, value in result.guide.state_dict().items():
+        assert torch.equal(again.guide.state_dict()[name], value)
 
 
 @every_case

@@ -66,6 +66,37 @@ def test_all_that_a_fit_is_told_counts():
         assert fingerprint(**told | {name: value}) != own, name
 
 
+class Remembering(ExactFilter):
+    """A filter with a setting that is an object without words of its own."""
+
+    def __init__(self, size=1):
+        super().__init__()
+        self.size, self.thing = size, object()
+
+    @property
+    def configuration(self):
+        return {"size": self.size, "thing": self.thing}
+
+
+class Weighing(BeliefGuide):
+    weight = 1.0
+
+    @property
+    def options(self):
+        return {"weight": self.weight}
+
+
+def test_settings_of_filters_and_guides_count_and_places_in_memory_do_not():
+    def of(filter, guide=BeliefGuide):
+        return fingerprint(guide(MODEL, filter), DATA, None, "elbo", {}, 0)
+
+    assert of(LSTMFilter(3)) != of(LSTMFilter(3, gain=2.0))
+    assert of(Remembering()) == of(Remembering()) != of(Remembering(2))
+    first = of(ExactFilter(), Weighing)
+    Weighing.weight = 2.0
+    assert of(ExactFilter(), Weighing) != first
+
+
 def test_reading(tmp_path):
     path = tmp_path / "fit.pt"
     assert read_checkpoint(None, "a") is None
