@@ -26,15 +26,22 @@ def exported(place: str) -> Iterator[tuple[str, object]]:
             yield name, thing
 
 
-def takes_arguments(thing: object) -> bool:
-    """Whether a user calls it with arguments: a Protocol or an abstract class is not called."""
+def arguments(thing: object) -> set[str]:
+    """Arguments that a user calls it with: a Protocol or an abstract class is not called."""
     if inspect.isclass(thing) and (
         getattr(thing, "_is_protocol", False) or inspect.isabstract(thing)
     ):
-        return False
+        return set()
     own = inspect.signature(thing).parameters.values()  # type: ignore[arg-type]
     # A module of torch without a constructor of its own has *args, **kwargs, and takes none.
-    return any(x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD) for x in own)
+    return {x.name for x in own if x.kind not in (x.VAR_POSITIONAL, x.VAR_KEYWORD)}
+
+
+def described(words: str) -> set[str]:
+    """Names before a colon in the list of arguments or attributes."""
+    lists = re.findall(r"^(?:Args|Attributes):\n((?:    .*\n|\n)*)", f"{words}\n", re.M)
+    lines = [line for part in lists for line in re.findall(r"^    ([\w, ]+):", part, re.M)]
+    return {name.strip() for line in lines for name in line.split(",")}
 
 
 def lacks(thing: object) -> list[str]:
@@ -45,8 +52,11 @@ def lacks(thing: object) -> list[str]:
         missing.append("an example")
     if len([line for line in words.splitlines() if line.strip()]) < 3:
         missing.append("more than a line")
-    if takes_arguments(thing) and not re.search(r"^ *(Args|Attributes):$", words, re.M):
-        missing.append("Args")
+    # Arguments that a class inherits may be described where they come from.
+    places = getattr(thing, "__mro__", (thing,))
+    named = set().union(*(described(inspect.cleandoc(place.__doc__ or "")) for place in places))
+    if unnamed := arguments(thing) - named:
+        missing.append(f"arguments {sorted(unnamed)}")
     if inspect.isfunction(thing):
         returned = inspect.signature(thing).return_annotation
         if returned not in (None, "None") and "Returns:" not in words:
@@ -64,19 +74,19 @@ def test_what_lacks_is_seen() -> None:
     class Said(Protocol):
         """One line."""
 
-    def half_said(number: int) -> int:
-        """Return the number.
+    def half_said(number: int, times: int) -> int:
+        """Return the number so many times.
 
         Args:
             number: any.
 
-        >>> half_said(1)
+        >>> half_said(1, 1)
         1
         """
-        return number
+        return number * times
 
     assert lacks(Said) == ["an example", "more than a line"]
-    assert lacks(half_said) == ["Returns"]
+    assert lacks(half_said) == ["arguments ['times']", "Returns"]
 
 
 @pytest.mark.parametrize("place", DOCUMENTED)

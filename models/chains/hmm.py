@@ -66,11 +66,11 @@ class ChainLaws:
 
     Args:
         log_initial: log p(z_1), (…draws, N|1, K).
-        moves: log T, (…draws, N|1, T-1|1, K, K), or a function that returns it: exact inference
-            does without the K × K numbers where the transition has a structure.
+        moves: log T, (…draws, N|1, T-1|1, K, K), or a function that returns it.
         data: the sequences.
         choice: (N, T-1), for steps that choose among A matrices, for instance by their action;
             ``moves`` is then (…draws, 1, A, K, K).
+        structure: a function that returns the moves in a form without the K × K numbers, or None.
 
     >>> import torch
     >>> from beliefzoo.models import Sequences
@@ -88,7 +88,6 @@ class ChainLaws:
     data: Sequences
     choice: Tensor | None = field(default=None, kw_only=True)
     structure: Callable[[], Moves | None] = field(default=lambda: None, kw_only=True)
-    """The moves in a form that does without the K × K numbers, if they have one."""
 
     @property
     def discrete(self) -> Self:
@@ -155,7 +154,7 @@ class Laws(ChainLaws):
     zero where nothing was observed.
 
     Args:
-        log_initial, moves, data, choice: as for ``ChainLaws``.
+        log_initial, moves, data, choice, structure: as for ``ChainLaws``.
         emission: the emission law.
         parameters: all parameter values, by name.
 

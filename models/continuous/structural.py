@@ -319,10 +319,10 @@ class Autoregressive(_Structural):
         order: number of lags p.
         scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
         name: takes the place of "ar".
+        initial_variance: must be None; the stationary distribution determines it.
 
     Raises:
-        ValueError: an order that is no whole number >= 1, or an ``initial_variance``: the
-            stationary distribution determines it.
+        ValueError: an order that is no whole number >= 1, or an ``initial_variance``.
 
     Source: Barndorff-Nielsen & Schou (1973), J. Multivariate Analysis 3.
 
@@ -435,10 +435,10 @@ class Cycle(_Structural):
         longest: longest period, in steps.
         scale: typical change of the series from step to step; ``scaled_to(data)`` sets it.
         name: takes the place of "cycle".
+        initial_variance: must be None; the stationary distribution determines it.
 
     Raises:
-        ValueError: periods that are not 2 <= shortest < longest, or an ``initial_variance``: the
-            stationary distribution determines it.
+        ValueError: periods that are not 2 <= shortest < longest, or an ``initial_variance``.
 
     Source: Harvey (1989).
 

@@ -42,8 +42,8 @@ class Sequences:
         lengths: (N,) int64, 1 <= length <= T.
         times: (N, T) float64 or None; finite, never decreasing along a row (the padding repeats the
             last time).
-        actions: (N, T) int64 or None; ``actions[:, t]`` drives the step from t to t + 1. The last
-            step needs an action too: it drives the first forecast step.
+        actions: (N, T) int64 or None; ``actions[:, t]`` drives the step from t to t + 1, that of
+            the last step the first forecast step.
         rewards: (N, T) float64, finite, or None; ``rewards[:, t]`` is earned by ``actions[:, t]``.
         inputs: (N, T, U) floating, finite, or None.
         labels: names of the sequences, all different; by default "0", "1", …
