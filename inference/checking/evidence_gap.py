@@ -37,7 +37,7 @@ class EvidenceGap:
         update_error: u_t = KL(β_t ‖ Bayes(β_{t-1}, y_t)), the error added by this step's update,
             (N, T); see docs/science.md, I1.
         surprise: −log p(y_t | y_1 … y_{t-1}) under the exact filter, (N, T).
-        lengths: Lengths of the sequences, (N,).
+        lengths: lengths of the sequences, (N,).
 
     >>> from beliefzoo.inference import BeliefGuide, LSTMFilter, evidence_gap
     >>> from beliefzoo.models import mess3

@@ -64,14 +64,15 @@ class GapParts:
         node_divergence: Σ_j KL(b_tj ‖ β_tj), (N, T), likewise.
 
     >>> from beliefzoo.inference import LSTMFilter, MeanFieldGuide, gaps
-    >>> from beliefzoo.models import Categorical, HiddenMarkovModel
-    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
-    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], probs=[[0.8, 0.2], [0.2, 0.8]]
+    >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
+    >>> model = LinearGaussianSSM(LinearDynamics(1)).with_parameters(
+    ...     initial_mean=[0.0], initial_variance=[1.0], transition=[[0.9]], process_variance=[1.0],
+    ...     loading=[[1.0]], intercept=0.0, observation_variance=1.0,
     ... )
-    >>> parts = gaps(MeanFieldGuide(model, LSTMFilter(4)), model.sample(10, 4, seed=0).data)
+    >>> parts = gaps(MeanFieldGuide(model, LSTMFilter(4)), model.sample(10, 20, seed=0).data)
     >>> whole = parts.family + parts.causality + parts.amortization
     >>> parts.causal, bool((whole - parts.total).abs().max() < 1e-9)
-    ('over all prefixes', True)
+    ('in closed form', True)
     """
 
     log_evidence: Tensor

@@ -116,6 +116,7 @@ class BayesianRecurrentFilter(nn.Module):
         return logit.sigmoid()
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
+        """Returns log beliefs (N, T, K)."""
         if self.belief is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
         x, dtype = self.channels(laws), laws.log_initial.dtype

@@ -168,6 +168,7 @@ class MEMMFilter(_MarkovPotentials):
     """
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
+        """Returns log beliefs (N, T, K)."""
         scores = self.scores(laws)
         return filter_beliefs(
             scores[:, 0].log_softmax(-1), self._log_kernels(scores), torch.zeros_like(scores)
@@ -215,6 +216,7 @@ class CRFFilter(_MarkovPotentials):
     """
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
+        """Returns log beliefs (N, T, K)."""
         scores = self.scores(laws)
         return filter_beliefs(torch.zeros_like(scores[:1, 0]), self._table(scores), scores)
 

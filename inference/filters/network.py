@@ -230,6 +230,7 @@ class NetworkFilter(nn.Module):
         return normal_law(scores, self.belief, self.state_shift, self.state_scale)
 
     def forward(self, laws: TrajectoryLaws) -> Beliefs:
+        """Returns log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
         return self.read_out(self.scores(laws))
 
 

@@ -121,6 +121,7 @@ class SigmoidFilter(nn.Module):
         return torch.cat([drive[:, :1], drive[:, 1:] + hidden[:, :-1] @ weight.mT], 1)
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
+        """Returns log beliefs (N, T, K)."""
         return product_law(self.logits(laws).to(laws.log_initial.dtype))
 
     @property

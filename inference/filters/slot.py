@@ -112,6 +112,7 @@ class ExactFilter(nn.Module):
         """Does nothing."""
 
     def forward(self, laws: TrajectoryLaws) -> Beliefs:
+        """Returns log beliefs (N, T, K), or normal beliefs about (N, T, D)."""
         if laws.discrete is not None:
             chain = laws.discrete.chain  # the laws cache its likelihood, with the gradient
             with torch.no_grad():

@@ -313,6 +313,7 @@ class SpectralFilter(nn.Module):
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
 
     def forward(self, laws: Laws) -> Tensor:
+        """Returns log beliefs (N, T, K)."""
         operators = self.operators
         with torch.no_grad():
             codes, seen = laws.data.codes(), laws.data.observed_steps

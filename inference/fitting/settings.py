@@ -21,15 +21,14 @@ class FitSettings:
     sequences), it returns the best state by the loss; otherwise the last state.
 
     Attributes:
-        steps: Gradient steps.
-        batch_size: Sequences per step.
+        steps: number of gradient steps.
+        batch_size: number of sequences per step.
         learning_rate: Adam's, for the filter's weights.
         parameter_learning_rate: Adam's, for the posterior of the model's parameters (on the
             unconstrained scale).
-        weight_decay: Half the squared weights of the filter, times this, are added to the loss
-            (nats per step): a normal prior of precision ``weight_decay`` × steps in the data,
-            against overfitting.
-        schedule: Both rates fall to a hundredth along a half cosine, or stay.
+        weight_decay: weight of ½ Σ (filter weights)² in the loss (nats per step): a normal prior
+            of precision ``weight_decay`` × steps in the data, against overfitting.
+        schedule: both rates fall to a hundredth along a half cosine, or stay constant.
         clip_norm: largest norm of the gradient (loss in nats per step); larger ones are scaled
             down.
         particles: draws of the parameters (elbo) or of the paths (iwae, fivo, rws) per step.
@@ -43,7 +42,7 @@ class FitSettings:
         holdout: share of the sequences held out for early stopping (none of fewer than 20
             sequences; of a folder at most 4096 sequences, which are kept in memory).
         evaluate_every: steps between evaluations on the held-out sequences.
-        patience: Evaluations without a better bound before stopping; None: never stop early.
+        patience: evaluations without a better bound before stopping; None: never stop early.
         checkpoint_every: steps between checkpoints, if a checkpoint file is given.
 
     Raises:

@@ -208,6 +208,7 @@ class TrajectoryNetwork(nn.Module):
         return (self.into.weight.t(), self.into.bias), self._share * self.out.weight.t()
 
     def forward(self, laws: TrajectoryLaws) -> Tensor:
+        """Raises ValueError: the network has no belief about z_t alone."""
         raise ValueError(
             "filter: a TrajectoryNetwork says nothing of z_t alone; it belongs into a DeepGuide"
         )

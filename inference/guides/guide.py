@@ -229,6 +229,7 @@ class Guide(nn.Module, ABC):
         return values
 
     def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
+        """The guide's Pyro program: samples parameters and ``states``; returns q(states | y)."""
         laws = self.model.laws(self.sample_parameters(), data)
         posterior = self.posterior(laws)
         law: Any = posterior
@@ -322,6 +323,7 @@ class BeliefGuide(Guide):
     def posterior(
         self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
         if self._exact and laws.linear is not None:
             return GaussianSmoother(laws.linear)  # needs no density of the beliefs
         beliefs = self.beliefs(laws)
@@ -369,12 +371,15 @@ class ForwardGuide(Guide):
         model, parameters: as of :class:`Guide`.
         filter: one with scores, see :class:`ScoredFilter`.
 
+    >>> import torch
     >>> from beliefzoo.inference import FitSettings, ForwardGuide, LSTMFilter, evidence_gap, fit
-    >>> from beliefzoo.models import mess3
-    >>> model = mess3().model
-    >>> data = model.sample(50, 10, seed=0).data
-    >>> guide = ForwardGuide(model, LSTMFilter(16, direction="both"))
-    >>> settings = FitSettings(steps=40, learning_rate=0.03)
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], rate=[2.0, 5.0]
+    ... )
+    >>> data, _ = model.sample(20, 10, seed=0).data, torch.manual_seed(0)
+    >>> guide = ForwardGuide(model, LSTMFilter(8, direction="both"))
+    >>> settings = FitSettings(steps=20, learning_rate=0.05, sleep_steps=0)
     >>> result = fit(model, guide, data, settings=settings, seed=0, progress=False)
     >>> evidence_gap(result, data).gap_per_step < evidence_gap(guide, data).gap_per_step
     True
@@ -396,6 +401,7 @@ class ForwardGuide(Guide):
         _require_plain(self, model)
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> Forward | GaussianForward:
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
         if laws.discrete is not None:
             scores = self._scores(laws)
             return Forward(laws.discrete, scores if learn else scores.detach())
@@ -450,6 +456,7 @@ class MeanFieldGuide(Guide):
     def posterior(
         self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> MeanField | GaussianMeanField:
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
         beliefs = self.beliefs(laws)
         beliefs = beliefs if learn else beliefs.detach()
         if isinstance(beliefs, Tensor):

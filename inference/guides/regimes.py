@@ -244,6 +244,7 @@ class RegimeGuide(Guide):
         return self.kind == "factorised"
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SwitchingPosterior:
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
         beliefs = self.beliefs(laws)
         assert isinstance(beliefs, Tensor)  # the model's belief is discrete
         beliefs = beliefs if learn else beliefs.detach()

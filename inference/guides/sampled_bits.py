@@ -153,6 +153,7 @@ class SampledBitGuide(Guide):
         nodes_of(model, type(self).__name__)
 
     def posterior(self, laws: TrajectoryLaws, *, learn: bool = True) -> SampledBits:
+        """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
         chain = laws.discrete
         assert chain is not None  # since the model has nodes
         dtype = chain.log_initial.dtype

@@ -216,6 +216,7 @@ class ConstructedFilter(nn.Module):
         """Does nothing: the weights are in the units of the data."""
 
     def forward(self, laws: LinearLaws) -> GaussianBeliefs:
+        """Returns normal beliefs about (N, T, 1)."""
         _require_whole(laws.data)
         like = next(self.network.parameters())
         cell = recurrent_gates(self.network, laws.values.to(like))["c"][:, :, 0]

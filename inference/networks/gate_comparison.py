@@ -140,8 +140,8 @@ class GateComparison:
     """Correlations of gates with quantities of the posterior; made by :func:`compare_gates`.
 
     Attributes:
-        correlations: Gate → quantity → Pearson correlation of every unit, (layers, units).
-        best: Gate → quantity → the unit with the largest |correlation|.
+        correlations: gate → quantity → Pearson correlation of every unit, (layers, units).
+        best: gate → quantity → the unit with the largest |correlation|.
 
     >>> import torch
     >>> from beliefzoo.inference import compare_gates

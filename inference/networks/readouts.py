@@ -49,14 +49,12 @@ class BeliefReadout:
     """Quality of a linear read-out of a belief on held-out sequences; all nats are per step.
 
     Attributes:
-        r_squared: 1 − Σ|b_t − b̂_t|² / Σ|b_t − b̄|², over all steps and components; of
-            continuous states of their means. NaN where the belief never changes, as of one
-            state.
-        decoder_kl: Mean of KL(b_t ‖ q(·|s_t)); None of continuous states.
-        decoder_kl_standard_error: Its standard error over sequences.
-        information: Mean of KL(b_t ‖ b̄): what the decoder would miss if the features said
-            nothing.
-        features: Width of what was read.
+        r_squared: 1 − Σ|b_t − b̂_t|² / Σ|b_t − b̄|² over all steps and components, for
+            continuous states of their means; NaN if the belief is constant.
+        decoder_kl: mean of KL(b_t ‖ q(·|s_t)); None for continuous states.
+        decoder_kl_standard_error: its standard error over sequences.
+        information: mean of KL(b_t ‖ b̄), the decoder KL of features without information.
+        features: number of features.
 
     >>> from beliefzoo.inference import BeliefReadout
     >>> found = BeliefReadout(
@@ -183,21 +181,22 @@ class Readouts:
     """Read-outs of an LSTM's state and their controls; made by :func:`lstm_readouts`.
 
     Attributes:
-        state: From the output ``h``, the cell ``c`` and both, ``hc``.
-        untrained: From those of a network of the same sizes with torch's random first weights.
-        window: From the last n inputs: of few symbols any function of them, otherwise linear.
-        next_symbol: From the exact probabilities of the next symbol; None if none were given.
+        state: read-outs from the output ``h``, the cell ``c`` and both, ``hc``.
+        untrained: the same for a network of the same size with torch's random initial weights.
+        window: read-outs from the last n inputs: any function of few symbols, otherwise linear.
+        next_symbol: from the exact probabilities of the next symbol; None if not given.
 
     >>> import torch
     >>> from beliefzoo.inference import filter as exact_filter
     >>> from beliefzoo.inference import lstm_readouts
-    >>> from beliefzoo.models import mess3
-    >>> model = mess3().model
-    >>> data = model.sample(20, 10, seed=0).data
-    >>> lstm = torch.nn.LSTM(3, 4, batch_first=True)
-    >>> found = lstm_readouts(lstm, data, exact_filter(model, data), windows=2)
-    >>> sorted(found.window), found.next_symbol is None
-    ([1, 2], True)
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], probs=[[0.8, 0.2], [0.2, 0.8]]
+    ... )
+    >>> data, lstm = model.sample(20, 5, seed=0).data, torch.nn.LSTM(2, 4, batch_first=True)
+    >>> found = lstm_readouts(lstm, data, exact_filter(model, data), windows=1)
+    >>> list(found.rows)[:3], found.next_symbol is None
+    (['LSTM h', 'LSTM c', 'LSTM hc'], True)
     """
 
     state: Mapping[str, BeliefReadout]
@@ -264,10 +263,12 @@ def lstm_readouts(
     >>> import torch
     >>> from beliefzoo.inference import filter as exact_filter
     >>> from beliefzoo.inference import lstm_readouts
-    >>> from beliefzoo.models import mess3
-    >>> model, _ = mess3().model, torch.manual_seed(0)
-    >>> data = model.sample(60, 20, seed=0).data
-    >>> lstm = torch.nn.LSTM(3, 4, batch_first=True)  # in practice a trained one
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission=Categorical(2)).with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.1, 0.9]], probs=[[0.8, 0.2], [0.2, 0.8]]
+    ... )
+    >>> data = model.sample(40, 8, seed=0).data
+    >>> lstm = torch.nn.LSTM(2, 4, batch_first=True)  # in practice a trained one
     >>> found = lstm_readouts(lstm, data, exact_filter(model, data), windows=2)
     >>> list(found.state), list(found.window)
     (['h', 'c', 'hc'], [1, 2])

@@ -52,29 +52,31 @@ class Wrapped:
     """An LSTM with a model fitted around it, measured on held-out sequences; made by :func:`wrap`.
 
     Attributes:
-        fit: Model and guide; ``fit.guide.filter.network`` is the network, ``fit.fitted`` the
+        fit: model and guide; ``fit.guide.filter.network`` is the network, ``fit.fitted`` the
             model.
-        heldout: What everything was measured on.
-        gap: Evidence, ELBO, KL from the exact filter to the network's belief, update error.
-        readouts: How much of the exact filter's belief (of continuous states: its mean) the
-            state holds.
-        node_readouts: The same of the single nodes' probabilities, of a model of binary nodes.
-        gates: Gates beside what the exact filter does at each step.
-        untrained_gates: The same of an untrained network of the same sizes: the control.
+        heldout: the sequences on which everything was measured.
+        gap: evidence, ELBO, KL from the exact filter to the network's belief, update error.
+        readouts: of the exact filter's belief (its mean for continuous states) from the LSTM's
+            state.
+        node_readouts: of the single nodes' probabilities, for a model of binary nodes.
+        gates: correlations of the gates with quantities of the exact filter.
+        untrained_gates: the same for an untrained network of the same size, a control.
         lstm_score: log p(y_n) of the LSTM and its head as a language model, (N,) nats; None
             without a head.
-        samples: Samples of the LSTM (first) beside samples of the model (second); None without
-            a head.
-        notes: What was left out, and why.
+        samples: comparison of samples of the LSTM (first) and of the model (second); None
+            without a head.
+        notes: what was left out, and why.
 
     >>> import torch
     >>> from beliefzoo.inference import FitSettings, wrap
-    >>> from beliefzoo.models import mess3
-    >>> model, lstm = mess3().model, torch.nn.LSTM(3, 4, batch_first=True)
-    >>> data = model.sample(20, 10, seed=0).data
-    >>> wrapped = wrap(lstm, model, data, settings=FitSettings(steps=5), windows=1)
-    >>> wrapped.states, wrapped.gap.gap_per_step > 0
-    (9, True)
+    >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
+    >>> _ = torch.manual_seed(0)
+    >>> lstm, head = torch.nn.LSTM(3, 4, batch_first=True), torch.nn.Linear(4, 3)
+    >>> data = mess3().model.sample(12, 6, seed=0).data
+    >>> model, settings = HiddenMarkovModel(states=2, emission=Categorical(3)), FitSettings(steps=5)
+    >>> wrapped = wrap(lstm, model, data, output=head, settings=settings, windows=0, samples=4)
+    >>> wrapped.states, sorted(wrapped.figures)[:3]
+    (2, ['elbo_per_step', 'evidence_per_step', 'gap_per_step'])
     """
 
     fit: Fit
@@ -201,10 +203,10 @@ def wrap(
     >>> from beliefzoo.inference import FitSettings, wrap
     >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
     >>> _ = torch.manual_seed(0)
-    >>> lstm = torch.nn.LSTM(3, 8, batch_first=True)  # in practice a trained one
-    >>> data = mess3().model.sample(40, 10, seed=0).data
+    >>> lstm = torch.nn.LSTM(3, 4, batch_first=True)  # in practice a trained one
+    >>> data = mess3().model.sample(12, 6, seed=0).data
     >>> model = HiddenMarkovModel(states=2, emission=Categorical(3))
-    >>> wrapped = wrap(lstm, model, data, settings=FitSettings(steps=20), windows=1)
+    >>> wrapped = wrap(lstm, model, data, settings=FitSettings(steps=5), windows=0)
     >>> wrapped.gap.elbo_per_step < wrapped.gap.evidence_per_step
     True
     """
@@ -454,8 +456,8 @@ def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> Wrapp
     >>> from beliefzoo.inference import FitSettings, compare_wrapped, wrap
     >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
     >>> _ = torch.manual_seed(0)
-    >>> lstm, options = torch.nn.LSTM(3, 8, batch_first=True), {"windows": 1}
-    >>> data, options["settings"] = mess3().model.sample(30, 10, seed=0).data, FitSettings(steps=10)
+    >>> lstm, options = torch.nn.LSTM(3, 4, batch_first=True), {"windows": 0}
+    >>> data, options["settings"] = mess3().model.sample(12, 6, seed=0).data, FitSettings(steps=5)
     >>> models = [HiddenMarkovModel(states, Categorical(3)) for states in (1, 2)]
     >>> found = compare_wrapped([wrap(lstm, model, data, **options) for model in models])
     >>> found.names

@@ -28,14 +28,14 @@ class RegimeParticles:
     a particle (without recurrence). Moments are Rao-Blackwellised over the last regime.
 
     Attributes:
-        log_evidence: log p(y_n), (N,) nats
-        log_increments: log p(y_t | y_1 … y_{t-1}), (N, T), zero beyond the length
-        regimes: p(s_t | y_1 … y_t), (N, T, K), zero beyond the length
-        mean: E[z_t | y_1 … y_t], (N, T, D)
-        covariance: Cov[z_t | y_1 … y_t], (N, T, D, D)
-        effective: Effective number of particles after each step, (N, T)
-        paths: Draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the
-            length. Early steps of long sequences go back to few ancestors.
+        log_evidence: log p(y_n), (N,) nats.
+        log_increments: log p(y_t | y_1 … y_{t-1}), (N, T), zero beyond the length.
+        regimes: p(s_t | y_1 … y_t), (N, T, K), zero beyond the length.
+        mean: E[z_t | y_1 … y_t], (N, T, D).
+        covariance: Cov[z_t | y_1 … y_t], (N, T, D, D).
+        effective: effective number of particles after each step, (N, T).
+        paths: draws of whole regime paths given all data, by ancestry, (S, N, T); −1 beyond the
+            length. In long sequences, early steps descend from few particles.
 
     >>> from beliefzoo.inference import mixture_kalman
     >>> from beliefzoo.models import Sequences, SwitchingLinearSSM

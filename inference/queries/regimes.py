@@ -21,10 +21,10 @@ class SmoothedRegimes:
     """Factorised posterior q(s) q(z) of N sequences, at an optimum of its bound.
 
     Attributes:
-        regimes: q(s_t), (N, T, K), zero beyond the length
-        mean: E[z_t], (N, T, D)
-        covariance: Cov[z_t], (N, T, D, D)
-        bound: On log p(y_n), (N,) nats, after each sweep: (sweeps, N), never decreasing
+        regimes: q(s_t), (N, T, K), zero beyond the length.
+        mean: E[z_t], (N, T, D).
+        covariance: Cov[z_t], (N, T, D, D).
+        bound: lower bound on log p(y_n) after each sweep, (sweeps, N) nats, never decreasing.
 
     >>> from beliefzoo.inference import smooth_regimes
     >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
