@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..inference import BeliefReadout, belief_readout, lstm_readouts, sample_states
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..models import (
     POMDP,
     Episodes,
@@ -35,8 +35,8 @@ from ..models import (
     t_maze,
     tiger,
 )
-from .command.report import Outcome, versions
-from .command.seeds import over_seeds, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, over_seeds, summary
 from .drawings.agent_beliefs import draw
 
 if TYPE_CHECKING:
@@ -50,15 +50,9 @@ SHARES = 0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: training, episodes, read-outs."""
-    seeds: int = 5
-    """Agents of each problem."""
-    jobs: int = 1
-    """Agents trained at the same time, one thread each. The numbers do not depend on it."""
     length: int = 10
     """Cells of the corridor of the T-maze."""
     stochasticity: float = 0.2
@@ -425,10 +419,4 @@ def _posterior(settings: Settings, shown: Mapping[str, Episodes]) -> Idata:
             f"{name}_belief": (*along, f"{name}_relevant_state"),
             f"{name}_belief_in_the_bystander": along,
         }
-    attrs = {
-        "experiment": "agent-beliefs",
-        "seed": settings.seed,
-        "settings": dataclasses.asdict(settings),
-        "versions": versions(),
-    }
-    return build(groups, dims=dims, attrs=attrs)
+    return record(settings, groups, dims=dims)

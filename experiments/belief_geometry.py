@@ -30,7 +30,7 @@ from ..inference import (
     sample_states,
     step_log_likelihood,
 )
-from ..inference.arviz_groups import Idata, build, group
+from ..inference.arviz_groups import Idata, group
 from ..inference.networks.network_inputs import network_inputs, states_of
 from ..inference.networks.readouts import untrained_like
 from ..models import (
@@ -42,8 +42,8 @@ from ..models import (
     zero_one_random,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
 from .parts.language_models import LanguageModel, train
 
 Array = npt.NDArray[np.float64]
@@ -84,15 +84,9 @@ _POOL = 40
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches, read-outs."""
-    seeds: int = 5
-    """Networks of each process, which differ in weights and training sequences."""
-    jobs: int = 1
-    """Networks trained at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 48
     """Units of the LSTM: ten times the states, since each unit is bounded and coarse."""
     length: int = 24
@@ -282,7 +276,8 @@ def _posterior(settings: Settings, fits: Mapping[str, list[Trained]]) -> Idata:
             dims[f"{name}_{kind}_beliefs"] = (f"{name}_point", f"{name}_state")
         arrays[f"{name}_curve"] = np.stack([one.curve for one in each])
         dims[f"{name}_curve"] = ("training_seed", "step_and_loss", f"{name}_watched")
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"hidden_state": (pairs // chain.symbols).numpy()[None]},
             "observed_data": {"symbol": few.codes().numpy()},
@@ -292,12 +287,6 @@ def _posterior(settings: Settings, fits: Mapping[str, list[Trained]]) -> Idata:
             "hidden_state": ("sequence", "time"),
             "symbol": ("sequence", "time"),
             **dims,
-        },
-        attrs={
-            "experiment": "belief-geometry",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
         },
     )
 

@@ -16,7 +16,6 @@ recursion with the slope of the bit, both put through the same reading, and an u
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,14 +36,14 @@ from ..inference import (
     evidence_gap,
     fit,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.filters.slot import Filter
 from ..inference.fitting.objectives import Objective
 from ..inference.guides.guide import Guide
 from ..models import Sequences
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, interval, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, interval, over_seeds, stream, summary
 from .drawings.belief_or_bit import draw
 from .parts.reference_filters import AffineFilter
 from .parts.two_states import PUBLISHED_AFFINE, best_affine_slope, chain
@@ -60,17 +59,11 @@ LEAST_EXCLUDED = 1
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches."""
     cases: tuple[tuple[float, float], ...] = ((0.1, 1.0), (0.05, 0.5), (0.02, 0.5))
     """Pairs (ε, μ): the two slopes are .8 and 1.10, .9 and 1.47, .96 and 1.95."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights, training sequences and batches."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 16
     """Units of the LSTM; its belief is one number. Half as many came just short in a trial."""
     length: int = 100
@@ -331,9 +324,7 @@ def run(settings: Settings) -> Outcome:
             figures[name] = case_figures(settings, case, mine, controls[-1])
             reach[f"{name}.lstm.times_better_than_best_affine"] = (">=", LEAST_TIMES)
             reach |= {f"{name}.{kind}.readings_excluded": (">=", LEAST_EXCLUDED) for kind in READ}
-    short = falls_short(figures, reach)
-    figures = {"reach": reach, "not_reached": short, **figures}
-    return Outcome(figures, _posterior(settings, fits, controls, figures))
+    return Outcome(against(figures, reach), _posterior(settings, fits, controls, figures))
 
 
 def controls_of(settings: Settings, case: int) -> dict[str, Measured]:
@@ -432,7 +423,8 @@ def _posterior(
         for case in cases
     ]
     each, by = ("case", "sequence", "step"), ("case", "network", "fit")
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"hidden_state": np.stack([drawn for drawn, _ in shown], 1)[None]},
             "observed_data": {"y": np.stack([y for _, y in shown])},
@@ -457,11 +449,5 @@ def _posterior(
             "curve": [*kinds, *controls[0]],
             "belief_before": (BINS[:-1] + BINS[1:]) / 2,
             "step": np.arange(1, settings.length + 1),
-        },
-        attrs={
-            "experiment": "belief-or-bit",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
         },
     )

@@ -8,7 +8,6 @@ an LSTM be to hold the belief about 2^k states, with a logit a node and with a l
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,12 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..models import Gaussian, HiddenMarkovModel, TemporalSigmoidBeliefNetwork, node_states
 from ..models.chains.node_laws import Coupling
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.coupled_nodes import HEADS, draw
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -42,15 +41,9 @@ excess is that of the best diagonal model under the true law, see ``_prediction`
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: models, sequences, weights."""
-    seeds: int = 5
-    """Fits of every kind, which differ in training sequences and starts."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     smallest_nodes: int = 2
     """Nodes of the smallest models, 4 states…"""
     largest_nodes: int = 8
@@ -91,6 +84,7 @@ class Settings:
     """Sequences per step."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         ordered = list(self.sizes) == sorted(set(self.sizes)) and self.sizes and self.held_nodes
         if not (1 <= self.smallest_nodes <= self.largest_nodes and ordered):
             raise ValueError(
@@ -414,8 +408,7 @@ def run(settings: Settings) -> Outcome:
         "by_nodes": by_nodes,
         "smallest_lstm": held,
     }
-    figures = {"reach": REACH, "not_reached": falls_short(figures, REACH), **figures}
-    return Outcome(figures, _record(settings, done, shares))
+    return Outcome(against(figures, REACH), _record(settings, done, shares))
 
 
 def _record(
@@ -430,14 +423,9 @@ def _record(
     }
     tried = {f"{head}_tried": np.array(rows) for head, rows in shares.items()}
     dims = {name: (f"{name}_network", "nodes_units_share") for name in tried}
-    return build(
+    return record(
+        settings,
         {"posterior": excess, "constant_data": tried},
         dims={**dims, **dict.fromkeys(COUPLINGS, ("nodes",))},
         coords={"nodes": np.arange(settings.smallest_nodes, settings.largest_nodes + 1)},
-        attrs={
-            "experiment": "coupled-nodes",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )

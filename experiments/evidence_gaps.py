@@ -11,7 +11,6 @@ found without networks. Beside it, at which events the network's update stops be
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +35,7 @@ from ..inference import (
     gaps,
     update_errors,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.checking.update_errors import EventTable
 from ..inference.exact import chains as exact
 from ..inference.filters.recurrent import Direction
@@ -53,8 +52,8 @@ from ..models import (
     TemporalSigmoidBeliefNetwork,
 )
 from ..models.randomness import seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
 from .drawings.evidence_gaps import draw_parts, draw_updates
 
 Array = npt.NDArray[np.float64]
@@ -67,15 +66,9 @@ PARTS = ("family", "causality", "amortization")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights, training sequences and batches."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 16
     """Units of every LSTM, in each direction; beliefs are one to eight numbers."""
     training_sequences: int = 10_000
@@ -420,7 +413,8 @@ def _posterior(settings: Settings, fits: Fits) -> Idata:
     guide = BeliefGuide(model, fits[case]["belief_guide"][0].filter)
     with seeded(stream(settings, 2)), torch.no_grad():
         paths = guide.posterior(model.laws({}, few)).sample_paths(settings.draws)
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"hidden_state": paths.to(torch.int8).numpy()[None]},
             "observed_data": {"y": few.values[..., 0].double().numpy()},
@@ -432,12 +426,6 @@ def _posterior(settings: Settings, fits: Fits) -> Idata:
             "approach": names,
             "part": list(PARTS),
             "time": np.arange(1, settings.long_length + 1),
-        },
-        attrs={
-            "experiment": "evidence-gaps",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
         },
     )
 

@@ -10,8 +10,7 @@ networks, gates that do not read, and two models of observation for which no cel
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +28,7 @@ from ..inference import (
     recurrent_gates,
     sample_states,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..models import (
     GatedAccumulator,
     HiddenMarkovModel,
@@ -38,9 +37,12 @@ from ..models import (
     memory_states,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
 from .drawings import gated_accumulator as drawings
+from .parts.descent import descend
+from .parts.memory_cells import CellMean, ElmanMean
+from .parts.training import GradientSteps
 
 Array = npt.NDArray[np.float64]
 
@@ -74,15 +76,9 @@ seeds.
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GradientSteps, Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights and training sequences."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     length: int = 20
     """Steps of a sequence: three times as long as a memory lasts."""
     strength: float = 1.0
@@ -95,16 +91,13 @@ class Settings:
     heldout_sequences: int = 500
     """Sequences on which everything is measured, the same for all fits."""
     steps: int = 1500
-    """Gradient steps of every fit."""
+    batch_size: int = 200
+    learning_rate: float = 3e-2
     starts: int = 4
     """Weights that every fit starts from, of which one goes on: one start in ten ends with a
     candidate that tells of something else than the value."""
     start_steps: int = 200
     """Gradient steps of every start: enough to tell them apart."""
-    batch_size: int = 200
-    """Sequences per step."""
-    learning_rate: float = 3e-2
-    """Adam's, falling along a cosine."""
     elman_units: int = 3
     """Units of the wider Elman network, which then has as many weights as the LSTM of one."""
     shown: int = 10
@@ -113,16 +106,8 @@ class Settings:
     """Draws of their memories from the exact posterior, kept there as well."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "seeds",
-            "length",
-            "training_sequences",
-            "heldout_sequences",
-            "steps",
-            "starts",
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "length", "training_sequences", "heldout_sequences", "steps", "starts")
 
 
 SMOKE: Mapping[str, object] = {
@@ -206,32 +191,6 @@ def heldout(settings: Settings, name: str) -> Case:
 # Networks
 
 
-class CellMean(nn.Module):
-    """An LSTM of one unit whose cell is the mean: nothing is read out, nothing can be rescaled."""
-
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.network = nn.LSTM(features, 1, batch_first=True)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """The mean of z_t, (N, T)."""
-        return recurrent_gates(self.network, y)["c"][:, :, 0, 0]
-
-
-class ElmanMean(nn.Module):
-    """An Elman network with an affine read-out of the mean."""
-
-    def __init__(self, features: int, units: int) -> None:
-        super().__init__()
-        self.network = nn.RNN(features, units, batch_first=True)
-        self.head = nn.Linear(units, 1)
-
-    def forward(self, y: Tensor) -> Tensor:
-        """The mean of z_t, (N, T)."""
-        out: Tensor = self.head(self.network(y)[0])
-        return out.squeeze(-1)
-
-
 def networks(settings: Settings) -> dict[str, Callable[[int], nn.Module]]:
     """What is trained, by name: makers of networks that read so many features."""
     return {
@@ -250,6 +209,15 @@ def trained(settings: Settings, case: str, name: str, number: int) -> nn.Module:
     data, memory = simulated(settings, case, settings.training_sequences, seed)
     y, target = data.values.float(), memory.float()
 
+    def losses(network: nn.Module) -> Iterator[Tensor]:
+        while True:
+            rows = torch.randint(len(y), (settings.batch_size,))
+            yield (network(y[rows]) - target[rows]).square().mean()
+
+    def down(network: nn.Module, steps: int) -> None:
+        rate = settings.learning_rate
+        descend(network, losses(network), steps=steps, learning_rate=rate, clip=None)
+
     def loss(network: nn.Module) -> float:
         with torch.no_grad():
             return float((network(y) - target).square().mean())
@@ -257,23 +225,10 @@ def trained(settings: Settings, case: str, name: str, number: int) -> nn.Module:
     with seeded(seed):
         made = [networks(settings)[name](data.n_features) for _ in range(settings.starts)]
         for network in made:
-            descend(settings, network, y, target, settings.start_steps)
+            down(network, settings.start_steps)
         best = min(made, key=loss)
-        descend(settings, best, y, target, settings.steps)
+        down(best, settings.steps)
     return best.double()
-
-
-def descend(settings: Settings, network: nn.Module, y: Tensor, target: Tensor, steps: int) -> None:
-    """Steps of Adam on the mean squared error of the memory, its rate falling along a cosine."""
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows = torch.randint(len(y), (settings.batch_size,))
-        loss = (network(y[rows]) - target[rows]).square().mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        fall.step()
 
 
 # Measures
@@ -356,16 +311,13 @@ def run(settings: Settings) -> Outcome:
     names = networks(settings)
     plan = [(case, name) for case in EXACT for name in names]
     plan += [(case, "lstm_of_one_unit") for case in VIOLATING]
-    jobs = [(settings, *one, number) for one in plan for number in range(settings.seeds)]
-    done = iter(over_seeds(work, jobs, jobs=settings.jobs))
-    fits = {one: [next(done) for _ in range(settings.seeds)] for one in plan}
-    figures: dict[str, Any] = {"reach": {path: list(bound) for path, bound in REACH.items()}}
+    fits = each_seed(work, settings, plan)
+    figures: dict[str, Any] = {}
     for name in (*EXACT, *VIOLATING):
         case = heldout(settings, name)
         own = {kind: each for (of, kind), each in fits.items() if of == name}
         figures[name] = _figures(settings, case, name, own)
-    figures["not_reached"] = falls_short(figures, REACH)
-    return Outcome(figures, _posterior(settings, fits))
+    return Outcome(against(figures, REACH), _posterior(settings, fits))
 
 
 def _figures(
@@ -414,16 +366,11 @@ def _posterior(settings: Settings, fits: Mapping[tuple[str, str], list[Measured]
         for part, values in each[0].gates.items():
             arrays[f"{name}_{kind}_{part}"] = values
     dims = dict.fromkeys(arrays, ("heldout", "step"))
-    return build(
+    return record(
+        settings,
         {"posterior": draws, "constant_data": arrays},
         dims={**dims, **dict.fromkeys(draws, ("sequence", "step"))},
         coords={"step": np.arange(1, settings.length + 1)},
-        attrs={
-            "experiment": "gated-accumulator",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )
 
 

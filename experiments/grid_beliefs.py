@@ -34,7 +34,7 @@ from ..inference import (
     qmdp,
     value_iteration,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..models import (
     POMDP,
     BeliefPolicy,
@@ -46,8 +46,8 @@ from ..models import (
     Uniform,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
 from .data.loaders import load_problem
 from .drawings.grid_beliefs import draw
 
@@ -72,15 +72,9 @@ OWN = "where_it_acts_itself"
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: weights, batches, episodes."""
-    seeds: int = 5
-    """Networks of every problem, each with training episodes and an evaluation of its own."""
-    jobs: int = 1
-    """Networks at the same time, one thread each. The numbers do not depend on it."""
     problems: tuple[str, ...] = (
         "hallway",
         "mini-hall2",
@@ -466,13 +460,8 @@ def _record(settings: Settings, records: Mapping[str, tuple[Problem, Sequence[Me
         dims[f"{key}_belief"] = dims[f"{key}_exact"] = (step, state)
         dims[f"{key}_kl"] = (f"{key}_network", step)
         dims[f"{key}_bounds"] = ("lower_upper", f"{key}_trial")
-    return build(
+    return record(
+        settings,
         {"posterior": beliefs, "constant_data": known},
         dims=dims,
-        attrs={
-            "experiment": "grid-beliefs",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )

@@ -15,29 +15,30 @@ gates are known only up to that. One fit goes without, and shows it.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import partial
+from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
-from scipy.optimize import minimize_scalar
 from torch import Tensor, nn
 
 from ..inference import construct, filter, sample_states, steady_state
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrences import affine_scan
-from ..models import LinearGaussianSSM, LocalLevel, Sequences
+from ..models import Sequences
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
 from .drawings import kalman_gain as drawings
-from .parts.kalman_cells import Elman, LinearCell, StandardCell
+from .parts.descent import descend
+from .parts.memory_cells import Elman, LinearCell, StandardCell
+from .parts.walks import Case, errors, fixed_gain, level_model, settled
 
 Array = npt.NDArray[np.float64]
 Kind = Literal["steady", "missing", "noisy"]
@@ -80,15 +81,9 @@ log(P⁻ / R).
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights and training sequences."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     length: int = 40
     """Steps of a sequence: at Q/R = .01 Kalman's filter forgets in ten."""
     heldout_sequences: int = 1000
@@ -125,9 +120,8 @@ class Settings:
     """Draws of their levels from the exact posterior, kept there as well."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "length", "heldout_sequences", "steps", "counting_units"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "length", "heldout_sequences", "steps", "counting_units")
         if not 0 <= self.missing < 1:
             raise ValueError(f"missing: must be in [0, 1), got {self.missing}")
 
@@ -147,63 +141,7 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-# The level and its filter
-
-
-@dataclass(frozen=True)
-class Case:
-    """A random walk with its observations, each (N, T) float64, and its Kalman filter."""
-
-    ratio: float
-    level: Tensor
-    """z_t."""
-    y: Tensor
-    """Zero where missing."""
-    seen: Tensor
-    """Whether y_t is there."""
-    noise: Tensor
-    """R_t."""
-
-    @cached_property
-    def filtered(self) -> tuple[Tensor, Tensor, Tensor]:
-        """P⁻, K (zero where y_t is missing) and m of every step: training does without."""
-        y, seen, noise = self.y, self.seen, self.noise
-        before, mean = y.new_full((len(y),), settled(self.ratio)), y.new_zeros(len(y))
-        out: list[tuple[Tensor, Tensor, Tensor]] = []
-        for t in range(y.shape[1]):
-            gain = seen[:, t] * before / (before + noise[:, t])
-            mean = (1 - gain) * mean + gain * y[:, t]
-            out.append((before, gain, mean))
-            before = (1 - gain) * before + self.ratio
-        predicted, gains, means = (torch.stack(each, 1) for each in zip(*out, strict=True))
-        return predicted, gains, means
-
-    @property
-    def predicted(self) -> Tensor:
-        """P⁻_t."""
-        return self.filtered[0]
-
-    @property
-    def gain(self) -> Tensor:
-        """K_t."""
-        return self.filtered[1]
-
-    @property
-    def mean(self) -> Tensor:
-        """m_t."""
-        return self.filtered[2]
-
-
-def settled(ratio: float) -> float:
-    """P⁻ of the steady filter at R = 1: (q + √(q² + 4 q)) / 2."""
-    return (ratio + math.sqrt(ratio**2 + 4 * ratio)) / 2
-
-
-def level_model(ratio: float) -> LinearGaussianSSM:
-    """The local level at R = 1, begun where its filter has settled."""
-    return LinearGaussianSSM(LocalLevel(initial_variance=settled(ratio))).with_parameters(
-        level_variance=ratio, observation_variance=1.0
-    )
+# Levels and networks
 
 
 def simulated(settings: Settings, kind: Kind, ratio: float, n: int) -> Case:
@@ -226,9 +164,6 @@ def heldout(settings: Settings, kind: Kind, ratio: float) -> Case:
     """The sequences on which everything is measured."""
     with seeded(stream(settings, 0)):
         return simulated(settings, kind, ratio, settings.heldout_sequences)
-
-
-# Networks: all read y in units of its spread, and beside it what is known of its noise
 
 
 def unit(settings: Settings, ratio: float) -> float:
@@ -261,17 +196,9 @@ def trained(settings: Settings, kind: Kind, ratio: float, name: str, number: int
     with seeded(stream(settings, 1, number)):
         model = network(settings, kind, name)
         decay = settings.recurrent_decay if name == "lstm_of_one_unit" else 0.0
-        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
-        fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-        for _ in range(steps):
-            loss = _loss(
-                settings, kind, model, simulated(settings, kind, ratio, settings.batch_size)
-            )
-            optimizer.zero_grad()
-            (loss + _decayed(model, decay)).backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            fall.step()
+        new = partial(simulated, settings, kind, ratio, settings.batch_size)
+        losses = (_loss(settings, kind, model, new()) + _decayed(model, decay) for _ in count())
+        descend(model, losses, steps=steps, learning_rate=rate)
         if kind == "steady":
             case = simulated(settings, kind, ratio, settings.training_sequences)
             _to_the_bottom(settings, model.double(), case, decay)
@@ -357,34 +284,6 @@ def measured(settings: Settings, kind: Kind, model: nn.Module, case: Case) -> Me
     return Measured(figures, mean.numpy(), i.numpy(), f.numpy())
 
 
-def errors(mean: Tensor, case: Case) -> dict[str, Any]:
-    """Squared error of a mean (N, T) by Kalman's, and the KL of its belief from the filter's.
-
-    The belief has the filter's own variance P = (1 − K) P⁻, so that the KL is (m − m*)² / 2 P.
-    """
-    best = (case.mean - case.level).square().mean()
-    variance = (1 - case.gain) * case.predicted
-    return {
-        "squared_error_over_kalman": float((mean - case.level).square().mean() / best),
-        "kl_filter_per_step": float(((mean - case.mean).square() / (2 * variance)).mean()),
-    }
-
-
-def fixed_gain(case: Case) -> tuple[float, Tensor]:
-    """The constant gain of least squared error on these sequences, and its means."""
-
-    def means(gain: float) -> Tensor:
-        share = gain * case.seen.double()
-        return affine_scan(1 - share, share * case.y)
-
-    found = minimize_scalar(
-        lambda gain: float((means(gain) - case.level).square().mean()),
-        bounds=(0, 1),
-        method="bounded",
-    )
-    return float(found.x), means(float(found.x))
-
-
 def baselines(settings: Settings, kind: Kind, case: Case) -> dict[str, Any]:
     """Kalman's own error, the best constant gain, the last observation, an untrained network."""
     gain, means = fixed_gain(case)
@@ -410,10 +309,8 @@ def run(settings: Settings) -> Outcome:
     plan += [("steady", RATIOS[FREE_RATIO], FREE)]
     changing = settings.changing_ratio
     plan += [(kind, changing, cell) for kind in ("missing", "noisy") for cell in CHANGING]
-    jobs = [(settings, *one, number) for one in plan for number in range(settings.seeds)]
-    done = iter(over_seeds(work, jobs, jobs=settings.jobs))
-    fits = {one: [next(done) for _ in range(settings.seeds)] for one in plan}
-    figures: dict[str, Any] = {"reach": {path: list(bound) for path, bound in REACH.items()}}
+    fits = each_seed(work, settings, plan)
+    figures: dict[str, Any] = {}
     for kind, ratio in dict.fromkeys((kind, ratio) for kind, ratio, _ in plan):
         case = heldout(settings, kind, ratio)
         own: dict[str, Any] = baselines(settings, kind, case)
@@ -423,8 +320,7 @@ def run(settings: Settings) -> Outcome:
             if (of, at) == (kind, ratio):
                 own[name] = summary([one.figures for one in each])
         figures[_title(kind, ratio)] = own
-    figures["not_reached"] = falls_short(figures, REACH)
-    return Outcome(figures, _posterior(settings, fits))
+    return Outcome(against(figures, REACH), _posterior(settings, fits))
 
 
 def _title(kind: Kind, ratio: float) -> str:
@@ -462,7 +358,8 @@ def _posterior(settings: Settings, fits: Mapping[tuple[Kind, float, str], list[M
         for part in ("mean", "i", "f"):
             if getattr(each[0], part) is not None:
                 arrays[f"{_title(kind, ratio)}_{name}_{part}"] = getattr(each[0], part)
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"level": paths[..., 0].numpy()[None]},
             "observed_data": {"y": values[..., 0].numpy()},
@@ -474,12 +371,6 @@ def _posterior(settings: Settings, fits: Mapping[tuple[Kind, float, str], list[M
             "y": ("sequence", "step"),
         },
         coords={"step": np.arange(1, settings.length + 1)},
-        attrs={
-            "experiment": "kalman-gain",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )
 
 

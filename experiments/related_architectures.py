@@ -11,7 +11,6 @@ always belief × the model's transition × its emission; the spectral model has 
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping
@@ -40,7 +39,7 @@ from ..inference import (
     step_log_likelihood,
 )
 from ..inference import filter as exact_filter
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.exact.chains import predicted_beliefs
 from ..inference.filters.gaussian_beliefs import GaussianBeliefs
 from ..inference.filters.slot import Filter
@@ -57,8 +56,8 @@ from ..models import (
     node_gate,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.related_architectures import draw
 from .parts.reference_filters import (
     BestProduct,
@@ -82,15 +81,9 @@ CASES = ("symbols", "harmonium", "linear_gaussian", "input_output")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches, moments."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights, training sequences and batches."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 16
     """Units of LSTM, GRU and Elman network."""
     length: int = 50
@@ -419,8 +412,9 @@ def run(settings: Settings) -> Outcome:
     reach = {
         f"spectral_error.{n}.slope_off_by": ("<=", SLOPE_WITHIN) for n in ("joint", "next_symbol")
     }
-    figures = {"reach": reach, "not_reached": falls_short(figures, reach), **figures}
-    return Outcome(figures, _posterior(settings, fits["symbols", "lstm"][0].filter, figures))
+    return Outcome(
+        against(figures, reach), _posterior(settings, fits["symbols", "lstm"][0].filter, figures)
+    )
 
 
 def _origin(case: str, name: str) -> str:
@@ -452,7 +446,8 @@ def _posterior(settings: Settings, lstm: Filter, figures: Mapping[str, Any]) -> 
     by_size = [
         [errors[kind][f"error_at_{size}_by_seed"] for size in settings.sizes] for kind in errors
     ]
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"hidden_state": paths.numpy()[None]},
             "observed_data": {"y": few.codes().numpy()},
@@ -476,10 +471,4 @@ def _posterior(settings: Settings, lstm: Filter, figures: Mapping[str, Any]) -> 
             "origin": ("row",),
         },
         coords={"error_of": list(errors), "size": np.array(settings.sizes)},
-        attrs={
-            "experiment": "related-architectures",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )

@@ -15,7 +15,6 @@ known without memory, and an untrained LSTM.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,14 +38,14 @@ from ..inference import (
     sample_states,
     track,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..inference.guides.guide import Guide
 from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
 from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.t_maze import draw
 
 Array = npt.NDArray[np.float64]
@@ -66,21 +65,15 @@ CONTROLS = ("untrained_lstm", "no_memory", "lstm_and_zeros_of_the_model")
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: episodes, weights, batches."""
     lengths: tuple[int, ...] = (20, 50, 100)
     """Cells of the corridor. A network goes through them from the shortest to the longest, and
     keeps what it reads out of the cells that it knows: begun at 100 cells it was far from counting
     them in a trial."""
     stochasticities: tuple[float, ...] = (0.0, 0.2)
     """Probability that a move is a random one: without it the cell is known, and to be counted."""
-    seeds: int = 5
-    """Fits of each kind, which differ in weights, training episodes and batches."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     leanings: tuple[float, ...] = (1.0, 0.95, 0.8, 0.0)
     """Policies of the mixture: probability of going right, all actions being as likely otherwise.
     The first reaches the junction as fast as can be, the last hardly leaves the cue."""
@@ -422,9 +415,7 @@ def run(settings: Settings) -> Outcome:
         figures[name] = case_figures(settings, case, found)
         reach[f"{name}.lstm.kl_belief_per_step"] = ("<=", MOST_KL)
         reach[f"{name}.lstm.cue_at_junction"] = (">=", LEAST_CUE)
-    short = falls_short(figures, reach)
-    figures = {"reach": reach, "not_reached": short, **figures}
-    return Outcome(figures, _posterior(settings, cases, found))
+    return Outcome(against(figures, reach), _posterior(settings, cases, found))
 
 
 def case_figures(
@@ -473,14 +464,9 @@ def _posterior(
     maze = heldout(settings, case)
     n = int(maze.arrived.any(1).double().argmax())
     paths = sample_states(maze.model, maze.data[n : n + 1], settings.draws, seed=settings.seed)
-    return build(
+    return record(
+        settings,
         {"posterior": {"states": paths[:, 0].numpy()[None]}, "constant_data": arrays},
         dims={**dims, "states": ("step",)},
         coords={"case": [case_name(one) for one in cases], "network": list(names)},
-        attrs={
-            "experiment": "t-maze",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )

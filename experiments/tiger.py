@@ -8,9 +8,9 @@ untrained network and of no memory at all. A good belief is one that earns as mu
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,22 +21,18 @@ from torch import Tensor
 from ..inference import (
     AlphaVectors,
     BeliefGuide,
-    ElmanFilter,
     ExactFilter,
     FilterTracker,
-    FitSettings,
-    GRUFilter,
     LSTMFilter,
     NoMemory,
     Plan,
     evidence_gap,
-    fit,
     qmdp,
     sample_states,
     solve_horizon,
     value_iteration,
 )
-from ..inference.arviz_groups import Idata, build
+from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..models import (
     POMDP,
@@ -50,21 +46,17 @@ from ..models import (
     tiger,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, over_seeds, stream, summary
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
 from .drawings import tiger as drawings
+from .parts.contenders import NETWORKS, Contender, Network
+from .parts.training import GradientSteps
 
 CLOSED_FORM = 2.5399375 / 0.131118125
 """V(½, ½) of "listen until two net growls, then open", 19.371368."""
 
 HORIZON_15 = 9.7284247446776746
 """V(½, ½) over 15 steps, as AI-Toolbox and pomdp-solve have it."""
-
-NETWORKS: Mapping[str, type[RecurrentFilter]] = {
-    "lstm": LSTMFilter,
-    "gru": GRUFilter,
-    "elman": ElmanFilter,
-}
 
 REACH = {
     "plan.upper_bound_less_closed_form": (">=", 0.0),
@@ -86,15 +78,9 @@ number of growls since the last opening is −1, 0 or 1.
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GradientSteps, Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated episodes, weights, batches."""
-    seeds: int = 5
-    """Fits of each network, which differ in weights and training episodes."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     gap: float = 0.01
     """Of the bounds on the value, at which planning stops."""
     hidden_size: int = 16
@@ -111,20 +97,15 @@ class Settings:
     training_episodes: int = 4000
     """To learn from, half of them under the plan and half under random actions."""
     steps: int = 800
-    """Gradient steps of every fit."""
     batch_size: int = 100
-    """Episodes per step."""
-    learning_rate: float = 2e-2
-    """Adam's, falling along a cosine."""
     shown: int = 20
     """Episodes kept in posterior.nc."""
     draws: int = 50
     """Draws of their states from the exact posterior, kept there as well."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "length", "training_length", "training_episodes", "steps", "shown"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "length", "training_length", "training_episodes", "steps", "shown")
         if self.episodes < max(2, self.shown):
             raise ValueError(f"episodes: must be >= 2 and >= shown, got {self.episodes}")
 
@@ -176,24 +157,13 @@ def training_data(settings: Settings, model: POMDP, plan: Plan, seed: int) -> Se
     )
 
 
-def trained(settings: Settings, name: str, number: int, plan: Plan) -> RecurrentFilter:
+def trained(settings: Settings, name: Network, number: int, plan: Plan) -> RecurrentFilter:
     """A network whose belief is fitted by the bound of its ``BeliefGuide``, the model known."""
     model, seed = tiger(), stream(settings, 1, number)
-    with seeded(seed):
-        guide = BeliefGuide(model, NETWORKS[name](settings.hidden_size))
-    data = training_data(settings, model, plan, seed)
-    options = FitSettings(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        sleep_steps=0,
-        holdout=0.0,
-        patience=None,
-    )
-    fitted = fit(model, guide, data, settings=options, seed=seed, progress=False).guide
-    assert isinstance(fitted, BeliefGuide)
-    assert isinstance(fitted.filter, RecurrentFilter)
-    return fitted.filter
+    data, size = training_data(settings, model, plan, seed), settings.hidden_size
+    guide = Contender(name).trained(model, data, settings.fit_settings(), seed, hidden_size=size)
+    assert isinstance(guide.filter, RecurrentFilter)
+    return guide.filter
 
 
 # Measures
@@ -260,7 +230,7 @@ class Fitted(NamedTuple):
     """Of the shown episodes of the exact belief, (shown, T, K)."""
 
 
-def work(settings: Settings, name: str, number: int, plan: Plan) -> Fitted:
+def work(settings: Settings, name: Network, number: int, plan: Plan) -> Fitted:
     """Train one network, and judge the plan on its belief."""
     network = trained(settings, name, number, plan)
     own = judged(settings, plan, FilterTracker(network), stream(settings, 2, number))
@@ -308,9 +278,8 @@ def run(settings: Settings) -> Outcome:
     """Plan, train, and let the plan act on every belief."""
     model = tiger()
     plan = value_iteration(model, gap=settings.gap, seconds=None)
-    jobs = [(settings, name, n, plan) for name in NETWORKS for n in range(settings.seeds)]
-    done = iter(over_seeds(work, jobs, jobs=settings.jobs))
-    fits = {name: [next(done) for _ in range(settings.seeds)] for name in NETWORKS}
+    done = each_seed(partial(work, plan=plan), settings, [(name,) for name in NETWORKS])
+    fits = {name: each for (name,), each in done.items()}
     horizon = float(solve_horizon(model, 15).value(torch.tensor([0.5, 0.5], dtype=torch.float64)))
     exact = [
         model.rollout(
@@ -319,7 +288,6 @@ def run(settings: Settings) -> Outcome:
         for number in range(settings.exact_batches)
     ]
     figures: dict[str, Any] = {
-        "reach": {path: list(bound) for path, bound in REACH.items()},
         "closed_form": CLOSED_FORM,
         "plan": _bounds(plan),
         "horizon_15": {
@@ -334,8 +302,7 @@ def run(settings: Settings) -> Outcome:
         },
         **_controls(settings, plan),
     }
-    figures["not_reached"] = falls_short(figures, REACH)
-    return Outcome(figures, _posterior(settings, plan, fits))
+    return Outcome(against(figures, REACH), _posterior(settings, plan, fits))
 
 
 def _bounds(plan: Plan) -> dict[str, float]:
@@ -380,7 +347,7 @@ def _controls(settings: Settings, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _posterior(settings: Settings, plan: Plan, fits: Mapping[str, list[Fitted]]) -> Idata:
+def _posterior(settings: Settings, plan: Plan, fits: Mapping[Network, list[Fitted]]) -> Idata:
     """States of the shown episodes from their exact posterior, and all that is drawn."""
     made = shown_episodes(settings, plan)
     assert made.beliefs is not None
@@ -400,16 +367,11 @@ def _posterior(settings: Settings, plan: Plan, fits: Mapping[str, list[Fitted]])
     for part, values in plan.history._asdict().items():
         arrays[f"planning_{part}"] = values.numpy()
         dims[f"planning_{part}"] = ("trial",)
-    return build(
+    return record(
+        settings,
         {"posterior": {"state_draw": paths.numpy()[None]}, "constant_data": arrays},
         dims={**dims, "state_draw": ("episode", "step")},
         coords={"step": np.arange(1, settings.length + 1)},
-        attrs={
-            "experiment": "tiger",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )
 
 
@@ -417,7 +379,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     """Bounds over time, beliefs by the number of growls, an episode, and what beliefs earn."""
     return {
         "planning": drawings.planning(posterior, CLOSED_FORM),
-        "beliefs": drawings.beliefs(posterior, tuple(NETWORKS)),
-        "episode": drawings.episode(posterior, tuple(NETWORKS)),
-        "returns": drawings.returns(figures, tuple(NETWORKS)),
+        "beliefs": drawings.beliefs(posterior, NETWORKS),
+        "episode": drawings.episode(posterior, NETWORKS),
+        "returns": drawings.returns(figures, NETWORKS),
     }

@@ -18,7 +18,6 @@ count for the rate, and the 90 % bound on them is given instead.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -29,23 +28,21 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence, nuts
-from ..inference.arviz_groups import Idata, build
+from ..inference import BeliefGuide, ExactFilter, filter, fit, log_evidence, nuts
+from ..inference.arviz_groups import Idata
 from ..inference.fitting.draws import draw_parameters, draw_prior
 from ..models import POMDP, BeliefPolicy, FixedChances, Sequences, tiger
 from ..models.decisions.policies import Policy
 from ..models.randomness import seeded
-from .command.report import Outcome, versions
-from .command.seeds import falls_short, interval, over_seeds
+from .command.report import Outcome, record
+from .command.seeds import Repeated, against, at_least, each_seed, interval, over_seeds, stream
 from .drawings.tiger_learned import draw
+from .parts.learned_tables import RATE, Draws, bounds, drawn, entries, named_as, names_of_states
+from .parts.training import to_the_end
 
 Array = npt.NDArray[np.float64]
-Draws = Mapping[str, Tensor]
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
-
-RATE = 0.9
-"""Of the intervals."""
 
 REACH = {
     "coverage.share_interval_low": ("<=", RATE),
@@ -69,15 +66,9 @@ it is .97, at one more .85."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: episodes, fits, draws."""
-    seeds: int = 5
-    """Fits, each to its own episodes."""
-    jobs: int = 1
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     episodes: int = 2000
     """Episodes of random actions, and…"""
     length: int = 10
@@ -100,9 +91,8 @@ class Settings:
     """…and steps before them, from the fitted values."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "episodes", "steps", "draws", "heldout", "nuts_draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "episodes", "steps", "draws", "heldout", "nuts_draws")
         if self.length < 2 or not self.noise > 0:
             came = f"{self.length} and {self.noise}"
             raise ValueError(f"length, noise: must be >= 2 and > 0, got {came}")
@@ -149,11 +139,6 @@ def careful(belief: Tensor) -> Tensor:
     return torch.nn.functional.one_hot(action, 3).double()
 
 
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
-
-
 def episodes(settings: Settings, kind: str, count: int, number: int) -> Sequences:
     """What one fit learns from."""
     chances = (0.5, 0.5, 0.0) if kind == "right_never_opened" else (1 / 3, 1 / 3, 1 / 3)
@@ -174,33 +159,6 @@ class Learned(NamedTuple):
     medians: dict[str, Tensor]
 
 
-def named_as(values: Draws, order: Sequence[int]) -> dict[str, Tensor]:
-    """Parameters, also with an axis of draws, with the states in another order."""
-    out = dict(values)
-    place = torch.tensor(order)
-    for name, axes in (
-        ("initial", (-1,)),
-        ("transition", (-2, -1)),
-        ("probs", (-2,)),
-        ("reward", (-1,)),
-    ):
-        for axis in axes:
-            if name in out:
-                out[name] = out[name].index_select(axis, place)
-    return out
-
-
-def names_of_states(model: POMDP, medians: Draws) -> tuple[int, ...]:
-    """Which state of a fit is which: by the rewards, or by what is heard where there are none."""
-    name = "reward" if "reward" in medians else "probs"
-    true = model.known[name]
-
-    def off(order: tuple[int, ...]) -> float:
-        return float((named_as(medians, order)[name] - true).abs().sum())
-
-    return min(itertools.permutations(range(model.states)), key=off)
-
-
 def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     """One fit, from its own episodes."""
     true, data = truth(settings), episodes(settings, kind, count, number)
@@ -209,13 +167,8 @@ def learn(settings: Settings, kind: str, count: int, number: int) -> Learned:
     data = dataclasses.replace(data, rewards=data.rewards / unit)
     model = unknown(data, rewards=kind != "without_rewards")
     guide = BeliefGuide(model, ExactFilter(), parameters="multivariate")
-    how = FitSettings(
-        steps=settings.steps,
-        batch_size=count,
-        parameter_learning_rate=settings.learning_rate,
-        sleep_steps=0,
-        holdout=0,
-        patience=None,
+    how = to_the_end(
+        steps=settings.steps, batch_size=count, parameter_learning_rate=settings.learning_rate
     )
     seed = stream(settings, 2, KINDS.index(kind), count, number)
     found = fit(model, guide, data, settings=how, seed=seed, progress=False)
@@ -249,61 +202,11 @@ def unknown(data: Sequences, *, rewards: bool = True) -> POMDP:
 # What was learned
 
 
-class Entry(NamedTuple):
-    """One number among the parameters."""
-
-    label: str
-    parameter: str
-    place: tuple[int, ...]
-    edge: bool
-    """Whether it is at the edge of its support in truth."""
-
-
-def entries(model: POMDP) -> list[Entry]:
-    """Every free number: of two chances that sum to 1 the first."""
-    out = []
-    for name, value in model.known.items():
-        rows = name in ("initial", "transition", "probs")
-        for place in np.ndindex(*value.shape):
-            if rows and place[-1] > 0:
-                continue
-            number = float(value[place])
-            edge = rows and number in (0.0, 1.0)
-            out.append(Entry(_label(model, name, place), name, place, edge))
-    return out
-
-
-def _label(model: POMDP, name: str, place: tuple[int, ...]) -> str:
-    if name == "initial":
-        return "initial left"
-    if name == "reward_scale":
-        return "noise of R"
-    action, state = model.action_names[place[0]], ("left", "right")[place[1]]
-    what = {"transition": "T to left", "probs": "O left", "reward": "R"}[name]
-    return f"{what} | {action}, {state}"
-
-
-def drawn(draws: Draws, entry: Entry) -> Tensor:
-    """Draws of one number, (draws,)."""
-    values = draws[entry.parameter]
-    for index in entry.place:
-        values = values[:, index]
-    return values
-
-
-def bounds(draws: Tensor) -> tuple[float, float]:
-    """Ends of the 90 % interval with as much on either side."""
-    tail = (1 - RATE) / 2
-    low, high = torch.quantile(draws, torch.tensor([tail, 1 - tail]).double()).tolist()
-    return low, high
-
-
 def coverage(settings: Settings, found: Sequence[Learned]) -> dict[str, Any]:
     """How often the intervals hold the truth, over all seeds and free numbers."""
-    model = truth(settings)
     held, by_entry, at_edge = [], {}, {}
-    for entry in entries(model):
-        number = float(model.known[entry.parameter][entry.place])
+    for entry in entries(truth(settings)):
+        number = entry.truth
         key = entry.label.replace(" | ", " given ").replace(", ", " ").replace(" ", "_")
         each = [drawn(one.draws, entry) for one in found]
         if entry.edge:  # the bound away from the edge
@@ -427,12 +330,11 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, Any]:
     )
     exact = {name: value.flatten(0, 1) for name, value in found.draws.items()}
     ratios, shifts, edges = [], [], []
-    model = truth(settings)
-    for entry in entries(model):
+    for entry in entries(truth(settings)):
         ours, theirs = drawn(one.draws, entry), drawn(exact, entry)
         if entry.edge:
-            number = float(model.known[entry.parameter][entry.place])
-            edges.append([float(torch.quantile((x - number).abs(), RATE)) for x in (ours, theirs)])
+            off = ((x - entry.truth).abs() for x in (ours, theirs))
+            edges.append([float(torch.quantile(x, RATE)) for x in off])
             continue
         ratios.append(float(ours.std() / theirs.std()))
         shifts.append(float((ours.mean() - theirs.mean()).abs() / theirs.std()))
@@ -454,24 +356,19 @@ def against_nuts(settings: Settings, one: Learned) -> dict[str, Any]:
 def run(settings: Settings) -> Outcome:
     """Learn from all numbers of episodes, and with less to learn from."""
     counts = (*settings.fewer, settings.episodes)
-    plan = [
-        (settings, KINDS[0], count, number) for count in counts for number in range(settings.seeds)
-    ]
-    plan += [(settings, kind, settings.episodes, 0) for kind in KINDS[1:]]
-    done = over_seeds(learn, plan, jobs=settings.jobs)
-    size = settings.seeds
-    by_count = {count: done[at * size : (at + 1) * size] for at, count in enumerate(counts)}
+    found = each_seed(learn, settings, [(KINDS[0], count) for count in counts])
+    by_count = {count: each for (_, count), each in found.items()}
     best = by_count[settings.episodes]
-    less = dict(zip(KINDS, [best[0], *done[len(counts) * size :]], strict=True))
+    plan = [(settings, kind, settings.episodes, 0) for kind in KINDS[1:]]
+    less = [best[0], *over_seeds(learn, plan, jobs=settings.jobs)]
     figures: dict[str, Any] = {
         "coverage": coverage(settings, best),
         "belief": belief_figures(settings, by_count),
         "beside_nuts": against_nuts(settings, best[0]),
-        "width_in_units_of_the_prior": identified(less),
+        "width_in_units_of_the_prior": identified(dict(zip(KINDS, less, strict=True))),
         "evidence_changed_by_renaming_the_states": renaming(settings, best[0]),
     }
-    figures = {"reach": REACH, "not_reached": falls_short(figures, REACH), **figures}
-    return Outcome(figures, _record(settings, best))
+    return Outcome(against(figures, REACH), _record(settings, best))
 
 
 def _record(settings: Settings, found: Sequence[Learned]) -> Idata:
@@ -485,24 +382,15 @@ def _record(settings: Settings, found: Sequence[Learned]) -> Idata:
     dims = {name: ("fit", *axes) for name, axes in model.parameter_dims().items()}
     rows = entries(model)
     ends = np.array([[bounds(drawn(one.draws, row)) for one in found] for row in rows])
-    true = np.array([float(model.known[row.parameter][row.place]) for row in rows])
-    labels = [row.label for row in rows]
-    return build(
-        {
-            "posterior": draws,
-            "constant_data": {
-                "interval": ends,
-                "truth": true,
-                "edge": np.array([float(row.edge) for row in rows]),
-            },
-        },
+    known = {
+        "interval": ends,
+        "truth": np.array([row.truth for row in rows]),
+        "edge": np.array([float(row.edge) for row in rows]),
+    }
+    return record(
+        settings,
+        {"posterior": draws, "constant_data": known},
         dims=dims
         | {"interval": ("number", "fit", "end"), "truth": ("number",), "edge": ("number",)},
-        coords={"number": labels, "action": list(model.action_names)},
-        attrs={
-            "experiment": "tiger-learned",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
+        coords={"number": [row.label for row in rows], "action": list(model.action_names)},
     )

@@ -8,8 +8,9 @@ import torch
 
 from beliefzoo.experiments import gated_accumulator, kalman_gain
 from beliefzoo.experiments.gated_accumulator import heldout as memories
-from beliefzoo.experiments.kalman_gain import Case, fixed_gain, heldout, inputs, unit
-from beliefzoo.experiments.parts.kalman_cells import LinearCell, StandardCell
+from beliefzoo.experiments.kalman_gain import heldout, inputs, unit
+from beliefzoo.experiments.parts.memory_cells import LinearCell, StandardCell
+from beliefzoo.experiments.parts.walks import Case, fixed_gain, level_model, settled
 from beliefzoo.inference import filter
 from beliefzoo.models import Sequences
 
@@ -20,7 +21,7 @@ SETTINGS = kalman_gain.Settings(length=12, heldout_sequences=30, counting_units=
 def test_the_filter_is_the_conditional_normal_law(kind) -> None:
     """Moments of z_t given y_1 … y_t by the joint covariance of levels and observations."""
     case = heldout(SETTINGS, kind, 0.3)
-    start = kalman_gain.settled(0.3)
+    start = settled(0.3)
     steps = torch.arange(12).double()
     walk = start + 0.3 * torch.minimum(steps[:, None], steps)  # covariance of the levels
     for n in (0, 7):
@@ -39,14 +40,14 @@ def test_the_filter_is_the_conditional_normal_law(kind) -> None:
 def test_the_filter_is_the_librarys() -> None:
     case = heldout(SETTINGS, "missing", 0.1)
     values = torch.where(case.seen, case.y, torch.nan).unsqueeze(-1)
-    found = filter(kalman_gain.level_model(0.1), Sequences.from_array(values.numpy()))
+    found = filter(level_model(0.1), Sequences.from_array(values.numpy()))
     torch.testing.assert_close(found.mean[..., 0], case.mean)
 
 
 @pytest.mark.parametrize("ratio", [0.01, 1.0, 10.0])
 def test_a_steady_gain_is_the_logistic_of_the_signal_to_noise_ratio(ratio: float) -> None:
     case = heldout(SETTINGS, "steady", ratio)
-    gain = 1 / (1 + math.exp(-math.log(kalman_gain.settled(ratio))))
+    gain = 1 / (1 + math.exp(-math.log(settled(ratio))))
     torch.testing.assert_close(case.gain, torch.full_like(case.gain, gain))
 
 
@@ -57,7 +58,7 @@ def test_a_linear_cell_with_the_gain_for_gates_is_the_filter() -> None:
     # With P⁻ held fixed the gate is the logistic of log P⁻ − log R: the first step of the filter.
     with torch.no_grad():
         network.gates.weight.copy_(torch.tensor([[0.0, -1.0], [0.0, 1.0]]))
-        level = math.log(kalman_gain.settled(0.3))
+        level = math.log(settled(0.3))
         network.gates.bias.copy_(torch.tensor([level, -level]))
         parts = network(y, told)
     torch.testing.assert_close(parts.i[:, 0], case.gain[:, 0], rtol=1e-5, atol=1e-6)
@@ -150,7 +151,7 @@ def test_cases_are_simulations_of_what_they_say() -> None:
     # Five standard errors: a chance of 10^-6 each.
     assert float(moves.var()) == pytest.approx(10.0, abs=5 * 10 * math.sqrt(2 / 40_000))
     start = float(case.level[:, 0].var())
-    settled = kalman_gain.settled(10.0)
-    assert start == pytest.approx(settled, abs=5 * settled * math.sqrt(2 / 20_000))
+    variance = settled(10.0)
+    assert start == pytest.approx(variance, abs=5 * variance * math.sqrt(2 / 20_000))
     noise = float((case.y - case.level).var())
     assert noise == pytest.approx(1.0, abs=5 * math.sqrt(2 / 60_000))

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from beliefzoo.experiments import tiger_learned as experiment
+from beliefzoo.experiments.parts import learned_tables as tables
 from beliefzoo.inference import filter, log_evidence, starting_values
 from beliefzoo.models import POMDP, Gaussian, Uniform, tiger
 
@@ -15,7 +16,7 @@ SETTINGS = experiment.Settings(**{**experiment.SMOKE, "heldout": 40})
 
 def test_free_numbers_are_those_that_the_rows_leave() -> None:
     """1 + 6 + 6 chances, 6 rewards and their noise; listening moves no tiger: at the edge."""
-    rows = experiment.entries(experiment.truth(SETTINGS))
+    rows = tables.entries(experiment.truth(SETTINGS))
     assert len(rows) == 20
     assert [row.label for row in rows if row.edge] == [
         "T to left | listen, left",
@@ -27,18 +28,18 @@ def test_states_are_named_by_their_rewards() -> None:
     model = experiment.truth(SETTINGS)
     known = dict(model.known)
     for order in itertools.permutations(range(2)):
-        mixed = experiment.named_as(known, order)
-        found = experiment.names_of_states(model, mixed)
-        again = experiment.named_as(mixed, found)
+        mixed = tables.named_as(known, order)
+        found = tables.names_of_states(model, mixed)
+        again = tables.named_as(mixed, found)
         assert all(torch.equal(again[name], value) for name, value in known.items())
-    swapped = experiment.named_as(known, (1, 0))
+    swapped = tables.named_as(known, (1, 0))
     assert swapped["transition"][0].tolist() == [[1, 0], [0, 1]]
     assert swapped["probs"][0].tolist() == known["probs"][0].flip(0).tolist()
     data = experiment.episodes(SETTINGS, "everything", 10, 0)
     unknown = experiment.unknown(data)
     inside = {**known, "transition": torch.rand(3, 2, 2).softmax(-1)}
     first, second = (
-        log_evidence(unknown.with_parameters(**experiment.named_as(inside, order)), data).sum()
+        log_evidence(unknown.with_parameters(**tables.named_as(inside, order)), data).sum()
         for order in ((0, 1), (1, 0))
     )
     assert float(first) == pytest.approx(float(second), abs=1e-9)
@@ -104,8 +105,8 @@ def test_a_start_is_near_enough_for_the_right_rewards() -> None:
     data = truth.rollout(Uniform(), 300, 10, seed=1).data
     model = experiment.unknown(data)
     found = starting_values(model, data)
-    order = experiment.names_of_states(truth, found)
-    named = experiment.named_as(found, order)
+    order = tables.names_of_states(truth, found)
+    named = tables.named_as(found, order)
     torch.testing.assert_close(named["reward"].double(), truth.known["reward"], atol=1.5, rtol=0)
     assert float(found["reward_scale"]) < 5
 

@@ -1,6 +1,7 @@
-"""Recurrent networks of one unit whose state is the mean of a level, with their gates exposed.
+"""Recurrent networks of few units whose state is a mean, with their gates exposed.
 
-All read y (N, T) in units of its spread, and beside it what is known of its noise, (N, T, 0 or 1).
+`CellMean` and `ElmanMean` read features (N, T, F). The others, whose mean is that of a level, read
+y (N, T) in units of its spread, and beside it what is known of its noise, (N, T, 0 or 1).
 """
 
 from __future__ import annotations
@@ -79,15 +80,39 @@ class StandardCell(nn.Module):
         return kept
 
 
+class CellMean(nn.Module):
+    """An LSTM of one unit whose cell is the mean: nothing is read out, nothing can be rescaled."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.network = nn.LSTM(features, 1, batch_first=True)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The mean of z_t, (N, T)."""
+        return recurrent_gates(self.network, y)["c"][:, :, 0, 0]
+
+
+class ElmanMean(nn.Module):
+    """An Elman network with an affine read-out of the mean."""
+
+    def __init__(self, features: int, units: int) -> None:
+        super().__init__()
+        self.network = nn.RNN(features, units, batch_first=True)
+        self.head = nn.Linear(units, 1)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """The mean of z_t, (N, T)."""
+        out: Tensor = self.head(self.network(y)[0])
+        return out.squeeze(-1)
+
+
 class Elman(nn.Module):
-    """``torch.nn.RNN`` of one unit with an affine read-out of the mean."""
+    """An Elman network of one unit."""
 
     def __init__(self, told: int) -> None:
         super().__init__()
-        self.network = nn.RNN(1 + told, 1, batch_first=True)
-        self.head = nn.Linear(1, 1)
+        self.mean = ElmanMean(1 + told, 1)
 
     def forward(self, y: Tensor, told: Tensor) -> Parts:
         """Mean of y (N, T) and what is known of its noise (N, T, 0 or 1)."""
-        out = self.network(torch.cat([y.unsqueeze(-1), told], -1))[0]
-        return Parts(self.head(out).squeeze(-1))
+        return Parts(self.mean(torch.cat([y.unsqueeze(-1), told], -1)))
