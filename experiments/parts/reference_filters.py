@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from ...inference import ExactFilter, SampledBitGuide, SigmoidFilter, filter_beliefs
 from ...inference.filters.gaussian_beliefs import GaussianBeliefs
-from ...models import Laws, Model, Sequences
+from ...models import Laws, LinearLaws, Model, Sequences
 from ...models.chains.nodes import node_probabilities, product_law
 
 
@@ -74,6 +75,44 @@ class BlindFilter(_Fixed):
         mean = laws.log_transition.exp().mean((0, 1), keepdim=True)
         first = laws.log_initial[:1]
         return filter_beliefs(first, mean.log(), laws.log_likelihood)
+
+
+class FixedGainFilter(_Fixed):
+    """m_t = p_t + K (y_t − C p_t − d), p_t = A m_{t-1} + b, with one K for all steps.
+
+    K and the covariance are those that the Kalman filter tends to where nothing is missing; missing
+    elements are left out. For time-invariant models of which all is seen it is the Kalman filter
+    but for the first steps: what gates that are mere biases could do.
+    """
+
+    def forward(self, laws: LinearLaws) -> GaussianBeliefs:
+        blank = torch.zeros(1, 300, laws.values.shape[-1])
+        long = dataclasses.replace(laws, data=Sequences.from_tensors(blank))
+        covariance = ExactFilter()(long).covariance[0, -1]
+        a, b = laws.transition[0, 0], laws.offset[0, 0]
+        c, d, r = laws.loading[0, 0], laws.intercept[0, 0], laws.observation_noise[0, 0]
+        spread = a @ covariance @ a.mT + laws.noise[0, 0]
+        gain = torch.linalg.solve(c @ spread @ c.mT + r, c @ spread).mT
+        predicted = laws.initial_mean.expand(len(laws.data), -1)
+        means = []
+        for t in range(laws.data.max_length):
+            residual = laws.values[:, t].double() - d - predicted @ c.mT
+            mean = predicted + torch.where(laws.mask[:, t], residual, 0) @ gain.mT
+            means.append(mean)
+            predicted = mean @ a.mT + b
+        wide = covariance.expand(len(laws.data), laws.data.max_length, -1, -1)
+        return GaussianBeliefs.of_moments(torch.stack(means, 1), wide)
+
+
+class Given(_Fixed):
+    """Beliefs that were computed before, in the place of a filter."""
+
+    def __init__(self, beliefs: Any) -> None:
+        super().__init__()
+        self.beliefs = beliefs
+
+    def forward(self, laws: LinearLaws) -> Any:
+        return self.beliefs
 
 
 class SteadyGain(_Fixed):

@@ -6,13 +6,13 @@ import torch
 
 from beliefzoo.experiments.kalman_filter import (
     METHODS,
-    FixedGainFilter,
     Settings,
-    known_model,
     moments,
     simulated,
     weights_of_the_past,
 )
+from beliefzoo.experiments.parts.linear_cases import known_model
+from beliefzoo.experiments.parts.reference_filters import FixedGainFilter
 from beliefzoo.inference import BeliefGuide, ExactFilter, MeanFieldGuide
 from beliefzoo.inference.checking.best_gaussian import best_mean_field
 from beliefzoo.inference.filters.gaussian_beliefs import GaussianBeliefs
