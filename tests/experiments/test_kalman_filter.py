@@ -7,10 +7,10 @@ import torch
 from beliefzoo.experiments.kalman_filter import (
     METHODS,
     Settings,
-    moments,
     simulated,
     weights_of_the_past,
 )
+from beliefzoo.experiments.parts.gaussian_measures import moments
 from beliefzoo.experiments.parts.linear_cases import known_model
 from beliefzoo.experiments.parts.reference_filters import FixedGainFilter
 from beliefzoo.inference import BeliefGuide, ExactFilter, MeanFieldGuide
