@@ -191,7 +191,12 @@ def find_class(
     if module not in sys.modules:
         _import(module, allow)
     found = _shown(module, qualified)
-    if found is None or not fits(found):
+    if found is None:
+        raise ValueError(
+            f"path: needs {requirement} that {module!r} has (one of a script is to be defined "
+            f"there again), got {name!r}"
+        )
+    if not fits(found):
         raise ValueError(f"path: needs {requirement} from a file, got {name!r}")
     return found
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import pickle
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -423,7 +424,7 @@ def change(path: Path, **changes: object) -> None:
     [
         (
             {"emission": {"kind": "beliefzoo.models:Secret"}},
-            r"path: needs a frozen dataclass or a distribution from a file, got '.*:Secret'",
+            r"path: needs a frozen dataclass or a distribution that .* has .*:Secret'",
         ),
         (
             {"emission": {"kind": "beliefzoo.models:Poisson", "arguments": {"colour": 1}}},
@@ -515,6 +516,43 @@ def test_nothing_is_imported_without_permission(saved: Path, tmp_path: Path, mon
     finally:
         for name in ("stranger_laws.counts", "stranger_laws"):
             sys.modules.pop(name, None)
+
+
+SCRIPT = """
+import sys
+from dataclasses import dataclass
+from beliefzoo.models import HiddenMarkovModel, Poisson, load_model, save_model
+
+if sys.argv[2] == "again":
+    @dataclass(frozen=True)
+    class Scripted(Poisson):
+        pass
+
+if len(sys.argv) > 3:
+    save_model(HiddenMarkovModel(2, Scripted()), sys.argv[1])
+try:
+    print(load_model(sys.argv[1]).emission)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_a_class_of_a_script_is_found_where_the_script_defines_it(tmp_path: Path) -> None:
+    """As in a notebook: ``__main__`` is whoever runs now."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    told = [
+        subprocess.run(
+            [sys.executable, tmp_path / "script.py", tmp_path / "model.pt", *arguments],
+            check=True,
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            timeout=120,
+        ).stdout
+        for arguments in (["again", "save"], ["again"], ["not"])
+    ]
+    assert told[0] == told[1] == "Scripted(features=1, typical=10.0, shape=1.0)\n"
+    assert "that '__main__' has" in told[2]
 
 
 def test_modules_that_cannot_be_imported_are_named(saved: Path) -> None:

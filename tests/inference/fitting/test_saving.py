@@ -163,7 +163,7 @@ def test_only_filters_are_made_as_filters(name, saved):
         ({"guide": 3}, "a fit, .* distorts"),
         (
             {"guide": "beliefzoo.inference:Secret"},
-            "path: needs a guide from a file, got 'beliefzoo.inference:Secret'",
+            "path: needs a guide that .* has .*:Secret",
         ),
         ({"settings": {"colour": 1}}, "a fit, .* distorts .*colour"),
         ({"settings": {"steps": 0}}, "settings.steps: must be >= 1"),
