@@ -75,7 +75,7 @@ def test_what_lacks_is_seen() -> None:
         """One line."""
 
     def half_said(number: int, times: int) -> int:
-        """Return the number so many times.
+        """Return the product of two numbers.
 
         Args:
             number: any.
