@@ -49,6 +49,7 @@ class GaussianBelief:
     size: int
     full: bool = True
     discrete: ClassVar[Literal[False]] = False
+    nodes: ClassVar[None] = None
 
     @property
     def width(self) -> int:

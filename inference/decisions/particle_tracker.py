@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...models import POMDP, MountainHike, Seen
 from ...models.checks import require, require_count
-from ...models.decisions.bayes_rule import BayesRule
-from ...models.trajectories import invert
+from ...models.decisions.particles import ParticleLaws
 from ..guides.particles import ancestors
 
 
-class _Process(Protocol):
-    """The laws of a decision process whose states are (P, N) or (P, N, D)."""
-
-    def draw_first(self, shape: tuple[int, int], /) -> Tensor: ...
-
-    def draw_next(self, states: Tensor, action: Tensor, /) -> Tensor: ...
-
-    def weight(self, states: Tensor, seen: Seen) -> Tensor: ...
-
-    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor: ...
-
-
 class _Memory(NamedTuple):
-    laws: _Process
+    laws: ParticleLaws
     states: Tensor
     """Equally likely, (P, N) or (P, N, D)."""
     step: int
@@ -76,9 +63,9 @@ class ParticleTracker:
 
     def begin(self, model: POMDP | MountainHike, episodes: int) -> _Memory:
         """Draws the initial states of the particles of ``episodes`` episodes."""
-        fits = isinstance(model, POMDP | MountainHike)
+        fits = hasattr(model, "particle_laws")
         require(fits, "model", "must be a POMDP or a MountainHike", type(model).__name__)
-        laws = _Chain(model) if isinstance(model, POMDP) else _Hills(model)
+        laws = model.particle_laws()
         return _Memory(laws, laws.draw_first((self.particles, episodes)), 0)
 
     def update(self, memory: _Memory, seen: Seen) -> tuple[Tensor, _Memory]:
@@ -103,50 +90,3 @@ class ParticleTracker:
         rows = torch.arange(weight.shape[1])
         kept = states[chosen, rows]
         return laws.belief(states, kept, weight), _Memory(laws, kept, step + 1)
-
-
-class _Chain:
-    """The laws of a POMDP, whose states are codes (P, N)."""
-
-    def __init__(self, model: POMDP) -> None:
-        parameters = model.complete({})
-        self.rule = BayesRule(model, parameters)
-        self.states, self.first = model.states, self.rule.initial.cumsum(-1)
-        one = torch.ones(model.actions, 1, 1, dtype=torch.float64)
-        self.moves = parameters.get("transition", one).cumsum(-1)
-
-    def draw_first(self, shape: tuple[int, int]) -> Tensor:
-        return self._drawn(self.first.expand(*shape, -1))
-
-    def draw_next(self, states: Tensor, action: Tensor) -> Tensor:
-        return self._drawn(self.moves[action, states])
-
-    @staticmethod
-    def _drawn(cumulative: Tensor) -> Tensor:
-        return invert(cumulative, torch.rand_like(cumulative[..., :1]))
-
-    def weight(self, states: Tensor, seen: Seen) -> Tensor:
-        told = self.rule.likelihood(seen)
-        return told.mT.gather(0, states)
-
-    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
-        del kept  # weights are less noisy than resampled particles
-        shares = weight.new_zeros(self.states, states.shape[1])
-        return shares.scatter_add(0, states, weight).mT
-
-
-class _Hills:
-    """The laws of a process whose states are points (P, N, D)."""
-
-    def __init__(self, model: MountainHike) -> None:
-        self.model = model
-        self.draw_first, self.draw_next = model.draw_first, model.draw_next
-
-    def weight(self, states: Tensor, seen: Seen) -> Tensor:
-        score = self.model.log_observation(seen.observation, states)
-        score = torch.where(seen.mask[..., 0], score, 0)
-        return (score - score.amax(0)).exp()
-
-    def belief(self, states: Tensor, kept: Tensor, weight: Tensor) -> Tensor:
-        del states, weight
-        return kept.movedim(0, 1)

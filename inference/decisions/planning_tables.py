@@ -21,8 +21,7 @@ def checked_tables(problem: POMDP | Tables) -> Tables:
             are negative or do not sum to 1 (the first such row is named), or a discount outside
             [0, 1].
     """
-    given = problem.tables() if isinstance(problem, POMDP) else problem
-    require(isinstance(given, Tables), "problem", "must be a POMDP or its Tables", type(given))
+    given = problem if isinstance(problem, Tables) else _tables_of(problem)
     require_share(given.discount, "discount")
     arrays = (as_tensor(*part).contiguous().numpy() for part in given._asdict().items())
     initial, transition, observation, reward, _ = arrays
@@ -55,3 +54,9 @@ def require_discount(tables: Tables) -> None:
         "must be in [0, 1) where rewards count for ever; solve_horizon takes a discount of 1"
     )
     require(tables.discount < 1, "discount", requirement, tables.discount)
+
+
+def _tables_of(problem: POMDP) -> Tables:
+    fits = hasattr(problem, "tables")
+    require(fits, "problem", "must be a POMDP or its Tables", type(problem))
+    return problem.tables()

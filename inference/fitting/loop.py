@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...models import HiddenMarkovModel, Laws, LinearLaws, Model, SequenceFolder, Sequences
-from ...models.beliefs import DiscreteBelief
+from ...models import HiddenMarkovModel, Model, SequenceFolder, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
@@ -195,7 +194,7 @@ def _check(
         )
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
-    if objective == "fivo" and isinstance(model.belief, DiscreteBelief):
+    if objective == "fivo" and model.belief.discrete:
         raise ValueError(
             "objective: 'fivo' needs a model of continuous states without discrete ones, "
             f"got {model}"
@@ -353,7 +352,7 @@ class _Run:
             return
         values = {n: v.to(torch.get_default_dtype()) for n, v in self.start.items()}
         laws = self.model.laws(values, self.batches.whole(0))
-        if isinstance(laws, LinearLaws) and laws.diffuse.shape[-1]:
+        if laws.linear is not None and laws.linear.diffuse.shape[-1]:
             return  # a first state with a flat prior cannot be simulated
         optimizer = torch.optim.Adam(weights, self.settings.learning_rate)
         for step in range(self.settings.sleep_steps):
@@ -538,17 +537,18 @@ class _Run:
         )
 
     def _warn_of_dead_states(self) -> None:
-        if not isinstance(self.model, HiddenMarkovModel):
+        if not self.model.has_paths:
             return  # only discrete states can die
         if not self.model.priors or not self.processes.first:
             return
-        if self.model.tied and self.model.nodes is None:
+        nodes = self.model.belief.nodes
+        if cast(HiddenMarkovModel, self.model).tied and nodes is None:
             return  # known states may be rarely visited
         data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():
             marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean
         visits = marginals.sum((0, 1)) / marginals.sum() * self.model.states
-        if self.model.nodes is not None:  # of 2^k states many may well be rare
+        if nodes is not None:  # of 2^k states many may well be rare
             _warn_of_still_nodes(visits / self.model.states)
             return
         dead = (visits < DEAD_SHARE).nonzero()[:, 0].tolist()
@@ -597,8 +597,8 @@ def _blame(guide: Guide, batch: Sequences) -> str | None:
                 return f"site {name!r}, sequence all"
         laws = guide.model.laws(draw.values, batch)
         tables: dict[str, Tensor] = {}
-        if isinstance(laws, Laws):
-            tables["obs"] = laws.log_likelihood.amax(-1).sum(-1)
+        if laws.discrete is not None:
+            tables["obs"] = laws.discrete.log_likelihood.amax(-1).sum(-1)
         for site, each in (tables | {"states": guide.bound(laws)}).items():
             bad = (~each.isfinite()).nonzero()[:, 0].tolist()
             if bad:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 from tqdm import tqdm
 
-from ...models import HiddenMarkovModel, Model, Sequences
+from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.priors import free_parameters, in_double
 from ...models.randomness import one_thread, seeded
@@ -301,7 +301,7 @@ class _Target:
     def densities(self, draws: Parameters) -> Tensor:
         """``log_density`` of many draws, a few at a time."""
         count = len(next(iter(draws.values())))
-        if not isinstance(self.model, HiddenMarkovModel):  # its laws hold one draw at a time
+        if not self.model.draws_together:
             each = ({name: v[draw] for name, v in draws.items()} for draw in range(count))
             return torch.stack([self.log_density(values) for values in each])
         table = len(self.data) * self.data.max_length * self.model.states

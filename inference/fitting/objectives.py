@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from ...models import Laws, Sequences
-from ..guides.gaussian_posteriors import GaussianPosterior
+from ...models import Sequences
 from ..guides.guide import Guide, ParameterDraw, Posterior
 from ..guides.particles import log_evidence_by_particles
-from ..guides.posteriors import PathPosterior
 
 Objective = Literal["elbo", "iwae", "fivo", "rws", "forward_kl"]
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+
+
+@runtime_checkable
+class Weighed(Protocol):
+    """A posterior that computes its weights without densities of the chain."""
+
+    def log_weights(self, paths: Tensor) -> Tensor:
+        """Return log p(y, z) − log q(z | y) of draws, (draws, N) nats."""
 
 
 class Batch(NamedTuple):
@@ -60,7 +66,7 @@ def iwae(guide: Guide, batch: Batch) -> Tensor:
     draw, laws = _draw(guide, batch)
     posterior = guide.posterior(laws)
     paths = posterior.sample_paths(batch.particles)
-    if not isinstance(posterior, PathPosterior):
+    if laws.discrete is None:
         each = log_mean_exp(log_weights(posterior, paths))
         return -(draw.log_prior - draw.log_q) - batch.scale * each.sum()
     log_q = posterior.path_log_prob(paths)
@@ -80,7 +86,7 @@ def fivo(guide: Guide, batch: Batch) -> Tensor:
     states; the gradient leaves out the contribution of resampling.
     """
     draw, laws = _draw(guide, batch)
-    if isinstance(laws, Laws):
+    if laws.discrete is not None:
         raise ValueError(
             "objective: 'fivo' needs continuous states, whose draws have a gradient; got discrete "
             "ones, for which 'elbo' is exact in the states"
@@ -175,7 +181,7 @@ def log_weights(posterior: Posterior, paths: Tensor) -> Tensor:
 
     Gaussian posteriors have it without densities of the chain, which singular noise has not.
     """
-    if isinstance(posterior, GaussianPosterior):
+    if isinstance(posterior, Weighed):
         return posterior.log_weights(paths)
     return _joint(posterior, paths) - posterior.path_log_prob(paths)
 

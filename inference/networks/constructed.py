@@ -8,8 +8,10 @@ fail are named.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar, overload
+from functools import partial
+from typing import NamedTuple, TypeVar, cast, overload
 
 import numpy as np
 import torch
@@ -21,7 +23,6 @@ from ...models import (
     LinearLaws,
     MemoryEmission,
     Model,
-    ResetTransition,
     Sequences,
     gate_conditions,
     node_gate,
@@ -278,12 +279,7 @@ def construct(model: Model) -> ConstructedCell | ConstructedGate:
             f"model: no recurrent network is exact for it, since {'; and '.join(failing)}; "
             f"got {model}"
         )
-    if isinstance(model, LinearGaussianSSM):
-        return _kalman_cell(model)
-    assert isinstance(model, HiddenMarkovModel)  # checked by failing_conditions
-    if isinstance(model.transition, MemoryTransition):
-        return _memory_cell(model, model.transition)
-    return _node_layer(model)
+    return _construction(model).build()
 
 
 def failing_conditions(model: Model) -> tuple[str, ...]:
@@ -307,19 +303,26 @@ def failing_conditions(model: Model) -> tuple[str, ...]:
     ...     print(condition[:78])
     its gain must be steady from the first step on, and the first state is flat (n
     """
+    return tuple(_construction(model).failures())
+
+
+class _Construction(NamedTuple):
+    """What is written for a kind of model: the network, and the conditions that fail for it."""
+
+    failures: Callable[[], list[str]]
+    build: Callable[[], ConstructedCell | ConstructedGate]
+
+
+def _construction(model: Model) -> _Construction:
     if isinstance(model, LinearGaussianSSM):
-        model.complete({})
-        return tuple(_kalman_failures(model))
-    if isinstance(model, HiddenMarkovModel) and isinstance(model.transition, MemoryTransition):
-        model.complete({})
-        return tuple(_memory_failures(model, model.transition))
-    if isinstance(model, HiddenMarkovModel) and model.nodes is not None:
-        return tuple(
-            f"the observation couples nodes {one.nodes[0]} and {one.nodes[1]} by {one.size:.3g} "
-            "nats (seeing one explains the other away)"
-            for one in gate_conditions(model).coupled
-            if one.size > EXACT
+        return _Construction(partial(_kalman_failures, model), partial(_kalman_cell, model))
+    chain, law = cast(HiddenMarkovModel, model), getattr(model, "transition", None)
+    if isinstance(law, MemoryTransition):
+        return _Construction(
+            partial(_memory_failures, chain, law), partial(_memory_cell, chain, law)
         )
+    if getattr(model, "nodes", None) is not None:
+        return _Construction(partial(_coupled_nodes, chain), partial(_node_layer, chain))
     raise ValueError(
         "model: networks are constructed for memory models, for linear-Gaussian models and for "
         f"models of binary nodes, got {model!r}"
@@ -355,6 +358,7 @@ def _with_weights(network: Recurrent, from_y: Tensor, from_h: Tensor, bias: Tens
 
 
 def _memory_failures(model: HiddenMarkovModel, law: MemoryTransition) -> list[str]:
+    model.complete({})
     emission = model.emission
     if not isinstance(emission, MemoryEmission) or not isinstance(model.initial, EmptyMemory):
         return ["its emission must be a MemoryEmission and its first state an EmptyMemory"]
@@ -392,9 +396,8 @@ def _memory_cell(model: HiddenMarkovModel, law: MemoryTransition) -> Constructed
         for row, (name, channel) in enumerate(zip(law.chances, law.channels, strict=True))
     }
     keep = half["keep"][0] * 2, half["keep"][1] * 2
-    if isinstance(law, ResetTransition):
-        write = -keep[0], -keep[1]
-    else:
+    write = -keep[0], -keep[1]  # what is not kept is written anew
+    if "write" in half:
         write = half["write"][0] * 2, half["write"][1] * 2
     return ConstructedCell(model, _lstm(write, keep, half["value"], weight.shape[-1]))
 
@@ -493,6 +496,7 @@ def _changing(model: LinearGaussianSSM) -> str:
 
 
 def _kalman_failures(model: LinearGaussianSSM) -> list[str]:
+    model.complete({})
     failing = []
     if model.states != 1:
         failing.append(f"one cell holds one number, and the state has {model.states} components")
@@ -563,6 +567,15 @@ def _kalman_cell(model: LinearGaussianSSM) -> ConstructedCell:
 
 
 # Binary nodes
+
+
+def _coupled_nodes(model: HiddenMarkovModel) -> list[str]:
+    return [
+        f"the observation couples nodes {one.nodes[0]} and {one.nodes[1]} by {one.size:.3g} "
+        "nats (seeing one explains the other away)"
+        for one in gate_conditions(model).coupled
+        if one.size > EXACT
+    ]
 
 
 def _node_layer(model: HiddenMarkovModel) -> ConstructedGate:

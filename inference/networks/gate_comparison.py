@@ -20,12 +20,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Laws, LinearGaussianSSM, Model, Sequences
+from ...models import Model, Sequences
 from ...models.beliefs import divergence
 from ...models.checks import require
 from ..exact import chains as exact
 from ..queries import answers as queries
 from ..queries.batches import BATCH
+from ..queries.chains import require_discrete
 from .readouts import mean_readout
 
 _HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
@@ -57,10 +58,10 @@ def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
     (['information gain', 'staying', 'surprise'], array([0., 1., 0., 1.]))
     """
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
-    if isinstance(model, HiddenMarkovModel):
+    if getattr(model, "has_paths", False):
         return _of_states(model, data)
     require(
-        isinstance(model, LinearGaussianSSM),
+        getattr(model, "exact", False),
         "model",
         "needs a hidden Markov model or a linear-Gaussian one",
         model,
@@ -68,12 +69,12 @@ def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
     return _of_means(model, data)
 
 
-def _of_states(model: HiddenMarkovModel, data: Sequences) -> dict[str, Tensor]:
+def _of_states(model: Model, data: Sequences) -> dict[str, Tensor]:
     parts: dict[str, list[Tensor]] = {"staying": [], "surprise": [], "information gain": []}
     model.complete({})
     model.check_values(data)
     for batch in data.batches(BATCH):
-        laws: Laws = model.laws({}, batch)
+        laws = require_discrete(model.laws({}, batch))
         inside, wide = batch.step_mask, data.max_length - batch.max_length
         with torch.no_grad():
             found = exact.filter_chain(*laws.chain)

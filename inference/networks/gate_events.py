@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Laws, Model, Sequences
+from ...models import DiscreteLaws, Model, Sequences
 from ...models.checks import require
 from ..exact import chains as exact
 from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
 from ..queries.batches import BATCH
+from ..queries.chains import require_discrete
 from .gate_comparison import posterior_quantities
 
 if TYPE_CHECKING:
@@ -59,10 +60,10 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     >>> events["reset"].tolist(), events["carried information"].numpy().round(2)[0]
     ([[0.0, 0.0, 0.0, 1.0]], array([0.  , 0.69, 0.42, 0.  ]))
     """
-    require(isinstance(model, HiddenMarkovModel), "model", "needs discrete states", model)
-    assert isinstance(model, HiddenMarkovModel)
+    fits = getattr(model, "has_paths", False)
+    require(fits, "model", "needs discrete states", model)
     out = posterior_quantities(model, data)
-    parts = [_of_batch(model.laws({}, batch)) for batch in data.batches(BATCH)]
+    parts = [_of_batch(require_discrete(model.laws({}, batch))) for batch in data.batches(BATCH)]
     for name in parts[0]:
         wide = [
             torch.nn.functional.pad(part[name], (0, data.max_length - part[name].shape[1]))
@@ -72,7 +73,7 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     return out
 
 
-def _of_batch(laws: Laws) -> dict[str, Tensor]:
+def _of_batch(laws: DiscreteLaws) -> dict[str, Tensor]:
     with torch.no_grad():
         found = exact.filter_chain(*laws.chain)
         moves = laws.matrices

@@ -14,13 +14,12 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...models import HiddenMarkovModel, LinearGaussianSSM, Model, Sequences
-from ...models.beliefs import DiscreteBelief
+from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
@@ -253,7 +252,7 @@ def _check_model(model: object) -> None:
     require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
     assert isinstance(model, Model)
     require(
-        model.exact and isinstance(model, HiddenMarkovModel | LinearGaussianSSM),
+        model.exact,
         "model",
         "needs beliefs that a linear head can express and an exact filter to hold them against (a "
         "hidden Markov model, a linear-Gaussian one, or one of binary nodes)",
@@ -285,7 +284,7 @@ def _measured(
     model = fitted.fitted
     read = _first_steps(test, READ_STEPS)
     beliefs = queries.filter(model, read)
-    normal = not isinstance(model.belief, DiscreteBelief)
+    normal = not model.belief.discrete
 
     def held(target: Tensor, means: bool) -> Readouts:
         told = _next_symbol(model, read, beliefs)
@@ -293,7 +292,7 @@ def _measured(
             network.network, read, target, next_symbol=told, means=means, windows=windows, seed=seed
         )
 
-    nodes = model.belief.nodes if isinstance(model.belief, DiscreteBelief) else None
+    nodes = model.belief.nodes
     quantities = posterior_quantities(model, read)
     x = network_inputs(network.network, read)
 
@@ -329,15 +328,16 @@ def _first_steps(data: Sequences, steps: int) -> Sequences:
 
 def _next_symbol(model: Model, data: Sequences, beliefs: Tensor) -> Tensor | None:
     """Σ_z b_t(z) Σ_z' T(z'|z) O_z'(x), (N, T, V), of symbols and laws that stay the same."""
-    if not isinstance(model, HiddenMarkovModel) or not model.emission.codes:
+    if not model.has_paths or not model.observations.codes:
         return None
     if model.inputs or model.actions:
         return None
-    laws = model.laws({}, data[:1])
+    own = cast(HiddenMarkovModel, model)
+    laws = own.laws({}, data[:1])
     if laws.log_transition.shape[-4:-2] != (1, 1):
         return None
     told = beliefs @ laws.log_transition[0, 0].exp() if model.states > 1 else beliefs
-    return told @ model.emission.mean(laws.parameters)
+    return told @ own.emission.mean(laws.parameters)
 
 
 def _drawn(
@@ -360,13 +360,14 @@ def _drawn(
         why = "it came without its head for the next symbol (output=…)"
         return None, (f"Note: the LSTM was not sampled: {why}.",)
     longest = int(test.lengths.max())
-    if not samples or samples < 4 or longest < 5 or not isinstance(model, HiddenMarkovModel):
+    if not samples or samples < 4 or longest < 5 or not model.has_paths:
         why = f"samples={samples} of {longest} symbols are too few to compare"
         return None, (*notes, f"Note: the LSTM was not sampled: {why}.")
     ours = sample_lstm(lstm, output, samples, longest, symbols=test.symbols, seed=seed)
     theirs = model.sample(samples, longest, seed=seed + 1).data
     lags = min(10, longest - 1)
-    return compare_samples(ours, theirs, model=model, lags=lags, seed=seed), tuple(notes)
+    own = cast(HiddenMarkovModel, model)
+    return compare_samples(ours, theirs, model=own, lags=lags, seed=seed), tuple(notes)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checks import require_count, require_positive, require_share
 from ..data.sequences import Sequences
 from ..randomness import seeded
+from .particles import ParticleLaws, PointParticles
 from .policies import (
     Policy,
     Seen,
@@ -93,6 +94,10 @@ class MountainHike:
         """Return whether the goal has been reached."""
         distance: Tensor = (states[..., :2] - states.new_tensor(_GOAL)).norm(dim=-1)
         return distance < 2 * self.step
+
+    def particle_laws(self) -> ParticleLaws:
+        """The laws as particles need them."""
+        return PointParticles(self)
 
     def draw_first(self, shape: tuple[int, ...]) -> Tensor:
         """Draw first states, (*shape, 3)."""

@@ -22,6 +22,7 @@ from ..emissions.emission import Emission, Parameters
 from ..model import Coords, Number, Simulation, as_tensor
 from ..randomness import seeded
 from ..trajectories import invert
+from .particles import ChainParticles, ParticleLaws
 from .policies import (
     Policy,
     Seen,
@@ -271,6 +272,10 @@ class POMDP(HiddenMarkovModel):
             earned = values["reward"].numpy()
         initial = values.get("initial", one[0, 0]).numpy()
         return Tables(initial, moves, told, earned, self.discount)
+
+    def particle_laws(self) -> ParticleLaws:
+        """The laws as particles need them; all parameters must be known."""
+        return ChainParticles(self)
 
     # One step
 
