@@ -324,6 +324,15 @@ class Model(ABC):
         return isinstance(self.belief, DiscreteBelief)
 
     @property
+    def tied(self) -> bool:
+        """True if the states share all parameters: no parameter has one row per state.
+
+        The numbers of such states have a meaning, and a state that is never visited is not one that
+        a fit has lost.
+        """
+        return not any({"state", "state_to"} & set(axes) for axes in self.parameter_dims().values())
+
+    @property
     def reorderable(self) -> bool:
         """True if the numbers of the states have no meaning, so that states can be exchanged."""
         return False
@@ -344,7 +353,9 @@ class Model(ABC):
 
     def coords(self) -> Coords:
         """Return labels along the axes of states and parameters."""
-        return {"component": self.components}
+        if not self.has_paths:
+            return {"component": self.components}
+        return dict.fromkeys(("state", "state_to"), range(self.states))
 
     @property
     def components(self) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Sequences
+from ...models import Model, Sequences
 from ...models.checks import require, require_count
 from ..queries.answers import log_evidence
 from .evidence_gap import standard_error
@@ -100,7 +100,7 @@ def compare_samples(
     a: Sequences,
     b: Sequences,
     *,
-    model: HiddenMarkovModel | None = None,
+    model: Model | None = None,
     longest: int = 4,
     lags: int = 10,
     most_runs: int = 20,
@@ -255,7 +255,7 @@ def _run_law(data: Sequences, most: int) -> Tensor:
     return count / count.sum()
 
 
-def _evidence(model: HiddenMarkovModel, data: Sequences) -> tuple[float, float]:
+def _evidence(model: Model, data: Sequences) -> tuple[float, float]:
     """log p(data) a step, and its standard error over sequences."""
     each = log_evidence(model, data)
     return float(each.sum()) / data.n_steps, standard_error(each, data.lengths)

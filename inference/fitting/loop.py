@@ -11,14 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyro
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ...models import HiddenMarkovModel, Model, SequenceFolder, Sequences
+from ...models import Model, SequenceFolder, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
@@ -542,7 +542,7 @@ class _Run:
         if not self.model.priors or not self.processes.first:
             return
         nodes = self.model.belief.nodes
-        if cast(HiddenMarkovModel, self.model).tied and nodes is None:
+        if self.model.tied and nodes is None:
             return  # known states may be rarely visited
         data = self.batches.train[: 4 * self.settings.batch_size]
         with torch.no_grad():

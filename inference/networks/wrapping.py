@@ -14,14 +14,15 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...models import HiddenMarkovModel, Model, Sequences
+from ...models import Model, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count
+from ...models.emissions.emission import Emission
 from ...models.randomness import seeded
 from ..arviz_groups import Idata
 from ..checking.evidence_gap import EvidenceGap, evidence_gap, standard_error
@@ -34,6 +35,7 @@ from ..fitting.plain import plain
 from ..fitting.settings import FitSettings
 from ..guides.guide import BeliefGuide, Uncertainty
 from ..queries import answers as queries
+from ..queries.chains import require_discrete
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm
 from .network_inputs import check_lstm, network_inputs
@@ -328,16 +330,17 @@ def _first_steps(data: Sequences, steps: int) -> Sequences:
 
 def _next_symbol(model: Model, data: Sequences, beliefs: Tensor) -> Tensor | None:
     """Σ_z b_t(z) Σ_z' T(z'|z) O_z'(x), (N, T, V), of symbols and laws that stay the same."""
-    if not model.has_paths or not model.observations.codes:
+    emission: Emission | None = getattr(model, "emission", None)
+    if emission is None or not model.observations.codes or not model.has_paths:
         return None
     if model.inputs or model.actions:
         return None
-    own = cast(HiddenMarkovModel, model)
-    laws = own.laws({}, data[:1])
-    if laws.log_transition.shape[-4:-2] != (1, 1):
+    laws = model.laws({}, data[:1])
+    moves = require_discrete(laws).log_transition
+    if moves.shape[-4:-2] != (1, 1):
         return None
-    told = beliefs @ laws.log_transition[0, 0].exp() if model.states > 1 else beliefs
-    return told @ own.emission.mean(laws.parameters)
+    told = beliefs @ moves[0, 0].exp() if model.states > 1 else beliefs
+    return told @ emission.mean(laws.parameters)
 
 
 def _drawn(
@@ -366,8 +369,7 @@ def _drawn(
     ours = sample_lstm(lstm, output, samples, longest, symbols=test.symbols, seed=seed)
     theirs = model.sample(samples, longest, seed=seed + 1).data
     lags = min(10, longest - 1)
-    own = cast(HiddenMarkovModel, model)
-    return compare_samples(ours, theirs, model=own, lags=lags, seed=seed), tuple(notes)
+    return compare_samples(ours, theirs, model=model, lags=lags, seed=seed), tuple(notes)
 
 
 @dataclass(frozen=True)

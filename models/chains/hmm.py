@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
 from typing import Any, Self
@@ -342,15 +342,6 @@ class HiddenMarkovModel(Model):
         return law.nodes if isinstance(law, SigmoidTransition | HarmoniumTransition) else None
 
     @property
-    def tied(self) -> bool:
-        """True if the states share all parameters: no parameter has one row per state.
-
-        The numbers of such states have a meaning, and a state that is never visited is not one that
-        a fit has lost.
-        """
-        return not any({"state", "state_to"} & set(axes) for axes in self.parameter_dims().values())
-
-    @property
     def observations(self) -> Observations:
         """The kind of data that the emission describes."""
         return self.emission.observations
@@ -398,8 +389,7 @@ class HiddenMarkovModel(Model):
 
     def coords(self) -> Coords:
         """Return labels along the axes of states and parameters."""
-        states = range(self.states)
-        out: dict[str, Sequence[str] | Sequence[int]] = {"state": states, "state_to": states}
+        out = dict(super().coords())
         laws = (self.initial, self.transition) if self.states > 1 else ()
         for law in (*laws, self.emission):
             if isinstance(law, NamedAxes):
