@@ -271,6 +271,10 @@ class Model(ABC):
     trajectories) and ``obs``. The first emission belongs to the first state. A model is immutable:
     its methods return changed copies. Parameters are known (``with_parameters``) or have a prior.
 
+    A family of your own defines what is abstract here, returns ``Laws`` or ``LinearLaws`` from
+    ``laws``, and calls ``set_priors`` at the end of its ``__init__``. Fits, queries, exports and
+    files then treat it like the others.
+
     >>> from beliefzoo.models import HiddenMarkovModel
     >>> model: Model = HiddenMarkovModel(2, "poisson")
     >>> known = model.with_parameters(rate=[1, 9])
@@ -384,7 +388,8 @@ class Model(ABC):
     def configuration(self) -> dict[str, Any]:
         """The arguments of the model except ``priors``; loading makes the model from them.
 
-        They are plain values, or laws that are dataclasses of plain values.
+        They are plain values, tensors, distributions or classes of them, tuples and mappings of
+        such, or laws that are frozen dataclasses of such.
         """
 
     @abstractmethod

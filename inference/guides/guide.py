@@ -158,7 +158,7 @@ class Guide(nn.Module, ABC):
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments beyond model, filter and parameters."""
+        """The arguments beyond model, filter and parameters; ``load_fit`` rebuilds it from them."""
         return {}
 
     @property
