@@ -9,7 +9,6 @@ the process is checked to be a model in discrete time.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,35 +17,21 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from joblib import Parallel, delayed
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
-from ..inference import (
-    BeliefGuide,
-    ExactFilter,
-    FitSettings,
-    GRUFilter,
-    LSTMFilter,
-    evidence_gap,
-    filter,
-    fit,
-    log_evidence,
-)
-from ..inference.arviz_groups import Idata, build, group
+from ..inference import BeliefGuide, ExactFilter, evidence_gap, filter, log_evidence
+from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..inference.filters.slot import Filter
-from ..models import (
-    LinearDynamics,
-    LinearGaussianSSM,
-    OrnsteinUhlenbeck,
-    Sequences,
-    Simulation,
-)
+from ..models import LinearDynamics, LinearGaussianSSM, OrnsteinUhlenbeck, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, versions
-from .command.seeds import stream
+from .command.report import Outcome, record
+from .command.seeds import Repeated, at_least, each_seed, stream
+from .drawings.irregular_times import draw
+from .parts.contenders import Contender
+from .parts.training import GradientSteps, Simulated
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 Array = npt.NDArray[np.float64]
 
@@ -65,21 +50,16 @@ _STEP = 1e-4
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: simulated sequences, weights, batches."""
     seeds: int = 3
-    """Fits of each kind, which differ in weights, training sequences and batches."""
     jobs: int = 2
-    """Fits at the same time, one thread each. The numbers do not depend on it."""
     hidden_size: int = 32
     """Units of every network."""
     training_sequences: int = 5000
     """New ones for every fit; more than the network can learn by heart."""
     heldout_sequences: int = 500
-    """Sequences on which everything is measured, the same for all fits."""
     length: int = 40
     """Observations a sequence."""
     shortest: float = 0.05
@@ -87,20 +67,16 @@ class Settings:
     longest: float = 8.0
     """…to here, where e^{−θΔ} = .02 of the past is left."""
     steps: int = 2000
-    """Gradient steps of every fit."""
     batch_size: int = 100
-    """Sequences per step."""
     learning_rate: float = 1e-2
-    """Adam's, falling along a cosine."""
     shown: int = 10
     """Held-out sequences kept in posterior.nc."""
     draws: int = 200
     """Draws of their hidden states from the LSTM's guide, kept there as well."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "hidden_size", "training_sequences", "steps", "shown", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "hidden_size", "training_sequences", "steps", "shown", "draws")
         if not 0 < self.shortest < self.longest:
             came = f"{self.shortest} and {self.longest}"
             raise ValueError(f"shortest, longest: must be 0 < shortest < longest, got {came}")
@@ -120,17 +96,10 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-class Method(NamedTuple):
-    """A network, and whether it is told the gaps."""
-
-    network: type[RecurrentFilter]
-    gaps: bool
-
-
-METHODS: Mapping[str, Method] = {
-    "lstm_told_the_gaps": Method(LSTMFilter, True),
-    "gru_told_the_gaps": Method(GRUFilter, True),
-    "lstm_not_told_the_gaps": Method(LSTMFilter, False),
+METHODS: Mapping[str, Contender] = {
+    "lstm_told_the_gaps": Contender("lstm", gaps=True),
+    "gru_told_the_gaps": Contender("gru", gaps=True),
+    "lstm_not_told_the_gaps": Contender("lstm", gaps=False),
 }
 
 
@@ -209,24 +178,13 @@ def retention(network: Filter, data: Sequences) -> Array:
 # Fits
 
 
-@one_thread()
 def _train(settings: Settings, name: str, number: int) -> Measured:
     """One fit from its own seed; fits of one number see the same sequences."""
-    method, model = METHODS[name], known_model()
     seed = stream(settings, 1, number)
     data = simulated(settings, settings.training_sequences, seed).data
-    with seeded(seed):
-        guide = BeliefGuide(model, method.network(settings.hidden_size, gaps=method.gaps))
-    how = FitSettings(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        sleep_steps=0,
-        holdout=0,
-        patience=None,
-    )
-    result = fit(model, guide, data, settings=how, seed=seed, progress=False)
-    return _measured(settings, result.guide)
+    how, size = settings.fit_settings(), settings.hidden_size
+    guide = METHODS[name].trained(known_model(), data, how, seed, hidden_size=size)
+    return _measured(settings, guide)
 
 
 def _measured(settings: Settings, guide: Any) -> Measured:
@@ -260,13 +218,11 @@ def _correlation(x: Array, y: Array) -> float:
 
 def run(settings: Settings) -> Outcome:
     """Fit everything, measure everything on the same held-out sequences."""
-    plan = [(name, number) for name in METHODS for number in range(settings.seeds)]
-    done = Parallel(n_jobs=settings.jobs)(delayed(_train)(settings, *job) for job in plan)
-    fits: dict[str, list[Measured]] = {name: [] for name in METHODS}
-    for (name, _), one in zip(plan, done, strict=True):
-        fits[name].append(one)
+    found = each_seed(_train, settings, [(name,) for name in METHODS])
+    fits = {name: measured for (name,), measured in found.items()}
     figures: dict[str, Any] = {
         "reach": REACH,
+        "rate": RATE,
         "uniform_gaps": _uniform(settings),
         "floors": _floors(settings),
         **{name: _summary(measured) for name, measured in fits.items()},
@@ -380,7 +336,8 @@ def _posterior(settings: Settings, fits: Mapping[str, list[Measured]]) -> Idata:
         else ("heldout", "later_step")
         for name in arrays
     }
-    return build(
+    return record(
+        settings,
         {
             "posterior": {"hidden_state": paths[..., 0].numpy()[None]},
             "observed_data": {"y": few.values[..., 0].double().numpy()},
@@ -388,88 +345,4 @@ def _posterior(settings: Settings, fits: Mapping[str, list[Measured]]) -> Idata:
         },
         dims={"hidden_state": ("sequence", "step"), "y": ("sequence", "step"), **dims},
         coords={"step": np.arange(1, settings.length + 1)},
-        attrs={
-            "experiment": "irregular-times",
-            "seed": settings.seed,
-            "settings": dataclasses.asdict(settings),
-            "versions": versions(),
-        },
     )
-
-
-# Drawings
-
-_COLORS = {
-    "lstm_told_the_gaps": "tab:red",
-    "gru_told_the_gaps": "tab:green",
-    "lstm_not_told_the_gaps": "tab:blue",
-}
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """What is kept of the past beside the exact share and by gap; one sequence and its beliefs."""
-    return {
-        "retention": _draw_retention(posterior, figures),
-        "by_gap": _draw_by_gap(posterior),
-        "beliefs": _draw_beliefs(posterior),
-    }
-
-
-def _draw_retention(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
-    known = group(posterior, "constant_data")
-    exact, gap = known["exact_retention"].values, known["gap"].values
-    figure, axes = plt.subplots(
-        1, len(METHODS), figsize=(11, 3.8), sharey=True, layout="constrained"
-    )
-    for name, axis in zip(METHODS, axes, strict=True):
-        ours = known[f"{name}_retention"].values
-        colors = {"c": np.log(gap[:, ::4]), "cmap": "viridis", "s": 2, "alpha": 0.6}
-        dots = axis.scatter(exact[:, ::4], ours[:, ::4], rasterized=True, **colors)
-        axis.plot([0, 1], [0, 1], "k-", lw=0.7)
-        found = figures[name]["retention_correlation"]
-        axis.set(title=f"{name.replace('_', ' ')}, r = {found:.4f}", xlim=(0, 1), ylim=(-0.1, 1.1))
-        axis.set_xlabel("exact filter keeps e^{−θΔ} (1 − K)")
-    axes[0].set_ylabel("network keeps")
-    bar = figure.colorbar(dots, ax=axes, label="gap")
-    ticks = [0.1, 0.3, 1, 3]
-    bar.set_ticks(np.log(ticks).tolist(), labels=[str(t) for t in ticks])
-    return figure
-
-
-def _draw_by_gap(posterior: Idata) -> Figure:
-    """Means over steps of like gaps."""
-    known = group(posterior, "constant_data")
-    gap = known["gap"].values.reshape(-1)
-    order = np.argsort(gap)
-    pieces = np.array_split(order, 30)
-    middle = [float(np.median(gap[piece])) for piece in pieces]
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-
-    def means(name: str) -> list[float]:
-        values = known[name].values.reshape(-1)
-        return [float(np.median(values[piece])) for piece in pieces]
-
-    axis.plot(middle, means("exact_retention"), color="black", lw=4, alpha=0.35, label="exact")
-    axis.plot(middle, np.exp(-RATE * np.asarray(middle)), "k:", lw=1, label="e^{−θΔ}")
-    for name, color in _COLORS.items():
-        label = name.replace("_", " ")
-        axis.plot(middle, means(f"{name}_retention"), "o-", color=color, ms=3, lw=1, label=label)
-    axis.set(xscale="log", xlabel="gap", ylabel="share of the belief that is kept (median)")
-    axis.legend(frameon=False)
-    return figure
-
-
-def _draw_beliefs(posterior: Idata) -> Figure:
-    known = group(posterior, "constant_data").isel(sequence=0)
-    y = group(posterior, "observed_data")["y"].isel(sequence=0).values
-    times, mean, sd = (known[name].values for name in ("times", "exact_mean", "exact_sd"))
-    figure, axis = plt.subplots(figsize=(10, 3.8))
-    axis.fill_between(times, mean - 2 * sd, mean + 2 * sd, color="0.88", label="exact, ± 2 sd")
-    axis.plot(times, mean, color="black", lw=4, alpha=0.35, label="exact, mean")
-    for name in ("lstm_told_the_gaps", "lstm_not_told_the_gaps"):
-        label = name.replace("_", " ").replace("lstm", "LSTM")
-        axis.plot(times, known[f"{name}_mean"], ".-", color=_COLORS[name], lw=1, label=label)
-    axis.plot(times, y, "+", color="0.5", label="observed")
-    axis.set(xlabel="time", ylabel="state")
-    axis.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
-    return figure
