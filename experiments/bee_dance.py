@@ -22,8 +22,6 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from joblib import Parallel, delayed
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..inference import (
@@ -40,7 +38,6 @@ from ..inference import (
     most_likely_states,
     to_arviz,
 )
-from ..inference.arviz_groups import Idata, group
 from ..models import (
     Emission,
     FullGaussian,
@@ -52,22 +49,12 @@ from ..models import (
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
 from .data.loaders import load_bee_dances
+from .drawings.bee_dance import FAMILIES, draw
+from .parts.changes import TOLERANCE, changes, scores
 
-TOLERANCE = 10
-"""Frames by which a change may be missed: a quarter of a behaviour's mean length (42 frames). Fixed
-in advance; figures of other tolerances are beside it."""
-
-TOLERANCES = tuple(range(21))
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 REACH = "the switching model ahead of every hidden Markov model in evidence and F1 on unseen dances"
-
-FAMILIES: Mapping[str, str] = {
-    "gaussian_hmm": "Gaussian HMM",
-    "ar1_hmm": "AR(1)-HMM",
-    "ar2_hmm": "AR(2)-HMM",
-    "linear_gaussian": "one regime",
-    "switching": "switching linear",
-}
 
 
 @dataclass(frozen=True)
@@ -150,16 +137,14 @@ def run(settings: Settings) -> Outcome:
     jobs = Parallel(n_jobs=settings.jobs)
     done = jobs(delayed(_judged)(settings, data, *one) for one in fits)
     found = dict(zip(fits, done, strict=True))
+    marked = _in_order(marks)
+
+    def score(family: str, number: int) -> dict[str, Any]:
+        halves = [found[family, settings.seed + number, half][0] for half in (0, 1)]
+        return _score(halves, marked)
+
     by_model = {
-        family: _summary(
-            [
-                _score(
-                    [found[family, settings.seed + number, half][0] for half in (0, 1)],
-                    _in_order(marks),
-                )
-                for number in range(settings.replicates)
-            ]
-        )
+        family: _summary([score(family, number) for number in range(settings.replicates)])
         for family in FAMILIES
     }
     shown = found["switching", settings.seed, 0]
@@ -167,7 +152,7 @@ def run(settings: Settings) -> Outcome:
     place = 1  # a dance that the first half's fit never saw
     figures = {
         "by_model": by_model,
-        "baselines": _baselines(data, _in_order(marks), settings.seed),
+        "baselines": _baselines(data, marked, settings.seed),
         "reach": REACH,
         "tolerance_in_frames": TOLERANCE,
         "marked_changes": sum(map(len, marks)),
@@ -361,46 +346,6 @@ def _found(evidence: Tensor, unseen: Sequences, paths: Tensor, extra: dict[str, 
 # --- the score
 
 
-def changes(path: Sequence[int]) -> list[int]:
-    """Steps whose regime differs from that before."""
-    return (np.flatnonzero(np.diff(path)) + 1).tolist()
-
-
-def matched(found: Sequence[int], marked: Sequence[int], tolerance: int) -> int:
-    """Pairs of a found and a marked change at most ``tolerance`` apart, each in one pair at most.
-
-    As many as there can be: the earliest of both that fit belong together.
-    """
-    ours, theirs = sorted(found), sorted(marked)
-    pairs = i = j = 0
-    while i < len(ours) and j < len(theirs):
-        if abs(ours[i] - theirs[j]) <= tolerance:
-            pairs, i, j = pairs + 1, i + 1, j + 1
-        elif ours[i] < theirs[j]:
-            i += 1
-        else:
-            j += 1
-    return pairs
-
-
-def _f1(found: Sequence[list[int]], marked: Sequence[list[int]], tolerance: int) -> float:
-    """Of all dances together: 2 · pairs / (found + marked)."""
-    pairs = sum(matched(*one, tolerance) for one in zip(found, marked, strict=True))
-    return 2 * pairs / max(1, sum(map(len, found)) + sum(map(len, marked)))
-
-
-def _scores(found: Sequence[list[int]], marked: Sequence[list[int]]) -> dict[str, Any]:
-    pairs = sum(matched(*one, TOLERANCE) for one in zip(found, marked, strict=True))
-    count, wanted = sum(map(len, found)), sum(map(len, marked))
-    return {
-        "f1": _f1(found, marked, TOLERANCE),
-        "precision": pairs / max(1, count),
-        "recall": pairs / max(1, wanted),
-        "found_changes": count,
-        "f1_by_tolerance": [_f1(found, marked, tolerance) for tolerance in TOLERANCES],
-    }
-
-
 def _score(halves: Sequence[Found], marked: Sequence[list[int]]) -> dict[str, Any]:
     """Both halves together: every dance judged once, by a fit that never saw it."""
     frames = sum(half.frames for half in halves)
@@ -410,7 +355,7 @@ def _score(halves: Sequence[Found], marked: Sequence[list[int]]) -> dict[str, An
     }
     return {
         "evidence_per_frame": sum(half.log_evidence for half in halves) / frames,
-        **_scores([changed for half in halves for changed in half.changes], marked),
+        **scores([changed for half in halves for changed in half.changes], marked),
         **extra,
     }
 
@@ -437,7 +382,7 @@ def _baselines(
     even = [np.arange(apart / 2, length, apart).round().astype(int).tolist() for length in lengths]
     rng = np.random.default_rng(seed)
     random = [
-        _scores(
+        scores(
             [
                 rng.choice(np.arange(1, length), len(one), replace=False).tolist()
                 for length, one in zip(lengths, marked, strict=True)
@@ -447,84 +392,8 @@ def _baselines(
         for _ in range(repeats)
     ]
     return {
-        "evenly_spaced": _scores(even, marked),
+        "evenly_spaced": scores(even, marked),
         "random": {
             name: np.mean([one[name] for one in random], axis=0).tolist() for name in random[0]
         },
     }
-
-
-# --- figures
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """One dance with marked and found changes; F1 by tolerance; evidence of every model."""
-    return {
-        "dance": _draw_dance(posterior, figures["dance"]),
-        "changes": _draw_f1(figures),
-        "evidence": _draw_evidence(figures["by_model"]),
-    }
-
-
-def _draw_dance(posterior: Idata, dance: Mapping[str, list[int]]) -> Figure:
-    y = group(posterior, "observed_data")["obs"].isel(sequence=0)
-    y = y.transpose("time", "feature")
-    states = group(posterior, "posterior_states")["smoothed_mean"].isel(sequence=0)
-    names = [str(name) for name in states["component"].values]
-    shares = states.transpose("time", "component").values[
-        :, [name.startswith("regime") for name in names]
-    ]
-    figure, axes = plt.subplots(
-        3, 1, figsize=(11, 6), sharex=True, height_ratios=[3, 1.2, 1.6], layout="constrained"
-    )
-    step = np.arange(len(y))
-    for f, name in enumerate(y["feature"].values):
-        axes[0].plot(step, y.values[:, f] - 6 * f, lw=0.7, label=str(name))
-    axes[0].set_yticks([-6 * f for f in range(y.shape[1])], [str(n) for n in y["feature"].values])
-    axes[0].set_title("A dance that the model was not fitted to; black: changes marked by hand")
-    axes[1].stackplot(step, shares.T, alpha=0.8)
-    axes[1].set(ylabel="regimes,\nLSTM guide", ylim=(0, 1))
-    rows = [family for family in FAMILIES if family != "linear_gaussian"]
-    colors = {family: f"C{place}" for place, family in enumerate(FAMILIES)}
-    for row, family in enumerate(rows):
-        at = dance[family]
-        axes[2].plot(at, [row] * len(at), "|", ms=12, mew=1.6, color=colors[family])
-    axes[2].set_yticks(range(len(rows)), [FAMILIES[family] for family in rows])
-    axes[2].set(ylim=(-0.6, len(rows) - 0.4), xlabel="frame", xlim=(0, len(y)))
-    for axis in axes:
-        for mark in dance["marked"]:
-            axis.axvline(mark, color="black", lw=0.8, alpha=0.7)
-    return figure
-
-
-def _draw_f1(figures: Mapping[str, Any]) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
-    for place, (family, name) in enumerate(FAMILIES.items()):
-        if family != "linear_gaussian":
-            curve = figures["by_model"][family]["f1_by_tolerance"]
-            width = 3 if family == "switching" else 1.5
-            axis.plot(TOLERANCES, curve, label=name, lw=width, color=f"C{place}")
-    for name, style in (("evenly_spaced", "--"), ("random", ":")):
-        curve = figures["baselines"][name]["f1_by_tolerance"]
-        axis.plot(TOLERANCES, curve, style, color="grey", label=name.replace("_", " "))
-    axis.axvline(TOLERANCE, color="black", lw=0.6)
-    axis.set(xlabel="tolerance, frames", ylabel="F1 of changes, unseen dances", ylim=(0, 1))
-    axis.legend()
-    return figure
-
-
-def _draw_evidence(by_model: Mapping[str, Any]) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
-    names = list(FAMILIES)
-    for row, family in enumerate(names):
-        each = by_model[family]["evidence_of_each_seed"]
-        axis.plot(each, [row] * len(each), "o", color=f"C{row}", alpha=0.7)
-        if "bound_per_frame" in by_model[family]:
-            axis.plot(by_model[family]["bound_per_frame"], row, "|", ms=14, color="black")
-    axis.set_yticks(range(len(names)), [FAMILIES[family] for family in names])
-    axis.invert_yaxis()
-    axis.set(
-        xlabel="evidence of unseen dances, nats per frame",
-        title="A dot a seed; bar: bound of the guide",
-    )
-    return figure

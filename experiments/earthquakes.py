@@ -44,7 +44,15 @@ from .command.seeds import above
 from .data.loaders import load_earthquakes
 from .drawings.earthquakes import draw
 from .drawings.marks import QUANTILES
-from .parts.bayes import GuideSettings, NutsSettings, beside, chain_figures, sampled
+from .parts.bayes import (
+    SMOKE_CHAINS,
+    SMOKE_GUIDES,
+    GuideSettings,
+    NutsSettings,
+    beside,
+    chain_figures,
+    sampled,
+)
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -131,15 +139,11 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
+    **SMOKE_CHAINS,
+    **SMOKE_GUIDES,
     "largest": 2,
     "steps": 3,
     "starts_per_state": 1,
-    "bayes_steps": 3,
-    "chains": 2,
-    "warmup": 4,
-    "chain_draws": 15,
-    "jobs": 1,
-    "draws": 30,
     "replications": 10,
 }
 

@@ -40,7 +40,15 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_heart_transplants
 from .drawings.heart_transplant import draw
-from .parts.bayes import GuideSettings, NutsSettings, beside, sampled, split_r_hat
+from .parts.bayes import (
+    SMOKE_CHAINS,
+    SMOKE_GUIDES,
+    GuideSettings,
+    NutsSettings,
+    beside,
+    sampled,
+    split_r_hat,
+)
 from .parts.heart_models import DEATH, ERRORS, FIXED, GRADES, INITIAL, JUMPS, PUBLISHED, survival
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -86,15 +94,13 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
+    **SMOKE_CHAINS,
+    **SMOKE_GUIDES,
     "source": "simulated",
     "patients": 40,
     "steps": 5,
-    "chains": 2,
     "warmup": 5,
     "chain_draws": 10,
-    "bayes_steps": 3,
-    "draws": 30,
-    "jobs": 1,
     "hidden_size": 4,
     "network_patients": 40,
     "network_steps": 3,

@@ -8,16 +8,12 @@ is chosen is chosen by the validation split.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
-from matplotlib import pyplot as plt
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from ..inference import (
@@ -32,7 +28,6 @@ from ..inference import (
     to_arviz,
     weighted_evidence,
 )
-from ..inference.arviz_groups import Idata, group
 from ..inference.guides.particles import particle_filter
 from ..models import (
     Bernoulli,
@@ -45,12 +40,12 @@ from ..models import (
 from ..models.randomness import seeded
 from .command.report import Outcome
 from .data.loaders import load_jsb_chorales, load_musedata, load_piano_midi
+from .drawings.jsb_chorales import draw
+from .parts.pitches import PITCHES, Splits, baselines, cut, simulated
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 Source = Literal["chorales", "piano-midi", "musedata", "simulated"]
-Splits = tuple[Sequences, Sequences, Sequences]
-
-PITCHES = 88
-
 PUBLISHED: Mapping[str, Mapping[str, float]] = {
     "chorales": {
         "deep Markov model, bound (Krishnan et al. 2017)": 6.926,
@@ -195,7 +190,7 @@ def run(settings: Settings) -> Outcome:
     figures = {
         "nats_per_frame": table,
         "published_nats_per_frame": dict(PUBLISHED[settings.source]),
-        "baselines_nats_per_frame": _baselines(train, test),
+        "baselines_nats_per_frame": baselines(train, test),
         "training": training,
         "exported": settings.members[-1],
     }
@@ -217,39 +212,10 @@ def _splits(settings: Settings) -> Splits:
         "chorales": load_jsb_chorales,
         "piano-midi": load_piano_midi,
         "musedata": load_musedata,
-        "simulated": _simulated,
+        "simulated": simulated,
     }
     train, valid, test = loaders[settings.source]()
-    return _cut(train, settings.longest), valid, test
-
-
-def _simulated() -> Splits:
-    """Four voices that walk about, 30 pieces of 12 to 20 frames, and a few more."""
-    generator = np.random.default_rng(0)
-    pieces = []
-    for _ in range(42):
-        length = int(generator.integers(12, 21))
-        moves = generator.integers(-2, 3, size=(length, 4)).cumsum(0)
-        place = np.clip(moves + np.array([30, 40, 50, 60]), 0, PITCHES - 1)
-        frames = np.zeros((length, PITCHES))
-        frames[np.arange(length)[:, None], place] = 1
-        pieces.append(frames)
-    train, valid, test = (
-        Sequences.from_arrays(part) for part in (pieces[:30], pieces[30:36], pieces[36:])
-    )
-    return train, valid, test
-
-
-def _cut(data: Sequences, longest: int) -> Sequences:
-    """The same frames in sequences of at most so many."""
-    if data.max_length <= longest:
-        return data
-    pieces = [
-        piece
-        for array in data.arrays()
-        for piece in np.array_split(array, math.ceil(len(array) / longest))
-    ]
-    return Sequences.from_arrays(pieces, features=list(data.features))
+    return cut(train, settings.longest), valid, test
 
 
 def _fit(name: str, settings: Settings, train: Sequences, valid: Sequences) -> Fit:
@@ -388,106 +354,3 @@ def _sentence(row: Mapping[str, Any]) -> str:
         f"{test[f'{best}_frame_weighted']:.3f} nats per frame, reach {row['reach']}, "
         f"{row['fit_seconds']:.0f} s"
     )
-
-
-def _baselines(train: Sequences, test: Sequences) -> dict[str, float]:
-    """Pitches that know nothing of each other: independent frames, and a chain per pitch.
-
-    Counts with ½ added.
-    """
-    y = train.values.double()
-    inside = train.step_mask.unsqueeze(-1)
-    rate = ((y * inside).sum((0, 1)) + 0.5) / (train.n_steps + 1)
-    before, after, both = y[:, :-1], y[:, 1:], inside[:, 1:]
-    chain = torch.stack(
-        [
-            ((after * (before == bit) * both).sum((0, 1)) + 0.5)
-            / (((before == bit) * both).sum((0, 1)) + 1)
-            for bit in (0, 1)
-        ]
-    )
-    x = test.values.double()
-    seen = test.step_mask.unsqueeze(-1)
-
-    def log_p(bits: Tensor, probability: Tensor) -> Tensor:
-        return torch.where(bits > 0, probability, 1 - probability).log()
-
-    alone = (log_p(x, rate) * seen).sum()
-    moved = torch.where(x[:, :-1] > 0, chain[1], chain[0])
-    follows = (log_p(x[:, :1], rate) * seen[:, :1]).sum()
-    follows = follows + (log_p(x[:, 1:], moved) * seen[:, 1:]).sum()
-    return {
-        "independent_pitches": -float(alone) / test.n_steps,
-        "first_order_chain_of_each_pitch": -float(follows) / test.n_steps,
-    }
-
-
-LABELS = {
-    "hmm_256_states": "HMM, 256 states (exact)",
-    "hmm_1024_states": "HMM, 1024 states (exact)",
-    "autoregressive_hmm": "autoregressive HMM (exact)",
-    "deep": "deep Markov model, bound",
-}
-
-
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
-    """All figures beside the published ones, the way there, and a piece with replications."""
-    return {
-        "table": _draw_table(figures),
-        "training": _draw_training(figures["training"]),
-        "pieces": _draw_pieces(posterior, figures["exported"]),
-    }
-
-
-def _draw_table(figures: Mapping[str, Any]) -> Figure:
-    rows: list[tuple[str, float, str]] = []
-    for name, row in figures["nats_per_frame"].items():
-        rows.append((LABELS[name], row["test"]["bound_frame_weighted"], "tab:red"))
-        if "importance_weighted_frame_weighted" in row["test"]:
-            for kind in ("importance_weighted", "particle_filter"):
-                value = row["test"][f"{kind}_frame_weighted"]
-                label = f"deep Markov model, {kind.replace('_', ' ')}"
-                rows.append((label, value, "tab:orange"))
-    rows += [(n, value, "tab:grey") for n, value in figures["published_nats_per_frame"].items()]
-    for name, value in figures["baselines_nats_per_frame"].items():
-        rows.append((name.replace("_", " "), value, "lightgrey"))
-    rows.sort(key=lambda row: row[1])
-    figure, axis = plt.subplots(figsize=(10, 0.32 * len(rows) + 1))
-    axis.barh([row[0] for row in rows], [row[1] for row in rows], color=[row[2] for row in rows])
-    for place, (_, value, _) in enumerate(rows):
-        axis.annotate(
-            f"{value:.2f}", (value, place), (4, 0), textcoords="offset points", va="center"
-        )
-    axis.set(xlabel="nats per frame on the test split", xlim=(0, 1.1 * max(r[1] for r in rows)))
-    axis.set_title("Lower is better. Bounds, estimates and exact\nvalues are different quantities")
-    axis.invert_yaxis()
-    return figure
-
-
-def _draw_training(training: Mapping[str, Any]) -> Figure:
-    figure, axis = plt.subplots(figsize=(7, 3.6))
-    for name, row in training.items():
-        axis.plot(row["step"], row["validation_nats_per_frame"], ".-", label=LABELS[name])
-    axis.set(xlabel="step", ylabel="nats per frame", xscale="log", title="Validation split")
-    axis.legend(frameon=False)
-    return figure
-
-
-def _draw_pieces(posterior: Idata, exported: str) -> Figure:
-    """A test piece, and replications of it: pieces of that length that the model makes up."""
-    observed = group(posterior, "observed_data")["obs"].isel(sequence=0)
-    seen = observed.transpose("time", "feature").values
-    length = int(np.isfinite(seen).all(-1).sum())
-    replicas = group(posterior, "posterior_predictive")["obs"].isel(sequence=0, chain=0)
-    made = replicas.transpose("draw", "time", "feature").values[:2, :length]
-    figure, axes = plt.subplots(3, 1, figsize=(9, 6), sharex=True, sharey=True)
-    name = LABELS[exported].removesuffix(", bound").removesuffix(" (exact)")
-    titles = ("a test piece", f"made up by the model ({name})", "and another")
-    used = np.flatnonzero(np.concatenate([seen[:length], *made]).any(0))
-    low, high = (used.min(), used.max()) if used.size else (0, PITCHES - 1)
-    for axis, roll, title in zip(axes, (seen[:length], *made), titles, strict=False):
-        axis.imshow(roll.T, origin="lower", aspect="auto", cmap="Greys", interpolation="nearest")
-        axis.set_title(title, loc="left", fontsize=9)
-        axis.set(ylabel="key of the piano", ylim=(low - 2, high + 2))
-    axes[-1].set_xlabel("frame")
-    return figure

@@ -41,7 +41,15 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_nile
 from .drawings.marks import QUANTILES, name_rows, normal_band, quantile_row
-from .parts.bayes import GuideSettings, NutsSettings, beside, chain_figures, sampled
+from .parts.bayes import (
+    SMOKE_CHAINS,
+    SMOKE_GUIDES,
+    GuideSettings,
+    NutsSettings,
+    beside,
+    chain_figures,
+    sampled,
+)
 
 VARIANCES = {"observation_variance": 15099.0, "level_variance": 1469.1}
 """The maximum of the likelihood as printed by Durbin & Koopman."""
@@ -123,13 +131,10 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
+    **SMOKE_CHAINS,
+    **SMOKE_GUIDES,
     "steps": 3,
-    "bayes_steps": 3,
     "bayes_particles": 1,
-    "chains": 2,
-    "warmup": 4,
-    "chain_draws": 15,
-    "jobs": 1,
     "draws": 30,
 }
 

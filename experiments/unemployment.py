@@ -26,7 +26,7 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_unemployment
 from .drawings.marks import QUANTILES, forecast_bands, normal_band
-from .parts.bayes import NutsSettings, chain_figures, sampled
+from .parts.bayes import SMOKE_CHAINS, NutsSettings, chain_figures, sampled
 from .parts.maximum import maximum
 
 LAWS: dict[str, Dynamics] = {
@@ -80,11 +80,8 @@ class Settings(NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
+    **SMOKE_CHAINS,
     "iterations": 2,
-    "chains": 2,
-    "warmup": 4,
-    "chain_draws": 15,
-    "jobs": 1,
     "ahead": 2,
 }
 

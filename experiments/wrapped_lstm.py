@@ -36,22 +36,16 @@ from ..inference import (
 from ..models import Categorical, HiddenMarkovModel, Sequences
 from ..models.randomness import seeded
 from .command.report import Outcome
-from .command.seeds import over_seeds, stream, summary
+from .command.seeds import Repeated, over_seeds, stream, summary
 from .data.loaders import load_english_letters
 from .drawings.wrapped_lstm import draw
 from .parts.language_models import LanguageModel, train
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Repeated):
     """Settings of the experiment."""
 
-    seed: int = 0
-    """Of everything: the split, weights, batches, starts, samples."""
-    seeds: int = 5
-    """LSTMs, which differ in weights and training text; each is wrapped in every model."""
-    jobs: int = 1
-    """LSTMs at the same time, one thread each. The numbers do not depend on it."""
     source: Literal["pydoc", "shakespeare"] = "pydoc"
     """The text, as of english-letters."""
     length: int = 64
@@ -81,6 +75,7 @@ class Settings:
     """Draws in posterior.nc."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shown_states not in self.states or len(set(self.states)) < 2:
             raise ValueError(
                 "states, shown_states: need two sizes or more, and the shown one among them, got "

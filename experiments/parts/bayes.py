@@ -52,6 +52,11 @@ class GuideSettings:
         return FitSettings(**{**how, "patience": None, **changes})
 
 
+SMOKE_CHAINS: Mapping[str, object] = {"chains": 2, "warmup": 4, "chain_draws": 15, "jobs": 1}
+SMOKE_GUIDES: Mapping[str, object] = {"bayes_steps": 3, "draws": 30}
+"""Replacements with which both take seconds."""
+
+
 def sampled(
     settings: NutsSettings, model: Model, data: Sequences, *, seed: int, **options: Any
 ) -> NutsFit:

@@ -5,15 +5,9 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from beliefzoo.experiments.bee_dance import (
-    Settings,
-    _data,
-    _pieces,
-    changes,
-    matched,
-    simulated,
-)
+from beliefzoo.experiments.bee_dance import Settings, _data, _pieces, simulated
 from beliefzoo.experiments.data.loaders import load_bee_dances
+from beliefzoo.experiments.parts.changes import changes, matched
 from beliefzoo.models import Sequences
 
 
