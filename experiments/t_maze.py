@@ -42,6 +42,7 @@ from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..inference.guides.guide import Guide
 from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
+from ..models.beliefs import divergence
 from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
@@ -340,7 +341,7 @@ def measured(maze: Maze, log_belief: Tensor) -> Measured:
     """KL(exact ‖ belief), and the probability of the right side, over all steps."""
     exact = maze.belief
     belief = log_belief.exp()
-    kl = divergence(exact, log_belief)
+    kl = divergence(exact.log(), log_belief)
     sides, own = (
         torch.stack([law[..., part].sum(-1) for part in (maze.up, ~maze.up)], -1)
         for law in (exact, belief)
@@ -352,17 +353,11 @@ def measured(maze: Maze, log_belief: Tensor) -> Measured:
     total = torch.bincount(maze.lag.flatten(), weights=right.flatten(), minlength=steps)
     figures = {
         "kl_belief_per_step": float(kl.mean()),
-        "kl_side_per_step": float(divergence(sides, own.clamp(1e-12, 1).log()).mean()),
+        "kl_side_per_step": float(divergence(sides.log(), own.clamp(1e-12, 1).log()).mean()),
         "cue_at_junction": mean_of(right[arrived]),
         "right_side_at_junction": mean_of((right[arrived] > 0.5).double()),
     }
     return Measured(figures, (total / count).numpy(), {})
-
-
-def divergence(exact: Tensor, log_belief: Tensor) -> Tensor:
-    """KL(exact ‖ belief) along the last axis."""
-    logs = torch.where(exact > 0, exact, 1).log()
-    return torch.where(exact > 0, exact * (logs - log_belief), 0).sum(-1)
 
 
 def mean_of(values: Tensor) -> float:

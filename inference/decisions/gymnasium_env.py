@@ -285,8 +285,7 @@ class _Running:
         tell_belief: bool,
         render_mode: str | None,
     ) -> None:
-        _require_model(model)
-        made = model if isinstance(model, POMDP) else model()
+        made = _maker(model)()
         require(isinstance(made, POMDP), "model", "must make a POMDP", repr(made))
         self.model = made
         self.world = World(self.model)
@@ -414,9 +413,12 @@ class _Running:
         return f"step {int(now.steps[n])}: {done}; {where}"
 
 
-def _require_model(model: object) -> None:
-    fits = isinstance(model, POMDP) or callable(model)
-    require(fits, "model", "must be a POMDP or a function that makes one", repr(model))
+def _maker(model: Model) -> Callable[[], POMDP]:
+    """A function that returns the process: Gymnasium deep-copies processes, but not functions."""
+    if isinstance(model, POMDP):
+        return lambda: model
+    require(callable(model), "model", "must be a POMDP or a function that makes one", repr(model))
+    return model
 
 
 def register_environment(id: str, model: Model, *, max_episode_steps: int | None = None) -> None:
@@ -438,7 +440,7 @@ def register_environment(id: str, model: Model, *, max_episode_steps: int | None
     >>> gymnasium.make("docs/DeafTiger-v0").action_space
     Discrete(3)
     """
-    _require_model(model)
+    maker = _maker(model)
     if max_episode_steps is not None:
         require_count(max_episode_steps, "max_episode_steps")
     gymnasium.register(
@@ -446,8 +448,7 @@ def register_environment(id: str, model: Model, *, max_episode_steps: int | None
         entry_point=f"{__name__}:POMDPEnv",
         vector_entry_point=f"{__name__}:POMDPVectorEnv",
         max_episode_steps=max_episode_steps,
-        # Gymnasium deep-copies specifications, but not functions.
-        kwargs={"model": (lambda: model) if isinstance(model, POMDP) else model},
+        kwargs={"model": maker},
     )
 
 

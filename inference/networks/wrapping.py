@@ -250,9 +250,8 @@ def wrap(
     return _measured(fitted, lstm, output, test, windows, samples, seed)
 
 
-def _check_model(model: object) -> None:
+def _check_model(model: Model) -> None:
     require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
-    assert isinstance(model, Model)
     require(
         model.exact,
         "model",
