@@ -102,6 +102,7 @@ from .decisions.pomdp import POMDP, Episodes, World
 from .decisions.problems import light_dark, light_maze, machine_repair, rock_sample, t_maze, tiger
 from .decisions.rewards import Rewards, Tables
 from .emissions.counts import Bernoulli, Categorical, Multinomial, Poisson
+from .emissions.distribution import FromDistribution
 from .emissions.emission import Emission, Parameters, Priors
 from .emissions.misclassification import Misclassification
 from .emissions.observations import Symbols, Vectors
@@ -138,6 +139,7 @@ __all__ = [
     "Episodes",
     "ExactTracker",
     "FixedChances",
+    "FromDistribution",
     "FullGaussian",
     "GateConditions",
     "GatedAccumulator",

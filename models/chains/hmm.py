@@ -11,12 +11,14 @@ from typing import Any, Self
 import pyro.distributions as dist
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from ..beliefs import DiscreteBelief
 from ..checks import require, require_count
 from ..data.folders import Data, SequenceFolder
 from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Poisson
+from ..emissions.distribution import FromDistribution
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
@@ -240,7 +242,8 @@ class HiddenMarkovModel(Model):
 
     Args:
         states: number of hidden states K >= 1.
-        emission: the emission law, an ``Emission`` or one of the names in ``SHORTHAND``.
+        emission: the emission law, an ``Emission``, one of the names in ``SHORTHAND``, or a class
+            of distributions of one number, see ``FromDistribution``.
         initial: ``"free"`` (a parameter), ``"stationary"`` (the distribution π with π P = π), or a
             law.
         transition: the transition law; by default a matrix with Dirichlet rows.
@@ -269,7 +272,7 @@ class HiddenMarkovModel(Model):
     def __init__(
         self,
         states: int,
-        emission: Emission | str,
+        emission: Emission | str | type[Distribution],
         *,
         initial: InitialLaw | str = "free",
         transition: TransitionLaw | None = None,
@@ -545,17 +548,20 @@ def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
     return computed
 
 
-def named_emission(emission: Emission | str) -> Emission:
+def named_emission(emission: Emission | str | type[Distribution]) -> Emission:
     """The emission itself, or the family with that short name; ``ValueError`` if there is none."""
     if isinstance(emission, Emission):
         return emission
+    if isinstance(emission, type) and issubclass(emission, Distribution):
+        return FromDistribution(emission)
     if isinstance(emission, str) and emission in _SIZED:
         raise ValueError(
             f"emission: {emission!r} needs a size; for instance emission={_SIZED[emission]}"
         )
     if not isinstance(emission, str) or emission not in SHORTHAND:
         raise ValueError(
-            f"emission: must be an Emission or one of {sorted(SHORTHAND)}, got {emission!r}"
+            f"emission: must be an Emission or one of {sorted(SHORTHAND)} or a class of "
+            f"distributions, got {emission!r}"
         )
     return SHORTHAND[emission]()
 

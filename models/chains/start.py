@@ -123,7 +123,8 @@ def clustered(
         if labels is not None:
             return labels
     seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-    x = _standardised(emission.encode(y).double(), seen)
+    x = emission.coordinates(y, mask).double()
+    x = _standardised(x, seen.repeat(1, 1, x.shape[-1] // seen.shape[-1]))
     if len(x[some].unique(dim=0)) < states:
         x = _windows(x)
     steps = seen.any(-1)
@@ -179,14 +180,12 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
 
 def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
     """The cluster that belongs to each state."""
-    name, known = model.emission.ordering, model.known.get("transition")
+    known, ranks = model.known.get("transition"), model.emission.ranks(laws)
     if _located(model) or model.timed:
         return torch.arange(model.states)
     if known is not None and not model.ordered:
         return _matched(known.clamp_min(1e-6).log().numpy(), counts.numpy())
-    if name is not None and name in laws:
-        return laws[name].reshape(model.states, -1)[:, 0].argsort()
-    return torch.arange(model.states)
+    return torch.arange(model.states) if ranks is None else ranks.argsort()
 
 
 def _named(

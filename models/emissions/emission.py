@@ -110,6 +110,22 @@ class Emission(ABC):
         """The parameter whose values can order the states; None if there is none."""
         return None
 
+    def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Return numbers (N, T, channels) by whose distances a fit first clusters the steps."""
+        del mask
+        return self.encode(y)
+
+    def ranks(self, laws: Parameters) -> Tensor | None:
+        """Return numbers (K,) in whose increasing order a fit names its states; None for any.
+
+        Args:
+            laws: values of all parameters of the family, without axes of draws.
+        """
+        name = self.ordering
+        if name is None or name not in laws:
+            return None
+        return laws[name].reshape(len(laws[name]), -1)[:, 0]
+
     @property
     def reorderable(self) -> bool:
         """True if the numbers of the states have no meaning for the law, so that states can be

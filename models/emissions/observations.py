@@ -12,11 +12,69 @@ from torch.distributions import constraints
 from ..checks import require
 from ..data.sequences import Sequences
 
-_REQUIREMENTS: dict[constraints.Constraint, str] = {
-    constraints.real: "finite numbers",
-    constraints.nonnegative_integer: "whole numbers >= 0",
-    constraints.boolean: "values 0 or 1",
-}
+
+class Numbers(constraints.Constraint):
+    """Numbers between two bounds, single ones or one a feature, that belong to them or do not."""
+
+    event_dim = 0
+
+    def __init__(
+        self, low: Tensor, high: Tensor, *, closed: tuple[bool, bool], whole: bool = False
+    ) -> None:
+        self.lower_bound, self.upper_bound = low, high
+        self.closed, self.is_discrete = closed, whole
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        low, high = self.lower_bound.to(value.device), self.upper_bound.to(value.device)
+        above = value >= low if self.closed[0] else value > low
+        below = value <= high if self.closed[1] else value < high
+        return above & below & (value % 1 == 0) if self.is_discrete else above & below
+
+
+def bounds_of(support: constraints.Constraint) -> tuple[Tensor, Tensor]:
+    """Return the bounds of a set of numbers, infinite where there are none."""
+    if isinstance(support, type(constraints.boolean)):
+        return torch.tensor(0.0), torch.tensor(1.0)
+    ends = (("lower_bound", -torch.inf), ("upper_bound", torch.inf))
+    low, high = (torch.as_tensor(getattr(support, name, none)).double() for name, none in ends)
+    return low, high
+
+
+def inside_of(support: constraints.Constraint) -> Tensor:
+    """Return some number of a set: zero, its middle, one off its only bound, or its least."""
+    low, high = bounds_of(support)
+    if support.is_discrete:
+        return torch.where(low.isfinite(), low, 0)
+    inside = torch.where(low.isfinite(), low + 1, torch.where(high.isfinite(), high - 1, 0))
+    return torch.where(low.isfinite() & high.isfinite(), (low + high) / 2, inside)
+
+
+def requirement(support: constraints.Constraint) -> str:
+    """Return a set of numbers in words: "numbers > 0", "whole numbers from 0 to 10"."""
+    if support is constraints.boolean:
+        return "values 0 or 1"
+    low, high = bounds_of(support)
+    below, above = (_printed(bound) for bound in (low, high))
+    kind = "whole numbers" if support.is_discrete else "numbers"
+    if below is None and above is None:
+        return kind if support.is_discrete else "finite numbers"
+    holds_low, holds_high = (bool(support.check(bound).all()) for bound in (low, high))
+    if above is None:
+        return f"{kind} {'>=' if holds_low else '>'} {below}"
+    if below is None:
+        return f"{kind} {'<=' if holds_high else '<'} {above}"
+    if support.is_discrete:
+        return f"{kind} from {below} to {above}"
+    return f"{kind} in {'[' if holds_low else '('}{below}, {above}{']' if holds_high else ')'}"
+
+
+def _printed(bound: Tensor) -> str | None:
+    """Return a bound, or one a feature, in print; None for infinity."""
+    if bool(bound.isinf().all()):
+        return None
+    printed = [f"{number:g}" for number in bound.flatten().tolist()]
+    return printed[0] if len(set(printed)) == 1 else f"[{', '.join(printed)}]"
 
 
 class Observations(Protocol):
@@ -84,7 +142,7 @@ class Symbols:
 
 @dataclass(frozen=True)
 class Vectors:
-    """Vectors of numbers from ``support``: ``real``, ``nonnegative_integer`` or ``boolean``.
+    """Vectors of numbers from ``support``, such as ``real``, ``positive`` or ``boolean``.
 
     Args:
         features: numbers per step F.
@@ -119,9 +177,8 @@ class Vectors:
             f"{family} needs {self.features} feature(s)",
             data.n_features,
         )
-        seen = data.values[data.mask]
-        bad = seen[~self.support.check(seen)].tolist()
-        require(not bad, "data", f"{family} needs {_REQUIREMENTS[self.support]}", bad[:1])
+        bad = data.values[data.mask & ~self.support.check(data.values)].tolist()
+        require(not bad, "data", f"{family} needs {requirement(self.support)}", bad[:1])
         partly = int((data.mask.any(-1) & ~data.mask.all(-1)).sum())
         require(
             not (self.whole and partly),
@@ -134,7 +191,8 @@ class Vectors:
         return data.values, data.mask
 
     def blank(self, sequences: int, steps: int) -> Tensor:
-        return torch.zeros(sequences, steps, self.features)
+        blank = torch.zeros(sequences, steps, self.features)
+        return blank + inside_of(self.support).to(blank)
 
     def encode(self, y: Tensor) -> Tensor:
         return y

@@ -5,6 +5,7 @@ import itertools
 from collections.abc import Callable
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy import stats
@@ -18,6 +19,7 @@ from beliefzoo.models import (
     Bernoulli,
     Categorical,
     Emission,
+    FromDistribution,
     FullGaussian,
     Gaussian,
     GaussianMixture,
@@ -87,6 +89,15 @@ def gaussian_mixture(p, y, seen, shift):
     return logsumexp(np.log(p["weight"]) + parts)
 
 
+def gamma(p, y, seen, shift):
+    law = stats.gamma(p["concentration"], scale=1 / p["rate"])
+    return law.logpdf(y)[seen].sum()
+
+
+def laplace(p, y, seen, shift):
+    return stats.laplace.logpdf(y, p["loc"] + shift, p["scale"])[seen].sum()
+
+
 # What an autoregression reads of an earlier observation.
 
 
@@ -107,6 +118,8 @@ def as_shares(p, y):
 
 
 def as_deviation(p, y):
+    if "loc" in p:
+        return y - p["loc"]
     mean = p["mean"] if "weight" not in p else p["weight"] @ p["mean"]
     return y - mean
 
@@ -132,7 +145,7 @@ class Case:
         """The state's parameters, each with its feature axis."""
         values = self.plain or self.values
         single = self.emission.features == 1 and not self.emission.codes
-        axis = {"rate", "probs", "mean", "scale", "freedom"} if single else set()
+        axis = {"rate", "probs", "mean", "scale", "freedom", "concentration"} if single else set()
         return {n: v[k][..., None] if n in axis else v[k] for n, v in values.items()}
 
 
@@ -227,6 +240,20 @@ def plain_cases() -> dict[str, Case]:
             as_deviation,
             reals(2),
         ),
+        "from-gamma": Case(
+            FromDistribution(dist.Gamma),
+            {"concentration": positive(k), "rate": positive(k)},
+            gamma,
+            as_it_is,
+            lambda rng: rng.gamma(2.0, size=1),
+        ),
+        "from-laplace-2": Case(
+            FromDistribution(dist.Laplace, 2),
+            {"loc": real(k, 2), "scale": positive(k, 2)},
+            laplace,
+            as_deviation,
+            reals(2),
+        ),
     }
 
 
@@ -265,6 +292,7 @@ def all_cases() -> dict[str, Case]:
         "multinomial": "multinomial",
         "full-gaussian": "full-gaussian",
         "gaussian-mixture": "gaussian-mixture-2",
+        "from-laplace": "from-laplace-2",
     }
     cases = dict(plain)
     for name, base in bases.items():
@@ -737,6 +765,8 @@ def test_a_network_starts_at_the_global_fit():
         GaussianMixture(2),
         Regression(Gaussian(2), inputs=1, lags=1),
         NeuralEmission(Gaussian(2), 3, 4),
+        FromDistribution(dist.Gumbel, 2),
+        Regression(FromDistribution(dist.Normal, 2), inputs=1, lags=1),
     ],
     ids=repr,
 )
@@ -829,6 +859,37 @@ RECOVERIES = {
         Regression(Bernoulli(2), inputs=1),
         {"probs": [[0.2, 0.7], [0.8, 0.2]], "input_weight": [[[1.0], [-0.5]], [[0.0], [0.8]]]},
         inputs=1,
+    ),
+    "from-gamma": Recovery(
+        FromDistribution(dist.Gamma), {"concentration": [2.0, 9.0], "rate": [2.0, 1.5]}
+    ),
+    "from-von-mises": Recovery(
+        FromDistribution(dist.VonMises), {"loc": [0.0, 3.0], "concentration": [4.0, 1.5]}
+    ),
+    "from-negative-binomial": Recovery(
+        FromDistribution(dist.NegativeBinomial), {"total_count": [3.0, 6.0], "probs": [0.3, 0.7]}
+    ),
+    "from-beta": Recovery(
+        FromDistribution(dist.Beta), {"concentration1": [2.0, 6.0], "concentration0": [5.0, 2.0]}
+    ),
+    "from-log-normal": Recovery(
+        FromDistribution(dist.LogNormal), {"loc": [0.0, 1.5], "scale": [0.6, 0.3]}
+    ),
+    "from-exponential": Recovery(FromDistribution(dist.Exponential), {"rate": [0.2, 3.0]}),
+    "from-zero-inflated-poisson": Recovery(
+        FromDistribution(dist.ZeroInflatedPoisson), {"rate": [2.0, 9.0], "gate": [0.3, 0.2]}
+    ),
+    "from-weibull": Recovery(
+        FromDistribution(dist.Weibull), {"scale": [1.0, 5.0], "concentration": [1.2, 3.0]}
+    ),
+    "from-cauchy": Recovery(
+        FromDistribution(dist.Cauchy), {"loc": [0.0, 6.0], "scale": [1.0, 0.5]}
+    ),
+    "from-laplace": Recovery(
+        FromDistribution(dist.Laplace), {"loc": [0.0, 3.0], "scale": [1.0, 0.5]}
+    ),
+    "from-gumbel": Recovery(
+        FromDistribution(dist.Gumbel), {"loc": [0.0, 4.0], "scale": [1.0, 0.5]}
     ),
     "neural-categorical": Recovery(
         Categorical(3),
