@@ -44,15 +44,7 @@ from .command.seeds import above
 from .data.loaders import load_earthquakes
 from .drawings.earthquakes import draw
 from .drawings.marks import QUANTILES
-from .parts.bayes import (
-    SMOKE_CHAINS,
-    SMOKE_GUIDES,
-    GuideSettings,
-    NutsSettings,
-    beside,
-    chain_figures,
-    sampled,
-)
+from .parts import bayes
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -112,7 +104,7 @@ LOO_NOTE = (
 
 
 @dataclass(frozen=True)
-class Settings(GuideSettings, NutsSettings):
+class Settings(bayes.GuideSettings, bayes.NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -139,8 +131,8 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
-    **SMOKE_CHAINS,
-    **SMOKE_GUIDES,
+    **bayes.SMOKE_CHAINS,
+    **bayes.SMOKE_GUIDES,
     "largest": 2,
     "steps": 3,
     "starts_per_state": 1,
@@ -158,7 +150,7 @@ def run(settings: Settings) -> Outcome:
     maxima = side_by_side(
         delayed(_maximum)(settings, data, m, start) for start in PUBLISHED for m in many
     )
-    chains = sampled(
+    chains = bayes.sampled(
         settings, _bayes_model(settings, states), data, seed=settings.seed, target_accept=0.8
     )
     posterior = to_arviz(
@@ -274,7 +266,7 @@ def _bayes_model(settings: Settings, states: int) -> HiddenMarkovModel:
 def _nuts_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
     rate = chains.draws["rate"].flatten(0, 1)
     return {
-        **chain_figures(posterior, chains),
+        **bayes.chain_figures(posterior, chains),
         "rate_mean": rate.mean(0).tolist(),
         "rate_sd": rate.std(0).tolist(),
     }
@@ -319,7 +311,7 @@ def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> 
     drawn = {name: torch.as_tensor(exported[name].values[0]) for name in chains.draws}
     judged = importance(result, data, draws=settings.draws, seed=settings.seed)
     return {
-        **beside(chains.draws, drawn),
+        **bayes.beside(chains.draws, drawn),
         "elbo": judged.elbo,
         "importance_corrected_log_evidence": judged.log_evidence,
         "k_hat_parameters": judged.k_hat_parameters,

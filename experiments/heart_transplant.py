@@ -40,15 +40,7 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_heart_transplants
 from .drawings.heart_transplant import draw
-from .parts.bayes import (
-    SMOKE_CHAINS,
-    SMOKE_GUIDES,
-    GuideSettings,
-    NutsSettings,
-    beside,
-    sampled,
-    split_r_hat,
-)
+from .parts import bayes
 from .parts.heart_models import DEATH, ERRORS, FIXED, GRADES, INITIAL, JUMPS, PUBLISHED, survival
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -65,7 +57,7 @@ REACH = {
 
 
 @dataclass(frozen=True)
-class Settings(GuideSettings, NutsSettings):
+class Settings(bayes.GuideSettings, bayes.NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -94,11 +86,11 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
-    **SMOKE_CHAINS,
-    **SMOKE_GUIDES,
     "source": "simulated",
     "patients": 40,
     "steps": 5,
+    **bayes.SMOKE_CHAINS,
+    **bayes.SMOKE_GUIDES,
     "warmup": 5,
     "chain_draws": 10,
     "hidden_size": 4,
@@ -117,7 +109,7 @@ def run(settings: Settings) -> Outcome:
     ends = side_by_side(delayed(_climb)(settings, models[name], data) for name in JUMPS)
     maxima = dict(zip(JUMPS, ends, strict=True))
     chains = {
-        name: sampled(
+        name: bayes.sampled(
             settings, model, data, seed=settings.seed, start=_start(maxima[name]), target_accept=0.8
         )
         for name, model in models.items()
@@ -309,7 +301,7 @@ def _posterior(
     name: str, chains: NutsFit, guide: Mapping[str, Tensor], published: bool
 ) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "r_hat_largest": max(split_r_hat(draws.log()) for draws in chains.draws.values()),
+        "r_hat_largest": max(bayes.split_r_hat(draws.log()) for draws in chains.draws.values()),
         "divergences": int(chains.divergences.sum()),
         "nuts_seconds": chains.seconds,
     }
@@ -320,7 +312,7 @@ def _posterior(
         figures[f"{parameter}_interval"] = _interval(gold.exp())
         figures[f"{parameter}_guide_interval"] = _interval(other[parameter].exp())
         figures[f"{parameter}_of"] = _names(name, parameter)
-    found = beside(logs, other)
+    found = bayes.beside(logs, other)
     for key in ("mean_error_in_sd_largest", "sd_ratio_smallest", "sd_ratio_largest"):
         figures[f"guide_{key}"] = found[key]
     if published and "interval" in PUBLISHED[name]:

@@ -41,15 +41,7 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_nile
 from .drawings.marks import QUANTILES, name_rows, normal_band, quantile_row
-from .parts.bayes import (
-    SMOKE_CHAINS,
-    SMOKE_GUIDES,
-    GuideSettings,
-    NutsSettings,
-    beside,
-    chain_figures,
-    sampled,
-)
+from .parts import bayes
 
 VARIANCES = {"observation_variance": 15099.0, "level_variance": 1469.1}
 """The maximum of the likelihood as printed by Durbin & Koopman."""
@@ -117,7 +109,7 @@ GUIDES: dict[str, Uncertainty] = {
 
 
 @dataclass(frozen=True)
-class Settings(GuideSettings, NutsSettings):
+class Settings(bayes.GuideSettings, bayes.NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -131,8 +123,8 @@ class Settings(GuideSettings, NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
-    **SMOKE_CHAINS,
-    **SMOKE_GUIDES,
+    **bayes.SMOKE_CHAINS,
+    **bayes.SMOKE_GUIDES,
     "steps": 3,
     "bayes_particles": 1,
     "draws": 30,
@@ -144,7 +136,7 @@ def run(settings: Settings) -> Outcome:
     """Published figures, maximum likelihood, and full Bayes beside NUTS."""
     data = load_nile()
     model = LinearGaussianSSM(LocalLevel()).scaled_to(data)
-    chains = sampled(settings, model, data, seed=settings.seed)
+    chains = bayes.sampled(settings, model, data, seed=settings.seed)
     # A flat first level cannot be drawn from, hence no predictive draws.
     posterior = to_arviz(chains, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
     side_by_side = Parallel(n_jobs=settings.jobs)  # every task takes one thread
@@ -274,7 +266,7 @@ def _nuts_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
     quantiles = {
         name: np.quantile(draws.numpy(), QUANTILES).tolist() for name, draws in chains.draws.items()
     }
-    return {**chain_figures(posterior, chains), "quantiles": quantiles}
+    return {**bayes.chain_figures(posterior, chains), "quantiles": quantiles}
 
 
 @one_thread()
@@ -290,7 +282,9 @@ def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> 
     logs = {name: torch.as_tensor(drawn[name]).log() for name in chains.draws}
     judged = importance(result, data, draws=settings.draws, seed=settings.seed)
     return {
-        **beside({name: gold.log() for name, gold in chains.draws.items()}, logs, correction=0),
+        **bayes.beside(
+            {name: gold.log() for name, gold in chains.draws.items()}, logs, correction=0
+        ),
         "elbo": judged.elbo,
         "importance_corrected_log_evidence": judged.log_evidence,
         "k_hat_parameters": judged.k_hat_parameters,

@@ -26,7 +26,7 @@ from .command.report import Outcome
 from .command.seeds import above
 from .data.loaders import load_unemployment
 from .drawings.marks import QUANTILES, forecast_bands, normal_band
-from .parts.bayes import SMOKE_CHAINS, NutsSettings, chain_figures, sampled
+from .parts import bayes
 from .parts.maximum import maximum
 
 LAWS: dict[str, Dynamics] = {
@@ -68,7 +68,7 @@ REACH = {
 
 
 @dataclass(frozen=True)
-class Settings(NutsSettings):
+class Settings(bayes.NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -80,7 +80,7 @@ class Settings(NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
-    **SMOKE_CHAINS,
+    **bayes.SMOKE_CHAINS,
     "iterations": 2,
     "ahead": 2,
 }
@@ -91,7 +91,7 @@ def run(settings: Settings) -> Outcome:
     """Published likelihoods, maxima, and the posterior of the smooth trend."""
     data = load_unemployment()
     smooth_trend = LinearGaussianSSM(LAWS["smooth_trend"]).scaled_to(data)
-    chains = sampled(settings, smooth_trend, data, seed=settings.seed)
+    chains = bayes.sampled(settings, smooth_trend, data, seed=settings.seed)
     # A flat first state cannot be drawn from, hence no predictive draws.
     posterior = to_arviz(chains, data, seed=settings.seed, predictive_draws=0, prior_draws=0)
     maxima = {name: _maximum(settings, name, data) for name in LAWS}
@@ -100,7 +100,7 @@ def run(settings: Settings) -> Outcome:
         "likelihood": {name: _likelihood(name, data) for name in LAWS},
         "maximum_likelihood": maxima,
         "smooth_trend_by_nuts": {
-            **chain_figures(posterior, chains),
+            **bayes.chain_figures(posterior, chains),
             "quantiles": {
                 name: np.quantile(draws.numpy(), QUANTILES).tolist()
                 for name, draws in chains.draws.items()
