@@ -157,14 +157,18 @@ class NetworkFilter(nn.Module):
         for flags in (True, False) if self.flags is None else (self.flags,):
             channels = Channels(self.reads, flagged=flags, gaps=bool(self.gaps))
             width = channels.width(model)
+            tried = copy.deepcopy(self.network).eval()
             try:
-                features = self._try(copy.deepcopy(self.network).eval(), _noise(width))
+                with torch.no_grad():
+                    features = self._try(tried, _noise(width))
             except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
                 refused += f"; of {width} channels: {error}"
                 continue
             fits = isinstance(features, Tensor) and features.is_floating_point()
             if fits and features.shape[:2] == _TRIED and features.ndim == 3:
                 self.channels, self.flags = channels, flags
+                if any(map(nn.parameter.is_lazy, self.network.parameters())):
+                    self.network = tried.train(self.network.training)  # it has weights now
                 return features
             came = (
                 tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__

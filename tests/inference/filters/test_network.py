@@ -337,6 +337,10 @@ def test_flags_are_read_if_there_is_room():
         assert built.channels.width(model) == channels
     built = BeliefGuide(model, NetworkFilter(nn.LazyLinear(3))).filter
     assert built.flags
+    assert built.network.weight.shape == (3, 4)
+    lazy = BeliefGuide(model, NetworkFilter(nn.Sequential(nn.LazyLinear(3), nn.Tanh())))
+    result = fit(model, lazy, rates()[1], settings=SHORT, progress=False)
+    assert not torch.equal(result.guide.filter.network[0].weight, lazy.filter.network[0].weight)
     with pytest.raises(ValueError, match=r"network: must map channels .*; of 2 channels: mat1"):
         BeliefGuide(model, NetworkFilter(Window(4), flags=False))
 
