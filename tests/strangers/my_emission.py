@@ -20,7 +20,7 @@ class Waiting(Emission):
 
     @property
     def observations(self) -> Vectors:
-        return Vectors(self.features)
+        return Vectors(self.features, dist.constraints.positive)
 
     def priors(self, states: int) -> Priors:
         shape = torch.full((states, self.features), 2.0)
