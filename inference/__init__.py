@@ -79,6 +79,7 @@ from .queries.answers import (
     step_log_likelihood,
 )
 from .queries.chains import Forecast
+from .queries.kinds import Answers
 from .queries.linear import Component, LinearForecast, Moments, components, standardised_innovations
 from .queries.mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
 from .queries.regimes import SmoothedRegimes, most_likely_regimes, smooth_regimes
@@ -91,6 +92,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AlphaVectors",
+    "Answers",
     "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",

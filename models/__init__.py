@@ -111,7 +111,7 @@ from .emissions.regression import Regression
 from .model import DiscreteLaws, LinearGaussianLaws, Model, Simulation, TrajectoryLaws
 from .persistence import load_model, save_model
 from .priors import Ordered
-from .trajectories import Chain
+from .trajectories import BandedMoves, Chain, FactorialMoves, LowRankMoves, SparseMoves
 
 __all__ = [
     "POMDP",
@@ -120,6 +120,7 @@ __all__ = [
     "ActionSequence",
     "ActionTransition",
     "Autoregressive",
+    "BandedMoves",
     "BandedTransition",
     "BeliefPolicy",
     "Bernoulli",
@@ -138,6 +139,7 @@ __all__ = [
     "EmptyMemory",
     "Episodes",
     "ExactTracker",
+    "FactorialMoves",
     "FixedChances",
     "FromDistribution",
     "FullGaussian",
@@ -164,6 +166,7 @@ __all__ = [
     "LocalLevel",
     "LocalLinearTrend",
     "LowRankGaussian",
+    "LowRankMoves",
     "LowRankTransition",
     "MatrixTransition",
     "MemoryEmission",
@@ -198,6 +201,7 @@ __all__ = [
     "Sequences",
     "SigmoidTransition",
     "Simulation",
+    "SparseMoves",
     "SparseTransition",
     "StudentT",
     "SwitchingLaws",

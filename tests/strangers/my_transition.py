@@ -7,7 +7,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from beliefzoo.models import Parameters, Priors, Sequences
+from beliefzoo.models import Parameters, Priors, Sequences, SparseMoves
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,11 @@ class Ring:
         turn = parameters["turn"][..., None, None]
         moves = torch.stack([_shifted(self.states, step) for step in (-1, 0, 1)]).to(turn)
         return (turn * moves).sum(-3).log()[..., None, None, :, :]
+
+    def structure(self, parameters: Parameters) -> SparseMoves:
+        turn = parameters["turn"].log().expand(self.states, -1)
+        target = torch.arange(self.states).unsqueeze(-1) + torch.tensor([-1, 0, 1])
+        return SparseMoves.listed(turn, target % self.states, torch.ones_like(target).bool())
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
         moved = [(counts * _shifted(self.states, step)).sum() for step in (-1, 0, 1)]

@@ -45,6 +45,9 @@ from beliefzoo.inference import (
     to_arviz,
     weighted_evidence,
 )
+from beliefzoo.inference.exact import chains as exact
+from beliefzoo.inference.exact.structured import Sparse
+from beliefzoo.inference.queries import batches, structures
 from beliefzoo.models import (
     DeepMarkovModel,
     GaussianBelief,
@@ -57,6 +60,7 @@ from beliefzoo.models import (
     load_model,
     save_model,
 )
+from strangers.my_answers import Gamma, OneRate
 from strangers.my_dynamics import Forgetful
 from strangers.my_emission import Waiting
 from strangers.my_filter import Attention, Glance, Habit, Leaky
@@ -256,6 +260,49 @@ def test_a_strange_linear_model_gives_the_density_of_all_observations():
         law = stats.multivariate_normal(np.zeros(seen.sum()), covariance[np.ix_(seen, seen)])
         y = data.values[n, :length, 0].double().numpy()[seen]
         assert float(log_evidence(model, data)[n]) == pytest.approx(law.logpdf(y), abs=1e-10)
+
+
+def test_a_large_ring_is_walked_without_its_matrix():
+    model = HiddenMarkovModel(200, "gaussian", transition=Ring(200), initial=Somewhere(200))
+    model, data = drawn(model)
+    laws = model.laws({}, data)
+    found = structures.structure(laws)
+    assert isinstance(found, Sparse)
+    torch.testing.assert_close(found.dense(), laws.log_transition[0, 0])
+    dense = exact.log_evidence(*laws.chain)
+    torch.testing.assert_close(log_evidence(model, data), dense)
+
+
+def test_laws_of_a_kind_of_their_own_bring_their_answers(monkeypatch):
+    monkeypatch.setattr(batches, "BATCH", 3)
+    model, data = drawn(OneRate())
+    shape, rate = (float(model.known[name]) for name in ("shape", "rate"))
+    grid = np.linspace(0, 60, 200_001)[1:]
+    prior = stats.gamma.pdf(grid, shape, scale=1 / rate)
+    told, beliefs, ends = log_evidence(model, data), filter(model, data), smooth(model, data)
+    assert isinstance(beliefs, Gamma)
+    for n, length in enumerate(data.lengths.tolist()):
+        seen = data.mask[n, :length, 0].numpy()
+        y = data.values[n, :length, 0].numpy()
+        each = np.where(seen[:, None], stats.poisson.pmf(y[:, None], grid), 1).cumprod(0)
+        joint = prior * each
+        total = np.trapezoid(joint, grid, axis=-1)
+        assert float(told[n]) == pytest.approx(np.log(total[-1]), abs=1e-6)
+        mean = np.trapezoid(joint * grid, grid, axis=-1) / total
+        np.testing.assert_allclose(beliefs.shape[n, :length] / beliefs.rate[n, :length], mean, 1e-5)
+        np.testing.assert_allclose(ends.shape[n, 0] / ends.rate[n, 0], mean[-1], 1e-5)
+        before = predict(model, data)
+        first = before.shape[n, 0] / before.rate[n, 0]
+        np.testing.assert_allclose(first, shape / rate, 1e-6)
+    torch.testing.assert_close(step_log_likelihood(model, data).sum(-1), told)
+    # Of the posterior mean, to 5 standard errors: some 6e-7 a sequence by chance.
+    torch.manual_seed(0)
+    paths = sample_states(model, data, 4000, seed=0)[:, :, 0, 0]
+    error = 5 * ends.shape[:, 0].sqrt() / ends.rate[:, 0] / 4000**0.5
+    assert bool(((paths.mean(0) - ends.shape[:, 0] / ends.rate[:, 0]).abs() < error).all())
+    assert forecast(model, data, 3, draws=7).shape == (7, 4, 3)
+    result = nuts(OneRate(), data, chains=1, draws=3, warmup=3, seed=0, progress=False)
+    assert set(result.draws) == {"shape", "rate"}
 
 
 # Everything that there is to do
