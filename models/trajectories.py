@@ -49,33 +49,69 @@ class Chain(NamedTuple):
 
 
 class LowRankMoves(NamedTuple):
-    """T = L R, of rank R."""
+    """A transition of K states of rank R, T = L R, that a law returns from ``structure``.
+
+    Inference then costs K R a step in place of K².
+
+    Attributes:
+        log_left: log L, (K, R).
+        log_right: log R, (R, K).
+
+    >>> import torch
+    >>> from beliefzoo.models import LowRankMoves
+    >>> half = torch.full((2, 1), 0.5).log()
+    >>> moves = LowRankMoves(torch.zeros(2, 1), half.mT)
+    >>> (moves.log_left.exp() @ moves.log_right.exp()).tolist()
+    [[0.5, 0.5], [0.5, 0.5]]
+    """
 
     log_left: Tensor
-    """log L, (K, R)."""
     log_right: Tensor
-    """log R, (R, K)."""
 
 
 class BandedMoves(NamedTuple):
-    """T(z + offsets[w] | z) = exp(log_bands[z, w]), elsewhere zero."""
+    """A transition with few diagonals, T(z + offsets[w] | z) = exp(log_bands[z, w]), else zero.
+
+    A law returns it from ``structure``; inference then costs K W a step in place of K².
+
+    Attributes:
+        log_bands: (K, W); -inf where a band points outside of the states.
+        offsets: W different whole numbers of size < K.
+
+    >>> import torch
+    >>> from beliefzoo.models import BandedMoves
+    >>> left_right = BandedMoves(torch.tensor([[0.8, 0.2], [1.0, 0.0]]).log(), (0, 1))
+    >>> left_right.offsets
+    (0, 1)
+    """
 
     log_bands: Tensor
-    """(K, W); -inf where a band points outside of the states."""
     offsets: tuple[int, ...]
 
 
 class SparseMoves(NamedTuple):
-    """T(columns[e] | rows[e]) = exp(log_values[e]), elsewhere zero."""
+    """A transition with E entries, T(columns[e] | rows[e]) = exp(log_values[e]), else zero.
+
+    A law returns it from ``structure``; inference then costs E a step in place of K².
+
+    Attributes:
+        log_values: log probabilities of the entries, (E,).
+        rows: the states before, (E,) int64.
+        columns: the states after, (E,) int64.
+        states: number of states K.
+
+    >>> import torch
+    >>> from beliefzoo.models import SparseMoves
+    >>> swap = torch.tensor([[1], [0]])  # from either of two states to the other
+    >>> moves = SparseMoves.listed(torch.zeros(2, 1), swap, torch.ones(2, 1, dtype=torch.bool))
+    >>> moves.rows.tolist(), moves.columns.tolist(), moves.states
+    ([0, 1], [1, 0], 2)
+    """
 
     log_values: Tensor
-    """(E,)."""
     rows: Tensor
-    """The states that are left, (E,) int64."""
     columns: Tensor
-    """The states that are entered, (E,) int64."""
     states: int
-    """K."""
 
     @classmethod
     def listed(cls, log_moves: Tensor, target: Tensor, inside: Tensor) -> Self:
@@ -85,10 +121,21 @@ class SparseMoves(NamedTuple):
 
 
 class FactorialMoves(NamedTuple):
-    """Independent chains side by side; the last one changes fastest in the joint state."""
+    """Independent chains side by side: T is the Kronecker product of their transitions.
+
+    A law returns it from ``structure``. The last chain changes fastest in the joint state.
+
+    Attributes:
+        log_transitions: log T of every chain, (K_c, K_c) each.
+
+    >>> import torch
+    >>> from beliefzoo.models import FactorialMoves
+    >>> two = FactorialMoves((torch.eye(2).log(), torch.eye(3).log()))
+    >>> [len(one) for one in two.log_transitions]  # six joint states
+    [2, 3]
+    """
 
     log_transitions: tuple[Tensor, ...]
-    """log T of every chain, (K_c, K_c) each."""
 
 
 Moves = LowRankMoves | BandedMoves | SparseMoves | FactorialMoves

@@ -19,6 +19,17 @@ class Answers(Protocol):
     Beliefs are tensors (N, T, …) or named tuples of such, zero beyond the length of a sequence.
     Laws of another kind, neither discrete nor linear-Gaussian, return their own object with these
     methods from a method ``answers``; a query that they cannot answer raises ``ValueError``.
+
+    >>> from beliefzoo.inference.queries.kinds import answers_to
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1, 4]
+    ... )
+    >>> answers = answers_to(model.laws({}, Sequences.from_arrays([[0, 3, 1]])))
+    >>> answers.filter().numpy().round(3)
+    array([[[0.953, 0.047],
+            [0.671, 0.329],
+            [0.911, 0.089]]])
     """
 
     def log_evidence(self) -> Tensor:
