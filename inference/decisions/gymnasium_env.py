@@ -19,12 +19,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from ...models import POMDP, Seen, World, light_maze, machine_repair, rock_sample, t_maze, tiger
 from ...models.checks import require, require_count
 from ...models.decisions.bayes_rule import BayesRule
-from ...models.emissions.observations import Vectors
+from ...models.emissions.observations import Vectors, bounds_of
 
 try:
     import gymnasium
@@ -310,8 +309,8 @@ class _Running:
         if not self.model.emission.codes:
             kind = self.model.law.family.observations
             assert isinstance(kind, Vectors)
-            low = -np.inf if kind.support is constraints.real else 0.0
-            high = 1.0 if kind.support is constraints.boolean else np.inf
+            bounds = (bound.expand(kind.features).numpy() for bound in bounds_of(kind.support))
+            low, high = (bound.astype(np.float32) for bound in bounds)
             return spaces.Box(low, high, (kind.features,), np.float32)
         symbols = self.model.emission.encoding_size + int(self.nothing is not None)
         return spaces.Discrete(symbols * (self.model.actions + 1 if self.show_action else 1))

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy.typing as npt
 import pyro.distributions as dist
+from torch.distributions import Distribution
 
 from ..checks import require, require_count
 from ..emissions.emission import Emission
@@ -22,7 +23,7 @@ def ContinuousTimeHMM(
     jumps: Iterable[Pair] | npt.ArrayLike | None = None,
     errors: Iterable[Pair] = (),
     exact: Sequence[int] = (),
-    emission: Emission | str | None = None,
+    emission: Emission | str | type[Distribution] | None = None,
     inputs: int = 0,
     effects: Effects | None = None,
     priors: Mapping[str, dist.TorchDistribution] | None = None,

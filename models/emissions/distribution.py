@@ -53,46 +53,48 @@ class FromDistribution(Emission):
 
     .. math:: O_k(y) = \prod_f p(y_f;\ \theta_{kf})
 
-    p is the density of ``family`` and θ its arguments, with a value for every state (state,), or
-    for every state and feature (state, feature) where there are several features, which are then
-    independent given the state. Where arguments lie is read off the distribution:
-    ``FromDistribution(dist.Gamma)`` has the parameters ``concentration`` and ``rate``, both
-    positive, and ``HiddenMarkovModel(2, dist.Gamma)`` is short for it. Of arguments that stand for
-    one another (``probs`` and ``logits``) it takes the first, unless another is named.
+    p is the density of ``family``, and θ are its arguments. Each has one value per state, shape
+    (state,), or with several features one per state and feature, (state, feature); features are
+    independent given the state. The distribution itself says where its arguments lie:
+    ``FromDistribution(dist.Gamma)`` has the positive parameters ``concentration`` and ``rate``, and
+    ``HiddenMarkovModel(2, dist.Gamma)`` is short for it. Of arguments that exclude each other
+    (``probs`` and ``logits``) the first is used, unless you name another.
 
-    Priors are LogNormal(c, w) of positive parameters, Normal(c, w) of real ones, and uniform in an
-    interval. ``scaled_to(data)`` sets c and w to the middle and the range of the maximum likelihood
-    estimates from all data and from each quarter of them, by size: a state can be as wide as the
-    data or as narrow as a part of them, in any unit. At first c = 0 and w = 2.
+    The prior of a positive parameter is LogNormal(c, w), that of a real one Normal(c, w), and that
+    of one in an interval is uniform. ``scaled_to(data)`` sets c and w to the middle and the range
+    of maximum likelihood estimates, those from all data and from each quarter of the sorted data: a
+    state can be as wide as the data or as narrow as a part of them, in any unit. The w of a
+    logarithm is kept between 1 and 3. Before, c = 0 and w = 2.
 
-    If the mean or the median depends on one parameter alone and increases with it (``loc`` of a
-    Laplace, LogNormal or VonMises distribution, ``rate`` of a Poisson), states can be ordered by
-    this parameter, and it is the linear predictor of a ``Regression``: itself if real, its
-    logarithm if positive, its log odds if in an interval.
+    Where mean, median or mode depends on one parameter alone and increases with it (``loc`` of a
+    Laplace, LogNormal or VonMises distribution, ``rate`` of a Poisson), ``ordered=True`` sorts the
+    states by this parameter, and a ``Regression`` acts on it: on the parameter itself if it is
+    real, on its logarithm if it is positive, on its log odds if it is a probability. ``mean`` is
+    NaN where the distribution has no mean (Cauchy).
 
     Args:
         family: a class of distributions with a log density, such as ``pyro.distributions.Gamma``,
-            or a function that returns a distribution and whose arguments all have a setting. (A
-            model with a function can be fitted, but not saved.)
-        features: numbers observed per step.
-        settings: of arguments of the distribution, by name, as pairs. More convenient as:
-        **arguments: settings by name. A number, or one a feature, is the value in all states, and
-            not fitted: ``df=4.0``. A constraint says where a parameter lies:
+            or a function that returns a distribution; name where each argument of a function lies.
+            A model with a function can be fitted but not saved.
+        features: numbers observed per step, F.
+        settings: pairs (name, setting), the same as ``arguments``.
+        scaling: triples (parameter, c, w) for the priors, with one number per feature.
+        **arguments: settings of arguments by name. A number (or one per feature) fixes an argument
+            for all states: ``df=4.0``. A constraint says where a parameter lies:
             ``mean=constraints.positive``. A distribution of one number is the prior of a
             parameter: ``rate=dist.Gamma(2.0, 1.0)``.
-        scaling: c and w of priors, by the name of the parameter, one number a feature each.
 
     Raises:
-        ValueError: no distribution of single numbers with a log density; a setting of no argument,
-            or an argument of which it is not known where it lies; or a support that depends on what
-            is fitted (that of Uniform), since no gradient leads to its ends.
+        ValueError: the family is no distribution of single numbers with a log density; a setting
+            belongs to no argument; it is unknown where an argument lies; or the support depends on
+            fitted parameters (Uniform), because no gradient finds its ends.
 
     >>> import pyro.distributions as dist
     >>> emission = FromDistribution(dist.StudentT, df=4.0)
     >>> emission, list(emission.priors(2))
     (FromDistribution(StudentT, df=4.0), ['loc', 'scale'])
 
-    A Gamma distribution by its mean, which is then what states are ordered by:
+    A Gamma distribution with its mean as a parameter, by which states can be sorted:
 
     >>> def gamma(mean, shape):
     ...     return dist.Gamma(shape, shape / mean)
@@ -249,6 +251,10 @@ class FromDistribution(Emission):
         for known in (constraints.real, constraints.boolean):  # others know them by identity
             support = known if isinstance(support, type(known)) else support
         return Vectors(self.features, support)
+
+    @property
+    def scored_at_once(self) -> int:
+        return self.features
 
     def check(self, data: Sequences) -> None:
         self.observations.check(data, self._name)
