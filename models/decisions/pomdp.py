@@ -535,7 +535,7 @@ class World:
         """Observations (N,) or (N, F) after the action, in the layout of Sequences."""
         model = self.model
         if action is None and not model.law.first:
-            y = model.observations.blank(len(state), 1)[:, 0]
+            y = torch.zeros_like(model.observations.blank(len(state), 1)[:, 0])
             return Seen(None, y, torch.zeros_like(y, dtype=torch.bool))
         before = model.acted(action, len(state))
         y = model.law.draw_after(self._values, before.unsqueeze(1), state.unsqueeze(1))[:, 0]

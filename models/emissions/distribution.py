@@ -242,10 +242,6 @@ class FromDistribution(Emission):
         return Numbers(*ends, closed=(closed(low), closed(high)))
 
     @property
-    def scored_at_once(self) -> int:
-        return self.features
-
-    @property
     def observations(self) -> Vectors:
         support = self._support
         for known in (constraints.real, constraints.boolean):  # others know them by identity
