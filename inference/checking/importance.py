@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, Model, Sequences
+from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.randomness import seeded
 from ..arviz_groups import k_threshold, pareto_k, psis_log_mean
@@ -250,7 +250,7 @@ def importance(
     model = guide.model
     with seeded(seed), torch.no_grad():
         drawn = draw_parameters(guide, draws)
-        if isinstance(model, HiddenMarkovModel):
+        if model.draws_together:
             evidence, joint, bound = _of_blocks(guide, model, data, drawn.values, draws)
         else:
             evidence, joint, bound = _one_by_one(guide, model, data, drawn.values, draws)
@@ -271,7 +271,7 @@ def importance(
 
 
 def _of_blocks(
-    guide: Guide, model: HiddenMarkovModel, data: Sequences, values: Parameters, draws: int
+    guide: Guide, model: Model, data: Sequences, values: Parameters, draws: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Evidence, log weight of a path, and bound of every draw, (draws,) each."""
     evidence, joint, bound = (torch.zeros(draws, dtype=torch.float64) for _ in range(3))
