@@ -16,7 +16,6 @@ recursion with the slope of the bit, both put through the same reading, and an u
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -43,10 +42,18 @@ from ..inference.guides.guide import Guide
 from ..models import Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
-from .command.seeds import Repeated, against, interval, over_seeds, stream, summary
+from .command.seeds import Repeated, against, at_least, interval, over_seeds, stream, summary
 from .drawings.belief_or_bit import draw
 from .parts.reference_filters import AffineFilter
-from .parts.two_states import PUBLISHED_AFFINE, best_affine_slope, chain
+from .parts.two_states import (
+    BINS,
+    PUBLISHED_AFFINE,
+    affine_gap,
+    best_affine_slope,
+    chain,
+    readings,
+    slopes,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -93,9 +100,8 @@ class Settings(Repeated):
     """Draws of each, in posterior.nc."""
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "hidden_size", "training_sequences", "steps", "gate_steps", "draws"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
+        at_least(1, self, "seeds", "hidden_size", "training_sequences", "steps", "gate_steps")
+        at_least(1, self, "draws")
         for name in ("near_zero", "certain"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name}: must be in (0, 1), got {getattr(self, name)}")
@@ -145,14 +151,6 @@ class Measured(NamedTuple):
     curve: Array
     """Mean of ½ logit P(z_t = +1) − μ y_t by bins of m_{t-1}, (bins,)."""
     filter: Filter
-
-
-BINS = np.linspace(-1, 1, 41)
-
-
-def readings(epsilon: float) -> dict[str, float]:
-    """The slope that means a belief, and the one that means a bit."""
-    return {"belief": 1 - 2 * epsilon, "bit": math.atanh(1 - 2 * epsilon)}
 
 
 def case_name(epsilon: float, mu: float) -> str:
@@ -218,55 +216,7 @@ def measured(settings: Settings, case: int, guide: Guide) -> Measured:
     return Measured(figures, curve, guide.filter)
 
 
-def slopes(before: Array, added: Array, near_zero: float, certain: float) -> dict[str, float]:
-    """What is added to μ y_t per unit of m_{t-1}: near m = 0 and, by the chord, at |m| near 1.
-
-    0 where no step is there.
-    """
-    found = {}
-    near = np.abs(before) < near_zero
-    spread = before[near] - before[near].mean() if near.any() else np.zeros(1)
-    moved = float(spread @ added[near]) if near.any() else 0.0
-    found["slope"] = moved / max(float(spread @ spread), 1e-12)
-    sure = np.abs(before) > certain
-    chord = float(np.abs(before[sure]).sum())
-    found["slope_between_certainties"] = float((added * np.sign(before))[sure].sum()) / (chord or 1)
-    return found
-
-
 # The best affine recursion, in NumPy
-
-
-def affine_gap(slope: float, gain: float, y: Array, epsilon: float, mu: float) -> float:
-    """Evidence − ELBO per step of ½ logit_t = gain μ y_t + slope m_{t-1}, by the sums of I1.
-
-    The evidence is that of the same recursion with artanh((1 − 2ε) m), whose bound is exact.
-    """
-
-    def bound(exact: bool) -> float:
-        half, predicted = np.empty_like(y), np.empty_like(y)
-        m = np.zeros(len(y))
-        keep = 1 - 2 * epsilon
-        for t in range(y.shape[1]):
-            predicted[:, t] = keep * m
-            moved = np.arctanh(keep * m) if exact else slope * m
-            half[:, t] = (1 if exact else gain) * mu * y[:, t] + moved
-            m = np.tanh(half[:, t])
-        log_on, log_off = (-np.logaddexp(0, sign * 2 * half) for sign in (-1, 1))
-        up = 1 / (1 + np.exp(-2 * half[:, -1]))  # q(z_T = +1)
-        total: float = 0.0
-        for t in range(y.shape[1] - 1, -1, -1):
-            if t + 1 < y.shape[1]:  # q(z_t) from q(z_{t+1}): β_t T / π_{t+1}
-                belief = np.exp(log_on[:, t])
-                ratio = up / (1 + predicted[:, t + 1]), (1 - up) / (1 - predicted[:, t + 1])
-                up = belief * 2 * ((1 - epsilon) * ratio[0] + epsilon * ratio[1])
-            for share, sign, log_belief in ((up, 1, log_on), (1 - up, -1, log_off)):
-                prior = np.log((1 + sign * predicted[:, t]) / 2)
-                told = -0.5 * (y[:, t] - sign * mu) ** 2
-                total += float((share * (prior + told - log_belief[:, t])).mean())
-        return float(total / y.shape[1])
-
-    return bound(True) - bound(False)
 
 
 def best_affine(settings: Settings, case: int) -> dict[str, float]:

@@ -17,7 +17,7 @@ of these models rule out: the guide takes them out itself, and a tracker has the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -30,7 +30,6 @@ from ..inference import (
     NoMemory,
     ParticleTracker,
     Plan,
-    mdp_values,
     qmdp,
     value_iteration,
 )
@@ -40,16 +39,16 @@ from ..models import (
     BeliefPolicy,
     ExactTracker,
     Policy,
-    Seen,
-    Sequences,
     Tracker,
     Uniform,
 )
+from ..models.beliefs import divergence
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
 from .data.loaders import load_problem
 from .drawings.grid_beliefs import draw
+from .parts.plan_beliefs import Heldout, Noisy, most_likely, surprise, tracked, without_memory
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -174,13 +173,6 @@ class Problem(NamedTuple):
     memoryless: NoMemory
 
 
-class Heldout(NamedTuple):
-    """Episodes, with the exact belief along them, (N, T, K)."""
-
-    data: Sequences
-    exact: Tensor
-
-
 def own(settings: Settings, name: str, field: str) -> int:
     """A setting, or that of a large problem where it has one."""
     value: int = getattr(settings, f"{name}_{field}", getattr(settings, field))
@@ -203,56 +195,7 @@ def prepared(settings: Settings, name: str) -> Problem:
     return Problem(name, model, plan, heldout, without_memory(model, made.states))
 
 
-def tracked(model: POMDP, tracker: Tracker, data: Sequences) -> Tensor:
-    """The beliefs (N, T, K) of a tracker along episodes that have been made already."""
-    assert data.actions is not None
-    memory, beliefs = tracker.begin(model, len(data)), []
-    for t in range(data.max_length):
-        action = None if t == 0 else data.actions[:, t - 1]
-        seen = Seen(action, data.values[:, t], data.mask[:, t])
-        belief, memory = tracker.update(memory, seen)
-        beliefs.append(belief)
-    return torch.stack(beliefs, 1)
-
-
 # Policies and beliefs
-
-
-@dataclass(frozen=True)
-class Noisy:
-    """Another policy, but for a share of the actions, which is chosen uniformly."""
-
-    policy: Policy
-    share: float
-
-    def begin(self, model: POMDP, episodes: int) -> Any:
-        return self.policy.begin(model, episodes)
-
-    def __call__(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
-        probabilities, memory = self.policy(memory, seen)
-        mixed = (1 - self.share) * probabilities + self.share / probabilities.shape[-1]
-        return mixed, memory
-
-
-def most_likely(model: POMDP) -> Callable[[Tensor], Tensor]:
-    """What is best in the most likely state, were the state seen from now on: (N, K) to (N, A)."""
-    best = mdp_values(model).argmax(0)
-
-    def act(belief: Tensor) -> Tensor:
-        action = best[belief.argmax(-1)]
-        return torch.nn.functional.one_hot(action, model.actions).double()
-
-    return act
-
-
-def without_memory(model: POMDP, states: Tensor) -> NoMemory:
-    """Who knows the last action, what came of it, and how often states (N, T) are visited.
-
-    Each counts once more than it was visited (Laplace), so that none is ruled out that is merely
-    rare.
-    """
-    visits = 1 + torch.bincount(states[:, :-1].flatten(), minlength=model.states).double()
-    return NoMemory(visits / visits.sum())
 
 
 def policies(settings: Settings, problem: Problem, network: LSTMFilter) -> dict[str, Policy]:
@@ -314,21 +257,7 @@ def acted(settings: Settings, problem: Problem, network: LSTMFilter) -> tuple[Te
     return torch.cat(read), torch.cat(states)
 
 
-def surprise(network: LSTMFilter, x: Tensor, states: Tensor) -> Tensor:
-    """−log β_t(z_t), mean over steps, of what is read (N, T, input) and states (N, T)."""
-    assert network.network is not None
-    assert network.head is not None
-    scores = network.head(network.network(x)[0])
-    return torch.nn.functional.cross_entropy(scores.flatten(0, 1), states.flatten())
-
-
 # Measures
-
-
-def divergence(exact: Tensor, belief: Tensor) -> Tensor:
-    """KL(exact ‖ belief) of beliefs (…, K), nats; infinite where a state is ruled out wrongly."""
-    told = exact * (exact.log() - belief.log())
-    return torch.where(exact > 0, told, 0).sum(-1)
 
 
 class Measured(NamedTuple):
@@ -361,11 +290,11 @@ def work(settings: Settings, problem: Problem, number: int) -> Measured:
     for name, tracker in trackers.items():
         for who, episode in problem.heldout.items():
             belief = tracked(model, tracker, episode.data)
-            each = divergence(episode.exact, belief)
+            each = divergence(episode.exact.log(), belief.log())
             distance[name][who] = float(each.mean())
             if (name, who) == ("lstm", ACTING[0]):
                 curve, shown = each.mean(0), belief[0]
-    itself = divergence(mine.exact, tracked(model, trackers["lstm"], few))
+    itself = divergence(mine.exact.log(), tracked(model, trackers["lstm"], few).log())
     distance["lstm"][OWN] = float(itself.mean())
     return Measured({"belief_kl_per_step": distance, "return": earned}, curve, shown)
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -23,16 +23,9 @@ import torch
 from torch import Tensor, nn
 
 from ..inference import (
-    BayesianRecurrentFilter,
     BeliefGuide,
-    CRFFilter,
-    ElmanFilter,
     ExactFilter,
     FitSettings,
-    GRUFilter,
-    LSTMFilter,
-    MEMMFilter,
-    SigmoidFilter,
     SpectralFilter,
     filter_beliefs,
     fit,
@@ -44,26 +37,16 @@ from ..inference.exact.chains import predicted_beliefs
 from ..inference.filters.gaussian_beliefs import GaussianBeliefs
 from ..inference.filters.slot import Filter
 from ..models import (
-    Categorical,
-    Gaussian,
     HiddenMarkovModel,
-    InputTransition,
-    LinearDynamics,
-    LinearGaussianSSM,
     Model,
     Sequences,
-    TemporalRBM,
-    node_gate,
 )
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.related_architectures import draw
+from .parts.architectures import CASES, TRAINED, model_of, scalars, written
 from .parts.reference_filters import (
-    BestProduct,
-    BlindFilter,
-    SampledMarginals,
-    SteadyGain,
     window_beliefs,
 )
 from .parts.spectral_error import spectral_errors
@@ -74,10 +57,6 @@ Array = npt.NDArray[np.float64]
 
 SLOPE, SLOPE_WITHIN = -0.5, 0.1
 """The spectral error must fall as n to this power, within so much."""
-
-ENTROPY_MODEL = "maximum_entropy_markov_model"
-
-CASES = ("symbols", "harmonium", "linear_gaussian", "input_output")
 
 
 @dataclass(frozen=True)
@@ -141,44 +120,6 @@ SMOKE: Mapping[str, object] = {
 # The processes
 
 
-def model_of(case: str) -> Model:
-    """The process of a case at its values."""
-    if case == "symbols":
-        row = np.array([0.45, 0.3, 0.1, 0.05, 0.05, 0.05])
-        return HiddenMarkovModel(3, Categorical(6), initial="stationary").with_parameters(
-            transition=[[0.8, 0.15, 0.05], [0.05, 0.8, 0.15], [0.15, 0.05, 0.8]],
-            probs=[np.roll(row, 2 * state) for state in range(3)],
-        )
-    if case == "harmonium":
-        weight = np.array([[3.5, 1.5, -1.5], [-1.5, 3.5, 1.5], [1.5, -1.5, 3.5]])
-        loading = np.array([[1.0, 0.5, 0.0], [0.0, 1.0, 0.5], [0.5, 0.0, 1.0]])
-        bias = -weight.sum(1) / 2 - (loading @ loading.T).sum(1) / 2
-        return TemporalRBM(3, Gaussian(3)).with_parameters(
-            node_initial=bias + weight.sum(1) / 2,
-            node_weight=weight,
-            node_bias=bias,
-            node_loading=loading,
-            node_intercept=[0.0, 0.0, 0.0],
-            scale=[1.0, 1.0, 1.0],
-        )
-    if case == "linear_gaussian":
-        return LinearGaussianSSM(LinearDynamics(1), intercept=False).with_parameters(
-            transition=[[0.95]],
-            process_variance=[0.1],
-            initial_mean=[0.0],
-            initial_variance=[0.1 / (1 - 0.95**2)],
-            loading=[[1.0]],
-            observation_variance=1.0,
-        )
-    return HiddenMarkovModel(2, "gaussian", transition=InputTransition(1)).with_parameters(
-        initial=[0.5, 0.5],
-        transition=[[0.5, 0.5], [0.5, 0.5]],
-        transition_weight=[[[1.5], [-1.5]], [[-1.5], [1.5]]],  # hold at +1, change at −1
-        mean=[-0.7, 0.7],
-        scale=[1.0, 1.0],
-    )
-
-
 def simulated(settings: Settings, case: str, sequences: int, seed: int) -> Sequences:
     """Sequences of a process; inputs, where it reads them, are fair signs."""
     inputs = None
@@ -195,60 +136,6 @@ def heldout(settings: Settings, case: str) -> Sequences:
 
 
 # The architectures
-
-TRAINED: Mapping[str, Mapping[str, Callable[[int], Filter]]] = {
-    "symbols": {
-        "lstm": LSTMFilter,
-        "gru": GRUFilter,
-        "elman": ElmanFilter,
-        "bayesian_recurrent_unit": lambda _: BayesianRecurrentFilter(),
-        "conditional_random_field": lambda _: CRFFilter(),
-        ENTROPY_MODEL: lambda _: MEMMFilter(),
-        "spectral": lambda _: SpectralFilter(),
-    },
-    "harmonium": {
-        "lstm": LSTMFilter,
-        "lstm_with_a_logit_per_state": lambda size: LSTMFilter(size, factorised=False),
-        "gru": GRUFilter,
-        "elman": ElmanFilter,
-        "bayesian_recurrent_units": lambda _: BayesianRecurrentFilter(),
-        "mean_field_trained": lambda _: SigmoidFilter(),
-    },
-    "linear_gaussian": {"lstm": LSTMFilter, "gru": GRUFilter, "elman": ElmanFilter},
-    "input_output": {"lstm": LSTMFilter, "gru": GRUFilter, "elman": ElmanFilter},
-}
-
-
-def written(case: str) -> dict[str, Filter]:
-    """What is written from the parameters, and has nothing to learn."""
-    model = model_of(case)
-    out: dict[str, Filter] = {"exact_filter": ExactFilter()}
-    if case == "symbols":
-        for own in (CRFFilter(reads="likelihoods"), MEMMFilter(reads="likelihoods")):
-            own.build(model)
-            full = "conditional_random_field" if isinstance(own, CRFFilter) else ENTROPY_MODEL
-            out[f"{full}_written"] = own.double().write(model)
-    if case == "harmonium":
-        assert isinstance(model, HiddenMarkovModel)
-        units = SigmoidFilter()
-        units.build(model)
-        out["mean_field_written"] = units.double().write(model, node_gate(model))
-        out["sampled_bit_written"] = SampledMarginals(model, units)
-        out["best_product_of_nodes"] = BestProduct()
-    if case == "linear_gaussian":
-        out["steady_gain"] = SteadyGain(*_scalars(model))
-    if case == "input_output":
-        out["exact_filter_blind_to_inputs"] = BlindFilter()
-    return out
-
-
-def _scalars(model: Model) -> tuple[float, float, float]:
-    """a, Q, R of the scalar process."""
-    a, q, r = (
-        float(model.known[name].reshape(-1)[0])
-        for name in ("transition", "process_variance", "observation_variance")
-    )
-    return a, q, r
 
 
 # How they are measured
@@ -325,7 +212,7 @@ def numbers(filter: Filter) -> int:
 def compared(model: Model, data: Sequences, beliefs: Any) -> tuple[Tensor, Tensor]:
     """KL(exact filter ‖ beliefs), and log p(y_t) predicted from the beliefs before, (N, T)."""
     if isinstance(beliefs, GaussianBeliefs):
-        a, q, r = _scalars(model)
+        a, q, r = scalars(model)
         exact: Any = exact_filter(model, data)
         law = GaussianBeliefs.of_moments(exact.mean, exact.covariance)
         mean, variance = a * beliefs.mean[:, :-1, 0], a**2 * beliefs.variance[:, :-1, 0] + q + r

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..inference import (
     BeliefGuide,
@@ -41,13 +41,26 @@ from ..inference import (
 from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..inference.guides.guide import Guide
-from ..models import POMDP, Mixture, ObservationPolicy, Sequences, t_maze
+from ..models import POMDP, Mixture, t_maze
 from ..models.beliefs import divergence
 from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.t_maze import draw
+from .parts.mazes import (
+    Case,
+    Maze,
+    Trained,
+    case_name,
+    guided_belief,
+    horizon,
+    leaning,
+    mean_of,
+    own_belief,
+    remember,
+    trained,
+)
 
 Array = npt.NDArray[np.float64]
 
@@ -58,8 +71,8 @@ MOST_KL = 0.01
 LEAST_CUE = 0.99
 """Probability of the right side at the junction, in every maze; set before any run."""
 
-RIGHT, JUNCTION = 0, 3
-"""The action along the corridor, and what is seen at its end and in the arms."""
+JUNCTION = 3
+"""What is seen at the end of the corridor and in the arms."""
 
 NETWORKS = ("lstm", "gru", "elman")
 CONTROLS = ("untrained_lstm", "no_memory", "lstm_and_zeros_of_the_model")
@@ -128,22 +141,6 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-class Maze(NamedTuple):
-    """A maze, new episodes of it, and what the exact filter says of them."""
-
-    length: int
-    model: POMDP
-    data: Sequences
-    belief: Tensor
-    """(N, T, K)."""
-    up: Tensor
-    """Which states have their goal up, (K,)."""
-    arrived: Tensor
-    """Whether the junction is seen for the first time, (N, T)."""
-    lag: Tensor
-    """Steps since the cue was last seen, (N, T)."""
-
-
 class Measured(NamedTuple):
     """A belief beside the exact one."""
 
@@ -152,36 +149,6 @@ class Measured(NamedTuple):
     """Mean probability of the right side by steps since the cue was seen, (T,)."""
     episode: dict[str, Array]
     """Of one episode, for drawing."""
-
-
-class Trained(NamedTuple):
-    """A network and its read-out, after training in a maze."""
-
-    network: nn.RNNBase
-    states: tuple[str, ...]
-    weight: Tensor
-    """Of the read-out, (K, units)."""
-    bias: Tensor
-
-
-Case = tuple[int, float]
-
-
-def case_name(case: Case) -> str:
-    """How a maze is called in the report."""
-    return f"length_{case[0]}_stochasticity_{case[1]:g}".replace(".", "p")
-
-
-def horizon(length: int) -> int:
-    """Steps of an episode: with one move in five at random the junction is mostly reached."""
-    return int(1.3 * length) + 10
-
-
-def leaning(share: float) -> ObservationPolicy:
-    """Right with probability ``share``, else any of the four."""
-    law = torch.full((4,), (1 - share) / 4, dtype=torch.float64)
-    law[RIGHT] += share
-    return ObservationPolicy(law.expand(4, -1), law)
 
 
 def policy(settings: Settings) -> Mixture:
@@ -233,35 +200,6 @@ def network(
     return made
 
 
-def trained(guide: Guide, maze: Maze) -> Trained:
-    """What another maze begins with."""
-    filter: Any = guide.filter
-    head = filter.head
-    names = tuple(maze.model.state_names)
-    return Trained(filter.network, names, head.weight.detach(), head.bias.detach())
-
-
-@torch.no_grad()
-def remember(network: RecurrentFilter, steps: int) -> None:
-    """Biases with which units forget after 1 to ``steps`` steps (Tallec & Ollivier 2018).
-
-    What keeps is the forget gate of an LSTM, whose input gate gets the opposite bias, and the
-    update gate of a GRU. An Elman network has none.
-    """
-    size = network.hidden_size
-    span = torch.empty(size).uniform_(1, steps - 1).log()
-    inner, biases = network.network, dict(network.named_parameters())
-    own, fed = (biases.get(f"network.bias_{kind}_l0") for kind in ("ih", "hh"))
-    assert own is not None
-    assert fed is not None
-    if isinstance(inner, nn.LSTM):
-        fed[: 2 * size] = 0
-        own[: 2 * size] = torch.cat([-span, span])
-    elif isinstance(inner, nn.GRU):
-        fed[size : 2 * size] = 0
-        own[size : 2 * size] = span
-
-
 def train(
     settings: Settings, stochasticity: float, kind: str, number: int
 ) -> dict[str, list[Measured]]:
@@ -310,20 +248,6 @@ def descend(settings: Settings, maze: Maze, own: RecurrentFilter, steps: int, se
     return fit(maze.model, guide, data, objective="forward_kl", **options).guide
 
 
-@torch.no_grad()
-def own_belief(guide: Guide, maze: Maze) -> Tensor:
-    """log β of the network alone, (N, T, K)."""
-    found: Any = guide.filter(maze.model.laws({}, maze.data))
-    return torch.as_tensor(found).double()
-
-
-@torch.no_grad()
-def guided_belief(guide: Guide, maze: Maze) -> Tensor:
-    """log β without the states that the model's zeros rule out, as its guide uses it."""
-    posterior: Any = guide.posterior(maze.model.laws({}, maze.data))
-    return torch.as_tensor(posterior.log_beliefs).double()
-
-
 def without_memory(settings: Settings, case: Case) -> Measured:
     """What the last action and observation tell, given where episodes are on the whole."""
     maze = heldout(settings, case)
@@ -358,11 +282,6 @@ def measured(maze: Maze, log_belief: Tensor) -> Measured:
         "right_side_at_junction": mean_of((right[arrived] > 0.5).double()),
     }
     return Measured(figures, (total / count).numpy(), {})
-
-
-def mean_of(values: Tensor) -> float:
-    """The mean; 0 of none, which in so short a trial may be."""
-    return float(values.mean()) if values.numel() else 0.0
 
 
 def shown(maze: Maze, guide: Guide) -> dict[str, Array]:
