@@ -40,6 +40,7 @@ from ..inference.filters.slot import Filter
 from ..inference.fitting.objectives import Objective
 from ..inference.guides.guide import Guide
 from ..models import Sequences
+from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, against, at_least, interval, over_seeds, stream, summary
@@ -103,10 +104,10 @@ class Settings(Repeated):
         at_least(1, self, "seeds", "hidden_size", "training_sequences", "steps", "gate_steps")
         at_least(1, self, "draws")
         for name in ("near_zero", "certain"):
-            if not 0 < getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be in (0, 1), got {getattr(self, name)}")
-        if not self.cases or not all(0 < e < 0.5 and mu > 0 for e, mu in self.cases):
-            raise ValueError(f"cases: needs pairs with 0 < ε < .5 and μ > 0, got {self.cases}")
+            value = getattr(self, name)
+            require(0 < value < 1, name, "must be in (0, 1)", value)
+        fits = self.cases and all(0 < e < 0.5 and mu > 0 for e, mu in self.cases)
+        require(bool(fits), "cases", "needs pairs with 0 < ε < .5 and μ > 0", self.cases)
 
 
 SMOKE: Mapping[str, object] = {
@@ -192,8 +193,7 @@ def train(settings: Settings, case: int, name: str, number: int) -> Measured:
 def measured(settings: Settings, case: int, guide: Guide) -> Measured:
     """How far a guide is from the filter, and which slope it has."""
     data, (_, mu) = heldout(settings, case), settings.cases[case]
-    gap = evidence_gap(guide, data)
-    figures = {"evidence_gap_per_step": gap.gap_per_step}
+    figures = {"evidence_gap_per_step": evidence_gap(guide, data).gap_per_step}
     with torch.no_grad():
         posterior: Any = guide.posterior(guide.model.laws({}, data))
         log_beliefs = getattr(posterior, "log_beliefs", posterior.mean.clamp_min(1e-12).log())
@@ -209,9 +209,7 @@ def measured(settings: Settings, case: int, guide: Guide) -> Measured:
         figures["gain"] = float(gate.natural_weight) / (2 * mu)
     else:
         figures |= slopes(before, added, settings.near_zero, settings.certain)
-    place = np.digitize(before, BINS[1:-1])
-    count = np.bincount(place, minlength=len(BINS) - 1)
-    total = np.bincount(place, weights=added, minlength=len(BINS) - 1)
+    count, total = (np.histogram(before, BINS, weights=w)[0] for w in (None, added))
     curve = np.where(count > 20, total / np.maximum(count, 1), np.nan)
     return Measured(figures, curve, guide.filter)
 
@@ -364,9 +362,8 @@ def _posterior(
     of_a_case = _of_a_case(settings, controls, figures)
 
     def by_fit(name: str) -> Array:
-        missing = np.nan
         rows = [[fits[case, kind] for kind in kinds] for case in cases]
-        return np.array([[[x.figures.get(name, missing) for x in f] for f in r] for r in rows])
+        return np.array([[[x.figures.get(name, np.nan) for x in f] for f in r] for r in rows])
 
     curves = [
         [one.curve for one in (*(fits[case, k][0] for k in kinds), *controls[case].values())]
