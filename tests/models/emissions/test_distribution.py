@@ -35,7 +35,9 @@ from beliefzoo.inference import (
     to_arviz,
 )
 from beliefzoo.models import (
+    POMDP,
     Bernoulli,
+    DeepMarkovModel,
     Emission,
     FromDistribution,
     Gaussian,
@@ -694,3 +696,14 @@ def test_a_network_that_makes_the_parameters():
     mask = torch.ones_like(y, dtype=torch.bool)
     expected = base.score(emission.expanded(values), y, mask)
     torch.testing.assert_close(emission.score(values, y, mask), expected)
+
+
+def test_decisions_and_deep_models_take_any_distribution():
+    """Also where nothing is shown at the first step, and zero could not be."""
+    shown = POMDP(2, FromDistribution(dist.Gamma), actions=2).sample(3, 5, seed=0).data
+    assert bool((shown.values[shown.mask] > 0).all())
+    assert not bool(shown.mask[:, 0].any())
+    deep = DeepMarkovModel(2, FromDistribution(dist.Laplace, 2)).sample(3, 5, seed=0).data
+    assert deep.values.shape == (3, 5, 2)
+    with pytest.raises(ValueError, match="emission: needs a distribution whose mean or median"):
+        DeepMarkovModel(2, FromDistribution(dist.Gamma)).sample(3, 5, seed=0)
