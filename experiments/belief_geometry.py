@@ -39,11 +39,14 @@ from ..models import (
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
+from .drawings.belief_geometry import draw
 from .parts.labelled_processes import PROCESSES
 from .parts.language_models import LanguageModel, train
 
 Array = npt.NDArray[np.float64]
 
+
+__all__ = ["SMOKE", "Settings", "draw", "run"]
 
 REACH = {
     **{f"{name}.loss_above_floor": ("<=", 0.002) for name in PROCESSES},
