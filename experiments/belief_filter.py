@@ -103,10 +103,10 @@ class Settings(Shown, GradientSteps, Simulated, Repeated):
 
 
 SMOKE: Mapping[str, object] = {
-    "cases": ((0.1, 1.0),),
     "seeds": 2,
     "jobs": 1,
     "hidden_size": 4,
+    "cases": ((0.1, 1.0),),
     "length": 20,
     "training_sequences": 64,
     "heldout_sequences": 50,

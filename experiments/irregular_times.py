@@ -63,7 +63,8 @@ class Settings(GradientSteps, Simulated, Repeated):
     length: int = 40
     """Observations a sequence."""
     shortest: float = 0.05
-    """Gaps are log-uniform from here, where almost nothing is forgotten…"""
+    """Gaps are log-uniform from here, where almost nothing of the belief before is forgotten, its
+    share e^{−θΔ} being .98…"""
     longest: float = 8.0
     """…to here, where e^{−θΔ} = .02 of the past is left."""
     steps: int = 2000

@@ -83,6 +83,8 @@ class Settings:
     source: Source = "chorales"
     """The chorales, or one of two larger sets, from the folder BELIEFZOO_DATA; "simulated" are four
     voices that walk at random, for trying out."""
+    longest: int = 200
+    """Longer training sequences are cut into pieces (none of the chorales is)."""
     members: tuple[str, ...] = (
         "hmm_256_states",
         "hmm_1024_states",
@@ -90,8 +92,6 @@ class Settings:
         "deep",
     )
     """Models that are fitted, of these four."""
-    longest: int = 200
-    """Longer training sequences are cut into pieces (none of the chorales is)."""
     embedding: int = 64
     """Numbers per state of the neural transition."""
     width: int = 128
