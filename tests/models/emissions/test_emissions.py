@@ -958,7 +958,7 @@ def renamed(values: dict[str, torch.Tensor], order: list[int]) -> dict[str, torc
 def test_parameters_are_recovered(case):
     """A point estimate from simulated data lies within 4.5 standard errors of the truth.
 
-    By chance one number in 150 000 does not: in one of 800 seeds for all numbers here.
+    By chance one number in 150 000 does not: in one of 500 seeds for all numbers here.
     """
     truth = HiddenMarkovModel(2, case.truth).with_parameters(**MOVES, **case.values)
     inputs = np.random.default_rng(2).normal(size=(200, 10, 1)) if case.inputs else None
