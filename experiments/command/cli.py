@@ -6,7 +6,7 @@ import dataclasses
 import inspect
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -45,6 +45,7 @@ values, once a seed, and resumes where it was.
 
 
 S = TypeVar("S")
+M = TypeVar("M", Experiment, Benchmark)
 
 
 @dataclass(frozen=True)
@@ -127,25 +128,63 @@ def _list(titles: Mapping[str, str]) -> None:
 
 def _run(name: str, arguments: Sequence[str]) -> None:
     """Check everything, run, write."""
-    import matplotlib
+    experiment, command = _prepared(load, f"run {name}", Path("runs") / name, arguments)
+    from .report import leaves, readable, write_report
 
-    matplotlib.use("agg")  # before an experiment imports pyplot: PNG files need no display
-
-    experiment = load(name)
-    command = _parse(f"beliefzoo run {name}", experiment, Path("runs") / name, arguments)
-    _run_and_write(name, experiment, command.settings, command.out, command.force)
+    started = time.perf_counter()
+    outcome = experiment.run(command.settings)
+    write_report(
+        command.out,
+        experiment=name,
+        title=experiments()[name],
+        settings=command.settings,
+        outcome=outcome,
+        draw=experiment.draw,
+        seconds=time.perf_counter() - started,
+    )
+    for path, value in leaves(outcome.figures):
+        print(f"{path}: {readable(value)}")
+    print(f"written to {command.out}")
 
 
 def _bench(name: str, arguments: Sequence[str]) -> None:
     """Check everything, measure, write."""
+    out = Path("runs") / f"bench-{name}"
+    benchmark, command = _prepared(load_benchmark, f"bench {name}", out, arguments)
+    from ..benchmarks.parts.fresh import machine, peer_versions
+    from .report import write_benchmark
+
+    started = time.perf_counter()
+    figures = benchmark.run(command.settings)
+    seconds = time.perf_counter() - started
+    write_benchmark(
+        command.out,
+        benchmark=name,
+        settings=command.settings,
+        figures=figures,
+        draw=benchmark.draw,
+        peers=peer_versions(),
+        machine=machine(command.settings.threads),
+        seconds=seconds,
+    )
+    print(benchmark.table(figures))
+    print(f"written to {command.out}")
+
+
+def _prepared(
+    import_by_name: Callable[[str], M], what: str, out: Path, arguments: Sequence[str]
+) -> tuple[M, Command[Any]]:
+    """The module and its command, all of it checked before anything is computed."""
     import matplotlib
 
-    matplotlib.use("agg")
+    matplotlib.use("agg")  # before an experiment imports pyplot: PNG files need no display
+    module = import_by_name(what.partition(" ")[2])
+    command = _parse(f"beliefzoo {what}", module, out, arguments)
+    from .report import check_folder, plain
 
-    benchmark = load_benchmark(name)
-    out = Path("runs") / f"bench-{name}"
-    command = _parse(f"beliefzoo bench {name}", benchmark, out, arguments)
-    _bench_and_write(name, benchmark, command.settings, command.out, command.force)
+    check_folder(command.out, force=command.force)
+    plain(dataclasses.asdict(command.settings), "settings")
+    return module, command
 
 
 def _parse(
@@ -164,50 +203,3 @@ def _parse(
         default=Command(settings=defaults, out=out),
     )
     return command
-
-
-def _run_and_write(
-    name: str, experiment: Experiment, settings: Any, folder: Path, force: bool
-) -> None:
-    from .report import check_folder, leaves, plain, readable, write_report
-
-    check_folder(folder, force=force)
-    plain(dataclasses.asdict(settings), "settings")
-    started = time.perf_counter()
-    outcome = experiment.run(settings)
-    write_report(
-        folder,
-        experiment=name,
-        title=experiments()[name],
-        settings=settings,
-        outcome=outcome,
-        draw=experiment.draw,
-        seconds=time.perf_counter() - started,
-    )
-    for path, value in leaves(outcome.figures):
-        print(f"{path}: {readable(value)}")
-    print(f"written to {folder}")
-
-
-def _bench_and_write(
-    name: str, benchmark: Benchmark, settings: Any, folder: Path, force: bool
-) -> None:
-    from ..benchmarks.parts.fresh import machine, peer_versions
-    from .report import check_folder, plain, write_benchmark
-
-    check_folder(folder, force=force)
-    plain(dataclasses.asdict(settings), "settings")
-    started = time.perf_counter()
-    figures = benchmark.run(settings)
-    write_benchmark(
-        folder,
-        benchmark=name,
-        settings=settings,
-        figures=figures,
-        draw=benchmark.draw,
-        peers=peer_versions(),
-        machine=machine(settings.threads),
-        seconds=time.perf_counter() - started,
-    )
-    print(benchmark.table(figures))
-    print(f"written to {folder}")
