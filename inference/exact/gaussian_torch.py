@@ -268,9 +268,14 @@ def _steps(system: System, layout: Layout) -> Iterator[_Step]:
 
 def _cholesky(matrices: Tensor, seen: Tensor, t: int, layout: Layout) -> Tensor:
     factors, info = torch.linalg.cholesky_ex(matrices)
-    if bool((info > 0).any()):
-        g = int((info > 0).nonzero()[0])
-        raise no_variance(int(layout.sequences[g]), t, int(info[g]) - 1)
+    # What rounding leaves of a variance of zero is above or below it, as the processor has it.
+    rounding = 2 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
+    pivots, variances = (x.diagonal(dim1=-2, dim2=-1) for x in (factors.square(), matrices))
+    lost = (pivots <= rounding * variances).any(-1)
+    if bool(((info > 0) | lost).any()):
+        g = int(((info > 0) | lost).nonzero()[0])
+        feature = int(info[g]) - 1 if info[g] > 0 else int(pivots[g].div(variances[g]).argmin())
+        raise no_variance(int(layout.sequences[g]), t, feature)
     return cast(Tensor, factors)
 
 
