@@ -204,6 +204,7 @@ def best_causal_mean_field(
     tables: list[Tensor] = []
     for _ in range(laws.data.max_length - 1):
         target = program.worth(pool, chosen, tables[-1] if tables else None)
+        _require_possible(target)
         tables.append(_regress(inside, target))
     return MeanField(laws, program.walk(laws, tables))
 

@@ -41,6 +41,7 @@ from beliefzoo.models import (
     LocalLevel,
     Sequences,
     TemporalSigmoidBeliefNetwork,
+    mess3,
 )
 from beliefzoo.models.beliefs import DiscreteBelief
 from oracles_gaps import TinyChain, TinyNormal
@@ -492,3 +493,12 @@ def test_zeros_that_no_outcome_contradicts():
     assert isinstance(by_regression, Forward)
     torch.testing.assert_close(by_regression.elbo(), parts.best_causal_elbo, atol=1e-4, rtol=0)
     assert parts.per_step(parts.causality)[0] > 0
+
+
+@pytest.mark.parametrize("length", [3, 8])
+def test_states_that_rule_symbols_out_are_named(length: int) -> None:
+    """No product over steps has a finite bound where states exclude what others lead to."""
+    model = mess3().model
+    guide = MeanFieldGuide(model, LSTMFilter(2))
+    with pytest.raises(ValueError, match="model: .* every outcome, got states that rule some out"):
+        gaps(guide, model.sample(20, length, seed=0).data)
