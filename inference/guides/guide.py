@@ -121,6 +121,12 @@ class Guide(nn.Module, ABC):
             raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
         if parameters not in UNCERTAINTIES:
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
+        has = all(hasattr(filter, name) for name in ("causal", "build", "calibrate"))
+        if isinstance(filter, type) or not has:
+            raise ValueError(
+                "filter: must be a filter, such as LSTMFilter(8), or NetworkFilter(module) for a "
+                f"network of your own, got {filter!r}"
+            )
         self._check_filter(filter)
         self._check_model(model)
         filter.build(model)

@@ -113,7 +113,8 @@ class ChainLaws:
     @property
     def matrices(self) -> Tensor:
         """log T of every step as ``log_transition``; with ``choice`` only the A matrices."""
-        return self.moves if isinstance(self.moves, Tensor) else self.moves()
+        moves = self.moves if isinstance(self.moves, Tensor) else self.moves()
+        return moves.to(self.log_initial.dtype)  # a user's law may work in that of the inputs
 
     @cached_property
     def log_likelihood(self) -> Tensor:
@@ -181,7 +182,8 @@ class Laws(ChainLaws):
     def score(self, y: Tensor) -> Tensor:
         """Return log O_k of observations y in the form that the family reads."""
         mask = self.emission.observed(self.data)[1]
-        return self._emission.score(self.parameters, y, mask, self._shift)
+        scores = self._emission.score(self.parameters, y, mask, self._shift)
+        return scores.to(self.log_initial.dtype)  # a user's family may work in that of the data
 
     def draw(self, paths: Tensor, past: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """Sample observations for hidden paths (N, T), once.
@@ -282,7 +284,7 @@ class HiddenMarkovModel(Model):
     ) -> None:
         require_count(states, "states")
         # A transition law has all methods of the Protocol of initial laws, so it is excluded.
-        law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw)
+        law = isinstance(initial, InitialLaw) and not isinstance(initial, TransitionLaw | type)
         if initial not in ("free", "stationary") and not law:
             raise ValueError(
                 f"initial: must be 'free', 'stationary' or an initial law, got {initial!r}"
@@ -570,7 +572,7 @@ def _transition(transition: TransitionLaw | None, sticky: float) -> TransitionLa
     if transition is None:
         return MatrixTransition(sticky=sticky)
     require(
-        isinstance(transition, TransitionLaw),
+        isinstance(transition, TransitionLaw) and not isinstance(transition, type),
         "transition",
         "must be a transition law, for instance MatrixTransition() (known values are set with "
         "with_parameters)",

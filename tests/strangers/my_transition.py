@@ -69,3 +69,29 @@ class Somewhere:
 
     def start(self, share: Tensor) -> dict[str, Tensor]:
         return {}
+
+
+@dataclass(frozen=True)
+class Tide:
+    """Two states, and log odds u_t of staying: one column of inputs, and no parameters."""
+
+    inputs = 1
+
+    def priors(self, states: int) -> Priors:
+        return {}
+
+    def dims(self) -> dict[str, tuple[str, ...]]:
+        return {}
+
+    def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
+        assert data.inputs is not None
+        stay = data.inputs[:, 1:, :, None].sigmoid()
+        same = torch.eye(2)
+        return (stay * same + (1 - stay) * (1 - same)).log()
+
+    def start(self, counts: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def check(self, data: Sequences) -> None:
+        if data.inputs is None:
+            raise ValueError("inputs: Tide needs one column, got None")

@@ -66,7 +66,7 @@ from strangers.my_emission import Waiting
 from strangers.my_filter import Attention, Glance, Habit, Leaky
 from strangers.my_guide import Cautious
 from strangers.my_model import ChangePoints, Fog
-from strangers.my_transition import Ring, Somewhere
+from strangers.my_transition import Ring, Somewhere, Tide
 
 HERE = Path(__file__).parent
 SHORT = FitSettings(
@@ -137,6 +137,7 @@ CASES = {
     "linear model, filter": Case(lambda: Fog(0.3), lambda model: MeanFieldGuide(model, Habit())),
     "model, filter": Case(lambda: ChangePoints(1), lambda model: BeliefGuide(model, Leaky(0.3))),
 }
+NONLINEAR = Case(deep, lambda model: BeliefGuide(model, NetworkFilter(Attention(4))))
 MODELS = {name: CASES[name].model for name in ("emission", "emission, base", "transition")} | {
     name: CASES[name].model for name in ("dynamics", "dynamics, two", "model", "linear model")
 }
@@ -365,10 +366,39 @@ def test_draws_together_say_what_draws_one_by_one_say():
         np.testing.assert_allclose(one, other, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", [*CASES, "nonlinear"])
+def test_numbers_of_numpy_are_fitted_as_those_of_torch_are(name):
+    """Data in double precision, parameters in single."""
+    case = NONLINEAR if name == "nonlinear" else CASES[name]
+    single, data = fitted(case)
+    model = case.model()
+    torch.manual_seed(5)
+    guide = case.guide(model)
+    double = Sequences.from_tensors(data.values.double(), mask=data.mask, lengths=data.lengths)
+    again = fit(model, guide, double, settings=SHORT, progress=False)
+    torch.testing.assert_close(again.losses, single.losses, rtol=1e-3, atol=1e-3)
+
+
+def test_a_strange_transition_may_work_in_the_precision_of_its_inputs():
+    """Moves by the inputs, of NumPy's numbers: log T in double precision, parameters in single."""
+    covariates = [np.linspace(-1, 1, 5)[:, None], np.linspace(2, -2, 4)[:, None]]
+    data = Sequences.from_arrays(
+        [[0.3, 2.0, 0.1, 1.5, 0.2], [1.0, 0.4, 2.0, 0.9]], inputs=covariates
+    )
+    parameters = {"initial": torch.tensor([0.4, 0.6]), "pace": torch.tensor([[0.5], [2.0]])}
+    laws = HiddenMarkovModel(2, Waiting(1), transition=Tide()).laws(parameters, data)
+    assert laws.log_transition.dtype == torch.float32
+    for n, (y, u) in enumerate(zip(data.arrays(), covariates, strict=True)):
+        stay = stats.logistic.cdf(u[1:])[:, :, None]
+        table = np.log(stay * np.eye(2) + (1 - stay) * (1 - np.eye(2)))
+        told = stats.expon(scale=[[2.0, 0.5]]).logpdf(y.reshape(-1, 1))
+        expected = oracles.log_evidence(np.log([0.4, 0.6]), table, told)
+        assert float(exact.log_evidence(*laws.chain)[n]) == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_strange_emission_of_a_nonlinear_model(tmp_path):
     """There is no exact inference to compare with: it is fitted, weighed, exported, saved."""
-    case = Case(deep, lambda model: BeliefGuide(model, NetworkFilter(Attention(4))))
-    result, data = fitted(case)
+    result, data = fitted(NONLINEAR)
     assert bool(result.losses.isfinite().all())
     found = weighted_evidence(result, data, draws=25, seed=0)
     assert bool(torch.as_tensor(found.log_evidence).isfinite().all())

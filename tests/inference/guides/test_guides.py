@@ -334,6 +334,9 @@ def test_bad_arguments():
         BeliefGuide(model, ExactFilter(), parameters="laplace")
     with pytest.raises(ValueError, match="model: must be a model"):
         BeliefGuide("model", ExactFilter())
+    for kept in ("exact", LSTMFilter, torch.nn.Identity(), None):
+        with pytest.raises(ValueError, match=r"filter: must be a filter, .*NetworkFilter"):
+            BeliefGuide(model, kept)
 
 
 def test_a_guide_refuses_models_that_it_has_no_posterior_of():

@@ -38,7 +38,7 @@ from beliefzoo.models import (
     StudentT,
 )
 from beliefzoo.models.chains.hmm import SHORTHAND
-from beliefzoo.models.chains.laws import stationary
+from beliefzoo.models.chains.laws import FreeInitial, stationary
 
 COUNTS = Sequences.from_arrays([[3, 0, 7, np.nan], [1, 2], [5]])
 PRINTED = {
@@ -921,6 +921,8 @@ def test_the_program_without_observations_draws_them(model):
             {"initial": "uniform"},
             "initial: must be 'free', 'stationary' or an initial law, got 'uniform'",
         ),
+        ({"initial": FreeInitial}, "initial: must be .* or an initial law, got <class"),
+        ({"transition": MatrixTransition}, "transition: must be a transition law.* got <class"),
         ({"transition": np.eye(2)}, "transition: must be a transition law"),
         ({"transition": "sticky"}, "transition: must be a transition law.* got 'sticky'"),
         ({"sticky": -1.0}, "sticky: must be finite and >= 0, got -1.0"),
