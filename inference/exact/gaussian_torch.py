@@ -14,6 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+SINGULAR = 1e-14
+"""A variance below this share of what it was before other features were taken out is rounding.
+
+``gaussian_machine`` has the same number again, since numba does not see changes of other files."""
+
 
 def _reached(lengths: Tensor | None, n: int, t: int, device: torch.device) -> Tensor:
     """Whether a step is within the sequence ``(N, T)``."""
@@ -268,13 +273,11 @@ def _steps(system: System, layout: Layout) -> Iterator[_Step]:
 
 def _cholesky(matrices: Tensor, seen: Tensor, t: int, layout: Layout) -> Tensor:
     factors, info = torch.linalg.cholesky_ex(matrices)
-    # What rounding leaves of a variance of zero is above or below it, as the processor has it.
-    rounding = 2 * matrices.shape[-1] * torch.finfo(matrices.dtype).eps
     pivots, variances = (x.diagonal(dim1=-2, dim2=-1) for x in (factors.square(), matrices))
-    lost = (pivots <= rounding * variances).any(-1)
-    if bool(((info > 0) | lost).any()):
-        g = int(((info > 0) | lost).nonzero()[0])
-        feature = int(info[g]) - 1 if info[g] > 0 else int(pivots[g].div(variances[g]).argmin())
+    lost = (info > 0) | (pivots <= SINGULAR * variances).any(-1)
+    if bool(lost.any()):
+        g = int(lost.nonzero()[0])
+        feature = int(info[g]) - 1 if info[g] > 0 else int((pivots[g] / variances[g]).argmin())
         raise no_variance(int(layout.sequences[g]), t, feature)
     return cast(Tensor, factors)
 

@@ -1,7 +1,9 @@
 """Exact inference on Gaussian chains, against dense matrices and textbook loops in float64."""
 
+import contextlib
 import csv
 import dataclasses
+import importlib
 import math
 from collections.abc import Callable
 from functools import partial
@@ -694,6 +696,24 @@ def test_bad_input_is_named(changes: dict[str, Any], message: str) -> None:
     arguments = broken(**changes)
     with pytest.raises(ValueError, match=message):
         exact_gaussian.log_evidence(**arguments)
+
+
+@pytest.mark.parametrize(("noise", "refused"), [(1e-16, True), (1e-12, False)])
+@pytest.mark.usefixtures("both_paths")
+def test_one_bound_tells_a_variance_from_rounding(noise: float, refused: bool) -> None:
+    """Two features that are alike but for a noise far below and far above the bound."""
+    arguments = broken(
+        loading=torch.ones(1, 1, 2, 2).double(),
+        observation_noise=(noise * torch.eye(2)).double().reshape(1, 1, 2, 2),
+    )
+    expectation = pytest.raises(ValueError, match="observation_noise must leave")
+    with expectation if refused else contextlib.nullcontext():
+        exact_gaussian.log_evidence(**arguments)
+
+
+def test_both_paths_have_the_same_bound() -> None:
+    machine = importlib.import_module("beliefzoo.inference.exact.gaussian_machine")
+    assert machine.SINGULAR == exact_gaussian_kernels.SINGULAR
 
 
 def test_predictions_and_draws_refuse_what_does_not_fit() -> None:
