@@ -456,6 +456,14 @@ class Model(ABC):
         """Priors of the unknown parameters, by name."""
         return {name: prior for name, prior in self._all.items() if name not in self._known}
 
+    def redundant(self, priors: Priors) -> int:
+        """Return the number of directions of parameters with these priors that change nothing.
+
+        They are directions of the unconstrained parameters along which the laws stay the same.
+        """
+        del priors
+        return 0
+
     @property
     def all_priors(self) -> Priors:
         """Priors of all parameters, known or not, by name."""

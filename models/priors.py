@@ -12,8 +12,6 @@ from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints, transform_to
 from torch.distributions.transforms import ComposeTransform
 
-from .emissions.emission import Priors
-
 
 class Ordered(dist.TorchDistribution):
     r"""The distribution of K independent draws of ``base``, sorted in increasing order.
@@ -122,14 +120,6 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
         return None
     low, high = (torch.as_tensor(math.nan if end is None else end) for end in ends)
     return float(low.nan_to_num(-math.inf).min()), float(high.nan_to_num(math.inf).max())
-
-
-def free_parameters(priors: Priors) -> int:
-    """Number of unconstrained dimensions of parameters with these priors."""
-    return sum(
-        math.prod(biject_to(prior.support).inverse_shape(prior.event_shape))
-        for prior in priors.values()
-    )
 
 
 def in_double(prior: Any) -> Any:

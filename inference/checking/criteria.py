@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from ...models import Model, Sequences
-from ...models.priors import free_parameters
+import torch
+from torch import Tensor
+
+from ...models import Model, Parameters, Priors, Sequences
+from ...models.emissions.identified import dimension, unconstrained_size
+from ...models.randomness import seeded
 from ..fitting.loop import Fit
 from ..queries.answers import log_evidence
+from ..queries.evidence import log_evidence as evidence_of
+
+_STEPS, _STEPS_PER_COMPONENT = 50, 4
+"""Steps on which the parameters of continuous states are counted: more than a season and its lags,
+and enough of them to tell a level from noise."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +68,11 @@ def information_criteria(
 ) -> InformationCriteria:
     """Computes AIC and BIC at a maximum of the likelihood, with the exact evidence.
 
-    The number of parameters is the dimension of their support: a row of K probabilities has K − 1.
-    A stationary Poisson HMM with m states has m + m (m − 1); a free initial law adds m − 1.
+    The number of parameters is the dimension of the family of distributions that they span: a row
+    of K probabilities has K − 1, one with a single target none, and weights of logits that a shift
+    leaves as they are do not count. A stationary Poisson HMM with m states has m + m (m − 1); a
+    free initial law adds m − 1. Inputs are taken for columns that vary freely: give the number if
+    some are constant or sums of others, and also if known probabilities of 0 silence a parameter.
 
     Args:
         result: a fit with ``parameters="ml"``, or a model at known values.
@@ -97,12 +109,62 @@ def information_criteria(
         model, priors = result, result.all_priors
     else:
         raise ValueError(f"result: must be a Fit or a model, got {type(result).__name__}")
-    count = free_parameters(priors) if parameters is None else parameters
-    if not isinstance(count, int) or count < 0:
+    if parameters is not None and (not isinstance(parameters, int) or parameters < 0):
         raise ValueError(f"parameters: must be a whole number >= 0, got {parameters!r}")
     evidence = log_evidence(model, data)  # raises for unknown parameters and data that do not fit
+    counted = result.model if isinstance(result, Fit) else model
+    count = free_parameters(counted, priors, data) if parameters is None else parameters
     return InformationCriteria(
         log_likelihood=float(evidence.detach().sum()),
         parameters=count,
         observations=int(data.observed_steps.sum()),
     )
+
+
+def free_parameters(model: Model, priors: Priors, data: Sequences) -> int:
+    """The dimension of the family of distributions of data like these.
+
+    Args:
+        model: the model.
+        priors: the priors of the parameters that are free; all others are known.
+        data: data of the model, of which inputs, times and gaps are read.
+
+    Raises:
+        ValueError: networks with more weights than can be counted.
+    """
+    count = unconstrained_size(priors) - model.redundant(priors)
+    if model.has_paths or not priors:
+        return count
+    return min(count, _linear_dimension(model, priors, data))
+
+
+def _linear_dimension(model: Model, priors: Priors, data: Sequences) -> int:
+    """The rank of the scores of random observations, which continuous states leave open.
+
+    A linear map of the states, for instance, can be undone by the loadings.
+    """
+    usual = model.all_priors
+    varying = any(value.shape != usual[name].event_shape for name, value in model.known.items())
+    short = data if varying else _first(data, _STEPS + _STEPS_PER_COMPONENT * model.states)
+    size = unconstrained_size(priors)
+    some = short[torch.arange(size + 20) % len(short)]
+    with seeded(0):
+        values = torch.randn(some.values.shape, dtype=torch.float64) * some.mask
+        some = replace(some, values=values)
+        return dimension(lambda drawn: _evidence(model, drawn, some), priors)
+
+
+def _evidence(model: Model, values: Parameters, data: Sequences) -> Tensor:
+    evidence = evidence_of(model.laws(values, data))
+    # Flat first states leave a constant undetermined, which must not count.
+    return evidence[1:] - evidence[:1]
+
+
+def _first(data: Sequences, steps: int) -> Sequences:
+    """The first steps of every sequence."""
+    along = {
+        name: value[:, :steps]
+        for name in ("values", "mask", "times", "actions", "rewards", "inputs")
+        if (value := getattr(data, name)) is not None
+    }
+    return replace(data, lengths=data.lengths.clamp_max(steps), **along)

@@ -23,7 +23,8 @@ from tqdm import tqdm
 
 from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
-from ...models.priors import free_parameters, in_double
+from ...models.emissions.identified import unconstrained_size
+from ...models.priors import in_double
 from ...models.randomness import one_thread, seeded
 from ..queries.evidence import log_evidence
 from .provenance import versions
@@ -200,7 +201,7 @@ def nuts(
     (torch.Size([2, 30, 1]), True)
     """
     _check(model, data, seed, jobs)
-    dense = free_parameters(model.priors) <= SMALL if full_mass is None else full_mass
+    dense = unconstrained_size(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):
         starting_values(model, data, start, seed=seed)  # raises for unknown names

@@ -191,6 +191,9 @@ class ActionEmission(Emission):
             out |= {"reward": ("action", "state"), "reward_scale": ()}
         return out
 
+    def redundant(self, priors: Priors, states: int) -> int:
+        return self.family.redundant(priors, states)
+
     def check(self, data: Sequences) -> None:
         self.observations.check(data, type(self.family).__name__)
         require_actions(data, self.actions, "ActionEmission")

@@ -235,6 +235,17 @@ class GeneratorTransition:
             priors["jump_effect"] = dist.Normal(zero, self.effect_scale).to_event(1)
         return priors
 
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count the effects that are sums of other effects of the same column."""
+        if "jump_effect" not in priors:
+            return 0
+        acting, jumps = self.acting(states), self.allowed(states)
+        out = len(acting)
+        for column in {column for column, _ in acting}:
+            rows = [[float(jump in on) for jump in jumps] for c, on in acting if c == column]
+            out -= int(torch.linalg.matrix_rank(torch.tensor(rows, dtype=torch.float64)))
+        return out
+
     def dims(self) -> dict[str, tuple[str, ...]]:
         effect = {"jump_effect": ("effect",)} if self.inputs else {}
         return {"jump_rate": ("jump",), **effect}

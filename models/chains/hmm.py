@@ -20,6 +20,7 @@ from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Poisson
 from ..emissions.distribution import FromDistribution
 from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.identified import redundant_directions
 from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
 from ..model import Coords, Model, MStep, Simulation
@@ -330,6 +331,12 @@ class HiddenMarkovModel(Model):
                 )
             own[name] = Ordered(own[name])
         return own
+
+    def redundant(self, priors: Priors) -> int:
+        """Return the number of directions of parameters with these priors that change nothing."""
+        chain = (self.initial_law, self.transition) if self.states > 1 else ()
+        laws = (*chain, self.emission)
+        return sum(redundant_directions(law, priors, self.states) for law in laws)
 
     @property
     def initial_law(self) -> InitialLaw:

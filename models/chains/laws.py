@@ -348,6 +348,10 @@ class InputTransition:
         drive = torch.einsum("ntu,...iju->...ntij", data.inputs[:, :-1].to(weight.dtype), weight)
         return (base + drive).log_softmax(-1)
 
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count the sums of each row of weights, which change nothing."""
+        return states * self.inputs * ("transition_weight" in priors)
+
     def start(self, counts: Tensor) -> dict[str, Tensor]:
         weight = counts.new_zeros(*counts.shape, self.inputs)
         return {**self._matrix.start(counts), "transition_weight": weight}
@@ -399,6 +403,16 @@ class LowRankTransition:
             "transition_left": ("state", "transition_class"),
             "transition_right": ("transition_class", "state_to"),
         }
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count what the matrix, of rank R at most, leaves open of the factors."""
+        rank, beyond = self.rank, max(self.rank - states, 0)
+        left, right = "transition_left" in priors, "transition_right" in priors
+        if left and right:
+            least = min(rank, states)
+            matrices = 2 * states * least - least**2 - states
+            return states * (rank - 1) + rank * (states - 1) - matrices
+        return beyond * (states * left + (states - 1) * right)
 
     def factors(self, parameters: Parameters) -> tuple[Tensor, Tensor]:
         """Return log L (…draws, K, R) and log R (…draws, R, K)."""
@@ -457,6 +471,11 @@ class _Moves(ABC):
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"transition_move": ("state", "move")}
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count the moves that do not exist."""
+        inside = self._table(states)[1]
+        return int((~inside).sum()) * ("transition_move" in priors)
 
     def moves(self, parameters: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         """Return log T of every move (…draws, K, M), its target (K, M), and if it exists."""

@@ -14,10 +14,12 @@ from torch.distributions import Transform, transform_to
 from ..checks import require, require_count
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.identified import dimension, redundant_by_rank, unconstrained_size
 from ..emissions.observations import Observations
 from ..emissions.perceptron import Perceptron
 from ..emissions.regression import Regression
 from ..priors import elementary
+from ..randomness import seeded
 
 
 @dataclass(frozen=True)
@@ -69,9 +71,24 @@ class NeuralTransition:
     def __call__(self, parameters: Parameters, data: Sequences) -> Tensor:
         """Return log T, shape (…draws, 1, 1, K, K)."""
         del data
+        return self._scores(parameters).log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
+
+    def _scores(self, parameters: Parameters) -> Tensor:
         source = self._network(parameters, parameters["transition_from"])
-        scores = source @ parameters["transition_into"].mT
-        return scores.log_softmax(-1).unsqueeze(-3).unsqueeze(-3)
+        return source @ parameters["transition_into"].mT
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count what the matrix, in which each row has one sum, leaves open of the weights."""
+        own = self.priors(states)
+        unknown = {name: prior for name, prior in own.items() if name in priors}
+
+        def matrix(values: Parameters) -> Tensor:
+            scores = self._scores(rest | dict(values))
+            return scores - scores.mean(-1, keepdim=True)
+
+        with seeded(0):
+            rest = {name: prior.sample().double() for name, prior in own.items()}
+            return unconstrained_size(unknown) - dimension(matrix, unknown)
 
     def start(self, counts: Tensor) -> dict[str, Tensor]:
         """Start with rows that are nearly even, whatever the counts.
@@ -178,6 +195,14 @@ class NeuralEmission(Emission):
     @property
     def predictor_scale(self) -> Tensor:
         return self.base.predictor_scale
+
+    networks = True
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        return redundant_by_rank(self, priors, states)
+
+    def competing(self, states: int) -> Tensor | None:
+        return self.base.competing(states)
 
     @property
     def _outputs(self) -> dict[str, _Output]:

@@ -141,6 +141,17 @@ class NodeEmission(Emission):
         }
         return {name: names[name] for name in ("node_loading", "node_intercept", *self._noise)}
 
+    def competing(self, states: int) -> Tensor | None:
+        return self.family.competing(states)
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count shifts of logits: of a categorical family, one of each loading and intercept."""
+        if self.competing(states) is None:
+            return 0
+        size = self.shift_size
+        shifted = (priors[n] for n in ("node_loading", "node_intercept") if n in priors)
+        return sum(prior.event_shape.numel() // size for prior in shifted)
+
     def predictor(self, parameters: Parameters) -> Tensor:
         """Return η(h) of every state, (…draws, 2^k, F)."""
         loading, intercept = parameters["node_loading"], parameters["node_intercept"]

@@ -68,6 +68,9 @@ class Categorical(Emission):
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"probs": ("state", "symbol")}
 
+    def competing(self, states: int) -> Tensor:
+        return torch.ones(states, self.shift_size, dtype=torch.bool)
+
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
@@ -298,6 +301,9 @@ class Multinomial(Emission):
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"probs": ("state", "feature")}
+
+    def competing(self, states: int) -> Tensor:
+        return torch.ones(states, self.shift_size, dtype=torch.bool)
 
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None

@@ -185,6 +185,27 @@ class Emission(ABC):
         return 1
 
     @property
+    def networks(self) -> bool:
+        """True if parameters are the weights of networks."""
+        return False
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Return the number of directions of the unconstrained parameters that change nothing.
+
+        Only parameters with ``priors`` move; parameters of other laws may be among them.
+        """
+        del priors, states
+        return 0
+
+    def competing(self, states: int) -> Tensor | None:
+        """Return the entries of the linear predictor of which only differences matter, (K, size).
+
+        The others do not matter at all. None if every entry matters by itself.
+        """
+        del states
+        return None
+
+    @property
     def predictor_scale(self) -> Tensor:
         """Typical size of the linear predictor, (shift_size,)."""
         return torch.ones(self.shift_size)

@@ -124,6 +124,10 @@ class Misclassification(Emission):
             table[origin, seen] = True
         return table.to(y.device).mT[y] | ~mask.unsqueeze(-1)
 
+    def competing(self, states: int) -> Tensor:
+        every = torch.arange(states)[None]
+        return self.possible(every, torch.ones_like(every, dtype=torch.bool))[0].mT
+
     @property
     def _plain(self) -> Categorical:
         return Categorical(self.states)

@@ -392,6 +392,20 @@ class LowRankGaussian(_Real):
             "loading": ("state", "feature", "factor"),
         }
 
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count the rotations of the factors, and what exceeds the entries of a covariance."""
+        del states
+        if "loading" not in priors:
+            return 0
+        size = self.features * self.rank
+        shown = size - self.rank * (self.rank - 1) // 2
+        if "scale" in priors:
+            size += self.features
+            entries = self.features * (self.features + 1) // 2
+            shown = min(shown + self.features, entries)
+        laws = priors["loading"].event_shape.numel() // (self.features * self.rank)
+        return laws * (size - shown)
+
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..checks import require, require_count, require_positive
 from ..data.sequences import Sequences
 from .emission import Emission, Parameters, Priors
+from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
 
@@ -128,6 +129,23 @@ class Regression(Emission):
         elif self.lags:
             out["lag_weight"] = ("state", "lag", "predictor", "predictor_from")
         return out
+
+    @property
+    def networks(self) -> bool:
+        return self.width > 0 or self.base.networks
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Count shifts of logits where differences alone matter: one a state and regressor."""
+        if self.networks:
+            return redundant_by_rank(self, priors, states)
+        out = self.base.redundant(priors, states)
+        competing = self.base.competing(states)
+        if competing is None:
+            return out
+        idle = competing.numel() - int((competing.sum(-1) - 1).sum())
+        regressors = self.inputs * ("input_weight" in priors)
+        regressors += self.lags * self.encoding_size * ("lag_weight" in priors)
+        return out + idle * regressors
 
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
