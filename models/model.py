@@ -471,8 +471,25 @@ class Model(ABC):
 
     @property
     def known(self) -> Mapping[str, Tensor]:
-        """Values of the known parameters, float64."""
+        """Values of the known parameters, float64, in the form of ``shown``."""
+        return self.shown(self._known)
+
+    @property
+    def own_known(self) -> Mapping[str, Tensor]:
+        """Values of the known parameters by the names of ``priors``, float64."""
         return dict(self._known)
+
+    def shown(self, values: Parameters) -> dict[str, Tensor]:
+        """Return parameter values in the form in which they are exported.
+
+        A law may keep another form, such as lists of moves in place of a matrix with zeros.
+        ``with_parameters`` takes both. Leading axes of draws stay.
+        """
+        return dict(values)
+
+    def shown_dims(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of every parameter in the form of ``shown``."""
+        return self.parameter_dims()
 
     @property
     def replaced_priors(self) -> Mapping[str, dist.TorchDistribution]:
@@ -504,12 +521,18 @@ class Model(ABC):
         >>> model.known["mean"], len(model.priors)
         (tensor([0., 5.], dtype=torch.float64), 3)
         """
-        given = {name: as_tensor(name, value) for name, value in values.items()}
         out = copy.copy(self)
-        out._known = dict(self._known)
-        for name, value in self._natural(given).items():
-            out._known[name] = self._accept(name, value)
+        out._known = self._known | self.accepted(values)
         return out
+
+    def accepted(self, values: Mapping[str, Number]) -> dict[str, Tensor]:
+        """Return values for ``with_parameters``, checked, by the names of ``priors``.
+
+        Raises:
+            ValueError: an unknown name, a wrong shape, or a value outside the parameter's support.
+        """
+        given = {name: as_tensor(name, value) for name, value in values.items()}
+        return {name: self._accept(name, value) for name, value in self._natural(given).items()}
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Translate convenient parameters (``covariance``) to the laws' own."""

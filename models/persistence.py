@@ -23,7 +23,7 @@ def describe(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         ValueError: a law or a prior that cannot be made again from plain values and tensors.
     """
-    tensors = {f"known.{name}": value.detach().clone() for name, value in model.known.items()}
+    tensors = {f"known.{name}": value.detach().clone() for name, value in model.own_known.items()}
     priors = {
         name: described(prior, f"prior.{name}", tensors)
         for name, prior in model.replaced_priors.items()

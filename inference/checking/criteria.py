@@ -144,7 +144,7 @@ def _linear_dimension(model: Model, priors: Priors, data: Sequences) -> int:
     A linear map of the states, for instance, can be undone by the loadings.
     """
     usual = model.all_priors
-    varying = any(value.shape != usual[name].event_shape for name, value in model.known.items())
+    varying = any(value.shape != usual[name].event_shape for name, value in model.own_known.items())
     short = data if varying else _first(data, _STEPS + _STEPS_PER_COMPONENT * model.states)
     size = unconstrained_size(priors)
     some = short[torch.arange(size + 20) % len(short)]

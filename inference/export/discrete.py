@@ -26,6 +26,7 @@ from .sample import (
     as_array,
     observed_values,
     one_feature,
+    shown,
     thinned,
 )
 
@@ -145,7 +146,9 @@ def reorder(
     result: Fit | NutsFit, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
 ) -> None:
     """Bring the states into an order, the same in all groups."""
-    groups["posterior"] = sample.arrays(_ordered(result.model, sample.values, order))
+    ordered = _ordered(result.model, sample.values, order)
+    values = shown(result.model, ordered, sample.total)
+    groups["posterior"] = sample.arrays(values)
     groups["posterior_states"] = _ordered_states(groups["posterior_states"], order)
     _reorder_last(groups.get("predictions", {}), "state_probability", order)
 

@@ -21,6 +21,9 @@ from ..fitting.nuts import NutsFit
 POINT_DRAWS = 2
 """Draws of a point estimate, all the same: with two ArviZ shows its sd as 0."""
 
+MOST_IN_MATRICES = 100_000_000
+"""Numbers up to which lists of moves are exported as matrices with zeros."""
+
 Array = NDArray[Any]
 
 
@@ -84,6 +87,12 @@ def sample_of(result: Fit | NutsFit, draws: int) -> Sample:
     prior = log_prior(result.model, values, draws)
     log_q = None if is_point(result.guide) else drawn.log_q
     return Sample(values, 1, draws, prior, log_q, constant)
+
+
+def shown(model: Model, values: Parameters, draws: int = 1) -> dict[str, Tensor]:
+    """The values in the form to show, unless matrices would take too much memory."""
+    few = draws * model.states**2 <= MOST_IN_MATRICES
+    return model.shown(values) if few else dict(values)
 
 
 def thinned(sample: Sample, wanted: int) -> Rows | None:

@@ -34,6 +34,7 @@ from .sample import (
     observed_values,
     one_feature,
     sample_of,
+    shown,
     thinned,
 )
 
@@ -82,7 +83,7 @@ def to_arviz(
 
     The groups, with dims ``chain`` and ``draw`` before those named here:
 
-    - ``posterior``: the unknown parameters, dims as ``model.parameter_dims()``. A guide gives one
+    - ``posterior``: the unknown parameters, dims as ``model.shown_dims()``. A guide gives one
       chain of independent draws (two equal ones if it is a point estimate), NUTS its chains.
     - ``log_likelihood``: one variable ``obs``, states summed out: log p(y_n | θ) (sequence) of two
       or more sequences, log p(y_t | y_1 … y_{t-1}, θ) (time) of a single one. Units without
@@ -168,7 +169,7 @@ def to_arviz(
         evidence, by_step = kind.evidence(result, data, sample, keep)
         states = kind.states(result, data, sample, state_draws)
         groups: Groups = {
-            "posterior": sample.arrays(sample.values),
+            "posterior": sample.arrays(shown(model, sample.values, sample.total)),
             "sample_stats": _sample_stats(result, sample, evidence, by_step if keep else None),
             "log_likelihood": _log_likelihood(sample, data, evidence, by_step),
             "posterior_states": states.arrays,
@@ -206,7 +207,8 @@ def _prior(kind: Any, model: Model, data: Sequences, count: int) -> Groups:
     if not count or not model.priors:
         return {}
     prior = draw_prior(model, count)
-    groups: Groups = {"prior": {name: as_array(value[None]) for name, value in prior.items()}}
+    drawn_of = shown(model, prior, count)
+    groups: Groups = {"prior": {name: as_array(v[None]) for name, v in drawn_of.items()}}
     drawn = kind.replicate(model, data, prior, count, informed=False)
     if drawn is not None:
         groups["prior_predictive"] = {"obs": drawn[None]}
@@ -337,7 +339,8 @@ def _constant_data(model: Model, data: Sequences) -> dict[str, Array]:
         out["rewards"] = np.where(inside, as_array(data.rewards), np.nan)
     if data.inputs is not None:
         out["inputs"] = np.where(inside[..., None], as_array(data.inputs), np.nan)
-    return out | {name: as_array(value) for name, value in model.known.items()}
+    known = shown(model, model.own_known)
+    return out | {name: as_array(value) for name, value in known.items()}
 
 
 def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
@@ -347,6 +350,7 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
     component = () if model.has_paths else ("component",)
     return {
         **model.parameter_dims(),
+        **model.shown_dims(),
         "obs": (*step, *feature),
         "mask": (*step, *feature),
         "log_likelihood/obs": ("sequence",) if len(data) > 1 else ("time",),

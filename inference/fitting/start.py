@@ -78,11 +78,11 @@ def _read_off(model: Model, data: Sequences, start: str) -> dict[str, Tensor]:
 
 def _inside(model: Model, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The values by the parameters' own names, all inside the support."""
-    values = model.with_parameters(**start).known  # checks names, shapes and supports
-    known = sorted(name for name, value in model.known.items() if values[name] is not value)
+    values = model.accepted(start)
+    known = sorted(set(model.own_known) & set(values))
     if known:
         raise ValueError(f"start: needs parameters that are not known to the model, got {known}")
-    values = {name: value.detach() for name, value in values.items() if name in model.priors}
+    values = {name: value.detach() for name, value in values.items()}
     for name, value in values.items():
         if not bool(biject_to(support_of(model.priors[name])).inv(value).isfinite().all()):
             raise ValueError(

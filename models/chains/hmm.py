@@ -35,7 +35,9 @@ from .laws import (
     MatrixTransition,
     ModelCheck,
     NamedAxes,
+    NaturalLaw,
     ScaledLaw,
+    ShownLaw,
     StationaryInitial,
     StructuredLaw,
     TransitionLaw,
@@ -394,7 +396,7 @@ class HiddenMarkovModel(Model):
         share all parameters, and if a law says so (``reorderable = False``).
         """
         dims = self.parameter_dims()
-        known = any({"state", "state_to"} & set(dims[name]) for name in self.known)
+        known = any({"state", "state_to"} & set(dims[name]) for name in self._known)
         laws = self.transition, self.emission
         fixed = any(not getattr(law, "reorderable", True) for law in laws)
         return not (known or fixed or self.nodes is not None or self.tied)
@@ -431,13 +433,23 @@ class HiddenMarkovModel(Model):
         return {name: dims[name] for name in self._all}
 
     def __repr__(self) -> str:
-        known = f", known={sorted(self._known)}" if self._known else ""
+        known = f", known={sorted(self.known)}" if self._known else ""
         return f"HiddenMarkovModel(states={self.states}, {self.emission}{known})"
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if isinstance(self.transition, GeneratorTransition) and self.states > 1:
+        if isinstance(self.transition, NaturalLaw) and self.states > 1:
             values = self.transition.natural(values, self.states)
         return self.emission.natural(values)
+
+    def shown(self, values: Parameters) -> dict[str, Tensor]:
+        """Return parameter values in the form in which they are exported: moves as a matrix."""
+        law = self.transition
+        return law.shown(values) if isinstance(law, ShownLaw) else dict(values)
+
+    def shown_dims(self) -> dict[str, tuple[str, ...]]:
+        """Return the axis names of every parameter in the form of ``shown``."""
+        law, dims = self.transition, self.parameter_dims()
+        return law.shown_dims(dims) if isinstance(law, ShownLaw) else dims
 
     def _why_absent(self, name: str) -> str:
         if self.states == 1 and name in (*self.initial_law.dims(), *self.transition.dims()):

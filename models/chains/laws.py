@@ -121,6 +121,25 @@ class ScaledLaw(Protocol):
 
 
 @runtime_checkable
+class NaturalLaw(Protocol):
+    """A transition law that takes its parameters in a convenient form too."""
+
+    def natural(self, values: Mapping[str, Tensor], states: int) -> dict[str, Tensor]:
+        """Return values by the law's own names; those of other laws as they are."""
+
+
+@runtime_checkable
+class ShownLaw(Protocol):
+    """A transition law whose own parameters are shown in another form."""
+
+    def shown(self, values: Parameters) -> dict[str, Tensor]:
+        """Return values, (…draws, …), in the form to show; those of other laws as they are."""
+
+    def shown_dims(self, dims: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Return the axis names in the form to show; those of other laws as they are."""
+
+
+@runtime_checkable
 class OwnStart(Protocol):
     """An emission law that estimates a whole chain from the data, where clusters of frames do not
     serve.
@@ -483,6 +502,43 @@ class _Moves(ABC):
         target, inside = self._table(moves.shape[-2])
         return _log_moves(moves, inside.to(moves.device)), target, inside
 
+    def natural(self, values: Mapping[str, Tensor], states: int) -> dict[str, Tensor]:
+        """Translate ``transition``, the matrix (K, K) with its zeros, to ``transition_move``.
+
+        Probabilities of moves that do not exist are set to 0.
+        """
+        out = dict(values)
+        target, inside = self._table(states)
+        if "transition" in out:
+            alone = "transition_move" not in out
+            require(alone, "transition", "stands for transition_move", "both")
+            out["transition_move"] = _gathered(out.pop("transition"), target, inside)
+        if "transition_move" in out and out["transition_move"].shape == inside.shape:
+            out["transition_move"] = _existing(out["transition_move"], inside)
+        return out
+
+    def shown(self, values: Parameters) -> dict[str, Tensor]:
+        """Return the matrix ``transition`` (…draws, K, K) in place of ``transition_move``."""
+        return {
+            _SHOWN.get(name, name): self._matrix(value) if name in _SHOWN else value
+            for name, value in values.items()
+        }
+
+    def shown_dims(self, dims: Mapping[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+        """Return the axes of ``transition`` in place of those of ``transition_move``."""
+        return {
+            _SHOWN.get(name, name): ("state", "state_to") if name in _SHOWN else axes
+            for name, axes in dims.items()
+        }
+
+    def _matrix(self, moves: Tensor) -> Tensor:
+        states = moves.shape[-2]
+        target, inside = (part.to(moves.device) for part in self._table(states))
+        origin = torch.arange(states, device=moves.device).unsqueeze(-1).expand_as(target)
+        out = moves.new_zeros(*moves.shape[:-1], states)
+        out[..., origin[inside], target[inside]] = _existing(moves, inside)[..., inside]
+        return out
+
     def structure(self, parameters: Parameters) -> Moves:
         return SparseMoves.listed(*self.moves(parameters))
 
@@ -507,7 +563,9 @@ class SparseTransition(_Moves):
 
     Parameter ``transition_move`` B (K, M), M the longest list, rows ~ Dirichlet(concentration, …).
     A row of a shorter list is cut to it and normalised, which gives T the Dirichlet prior on its
-    own entries. The numbers of the states have a meaning: they are never relabelled.
+    own entries; ``with_parameters`` also takes the matrix, ``transition`` (K, K), in which form
+    known values and exports show it. The numbers of the states have a meaning: they are never
+    relabelled.
 
     Args:
         targets: for every state i the states that it can move to, i among them if it can stay.
@@ -563,7 +621,9 @@ class BandedTransition(_Moves):
 
     Parameter ``transition_move`` B (K, W), rows ~ Dirichlet(concentration, …). At the ends, moves
     that lead outside are cut and the row is normalised, which gives T the Dirichlet prior on its
-    own entries. The numbers of the states have a meaning: they are never relabelled.
+    own entries; ``with_parameters`` also takes the matrix, ``transition`` (K, K), in which form
+    known values and exports show it. The numbers of the states have a meaning: they are never
+    relabelled.
 
     Args:
         offsets: (0, 1) for a chain that stays or moves on, (-1, 0, 1) for a walk to neighbours.
@@ -575,7 +635,7 @@ class BandedTransition(_Moves):
 
     >>> from beliefzoo.models import HiddenMarkovModel
     >>> model = HiddenMarkovModel(3, "poisson", transition=BandedTransition()).with_parameters(
-    ...     initial=[1, 0, 0], transition_move=[[0.5, 0.5], [0.5, 0.5], [1, 0]], rate=[1, 5, 9]
+    ...     initial=[1, 0, 0], transition=[[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]], rate=[1, 5, 9]
     ... )
     >>> path = model.sample(1, 50, seed=0).states[0]  # left to right, to the end
     >>> path.diff().unique().tolist(), int(path[-1])
@@ -611,8 +671,14 @@ class BandedTransition(_Moves):
         return BandedMoves(log_moves.masked_fill(~inside, -torch.inf), self.offsets)
 
 
-def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
-    """Log probabilities of the moves that exist, normalised; -inf for the others."""
+_SHOWN = {"transition_move": "transition"}
+
+_ROUNDING, _PRINTED = 1e-12, 1e-5
+"""Rows whose sum is this close to 1 are left as they are, or are taken for printed ones."""
+
+
+def _possible(moves: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Numbers of the moves that exist, 0 for the others, and their sums, which are positive."""
     possible = torch.where(inside, moves, 0)
     total = possible.sum(-1, keepdim=True)
     if not bool((total > 0).all()):
@@ -620,7 +686,40 @@ def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
             "transition_move: needs in every row a probability > 0 of a move that the state can "
             f"make, got rows {(total <= 0).nonzero()[:, -2].unique().tolist()} without"
         )
+    return possible, total
+
+
+def _log_moves(moves: Tensor, inside: Tensor) -> Tensor:
+    """Log probabilities of the moves that exist, normalised; -inf for the others."""
+    possible, total = _possible(moves, inside)
     return safe_log(possible) - total.log()
+
+
+def _existing(moves: Tensor, inside: Tensor) -> Tensor:
+    """Probabilities of the moves that exist, normalised; 0 for the others."""
+    possible, total = _possible(moves, inside)
+    # Correct rows stay the same bit for bit, so that a saved model loads to the same numbers.
+    return torch.where((total - 1).abs() > _ROUNDING, possible / total, possible)
+
+
+def _gathered(matrix: Tensor, target: Tensor, inside: Tensor) -> Tensor:
+    """The moves in a matrix (K, K) that has zeros where there is no move."""
+    states = len(target)
+    shape = tuple(matrix.shape)
+    require(shape == (states, states), "transition", f"needs shape {(states, states)}", shape)
+    moves = torch.where(inside, matrix.gather(-1, target.clamp(0, states - 1)), 0)
+    sums = matrix.sum(-1)
+    rows = bool((matrix >= 0).all()) and bool(((sums - 1).abs() <= _PRINTED).all())
+    require(rows, "transition", "needs probabilities >= 0 in rows of sum 1", matrix.tolist())
+    stray = matrix.clone()
+    origin = torch.arange(states).unsqueeze(-1).expand_as(target)
+    stray[origin[inside], target[inside]] = 0
+    for i, j in stray.nonzero()[:1].tolist():
+        raise ValueError(
+            f"transition: needs 0 where the law has no move, got {float(matrix[i, j])} from state "
+            f"{i} to state {j}"
+        )
+    return moves
 
 
 def _log_matrix(log_moves: Tensor, target: Tensor, inside: Tensor) -> Tensor:

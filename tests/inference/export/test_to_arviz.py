@@ -56,6 +56,7 @@ from beliefzoo.models import (
     Poisson,
     Regression,
     Sequences,
+    SparseTransition,
     StudentT,
 )
 
@@ -306,7 +307,29 @@ def test_states_whose_moves_are_listed_keep_their_order() -> None:
     data = model.sample(2, 5, seed=1).data
     exported = to_arviz(fitted(belief_guide(model), {"rate": [30.0, 10.0, 20.0]}), data, **FEW)
     assert json.loads(exported.attrs["state_order"]) == [0, 1, 2]
-    assert group(exported, "posterior")["transition_move"].dims[-2:] == ("state", "move")
+    both = group(exported, "posterior"), group(exported, "prior")
+    for matrix in (found["transition"] for found in both):
+        assert matrix.dims == ("chain", "draw", "state", "state_to")
+        np.testing.assert_allclose(matrix.sum("state_to"), 1, rtol=1e-6)
+        assert np.all(matrix.values[..., [0, 1, 2, 2], [2, 0, 0, 1]] == 0)
+    assert not any("transition_move" in found for found in both)
+
+
+def test_moves_after_nuts_and_known_ones_are_matrices(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = HiddenMarkovModel(3, Poisson(), transition=SparseTransition(((1,), (0, 1, 2), (0, 2))))
+    data = model.sample(2, 5, seed=1).data
+    torch.manual_seed(0)
+    values = {name: prior.sample((2, 4)) for name, prior in model.priors.items()}
+    matrix = group(to_arviz(sampled(model, values), data, **FEW), "posterior")["transition"]
+    known = model.with_parameters(transition_move=values["transition_move"][1, 2])
+    np.testing.assert_allclose(matrix[1, 2], known.known["transition"], rtol=1e-6)
+    exported = to_arviz(fitted(belief_guide(known)), data, **FEW)
+    shown = group(exported, "constant_data")["transition"]
+    assert shown.dims == ("state", "state_to")
+    np.testing.assert_array_equal(shown, known.known["transition"])
+    monkeypatch.setattr("beliefzoo.inference.export.sample.MOST_IN_MATRICES", 20)
+    lists = group(to_arviz(sampled(model, values), data, **FEW), "posterior")["transition_move"]
+    assert lists.dims == ("chain", "draw", "state", "move")
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,8 @@ from beliefzoo.models import (
     Sequences,
     SparseTransition,
     StudentT,
+    load_model,
+    save_model,
 )
 from beliefzoo.models.chains.hmm import SHORTHAND
 from beliefzoo.models.chains.laws import FreeInitial, stationary
@@ -727,9 +729,63 @@ def test_banded_and_sparse_transitions_leave_out_what_is_not_there():
         draws = model.priors["transition_move"].sample((7,))
         values = prior_values(known.with_parameters(), 7) | {"transition_move": draws}
         assert model.laws(values, COUNTS).log_transition.shape == (7, 1, 1, 3, 3)
-        lost = model.with_parameters(transition_move=[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
         with pytest.raises(ValueError, match=r"transition_move: needs in every row .* rows \[2\]"):
-            lost.laws(prior_values(lost), COUNTS).states()
+            model.with_parameters(transition_move=[[0.5, 0.5], [0.5, 0.5], [0.0, 1.0]])
+
+
+LAWS_OF_MOVES = {
+    "banded": BandedTransition((0, 1)),
+    "walk": BandedTransition((-1, 0, 1)),
+    "far": BandedTransition((0, 2, -1)),
+    "sparse": SparseTransition(((1,), (0, 1, 2), (2, 0))),
+}
+
+
+@pytest.mark.parametrize("name", LAWS_OF_MOVES)
+def test_moves_are_shown_and_taken_as_a_matrix(name, tmp_path):
+    model = HiddenMarkovModel(3, "poisson", transition=LAWS_OF_MOVES[name])
+    torch.manual_seed(0)
+    moves = model.priors["transition_move"].sample()
+    known = model.with_parameters(transition_move=moves)
+    matrix = known.known["transition"]
+    law = known.laws(prior_values(known), COUNTS)
+    torch.testing.assert_close(matrix, law.log_transition[0, 0].exp(), rtol=1e-12, atol=0)
+    assert set(known.known) == {"transition"}
+    assert "known=['transition']" in repr(known)
+    assert known.shown_dims()["transition"] == ("state", "state_to")
+    assert set(known.shown_dims()) == {"initial", "transition", "rate"}
+    again = model.with_parameters(transition=matrix)
+    assert torch.equal(again.own_known["transition_move"], known.own_known["transition_move"])
+    loaded = load_model(save_model(known, tmp_path / "moves.pt"))
+    assert torch.equal(loaded.known["transition"], matrix)
+    many = model.shown({"transition_move": model.priors["transition_move"].sample((5, 2))})
+    assert many["transition"].shape == (5, 2, 3, 3)
+    assert bool(((many["transition"] > 0) == (matrix > 0)).all())
+
+
+@pytest.mark.parametrize(
+    ("matrix", "message"),
+    [
+        (np.eye(2), r"transition: needs shape \(3, 3\), got \(2, 2\)"),
+        (np.full((3, 3), 1 / 3), r"transition: needs 0 where the law has no move, got 0.33.* 0 to"),
+        (np.eye(3) * 0.9, "transition: needs probabilities >= 0 in rows of sum 1"),
+        (np.eye(3) * 1.5 - 0.5 * np.eye(3)[[1, 2, 0]], "transition: needs probabilities >= 0"),
+        (np.full((3, 3), np.nan), "transition: needs probabilities >= 0 in rows of sum 1"),
+    ],
+)
+def test_a_matrix_must_be_one_of_the_law(matrix, message):
+    model = HiddenMarkovModel(3, "poisson", transition=BandedTransition())
+    with pytest.raises(ValueError, match=message):
+        model.with_parameters(transition=matrix)
+    with pytest.raises(ValueError, match="transition: stands for transition_move, got both"):
+        model.with_parameters(transition=np.eye(3), transition_move=[[1, 0]] * 3)
+
+
+def test_a_printed_matrix_of_moves_is_normalised():
+    model = HiddenMarkovModel(3, "poisson", transition=BandedTransition())
+    printed = [[0.333333, 0.666666, 0], [0, 0.5, 0.5], [0, 0, 1]]
+    rows = model.with_parameters(transition=printed).known["transition"].sum(-1)
+    np.testing.assert_allclose(rows, 1, rtol=1e-15)
 
 
 def prior_values(model: HiddenMarkovModel, draws: int | None = None) -> dict[str, torch.Tensor]:
