@@ -22,7 +22,7 @@ from .data.folders import Data, SequenceFolder
 from .data.sequences import Sequences
 from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
-from .priors import elementary, within
+from .priors import elementary, possible_values, within
 from .randomness import seeded
 from .trajectories import Chain, MarkovChain, Moves
 
@@ -61,7 +61,9 @@ class Simulation(NamedTuple):
 class MStep(Protocol):
     """The M-step of EM for a chain of discrete states."""
 
-    def __call__(self, data: Sequences, weight: Tensor, counts: Tensor) -> dict[str, Tensor]:
+    def __call__(
+        self, data: Sequences, weight: Tensor, counts: Tensor, warmth: float = 0.0
+    ) -> dict[str, Tensor]:
         """Return all parameters.
 
         Args:
@@ -69,6 +71,7 @@ class MStep(Protocol):
             weight: p(z_t | y), (N, T, K), zero beyond the length.
             counts: expected numbers of moves, in the shape of ``Chain.log_transition`` of one
                 sequence.
+            warmth: least value of scales that may fall to zero, as a share of the data's spread.
         """
 
 
@@ -548,8 +551,8 @@ class Model(ABC):
         shape = tuple(prior.event_shape)
         require(value.shape == shape, name, f"needs shape {shape}", tuple(value.shape))
         require(bool(value.isfinite().all()), name, "needs finite numbers", value.tolist())
-        value = _on_support(name, prior.support, value)
-        check: Any = prior.support
+        check: Any = possible_values(prior)
+        value = _on_support(name, check, value)
         if not bool(check.check(value).all()):
             raise ValueError(f"{name}: needs values in {check}, got {value.tolist()}")
         return value
@@ -719,7 +722,8 @@ def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistri
         f"needs event shape {tuple(own.event_shape)} and no batch shape (use expand and to_event)",
         f"event {event}, batch {batch}",
     )
-    require(within(prior.support, own.support), argument, f"needs {own.support}", prior.support)
+    values = possible_values(own)
+    require(within(prior.support, values), argument, f"needs {values}", prior.support)
 
 
 def _on_support(name: str, support: Any, value: Tensor) -> Tensor:

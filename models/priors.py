@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints, transform_to
-from torch.distributions.transforms import ComposeTransform
+from torch.distributions.transforms import AffineTransform, ComposeTransform
 
 
 class Ordered(dist.TorchDistribution):
@@ -61,6 +61,41 @@ class Ordered(dist.TorchDistribution):
         inside = (value.diff(dim=-1) >= 0).all(-1)
         log_p = self.base.log_prob(value) + math.lgamma(value.shape[-1] + 1)
         return torch.where(inside, log_p, -math.inf)
+
+
+class AtLeast(dist.TransformedDistribution):
+    r"""The distribution of ``least`` + x, with x > 0 of the law ``base``.
+
+    As a prior of a scale it keeps a likelihood finite that has no bound where the scale goes to 0.
+    Where the law of x is zero at 0, the highest posterior density is above the bound, not on it.
+    The bound is one of estimates: known values, and other priors, may go below.
+
+    Args:
+        base: a distribution of positive numbers.
+        least: the bound, > 0.
+
+    >>> import pyro.distributions as dist
+    >>> import torch
+    >>> prior = AtLeast(dist.LogNormal(0.0, 1.0), 0.5)
+    >>> prior.log_prob(torch.tensor(1.5)), prior.support
+    (tensor(-0.9189), GreaterThan(lower_bound=0.5))
+    """
+
+    def __init__(self, base: dist.TorchDistribution, least: float) -> None:
+        self.least = float(least)
+        super().__init__(base, AffineTransform(self.least, 1.0), validate_args=False)
+
+    @constraints.dependent_property(is_discrete=False, event_dim=0)
+    def support(self) -> constraints.Constraint:
+        return constraints.greater_than(self.least)
+
+    @property
+    def possible(self) -> constraints.Constraint:
+        """The values that the parameter can have where it is known."""
+        return support_of(self.base_dist)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> AtLeast:
+        return AtLeast(self.base_dist.expand(batch_shape), self.least)
 
 
 class IncreasingVector(constraints.Constraint):
@@ -120,6 +155,12 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
         return None
     low, high = (torch.as_tensor(math.nan if end is None else end) for end in ends)
     return float(low.nan_to_num(-math.inf).min()), float(high.nan_to_num(math.inf).max())
+
+
+def possible_values(prior: Any) -> constraints.Constraint:
+    """The values that a parameter with this prior of its own can have; often its support."""
+    values: constraints.Constraint = getattr(prior, "possible", None) or support_of(prior)
+    return values
 
 
 def in_double(prior: Any) -> Any:

@@ -1,6 +1,8 @@
-"""Starting values improved by a few steps of EM, for laws that say what the M-step is."""
+"""Starting values improved by EM from several starts, for laws that say what the M-step is."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -9,40 +11,85 @@ from ...models import Model, Sequences
 from ...models.chains.start import FRAMES
 from ..exact import chains as exact
 
-EM_STEPS = 50
-"""At most; rewards far from where they start are reached by EM in a few, by gradients in many."""
+STARTS = 12
+"""At most, the given one and random ones: with four states a third may lead to the best…"""
 
-EM_GAIN = 1e-3
-"""Nats per step of the data: where EM gains less, the fit itself does as well."""
+AGREEING = 3
+"""…and fewer if as many as these lead to it…"""
+
+ALIKE = 1.0
+"""…up to this difference in nats."""
+
+COOLING = 0.9
+"""Factor of the least scale from one step to the next; and…"""
+
+WARM_STEPS = 45
+"""…the steps until it is a hundredth of the data's spread."""
+
+SHORT_STEPS = WARM_STEPS + 15
+"""Steps after which the starts are compared."""
+
+LONG_STEPS = 300
+"""Further steps from the best start, at most."""
+
+GAIN = 0.03
+"""Nats: where a step gains less, the fit itself does as well."""
 
 Values = dict[str, Tensor]
+
+
+class _Found(NamedTuple):
+    """Values, and log p(y) at those before the last step."""
+
+    values: Values
+    evidence: float
 
 
 def start_by_em(model: Model, data: Sequences, values: Values) -> Values:
     """Values of a model of discrete states improved by EM (Baum and others 1970).
 
     Every step counts moves and observations by their posterior probability and lets the model read
-    its parameters off these, see ``Model.m_step``.
+    its parameters off these, see ``Model.m_step``. EM ends at the local maximum that is nearest, so
+    that it begins at several starts (random ones beside the given one), each with scales that are
+    wide first and then fall, and goes on from the one of the highest evidence. Draws from torch's
+    global generator.
     """
-    assert model.m_step is not None
-    data, before = data[: max(1, FRAMES // data.max_length)], -torch.inf
-    for _ in range(EM_STEPS):
-        weight, counts, evidence = _expected(model, data, values)
-        if evidence < before + EM_GAIN * data.n_steps:
+    data = data[: max(1, FRAMES // data.max_length)]
+    found: list[_Found] = []
+    for number in range(STARTS):
+        start = model.start_from_frames(data) if number else values
+        found.append(_improved(model, data, start, WARM_STEPS, SHORT_STEPS))
+        best = max(found, key=lambda one: one.evidence)
+        if sum(best.evidence - one.evidence < ALIKE for one in found) == AGREEING:
             break
-        values, before = model.m_step(data, weight, counts), evidence
-    return values
+    return _improved(model, data, best.values, 0, LONG_STEPS).values
+
+
+def _improved(model: Model, data: Sequences, values: Values, warm: int, steps: int) -> _Found:
+    """EM that begins with so many warm steps, until it gains little."""
+    assert model.m_step is not None
+    before, warmth = -torch.inf, 0.0
+    for step in range(steps):
+        weight, counts, evidence = _expected(model, data, values)
+        slow = evidence < before + GAIN
+        if slow and warmth == 0:
+            break
+        warmth = 0.0 if slow or step >= warm else COOLING**step
+        values, before = model.m_step(data, weight, counts, warmth), evidence
+    return _Found(values, evidence)
 
 
 def _expected(model: Model, data: Sequences, values: Values) -> tuple[Tensor, Tensor, float]:
-    """p(z_t | y) (N, T, K), expected numbers of moves after each action (A, K, K), log p(y)."""
+    """p(z_t | y) (N, T, K), expected numbers of moves after each action (A, K, K), log p(y).
+
+    The expectations are the derivatives of the evidence by log O and log T.
+    """
     with torch.enable_grad():
         unknown = {name: value for name, value in values.items() if name in model.priors}
         laws = model.laws(unknown, data).discrete
         assert laws is not None  # only such are counted
         initial, moves, likelihood, lengths, choice = laws.chain
-        tables = moves.detach().requires_grad_()
-        total = exact.log_evidence(initial, tables, likelihood.detach(), lengths, choice).sum()
-        (counts,) = torch.autograd.grad(total, tables)
-    smoothed = exact.smooth_chain(initial, tables.detach(), likelihood.detach(), lengths, choice)
-    return smoothed.exp() * data.step_mask.unsqueeze(-1), counts.squeeze(0), float(total.detach())
+        tables, scores = moves.detach().requires_grad_(), likelihood.detach().requires_grad_()
+        total = exact.log_evidence(initial, tables, scores, lengths, choice).sum()
+        counts, weight = torch.autograd.grad(total, (tables, scores))
+    return weight, counts.squeeze(0), float(total.detach())

@@ -15,12 +15,26 @@ from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
+from ..priors import AtLeast
 from ..trajectories import safe_log
 from .laws import MatrixTransition
 from .start_actions import start_of_actions, tables_of_counts
 
 if TYPE_CHECKING:
     from .hmm import HiddenMarkovModel
+
+
+_RESOLUTION = 1e-2
+"""Least standard deviation of the rewards' noise, in units of the spread of the rewards."""
+
+_FINEST = 1e-4
+"""Rewards that differ by less, in these units, are taken for the same value."""
+
+_FEW = 0.1
+"""Rewards whose distinct values are at most this share of them are steps between a few values."""
+
+_ROUNDING = 1e-12
+"""A standard deviation below this share of the mean is rounding: all rewards are the same."""
 
 
 def require_actions(data: Sequences, actions: int, reader: str) -> None:
@@ -116,8 +130,10 @@ class ActionEmission(Emission):
 
     .. math:: r_t \sim N(reward_{a_t z_t}, reward\_scale^2)
 
-    with ``reward`` (A, K) ~ N(reward_location, reward_spread²) and reward_scale ~
-    LogNormal(log(reward_spread / 10), 1), in the units of the rewards.
+    with ``reward`` (A, K) ~ N(reward_location, reward_spread²) and reward_scale − least ~
+    LogNormal(log(reward_spread / 10), 1), in the units of the rewards. Rewards without noise have a
+    likelihood that grows without bound as the scale falls, hence the bound least =
+    reward_resolution × reward_spread: where a fit ends there, no noise was found.
 
     Args:
         family: the family, without inputs or lags.
@@ -127,6 +143,9 @@ class ActionEmission(Emission):
         rewards: whether rewards are observed.
         reward_location: prior mean of the rewards.
         reward_spread: prior standard deviation of the rewards.
+        reward_resolution: least standard deviation of the noise that is told from none, in units of
+            ``reward_spread``. ``scaled_to(data)`` makes it a hundredth, or, where the rewards of an
+            action take few values, a tenth of their smallest difference, if that is less.
 
     Raises:
         ValueError: a family that reads inputs or lags, or a setting out of range.
@@ -143,6 +162,7 @@ class ActionEmission(Emission):
     rewards: bool = False
     reward_location: float = 0.0
     reward_spread: float = 1.0
+    reward_resolution: float = 0.01
 
     def __post_init__(self) -> None:
         plain = isinstance(self.family, Emission) and not isinstance(self.family, ActionEmission)
@@ -155,6 +175,7 @@ class ActionEmission(Emission):
         )
         require_count(self.actions, "actions")
         require_positive(self.reward_spread, "reward_spread")
+        require_positive(self.reward_resolution, "reward_resolution")
 
     @property
     def features(self) -> int:
@@ -178,8 +199,13 @@ class ActionEmission(Emission):
             location = torch.full((self.actions, states), float(self.reward_location))
             out["reward"] = dist.Normal(location, self.reward_spread).to_event(2)
             typical = torch.tensor(self.reward_spread / 10).log()
-            out["reward_scale"] = dist.LogNormal(typical, 1.0)
+            out["reward_scale"] = AtLeast(dist.LogNormal(typical, 1.0), self.least_scale)
         return out
+
+    @property
+    def least_scale(self) -> float:
+        """Bound of ``reward_scale`` under its prior, in the units of the rewards."""
+        return self.reward_resolution * self.reward_spread
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         before = "action_before" if self.first else "action"
@@ -246,14 +272,19 @@ class ActionEmission(Emission):
     def start_chain(
         self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool
     ) -> dict[str, Tensor] | None:
-        """Return tables estimated from labels of the steps."""
+        """Return tables estimated from clusters of the steps, or from labels that are drawn."""
         return start_of_actions(self, model, data, lloyd) if model.states > 1 else None
 
     def start_from_counts(
-        self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
+        self,
+        model: HiddenMarkovModel,
+        data: Sequences,
+        weight: Tensor,
+        counts: Tensor,
+        warmth: float = 0.0,
     ) -> dict[str, Tensor]:
-        """Return tables from expected counts, which EM maximises, with a few visits added."""
-        return tables_of_counts(self, model, data, weight, counts)
+        """Return the tables that maximise EM's objective; see ``CountedEmission``."""
+        return tables_of_counts(self, model, data, weight, counts, warmth=warmth)
 
     def mean(self, parameters: Parameters) -> Tensor:
         """Return E[o | z = k, a], shape (…draws, A, K, F)."""
@@ -271,9 +302,15 @@ class ActionEmission(Emission):
     def scaled_to(self, data: Sequences) -> Emission:
         out = replace(self, family=self.family.scaled_to(data))
         if self.rewards and data.rewards is not None:
-            earned = data.rewards[data.step_mask]
-            spread = float(earned.std(correction=0)) or 1.0
-            out = replace(out, reward_location=float(earned.mean()), reward_spread=spread)
+            earned = data.rewards[data.step_mask].double()
+            location, spread = float(earned.mean()), float(earned.std(correction=0))
+            if spread <= _ROUNDING * max(abs(location), torch.finfo(torch.float64).tiny):
+                spread = 1.0  # constant
+            assert data.actions is not None  # checked with the data
+            fine = _resolution(earned / spread, data.actions[data.step_mask])
+            out = replace(
+                out, reward_location=location, reward_spread=spread, reward_resolution=fine
+            )
         return out
 
     def score_after(
@@ -308,6 +345,21 @@ class ActionEmission(Emission):
             place = -1 - len(axes)
             out[name] = parameters[name].flatten(place, place + 1)
         return out
+
+
+def _resolution(earned: Tensor, actions: Tensor) -> float:
+    """Least scale that keeps apart the values that the rewards of an action take; units of their
+    spread.
+    """
+    fine = _RESOLUTION
+    for action in actions.unique():
+        own = earned[actions == action]
+        values = own.unique()
+        gaps = values.diff()
+        gaps = gaps[gaps > _FINEST]
+        if len(gaps) and len(values) <= _FEW * len(own):
+            fine = min(fine, float(gaps.min()) / 10)
+    return fine
 
 
 @dataclass(frozen=True)

@@ -163,7 +163,12 @@ class CountedEmission(Protocol):
     """
 
     def start_from_counts(
-        self, model: HiddenMarkovModel, data: Sequences, weight: Tensor, counts: Tensor
+        self,
+        model: HiddenMarkovModel,
+        data: Sequences,
+        weight: Tensor,
+        counts: Tensor,
+        warmth: float = 0.0,
     ) -> dict[str, Tensor]:
         """Return all parameters, given the posterior probabilities of the states.
 
@@ -172,6 +177,8 @@ class CountedEmission(Protocol):
             data: N sequences of T steps.
             weight: p(z_t | y), (N, T, K), zero beyond the length.
             counts: expected numbers of moves, in the shape of log T: of every action (A, K, K).
+            warmth: scales that may fall to zero are at least this share of the data's spread. EM
+                that begins at 1 and ends at 0 does not settle on the first states that it meets.
         """
 
 
