@@ -13,7 +13,6 @@ with a trained network; decoders bound it from below, and are in nats of the exa
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,9 +34,10 @@ from ..models import (
     tiger,
 )
 from .command.report import Outcome, record
-from .command.seeds import Repeated, over_seeds, summary
+from .command.seeds import Repeated, all_counts, at_least, over_seeds, stream, summary
 from .drawings.agent_beliefs import draw
 from .parts.bystander import with_bystander
+from .parts.training import Units
 
 if TYPE_CHECKING:
     from .parts.recurrent_ppo import Checkpoint, Training
@@ -50,7 +50,7 @@ SHARES = 0.0, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(Units, Repeated):
     """Settings of the experiment."""
 
     length: int = 10
@@ -61,8 +61,6 @@ class Settings(Repeated):
     """Probability that the bystander stays as it is: slow enough that long memory tells of it…"""
     told: float = 0.75
     """…and probability that it is seen as it is: not so often that one look would do."""
-    hidden_size: int = 32
-    """Units of the LSTM."""
     tiger_steps: int = 200_000
     """Training steps on Tiger; after half of them the return grows no more."""
     maze_steps: int = 160_000
@@ -83,12 +81,9 @@ class Settings(Repeated):
     """Draws of the hidden states of a few episodes in posterior.nc."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            least = {"seed": 0, "stochasticity": 0, "stay": 0, "told": 0, "episodes": 4}
-            value = getattr(self, field.name)
-            if value < least.get(field.name, 1):
-                bound = least.get(field.name, 1)
-                raise ValueError(f"{field.name}: must be >= {bound}, got {value}")
+        at_least(0, self, "seed", "stochasticity", "stay", "told")
+        at_least(4, self, "episodes")
+        all_counts(self)
 
 
 SMOKE: Mapping[str, object] = {
@@ -169,11 +164,6 @@ class Trained(NamedTuple):
     figures: dict[str, Any]
     episodes: Episodes | None
     """Some of its own, of the first seed."""
-
-
-def stream(settings: Settings, *key: int) -> int:
-    """A seed for one purpose, independent of those with another key."""
-    return int(np.random.SeedSequence([settings.seed, *key]).generate_state(1)[0])
 
 
 def run(settings: Settings) -> Outcome:

@@ -51,6 +51,7 @@ from .command.report import Outcome
 from .data.loaders import load_bee_dances
 from .drawings.bee_dance import FAMILIES, draw
 from .parts.changes import TOLERANCE, changes, scores
+from .parts.training import Units
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -58,7 +59,7 @@ REACH = "the switching model ahead of every hidden Markov model in evidence and 
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Units):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -88,8 +89,6 @@ class Settings:
     """Gradient steps of the others, with exact filters."""
     draws: int = 4
     """Regime paths per piece and step for the bound's gradient."""
-    hidden_size: int = 32
-    """Units of the LSTM."""
     particles: int = 100
     """For the evidence on unseen dances; twice as many move it by less than its differences."""
     dances: int = 6

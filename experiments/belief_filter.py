@@ -34,10 +34,10 @@ from ..inference.checking.best_chains import best_mean_field
 from ..inference.filters.slot import Filter
 from ..models import Sequences, Simulation
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, at_least, over_seeds, stream
 from .drawings.belief_filter import draw
-from .parts.belief_measures import Array, Measured, Profile, log_beliefs, measure, profile, summary
+from .parts.belief_measures import Measured, Profile, log_beliefs, measure, profile, summary
 from .parts.contenders import NETWORKS, UNTRAINED, Contender, Network, contenders, reached
 from .parts.reference_filters import AffineFilter
 from .parts.training import GradientSteps, Shown, Simulated, positive

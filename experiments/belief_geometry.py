@@ -9,13 +9,11 @@ untrained network, the last few symbols, the probabilities of the next symbol.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -31,20 +29,13 @@ from ..inference import (
 from ..inference.arviz_groups import Idata
 from ..inference.networks.network_inputs import network_inputs, states_of
 from ..inference.networks.readouts import untrained_like
-from ..models import (
-    LabelledChain,
-    Sequences,
-    mess3,
-)
+from ..models import LabelledChain, Sequences, mess3
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
-from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
+from .command.report import Array, Outcome, record
+from .command.seeds import Repeated, all_counts, at_least, falls_short, over_seeds, stream, summary
 from .drawings.belief_geometry import draw
 from .parts.labelled_processes import PROCESSES
 from .parts.language_models import LanguageModel, train
-
-Array = npt.NDArray[np.float64]
-
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -88,11 +79,10 @@ class Settings(Repeated):
     """Draws of the hidden states of a few sequences of Mess3 in posterior.nc."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            least = {"seed": 0, "heldout": 20, "length": 5, "learning_rate": 0}.get(field.name, 1)
-            if getattr(self, field.name) < least:
-                came = getattr(self, field.name)
-                raise ValueError(f"{field.name}: must be >= {least}, got {came}")
+        all_counts(self)
+        at_least(0, self, "seed", "learning_rate")
+        at_least(5, self, "length")
+        at_least(20, self, "heldout")
 
 
 SMOKE: Mapping[str, object] = {

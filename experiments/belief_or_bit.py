@@ -28,7 +28,6 @@ from scipy.optimize import minimize
 from ..inference import (
     BeliefGuide,
     ExactFilter,
-    FitSettings,
     LSTMFilter,
     SampledBitGuide,
     SigmoidFilter,
@@ -40,12 +39,14 @@ from ..inference.filters.slot import Filter
 from ..inference.fitting.objectives import Objective
 from ..inference.guides.guide import Guide
 from ..models import Sequences
+from ..models.beliefs import divergence
 from ..models.checks import require
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, against, at_least, interval, over_seeds, stream, summary
 from .drawings.belief_or_bit import draw
 from .parts.reference_filters import AffineFilter
+from .parts.training import Drawn, GradientSteps, Simulated
 from .parts.two_states import (
     BINS,
     PUBLISHED_AFFINE,
@@ -56,8 +57,6 @@ from .parts.two_states import (
     slopes,
 )
 
-Array = npt.NDArray[np.float64]
-
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
 LEAST_TIMES = 4.0
@@ -67,7 +66,7 @@ LEAST_EXCLUDED = 1
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(Drawn, GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
     cases: tuple[tuple[float, float], ...] = ((0.1, 1.0), (0.05, 0.5), (0.02, 0.5))
@@ -77,15 +76,10 @@ class Settings(Repeated):
     length: int = 100
     """Steps of a sequence: twice the mean time between switches of the slowest chain."""
     training_sequences: int = 20_000
-    """Of a fit."""
-    heldout_sequences: int = 1000
-    """Sequences on which everything is measured, the same for all fits of a case."""
     steps: int = 1500
     """Gradient steps of an LSTM."""
     gate_steps: int = 600
     """Gradient steps of a single unit: it has five numbers to learn."""
-    batch_size: int = 64
-    """Sequences per step."""
     learning_rate: float = 3e-2
     """Adam's for an LSTM, falling along a cosine."""
     gate_learning_rate: float = 0.2
@@ -95,13 +89,10 @@ class Settings(Repeated):
     filter, read in the same way, says how much the curve bends there."""
     certain: float = 0.95
     """Its slope between certainties is read from the steps with |m| beyond this."""
-    shown_sequences: int = 5
-    """Held-out sequences whose hidden states are drawn from the first LSTM's guide."""
-    draws: int = 100
-    """Draws of each, in posterior.nc."""
 
     def __post_init__(self) -> None:
-        at_least(1, self, "seeds", "hidden_size", "training_sequences", "steps", "gate_steps")
+        super().__post_init__()
+        at_least(1, self, "hidden_size", "training_sequences", "steps", "gate_steps")
         at_least(1, self, "draws")
         for name in ("near_zero", "certain"):
             value = getattr(self, name)
@@ -177,14 +168,10 @@ def train(settings: Settings, case: int, name: str, number: int) -> Measured:
     if kind.objective is None:
         guide.filter.calibrate(model, data)
         return measured(settings, case, guide)
-    how = FitSettings(
-        steps=settings.gate_steps if kind.unit else settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.gate_learning_rate if kind.unit else settings.learning_rate,
-        sleep_steps=0,
-        holdout=0,
-        patience=None,
-    )
+    how = settings.fit_settings()
+    if kind.unit:
+        unit = {"steps": settings.gate_steps, "learning_rate": settings.gate_learning_rate}
+        how = settings.fit_settings(**unit)
     options: dict[str, Any] = {"settings": how, "seed": seed, "progress": False}
     found = fit(model, guide, data, objective=kind.objective, **options)
     return measured(settings, case, found.guide)
@@ -199,7 +186,7 @@ def measured(settings: Settings, case: int, guide: Guide) -> Measured:
         log_beliefs = getattr(posterior, "log_beliefs", posterior.mean.clamp_min(1e-12).log())
     exact = ExactFilter()(guide.model.laws({}, data))
     assert isinstance(exact, torch.Tensor)
-    figures["kl_filter_per_step"] = float((exact.exp() * (exact - log_beliefs)).sum(-1).mean())
+    figures["kl_filter_per_step"] = float(divergence(exact, log_beliefs).mean())
     half = ((log_beliefs[..., 1] - log_beliefs[..., 0]) / 2).double().numpy()
     added, before = half - mu * data.values[..., 0].double().numpy(), np.tanh(half)
     added, before = added[:, 1:].reshape(-1), before[:, :-1].reshape(-1)

@@ -16,15 +16,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence
+from ..inference import BeliefGuide, ExactFilter, filter, fit, log_evidence
 from ..inference.arviz_groups import Idata
 from ..models import Gaussian, HiddenMarkovModel, TemporalSigmoidBeliefNetwork, node_states
 from ..models.chains.node_laws import Coupling
+from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
-from .command.seeds import Repeated, against, over_seeds, stream, summary
+from .command.seeds import against, over_seeds, stream, summary
 from .drawings.coupled_nodes import HEADS, draw
 from .parts.coupled_nodes import Network, information, projected
+from .parts.training import GradientSteps, NodeRange, to_the_end
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -42,7 +44,7 @@ excess is that of the best diagonal model under the true law, see ``_prediction`
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(GradientSteps, NodeRange):
     """Settings of the experiment."""
 
     smallest_nodes: int = 2
@@ -58,7 +60,6 @@ class Settings(Repeated):
     steps: int = 100
     """Gradient steps of a fit, from clusters whose centres add up over the nodes."""
     batch_size: int = 150
-    """Sequences per step."""
     learning_rate: float = 0.08
     """Adam's, falling along a cosine: at .03 so many steps end short of the maximum."""
     restarts: int = 2
@@ -86,12 +87,9 @@ class Settings(Repeated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        ordered = list(self.sizes) == sorted(set(self.sizes)) and self.sizes and self.held_nodes
-        if not (1 <= self.smallest_nodes <= self.largest_nodes and ordered):
-            raise ValueError(
-                "smallest_nodes, largest_nodes, sizes, held_nodes: need 1 <= smallest <= largest, "
-                f"increasing sizes, and some nodes, got {self}"
-            )
+        ordered = list(self.sizes) == sorted(set(self.sizes)) and bool(self.sizes)
+        require(ordered, "sizes", "needs increasing numbers", self.sizes)
+        require(bool(self.held_nodes), "held_nodes", "needs at least one", self.held_nodes)
 
 
 SMOKE: Mapping[str, object] = {
@@ -150,14 +148,12 @@ def _fitted(
     model = TemporalSigmoidBeliefNetwork(nodes, Gaussian(nodes), coupling=coupling)
     model = model.scaled_to(data)
     guide = BeliefGuide(model, ExactFilter(), parameters="ml")
-    how = FitSettings(
+    how = to_the_end(
         steps=settings.steps,
         batch_size=settings.batch_size,
         restarts=settings.restarts,
         restart_steps=max(1, settings.steps // 10),
         parameter_learning_rate=settings.learning_rate,
-        holdout=0,
-        patience=None,
     )
     found = fit(model, guide, data, settings=how, seed=seed, progress=False).fitted
     return model.with_parameters(**found.known)
@@ -197,12 +193,10 @@ def _prediction(settings: Settings, nodes: int) -> dict[str, float]:
     ).data
     free = TemporalSigmoidBeliefNetwork(nodes, Gaussian(nodes), coupling="diagonal")
     start = {**known.known, **values}
-    how = FitSettings(
+    how = to_the_end(
         steps=settings.steps,
         batch_size=4 * settings.batch_size,
         start=start,
-        holdout=0,
-        patience=None,
         parameter_learning_rate=0.01,
     )
     guide = BeliefGuide(free, ExactFilter(), parameters="ml")

@@ -17,14 +17,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 
 from ..inference import (
     BeliefGuide,
     ExactFilter,
-    FitSettings,
     ForwardGuide,
     GapParts,
     LSTMFilter,
@@ -45,13 +43,13 @@ from ..models import (
     Sequences,
     Simulation,
 )
+from ..models.checks import require
 from ..models.randomness import seeded
-from .command.report import Outcome, record
-from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
+from .command.report import Array, Outcome, record
+from .command.seeds import Repeated, at_least, falls_short, over_seeds, stream, summary
 from .drawings.evidence_gaps import draw_parts, draw_updates
 from .parts.gap_models import CASES, future_information, known_model
-
-Array = npt.NDArray[np.float64]
+from .parts.training import GradientSteps, Simulated
 
 REACH = {"largest_error_of_the_sum": ("<=", 1e-6)}
 """family + causality + amortization against evidence − ELBO of every sequence, nats."""
@@ -60,7 +58,7 @@ PARTS = ("family", "causality", "amortization")
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
     hidden_size: int = 16
@@ -68,7 +66,6 @@ class Settings(Repeated):
     training_sequences: int = 10_000
     """New ones for every fit: three passes over them, so that there is little to learn by heart."""
     heldout_sequences: int = 500
-    """Sequences on which everything is measured, the same for all fits of a case."""
     symbols_length: int = 6
     """Steps of a sequence of three symbols: all 729 can be listed."""
     nodes_length: int = 5
@@ -80,10 +77,6 @@ class Settings(Repeated):
     """Share of the steps that are missing in a case of its own, for the update error there."""
     steps: int = 500
     """Gradient steps of every fit: what is left to amortization is then mostly training noise."""
-    batch_size: int = 64
-    """Sequences per step."""
-    learning_rate: float = 2e-2
-    """Adam's, falling along a cosine."""
     sleep_steps: int = 100
     """Forward-KL steps before the bound for independent steps that see all: without them these may
     end in one state for the whole sequence."""
@@ -93,20 +86,13 @@ class Settings(Repeated):
     """Draws of hidden states from the first BeliefGuide, kept in posterior.nc."""
 
     def __post_init__(self) -> None:
-        for name in (
-            *("seeds", "hidden_size", "training_sequences", "steps", "batch_size"),
-            *("lags", "draws"),
-        ):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: must be >= 1, got {getattr(self, name)}")
-        for name, least in (
-            *(("heldout_sequences", 20), ("symbols_length", 2), ("nodes_length", 2)),
-            *(("long_length", 2), ("sleep_steps", 0)),
-        ):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be >= {least}, got {getattr(self, name)}")
-        if not 0 < self.missing < 1:
-            raise ValueError(f"missing: must be in (0, 1), got {self.missing}")
+        super().__post_init__()
+        at_least(1, self, "hidden_size", "training_sequences", "steps", "batch_size")
+        at_least(1, self, "lags", "draws")
+        at_least(20, self, "heldout_sequences")
+        at_least(2, self, "symbols_length", "nodes_length", "long_length")
+        at_least(0, self, "sleep_steps")
+        require(0 < self.missing < 1, "missing", "must be in (0, 1)", self.missing)
 
 
 SMOKE: Mapping[str, object] = {
@@ -202,14 +188,7 @@ def train(settings: Settings, case: str, name: str, number: int) -> Measured:
         guide = method.guide(model, _filter(settings, method))
     if method.trained:
         sleeps = method.guide is MeanFieldGuide and method.direction == "both"
-        how = FitSettings(
-            steps=settings.steps,
-            batch_size=settings.batch_size,
-            learning_rate=settings.learning_rate,
-            sleep_steps=settings.sleep_steps if sleeps else 0,
-            holdout=0,
-            patience=None,
-        )
+        how = settings.fit_settings(sleep_steps=settings.sleep_steps if sleeps else 0)
         guide = fit(model, guide, data, settings=how, seed=seed, progress=False).guide
     else:
         guide.calibrate(data)

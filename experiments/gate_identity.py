@@ -33,9 +33,10 @@ from ..models import (
 )
 from ..models.randomness import one_thread
 from .command.report import Outcome, record
-from .command.seeds import Repeated, against, each_seed, stream, summary
+from .command.seeds import against, at_least, each_seed, stream, summary
 from .drawings.gate_identity import draw
 from .parts.gates import Pairs, best_gate, error, posterior, weights_of
+from .parts.training import NodeRange
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -57,7 +58,7 @@ RELATIVE, EXCESS = "relative_error_of_{}", "excess_over_the_floor"
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(NodeRange):
     """Settings of the experiment."""
 
     smallest_nodes: int = 4
@@ -79,10 +80,7 @@ class Settings(Repeated):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.smallest_nodes <= self.largest_nodes or self.length < 2:
-            came = f"{self.smallest_nodes}, {self.largest_nodes} and {self.length}"
-            requirement = "need 1 <= smallest <= largest and length >= 2"
-            raise ValueError(f"smallest_nodes, largest_nodes, length: {requirement}, got {came}")
+        at_least(2, self, "length")
 
 
 SMOKE: Mapping[str, object] = {

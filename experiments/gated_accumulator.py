@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -37,14 +36,12 @@ from ..models import (
     memory_states,
 )
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
 from .drawings import gated_accumulator as drawings
 from .parts.descent import descend
 from .parts.memory_cells import CellMean, ElmanMean
-from .parts.training import GradientSteps
-
-Array = npt.NDArray[np.float64]
+from .parts.training import GradientSteps, Kept
 
 KEEP, WRITE, POSITIVE = 0.85, 0.4, 0.6
 """P(u = 1), P(v = 1), P(x = 1): a memory lasts some six steps, and prior odds must be learned."""
@@ -76,7 +73,7 @@ seeds.
 
 
 @dataclass(frozen=True)
-class Settings(GradientSteps, Repeated):
+class Settings(Kept, GradientSteps, Repeated):
     """Settings of the experiment."""
 
     length: int = 20
@@ -100,8 +97,6 @@ class Settings(GradientSteps, Repeated):
     """Gradient steps of every start: enough to tell them apart."""
     elman_units: int = 3
     """Units of the wider Elman network, which then has as many weights as the LSTM of one."""
-    shown: int = 10
-    """Held-out sequences kept in posterior.nc."""
     draws: int = 200
     """Draws of their memories from the exact posterior, kept there as well."""
 

@@ -16,7 +16,6 @@ of these models rule out: the guide takes them out itself, and a tracker has the
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -45,10 +44,11 @@ from ..models import (
 from ..models.beliefs import divergence
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
-from .command.seeds import Repeated, falls_short, over_seeds, stream, summary
+from .command.seeds import Repeated, all_counts, falls_short, over_seeds, stream, summary
 from .data.loaders import load_problem
 from .drawings.grid_beliefs import draw
 from .parts.plan_beliefs import Heldout, Noisy, most_likely, surprise, tracked, without_memory
+from .parts.training import GradientSteps
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -71,7 +71,7 @@ OWN = "where_it_acts_itself"
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(GradientSteps, Repeated):
     """Settings of the experiment."""
 
     problems: tuple[str, ...] = (
@@ -112,8 +112,6 @@ class Settings(Repeated):
     """…and here."""
     batch_size: int = 128
     """Episodes a step."""
-    learning_rate: float = 2e-2
-    """Adam's, falling along a cosine."""
     noise: float = 0.1
     """Share of the plan's actions in training that are chosen at random instead: the paths beside
     those that it takes are learned as well."""
@@ -131,10 +129,7 @@ class Settings(Repeated):
     """Of the particle belief."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if field.name != "seed" and isinstance(value, int) and value < 1:
-                raise ValueError(f"{field.name}: must be >= 1, got {value}")
+        all_counts(self)
         if not self.problems:
             raise ValueError("problems: must name at least one, got none")
         if not 0 <= self.noise <= 1:

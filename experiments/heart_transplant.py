@@ -42,6 +42,7 @@ from .data.loaders import load_heart_transplants
 from .drawings.heart_transplant import draw
 from .parts import bayes
 from .parts.heart_models import DEATH, ERRORS, FIXED, GRADES, INITIAL, JUMPS, PUBLISHED, survival
+from .parts.training import Units
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -57,7 +58,7 @@ REACH = {
 
 
 @dataclass(frozen=True)
-class Settings(bayes.GuideSettings, bayes.NutsSettings):
+class Settings(Units, bayes.GuideSettings, bayes.NutsSettings):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -76,8 +77,6 @@ class Settings(bayes.GuideSettings, bayes.NutsSettings):
     """Draws kept of a chain."""
     bayes_steps: int = 1000
     draws: int = 2000
-    hidden_size: int = 32
-    """Units of the LSTM."""
     network_patients: int = 6220
     """Simulated patients that it learns from, ten for every real one, at the same visits: the real
     ones are too few to learn a filter from, and are kept for judging."""
@@ -86,16 +85,16 @@ class Settings(bayes.GuideSettings, bayes.NutsSettings):
 
 
 SMOKE: Mapping[str, object] = {
-    "source": "simulated",
-    "patients": 40,
-    "steps": 5,
     **bayes.SMOKE_CHAINS,
     **bayes.SMOKE_GUIDES,
+    "patients": 40,
+    "steps": 5,
     "warmup": 5,
     "chain_draws": 10,
     "hidden_size": 4,
     "network_patients": 40,
     "network_steps": 3,
+    "source": "simulated",
 }
 
 

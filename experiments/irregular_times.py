@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -24,16 +23,15 @@ from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrent import RecurrentFilter
 from ..inference.filters.slot import Filter
 from ..models import LinearDynamics, LinearGaussianSSM, OrnsteinUhlenbeck, Sequences, Simulation
+from ..models.checks import require
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, at_least, each_seed, stream
 from .drawings.irregular_times import draw
 from .parts.contenders import Contender
-from .parts.training import GradientSteps, Simulated
+from .parts.training import GradientSteps, Kept, Simulated, positive
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
-
-Array = npt.NDArray[np.float64]
 
 RATE, VARIANCE, NOISE = 0.5, 1.0, 0.5
 """θ, stationary variance, variance of the observation noise."""
@@ -50,16 +48,16 @@ _STEP = 1e-4
 
 
 @dataclass(frozen=True)
-class Settings(GradientSteps, Simulated, Repeated):
+class Settings(Kept, GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
     seeds: int = 3
     jobs: int = 2
+    heldout_sequences: int = 500
     hidden_size: int = 32
     """Units of every network."""
     training_sequences: int = 5000
     """New ones for every fit; more than the network can learn by heart."""
-    heldout_sequences: int = 500
     length: int = 40
     """Observations a sequence."""
     shortest: float = 0.05
@@ -70,17 +68,14 @@ class Settings(GradientSteps, Simulated, Repeated):
     steps: int = 2000
     batch_size: int = 100
     learning_rate: float = 1e-2
-    shown: int = 10
-    """Held-out sequences kept in posterior.nc."""
     draws: int = 200
     """Draws of their hidden states from the LSTM's guide, kept there as well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "hidden_size", "training_sequences", "steps", "shown", "draws")
-        if not 0 < self.shortest < self.longest:
-            came = f"{self.shortest} and {self.longest}"
-            raise ValueError(f"shortest, longest: must be 0 < shortest < longest, got {came}")
+        positive(self, "shortest")
+        require(self.longest > self.shortest, "longest", "must be > shortest", self.longest)
 
 
 SMOKE: Mapping[str, object] = {

@@ -25,11 +25,11 @@ from ..inference.checking.best_gaussian import best_mean_field
 from ..inference.filters.slot import Filter
 from ..models import Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, at_least, over_seeds, stream
 from .drawings.kalman_filter import draw
 from .parts.contenders import NETWORKS, UNTRAINED, Contender, contenders, reached
-from .parts.gaussian_measures import Array, Measured, exact_moments, measure, moments, summary
+from .parts.gaussian_measures import Measured, exact_moments, measure, moments, summary
 from .parts.linear_cases import Case, known_model
 from .parts.reference_filters import FixedGainFilter, Given
 from .parts.training import GradientSteps, Shown, Simulated, positive

@@ -23,7 +23,6 @@ from itertools import count
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -32,15 +31,16 @@ from ..inference import construct, filter, sample_states, steady_state
 from ..inference.arviz_groups import Idata
 from ..inference.filters.recurrences import affine_scan
 from ..models import Sequences
+from ..models.checks import require
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
 from .drawings import kalman_gain as drawings
 from .parts.descent import descend
 from .parts.memory_cells import Elman, LinearCell, StandardCell
+from .parts.training import GradientSteps, Kept
 from .parts.walks import Case, errors, fixed_gain, level_model, settled
 
-Array = npt.NDArray[np.float64]
 Kind = Literal["steady", "missing", "noisy"]
 
 RATIOS: Mapping[str, float] = {
@@ -81,7 +81,7 @@ log(P⁻ / R).
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(Kept, GradientSteps, Repeated):
     """Settings of the experiment."""
 
     length: int = 40
@@ -103,7 +103,6 @@ class Settings(Repeated):
     batch_size: int = 256
     """Sequences per step, new ones every time."""
     learning_rate: float = 1e-2
-    """Adam's, falling along a cosine."""
     changing_learning_rate: float = 3e-2
     """The same where the gain changes."""
     changing_ratio: float = 0.3
@@ -114,16 +113,13 @@ class Settings(Repeated):
     """Standard deviation of log R_t about 0, each step by itself."""
     counting_units: int = 8
     """Units that read what is known of the noise, so as to know P⁻; the cell itself cannot."""
-    shown: int = 10
-    """Held-out sequences kept in posterior.nc."""
     draws: int = 200
     """Draws of their levels from the exact posterior, kept there as well."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "length", "heldout_sequences", "steps", "counting_units")
-        if not 0 <= self.missing < 1:
-            raise ValueError(f"missing: must be in [0, 1), got {self.missing}")
+        require(0 <= self.missing < 1, "missing", "must be in [0, 1)", self.missing)
 
 
 SMOKE: Mapping[str, object] = {

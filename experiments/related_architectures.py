@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ..inference import (
     BeliefGuide,
     ExactFilter,
-    FitSettings,
     SpectralFilter,
     filter_beliefs,
     fit,
@@ -35,32 +33,35 @@ from ..inference import filter as exact_filter
 from ..inference.arviz_groups import Idata
 from ..inference.exact.chains import predicted_beliefs
 from ..inference.filters.gaussian_beliefs import GaussianBeliefs
-from ..inference.filters.slot import Filter
+from ..inference.filters.slot import Beliefs, Filter
 from ..models import (
+    DiscreteLaws,
     HiddenMarkovModel,
     Model,
     Sequences,
 )
+from ..models.beliefs import divergence
+from ..models.checks import require
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
-from .command.seeds import Repeated, against, over_seeds, stream, summary
+from .command.report import Array, Outcome, record
+from .command.seeds import Repeated, against, at_least, over_seeds, stream, summary
 from .drawings.related_architectures import draw
 from .parts.architectures import CASES, TRAINED, model_of, scalars, written
 from .parts.reference_filters import (
+    discrete,
     window_beliefs,
 )
 from .parts.spectral_error import spectral_errors
+from .parts.training import Drawn, GradientSteps, Simulated
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
-
-Array = npt.NDArray[np.float64]
 
 SLOPE, SLOPE_WITHIN = -0.5, 0.1
 """The spectral error must fall as n to this power, within so much."""
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(Drawn, GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
     hidden_size: int = 16
@@ -73,10 +74,6 @@ class Settings(Repeated):
     """Sequences on which everything is measured, the same for all fits of a process."""
     steps: int = 500
     """Gradient steps of every fit: about six passes."""
-    batch_size: int = 64
-    """Sequences per step."""
-    learning_rate: float = 2e-2
-    """Adam's, falling along a cosine."""
     windows: tuple[int, ...] = (1, 2, 4, 8)
     """Baselines: the best prediction from so many last observations."""
     sizes: tuple[int, ...] = (1000, 3162, 10_000, 31_623, 100_000, 316_228, 1_000_000)
@@ -86,20 +83,14 @@ class Settings(Repeated):
     joint_length: int = 4
     """The spectral error is the sum over all sequences of this length of the absolute error of
     their probability, and the same of the next symbol after three."""
-    shown_sequences: int = 5
-    """Held-out sequences whose hidden states are drawn from the first LSTM's guide."""
-    draws: int = 100
-    """Draws of each, in posterior.nc."""
 
     def __post_init__(self) -> None:
-        counts = "seeds", "hidden_size", "training_sequences", "steps", "replicates", "draws"
-        for name in (*counts, "length", "joint_length"):
-            least = 1 if name in counts else 2
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be >= {least}, got {getattr(self, name)}")
+        super().__post_init__()
+        at_least(1, self, "hidden_size", "training_sequences", "steps", "replicates", "draws")
+        at_least(2, self, "length", "joint_length")
         for name in ("windows", "sizes"):
-            if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ValueError(f"{name}: needs whole numbers >= 1, got {getattr(self, name)}")
+            fits = min(getattr(self, name), default=0) >= 1
+            require(fits, name, "needs whole numbers >= 1", getattr(self, name))
 
 
 SMOKE: Mapping[str, object] = {
@@ -158,26 +149,19 @@ def train(settings: Settings, case: str, name: str, number: int) -> Measured:
     if name == "spectral":
         guide.calibrate(data)
         return measured(settings, case, guide.filter)
-    how = FitSettings(
-        steps=settings.steps,
-        batch_size=settings.batch_size,
-        learning_rate=settings.learning_rate,
-        sleep_steps=0,
-        holdout=0,
-        patience=None,
-    )
-    found = fit(model, guide, data, settings=how, seed=seed, progress=False)
+    found = fit(model, guide, data, settings=settings.fit_settings(), seed=seed, progress=False)
     return measured(settings, case, found.guide.filter)
 
 
 def measured(settings: Settings, case: str, filter: Filter) -> Measured:
     """Regret and KL per step, numbers and microseconds per step."""
     data, model = heldout(settings, case), model_of(case)
-    laws: Any = model.laws({}, data)
-    _ = getattr(laws, "log_likelihood", None)  # shared by all: not part of a filter's cost
+    laws = model.laws({}, data)
+    if laws.discrete is not None:
+        _ = laws.discrete.log_likelihood  # shared by all: not part of a filter's cost
     with torch.no_grad():
         start = time.perf_counter()
-        beliefs: Any = filter(laws)
+        beliefs = filter(laws)
         seconds = time.perf_counter() - start
         kl, told = compared(model, data, beliefs)
         if isinstance(filter, SpectralFilter):
@@ -209,29 +193,27 @@ def numbers(filter: Filter) -> int:
     return sum(weight.numel() for weight in filter.parameters() if weight.requires_grad)
 
 
-def compared(model: Model, data: Sequences, beliefs: Any) -> tuple[Tensor, Tensor]:
+def compared(model: Model, data: Sequences, beliefs: Beliefs) -> tuple[Tensor, Tensor]:
     """KL(exact filter ‖ beliefs), and log p(y_t) predicted from the beliefs before, (N, T)."""
     if isinstance(beliefs, GaussianBeliefs):
         a, q, r = scalars(model)
-        exact: Any = exact_filter(model, data)
-        law = GaussianBeliefs.of_moments(exact.mean, exact.covariance)
+        moments = exact_filter(model, data)
+        law = GaussianBeliefs.of_moments(moments.mean, moments.covariance)
         mean, variance = a * beliefs.mean[:, :-1, 0], a**2 * beliefs.variance[:, :-1, 0] + q + r
         first = model.known["initial_variance"].reshape(()) + r
         variance = torch.cat([first.expand(len(data), 1), variance], 1)
         away = data.values[..., 0].double() - nn.functional.pad(mean, (1, 0))
         told = -0.5 * (away**2 / variance + (2 * math.pi * variance).log())
         return law.divergence(beliefs), told
-    laws: Any = model.laws({}, data)
-    exact = ExactFilter()(laws)
-    kl = (exact.exp() * (exact - beliefs)).sum(-1)
-    return kl, discrete_predictions(laws, beliefs)
+    laws = model.laws({}, data)
+    kl = divergence(ExactFilter()(laws), beliefs)
+    return kl, discrete_predictions(discrete(laws), beliefs)
 
 
-def discrete_predictions(laws: Any, beliefs: Tensor) -> Tensor:
+def discrete_predictions(laws: DiscreteLaws, beliefs: Tensor) -> Tensor:
     """log Σ_z O(y_t | z) Σ_z' T(z' , z) β_{t-1}(z'), (N, T) nats."""
     predicted = predicted_beliefs(laws.log_initial, laws.log_transition, beliefs)
-    told: Tensor = (predicted + laws.log_likelihood).logsumexp(-1)
-    return told
+    return (predicted + laws.log_likelihood).logsumexp(-1)
 
 
 # Baselines
@@ -245,9 +227,10 @@ def baselines(settings: Settings, case: str) -> dict[str, dict[str, float]]:
         mean = torch.zeros(len(data), data.max_length, 1, dtype=torch.float64)
         law = GaussianBeliefs(mean, torch.full_like(mean, variance**0.5))
         return {"stationary_law": _figures(model, data, law)}
-    laws: Any = model.laws({}, data)
-    nothing = torch.zeros_like(laws.log_likelihood)
-    prior = filter_beliefs(laws.log_initial, laws.log_transition, nothing)
+    laws = model.laws({}, data)
+    chain = discrete(laws)
+    nothing = torch.zeros_like(chain.log_likelihood)
+    prior = filter_beliefs(chain.log_initial, chain.log_transition, nothing)
     out = {"stationary_law": _figures(model, data, prior)}
     for size in settings.windows if case != "input_output" else ():
         beliefs = window_beliefs(laws, prior, size)
@@ -255,7 +238,7 @@ def baselines(settings: Settings, case: str) -> dict[str, dict[str, float]]:
     return out
 
 
-def _figures(model: Model, data: Sequences, beliefs: Any) -> dict[str, float]:
+def _figures(model: Model, data: Sequences, beliefs: Beliefs) -> dict[str, float]:
     kl, told = compared(model, data, beliefs)
     lost = regret(step_log_likelihood(model, data), told)
     return {"regret_per_step": lost, "kl_filter_per_step": float(kl.mean())}

@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -45,7 +44,7 @@ from ..models import POMDP, Mixture, t_maze
 from ..models.beliefs import divergence
 from ..models.checks import require, require_count, require_positive
 from ..models.randomness import one_thread, seeded
-from .command.report import Outcome, record
+from .command.report import Array, Outcome, record
 from .command.seeds import Repeated, against, over_seeds, stream, summary
 from .drawings.t_maze import draw
 from .parts.mazes import (
@@ -61,8 +60,6 @@ from .parts.mazes import (
     remember,
     trained,
 )
-
-Array = npt.NDArray[np.float64]
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

@@ -45,6 +45,7 @@ from ..models import (
     Uniform,
     tiger,
 )
+from ..models.beliefs import divergence
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
@@ -106,8 +107,7 @@ class Settings(GradientSteps, Repeated):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "length", "training_length", "training_episodes", "steps", "shown")
-        if self.episodes < max(2, self.shown):
-            raise ValueError(f"episodes: must be >= 2 and >= shown, got {self.episodes}")
+        at_least(max(2, self.shown), self, "episodes")
 
 
 SMOKE: Mapping[str, object] = {
@@ -180,7 +180,7 @@ def judged(settings: Settings, plan: AlphaVectors, tracker: Tracker, seed: int) 
     figures = {
         "return": float(returns.mean()),
         "standard_error_of_return": float(returns.std()) / len(returns) ** 0.5,
-        "kl_belief_per_step": divergence(exact, made.beliefs),
+        "kl_belief_per_step": float(divergence(exact.log(), made.beliefs.log()).mean()),
         "share_of_steps_by_the_rule": by_the_rule(made),
     }
     return Judged(figures, made, exact)
@@ -191,13 +191,6 @@ def exact_beliefs(model: POMDP, data: Sequences) -> Tensor:
     beliefs = ExactFilter()(model.laws({}, data))
     assert isinstance(beliefs, Tensor)
     return beliefs.exp()
-
-
-def divergence(exact: Tensor, belief: Tensor) -> float:
-    """KL(exact ‖ belief), nats per step."""
-    return float(
-        (torch.special.xlogy(exact, exact) - torch.special.xlogy(exact, belief)).sum(-1).mean()
-    )
 
 
 def net_growls(episodes: Episodes) -> Tensor:
@@ -246,14 +239,13 @@ def work(settings: Settings, name: Network, number: int, plan: Plan) -> Fitted:
         elsewhere = network(model.laws({}, random.data))
     assert isinstance(told, Tensor)
     assert isinstance(elsewhere, Tensor)
+    missed = divergence(exact_beliefs(model, random.data).log(), elsewhere.double())
     gap = evidence_gap(guide, own.episodes.data[: settings.episodes // 10 or 1])
     figures = {
         **own.figures,
         # The same random numbers: the two part where the beliefs lead to other actions.
         "return_less_that_of_the_exact_belief": own.figures["return"] - exact.figures["return"],
-        "kl_belief_per_step_under_random_actions": divergence(
-            exact_beliefs(model, random.data), elsewhere.exp().double()
-        ),
+        "kl_belief_per_step_under_random_actions": float(missed.mean()),
         "evidence_less_bound_per_step": gap.gap_per_step,
     }
     return Fitted(figures, told.exp().double())

@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from scipy.stats import binomtest
 from torch import Tensor
@@ -32,15 +31,14 @@ from ..inference import BeliefGuide, ExactFilter, filter, fit, log_evidence, nut
 from ..inference.arviz_groups import Idata
 from ..inference.fitting.draws import draw_parameters, draw_prior
 from ..models import POMDP, BeliefPolicy, FixedChances, Sequences, tiger
+from ..models.beliefs import divergence
 from ..models.decisions.policies import Policy
 from ..models.randomness import seeded
 from .command.report import Outcome, record
 from .command.seeds import Repeated, against, at_least, each_seed, interval, over_seeds, stream
 from .drawings.tiger_learned import draw
 from .parts.learned_tables import RATE, Draws, bounds, drawn, entries, named_as, names_of_states
-from .parts.training import to_the_end
-
-Array = npt.NDArray[np.float64]
+from .parts.training import positive, to_the_end
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -93,9 +91,8 @@ class Settings(Repeated):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(1, self, "episodes", "steps", "draws", "heldout", "nuts_draws")
-        if self.length < 2 or not self.noise > 0:
-            came = f"{self.length} and {self.noise}"
-            raise ValueError(f"length, noise: must be >= 2 and > 0, got {came}")
+        at_least(2, self, "length")
+        positive(self, "noise")
 
 
 SMOKE: Mapping[str, object] = {
@@ -232,10 +229,9 @@ def plain(values: Draws) -> POMDP:
     return POMDP.from_tables(values["transition"], values["probs"], initial=values["initial"])
 
 
-def divergence(true: Tensor, other: Tensor) -> float:
+def missed(true: Tensor, other: Tensor) -> float:
     """Mean over episodes and steps of KL(true ‖ other), beliefs (N, T, K): nats a step."""
-    terms = torch.special.xlogy(true, true) - torch.special.xlogy(true, other)
-    return float(terms.sum(-1).mean())
+    return float(divergence(true.log(), other.log()).mean())
 
 
 def heldout(settings: Settings) -> dict[str, Sequences]:
@@ -258,7 +254,7 @@ def belief_figures(settings: Settings, found: Mapping[int, Sequence[Learned]]) -
     for name, data in heldout(settings).items():
         true = filter(model, data)
         by_count = {
-            count: [divergence(true, filter(plain(one.medians), data)) for one in learned]
+            count: [missed(true, filter(plain(one.medians), data)) for one in learned]
             for count, learned in found.items()
         }
         most = by_count[settings.episodes]
@@ -266,8 +262,8 @@ def belief_figures(settings: Settings, found: Mapping[int, Sequence[Learned]]) -
             "kl_per_step": float(np.mean(most)),
             "kl_per_step_interval": interval(most),
             "kl_per_step_by_seed": most,
-            "kl_of_no_belief_per_step": divergence(true, torch.full_like(true, 0.5)),
-            "kl_of_the_last_observation_per_step": divergence(true, _last(model, data)),
+            "kl_of_no_belief_per_step": missed(true, torch.full_like(true, 0.5)),
+            "kl_of_the_last_observation_per_step": missed(true, _last(model, data)),
             "by_episodes": {
                 f"{count}_episodes": {
                     "episodes": count,

@@ -22,7 +22,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ...models.decisions import problems
-from ..command.seeds import at_least
 from ..parts.training import positive
 from .parts import fresh
 from .parts.comparison import Compared, Contender, Prepared, compare, ratios
@@ -59,7 +58,6 @@ class Settings(Compared):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "steps", "pairs")
         positive(self, "successors")
         if not self.tiger and not self.sizes:
             raise ValueError("sizes: needs a size, or episodes of the Tiger, got none")

@@ -8,7 +8,7 @@ gradient in every weight, of the same weights and the same drawn trajectories.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -28,7 +28,6 @@ from ...inference import DeepGuide, TrajectoryNetwork
 from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.deep import DeepPosterior
 from ...models import Bernoulli, DeepLaws, DeepMarkovModel, Sequences
-from ..command.seeds import at_least
 from ..data.loaders import load_jsb_chorales
 from .parts import fresh
 from .parts.comparison import Timed
@@ -55,10 +54,6 @@ class Settings(Timed):
     """Sequences of an epoch, at most: all."""
     rounds: int = 3
     """Epochs of each, in turn."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(1, self, *(field for field in asdict(self) if field not in ("seed", "source")))
 
 
 SMOKE: Mapping[str, object] = {

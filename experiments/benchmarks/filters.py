@@ -65,8 +65,6 @@ class Settings(Timed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "sequences", "rounds", "training_steps", "batch_size")
-        at_least(1, self, "training_sequences")
         at_least(2, self, "length")
         for name, least in (("states", 2), ("hidden_sizes", 1)):
             sizes = getattr(self, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,36 +24,25 @@ from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.guide import Guide
 from ...inference.guides.posteriors import Backward
 from ...models import Sequences
-from ..command.seeds import at_least
+from ..parts.training import Units
 from .parts import fresh
-from .parts.comparison import Timed, ratios
+from .parts.comparison import Sized, ratios
 from .parts.problems import Case, Problem, problem
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings(Timed):
+class Settings(Units, Sized):
     """Settings of the benchmark."""
 
-    hidden_size: int = 32
-    """Units of the LSTM."""
-    states: int = 16
-    """Hidden states of the model."""
     sequences: int = 64
     """Sequences of a step: the default batch of a fit."""
-    length: int = 256
-    """Steps of a sequence."""
     rounds: int = 25
     """Turns of each: many, since the ratio of two similar times is sought."""
     profiled_steps: int = 20
     """Training steps over which torch's profiler counts."""
     operations: int = 12
     """Operations that are named in the profile."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        at_least(2, self, "states", "length")
-        at_least(1, self, *(field for field in asdict(self) if field != "seed"))
 
 
 SMOKE: Mapping[str, object] = {

@@ -16,16 +16,15 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from ..command.seeds import at_least
 from .parts import fresh
-from .parts.comparison import Timed
+from .parts.comparison import Sized
 from .parts.contenders import ours
 from .parts.problems import FAMILIES, PRECISIONS, Answer, Case, Family, Precision, problem
 from .parts.turns import in_turn
 
 
 @dataclass(frozen=True)
-class Settings(Timed):
+class Settings(Sized):
     """Settings of the benchmark."""
 
     states: int = 16
@@ -39,8 +38,6 @@ class Settings(Timed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "rounds")
-        at_least(2, self, "states", "length")
         if not self.families:
             raise ValueError(f"families: needs one, got {self.families}")
 

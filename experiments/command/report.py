@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import numpy as np
+import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from PIL import Image
@@ -32,6 +34,7 @@ from ...inference.fitting.plain import plain
 from .seeds import Seeded
 
 __all__ = [
+    "Array",
     "Outcome",
     "check_folder",
     "leaves",
@@ -45,6 +48,8 @@ __all__ = [
     "write_report",
     "write_text",
 ]
+
+Array = npt.NDArray[np.float64]
 
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "report.html.j2"
 _POSTERIOR, _HTML, _JSON = "posterior.nc", "report.html", "report.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass
+from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -51,6 +51,12 @@ def at_least(least: float, settings: Seeded, *names: str) -> None:
     for name in names:
         value = getattr(settings, name)
         require(value >= least, name, f"must be >= {least}", value)
+
+
+def all_counts(settings: Seeded) -> None:
+    """Raise ``ValueError`` unless every setting that is a whole number, but the seed, is >= 1."""
+    numbers = (field.name for field in fields(settings) if field.name != "seed")
+    at_least(1, settings, *(name for name in numbers if type(getattr(settings, name)) is int))
 
 
 def stream(settings: Seeded, *key: int) -> int:

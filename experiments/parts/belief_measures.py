@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,9 +15,9 @@ from ...inference import EvidenceGap, evidence_gap, filter, smooth, update_error
 from ...inference.filters.slot import Filter
 from ...inference.guides.guide import Guide
 from ...models import Sequences, Simulation
+from ...models.beliefs import divergence
+from ..command.report import Array
 from ..command.seeds import interval
-
-Array = npt.NDArray[np.float64]
 
 AFTER_SWITCH = 3
 """A switch of the regime counts as recent on the step it happens and this many more."""
@@ -47,7 +46,7 @@ def measure(guide: Guide, data: Sequences) -> Measured:
     log_belief = log_beliefs(guide, data)
     causal = guide.filter.causal
     exact = filter(guide.model, data) if causal else smooth(guide.model, data)
-    kl = divergence(exact, log_belief).mean(-1).numpy()
+    kl = divergence(exact.log(), log_belief).mean(-1).numpy()
     return Measured(
         filter=guide.filter,
         evidence_gap=((gap.log_evidence - gap.elbo) / steps).numpy(),
@@ -71,11 +70,6 @@ def log_beliefs(guide: Guide, data: Sequences) -> Tensor:
             own: Tensor | None = getattr(posterior, "log_beliefs", None)
             parts.append(posterior.mean.clamp_min(smallest).log() if own is None else own)
     return torch.cat(parts)
-
-
-def divergence(p: Tensor, log_q: Tensor) -> Tensor:
-    """KL(p ‖ q) along the last axis, nats; p > 0."""
-    return (p * (p.log() - log_q)).sum(-1)
 
 
 def summary(fits: Sequence[Measured]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -16,8 +15,7 @@ from ...inference.filters.slot import Filter
 from ...inference.guides.gaussian_posteriors import GaussianSmoother
 from ...inference.guides.guide import Guide
 from ...models import Model, Sequences, Simulation
-
-Array = npt.NDArray[np.float64]
+from ..command.report import Array
 
 _BATCH = 250  # sequences whose beliefs are computed at once
 

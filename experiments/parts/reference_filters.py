@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ...inference import ExactFilter, SampledBitGuide, SigmoidFilter, filter_beliefs
 from ...inference.filters.gaussian_beliefs import GaussianBeliefs
-from ...models import Laws, LinearLaws, Model, Sequences
+from ...inference.filters.slot import Beliefs
+from ...models import DiscreteLaws, LinearLaws, Model, Sequences, TrajectoryLaws
 from ...models.chains.nodes import node_probabilities, product_law
 
 
@@ -26,6 +26,13 @@ class _Fixed(nn.Module):
         """Nothing to calibrate."""
 
 
+def discrete(laws: TrajectoryLaws) -> DiscreteLaws:
+    """These laws as those of a chain of discrete states, which they must be."""
+    found = laws.discrete
+    assert found is not None
+    return found
+
+
 class AffineFilter(_Fixed):
     """m_t = tanh(½ LLR(y_t) + a m_{t-1}), m_0 = 0: what a gate with weight a on m could do.
 
@@ -37,8 +44,9 @@ class AffineFilter(_Fixed):
         super().__init__()
         self.slope = slope
 
-    def forward(self, laws: Laws) -> Tensor:
-        half_ratio = (laws.log_likelihood[..., 1] - laws.log_likelihood[..., 0]) / 2
+    def forward(self, laws: TrajectoryLaws) -> Tensor:
+        told = discrete(laws).log_likelihood
+        half_ratio = (told[..., 1] - told[..., 0]) / 2
         logit = torch.empty_like(half_ratio)
         m = torch.zeros_like(half_ratio[:, 0])
         for t in range(half_ratio.shape[1]):
@@ -55,7 +63,7 @@ class SampledMarginals(_Fixed):
         super().__init__()
         self._guide = [SampledBitGuide(model, gate)]  # in a list: its weights are not ours
 
-    def forward(self, laws: Any) -> Tensor:
+    def forward(self, laws: TrajectoryLaws) -> Tensor:
         mean: Tensor = self._guide[0].posterior(laws).mean
         return mean.clamp_min(1e-300).log()
 
@@ -63,18 +71,18 @@ class SampledMarginals(_Fixed):
 class BestProduct(_Fixed):
     """The exact filter's marginals of single nodes: the floor of product beliefs (I5)."""
 
-    def forward(self, laws: Any) -> Tensor:
-        exact: Any = ExactFilter()(laws)
+    def forward(self, laws: TrajectoryLaws) -> Tensor:
+        exact: Tensor = ExactFilter()(laws)
         return product_law(node_probabilities(exact.exp()).logit())
 
 
 class BlindFilter(_Fixed):
     """The exact filter of one who does not see the inputs: with the mean transition."""
 
-    def forward(self, laws: Any) -> Tensor:
-        mean = laws.log_transition.exp().mean((0, 1), keepdim=True)
-        first = laws.log_initial[:1]
-        return filter_beliefs(first, mean.log(), laws.log_likelihood)
+    def forward(self, laws: TrajectoryLaws) -> Tensor:
+        chain = discrete(laws)
+        mean = chain.log_transition.exp().mean((0, 1), keepdim=True)
+        return filter_beliefs(chain.log_initial[:1], mean.log(), chain.log_likelihood)
 
 
 class FixedGainFilter(_Fixed):
@@ -107,11 +115,11 @@ class FixedGainFilter(_Fixed):
 class Given(_Fixed):
     """Beliefs that were computed before, in the place of a filter."""
 
-    def __init__(self, beliefs: Any) -> None:
+    def __init__(self, beliefs: Beliefs) -> None:
         super().__init__()
         self.beliefs = beliefs
 
-    def forward(self, laws: LinearLaws) -> Any:
+    def forward(self, laws: TrajectoryLaws) -> Beliefs:
         return self.beliefs
 
 
@@ -125,8 +133,9 @@ class SteadyGain(_Fixed):
             p = a * a * p * r / (p + r) + q
         self.factor, self.gain, self.variance = a, p / (p + r), p * r / (p + r)
 
-    def forward(self, laws: Any) -> GaussianBeliefs:
-        y = laws.values[..., 0].double()
+    def forward(self, laws: TrajectoryLaws) -> GaussianBeliefs:
+        assert laws.linear is not None
+        y = laws.linear.values[..., 0].double()
         mean, means = torch.zeros_like(y[:, 0]), []
         for column in y.unbind(1):
             mean = self.factor * mean + self.gain * (column - self.factor * mean)
@@ -135,9 +144,9 @@ class SteadyGain(_Fixed):
         return GaussianBeliefs(mean, torch.full_like(mean, self.variance**0.5))
 
 
-def window_beliefs(laws: Any, prior: Tensor, size: int) -> Tensor:
+def window_beliefs(laws: TrajectoryLaws, prior: Tensor, size: int) -> Tensor:
     """log p(z_t | the last ``size`` observations), (N, T, K); fewer at the beginning."""
-    told, table = laws.log_likelihood, laws.log_transition[0, 0]
+    told, table = discrete(laws).log_likelihood, discrete(laws).log_transition[0, 0]
     steps, out = told.shape[1], ExactFilter()(laws)
     assert isinstance(out, Tensor)
     if size >= steps:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ...inference import FitSettings
+from ...models.checks import require
+from ..command.seeds import Repeated
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,49 @@ class Simulated:
     """Of a fit."""
     heldout_sequences: int = 1000
     """Sequences on which everything is measured, the same for all fits of a case."""
+
+
+@dataclass(frozen=True)
+class NodeRange(Repeated):
+    """Sizes of the models of binary nodes."""
+
+    smallest_nodes: int = 2
+    """Nodes of the smallest models…"""
+    largest_nodes: int = 8
+    """…and of the largest."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fits = 1 <= self.smallest_nodes <= self.largest_nodes
+        came = f"{self.smallest_nodes} and {self.largest_nodes}"
+        names = "smallest_nodes, largest_nodes"
+        require(fits, names, "need 1 <= smallest <= largest", came)
+
+
+@dataclass(frozen=True)
+class Units:
+    """Size of the network where it is one LSTM."""
+
+    hidden_size: int = 32
+    """Units of the LSTM."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """How many of the held-out sequences are kept, with draws of their hidden states."""
+
+    shown: int = 10
+    """Held-out sequences kept in posterior.nc."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What is drawn of the held-out sequences."""
+
+    shown_sequences: int = 5
+    """Held-out sequences whose hidden states are drawn from the first LSTM's guide."""
+    draws: int = 100
+    """Draws of each, in posterior.nc."""
 
 
 @dataclass(frozen=True)

@@ -5,17 +5,15 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import minimize_scalar
 
 from ...inference import (
     filter,
 )
 from ...models import HiddenMarkovModel, Sequences
-from .belief_measures import divergence
+from ...models.beliefs import divergence
+from ..command.report import Array
 from .reference_filters import AffineFilter
-
-Array = npt.NDArray[np.float64]
 
 PUBLISHED_AFFINE = {(0.1, 1.0): 0.0007, (0.05, 0.5): 0.0043, (0.02, 0.5): 0.0152}
 """KL(filter ‖ best affine recursion), nats per step, on longer sequences without their start."""
@@ -43,7 +41,7 @@ def best_affine_slope(model: HiddenMarkovModel, data: Sequences) -> float:
     that matters.
     """
     laws = model.laws({}, data)
-    exact = filter(model, data)
+    exact = filter(model, data).log()
 
     def kl(slope: float) -> float:
         return float(divergence(exact, AffineFilter(slope)(laws)).mean())

@@ -9,7 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ...command.seeds import at_least
+from ...command.seeds import all_counts, at_least
 from ...parts.training import positive
 from . import fresh
 from .problems import Answer, Case, Described, Precision, check_agreement, tolerance
@@ -30,7 +30,21 @@ class Timed:
 
     def __post_init__(self) -> None:
         at_least(0, self, "seed")
-        at_least(1, self, "threads")
+        all_counts(self)
+
+
+@dataclass(frozen=True)
+class Sized(Timed):
+    """The same where there is one size of model and of data."""
+
+    states: int = 16
+    """Hidden states of the model."""
+    length: int = 256
+    """Steps of a sequence."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        at_least(2, self, "states", "length")
 
 
 @dataclass(frozen=True)
@@ -45,7 +59,6 @@ class Compared(Timed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(1, self, "rounds")
         positive(self, "seconds_each")
 
 

@@ -50,6 +50,11 @@ class Problem(NamedTuple):
     y: Array
 
 
+_PARAMETERS = (
+    *("initial_mean", "initial_covariance", "transition", "offset", "noise"),
+    *("loading", "intercept", "observation_noise"),
+)
+
 COVARIANCES = ("initial_covariance", "noise", "observation_noise")
 
 
@@ -106,6 +111,11 @@ def _gradients(given: Problem, total: float, gradients: Mapping[str, Any]) -> An
         value = np.asarray(gradient, dtype=np.float64).reshape(given.parameters[name].shape)
         found[f"gradient of {name}"] = (value + value.T) / 2 if name in COVARIANCES else value
     return Answer(total, found)
+
+
+def _called(parameters: Mapping[str, Any], *theirs: str) -> dict[str, Any]:
+    """Parameters under the names that a peer has for them, in the order of `_PARAMETERS`."""
+    return {name: parameters[ours] for name, ours in zip(theirs, _PARAMETERS, strict=True)}
 
 
 def _moments(total: float, **found: Any) -> Answer:
@@ -189,16 +199,10 @@ def _dynamax(given: Problem) -> Prepared:
     y = jnp.asarray(given.y, dtype=jnp.float32)
 
     def law(p: Mapping[str, Any]) -> Any:
-        return make_lgssm_params(
-            initial_mean=p["initial_mean"],
-            initial_cov=p["initial_covariance"],
-            dynamics_weights=p["transition"],
-            dynamics_cov=p["noise"],
-            emissions_weights=p["loading"],
-            emissions_cov=p["observation_noise"],
-            dynamics_bias=p["offset"],
-            emissions_bias=p["intercept"],
-        )
+        initial = "initial_mean", "initial_cov"
+        moves = "dynamics_weights", "dynamics_bias", "dynamics_cov"
+        seen = "emissions_weights", "emissions_bias", "emissions_cov"
+        return make_lgssm_params(**_called(p, *initial, *moves, *seen))
 
     def total(p: Mapping[str, Any], observed: Any) -> Any:
         return jax.vmap(lambda one: lgssm_filter(law(p), one).marginal_loglik)(observed).sum()
@@ -302,17 +306,10 @@ def _pykalman(given: Problem) -> Prepared:
     """`KalmanFilter.smooth` of one sequence after the other."""
     from pykalman import KalmanFilter
 
-    p = given.parameters
-    model = KalmanFilter(
-        transition_matrices=p["transition"],
-        observation_matrices=p["loading"],
-        transition_covariance=p["noise"],
-        observation_covariance=p["observation_noise"],
-        transition_offsets=p["offset"],
-        observation_offsets=p["intercept"],
-        initial_state_mean=p["initial_mean"],
-        initial_state_covariance=p["initial_covariance"],
-    )
+    initial = "initial_state_mean", "initial_state_covariance"
+    moves = "transition_matrices", "transition_offsets", "transition_covariance"
+    seen = "observation_matrices", "observation_offsets", "observation_covariance"
+    model = KalmanFilter(**_called(given.parameters, *initial, *moves, *seen))
 
     def answer(results: Any) -> Answer:
         means, covariances = zip(*results, strict=True)
