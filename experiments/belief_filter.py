@@ -35,7 +35,7 @@ from ..inference.filters.slot import Filter
 from ..models import Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, at_least, over_seeds, stream
+from .command.seeds import Figures, Repeated, at_least, over_seeds, stream
 from .drawings.belief_filter import draw
 from .parts.belief_measures import Measured, Profile, log_beliefs, measure, profile, summary
 from .parts.contenders import NETWORKS, UNTRAINED, Contender, Network, contenders, reached
@@ -298,7 +298,7 @@ def _shown(
     test: Simulation,
     fits: Fits,
     profiles: Mapping[str, Profile],
-    baselines: Mapping[str, Any],
+    baselines: Figures,
     floors: Mapping[str, Mapping[str, float]],
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one case in posterior.nc, by name; `_DIMS` names their axes."""

@@ -43,7 +43,16 @@ from ..models.beliefs import divergence
 from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, against, at_least, interval, over_seeds, stream, summary
+from .command.seeds import (
+    Figures,
+    Repeated,
+    against,
+    at_least,
+    interval,
+    over_seeds,
+    stream,
+    summary,
+)
 from .drawings.belief_or_bit import draw
 from .parts.reference_filters import AffineFilter
 from .parts.training import Drawn, GradientSteps, Simulated
@@ -308,7 +317,7 @@ def case_figures(
 
 
 def _of_a_case(
-    settings: Settings, controls: Sequence[Mapping[str, Measured]], figures: Mapping[str, Any]
+    settings: Settings, controls: Sequence[Mapping[str, Measured]], figures: Figures
 ) -> dict[str, Array]:
     """Arrays of posterior.nc with one number a case: what the fits are drawn beside."""
     affine = [figures[case_name(*pair)]["best_affine_recursion"] for pair in settings.cases]
@@ -341,7 +350,7 @@ def _posterior(
     settings: Settings,
     fits: Mapping[tuple[int, str], list[Measured]],
     controls: Sequence[Mapping[str, Measured]],
-    figures: Mapping[str, Any],
+    figures: Figures,
 ) -> Idata:
     """Draws of the hidden states from the first LSTM's guide, and all that is drawn."""
     cases, kinds = range(len(settings.cases)), list(KINDS)

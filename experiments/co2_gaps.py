@@ -43,7 +43,7 @@ from ..models import (
 from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
 from .command.report import Outcome
-from .command.seeds import above
+from .command.seeds import Figures, above
 from .data.loaders import load_co2
 from .drawings.co2_gaps import draw
 from .parts.maximum import Floats, maximum
@@ -146,7 +146,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"not_reached": not_reached(figures), **figures}, posterior)
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     found = {
         "coverage_error_points": figures["one_week_ahead"]["model"]["coverage"],

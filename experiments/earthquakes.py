@@ -40,7 +40,7 @@ from ..inference.guides.guide import Uncertainty
 from ..models import HiddenMarkovModel, Poisson, Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
-from .command.seeds import above
+from .command.seeds import Figures, above
 from .data.loaders import load_earthquakes
 from .drawings.earthquakes import draw
 from .drawings.marks import QUANTILES
@@ -174,7 +174,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"not_reached": not_reached(figures), **figures}, posterior)
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     ml = figures["maximum_likelihood"]
     found = {

@@ -32,6 +32,7 @@ from ..inference.arviz_groups import Idata, group
 from ..models import Categorical, HiddenMarkovModel, Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
+from .command.seeds import Figures
 from .data.loaders import load_english_letters
 
 VOWELS = "aeiou"
@@ -209,7 +210,7 @@ def _baselines(train: Sequences, heldout: Sequences) -> dict[str, float]:
     }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Letters of each state, the belief along a sentence, the bound on its way to the evidence."""
     return {
         "letters": _draw_letters(posterior),
@@ -254,7 +255,7 @@ def _draw_belief(posterior: Idata, letters: int = 70) -> Figure:
     return figure
 
 
-def _draw_training(training: Mapping[str, Any], baselines: Mapping[str, float]) -> Figure:
+def _draw_training(training: Figures, baselines: Mapping[str, float]) -> Figure:
     step = np.asarray(training["step"])
     evidence, bound = (np.asarray(training[k]) for k in ("evidence_per_char", "elbo_per_char"))
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.4))

@@ -46,7 +46,7 @@ from ..models import (
 from ..models.checks import require
 from ..models.randomness import seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, at_least, falls_short, over_seeds, stream, summary
+from .command.seeds import Figures, Repeated, at_least, falls_short, over_seeds, stream, summary
 from .drawings.evidence_gaps import draw_parts, draw_updates
 from .parts.gap_models import CASES, future_information, known_model
 from .parts.training import GradientSteps, Simulated
@@ -357,7 +357,7 @@ def _event_arrays(fits: Fits, name: str) -> tuple[Array, Array]:
     return mean, error
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The three parts of every gap; the update error by event."""
     labels = {name: method.label for name, method in METHODS.items()}
     return {

@@ -33,7 +33,7 @@ from ..models import (
 )
 from ..models.randomness import one_thread
 from .command.report import Outcome, record
-from .command.seeds import against, at_least, each_seed, stream, summary
+from .command.seeds import Figures, against, at_least, each_seed, stream, summary
 from .drawings.gate_identity import draw
 from .parts.gates import Pairs, best_gate, error, posterior, weights_of
 from .parts.training import NodeRange
@@ -278,7 +278,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome(against(figures, REACH), _record(settings, gates, checked))
 
 
-def _of(cases: Mapping[str, Any], exact: bool, figure: str) -> list[Any]:
+def _of(cases: Figures, exact: bool, figure: str) -> list[Any]:
     return [
         one[figure]
         for name, by_nodes in cases.items()
@@ -288,7 +288,7 @@ def _of(cases: Mapping[str, Any], exact: bool, figure: str) -> list[Any]:
 
 
 def _worst(
-    cases: Mapping[str, Any], checked: Mapping[str, list[list[float]]], exact: bool
+    cases: Figures, checked: Mapping[str, list[list[float]]], exact: bool
 ) -> dict[str, float]:
     """The largest figures of all cases and numbers of nodes."""
     names = [name for name in CASES if CASES[name].exact == exact]

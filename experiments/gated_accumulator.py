@@ -37,7 +37,7 @@ from ..models import (
 )
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
+from .command.seeds import Figures, Repeated, against, at_least, each_seed, stream, summary
 from .drawings import gated_accumulator as drawings
 from .parts.descent import descend
 from .parts.memory_cells import CellMean, ElmanMean
@@ -369,7 +369,7 @@ def _posterior(settings: Settings, fits: Mapping[tuple[str, str], list[Measured]
     )
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Gates beside posteriors, a memory and its means, distances from the exact mean."""
     cases = (*EXACT, *VIOLATING)
     return {

@@ -37,7 +37,7 @@ from ..inference.guides.posteriors import Backward
 from ..models import ContinuousTimeHMM, HiddenMarkovModel, Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome
-from .command.seeds import above
+from .command.seeds import Figures, above
 from .data.loaders import load_heart_transplants
 from .drawings.heart_transplant import draw
 from .parts import bayes
@@ -153,7 +153,7 @@ _NOTES = {
 }
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     posterior, filters = figures["posterior"], figures["filters"]
     found = {

@@ -26,7 +26,7 @@ from ..models import LinearDynamics, LinearGaussianSSM, OrnsteinUhlenbeck, Seque
 from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, at_least, each_seed, stream
+from .command.seeds import Figures, Repeated, at_least, each_seed, stream
 from .drawings.irregular_times import draw
 from .parts.contenders import Contender
 from .parts.training import GradientSteps, Kept, Simulated, positive
@@ -226,7 +226,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"not_reached": not_reached(figures), **figures}, _posterior(settings, fits))
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     short = []
     found = figures["uniform_gaps"]["largest_difference"]

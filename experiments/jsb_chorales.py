@@ -39,6 +39,7 @@ from ..models import (
 )
 from ..models.randomness import seeded
 from .command.report import Outcome
+from .command.seeds import Figures
 from .data.loaders import load_jsb_chorales, load_musedata, load_piano_midi
 from .drawings.jsb_chorales import draw
 from .parts.pitches import PITCHES, Splits, baselines, cut, simulated
@@ -345,7 +346,7 @@ def _per_frame(name: str, log_p: Tensor, data: Sequences) -> dict[str, float]:
     }
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
+def _sentence(row: Figures) -> str:
     test = row["test"]
     best = "evidence" if "evidence_frame_weighted" in test else "particle_filter"
     return (

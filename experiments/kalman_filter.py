@@ -26,7 +26,7 @@ from ..inference.filters.slot import Filter
 from ..models import Model, Sequences, Simulation
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, at_least, over_seeds, stream
+from .command.seeds import Figures, Repeated, at_least, over_seeds, stream
 from .drawings.kalman_filter import draw
 from .parts.contenders import NETWORKS, UNTRAINED, Contender, contenders, reached
 from .parts.gaussian_measures import Measured, exact_moments, measure, moments, summary
@@ -302,7 +302,7 @@ def _fits_of(settings: Settings, name: str) -> int:
 
 @one_thread()
 def _shown(
-    settings: Settings, case: Case, fits: Fits, figures: Mapping[str, Any]
+    settings: Settings, case: Case, fits: Fits, figures: Figures
 ) -> dict[str, npt.NDArray[Any]]:
     """The arrays of one case in posterior.nc; the axes of each follow from its name."""
     test = heldout(settings, case)

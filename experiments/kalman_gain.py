@@ -34,7 +34,7 @@ from ..models import Sequences
 from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
+from .command.seeds import Figures, Repeated, against, at_least, each_seed, stream, summary
 from .drawings import kalman_gain as drawings
 from .parts.descent import descend
 from .parts.memory_cells import Elman, LinearCell, StandardCell
@@ -370,7 +370,7 @@ def _posterior(settings: Settings, fits: Mapping[tuple[Kind, float, str], list[M
     )
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Gates beside the gain, input gates beside the signal-to-noise ratio, errors."""
     return {
         "gains": drawings.gains(posterior, figures, RATIOS),

@@ -38,7 +38,7 @@ from ..inference.guides.guide import Uncertainty
 from ..models import LinearGaussianSSM, LocalLevel, Sequences
 from ..models.randomness import one_thread
 from .command.report import Outcome
-from .command.seeds import above
+from .command.seeds import Figures, above
 from .data.loaders import load_nile
 from .drawings.marks import QUANTILES, name_rows, normal_band, quantile_row
 from .parts import bayes
@@ -155,7 +155,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"not_reached": not_reached(figures), **figures}, posterior)
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     rows = {
         "log_likelihood_error": figures["likelihood"],
@@ -307,7 +307,7 @@ def _series(data: Sequences) -> dict[str, list[float]]:
     }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The level with and without gaps, the posterior of the variances, the innovations."""
     return {
         "level": _draw_level(posterior, figures),
@@ -316,7 +316,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_level(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_level(posterior: Idata, figures: Figures) -> Figure:
     flows = group(posterior, "observed_data")["obs"].isel(sequence=0).squeeze().values
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values
     hidden = np.zeros(len(years), dtype=bool)
@@ -337,7 +337,7 @@ def _draw_level(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_variances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_variances(posterior: Idata, figures: Figures) -> Figure:
     """Densities by NUTS; under them median, 50 % and 90 % interval of NUTS and of the guides."""
     drawn = group(posterior, "posterior")
     titles = {"observation_variance": "noise variance", "level_variance": "level variance"}
@@ -363,7 +363,7 @@ def _draw_variances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_innovations(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_innovations(posterior: Idata, figures: Figures) -> Figure:
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values[1:]
     e = np.asarray(figures["series"]["innovations"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=(2, 1))

@@ -44,7 +44,7 @@ from ..models.beliefs import divergence
 from ..models.checks import require
 from ..models.randomness import one_thread, seeded
 from .command.report import Array, Outcome, record
-from .command.seeds import Repeated, against, at_least, over_seeds, stream, summary
+from .command.seeds import Figures, Repeated, against, at_least, over_seeds, stream, summary
 from .drawings.related_architectures import draw
 from .parts.architectures import CASES, TRAINED, model_of, scalars, written
 from .parts.reference_filters import (
@@ -297,7 +297,7 @@ def _origin(case: str, name: str) -> str:
     return "baseline" if baseline else "written from the parameters"
 
 
-def _posterior(settings: Settings, lstm: Filter, figures: Mapping[str, Any]) -> Idata:
+def _posterior(settings: Settings, lstm: Filter, figures: Figures) -> Idata:
     """Draws of the hidden states of the symbols from the first LSTM's guide, and what is drawn."""
     model, few = model_of("symbols"), heldout(settings, "symbols")[: settings.shown_sequences]
     guide = BeliefGuide(model, lstm)

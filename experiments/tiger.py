@@ -48,7 +48,7 @@ from ..models import (
 from ..models.beliefs import divergence
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome, record
-from .command.seeds import Repeated, against, at_least, each_seed, stream, summary
+from .command.seeds import Figures, Repeated, against, at_least, each_seed, stream, summary
 from .drawings import tiger as drawings
 from .parts.contenders import NETWORKS, Contender, Network
 from .parts.training import GradientSteps
@@ -367,7 +367,7 @@ def _posterior(settings: Settings, plan: Plan, fits: Mapping[Network, list[Fitte
     )
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Bounds over time, beliefs by the number of growls, an episode, and what beliefs earn."""
     return {
         "planning": drawings.planning(posterior, CLOSED_FORM),

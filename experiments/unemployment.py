@@ -23,7 +23,7 @@ from ..models import LinearGaussianSSM, LocalLevel, LocalLinearTrend, Sequences
 from ..models.continuous.dynamics import Dynamics
 from ..models.randomness import one_thread
 from .command.report import Outcome
-from .command.seeds import above
+from .command.seeds import Figures, above
 from .data.loaders import load_unemployment
 from .drawings.marks import QUANTILES, forecast_bands, normal_band
 from .parts import bayes
@@ -111,7 +111,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome({"not_reached": not_reached(figures), **figures}, posterior)
 
 
-def not_reached(figures: Mapping[str, Any]) -> list[str]:
+def not_reached(figures: Figures) -> list[str]:
     """What fell short of `REACH`, in words; nothing if the list is empty."""
     found = {
         "log_likelihood_error": {
@@ -187,7 +187,7 @@ def _series(settings: Settings, name: str, data: Sequences) -> dict[str, Any]:
     return out
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Forecasts of the three models, the slope of the trends."""
     return {
         "forecasts": _draw_forecasts(posterior, figures),
@@ -195,7 +195,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_forecasts(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_forecasts(posterior: Idata, figures: Figures) -> Figure:
     rate = group(posterior, "observed_data")["obs"].isel(sequence=0).squeeze().values
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values
     figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
@@ -211,7 +211,7 @@ def _draw_forecasts(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_slopes(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_slopes(posterior: Idata, figures: Figures) -> Figure:
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values
     figure, axis = plt.subplots(figsize=(9, 3.2))
     colors = {"local_linear_trend": "tab:blue", "smooth_trend": "tab:green"}

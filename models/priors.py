@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pyro.distributions as dist
@@ -51,10 +52,10 @@ class Ordered(dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         return IncreasingVector(elementary(self.base.support))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Ordered:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Ordered:
         return Ordered(self.base.expand(batch_shape))
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.base.sample(torch.Size(sample_shape)).sort(-1).values
 
     def log_prob(self, value: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ linear in the trajectory is then an exact expectation.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Self
 
 import pyro.distributions as dist
@@ -280,7 +280,7 @@ class MarkovChain(dist.TorchDistribution):
         event = torch.Size([steps, log_initial.shape[-1]])
         super().__init__(lengths.shape, event, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovChain:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> MarkovChain:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"MarkovChain: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
@@ -288,7 +288,7 @@ class MarkovChain(dist.TorchDistribution):
             )
         return self
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         if torch.Size(sample_shape).numel() != 1:
             raise ValueError(f"MarkovChain: one draw at a time, got {tuple(sample_shape)}")
         steps, states = self.event_shape
@@ -330,7 +330,7 @@ class Emitted(dist.TorchDistribution):
     def support(self) -> constraints.Constraint:
         return constraints.independent(constraints.real, len(self.event_shape))
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> Emitted:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Emitted:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"Emitted: batch shape is fixed at {tuple(self.batch_shape)}, one entry per "
@@ -338,7 +338,7 @@ class Emitted(dist.TorchDistribution):
             )
         return self
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         if torch.Size(sample_shape).numel() != 1:
             raise ValueError(f"Emitted: one draw at a time, got {tuple(sample_shape)}")
         with torch.no_grad():

@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
 from ...models.decisions import problems
+from ..command.seeds import Figures
 from ..parts.training import positive
 from .parts import fresh
 from .parts.comparison import Compared, Contender, Prepared, compare, ratios
@@ -174,7 +175,7 @@ _TITLES = {
 }
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Microseconds of a belief step and how many times slower the peers are."""
     lines = []
     for words, by_name in figures.items():
@@ -183,7 +184,7 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _line(figures: Mapping[str, Any]) -> str:
+def _line(figures: Figures) -> str:
     if "left_out" in figures:
         return f"left out: {figures['left_out']}"
     line = f"{figures['microseconds_per_belief_step']:10.3g} µs a belief step"
@@ -192,7 +193,7 @@ def _line(figures: Mapping[str, Any]) -> str:
     return line
 
 
-def _ratios(figures: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float]]]:
+def _ratios(figures: Figures) -> Iterator[tuple[str, Mapping[str, float]]]:
     for name, ratio in figures.items():
         if name.startswith("beside_"):
             yield name.removeprefix("beside_"), ratio
@@ -204,7 +205,7 @@ def _words(size: str) -> str:
     return "{} states, {} actions, {} symbols, {} episodes".format(*found.groups())
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Cost of a belief step, and how many times slower the peers are."""
     figure, (cost, ratio) = plt.subplots(1, 2, figsize=(13, 5))
     _draw_cost(cost, figures)
@@ -222,7 +223,7 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     return {"beliefs": figure}
 
 
-def _draw_cost(axis: Axes, figures: Mapping[str, Any]) -> None:
+def _draw_cost(axis: Axes, figures: Figures) -> None:
     names = list(next(iter(figures.values())))
     for number, name in enumerate(names):
         measured = [
@@ -246,7 +247,7 @@ def _draw_cost(axis: Axes, figures: Mapping[str, Any]) -> None:
     axis.set_title("µs per belief step (bars: quartiles of the turns)", fontsize=10)
 
 
-def _draw_ratios(axis: Axes, figures: Mapping[str, Any]) -> None:
+def _draw_ratios(axis: Axes, figures: Figures) -> None:
     colours = {name: f"C{number}" for number, name in enumerate(next(iter(figures.values())))}
     for place, by_name in enumerate(figures.values()):
         ratios = [

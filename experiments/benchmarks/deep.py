@@ -28,6 +28,7 @@ from ...inference import DeepGuide, TrajectoryNetwork
 from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.deep import DeepPosterior
 from ...models import Bernoulli, DeepLaws, DeepMarkovModel, Sequences
+from ..command.seeds import Figures
 from ..data.loaders import load_jsb_chorales
 from .parts import fresh
 from .parts.comparison import Timed
@@ -363,7 +364,7 @@ class _Noise(Messenger):
         message["done"] = True
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Seconds of an epoch, and their ratio."""
     ours, literal = figures["this_library"], figures["literal_program"]
     agreement = figures["agreement"]["relative_difference"]
@@ -377,7 +378,7 @@ def table(figures: Mapping[str, Any]) -> str:
     )
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Seconds of an epoch."""
     figure, axis = plt.subplots(figsize=(7, 2.2))
     names = {"this_library": "this library", "literal_program": "two Pyro sites\nper time step"}

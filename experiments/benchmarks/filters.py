@@ -26,7 +26,7 @@ from torch import Tensor
 from ...inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
 from ...inference.filters.slot import Filter
 from ...models import HiddenMarkovModel, Sequences
-from ..command.seeds import at_least
+from ..command.seeds import Figures, at_least
 from ..parts.training import positive
 from .parts import fresh
 from .parts.comparison import Timed
@@ -214,7 +214,7 @@ def _crossing(states: tuple[int, ...], figures: list[Mapping[str, Any]], lstm: s
     return float(np.exp(low + share * (high - low)))
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Cost and accuracy of every filter, a line each."""
     lines = []
     for states, by_name in _models(figures):
@@ -231,7 +231,7 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Cost and accuracy over the number of states."""
     models = list(_models(figures))
     states = [k for k, _ in models]
@@ -284,11 +284,11 @@ def _mark_crossing(axis: Axes, states: float | str, colour: str) -> None:
         axis.text(states, 0.02, f" {states:.0f}", color=colour, transform=where, fontsize=9)
 
 
-def _models(figures: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _models(figures: Figures) -> Iterator[tuple[int, Mapping[str, Any]]]:
     for name, by_name in figures.items():
         if name != "states_of_equal_cost":
             yield int(name.removeprefix("states")), by_name
 
 
-def _filters(figures: Mapping[str, Any]) -> list[str]:
+def _filters(figures: Figures) -> list[str]:
     return ["exact", *figures["states_of_equal_cost"]]

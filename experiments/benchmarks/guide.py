@@ -24,6 +24,7 @@ from ...inference.fitting.objectives import Batch, elbo
 from ...inference.guides.guide import Guide
 from ...inference.guides.posteriors import Backward
 from ...models import Sequences
+from ..command.seeds import Figures
 from ..parts.training import Units
 from .parts import fresh
 from .parts.comparison import Sized, ratios
@@ -179,7 +180,7 @@ def _operations(step: Callable[[], None], settings: Settings) -> dict[str, float
     }
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Milliseconds of the LSTM and of whole steps."""
     lines = [f"LSTM alone: {figures['lstm_alone']['milliseconds_median']:.3g} ms"]
     for name in STEPS:
@@ -194,7 +195,7 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """A whole step beside the LSTM alone, and the operations that take most of it."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8), width_ratios=(1.4, 1))
     lstm = figures["lstm_alone"]["milliseconds_median"]

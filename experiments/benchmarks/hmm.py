@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
+from ..command.seeds import Figures
 from ..parts.training import positive
 from .parts import fresh
 from .parts.comparison import (
@@ -180,7 +181,7 @@ _LABELS: Mapping[Family, str] = {
 }
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Our milliseconds and how many times slower the others are, a line a case."""
     lines = []
     for family, size, by_name in _cases(figures):
@@ -190,12 +191,12 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Ratios to every peer with the reach marked, and where our own time goes."""
     return {"ratios": _draw_ratios(figures), "parts": _draw_parts(figures)}
 
 
-def _cases(figures: Mapping[str, Any]) -> Iterator[tuple[Family, Size, Mapping[str, Any]]]:
+def _cases(figures: Figures) -> Iterator[tuple[Family, Size, Mapping[str, Any]]]:
     for family in FAMILIES:
         for size, by_name in figures.get(family, {}).items():
             yield family, _size(size), by_name
@@ -224,7 +225,7 @@ _TITLES = {
 }
 
 
-def _draw_ratios(figures: Mapping[str, Any]) -> Figure:
+def _draw_ratios(figures: Figures) -> Figure:
     cases = list(_cases(figures))
     sizes = list(dict.fromkeys(size for _, size, _ in cases))
     shown = [name for name in cases[0][2] if name != OURS["float64"]]
@@ -283,7 +284,7 @@ def _draw_panel(
 def _mark(
     axis: Axes,
     row: float,
-    figures: Mapping[str, Any],
+    figures: Figures,
     colour: str,
     reach: float | None,
     is_ours: bool,
@@ -319,7 +320,7 @@ def _mark(
     )
 
 
-def _draw_parts(figures: Mapping[str, Any]) -> Figure:
+def _draw_parts(figures: Figures) -> Figure:
     cases = list(_cases(figures))
     figure, axis = plt.subplots(figsize=(9, 1.4 + 0.36 * len(cases)))
     names = []

@@ -17,6 +17,7 @@ from typing import Any
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from ..command.seeds import Figures
 from .parts import fresh
 from .parts.comparison import Compared, Contender, by_case, checked, compare, line, ratios
 from .parts.linear import CONTENDERS, OURS, TASKS, Case, Problem, Task, problem, reference
@@ -98,7 +99,7 @@ def _compare(
 # --- what is shown --------------------------------------------------------------------------------
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Our milliseconds and how many times slower the others are, a line a case."""
     lines = []
     for task, by_size in figures.items():
@@ -113,7 +114,7 @@ def _words(size: str) -> str:
     return "state {}, features {}, {} × {}".format(*numbers)
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Milliseconds of every contender with the quartiles of its turns, a panel a task."""
     tasks = [(task, by_size) for task, by_size in figures.items() if by_size]
     rows = max(len(by_size) for _, by_size in tasks)
@@ -144,7 +145,7 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     return {"times": figure}
 
 
-def _mark(axis: Any, row: int, shift: float, colour: str, one: Mapping[str, Any]) -> None:
+def _mark(axis: Any, row: int, shift: float, colour: str, one: Figures) -> None:
     if "milliseconds_median" not in one:
         return
     low, high = (one[f"milliseconds_{side}_quartile"] for side in ("lower", "upper"))

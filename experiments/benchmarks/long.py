@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from ..command.seeds import Figures
 from .parts import fresh
 from .parts.comparison import Sized
 from .parts.contenders import ours
@@ -126,7 +127,7 @@ def _peak_since(before: float | None) -> dict[str, Any]:
     return {"megabytes_before": before, "peak_megabytes": max(0.0, peak - before)}
 
 
-def table(figures: Mapping[str, Any]) -> str:
+def table(figures: Figures) -> str:
     """Memory, time and errors, some lines an emission."""
     lines = []
     for family in _families(figures):
@@ -144,7 +145,7 @@ def table(figures: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(figures: Figures) -> dict[str, Figure]:
     """Peak memory and relative errors, with what they must stay below."""
     families = _families(figures)
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), width_ratios=(1, 1.4))
@@ -179,5 +180,5 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
     return {"memory_and_error": figure}
 
 
-def _families(figures: Mapping[str, Any]) -> list[Family]:
+def _families(figures: Figures) -> list[Family]:
     return [family for family in FAMILIES if family in figures]

@@ -31,7 +31,7 @@ from PIL import Image
 from ...inference.arviz_groups import Idata, build, read, replacing, write
 from ...inference.fitting import provenance
 from ...inference.fitting.plain import plain
-from .seeds import Seeded
+from .seeds import Figures, Seeded
 
 __all__ = [
     "Array",
@@ -96,7 +96,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
         )
 
 
-def leaves(figures: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(figures: Figures, path: str = "") -> Iterator[tuple[str, Any]]:
     """The values of nested figures with their dotted paths; a list counts as one value."""
     for key, value in figures.items():
         if isinstance(value, Mapping):
@@ -202,7 +202,7 @@ def write_benchmark(
     *,
     benchmark: str,
     settings: Any,
-    figures: Mapping[str, Any],
+    figures: Figures,
     draw: Callable[[Mapping[str, Any]], Mapping[str, Figure]],
     peers: Mapping[str, str],
     machine: Mapping[str, Any],
@@ -240,7 +240,7 @@ def write_benchmark(
     _write_json(folder, report)
 
 
-def _checked(figures: Mapping[str, Any]) -> Any:
+def _checked(figures: Figures) -> Any:
     """Figures as JSON can hold them, none of them missing."""
     converted = plain(figures, "figures")
     for name, value in leaves(converted):
@@ -264,9 +264,7 @@ def save_drawing(drawing: Figure, name: str, folder: Path) -> None:
     plt.close(drawing)
 
 
-def _html(
-    report: Mapping[str, Any], title: str, settings: type, folder: Path, drawings: list[str]
-) -> str:
+def _html(report: Figures, title: str, settings: type, folder: Path, drawings: list[str]) -> str:
     """`report.html`, complete in itself: the drawings are inside."""
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined)
     notes = setting_notes(settings)
@@ -300,7 +298,7 @@ def write_text(path: Path, text: str) -> None:
         unfinished.write_text(text + "\n", encoding="utf-8")
 
 
-def _write_json(folder: Path, report: Mapping[str, Any]) -> None:
+def _write_json(folder: Path, report: Figures) -> None:
     text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
     write_text(folder / _JSON, text)
 

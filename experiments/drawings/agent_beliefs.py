@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 TITLES = {"tiger": "Tiger", "t_maze": "T-maze"}
 
@@ -32,7 +32,7 @@ _ROWS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """What is held in training, beside what is earned; what holds how much at the end."""
     return {
         "training": _draw_training(figures),
@@ -41,7 +41,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_training(figures: Mapping[str, Any]) -> Figure:
+def _draw_training(figures: Figures) -> Figure:
     figure, axes = plt.subplots(
         2, len(TITLES), figsize=(11, 6.4), sharex="col", layout="constrained"
     )
@@ -81,7 +81,7 @@ def _band(axis: Any, x: Any, rows: list[Any], name: str, color: str, label: str)
     axis.plot(x, value, "o-", ms=3, color=color, label=label)
 
 
-def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
+def _draw_readouts(figures: Figures) -> Figure:
     figure, axes = plt.subplots(1, len(TITLES), figsize=(11, 4), sharey=True, layout="constrained")
     place = np.arange(len(_ROWS))
     for (name, title), axis in zip(TITLES.items(), axes, strict=True):

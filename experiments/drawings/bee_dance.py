@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from ..parts.changes import TOLERANCE, TOLERANCES
 
 FAMILIES: Mapping[str, str] = {
@@ -21,7 +21,7 @@ FAMILIES: Mapping[str, str] = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """One dance with marked and found changes; F1 by tolerance; evidence of every model."""
     return {
         "dance": _draw_dance(posterior, figures["dance"]),
@@ -61,7 +61,7 @@ def _draw_dance(posterior: Idata, dance: Mapping[str, list[int]]) -> Figure:
     return figure
 
 
-def _draw_f1(figures: Mapping[str, Any]) -> Figure:
+def _draw_f1(figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 4.5), layout="constrained")
     for place, (family, name) in enumerate(FAMILIES.items()):
         if family != "linear_gaussian":
@@ -77,7 +77,7 @@ def _draw_f1(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_evidence(by_model: Mapping[str, Any]) -> Figure:
+def _draw_evidence(by_model: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 3.2), layout="constrained")
     names = list(FAMILIES)
     for row, family in enumerate(names):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from .marks import legend_above
 
 COLOURS = {"lstm": "tab:red", "gru": "tab:blue", "elman": "tab:green"}
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The belief over a sequence; the distance of every method; where networks err."""
     return {
         "beliefs": _draw_beliefs(posterior),
@@ -87,7 +87,7 @@ def _row(method: str) -> str:
     return f"{' '.join([*before, _proper(last)])}: {_ROWS[kind]}"
 
 
-def _draw_distances(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_distances(posterior: Idata, figures: Figures) -> Figure:
     """Every fit a dot: KL to the filter and evidence gap, by method and case."""
     known = group(posterior, "constant_data")
     cases = [str(name) for name in known["case"].values]

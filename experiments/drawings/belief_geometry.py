@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from ..parts.labelled_processes import PROCESSES
 
 _LEAST = 1e-6
@@ -28,7 +28,7 @@ _ROWS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The fractal of Mess3, the beliefs of RRXOR, what holds how much of them, the training."""
     known = group(posterior, "constant_data")
     return {
@@ -39,7 +39,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _titles(figures: Mapping[str, Any]) -> dict[str, str]:
+def _titles(figures: Figures) -> dict[str, str]:
     """Of the panels of one process, by what is shown in them."""
     rows = figures["read_outs"]
     return {
@@ -50,7 +50,7 @@ def _titles(figures: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
+def _draw_fractal(known: Any, figures: Figures) -> Figure:
     """Beliefs in the triangle; the colour of a point is its exact belief, in all three panels."""
     corners = np.array([[0.0, 0.0], [1.0, 0.0], [0.5, 0.75**0.5]])
     exact = known["mess3_exact_beliefs"].values
@@ -77,7 +77,7 @@ def _draw_fractal(known: Any, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_rrxor(known: Any, figures: Mapping[str, Any]) -> Figure:
+def _draw_rrxor(known: Any, figures: Figures) -> Figure:
     """Beliefs over five states in the plane of the exact ones' first two principal components."""
     exact = known["random_random_xor_exact_beliefs"].values
     mean = exact.mean(0)
@@ -100,7 +100,7 @@ def _draw_rrxor(known: Any, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
+def _draw_readouts(figures: Figures) -> Figure:
     figure, axes = plt.subplots(2, len(PROCESSES), figsize=(14, 6.4), layout="constrained")
     place = np.arange(len(_ROWS))
     for column, (name, process) in enumerate(PROCESSES.items()):
@@ -127,7 +127,7 @@ def _draw_readouts(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_training(known: Any, figures: Mapping[str, Any]) -> Figure:
+def _draw_training(known: Any, figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for number, (name, process) in enumerate(PROCESSES.items()):
         curves = known[f"{name}_curve"].values

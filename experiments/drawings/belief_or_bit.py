@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 LABELS = {
     "deterministic_unit": "one unit, deterministic",
@@ -26,7 +26,7 @@ CONTROLS = {
 """What is put through the LSTM's reading to see what it would say."""
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The slopes between their two readings; beliefs on previous beliefs; distances."""
     known = group(posterior, "constant_data")
     return {

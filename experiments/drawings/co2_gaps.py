@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from .marks import forecast_bands, name_rows, normal_band
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Components and gaps, the forecast of the last two years, coverage by horizon, parameters."""
     return {
         "components": _draw_components(figures),
@@ -23,7 +21,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_components(figures: Mapping[str, Any]) -> Figure:
+def _draw_components(figures: Figures) -> Figure:
     series = figures["series"]
     years, values = np.asarray(series["year"]), np.asarray(series["values"])
     missing = np.asarray(series["missing"], dtype=int)
@@ -51,7 +49,7 @@ def _draw_components(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_forecast(figures: Mapping[str, Any]) -> Figure:
+def _draw_forecast(figures: Figures) -> Figure:
     series = figures["series"]
     years, values = np.asarray(series["year"]), np.asarray(series["values"])
     values[np.asarray(series["missing"], dtype=int)] = np.nan
@@ -68,7 +66,7 @@ def _draw_forecast(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_coverage(figures: Mapping[str, Any]) -> Figure:
+def _draw_coverage(figures: Figures) -> Figure:
     rows = figures["all_origins"]
     horizons = [int(name.removesuffix("_weeks")) for name in rows]
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 COUPLINGS = ("full", "diagonal")
 HEADS = ("logit_per_node", "logit_per_state")
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Excess of both couplings beside the prediction; smallest LSTMs by log2 K."""
     return {"couplings": _draw_couplings(figures), "lstm": _draw_lstm(posterior, figures)}
 
 
-def _draw_couplings(figures: Mapping[str, Any]) -> Figure:
+def _draw_couplings(figures: Figures) -> Figure:
     by_nodes = figures["by_nodes"]
     nodes = [int(key.split("_")[0]) for key in by_nodes]
     figure, axis = plt.subplots(figsize=(9, 4.4), layout="constrained")
@@ -54,7 +53,7 @@ def _draw_couplings(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_lstm(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_lstm(posterior: Idata, figures: Figures) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     known = group(posterior, "constant_data")
     for head, axis in zip(HEADS, axes, strict=False):

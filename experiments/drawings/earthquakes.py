@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,10 +9,11 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from .marks import QUANTILES, name_rows, quantile_row
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The series and its states, the rates, the comparison of models, the predictive check."""
     return {
         "series": _draw_series(posterior, figures),
@@ -23,7 +23,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_series(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_series(posterior: Idata, figures: Figures) -> Figure:
     counts = group(posterior, "observed_data")["obs"].isel(sequence=0).squeeze()
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values
     rate = group(posterior, "posterior")["rate"].mean(("chain", "draw")).values
@@ -52,7 +52,7 @@ def _shades(states: int) -> Any:
     return plt.get_cmap("viridis")(np.linspace(0.1, 0.85, states))
 
 
-def _draw_rates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_rates(posterior: Idata, figures: Figures) -> Figure:
     """Densities by NUTS; under them median, 50 % and 90 % interval of NUTS and of every guide."""
     drawn = group(posterior, "posterior")["rate"].stack(sample=("chain", "draw"))
     rates = drawn.transpose("state", "sample").values
@@ -78,7 +78,7 @@ def _draw_rates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_comparison(figures: Mapping[str, Any]) -> Figure:
+def _draw_comparison(figures: Figures) -> Figure:
     table = figures["maximum_likelihood"]["stationary_start"]
     names = list(table)
     states = [int(name.removeprefix("states")) for name in names]
@@ -106,7 +106,7 @@ def _draw_comparison(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_check(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_check(posterior: Idata, figures: Figures) -> Figure:
     """Statistics of replicated series, from the saved replications, and of the data."""
     replicas = group(posterior, "posterior_predictive")["obs"].isel(sequence=0)
     series = replicas.stack(sample=("chain", "draw")).transpose("sample", "time", ...).values

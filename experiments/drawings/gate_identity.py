@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 EXACT = ("gaussian_orthogonal", "bernoulli_one_parent", "harmonium")
 CASES = (*EXACT, "gaussian_random", "bernoulli_two_parents")
@@ -19,7 +17,7 @@ _COLORS = dict(
 )
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Learned weights by the formula's, divergences by the number of nodes, errors by coupling."""
     return {
         "weights": _draw_weights(posterior),
@@ -48,7 +46,7 @@ def _draw_weights(posterior: Idata) -> Figure:
     return figure
 
 
-def _draw_divergences(figures: Mapping[str, Any]) -> Figure:
+def _draw_divergences(figures: Figures) -> Figure:
     lines = {
         "kl_of_constant_probabilities_per_step": ("constant probabilities", "0.7", "s:"),
         "kl_without_the_nodes_before_per_step": ("gate that reads y alone", "0.5", "v:"),

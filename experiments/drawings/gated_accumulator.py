@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _COLORS = {
     "lstm_of_one_unit": "tab:red",
@@ -19,7 +19,7 @@ _COLORS = {
 }
 
 
-def gates(posterior: Idata, figures: Mapping[str, Any], cases: Sequence[str]) -> Figure:
+def gates(posterior: Idata, figures: Figures, cases: Sequence[str]) -> Figure:
     """Gates of the first seed over the posteriors, with correlations over all seeds."""
     known = group(posterior, "constant_data")
     parts = (("f", "keep", "forget"), ("i", "write", "input"), ("g", "value", "candidate"))
@@ -68,7 +68,7 @@ def memory(posterior: Idata, cases: Sequence[str]) -> Figure:
     return figure
 
 
-def distances(figures: Mapping[str, Any], cases: Sequence[str]) -> Figure:
+def distances(figures: Figures, cases: Sequence[str]) -> Figure:
     """Squared distances from the exact mean, one dot a seed."""
     kinds: tuple[str, ...] = ("mean_without_reading", "untrained_lstm_of_one_unit")
     kinds += ("gates_at_their_prior_probabilities", "elman_of_one_unit")

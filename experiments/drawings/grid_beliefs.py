@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 BELIEFS = {
     ("without_memory", "where_the_plan_acts"): ("no memory, the plan acts", "s", "0.5"),
@@ -31,7 +31,7 @@ SMALLEST = 1e-6
 """Nats: what is smaller is drawn here."""
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Distances of beliefs, returns beside bounds, the distance over time, and one episode."""
     problems = {key: part for key, part in figures.items() if key not in ("reach", "not_reached")}
     return {
@@ -42,7 +42,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_returns(problems: Mapping[str, Any]) -> Figure:
+def _draw_returns(problems: Figures) -> Figure:
     columns = min(4, len(problems))
     rows = -(-len(problems) // columns)
     size = (3.2 * columns + 1.2, 2.6 * rows + 0.6)
@@ -72,7 +72,7 @@ def _draw_returns(problems: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_distances(problems: Mapping[str, Any]) -> Figure:
+def _draw_distances(problems: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(1.1 * len(problems) + 4, 4.2))
     least = 1.0
     for place, ((belief, who), (label, mark, color)) in enumerate(BELIEFS.items()):
@@ -94,7 +94,7 @@ def _draw_distances(problems: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_over_time(posterior: Idata, problems: Mapping[str, Any]) -> Figure:
+def _draw_over_time(posterior: Idata, problems: Figures) -> Figure:
     known = group(posterior, "constant_data")
     figure, axis = plt.subplots(figsize=(7, 4))
     for key, part in problems.items():
@@ -110,7 +110,7 @@ def _draw_over_time(posterior: Idata, problems: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_episode(posterior: Idata, problems: Mapping[str, Any]) -> Figure:
+def _draw_episode(posterior: Idata, problems: Figures) -> Figure:
     """Exact belief and a network's along one episode of the first problem."""
     key, part = next(iter(problems.items()))
     exact = group(posterior, "constant_data")[f"{key}_exact"].values

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from ..parts.heart_models import GRADES
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Rates and errors beside the printed ones, survival, filters, some patients."""
     return {
         "rates": _draw_rates(figures),
@@ -23,7 +21,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_rates(figures: Mapping[str, Any]) -> Figure:
+def _draw_rates(figures: Figures) -> Figure:
     panels = [("markov", "jump_rate"), ("hidden", "jump_rate"), ("hidden", "error")]
     titles = ["Markov: rates a year", "Hidden: rates a year", "Hidden: errors"]
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.6))
@@ -50,7 +48,7 @@ def _draw_rates(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_survival(figures: Mapping[str, Any]) -> Figure:
+def _draw_survival(figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 3.8))
     years = figures["years"]
     axis.step(years, figures["kaplan_meier"], where="post", color="black", label="Kaplan–Meier")
@@ -64,7 +62,7 @@ def _draw_survival(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_filters(figures: Mapping[str, Any]) -> Figure:
+def _draw_filters(figures: Figures) -> Figure:
     names = ["lstm", "lstm_without_gaps", "exact_filter_at_the_mean_gap", "untrained_lstm"]
     labels = ["LSTM", "LSTM,\nno gaps", "exact filter,\nall gaps equal", "LSTM,\nuntrained"]
     figure, axis = plt.subplots(figsize=(7, 3.6))

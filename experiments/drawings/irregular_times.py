@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _COLORS = {
     "lstm_told_the_gaps": "tab:red",
@@ -18,7 +16,7 @@ _COLORS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """What is kept of the past beside the exact share and by gap; one sequence and its beliefs."""
     return {
         "retention": _draw_retention(posterior, figures),
@@ -27,7 +25,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_retention(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_retention(posterior: Idata, figures: Figures) -> Figure:
     known = group(posterior, "constant_data")
     exact, gap = known["exact_retention"].values, known["gap"].values
     figure, axes = plt.subplots(

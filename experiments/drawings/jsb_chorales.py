@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from ..parts.pitches import PITCHES
 
 LABELS = {
@@ -20,7 +18,7 @@ LABELS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """All figures beside the published ones, the way there, and a piece with replications."""
     return {
         "table": _draw_table(figures),
@@ -29,7 +27,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_table(figures: Mapping[str, Any]) -> Figure:
+def _draw_table(figures: Figures) -> Figure:
     rows: list[tuple[str, float, str]] = []
     for name, row in figures["nats_per_frame"].items():
         rows.append((LABELS[name], row["test"]["bound_frame_weighted"], "tab:red"))
@@ -54,7 +52,7 @@ def _draw_table(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_training(training: Mapping[str, Any]) -> Figure:
+def _draw_training(training: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(7, 3.6))
     for name, row in training.items():
         axis.plot(row["step"], row["validation_nats_per_frame"], ".-", label=LABELS[name])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -11,11 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 from ..parts.linear_cases import Case
 from .marks import legend_above
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """The belief over a sequence; the distance of every method; variances and weights."""
     known = group(posterior, "constant_data")
     cases = [case for case in get_args(Case) if f"{case}_kalman_mean" in known]
@@ -58,7 +59,7 @@ def _draw_beliefs(posterior: Idata, cases: Sequence[str]) -> Figure:
     return figure
 
 
-def _draw_distances(known: Any, cases: Sequence[str], reach: Mapping[str, Any]) -> Figure:
+def _draw_distances(known: Any, cases: Sequence[str], reach: Figures) -> Figure:
     """Every fit a dot: evidence gap, error of the mean, error of the variance."""
     names = [str(name) for name in known["approach"].values]
     place = np.arange(len(names))[::-1]

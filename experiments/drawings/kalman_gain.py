@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 CHANGING_TITLES = ("missing_observations", "noise_that_changes")
 
 
-def gains(posterior: Idata, figures: Mapping[str, Any], ratios: Mapping[str, float]) -> Figure:
+def gains(posterior: Idata, figures: Figures, ratios: Mapping[str, float]) -> Figure:
     """Forget gates of the first seed over y, beside 1 − K."""
     known = group(posterior, "constant_data")
     figure, axes = plt.subplots(1, len(ratios), figsize=(12, 3.6), layout="constrained")
@@ -33,7 +33,7 @@ def gains(posterior: Idata, figures: Mapping[str, Any], ratios: Mapping[str, flo
     return figure
 
 
-def ratios(posterior: Idata, figures: Mapping[str, Any], cells: Sequence[str]) -> Figure:
+def ratios(posterior: Idata, figures: Figures, cells: Sequence[str]) -> Figure:
     """Logits of input gates of the first seed over the log signal-to-noise ratio."""
     known = group(posterior, "constant_data")
     figure, axes = plt.subplots(2, len(cells), figsize=(8, 6.4), sharex="row", layout="constrained")
@@ -58,7 +58,7 @@ def ratios(posterior: Idata, figures: Mapping[str, Any], cells: Sequence[str]) -
     return figure
 
 
-def errors(figures: Mapping[str, Any], ratios: Mapping[str, float]) -> Figure:
+def errors(figures: Figures, ratios: Mapping[str, float]) -> Figure:
     """KL of every belief from the filter's, one dot a seed."""
     titles = (*ratios, *CHANGING_TITLES)
     kinds: tuple[str, ...] = ("untrained_lstm_of_one_unit", "last_observation", "best_fixed_gain")

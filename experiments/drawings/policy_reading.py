@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 CASES = ("one_gaussian_node", "two_gaussian_nodes", "one_node_of_bits")
 _COLORS = {"emitted": "tab:blue", "acting": "tab:red"}
 _LABELS = {"emitted": "y is emitted by the nodes", "acting": "y acts on the nodes"}
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Evidence by data set, its dependence on memory, and gates learned in both worlds."""
     return {
         "evidence": _draw_evidence(posterior, figures),
@@ -25,7 +23,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_evidence(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_evidence(posterior: Idata, figures: Figures) -> Figure:
     figure, axes = plt.subplots(1, len(CASES), figsize=(11, 3.8), layout="constrained")
     known = group(posterior, "constant_data")
     for name, axis in zip(CASES, axes, strict=True):
@@ -44,7 +42,7 @@ def _draw_evidence(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_memory(figures: Mapping[str, Any]) -> Figure:
+def _draw_memory(figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
     rows = list(figures["by_switch_rate"].values())
     rates = np.array([row["switch_rate"] for row in rows])
@@ -77,7 +75,7 @@ def _draw_memory(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_gates(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_gates(posterior: Idata, figures: Figures) -> Figure:
     figure, axes = plt.subplots(1, len(CASES) + 1, figsize=(14, 3.8), layout="constrained")
     for name, axis in zip(CASES, axes[:-1], strict=True):
         written = group(posterior, "constant_data")[f"{name}_written"].values.ravel()

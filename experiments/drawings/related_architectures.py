@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 TITLES = {
     "symbols": "HMM of symbols",
@@ -29,7 +29,7 @@ COLORS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Regret and KL of every architecture; the spectral error."""
     known = group(posterior, "constant_data")
     return {
@@ -85,7 +85,7 @@ def _draw_rows(known: Any, field: str, label: str) -> Figure:
     return figure
 
 
-def _draw_spectral(known: Any, figures: Mapping[str, Any]) -> Figure:
+def _draw_spectral(known: Any, figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
     sizes = known["size"].values
     names = {

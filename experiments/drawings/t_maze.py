@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _STYLES = {
     "lstm": ("tab:green", "LSTM"),
@@ -24,7 +24,7 @@ _LEAST = 1e-6
 """Smaller distances are drawn as this."""
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Distances of all networks, the cue by its age, and an episode of the shortest maze."""
     known = group(posterior, "constant_data")
     return {"distances": _distances(known), "cue": _cue(known), "episode": _episode(known)}

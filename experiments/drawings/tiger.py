@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _COLORS = {"lstm": "tab:red", "gru": "tab:orange", "elman": "tab:blue"}
 _NAMES = {"lstm": "LSTM", "gru": "GRU", "elman": "Elman"}
@@ -79,7 +79,7 @@ def episode(posterior: Idata, networks: Sequence[str]) -> Figure:
     return figure
 
 
-def returns(figures: Mapping[str, Any], networks: Sequence[str]) -> Figure:
+def returns(figures: Figures, networks: Sequence[str]) -> Figure:
     """What the plan earns with every belief."""
     rows: list[tuple[str, float, list[float] | None]] = []
     exact = figures["exact_belief"]

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _ACTORS = {
     "random_actions": ("random actions", "tab:blue"),
@@ -17,7 +15,7 @@ _ACTORS = {
 }
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Intervals beside the truth, beliefs by the number of episodes, and what is not known."""
     return {
         "parameters": _draw_parameters(posterior, figures),
@@ -26,7 +24,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _draw_parameters(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
+def _draw_parameters(posterior: Idata, figures: Figures) -> Figure:
     known = group(posterior, "constant_data")
     labels = [str(label) for label in known["number"].values]
     ends, truth = known["interval"].values, known["truth"].values
@@ -64,7 +62,7 @@ def _draw_parameters(posterior: Idata, figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_beliefs(figures: Mapping[str, Any]) -> Figure:
+def _draw_beliefs(figures: Figures) -> Figure:
     figure, axis = plt.subplots(figsize=(6.2, 4.2), layout="constrained")
     for name, (label, color) in _ACTORS.items():
         found = figures["belief"][name]
@@ -88,7 +86,7 @@ def _draw_beliefs(figures: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _draw_identified(figures: Mapping[str, Any]) -> Figure:
+def _draw_identified(figures: Figures) -> Figure:
     table = figures["width_in_units_of_the_prior"]
     rows = list(next(iter(table.values())))
     figure, axis = plt.subplots(figsize=(7.5, 4.4), layout="constrained")

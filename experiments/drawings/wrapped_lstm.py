@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -10,12 +9,13 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from ...inference.arviz_groups import Idata, group
+from ..command.seeds import Figures
 
 _GATES = (("f", "staying"), ("i", "surprise"), ("i", "information_gain"))
 """Pairs of a gate and what it might follow that are drawn."""
 
 
-def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
+def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     """Evidence by size, what is held of the belief, samples, gates, the belief along a sentence."""
     sizes = [int(name.split("_")[0]) for name in figures["models"] if name.endswith("_states")]
     return {
@@ -27,7 +27,7 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     }
 
 
-def _line(axis: Any, figures: Mapping[str, Any], sizes: list[int], path: str, **style: Any) -> None:
+def _line(axis: Any, figures: Figures, sizes: list[int], path: str, **style: Any) -> None:
     """A figure of every model by its size, with intervals."""
     value, ends = [], []
     for states in sizes:
@@ -47,7 +47,7 @@ def _by_size(axis: Any, sizes: list[int]) -> None:
     axis.set_xlabel("states of the model")
 
 
-def _draw_evidence(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
+def _draw_evidence(figures: Figures, sizes: list[int]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     alone = "evidence_per_step_of_the_same_model_fitted_without_the_lstm"
     _line(left, figures, sizes, alone, color="0.5", marker="s", label="evidence, fitted alone")
@@ -117,7 +117,7 @@ _READ = {
 }
 
 
-def _draw_held(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
+def _draw_held(figures: Figures, sizes: list[int]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
     for name, (label, color, marker) in _READ.items():
         style = {"color": color, "marker": marker, "ms": 4, "lw": 1, "label": label}
@@ -141,7 +141,7 @@ def _draw_held(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
     return figure
 
 
-def _draw_samples(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
+def _draw_samples(figures: Figures, sizes: list[int]) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
     lengths = [1, 2, 3, 4]
     rivals = figures["baselines"]["samples_beside_those_of_the_lstm"]
@@ -166,7 +166,7 @@ def _draw_samples(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
     left.legend(frameon=False, fontsize=7)
     lags = range(1, 11)
 
-    def information(found: Mapping[str, Any], whose: str = "") -> list[float]:
+    def information(found: Figures, whose: str = "") -> list[float]:
         table = found[f"mutual_information_by_lag{whose}"]
         return [max(table[f"lag_{lag}"], 1e-4) for lag in lags]
 
@@ -181,7 +181,7 @@ def _draw_samples(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
     return figure
 
 
-def _draw_gates(figures: Mapping[str, Any], sizes: list[int]) -> Figure:
+def _draw_gates(figures: Figures, sizes: list[int]) -> Figure:
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.8), sharey=True, layout="constrained")
     for (gate, quantity), axis in zip(_GATES, axes, strict=True):
         for whose, label, color in (

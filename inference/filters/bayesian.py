@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -70,7 +68,7 @@ class BayesianRecurrentFilter(nn.Module):
     """The same at the first step."""
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the constructor."""
         return {"gated": self.gated, "reads": self.channels.reads}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -112,7 +111,7 @@ class NetworkFilter(nn.Module):
         self.head: ReadOut | None = None
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments from which it is rebuilt."""
         names = "network", "causal", "reads", "gaps", "flags", "gain", "factorised"
         return {name: getattr(self, name) for name in names}

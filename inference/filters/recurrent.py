@@ -158,7 +158,7 @@ class RecurrentFilter(nn.Module):
     _observations: Observations
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments from which it is rebuilt, without weights it made itself.
 
         ``gaps`` is as the model decided.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,7 @@ class SigmoidFilter(nn.Module):
     first_bias: nn.Parameter
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the constructor."""
         return {"coupling": self.coupling, "reads": self.channels.reads}
 

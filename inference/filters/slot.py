@@ -7,7 +7,7 @@ continuous ones. The exact filter and an LSTM can replace each other in a guide.
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class ExactFilter(nn.Module):
     causal = True
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments that it was made with: none."""
         return {}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -251,7 +251,7 @@ class SpectralFilter(nn.Module):
     transfer: Tensor
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the constructor."""
         return {"rank": self.rank, "floor": self.floor}
 

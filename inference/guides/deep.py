@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self, cast, get_args
 
@@ -192,7 +192,7 @@ class TrajectoryNetwork(nn.Module):
         )
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the constructor."""
         names = ("hidden_size", "direction", "cell", "dropout", "relative")
         return {name: getattr(self, name) for name in names}
@@ -452,7 +452,7 @@ class DeepPosterior(dist.TorchDistribution):
         event = torch.Size([len(counts), laws.model.states])
         super().__init__(laws.lengths.shape, event, validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> DeepPosterior:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> DeepPosterior:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"DeepPosterior: batch shape is fixed at {tuple(self.batch_shape)}, one entry a "
@@ -525,7 +525,7 @@ class DeepPosterior(dist.TorchDistribution):
         paths, _ = self._drawn(self._noise(n))
         return paths[:, self._place].permute(2, 1, 0, 3).to(self.laws.dtype)
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)
         return self.sample_paths(shape.numel()).reshape(shape + self.batch_shape + self.event_shape)
 

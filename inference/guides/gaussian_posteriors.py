@@ -8,6 +8,7 @@ Beyond the length of a sequence trajectories are zero.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -70,7 +71,7 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
         self.laws = laws
         super().__init__(shape[:-2], shape[-2:], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianPosterior:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> GaussianPosterior:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"{type(self).__name__}: batch shape is fixed at {tuple(self.batch_shape)}, one "
@@ -78,7 +79,7 @@ class GaussianPosterior(dist.TorchDistribution, ABC):
             )
         return self
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         shape = torch.Size(sample_shape)
         drawn = self.sample_paths(max(1, shape.numel()))
         return drawn.reshape(shape + self.batch_shape + self.event_shape)

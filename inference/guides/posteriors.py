@@ -9,7 +9,7 @@ every expectation that is linear in the trajectory is exact. ``kl_divergence`` t
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, Literal
 
@@ -53,7 +53,7 @@ class PathPosterior(dist.TorchDistribution, ABC):
     def mean(self) -> Tensor:
         return self.marginals
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> PathPosterior:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> PathPosterior:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"{type(self).__name__}: batch shape is fixed at {tuple(self.batch_shape)}, one "
@@ -61,10 +61,10 @@ class PathPosterior(dist.TorchDistribution, ABC):
             )
         return self
 
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
+    def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         return self.marginals.expand(torch.Size(sample_shape) + self.marginals.shape)
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         paths = self.sample_paths(max(1, torch.Size(sample_shape).numel()))
         hard = one_hot(paths, self.event_shape[-1], self.marginals.dtype)
         return hard.reshape(torch.Size(sample_shape) + self.batch_shape + self.event_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal, cast, get_args
 
@@ -81,7 +82,7 @@ class SwitchingPosterior(dist.TorchDistribution):
         """The state's law under the factorised posterior, one chain a sequence."""
         return state_chain(self.laws, self.marginals.detach())
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SwitchingPosterior:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> SwitchingPosterior:
         if torch.Size(batch_shape) != self.batch_shape:
             raise ValueError(
                 f"SwitchingPosterior: batch shape is fixed at {tuple(self.batch_shape)}, one entry "
@@ -89,7 +90,7 @@ class SwitchingPosterior(dist.TorchDistribution):
             )
         return self
 
-    def sample(self, sample_shape: Any = ()) -> Tensor:
+    def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         drawn = self.sample_paths(max(1, torch.Size(sample_shape).numel()))
         return drawn.reshape(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
 

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache, cached_property, partial
-from typing import Any, Self
+from typing import Self
 
 import pyro.distributions as dist
 import torch
@@ -361,7 +361,7 @@ class HiddenMarkovModel(Model):
         return self.emission.observations
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the model except ``priors``."""
         return {
             "states": self.states,

@@ -200,7 +200,7 @@ class POMDP(HiddenMarkovModel):
             require(False, name, requirement, f"{float(table[action, state].sum()):.6g}")
 
     @property
-    def configuration(self) -> dict[str, Any]:
+    def configuration(self) -> dict[str, object]:
         """The arguments of the model except ``priors``."""
         assert isinstance(self.transition, ActionTransition)
         return {

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
-from ...command.seeds import all_counts, at_least
+from ...command.seeds import Figures, all_counts, at_least
 from ...parts.training import positive
 from . import fresh
 from .problems import Answer, Case, Described, Precision, check_agreement, tolerance
@@ -172,7 +172,7 @@ def ratios(
     }
 
 
-def line(figures: Mapping[str, Any]) -> str:
+def line(figures: Figures) -> str:
     """A contender's milliseconds, and how many times slower than ours it is."""
     if "left_out" in figures:
         return f"left out: {figures['left_out']}"
