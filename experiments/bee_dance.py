@@ -138,7 +138,7 @@ def run(settings: Settings) -> Outcome:
     found = dict(zip(fits, done, strict=True))
     marked = _in_order(marks)
 
-    def score(family: str, number: int) -> dict[str, Any]:
+    def score(family: str, number: int) -> dict[str, object]:
         halves = [found[family, settings.seed + number, half][0] for half in (0, 1)]
         return _score(halves, marked)
 
@@ -380,7 +380,7 @@ def _baselines(
     apart = sum(lengths) / max(1, sum(map(len, marked)))
     even = [np.arange(apart / 2, length, apart).round().astype(int).tolist() for length in lengths]
     rng = np.random.default_rng(seed)
-    random = [
+    random: list[dict[str, Any]] = [
         scores(
             [
                 rng.choice(np.arange(1, length), len(one), replace=False).tolist()

@@ -289,7 +289,7 @@ def case_figures(
     case: int,
     fits: Mapping[str, Sequence[Measured]],
     controls: Mapping[str, Measured],
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Every network, control and baseline of a case."""
     epsilon, _ = settings.cases[case]
     affine = best_affine(settings, case)
@@ -299,7 +299,7 @@ def case_figures(
         **{name: dict(one.figures) for name, one in controls.items()},
     }
     for name, measured_ones in fits.items():
-        found = summary([one.figures for one in measured_ones])
+        found: dict[str, Any] = summary([one.figures for one in measured_ones])
         out[name] = found
         if KINDS[name].objective is None:  # its belief hardly moves: no slope to speak of
             for key in [key for key in found if key.startswith("slope")]:

@@ -322,7 +322,7 @@ def run(settings: Settings) -> Outcome:
     plan = [(settings, nodes, number) for nodes in counts for number in range(settings.seeds)]
     done = over_seeds(_coupled, plan, jobs=settings.jobs)
     predicted = over_seeds(_prediction, [(settings, nodes) for nodes in counts], jobs=settings.jobs)
-    by_nodes = {}
+    by_nodes: dict[str, dict[str, Any]] = {}
     for at, nodes in enumerate(counts):
         each = summary(done[at * settings.seeds : (at + 1) * settings.seeds])
         by_nodes[f"{nodes}_nodes"] = each | predicted[at]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor, nn
@@ -264,7 +265,7 @@ def measured(network: nn.Module, case: Case) -> Measured:
     return Measured(figures, mean.numpy(), gates)
 
 
-def distances(mean: Tensor, case: Case) -> dict[str, Any]:
+def distances(mean: Tensor, case: Case) -> dict[str, object]:
     """Squared distances of a mean (N, T) from the exact one, and from the memory itself."""
     floor = float((case.exact.memory - case.memory).square().mean())
     return {
@@ -273,13 +274,14 @@ def distances(mean: Tensor, case: Case) -> dict[str, Any]:
     }
 
 
-def correlation(x: Any, y: Any) -> float:
+def correlation(x: npt.ArrayLike, y: npt.ArrayLike) -> float:
     """Of all entries; 0 where one of the two does not vary."""
-    x, y = np.asarray(x).reshape(-1), np.asarray(y).reshape(-1)
-    return float(np.corrcoef(x, y)[0, 1]) if x.std() > 0 and y.std() > 0 else 0.0
+    left, right = np.asarray(x).reshape(-1), np.asarray(y).reshape(-1)
+    vary = left.std() > 0 and right.std() > 0
+    return float(np.corrcoef(left, right)[0, 1]) if vary else 0.0
 
 
-def baselines(case: Case) -> dict[str, Any]:
+def baselines(case: Case) -> dict[str, object]:
     """Means that need no training: none, and gates that do not read y."""
     known = {name: float(case.model.known[name]) for name in ("keep", "positive")}
     write = float(case.model.known["write"]) if "write" in case.model.known else 1 - known["keep"]

@@ -181,7 +181,7 @@ def _floors(settings: Settings, case: Case) -> dict[str, dict[str, float]]:
     """What is left where nothing is learned."""
     test = heldout(settings, case)
     model = known_model(case)
-    fixed = summary([measure(BeliefGuide(model, FixedGainFilter()), test)])
+    fixed: dict[str, Any] = summary([measure(BeliefGuide(model, FixedGainFilter()), test)])
     gap = evidence_gap(BeliefGuide(model, ExactFilter()), test.data)
     laws = model.laws({}, test.data)
     through = BeliefGuide.posterior(BeliefGuide(model, Given(ExactFilter()(laws))), laws)

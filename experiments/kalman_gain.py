@@ -280,7 +280,7 @@ def measured(settings: Settings, kind: Kind, model: nn.Module, case: Case) -> Me
     return Measured(figures, mean.numpy(), i.numpy(), f.numpy())
 
 
-def baselines(settings: Settings, kind: Kind, case: Case) -> dict[str, Any]:
+def baselines(settings: Settings, kind: Kind, case: Case) -> dict[str, object]:
     """Kalman's own error, the best constant gain, the last observation, an untrained network."""
     gain, means = fixed_gain(case)
     with seeded(stream(settings, 2)):

@@ -266,7 +266,7 @@ def run(settings: Settings) -> Outcome:
     return Outcome(against(figures, reach), _record(settings, by_case))
 
 
-def picked(found: Sequence[Found], reading: str) -> dict[str, Any]:
+def picked(found: Sequence[Found], reading: str) -> dict[str, object]:
     """How often the evidence picks the reading that made the data, and by how much."""
     place = READINGS.index(reading)
     ahead, known = (
@@ -285,7 +285,7 @@ def picked(found: Sequence[Found], reading: str) -> dict[str, Any]:
     }
 
 
-def case_figures(found: Sequence[Found]) -> dict[str, Any]:
+def case_figures(found: Sequence[Found]) -> dict[str, object]:
     """Picks by the evidence, and what the gate says."""
     out: dict[str, Any] = {}
     for reading in READINGS:

@@ -247,7 +247,7 @@ def _figures(model: Model, data: Sequences, beliefs: Beliefs) -> dict[str, float
 # The experiment
 
 
-def spectral(settings: Settings, number: int) -> dict[str, Any]:
+def spectral(settings: Settings, number: int) -> dict[str, object]:
     """The spectral error on the symbols' process, with draws of its own for each seed."""
     model, seed = model_of("symbols"), stream(settings, 3, number)
     assert isinstance(model, HiddenMarkovModel)

@@ -331,7 +331,7 @@ def run(settings: Settings) -> Outcome:
 
 def case_figures(
     settings: Settings, case: Case, found: Mapping[tuple[Case, str], Sequence[Measured]]
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Every network and control of a maze."""
     maze = heldout(settings, case)
     exact = maze.belief

@@ -199,7 +199,7 @@ def unknown(data: Sequences, *, rewards: bool = True) -> POMDP:
 # What was learned
 
 
-def coverage(settings: Settings, found: Sequence[Learned]) -> dict[str, Any]:
+def coverage(settings: Settings, found: Sequence[Learned]) -> dict[str, object]:
     """How often the intervals hold the truth, over all seeds and free numbers."""
     held, by_entry, at_edge = [], {}, {}
     for entry in entries(truth(settings)):
@@ -248,9 +248,9 @@ def heldout(settings: Settings) -> dict[str, Sequences]:
     }
 
 
-def belief_figures(settings: Settings, found: Mapping[int, Sequence[Learned]]) -> dict[str, Any]:
+def belief_figures(settings: Settings, found: Mapping[int, Sequence[Learned]]) -> dict[str, object]:
     """KL(true belief ‖ belief by learned tables), and of those that need no learning."""
-    model, out = tiger(), {}
+    model, out = tiger(), dict[str, object]()
     for name, data in heldout(settings).items():
         true = filter(model, data)
         by_count = {
@@ -282,7 +282,7 @@ def _last(model: POMDP, data: Sequences) -> Tensor:
     return likelihood.softmax(-1)
 
 
-def identified(found: Mapping[str, Learned]) -> dict[str, Any]:
+def identified(found: Mapping[str, Learned]) -> dict[str, object]:
     """Standard deviations of the posteriors in units of the prior's, by block of parameters."""
     actions = truth(Settings()).action_names
     out: dict[str, Any] = {}
@@ -309,7 +309,7 @@ def renaming(settings: Settings, one: Learned) -> float:
     return abs(float(first - second))
 
 
-def against_nuts(settings: Settings, one: Learned) -> dict[str, Any]:
+def against_nuts(settings: Settings, one: Learned) -> dict[str, object]:
     """The first seed's posterior beside that of NUTS: widths, and distance of the means."""
     data = episodes(settings, KINDS[0], settings.episodes, 0)
     seed = stream(settings, 4)

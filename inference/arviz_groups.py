@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     import xarray as xr
     from arviz import InferenceData
     from numpy.typing import ArrayLike, NDArray
+    from pandas import DataFrame
 
 Idata: TypeAlias = "InferenceData | xr.DataTree"
 """What the installed ArviZ calls inference data."""
@@ -76,8 +77,8 @@ def build(
     groups: Mapping[str, Mapping[str, ArrayLike]],
     *,
     dims: Mapping[str, Sequence[str]],
-    coords: Mapping[str, Sequence[Any] | NDArray[Any]] | None = None,
-    attrs: Mapping[str, Any] | None = None,
+    coords: Mapping[str, ArrayLike] | None = None,
+    attrs: Mapping[str, object] | None = None,
 ) -> Idata:
     """Makes inference data with named dimensions from plain arrays.
 
@@ -480,7 +481,7 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
     )
 
 
-def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
+def compare(models: Mapping[str, Idata], unit: str = "sequence") -> DataFrame:
     """Compares models of the same data by leave-one-out, best first.
 
     Args:
@@ -556,7 +557,7 @@ def _scoped(entries: Mapping[str, _Entry], group_name: str) -> dict[str, _Entry]
     return general | own
 
 
-def _labels(coords: Mapping[str, Sequence[Any] | NDArray[Any]]) -> dict[str, NDArray[Any]]:
+def _labels(coords: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     """Coordinates as one-dimensional arrays of distinct labels."""
     labels = {}
     for name, values in coords.items():

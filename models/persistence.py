@@ -17,7 +17,7 @@ from .model import Model
 FORMAT = 2
 
 
-def describe(model: Model) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def describe(model: Model) -> tuple[dict[str, object], dict[str, Tensor]]:
     """A JSON-ready description of a model, and its tensors (known values, priors, settings).
 
     Raises:

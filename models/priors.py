@@ -5,13 +5,15 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints, transform_to
 from torch.distributions.transforms import AffineTransform, ComposeTransform
+
+P = TypeVar("P", bound=Distribution)
 
 
 class Ordered(dist.TorchDistribution):
@@ -50,7 +52,9 @@ class Ordered(dist.TorchDistribution):
 
     @constraints.dependent_property(is_discrete=False, event_dim=1)
     def support(self) -> constraints.Constraint:
-        return IncreasingVector(elementary(self.base.support))
+        entry = elementary(self.base.support)
+        assert entry is not None
+        return IncreasingVector(entry)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Ordered:
         return Ordered(self.base.expand(batch_shape))
@@ -125,14 +129,14 @@ def _increasing(constraint: IncreasingVector) -> ComposeTransform:
     return ComposeTransform([dist.transforms.OrderedTransform(), entrywise])
 
 
-def elementary(constraint: Any) -> Any:
+def elementary(constraint: constraints.Constraint | None) -> constraints.Constraint | None:
     """The constraint inside all layers of ``independent``."""
     while isinstance(constraint, constraints.independent):
         constraint = constraint.base_constraint
     return constraint
 
 
-def within(inner: Any, outer: Any) -> bool:
+def within(inner: constraints.Constraint | None, outer: constraints.Constraint | None) -> bool:
     """Whether all values that satisfy ``inner`` satisfy ``outer``; event shapes must be equal."""
     inner, outer = elementary(inner), elementary(outer)
     if isinstance(outer, IncreasingVector):
@@ -158,13 +162,13 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
     return float(low.nan_to_num(-math.inf).min()), float(high.nan_to_num(math.inf).max())
 
 
-def possible_values(prior: Any) -> constraints.Constraint:
+def possible_values(prior: Distribution) -> constraints.Constraint:
     """The values that a parameter with this prior of its own can have; often its support."""
     values: constraints.Constraint = getattr(prior, "possible", None) or support_of(prior)
     return values
 
 
-def in_double(prior: Any) -> Any:
+def in_double(prior: P) -> P:
     """A copy of a distribution with float64 numbers."""
     twin = copy.deepcopy(prior)
     _to_double(twin, set())

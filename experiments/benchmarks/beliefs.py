@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -93,14 +93,14 @@ probability to be below 1.2e-7."""
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
 def measure(
     settings: Settings, contenders: Sequence[Contender[Problem]] = CONTENDERS
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Figures by size and contender.
 
     Raises:
@@ -109,7 +109,7 @@ def measure(
     processes = [(problems.tiger(), episodes) for episodes in settings.tiger]
     for size in settings.sizes:
         processes.append((random_tables(size, settings.successors, settings.seed), size[-1]))
-    figures = {}
+    figures: dict[str, object] = {}
     for model, episodes in processes:
         given = problem(model, episodes, settings.steps, settings.pairs, settings.seed)
         print(given.size, flush=True)
@@ -129,7 +129,9 @@ def _compare(
         lambda contender, prepared: _checked(contender, given, prepared, expected),
     )
     microseconds = {
-        name: [1e3 * each / figures[name]["belief_steps"] for each in timing.milliseconds]
+        name: [
+            1e3 * each / cast(int, figures[name]["belief_steps"]) for each in timing.milliseconds
+        ]
         for name, timing in timings.items()
     }
     for contender in contenders:

@@ -78,12 +78,12 @@ timed."""
 PITCHES = 88
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
-def measure(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, object]:
     """Agreement of the two, seconds of an epoch of each, and their ratio."""
     pyro.clear_param_store()
     torch.manual_seed(settings.seed)

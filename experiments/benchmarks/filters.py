@@ -89,12 +89,12 @@ SPREAD = 0.01
 and a bound is finite for any belief."""
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
-def measure(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, object]:
     """Cost and accuracy by number of states and filter, and where the costs cross."""
     figures: dict[str, Any] = {
         f"states{states}": _compare(settings, states) for states in settings.states

@@ -61,12 +61,12 @@ REACH = 1.4
 STEPS = ("known_parameters", "unknown_parameters")
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
-def measure(settings: Settings) -> dict[str, Any]:
+def measure(settings: Settings) -> dict[str, object]:
     """Milliseconds of the LSTM and of whole steps, their ratio, and where a step spends them."""
     size = settings.states, settings.sequences, settings.length
     given = problem(Case("categorical", *size), settings.seed)

@@ -118,14 +118,14 @@ ORIENTATION: Mapping[Family, Mapping[Size, float]] = {
 """Milliseconds of a trial kernel on two cores, float32: ours should need at most these."""
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
 def measure(
     settings: Settings, contenders: Sequence[Contender[Problem]] = CONTENDERS
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, object]]:
     """Figures by family, size and contender.
 
     Raises:

@@ -60,14 +60,14 @@ REACH: Mapping[Task, Mapping[str, float]] = {
 # --- measuring ------------------------------------------------------------------------------------
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure in a fresh process."""
     return fresh.measured(measure, settings)
 
 
 def measure(
     settings: Settings, contenders: Mapping[Task, Sequence[Contender[Problem]]] = CONTENDERS
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, dict[str, object]]:
     """Figures by task, size and contender.
 
     Raises:

@@ -52,11 +52,11 @@ WARM_UP = 5000
 """Steps of the call that loads compiled code and starts threads before memory is measured."""
 
 
-def run(settings: Settings) -> dict[str, Any]:
+def run(settings: Settings) -> dict[str, object]:
     """Measure each emission in a fresh process for float32 and one for float64."""
     figures: dict[str, Any] = {"reach": REACH}
     for family in settings.families:
-        told = {
+        told: dict[str, dict[str, Any]] = {
             precision: fresh.measured(measure, settings, family=family, precision=precision)
             for precision in PRECISIONS
         }
@@ -70,7 +70,7 @@ def run(settings: Settings) -> dict[str, Any]:
     return figures
 
 
-def measure(settings: Settings, family: Family, precision: Precision) -> dict[str, Any]:
+def measure(settings: Settings, family: Family, precision: Precision) -> dict[str, object]:
     """Memory, time, evidence and gradient in one precision."""
     print(f"{family} {precision}", flush=True)
     short = problem(Case(family, settings.states, 1, min(WARM_UP, settings.length)), settings.seed)

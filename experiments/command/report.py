@@ -96,7 +96,7 @@ def check_folder(folder: Path, *, force: bool) -> None:
         )
 
 
-def leaves(figures: Figures, path: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(figures: Figures, path: str = "") -> Iterator[tuple[str, object]]:
     """The values of nested figures with their dotted paths; a list counts as one value."""
     for key, value in figures.items():
         if isinstance(value, Mapping):
@@ -126,10 +126,10 @@ def setting_notes(settings: type) -> dict[str, str]:
 
 def record(
     settings: Seeded,
-    groups: Mapping[str, Mapping[str, Any]],
+    groups: Mapping[str, Mapping[str, npt.ArrayLike]],
     *,
     dims: Mapping[str, Sequence[str]],
-    coords: Mapping[str, Any] | None = None,
+    coords: Mapping[str, npt.ArrayLike] | None = None,
 ) -> Idata:
     """Inference data of a run, marked with the experiment's name, its settings and versions.
 
@@ -157,9 +157,9 @@ def write_report(
     *,
     experiment: str,
     title: str,
-    settings: Any,
+    settings: Seeded,
     outcome: Outcome,
-    draw: Callable[[Idata, Mapping[str, Any]], Mapping[str, Figure]],
+    draw: Callable[[Idata, Figures], Mapping[str, Figure]],
     seconds: float,
 ) -> None:
     """Write the folder of one run, replacing the files of an earlier one.
@@ -201,11 +201,11 @@ def write_benchmark(
     folder: Path,
     *,
     benchmark: str,
-    settings: Any,
+    settings: Seeded,
     figures: Figures,
-    draw: Callable[[Mapping[str, Any]], Mapping[str, Figure]],
+    draw: Callable[[Figures], Mapping[str, Figure]],
     peers: Mapping[str, str],
-    machine: Mapping[str, Any],
+    machine: Mapping[str, object],
     seconds: float,
 ) -> None:
     """Write the folder of one benchmark, replacing the files of an earlier one.
@@ -285,7 +285,7 @@ def _html(report: Figures, title: str, settings: type, folder: Path, drawings: l
     )
 
 
-def readable(value: Any) -> str:
+def readable(value: object) -> str:
     """A figure for people: six significant digits."""
     if isinstance(value, list):
         return ", ".join(f"({readable(v)})" if isinstance(v, list) else readable(v) for v in value)

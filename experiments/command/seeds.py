@@ -16,9 +16,10 @@ from ...models.checks import require
 from ...models.randomness import one_thread
 
 T = TypeVar("T")
-K = TypeVar("K", bound=tuple[Any, ...])
+K = TypeVar("K", bound=tuple[object, ...])
 
 Figures = Mapping[str, Any]
+"""Results as JSON holds them: numbers, words, lists of these, and mappings of them to any depth."""
 
 
 class Seeded(Protocol):
@@ -65,8 +66,8 @@ def stream(settings: Seeded, *key: int) -> int:
 
 
 def over_seeds(
-    work: Callable[..., Any], plan: Sequence[tuple[Any, ...]], *, jobs: int = 1
-) -> list[Any]:
+    work: Callable[..., T], plan: Sequence[tuple[object, ...]], *, jobs: int = 1
+) -> list[T]:
     """``work(*arguments)`` for every entry of the plan, in its order, on one thread each.
 
     With several ``jobs`` in processes of their own; the results are the same. On a terminal a bar
@@ -87,7 +88,7 @@ def each_seed(work: Callable[..., T], settings: Repeated, kinds: Iterable[K]) ->
 
 
 @one_thread()
-def _single(work: Callable[..., Any], entry: tuple[Any, ...]) -> Any:
+def _single(work: Callable[..., T], entry: tuple[object, ...]) -> T:
     return work(*entry)
 
 
@@ -101,7 +102,7 @@ def interval(values: Sequence[float]) -> list[float]:
     return [mean - half, mean + half]
 
 
-def summary(each: Sequence[Figures]) -> dict[str, Any]:
+def summary(each: Sequence[Figures]) -> dict[str, object]:
     """Mean, interval and single values of every figure of the seeds' (nested) figures.
 
     A figure ``kl`` becomes ``kl``, ``kl_interval`` and ``kl_by_seed``; what is no number is taken
@@ -122,7 +123,7 @@ def summary(each: Sequence[Figures]) -> dict[str, Any]:
     return out
 
 
-def against(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> dict[str, Any]:
+def against(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> dict[str, object]:
     """The figures behind what was to be reached and what fell short of it."""
     return {"reach": reach, "not_reached": falls_short(figures, reach), **figures}
 

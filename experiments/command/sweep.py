@@ -78,11 +78,11 @@ class _Grid:
     seeds: Sequence[int]
 
     @property
-    def points(self) -> list[dict[str, Any]]:
+    def points(self) -> list[dict[str, object]]:
         values = itertools.product(*self.varied.values())
         return [dict(zip(self.varied, combination, strict=True)) for combination in values]
 
-    def settings(self, at: Mapping[str, Any], seed: int) -> dict[str, Any]:
+    def settings(self, at: Mapping[str, Any], seed: int) -> dict[str, object]:
         """All settings of a job.
 
         Raises:
@@ -138,7 +138,7 @@ def run_sweep(name: str, arguments: Sequence[str]) -> int:
 
 def run_job(
     job: Mapping[str, Any], *, title: str, version: str, posteriors: Path | None
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """In the worker: one run of an experiment, its progress bars silenced, its warnings kept."""
     import matplotlib
 

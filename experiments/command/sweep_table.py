@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from scipy.stats import t
 
 from .report import leaves, readable
+from .seeds import Figures
 
 MOST_ROWS = 12
 """Figures that are printed unless some are chosen."""
@@ -56,17 +57,17 @@ class Point:
         return label(self.settings)
 
 
-def label(settings: Mapping[str, Any]) -> str:
+def label(settings: Mapping[str, object]) -> str:
     """Settings on one line, as `--set` reads them."""
     return " ".join(f"{name}={shown(value)}" for name, value in settings.items()) or "defaults"
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """One value, as `--set` reads it."""
     return ":".join(map(readable, value)) if isinstance(value, list | tuple) else readable(value)
 
 
-def point(settings: Mapping[str, Any], by_seed: Mapping[int, Mapping[str, Any] | None]) -> Point:
+def point(settings: Mapping[str, object], by_seed: Mapping[int, Figures | None]) -> Point:
     """The statistics of one point.
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,17 +10,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 
-def legend_above(figure: Figure, axis: Axes, columns: int, **options: Any) -> None:
+def legend_above(figure: Figure, axis: Axes, columns: int) -> None:
     """The labels of one panel, for all of them, above the figure."""
     handles, labels = axis.get_legend_handles_labels()
-    how: dict[str, Any] = {"loc": "outside upper center", "ncols": columns, "frameon": False}
-    figure.legend(handles, labels, **how, **options)
+    figure.legend(handles, labels, loc="outside upper center", ncols=columns, frameon=False)
 
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
-def quantile_row(axis: Axes, place: float, quantiles: Sequence[float], color: Any) -> None:
+def quantile_row(axis: Axes, place: float, quantiles: Sequence[float], color: str) -> None:
     """A posterior on one line: the values at `QUANTILES`."""
     low, left, middle, right, high = quantiles
     axis.plot([low, high], [place, place], color=color, lw=1.5)
@@ -35,7 +33,9 @@ def name_rows(axis: Axes, names: Sequence[str]) -> None:
     axis.set_ylim(len(names) - 0.5, -0.5)
 
 
-def normal_band(axis: Axes, x: Any, mean: Any, sd: Any, color: str, alpha: float) -> None:
+def normal_band(
+    axis: Axes, x: npt.ArrayLike, mean: npt.ArrayLike, sd: npt.ArrayLike, color: str, alpha: float
+) -> None:
     """The 90 % interval of a normal law at every x."""
     middle, width = np.asarray(mean), 1.645 * np.asarray(sd)
     axis.fill_between(x, middle - width, middle + width, color=color, alpha=alpha, lw=0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ...inference import FitSettings, NutsFit, nuts
 from ...inference.arviz_groups import Idata, convergence
+from ...inference.fitting.start import Start
 from ...models import Model, Sequences
 
 
@@ -42,7 +43,7 @@ class GuideSettings:
     draws: int = 1000
     """Draws of a guide that its posterior is judged by."""
 
-    def variational(self, **changes: Any) -> FitSettings:
+    def variational(self, **changes: object) -> FitSettings:
         """Settings of one variational fit, which takes all its steps.
 
         Args:
@@ -58,13 +59,15 @@ SMOKE_GUIDES: Mapping[str, object] = {"bayes_steps": 3, "draws": 30}
 
 
 def sampled(
-    settings: NutsSettings, model: Model, data: Sequences, *, seed: int, **options: Any
+    settings: NutsSettings,
+    model: Model,
+    data: Sequences,
+    *,
+    seed: int,
+    start: Start | Mapping[str, Tensor] = "kmeans",
+    target_accept: float = 0.9,
 ) -> NutsFit:
-    """The posterior of all parameters by NUTS.
-
-    Args:
-        options: further arguments of `nuts`.
-    """
+    """The posterior of all parameters by NUTS; the arguments are those of `nuts`."""
     return nuts(
         model,
         data,
@@ -73,11 +76,12 @@ def sampled(
         warmup=settings.warmup,
         seed=seed,
         jobs=settings.jobs,
-        **options,
+        start=start,
+        target_accept=target_accept,
     )
 
 
-def chain_figures(posterior: Idata, chains: NutsFit) -> dict[str, Any]:
+def chain_figures(posterior: Idata, chains: NutsFit) -> dict[str, object]:
     """Convergence of the chains, and the time that they took."""
     worst = convergence(posterior)
     return {
@@ -100,7 +104,7 @@ def split_r_hat(draws: Tensor) -> float:
 
 def beside(
     reference: Mapping[str, Tensor], guide: Mapping[str, Tensor], *, correction: int = 1
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Draws of a guide beside those of NUTS: errors of means in units of its sd, ratios of sds.
 
     Args:

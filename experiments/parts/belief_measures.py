@@ -72,7 +72,7 @@ def log_beliefs(guide: Guide, data: Sequences) -> Tensor:
     return torch.cat(parts)
 
 
-def summary(fits: Sequence[Measured]) -> dict[str, Any]:
+def summary(fits: Sequence[Measured]) -> dict[str, object]:
     """Figures of one method: mean over its fits, spread over fits, standard error over sequences.
 
     The fits share their held-out sequences: the standard error is that of the mean over
@@ -114,7 +114,7 @@ class Profile:
     surprise_correlation: float
     """Spearman's, of update error and surprise over all steps."""
 
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """What goes into the report; the lags after a switch are drawn only."""
         found = {
             name: value.tolist() if isinstance(value, np.ndarray) else value

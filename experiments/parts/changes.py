@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -42,7 +41,7 @@ def _f1(found: Sequence[list[int]], marked: Sequence[list[int]], tolerance: int)
     return 2 * pairs / max(1, sum(map(len, found)) + sum(map(len, marked)))
 
 
-def scores(found: Sequence[list[int]], marked: Sequence[list[int]]) -> dict[str, Any]:
+def scores(found: Sequence[list[int]], marked: Sequence[list[int]]) -> dict[str, object]:
     """F1, precision and recall of the changes of all dances together."""
     pairs = sum(matched(*one, TOLERANCE) for one in zip(found, marked, strict=True))
     count, wanted = sum(map(len, found)), sum(map(len, marked))

@@ -27,6 +27,7 @@ from ...inference.fitting.objectives import Objective
 from ...inference.guides.guide import Guide
 from ...models import Model, Sequences
 from ...models.randomness import seeded
+from ..command.seeds import Figures
 
 Network = Literal["lstm", "gru", "elman"]
 NETWORKS: tuple[Network, ...] = get_args(Network)
@@ -112,9 +113,7 @@ def contenders(network: Network) -> dict[str, Contender]:
 UNTRAINED = {"baselines/untrained_lstm": Contender("lstm", objective=None)}
 
 
-def reached(
-    cases: Sequence[Mapping[str, Any]], most: Mapping[str, float], exact: float
-) -> dict[str, Any]:
+def reached(cases: Sequence[Figures], most: Mapping[str, float], exact: float) -> dict[str, object]:
     """What the LSTM in a `BeliefGuide` was to stay below, beside the worst case and the worst fit.
 
     Args:

@@ -87,7 +87,7 @@ def measure(guide: Guide, test: Simulation) -> Measured:
     )
 
 
-def summary(fits: Sequence[Measured]) -> dict[str, Any]:
+def summary(fits: Sequence[Measured]) -> dict[str, object]:
     """Figures of one method: mean over its fits, and every fit."""
     figures: dict[str, Any] = {}
     for name in ("evidence_gap", "kl_filter", "update_error"):

@@ -70,7 +70,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
 the hidden model's −2 log L (printed as 3934) at its printed digits."""
 
 
-def survival(data: Sequences, rates: Mapping[str, Tensor]) -> dict[str, Any]:
+def survival(data: Sequences, rates: Mapping[str, Tensor]) -> dict[str, object]:
     """The share alive by the estimate of Kaplan and Meier, and by models with rates (S, J)."""
     assert data.times is not None
     rows = torch.arange(len(data))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +30,7 @@ def maximum(
     data: Sequences,
     *,
     bounds: tuple[float | None, float | None] = (-20.0, 20.0),
-    **options: Any,
+    **options: float,
 ) -> Maximum:
     """The maximum over all parameters on their unconstrained scale, from the model's start.
 

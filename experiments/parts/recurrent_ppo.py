@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
@@ -129,6 +130,10 @@ class _Watcher(BaseCallback):
             self.seen.append(Checkpoint(step, RecurrentAgent(self.model.policy, self._process)))
 
 
+Array = npt.NDArray[Any]
+Indices = int | Iterable[int] | None
+
+
 class SideBySide(VecEnv):
     """Episodes of a process in the form that Stable-Baselines3 takes, advanced by tensors."""
 
@@ -147,17 +152,17 @@ class SideBySide(VecEnv):
         space = self._env.single_observation_space
         super().__init__(episodes, space, self._env.single_action_space)
 
-    def reset(self) -> Any:
-        seen, _ = self._env.reset(seed=self._first)
+    def reset(self) -> Array:
+        seen: Array = self._env.reset(seed=self._first)[0]
         self._first = None  # later ones follow from it
         return seen
 
-    def step_async(self, actions: Any) -> None:
+    def step_async(self, actions: Array) -> None:
         self._actions = actions
 
-    def step_wait(self) -> Any:
+    def step_wait(self) -> tuple[Array, Array, Array, list[dict[str, object]]]:
         seen, reward, over, late, info = self._env.step(self._actions)
-        told: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        told: list[dict[str, object]] = [{} for _ in range(self.num_envs)]
         for n in (over | late).nonzero()[0]:
             told[n] = {"terminal_observation": info["final_obs"][n], "TimeLimit.truncated": late[n]}
         return seen, (reward * self._scale).astype(np.float32), over | late, told
@@ -167,20 +172,24 @@ class SideBySide(VecEnv):
 
     # What Stable-Baselines3 asks of environments that sit in other processes.
 
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+    def get_attr(self, attr_name: str, indices: Indices = None) -> list[object]:
         return [getattr(self._env, attr_name)] * self._count(indices)
 
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+    def set_attr(self, attr_name: str, value: object, indices: Indices = None) -> None:
         raise NotImplementedError
 
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **named: Any) -> Any:
+    def env_method(
+        self, method_name: str, *args: object, indices: Indices = None, **named: object
+    ) -> list[object]:
         raise NotImplementedError
 
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+    def env_is_wrapped(self, wrapper_class: type, indices: Indices = None) -> list[bool]:
         return [False] * self._count(indices)
 
-    def _count(self, indices: Any) -> int:
-        return self.num_envs if indices is None else len(np.atleast_1d(indices))
+    def _count(self, indices: Indices) -> int:
+        if indices is None:
+            return self.num_envs
+        return 1 if isinstance(indices, int) else len(list(indices))
 
 
 @contextmanager

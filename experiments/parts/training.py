@@ -18,7 +18,7 @@ from typing import Any
 
 from ...inference import FitSettings
 from ...models.checks import require
-from ..command.seeds import Repeated
+from ..command.seeds import Repeated, Seeded
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class GradientSteps:
     learning_rate: float = 2e-2
     """Adam's, falling along a cosine."""
 
-    def fit_settings(self, **changes: Any) -> FitSettings:
+    def fit_settings(self, **changes: object) -> FitSettings:
         """Settings of one fit to simulations: to the end, with nothing held out of them.
 
         Args:
@@ -46,7 +46,7 @@ class GradientSteps:
         return to_the_end(**{**usual, **changes})
 
 
-def to_the_end(**how: Any) -> FitSettings:
+def to_the_end(**how: object) -> FitSettings:
     """Settings of a fit that takes all its steps, by nothing but its objective.
 
     There is no phase before it, nothing held out, and no early stopping, unless told.
@@ -54,7 +54,8 @@ def to_the_end(**how: Any) -> FitSettings:
     Args:
         how: fields of `FitSettings`.
     """
-    return FitSettings(**{"sleep_steps": 0, "holdout": 0, "patience": None, **how})
+    usual: dict[str, Any] = {"sleep_steps": 0, "holdout": 0, "patience": None}
+    return FitSettings(**{**usual, **how})
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,7 @@ class Shown:
     """Draws of their hidden states from the LSTM's guide, kept there as well."""
 
 
-def positive(settings: Any, *names: str) -> None:
+def positive(settings: Seeded, *names: str) -> None:
     """Refuse settings of which one is not finite and > 0.
 
     Raises:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import torch
 from scipy.optimize import minimize_scalar
@@ -71,7 +70,7 @@ def level_model(ratio: float) -> LinearGaussianSSM:
     )
 
 
-def errors(mean: Tensor, case: Case) -> dict[str, Any]:
+def errors(mean: Tensor, case: Case) -> dict[str, object]:
     """Squared error of a mean (N, T) by Kalman's, and the KL of its belief from the filter's.
 
     The belief has the filter's own variance P = (1 − K) P⁻, so that the KL is (m − m*)² / 2 P.

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arviz_groups import Idata, group
 
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
 Array = NDArray[Any]
 Statistic = Callable[[Array], float]
 
 
-def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = None) -> Any:
+def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = None) -> DataFrame:
     r"""Compares statistics of the observations with those of their replications.
 
     .. math:: \text{tail} = P(T(y^{rep}) > T(y)) + \tfrac12 P(T(y^{rep}) = T(y))

@@ -221,7 +221,7 @@ class UpperBound:
         self.points = 0
         self.active = 0
         self._latest = np.full(len(self._corners), -1)
-        self._points = _Points(
+        self._points = Points(
             *(np.zeros(2, np.int64), np.zeros(1, np.int64), np.zeros(1), np.zeros(1)),
             *(np.zeros(1), np.zeros(1, np.int64)),
         )
@@ -263,7 +263,7 @@ class UpperBound:
         values[number], gains[number] = value, value - belief @ self._corners
         likeliest = belief.argmax()
         earlier[number], self._latest[likeliest] = self._latest[likeliest], number
-        self._points = _Points(starts, states, shares, values, gains, earlier)
+        self._points = Points(starts, states, shares, values, gains, earlier)
         return number
 
     def prune(self) -> None:
@@ -271,7 +271,7 @@ class UpperBound:
         self.active = self._kernels.drop_idle(self.points, self._points, self._latest)
 
 
-class _Points(NamedTuple):
+class Points(NamedTuple):
     """Point p has the states and shares from ``starts[p]`` on, to ``starts[p + 1]``."""
 
     starts: Numbers

@@ -1,15 +1,18 @@
 """Upper bounds of a POMDP's values as machine code: the sawtooth from many sparse points.
 
-``points`` is the ``_Points`` of ``planning_bounds``.
+Kernels loop over ``Points``, the points of ``planning_bounds``.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numba import njit
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from .planning_bounds import Points
 
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
@@ -18,10 +21,10 @@ _compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
 
 
 @_compiled
-def drop_from(belief: Array, point: int, points: Any, known: float) -> Any:
+def drop_from(belief: Array, point: int, points: Points, known: float) -> float:
     """What the sawtooth from one point takes off what the corners give, min b / b_p times its gain;
     ``known`` if it is less than that."""
-    gain = points.gains[point]
+    gain: float = points.gains[point]
     ratio, enough = 1.0, known / gain
     for entry in range(points.starts[point], points.starts[point + 1]):
         ratio = min(ratio, belief[points.states[entry]] / points.shares[entry])
@@ -31,7 +34,7 @@ def drop_from(belief: Array, point: int, points: Any, known: float) -> Any:
 
 
 @_compiled
-def sawtooth(beliefs: Array, latest: Numbers, since: int, points: Any, drops: Array) -> None:
+def sawtooth(beliefs: Array, latest: Numbers, since: int, points: Points, drops: Array) -> None:
     """Lower the drops (n,) by the points numbered ``since`` or later."""
     for row in range(len(beliefs)):
         for state in range(len(latest)):
@@ -45,7 +48,7 @@ def sawtooth(beliefs: Array, latest: Numbers, since: int, points: Any, drops: Ar
 
 
 @_compiled
-def drop_idle(count: int, points: Any, latest: Numbers) -> int:
+def drop_idle(count: int, points: Points, latest: Numbers) -> int:
     """Drop the points at which others give as much, link the rest; how many these are."""
     belief, drop = np.zeros((1, len(latest))), np.zeros(1)
     for point in range(count):
@@ -72,7 +75,7 @@ def drop_idle(count: int, points: Any, latest: Numbers) -> int:
 
 
 @_compiled
-def against_corners(count: int, points: Any, corners: Array) -> None:
+def against_corners(count: int, points: Points, corners: Array) -> None:
     """Renew what points gain on corners that were lowered."""
     for point in range(count):
         level = 0.0

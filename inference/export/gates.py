@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -138,7 +138,7 @@ def export_gates(
     return build(groups, dims=dims, coords=coords, attrs=attrs)
 
 
-def gate_dims(names: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+def gate_dims(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """Returns the dimensions of these variables of the group ``gates``, as ``build`` takes them."""
     return {f"gates/{name}": GATE_DIMS for name in names}
 

@@ -291,7 +291,7 @@ class DeepGuide(Guide):
         return False
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The arguments besides model, filter and ``parameters``."""
         return {name: getattr(self, name) for name in ("particles", "annealing", "least_weight")}
 

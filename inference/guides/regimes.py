@@ -235,7 +235,7 @@ class RegimeGuide(Guide):
             )
 
     @property
-    def options(self) -> dict[str, Any]:
+    def options(self) -> dict[str, object]:
         """The bound and its number of draws."""
         return {"bound": self.kind, "draws": self.draws}
 

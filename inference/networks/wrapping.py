@@ -104,7 +104,7 @@ class Wrapped:
         return float(self.lstm_score.sum()) / self.heldout.n_steps
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def figures(self) -> dict[str, object]:
         """The main numbers, in nats per step: nested dictionaries of finite numbers."""
         read = {_slug(name): _plain_row(one) for name, one in self.readouts.rows.items()}
         out: dict[str, Any] = {

@@ -9,10 +9,10 @@ the recursion of a memory cell, c_t = f_t c_{t-1} + i_t g_t, whose gates are pos
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import pyro.distributions as dist
 import torch
@@ -287,7 +287,7 @@ class EmptyMemory:
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {}
 
-    def __call__(self, parameters: Parameters, log_transition: Any) -> Tensor:
+    def __call__(self, parameters: Parameters, log_transition: Callable[[], Tensor]) -> Tensor:
         """Return log p(state of the first step), shape (…draws, 1, K)."""
         del log_transition
         log_causes = self.transition.log_causes(parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import torch
 
 
-def write_tensors(path: str | os.PathLike[str], content: dict[str, Any]) -> Path:
+def write_tensors(path: str | os.PathLike[str], content: Mapping[str, object]) -> Path:
     """Write tensors and plain values with ``torch.save``, completely or not at all."""
     with whole_file(path) as file:
         torch.save(content, file)

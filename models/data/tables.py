@@ -47,9 +47,10 @@ def read_arrays(
     }
 
 
-def as_numbers(data: Any, name: str) -> Array:
+def as_numbers(given: object, name: str) -> Array:
     """A numpy array of bool, int64 or floating numbers, or a ValueError that names the argument."""
     array: Array
+    data: Any = given
     if isinstance(data, Tensor):
         data = tensor(data, name).cpu()
         array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()

@@ -102,9 +102,9 @@ def compare(
     given: P,
     contenders: Sequence[Contender[P]],
     settings: Compared,
-    check: Callable[[Contender[P], Prepared], dict[str, Any]],
+    check: Callable[[Contender[P], Prepared], dict[str, object]],
     obstacle: Callable[[Contender[P]], str | None] = lambda contender: None,
-) -> tuple[dict[str, Any], dict[str, Timing]]:
+) -> tuple[dict[str, dict[str, object]], dict[str, Timing]]:
     """Check every contender that is there, then time them in turn.
 
     Args:
@@ -117,7 +117,7 @@ def compare(
     Returns:
         Figures and timings by the contender's name; who is left out has a reason and no timing.
     """
-    figures: dict[str, Any] = {}
+    figures: dict[str, dict[str, object]] = {}
     work = {}
     for contender in contenders:
         reason = obstacle(contender)
@@ -137,7 +137,7 @@ def compare(
 
 def checked(
     contender: Contender[P], case: Described, prepared: Prepared, expected: Answer
-) -> dict[str, Any]:
+) -> dict[str, object]:
     """Agreement with the reference, and the seconds of the first call, compilation included."""
     began = time.perf_counter()
     result = prepared.work()
@@ -148,10 +148,10 @@ def checked(
 
 
 def by_case(
-    cases: Iterable[C], figures_of: Callable[[C], dict[str, Any]]
-) -> dict[str, dict[str, Any]]:
+    cases: Iterable[C], figures_of: Callable[[C], dict[str, object]]
+) -> dict[str, dict[str, object]]:
     """Figures by family and size; each case is named on the terminal as it begins."""
-    figures: dict[str, dict[str, Any]] = {}
+    figures: dict[str, dict[str, object]] = {}
     for case in cases:
         print(f"{case.family} {case.size}", flush=True)
         figures.setdefault(case.family, {})[case.size] = figures_of(case)

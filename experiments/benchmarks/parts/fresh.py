@@ -17,7 +17,18 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
+
+
+class Threaded(Protocol):
+    """Settings of a benchmark: a dataclass with a number of threads."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    @property
+    def threads(self) -> int:
+        """Of every library."""
+
 
 PEERS = (
     "hmmlearn",
@@ -44,8 +55,8 @@ _THREADS = (
 
 
 def measured(
-    measure: Callable[..., Mapping[str, Any]], settings: Any, **arguments: str
-) -> dict[str, Any]:
+    measure: Callable[..., Mapping[str, object]], settings: Threaded, **arguments: str
+) -> dict[str, object]:
     """What ``measure(settings, **arguments)`` returns in a fresh process.
 
     Args:
@@ -103,7 +114,7 @@ def environment(threads: int) -> dict[str, str]:
     }
 
 
-def machine(threads: int) -> dict[str, Any]:
+def machine(threads: int) -> dict[str, object]:
     """Processor, cores, and the threads that were used."""
     return {
         "processor": _processor(),
