@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import xarray as xr
     from arviz import InferenceData
     from numpy.typing import ArrayLike, NDArray
-    from pandas import DataFrame
 
 Idata: TypeAlias = "InferenceData | xr.DataTree"
 """What the installed ArviZ calls inference data."""
@@ -481,7 +480,7 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
     )
 
 
-def compare(models: Mapping[str, Idata], unit: str = "sequence") -> DataFrame:
+def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
     """Compares models of the same data by leave-one-out, best first.
 
     Args:
