@@ -87,3 +87,15 @@ def test_information_is_that_of_the_enumerated_joint_law() -> None:
     told = coupled_nodes.information(both)
     assert told["information"] == pytest.approx(0, abs=1e-7)
     assert told["total_correlation"] == pytest.approx(np.log(2), abs=1e-7)
+
+
+def test_ranges_of_nodes_and_sizes_that_make_no_sense_are_named() -> None:
+    for settings in (coupled_nodes.Settings, gate_identity.Settings):
+        with pytest.raises(ValueError, match="smallest_nodes, largest_nodes: need 1 <= smallest"):
+            settings(smallest_nodes=9)
+    with pytest.raises(ValueError, match="sizes: needs increasing numbers"):
+        coupled_nodes.Settings(sizes=(2, 1))
+    with pytest.raises(ValueError, match="held_nodes: needs at least one"):
+        coupled_nodes.Settings(held_nodes=())
+    with pytest.raises(ValueError, match="length: must be >= 2, got 1"):
+        gate_identity.Settings(length=1)

@@ -13,6 +13,7 @@ from beliefzoo.experiments.command.seeds import (
     Repeated,
     above,
     against,
+    all_counts,
     at_least,
     each_seed,
     falls_short,
@@ -82,6 +83,18 @@ def test_settings_below_their_least_are_named() -> None:
         at_least(8, Settings(), "steps")
     with pytest.raises(ValueError, match="seeds: must be >= 1, got 0"):
         Settings(seeds=0)
+
+
+def test_every_whole_number_but_the_seed_counts_something() -> None:
+    @dataclass(frozen=True)
+    class Mixed(Settings):
+        share: float = 0.0
+        chosen: bool = False
+        sizes: tuple[int, ...] = (0,)
+
+    all_counts(Mixed())
+    with pytest.raises(ValueError, match="steps: must be >= 1, got 0"):
+        all_counts(Mixed(steps=0))
 
 
 def test_figures_are_held_against_what_was_to_be_reached() -> None:
