@@ -99,7 +99,7 @@ class AtLeast(dist.TransformedDistribution):
         """The values that the parameter can have where it is known."""
         return support_of(self.base_dist)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> AtLeast:
+    def expand(self, batch_shape: Sequence[int], _instance: object = None) -> AtLeast:
         return AtLeast(self.base_dist.expand(batch_shape), self.least)
 
 
@@ -162,7 +162,7 @@ def _bounds(constraint: Any) -> tuple[float, float] | None:
     return float(low.nan_to_num(-math.inf).min()), float(high.nan_to_num(math.inf).max())
 
 
-def possible_values(prior: Distribution) -> constraints.Constraint:
+def possible_values(prior: dist.TorchDistribution) -> constraints.Constraint:
     """The values that a parameter with this prior of its own can have; often its support."""
     values: constraints.Constraint = getattr(prior, "possible", None) or support_of(prior)
     return values
