@@ -729,6 +729,7 @@ def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistri
 def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
     """Correct rounded rows that must have sum 1, or norm 1, and refuse worse ones."""
     kind = elementary(support)
+    kind = getattr(kind, "entry", kind)  # of sorted rows
     if isinstance(kind, type(dist.constraints.simplex)):
         size = value.sum(-1, keepdim=True)
         requirement = "probabilities >= 0 that sum to 1 along the last axis"

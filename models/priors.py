@@ -11,7 +11,13 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, Transform, biject_to, constraints, transform_to
-from torch.distributions.transforms import AffineTransform, ComposeTransform
+from torch.distributions.transforms import (
+    AffineTransform,
+    ComposeTransform,
+    StickBreakingTransform,
+)
+
+from .checks import require
 
 P = TypeVar("P", bound=Distribution)
 
@@ -22,49 +28,76 @@ class Ordered(dist.TorchDistribution):
     .. math:: p(x) = K! \prod_k p_{base}(x_k) \quad\text{on}\quad x_1 \le x_2 \le \dots \le x_K
 
     As a prior it numbers the states by their size, so that the chains of a sampler and the draws of
-    a guide cannot exchange labels.
+    a guide cannot exchange labels. With ``column`` the draws are rows, sorted by one of their
+    entries.
 
     Args:
         base: a distribution with event shape (K,) and independent, identical entries (for instance
             ``Gamma(2, .1).expand([K]).to_event(1)``), on the real line, the positive numbers, or
-            the unit interval.
+            the unit interval; with ``column`` of event shape (K, F) and independent, identical
+            rows of such entries, or rows of probabilities.
+        column: the entry of a row by which rows are sorted.
 
     Raises:
-        ValueError: a base of another shape.
+        ValueError: a base of another shape, or no such column.
 
     >>> import pyro.distributions as dist
     >>> import torch
     >>> prior = Ordered(dist.Normal(0.0, 1.0).expand([2]).to_event(1))
     >>> prior.log_prob(torch.tensor([[-1.0, 1.0], [1.0, -1.0]]))  # only sorted values are possible
     tensor([-2.1447,    -inf])
+    >>> probs = Ordered(dist.Dirichlet(torch.ones(2, 3)).to_event(1), column=0)
+    >>> bool((probs.sample([50])[..., 0].diff() > 0).all())
+    True
     """
 
     arg_constraints: dict[str, Any] = {}
 
-    def __init__(self, base: dist.TorchDistribution) -> None:
-        if len(base.event_shape) != 1:
-            raise ValueError(
-                "Ordered: base must have event shape (states,), one number per state; "
-                f"got event shape {tuple(base.event_shape)}"
-            )
+    def __init__(self, base: dist.TorchDistribution, column: int | None = None) -> None:
+        shape = tuple(base.event_shape)
+        require(
+            len(shape) == (1 if column is None else 2),
+            "Ordered",
+            "base must have event shape (states,), one number per state; with a column it must be "
+            "(states, entries)",
+            f"event shape {shape}",
+        )
+        fits = column is None or (type(column) is int and 0 <= column < shape[-1])
+        require(fits, "Ordered", f"column must be one of the {shape[-1]} entries", column)
         self.base = base
+        self.column = column
         super().__init__(base.batch_shape, base.event_shape, validate_args=False)
 
-    @constraints.dependent_property(is_discrete=False, event_dim=1)
+    @constraints.dependent_property(is_discrete=False)
     def support(self) -> constraints.Constraint:
         entry = elementary(self.base.support)
         assert entry is not None
-        return IncreasingVector(entry)
+        return self._sorted(entry)
+
+    @property
+    def possible(self) -> constraints.Constraint:
+        """The values that the parameter can have where it is known."""
+        entry = elementary(possible_values(self.base))
+        assert entry is not None
+        return self._sorted(entry)
+
+    def _sorted(self, entry: constraints.Constraint) -> constraints.Constraint:
+        return IncreasingVector(entry) if self.column is None else SortedRows(entry, self.column)
 
     def expand(self, batch_shape: Sequence[int], _instance: object = None) -> Ordered:
-        return Ordered(self.base.expand(batch_shape))
+        return Ordered(self.base.expand(batch_shape), self.column)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.base.sample(torch.Size(sample_shape)).sort(-1).values
+        drawn: Tensor = self.base.sample(torch.Size(sample_shape))
+        if self.column is None:
+            return drawn.sort(-1).values
+        place = drawn[..., self.column].argsort(-1).unsqueeze(-1)
+        return drawn.gather(-2, place.expand_as(drawn))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        inside = (value.diff(dim=-1) >= 0).all(-1)
-        log_p = self.base.log_prob(value) + math.lgamma(value.shape[-1] + 1)
+        sorted_by = value if self.column is None else value[..., self.column]
+        inside = (sorted_by.diff(dim=-1) >= 0).all(-1)
+        log_p = self.base.log_prob(value) + math.lgamma(sorted_by.shape[-1] + 1)
         return torch.where(inside, log_p, -math.inf)
 
 
@@ -121,12 +154,121 @@ class IncreasingVector(constraints.Constraint):
         return f"IncreasingVector({self.entry})"
 
 
+class SortedRows(constraints.Constraint):
+    """Matrices whose rows increase in one column; ``entry`` is what entries or rows satisfy."""
+
+    is_discrete = False
+    event_dim = 2
+
+    def __init__(self, entry: constraints.Constraint, column: int) -> None:
+        self.entry, self.column = entry, column
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        fits = self.entry.check(value)
+        if self.entry.event_dim == 0:
+            fits = fits.all(-1)
+        inside: Tensor = (value[..., self.column].diff(dim=-1) >= 0).all(-1) & fits.all(-1)
+        return inside
+
+    def __repr__(self) -> str:
+        return f"SortedRows({self.entry}, column={self.column})"
+
+
 @biject_to.register(IncreasingVector)
 @transform_to.register(IncreasingVector)
 def _increasing(constraint: IncreasingVector) -> ComposeTransform:
     """Reals -> increasing reals -> increasing entries, as torch's maps of reals increase."""
     entrywise = biject_to(constraint.entry)
     return ComposeTransform([dist.transforms.OrderedTransform(), entrywise])
+
+
+@biject_to.register(SortedRows)
+@transform_to.register(SortedRows)
+def _sorted(constraint: SortedRows) -> Transform:
+    if isinstance(constraint.entry, type(constraints.simplex)):
+        return _SortedSimplices(constraint)
+    return _SortedEntries(constraint)
+
+
+class _SortedEntries(Transform):
+    """Reals (K, F) -> matrices with one increasing column, entry by entry."""
+
+    bijective = True
+    domain = constraints.independent(constraints.real, 2)
+
+    def __init__(self, rows: SortedRows) -> None:
+        self.rows = self.codomain = rows
+        super().__init__()
+
+    def _parts(self) -> tuple[Transform, Transform]:
+        return biject_to(IncreasingVector(self.rows.entry)), biject_to(self.rows.entry)
+
+    def _joined(self, column: Tensor, rest: Tensor) -> Tensor:
+        here = torch.arange(rest.shape[-1], device=rest.device) == self.rows.column
+        return torch.where(here, column.unsqueeze(-1), rest)
+
+    def _call(self, x: Tensor) -> Tensor:
+        increasing, entrywise = self._parts()
+        return self._joined(increasing(x[..., self.rows.column]), entrywise(x))
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        increasing, entrywise = self._parts()
+        return self._joined(increasing.inv(y[..., self.rows.column]), entrywise.inv(y))
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        increasing, entrywise = self._parts()
+        column = self.rows.column
+        own = increasing.log_abs_det_jacobian(x[..., column], y[..., column])
+        # What the entries of the column would have by themselves is left out.
+        rest = entrywise.log_abs_det_jacobian(x, entrywise(x))
+        total: Tensor = own + rest.sum((-1, -2)) - rest[..., column].sum(-1)
+        return total
+
+
+class _SortedSimplices(Transform):
+    """Reals (K, V − 1) -> rows of V probabilities of which one column increases.
+
+    The first real of every row gives the probability in the column, the others share the rest.
+    """
+
+    bijective = True
+    domain = constraints.independent(constraints.real, 2)
+
+    def __init__(self, rows: SortedRows) -> None:
+        self.rows = self.codomain = rows
+        super().__init__()
+
+    def forward_shape(self, shape: Sequence[int]) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] + 1])
+
+    def inverse_shape(self, shape: Sequence[int]) -> torch.Size:
+        return torch.Size([*shape[:-1], shape[-1] - 1])
+
+    @property
+    def _increasing(self) -> Transform:
+        increasing: Transform = biject_to(IncreasingVector(constraints.unit_interval))
+        return increasing
+
+    def _call(self, x: Tensor) -> Tensor:
+        chosen = self._increasing(x[..., 0]).unsqueeze(-1)
+        others = (1 - chosen) * StickBreakingTransform()(x[..., 1:])
+        column = self.rows.column
+        return torch.cat([others[..., :column], chosen, others[..., column:]], -1)
+
+    def _inverse(self, y: Tensor) -> Tensor:
+        column = self.rows.column
+        others = torch.cat([y[..., :column], y[..., column + 1 :]], -1)
+        others = others / others.sum(-1, keepdim=True)
+        first = self._increasing.inv(y[..., column]).unsqueeze(-1)
+        return torch.cat([first, StickBreakingTransform().inv(others)], -1)
+
+    def log_abs_det_jacobian(self, x: Tensor, y: Tensor) -> Tensor:
+        chosen, sticks = y[..., self.rows.column], StickBreakingTransform()
+        own = self._increasing.log_abs_det_jacobian(x[..., 0], chosen)
+        shares = sticks.log_abs_det_jacobian(x[..., 1:], sticks(x[..., 1:]))
+        total: Tensor = own + (shares + (x.shape[-1] - 1) * (-chosen).log1p()).sum(-1)
+        return total
 
 
 def elementary(constraint: constraints.Constraint | None) -> constraints.Constraint | None:
@@ -139,6 +281,12 @@ def elementary(constraint: constraints.Constraint | None) -> constraints.Constra
 def within(inner: constraints.Constraint | None, outer: constraints.Constraint | None) -> bool:
     """Whether all values that satisfy ``inner`` satisfy ``outer``; event shapes must be equal."""
     inner, outer = elementary(inner), elementary(outer)
+    if isinstance(outer, SortedRows):
+        if not isinstance(inner, SortedRows) or inner.column != outer.column:
+            return False
+        return within(inner.entry, outer.entry)
+    if isinstance(inner, SortedRows):
+        return within(inner.entry, outer)
     if isinstance(outer, IncreasingVector):
         return isinstance(inner, IncreasingVector) and within(inner.entry, outer.entry)
     if isinstance(inner, IncreasingVector):

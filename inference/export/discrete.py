@@ -12,11 +12,13 @@ from ...models import Emission, Model, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
-from ..fitting.draws import batches, blocks, draw_paths, for_batch, log_prior
+from ..fitting.draws import batches, blocks, draw_paths, for_batch
 from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
 from ..guides.guide import Guide
 from ..queries import answers as queries
+from .beliefs import average_beliefs
+from .labels import exchangeable, ordered
 from .sample import (
     Along,
     Array,
@@ -62,7 +64,7 @@ def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) 
     assert chosen is not None  # wanted > 0
     rows = chosen.rows
     once = rows[:1] if sample.constant else rows
-    smoothed, filtered = _average_beliefs(model, data, sample.at(once), len(once))
+    smoothed, filtered = average_beliefs(model, data, sample.at(once), len(once))
     arrays = {"smoothed_probability": smoothed, "filtered_probability": filtered}
     if isinstance(result, NutsFit):
         paths = _exact_paths(model, data, sample.at(rows), len(rows))
@@ -75,22 +77,6 @@ def states(result: Fit | NutsFit, data: Sequences, sample: Sample, wanted: int) 
         arrays["log_joint"] = sample.shaped(sample.log_prior[rows] + found.log_joint)
         arrays["log_q_joint"] = sample.shaped(sample.log_q[rows] + found.log_q)
     return States(arrays, chosen.labels)
-
-
-def _average_beliefs(
-    model: Model, data: Sequences, values: Parameters, draws: int
-) -> tuple[Array, Array]:
-    """p(z_t | y_1 … y_T) and p(z_t | y_1 … y_t), exact, mean over draws, (N, T, K)."""
-    smoothed = np.full((len(data), data.max_length, model.states), np.nan)
-    filtered = smoothed.copy()
-    for rows, batch in batches(model, data):
-        total = torch.zeros(2, len(batch), batch.max_length, model.states, dtype=torch.float64)
-        for block in blocks(model, batch, values, draws):
-            total[0] += exact.smooth_chain(*block.chain).exp().sum(0)
-            total[1] += exact.filter_chain(*block.chain).log_beliefs.exp().sum(0)
-        mean = (total / draws).masked_fill(~batch.step_mask.unsqueeze(-1), torch.nan)
-        smoothed[rows, : batch.max_length], filtered[rows, : batch.max_length] = as_array(mean)
-    return smoothed, filtered
 
 
 def _exact_paths(model: Model, data: Sequences, values: Parameters, draws: int) -> Array:
@@ -146,8 +132,8 @@ def reorder(
     result: Fit | NutsFit, groups: dict[str, dict[str, Array]], sample: Sample, order: Tensor
 ) -> None:
     """Bring the states into an order, the same in all groups."""
-    ordered = _ordered(result.model, sample.values, order)
-    values = shown(result.model, ordered, sample.total)
+    renamed = ordered(result.model, sample.values, order)
+    values = shown(result.model, renamed, sample.total)
     groups["posterior"] = sample.arrays(values)
     groups["posterior_states"] = _ordered_states(groups["posterior_states"], order)
     _reorder_last(groups.get("predictions", {}), "state_probability", order)
@@ -167,20 +153,7 @@ def order_of(result: Fit | NutsFit, sample: Sample, states: States) -> Tensor:
         means = emission.mean(model.complete(sample.values))
         location = means.reshape(-1, *means.shape[-2:])[..., 0].mean(0)
         order = location.argsort(stable=True)
-    # Relabelling must not change the prior, or the draws would belong to another posterior.
-    one = {name: value[:1] for name, value in sample.values.items()}
-    here, there = (log_prior(model, v, 1) for v in (one, _ordered(model, one, order)))
-    return order if torch.allclose(here, there, rtol=1e-6, atol=1e-6) else kept
-
-
-def _ordered(model: Model, values: Parameters, order: Tensor) -> dict[str, Tensor]:
-    """The values with all their state axes in the new order; they have a leading axis of draws."""
-    out = dict(values)
-    for name, dims in model.parameter_dims().items():
-        for axis, dim in enumerate(dims, 1):
-            if name in out and dim in ("state", "state_to"):
-                out[name] = out[name].index_select(axis, order)
-    return out
+    return order if exchangeable(model, sample.values, order) else kept
 
 
 def _ordered_states(arrays: dict[str, Array], order: Tensor) -> dict[str, Array]:

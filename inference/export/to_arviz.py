@@ -25,6 +25,7 @@ from ..queries.batches import require_future_actions
 from . import continuous as export_continuous
 from . import discrete as export_discrete
 from .gates import gate_dims, gates_of
+from .labels import aligned
 from .sample import (
     Along,
     Array,
@@ -117,8 +118,10 @@ def to_arviz(
     feature; for symbols, decreasing in the expected number of visits. ``attrs["state_order"]`` says
     which state of the model each one is. The model's order is kept if it has a meaning: parameters
     of states are known, the prior (as ``ordered=True``) distinguishes states, or the transition
-    lists the moves of each. Chains of NUTS are not relabelled one by one: if they are in different
-    copies of the posterior, r_hat is large.
+    lists the moves of each. Before, each chain of NUTS gets the labelling of the most likely chain,
+    by the steps that both expect in a state: chains may be in different copies of the posterior,
+    and r_hat then compares like with like. ``attrs["chain_order"]`` says which state of a chain
+    each one is.
 
     Args:
         result: the result of ``fit`` or ``nuts``.
@@ -135,7 +138,7 @@ def to_arviz(
         times: of these steps (N, forecast), if the model reads them.
         actions: of these steps (N, forecast), if the model reads them; see ``forecast``.
         steps: whether to keep ``step_log_likelihood``; "auto": up to twenty million numbers.
-        relabel: whether to bring the states into the order above.
+        relabel: whether to bring chains to one labelling, and the states into the order above.
         gates: whether to export the gates of the guide's recurrent network.
 
     Returns:
@@ -164,6 +167,7 @@ def to_arviz(
     with seeded(seed), torch.no_grad():
         sample = sample_of(result, draws)
         model = result.model
+        sample, places = aligned(result, data, sample) if relabel else (sample, None)
         keep = wanted.keeps_steps(sample, data)
         kind: Any = export_discrete if model.has_paths else export_continuous
         evidence, by_step = kind.evidence(result, data, sample, keep)
@@ -198,7 +202,7 @@ def to_arviz(
         groups,
         dims=_dims(model, data) | gate_dims(groups.get("gates", {})),
         coords=_coords(model, data, forecast) | labels,
-        attrs=_attrs(result, data, wanted, sample, groups, order),
+        attrs=_attrs(result, data, wanted, sample, groups, order, places),
     )
 
 
@@ -419,6 +423,7 @@ def _attrs(
     sample: Sample,
     groups: Groups,
     order: Tensor | None,
+    places: list[list[int]] | None,
 ) -> dict[str, Any]:
     model = result.model
     export = dataclasses.asdict(wanted)
@@ -434,6 +439,8 @@ def _attrs(
     }
     if order is not None:
         attrs["state_order"] = order.tolist()
+    if places is not None:
+        attrs["chain_order"] = places
     if not model.exact:
         attrs["estimated"] = (
             "log_likelihood: the mean weight of trajectories of the guide, too small on average"

@@ -161,8 +161,9 @@ def nuts(
     the dtype of the model's priors.
 
     The states of most models can be renamed without changing the posterior, which then has K!
-    copies of each mode, and r̂ is large because chains are in different copies. Build the model with
-    ``ordered=True`` if its emission allows it. Draws are not relabelled here.
+    copies of each mode, and r̂ of the draws is large because chains are in different copies. Build
+    the model with ``ordered=True``, or ordered by a parameter, or leave it to ``to_arviz``, which
+    brings chains to one labelling. Draws are not relabelled here.
 
     Args:
         model: with some unknown parameters; known ones stay fixed.

@@ -24,7 +24,7 @@ from ..emissions.identified import redundant_directions
 from ..emissions.observations import Observations
 from ..emissions.reals import Gaussian, GaussianMixture, StudentT
 from ..model import Coords, Model, MStep, Simulation
-from ..priors import Ordered
+from ..priors import Ordered, elementary, within
 from ..trajectories import Chain, Emitted, MarkovChain, Moves, sample_chain
 from .actions import ActionTransition
 from .generators import GeneratorTransition
@@ -44,6 +44,9 @@ from .laws import (
 )
 from .node_laws import HarmoniumTransition, SigmoidTransition
 from .start import start_of_chain
+
+Ordering = bool | str | tuple[str, int]
+"""What states are sorted by: their location, a parameter of the emission, or a column of one."""
 
 SHORTHAND: Mapping[str, type[Emission]] = {
     "poisson": Poisson,
@@ -253,8 +256,9 @@ class HiddenMarkovModel(Model):
             law.
         transition: the transition law; by default a matrix with Dirichlet rows.
         sticky: additional prior pseudo-counts on staying, for the default transition.
-        ordered: use a prior under which the states are sorted by the family's location (rate, mean,
-            probability), in increasing order; needs one feature.
+        ordered: use a prior under which the states are sorted in increasing order: True by the
+            family's location (rate, mean, probability) of one feature, a name by that parameter of
+            the emission, (name, column) by one of its columns, such as a feature or a symbol.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
     Raises:
@@ -282,7 +286,7 @@ class HiddenMarkovModel(Model):
         initial: InitialLaw | str = "free",
         transition: TransitionLaw | None = None,
         sticky: float = 0.0,
-        ordered: bool = False,
+        ordered: Ordering = False,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         require_count(states, "states")
@@ -296,7 +300,8 @@ class HiddenMarkovModel(Model):
         self.emission = named_emission(emission)
         self.initial = initial
         self.transition = _transition(transition, sticky)
-        self.ordered = ordered
+        self.ordered = tuple(ordered) if isinstance(ordered, list) else ordered
+        require_ordering(self.ordered)
         self._check_laws()
         self.set_priors(priors)
 
@@ -325,14 +330,41 @@ class HiddenMarkovModel(Model):
             chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
             own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
-            name = self.emission.ordering
-            if name is None or own[name].event_shape != (self.states,):
-                raise ValueError(
-                    "ordered: needs an emission with one feature and a location to order by, "
-                    f"got {self.emission}"
-                )
-            own[name] = Ordered(own[name])
+            name, column = self._checked_ordering(own)
+            own[name] = Ordered(own[name], column)
         return own
+
+    @property
+    def ordering(self) -> tuple[str, int | None] | None:
+        """The parameter, and the column of it, that the states are sorted by; None if by none."""
+        if not self.ordered or self.states == 1:
+            return None
+        return self._checked_ordering(self.emission.priors(self.states))
+
+    def _checked_ordering(self, priors: Priors) -> tuple[str, int | None]:
+        """The parameter and the column that ``ordered`` names."""
+        ordered, dims = self.ordered, self.emission.dims()
+        if isinstance(ordered, bool):
+            name = self.emission.ordering
+            if name is None or priors[name].event_shape != (self.states,):
+                raise ValueError(
+                    "ordered: needs an emission with one feature and a location to order by, or "
+                    f"the name and column of a parameter, got {self.emission}"
+                )
+            return name, None
+        name, column = (ordered, None) if isinstance(ordered, str) else ordered
+        places = {
+            key: prior.event_shape[1:]
+            for key, prior in priors.items()
+            if dims.get(key, ("",))[0] == "state" and _sortable(prior)
+        }
+        whole = sorted(key for key, rest in places.items() if not rest)
+        rows = {key: range(rest[0]) for key, rest in places.items() if len(rest) == 1}
+        fits = name in whole if column is None else column in rows.get(name, ())
+        columns = [f"({key!r}, 0 to {len(rows[key]) - 1})" for key in sorted(rows)]
+        requirement = f"must be True, False or one of {', '.join([*map(repr, whole), *columns])}"
+        require(fits, "ordered", requirement, repr(ordered))
+        return name, column
 
     def redundant(self, priors: Priors) -> int:
         """Return the number of directions of parameters with these priors that change nothing."""
@@ -552,6 +584,21 @@ class HiddenMarkovModel(Model):
         draws = torch.broadcast_shapes(*leading)
         some = next(iter(values.values()))
         return some.new_zeros(*draws, 1, 1), some.new_zeros(*draws, 1, 1, 1, 1)
+
+
+def require_ordering(ordered: object) -> None:
+    """Raise ``ValueError`` unless it is a truth value, a name, or a name and a column."""
+    pair = isinstance(ordered, tuple) and list(map(type, ordered)) == [str, int]
+    fits = (isinstance(ordered, bool | str) and ordered != "") or pair
+    requirement = "must be True, False, a parameter's name, or a name and a column"
+    require(fits, "ordered", requirement, repr(ordered))
+
+
+def _sortable(prior: dist.TorchDistribution) -> bool:
+    """Whether states can be sorted by the numbers, or by a column of the rows of probabilities."""
+    kind = elementary(prior.support)
+    rows = isinstance(kind, type(dist.constraints.simplex)) and len(prior.event_shape) == 2
+    return rows or within(kind, dist.constraints.real)
 
 
 def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:

@@ -15,7 +15,7 @@ from torch.distributions import biject_to, constraints
 
 from ..clusters import Array, generator, kmeans
 from ..data.sequences import Sequences
-from ..priors import support_of
+from ..priors import elementary, support_of
 from .laws import OwnStart, ScaledLaw
 
 if TYPE_CHECKING:
@@ -181,6 +181,9 @@ def _transition_counts(labels: Tensor, states: int) -> Tensor:
 def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:
     """The cluster that belongs to each state."""
     known, ranks = model.known.get("transition"), model.emission.ranks(laws)
+    if model.ordering is not None and model.ordering[0] in laws:
+        name, column = model.ordering
+        ranks = laws[name] if column is None else laws[name][:, column]
     if _located(model) or model.timed:
         return torch.arange(model.states)
     if known is not None and not model.ordered:
@@ -192,11 +195,29 @@ def _named(
     model: HiddenMarkovModel, laws: Mapping[str, Tensor], order: Tensor
 ) -> dict[str, Tensor]:
     """The laws of the states from those of the clusters."""
-    axes, name = model.emission.dims(), model.emission.ordering
+    axes = model.emission.dims()
     named = {key: law[order] if axes[key][0] == "state" else law for key, law in laws.items()}
-    if model.ordered and model.states > 1 and name is not None and name in model.priors:
-        named[name] = _apart(named[name], support_of(model.emission.priors(model.states)[name]))
+    if model.ordering is not None and model.ordering[0] in {*model.priors} & {*named}:
+        name, column = model.ordering
+        support = support_of(model.emission.priors(model.states)[name])
+        named[name] = _column_apart(named[name], column, support)
     return named
+
+
+def _column_apart(law: Tensor, column: int | None, support: constraints.Constraint) -> Tensor:
+    """The parameter with its values, or those in a column, increasing and not too close."""
+    if column is None:
+        return _apart(law, support)
+    entry = elementary(support)
+    assert entry is not None
+    if not isinstance(entry, type(constraints.simplex)):
+        law = law.clone()
+        law[:, column] = _apart(law[:, column], entry)
+        return law
+    chosen = _apart(law[:, column], constraints.unit_interval).unsqueeze(-1)
+    moved = law * (1 - chosen) / (1 - law[:, column : column + 1])
+    moved[:, column : column + 1] = chosen
+    return moved
 
 
 def _matched(log_transition: Array, counts: Array) -> Tensor:

@@ -14,11 +14,12 @@ from torch.distributions import biject_to, transform_to
 
 import oracles
 from beliefzoo.experiments.data.loaders import load_earthquakes
-from beliefzoo.inference import BeliefGuide, ExactFilter, log_evidence
+from beliefzoo.inference import BeliefGuide, ExactFilter, log_evidence, starting_values
 from beliefzoo.models import (
     BandedTransition,
     Bernoulli,
     Categorical,
+    FromDistribution,
     FullGaussian,
     Gaussian,
     GaussianMixture,
@@ -27,6 +28,7 @@ from beliefzoo.models import (
     LowRankGaussian,
     LowRankTransition,
     MatrixTransition,
+    Misclassification,
     Multinomial,
     NeuralEmission,
     NeuralTransition,
@@ -389,6 +391,114 @@ def test_ordered_support_has_a_bijection(base, law, ends):
     assert float(got) == pytest.approx(float(torch.linalg.slogdet(jacobian).logabsdet), abs=1e-8)
     outside = torch.tensor([[2.0, 1.0, 3.0]])
     assert not bool(ordered.support.check(outside))
+
+
+ROWS = {
+    "normal": (dist.Normal(1.0, 2.0).expand([3, 4]).to_event(2), 2),
+    "gamma": (dist.Gamma(2.0, 0.5).expand([3, 2]).to_event(2), 0),
+    "beta": (dist.Beta(2.0, 3.0).expand([3, 2]).to_event(2), 1),
+    "simplex": (dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0, 0.7])).expand([3]).to_event(1), 2),
+    "simplex-first": (dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])).expand([3]).to_event(1), 0),
+    "simplex-of-two": (dist.Dirichlet(torch.tensor([1.0, 2.0])).expand([3]).to_event(1), 1),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_rows_are_sorted_by_a_column(name):
+    """K! Π p(row) where the column increases; a bijection with the Jacobian of its free entries."""
+    base, column = ROWS[name]
+    ordered = Ordered(base, column)
+    draws = base.sample((50,))
+    place = draws[..., column].argsort(-1).unsqueeze(-1)
+    rows = draws.gather(-2, place.expand_as(draws))
+    expected = base.log_prob(draws) + math.log(6)
+    torch.testing.assert_close(ordered.log_prob(rows), expected, rtol=1e-5, atol=1e-5)
+    assert ordered.log_prob(rows.flip(-2)).tolist() == [-np.inf] * 50
+    assert bool((ordered.sample((20,))[..., column].diff(dim=-1) >= 0).all())
+    assert bool(ordered.support.check(rows).all())
+    assert not bool(ordered.support.check(rows.flip(-2)).any())
+
+    bijection = biject_to(ordered.support)
+    free = torch.randn(bijection.inverse_shape((4, *base.event_shape)), dtype=torch.float64)
+    values = bijection(free)
+    assert values.shape == (4, *base.event_shape)
+    assert bool(ordered.support.check(values).all())
+    torch.testing.assert_close(bijection.inv(values), free, rtol=1e-6, atol=1e-6)
+    single = bijection(free[0])
+    kept = slice(1, None) if "simplex" in name and column == 0 else slice(None)
+    if "simplex" in name and column:
+        kept = slice(None, -1)
+    jacobian = torch.autograd.functional.jacobian(lambda x: bijection(x)[:, kept], free[0])
+    size = free[0].numel()
+    square = torch.linalg.slogdet(jacobian.reshape(size, size)).logabsdet
+    assert float(bijection.log_abs_det_jacobian(free[0], single)) == pytest.approx(float(square))
+
+
+@pytest.mark.parametrize(
+    ("emission", "ordered", "name", "column"),
+    [
+        (Gaussian(), "mean", "mean", None),
+        (Gaussian(), "scale", "scale", None),
+        (Gaussian(2), ("mean", 1), "mean", 1),
+        (Gaussian(2), ("scale", 0), "scale", 0),
+        (FullGaussian(2), ("mean", 0), "mean", 0),
+        (Categorical(3), ("probs", 2), "probs", 2),
+        (Categorical(2), ("probs", 0), "probs", 0),
+        (Multinomial(3), ("probs", 1), "probs", 1),
+        (StudentT(), "freedom", "freedom", None),
+        (Poisson(2), ("rate", 1), "rate", 1),
+        (FromDistribution(dist.Gamma), "rate", "rate", None),
+        (Regression(Gaussian(), lags=1), "scale", "scale", None),
+    ],
+    ids=str,
+)
+def test_states_are_ordered_by_any_parameter(emission, ordered, name, column, tmp_path):
+    model = HiddenMarkovModel(3, emission, ordered=ordered)
+    drawn = model.sample(2, 30, seed=0)
+
+    def along(value):
+        return value if column is None else value[:, column]
+
+    assert model.ordering == (name, column)
+    assert bool((along(drawn.parameters[name]).diff() > 0).all())
+    started = starting_values(model, drawn.data)
+    assert bool((along(started[name]).diff() > 0).all())
+    assert bool(model.priors[name].log_prob(started[name]).isfinite())
+    with pytest.raises(ValueError, match=f"{name}: needs values in (IncreasingV|SortedRows)"):
+        model.with_parameters(**{name: drawn.parameters[name].flip(0)})
+    known = model.with_parameters(**{name: drawn.parameters[name]})
+    loaded = load_model(save_model(known, tmp_path / "model.pt"))
+    assert loaded.ordered == ordered
+    assert loaded.ordering == model.ordering
+    scaled = model.scaled_to(drawn.data)
+    assert scaled.ordering == model.ordering
+    assert bool((along(scaled.priors[name].sample()).diff() > 0).all())
+
+
+@pytest.mark.parametrize(
+    ("emission", "ordered"),
+    [
+        (Gaussian(), "median"),
+        (Gaussian(), ("mean", 0)),
+        (Gaussian(2), "mean"),
+        (Gaussian(2), ("mean", 2)),
+        (Gaussian(2), ("mean", -1)),
+        (Categorical(3), "probs"),
+        (Poisson(), "transition"),
+        (FullGaussian(2), ("correlation_factor", 0)),
+        (Misclassification(3, ((0, 1),)), "error"),
+    ],
+    ids=str,
+)
+def test_states_can_be_ordered_by_numbers_of_states_alone(emission, ordered):
+    with pytest.raises(ValueError, match="ordered: must be True, False or one of"):
+        HiddenMarkovModel(3, emission, ordered=ordered)
+
+
+@pytest.mark.parametrize("ordered", ["", 1, ("mean",), ("mean", 0.0), ("mean", True), None])
+def test_an_ordering_is_a_name_with_or_without_a_column(ordered):
+    with pytest.raises(ValueError, match="ordered: must be True, False, a parameter's name, or"):
+        HiddenMarkovModel(2, Gaussian(2), ordered=ordered)
 
 
 @pytest.mark.parametrize(
