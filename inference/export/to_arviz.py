@@ -30,6 +30,7 @@ from .sample import (
     Along,
     Array,
     Sample,
+    States,
     as_array,
     observed_shape,
     observed_values,
@@ -192,18 +193,26 @@ def to_arviz(
             labels["predictions/draw"] = replicas.labels
         groups |= _prior(kind, model, data, wanted.replications(prior_draws, data))
         groups |= {"gates": gates_of(result, data)} if gates and isinstance(result, Fit) else {}
-        order = None
-        if model.has_paths:
-            order = torch.arange(model.states)
-            if relabel:
-                order = export_discrete.order_of(result, sample, states)
-                export_discrete.reorder(result, groups, sample, order)
+        order = _in_order(result, groups, sample, states, relabel)
     return build(
         groups,
         dims=_dims(model, data) | gate_dims(groups.get("gates", {})),
         coords=_coords(model, data, forecast) | labels,
         attrs=_attrs(result, data, wanted, sample, groups, order, places),
     )
+
+
+def _in_order(
+    result: Fit | NutsFit, groups: Groups, sample: Sample, states: States, relabel: bool
+) -> Tensor | None:
+    """Bring discrete states into the order of an export, and return which ones they are."""
+    if not result.model.has_paths:
+        return None
+    if not relabel:
+        return torch.arange(result.model.states)
+    order = export_discrete.order_of(result, sample, states)
+    export_discrete.reorder(result, groups, sample, order)
+    return order
 
 
 def _prior(kind: Any, model: Model, data: Sequences, count: int) -> Groups:
