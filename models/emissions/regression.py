@@ -26,8 +26,19 @@ class Regression(Emission):
     η is the mean (of the real families), the log rate (Poisson) or the logits (Bernoulli,
     categorical, multinomial). φ_k(y) is y − mean_k for the real families, log(1 + y) for counts,
     the proportions of a multinomial, the bits themselves, or one-hot for codes. Lags that are
-    missing or lie before the start count as φ = 0. ``lags=1`` with a Gaussian is the autoregressive
-    HMM, ``inputs`` the emission half of the input-output HMM.
+    missing or lie before the start count as φ = 0. ``inputs`` are the emission half of the
+    input-output HMM.
+
+    ``lags=1`` with a Gaussian is an autoregressive HMM whose lag is centred by the mean of the
+    *present* state, y_t = mean_i + A_i (y_{t-1} − mean_i) + noise with i = z_t. Hamilton's (1989)
+    centres it by the mean of the state of its own step, y_t = mean_i + A (y_{t-1} − mean_j) + noise
+    with j = z_{t-1}; values for one are not values for the other. His is a chain over the pairs
+    (j, i), whose states have the intercepts mean_i − A mean_j, with y_{t-1} as an input of step t:
+    see the second example. He takes the first observation as given, and so does an input. At known
+    values this is his model; a fit would not tie the four intercepts and the lags to each other.
+    Growth of the US GNP, 1951 to 1984, given its first quarter, has log L −190.5870 by ``lags=1``
+    and −189.1902 by his form, at means 1.2 and −0.4, A = 0.3, variance 0.6, p_00 = 0.9, p_10 =
+    0.25.
 
     Parameters: those of ``base``, ``input_weight`` B (K, predictor, inputs) and ``lag_weight`` A
     (K, lags, predictor, predictor). Priors: B ~ N(0, weight_scale²), A ~ N(0, (weight_scale / 2)²),
@@ -47,8 +58,8 @@ class Regression(Emission):
         ValueError: neither inputs nor lags, a scale that is not positive, or a base that is a
             Regression itself.
 
-    Source: Hamilton (1989), Econometrica 57; Bengio & Frasconi (1995), NIPS 7; for counts Fokianos
-    & Tjøstheim (2011), J. Multivariate Analysis 102.
+    Source: Bengio & Frasconi (1995), NIPS 7; for counts Fokianos & Tjøstheim (2011), J.
+    Multivariate Analysis 102; for the other centre Hamilton (1989), Econometrica 57.
 
     >>> from beliefzoo.models import Gaussian, HiddenMarkovModel
     >>> model = HiddenMarkovModel(2, Regression(Gaussian(), lags=1))  # autoregressive HMM
@@ -60,6 +71,21 @@ class Regression(Emission):
     ... )
     >>> abs(model.sample(1, 100, seed=0).data.values).max() < 1e-4
     tensor(True)
+
+    >>> from beliefzoo.models import Sequences, SparseTransition  # Hamilton's, pairs 00 01 10 11
+    >>> moves = SparseTransition([(0, 1), (2, 3), (0, 1), (2, 3)])  # (j, i) -> (i, k)
+    >>> pairs = HiddenMarkovModel(
+    ...     4, Regression(Gaussian(), inputs=1), transition=moves, initial="stationary"
+    ... )
+    >>> mean, lag, stay, leave = (1.2, -0.4), 0.3, [0.9, 0.1], [0.25, 0.75]
+    >>> model = pairs.with_parameters(
+    ...     mean=[mean[i] - lag * mean[j] for j in (0, 1) for i in (0, 1)],
+    ...     scale=[0.8] * 4, input_weight=[[[lag]]] * 4,
+    ...     transition_move=[stay, leave, stay, leave],
+    ... )
+    >>> growth = [1.0, 0.7, -0.6, -0.5, 0.9]
+    >>> data = Sequences.from_arrays([growth[1:]], inputs=[growth[:-1]])
+    >>> model.check(data)
     """
 
     base: Emission
