@@ -15,7 +15,10 @@ evidence.
 
 The recursions run in float64; results have the precision of the arguments. Covariances do not
 depend on the values, so sequences with the same matrices and the same gaps share them. Joseph's
-form keeps them positive, and no covariance of a state is inverted.
+form keeps them positive, and no covariance of a state is inverted. Where variances differ by
+orders, as under a wide initial law, and for filters and smoothers always, the recursions work on
+roots of the covariances, which keeps the digits of the small ones. A diffuse law is put where the
+data lie, so that evidence and variances are the same at any offset.
 
 Gradients flow through :func:`log_evidence`, :func:`step_log_likelihood`,
 :func:`standardised_innovations`, :func:`backward_sweep` and :func:`backward_covariances` (first
@@ -29,8 +32,8 @@ On the CPU the recursions are compiled by numba (``gaussian_cpu``), elsewhere th
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -40,7 +43,7 @@ from torch.autograd.function import once_differentiable
 
 from .chains import check_lengths
 from .gaussian_diffuse import Directions, Learning
-from .gaussian_torch import Layout, States, System
+from .gaussian_torch import Layout, States, System, accurate
 
 __all__ = [
     "Filtered",
@@ -61,6 +64,12 @@ LOG_2PI = math.log(2 * math.pi)
 
 NEGLIGIBLE = 1e-9
 """Share of a variance below which an unknown direction does not matter to it."""
+
+FAR = 1e8
+"""If a diffuse law takes out more than this of the sum of squares, it is put where the data lie."""
+
+STEPS_FAR = 1e2
+"""The same where sums of squares are subtracted."""
 
 
 class LinearChain(NamedTuple):
@@ -228,6 +237,35 @@ class _Problem:
         """q"""
         return self.chain.diffuse.shape[-1]
 
+    def centred(
+        self, e: Tensor, rest: Tensor, estimate: Callable[[], Tensor], most: float
+    ) -> _Centred | None:
+        """The problem about the estimate of δ (N, q), if that is far from zero.
+
+        ``rest`` is what the estimate leaves of the innovations e. Nothing is approximate: a flat
+        prior of δ is the same from any origin, and so is the law of z_t from that of z_t - x_t, for
+        any path x_t that is subtracted from all that it touches.
+        """
+        with torch.no_grad():
+            whole, left = (x.detach().square().sum((1, 2)) for x in (e, rest))
+            if not bool((whole > most * (left + 1)).any()):
+                return None
+            delta = estimate()
+            c = self.chain
+            first = c.initial_mean + delta @ c.diffuse.mT
+            n, t, _ = self.values.shape
+            shift = c.offset.expand(n, t - 1, -1).flip(1)
+            path = backward_sweep(c.transition.flip(1), shift, first.expand(n, -1)).flip(1)
+            if not bool(path.isfinite().all()):
+                return None
+        given = accurate(self.values, -c.loading, path)
+        chain = c._replace(
+            initial_mean=accurate(c.initial_mean - path[:, 0], c.diffuse, delta),
+            offset=accurate(c.offset, c.transition, path[:, :-1], -path[:, 1:]),
+        )
+        values = given.where(self.mask, 0)
+        return _Centred(replace(self, chain=chain, values=values), path)
+
     def layout(self, *, own_ends: bool, copies: int = 1) -> Layout:
         """Chains and rows, with one row a diffuse direction in each chain."""
         c = self.chain
@@ -276,6 +314,14 @@ class _Problem:
         last = self.lengths.unsqueeze(-1) - 1
         place = torch.arange(t, device=steps.device).minimum(last)
         return steps[torch.arange(len(steps), device=steps.device).unsqueeze(-1), place]
+
+
+class _Centred(NamedTuple):
+    """A problem about a path of the states."""
+
+    problem: _Problem
+    path: Tensor
+    """x (N, T, D)"""
 
 
 def _symmetric(matrices: Tensor) -> Tensor:
@@ -455,11 +501,20 @@ def log_evidence(
     -3.3426
     """
     problem = _Problem.of(chain, values, mask, lengths)
+    return _require_finite(_log_evidence(problem, FAR)).to(problem.dtype)
+
+
+def _log_evidence(problem: _Problem, most: float) -> Tensor:
     layout, e, further, log_determinants = _whitened(problem)
-    total = _increments(problem, layout, e, log_determinants).sum(-1)
-    if problem.directions:
-        total = total + Directions.of(further, layout).log_evidence(e, layout.chain_of)
-    return _require_finite(total).to(problem.dtype)
+    if not problem.directions:
+        return _increments(problem, layout, e, log_determinants).sum(-1)
+    found, chain_of = Directions.of(further, layout), layout.chain_of
+    rest = found.residual(e, chain_of)
+    centred = problem.centred(e, rest, lambda: found.estimate(e, chain_of), most)
+    if centred is not None:
+        return _log_evidence(centred.problem, math.inf)
+    total = _increments(problem, layout, rest, log_determinants).sum(-1)
+    return total - found.log_root(chain_of)
 
 
 # --- step by step ---------------------------------------------------------------------------------
@@ -494,12 +549,29 @@ def step_log_likelihood(
     """
     problem = _Problem.of(chain, values, mask, lengths)
     layout, e, further, log_determinants = _whitened(problem)
-    steps = _increments(problem, layout, e, log_determinants)
-    if problem.directions:
-        Directions.of(further.detach(), layout)  # refuses data that do not determine δ
+    if not problem.directions:
+        steps = _increments(problem, layout, e, log_determinants)
+        return _require_finite(steps).to(problem.dtype)
+    Directions.of(further.detach(), layout)  # refuses data that do not determine δ
+    learning = Learning.of(further, e, layout.chain_of, problem.spread)
+    centred = _far(problem, layout, e, further, learning)
+    if centred is not None:
+        problem = centred.problem
+        layout, e, further, log_determinants = _whitened(problem)
         learning = Learning.of(further, e, layout.chain_of, problem.spread)
-        steps = steps + learning.log_evidence().diff(dim=1)
+    steps = _increments(problem, layout, e, log_determinants)
+    steps = steps + learning.log_evidence().diff(dim=1)
     return _require_finite(steps).to(problem.dtype)
+
+
+def _far(
+    problem: _Problem, layout: Layout, e: Tensor, further: Tensor, learning: Learning
+) -> _Centred | None:
+    """The problem about where the data lie, if that is far from where they are expected."""
+    with torch.no_grad():
+        delta = learning.last()
+        moved = torch.einsum("qvtf,vq->vtf", further[:, layout.chain_of], delta)
+    return problem.centred(e, e.detach() + moved, lambda: delta, STEPS_FAR)
 
 
 def standardised_innovations(
@@ -536,6 +608,11 @@ def standardised_innovations(
     layout, e, further, _ = _whitened(problem)
     if not problem.directions:
         return _require_finite(e).to(problem.dtype), problem.mask
+    learning = Learning.of(further, e, layout.chain_of, problem.spread)
+    centred = _far(problem, layout, e, further, learning)
+    if centred is not None:
+        problem = centred.problem
+        layout, e, further, _ = _whitened(problem)
     flat, columns = e.flatten(1).unsqueeze(-1), further.flatten(2).unsqueeze(-1)
     learning = Learning.of(columns, flat, layout.chain_of, problem.spread).at(slice(0, -1))
     moved = columns.permute(1, 2, 3, 0)  # (G, T F, 1, q)
@@ -579,6 +656,11 @@ def filter(
     (array([0.5, 1.4], dtype=float32), array([0.5, 0.6], dtype=float32))
     """
     problem = _Problem.of(chain, values, mask, lengths)
+    return _filter(problem, None)
+
+
+def _filter(problem: _Problem, path: Tensor | None) -> Filtered:
+    """``path``: what was subtracted from the states."""
     layout = problem.layout(own_ends=False)
     system = problem.system(layout)
     told = _recursions(system.values).states(system, layout)
@@ -589,6 +671,9 @@ def filter(
     else:
         e, further = problem.of_directions(told.innovations, layout)
         learning = Learning.of(further, e, layout.chain_of, problem.spread)
+        centred = None if path is not None else _far(problem, layout, e, further, learning)
+        if centred is not None:
+            return _filter(*centred)
         scales = told.predicted_covariances.diagonal(dim1=-2, dim2=-1)
         laws = (filtered, slice(1, None)), (predicted, slice(0, -1))
         pairs = [
@@ -597,6 +682,7 @@ def filter(
         ]
     found = []
     for means, covariances in pairs:
+        means = means if path is None else means + path
         found.append(problem.held(_require_finite(means)).to(problem.dtype))
         found.append(problem.per_sequence(covariances, layout))
     return Filtered(*found)
@@ -644,7 +730,7 @@ def smooth(
     Raises:
         ValueError: as :func:`log_evidence`.
 
-    Source: de Jong (1989), whose recursion inverts no covariance of a state.
+    Source: Rauch, Tung & Striebel (1965), on roots of the covariances (Park & Kailath 1996).
 
     >>> import torch
     >>> from beliefzoo.inference.exact import gaussian
@@ -656,28 +742,38 @@ def smooth(
     (array([0.8, 1.4], dtype=float32), 0.2)
     """
     problem = _Problem.of(chain, values, mask, lengths)
+    return _smooth(problem, pairs, None)
+
+
+def _smooth(problem: _Problem, pairs: bool, path: Tensor | None) -> Smoothed:
+    """``path``: what was subtracted from the states."""
     layout = problem.layout(own_ends=True)
     system = problem.system(layout)
     rows, covariances, crossed, e = _recursions(system.values).smooth(system, layout, pairs)
-    means = rows
+    means, chain_of = rows, layout.chain_of
     if problem.directions:
         (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (rows, e))
-        directions = Directions.of(further, layout)
-        estimate = directions.estimate(e, layout.chain_of)
+        found = Directions.of(further, layout)
+        estimate = found.estimate(e, chain_of)
+        rest = found.residual(e, chain_of)
+        most = FAR if path is None else math.inf
+        centred = problem.centred(e, rest, lambda: estimate, most)
+        if centred is not None:
+            return _smooth(centred.problem, pairs, centred.path)
         across = moved.permute(1, 2, 3, 0)
-        means = means + torch.einsum("ntdq,nq->ntd", across[layout.chain_of], estimate)
-        roots = directions.roots(across)
+        means = means + torch.einsum("ntdq,nq->ntd", across[chain_of], estimate)
+        roots = found.roots(across)
         covariances = _symmetric(covariances + roots @ roots.mT)
         if crossed is not None:
             crossed = crossed + roots[:, :-1] @ roots[:, 1:].mT
+    means = means if path is None else means + path
     means = problem.held(_require_finite(means)).to(problem.dtype)
     covariances = problem.per_sequence(_require_finite(covariances), layout)
     cross = None
     if crossed is not None:
-        inside = torch.arange(1, values.shape[1], device=values.device) < problem.lengths.unsqueeze(
-            -1
-        )
-        cross = crossed[layout.chain_of].where(inside[..., None, None], 0).to(problem.dtype)
+        steps = torch.arange(1, problem.values.shape[1], device=means.device)
+        inside = steps < problem.lengths.unsqueeze(-1)
+        cross = crossed[chain_of].where(inside[..., None, None], 0).to(problem.dtype)
     return Smoothed(means, covariances, cross)
 
 
@@ -726,21 +822,32 @@ def sample_paths(
     if not isinstance(n, int) or n < 1:
         raise ValueError(f"n must be a whole number >= 1; got {n!r}")
     problem = _Problem.of(chain, values, mask, lengths)
+    problem, path = _where_data_lie(problem)
     layout = problem.layout(own_ends=True, copies=n)
     paths, simulated = _simulate(problem, n, generator)
     differences = (problem.values - simulated).where(problem.mask, 0).flatten(0, 1)
     system = problem.system(layout, differences)
-    rows, _, _, e = _recursions(system.values).smooth(system, layout, False)
-    means = rows
+    means, _, _, e = _recursions(system.values).smooth(system, layout, False)
     if problem.directions:
-        (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (rows, e))
+        (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (means, e))
         own = layout.row_chains[: len(e)]
         estimate = Directions.of(further, layout).estimate(e, own)
         means = means + torch.einsum("qvtd,vq->vtd", moved[:, own], estimate)
     _, t, _ = values.shape
     inside = torch.arange(t, device=values.device) < problem.lengths.unsqueeze(-1)
-    draws = (means.reshape(paths.shape) + paths).where(inside.unsqueeze(-1), 0)
+    draws = (means.reshape(paths.shape) + paths + path).where(inside.unsqueeze(-1), 0)
     return _require_finite(draws.flatten(0, 1)).reshape(draws.shape).to(problem.dtype)
+
+
+def _where_data_lie(problem: _Problem) -> tuple[_Problem, Tensor]:
+    """The problem about a path of the states, which is zero unless the data lie far off."""
+    nothing = _Centred(problem, problem.values.new_zeros(()))
+    if not problem.directions:
+        return nothing
+    layout, e, further, _ = _whitened(problem, own_ends=True)
+    found, chain_of = Directions.of(further, layout), layout.chain_of
+    rest = found.residual(e, chain_of)
+    return problem.centred(e, rest, lambda: found.estimate(e, chain_of), FAR) or nothing
 
 
 def _simulate(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 from . import gaussian_machine as machine
 from .chains_cpu import cut, together
 from .gaussian_machine import LANES, Adjoints, Array, Chains, Gains, Rows
-from .gaussian_torch import Layout, States, System, no_variance
+from .gaussian_torch import WIDE, Layout, States, System, no_variance
 
 ROOM = 2**25
 """Numbers that the gains of a stretch of time may take; a longer time is cut into stretches, whose
@@ -159,7 +159,7 @@ class _Filter:
         return cls(
             given,
             layout,
-            machine.System._make([*arrays, layout.mask.contiguous().numpy()]),
+            machine.System._make([*arrays, layout.mask.contiguous().numpy(), arrays[3]]),
             Chains(layout.sequences.numpy(), layout.ends.numpy()),
             Rows(
                 given.values.numpy(),
@@ -183,17 +183,32 @@ class _Filter:
         longest = max(1, ROOM // (g * (2 * d * d + f * d + f * f + 2)))
         return [(start, min(start + longest, t)) for start in range(0, t, longest)]
 
-    def first_covariances(self) -> Tensor:
-        """(G, D, D), a copy."""
+    def first(self, rooted: bool) -> Tensor:
+        """The first covariances (G, D, D), or their roots, upper triangular; a copy."""
         g, _, _, _, d = self.sizes
-        covariance = self.given.covariance[:, 0]
-        own = covariance if len(covariance) == 1 else covariance[self.layout.sequences]
-        return own.expand(g, d, d).clone()
+        given = self.given.covariance[:, 0]
+        if rooted:
+            given = semidefinite_factor(given).mT
+        own = given if len(given) == 1 else given[self.layout.sequences]
+        return own.expand(g, d, d).contiguous().clone()
 
-    def gains(self, start: int, stop: int, ahead: Tensor) -> Gains:
+    @cached_property
+    def rooted_system(self) -> machine.System:
+        """The system with roots of the noise."""
+        return self.system._replace(noise_root=semidefinite_factor(self.given.noise).numpy())
+
+    def gains(
+        self,
+        start: int,
+        stop: int,
+        ahead: Tensor,
+        rooted: bool = False,
+        smoothing: bool = False,
+    ) -> Gains:
         """Gains of a stretch; ``ahead`` goes from its first step to the one behind it."""
         g, _, _, f, d = self.sizes
         s = stop - start
+        more = (g if smoothing else 0), s, d, d
         found = Gains(
             np.zeros((g, s), np.int64),
             np.empty((g, s, d, d)),
@@ -201,9 +216,14 @@ class _Filter:
             np.empty((g, s, f, d)),
             np.empty((g, s, f, f)),
             np.zeros((g, s)),
+            np.full((g, f), np.inf),
+            np.zeros((g, f)),
+            *(np.empty(more) for _ in range(3)),
         )
         failed = np.full((g, 2), -1)
-        shared = self.system, self.chains, start, stop, self.constant, ahead.numpy(), found, failed
+        system = self.rooted_system if rooted else self.system
+        law = system, self.chains, start, stop, self.constant, rooted
+        shared = *law, ahead.numpy(), found, failed
         work = g * s * (4 * d**3 + 4 * f * d * d)
         together([partial(machine.gains, share, *shared) for share in _shares(g)], work)
         if (failed[:, 0] >= 0).any():
@@ -244,20 +264,34 @@ class _Whitening:
         self.filter = one = _Filter.of(given, layout)
         _, rows, t, _, d = one.sizes
         self.predicted = torch.zeros(rows, t, d, dtype=torch.float64)
+        self.rooted = False
         self.borders: list[Tensor] = []
         self.gains: Gains
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """Innovations and log det S; not kept, as torch has them."""
+        found = self._run()
+        if not found:  # variances differ by orders, and small ones have lost digits
+            self.rooted, self.borders = True, []
+            found = self._run()
+        assert found
+        return found
+
+    def _run(self) -> tuple[Tensor, Tensor] | None:
+        """Innovations and log det S; nothing if the recursion has to be one of roots."""
         one = self.filter
         g, rows, t, f, d = one.sizes
         innovations = torch.zeros(rows, t, f, dtype=torch.float64)
         log_determinants = torch.zeros(g, t, dtype=torch.float64)
         nothing = torch.zeros(0, t, d, dtype=torch.float64)
-        ahead, mean = one.first_covariances(), one.given.start.clone()
+        ahead, mean = one.first(self.rooted), one.given.start.clone()
+        least, most = np.full((g, f), np.inf), np.zeros((g, f))
         for start, stop in one.stretches():
             self.borders.append(ahead.clone())
-            self.gains = one.gains(start, stop, ahead)
+            self.gains = one.gains(start, stop, ahead, self.rooted)
+            least, most = np.fmin(least, self.gains.least), np.fmax(most, self.gains.most)
+            if not self.rooted and bool((most > WIDE * least).any()):
+                return None
             log_determinants[:, start:stop] = torch.from_numpy(self.gains.log_determinants)
             out = innovations, self.predicted, nothing
             one.means(start, stop, self.gains, mean, out)
@@ -275,7 +309,11 @@ class _Whitening:
         for number in reversed(range(len(stretches))):
             start, stop = stretches[number]
             last = number + 1 == len(stretches)
-            found = self.gains if last else one.gains(start, stop, self.borders[number].clone())
+            found = (
+                self.gains
+                if last
+                else one.gains(start, stop, self.borders[number].clone(), self.rooted)
+            )
             pair = np.zeros((g, stop - start, f, d)), np.zeros((g, stop - start, f, f))
             tensors = innovations, self.predicted, upstream[0], mean
             self._means_gradient(start, stop, found, tensors, pair, sums)
@@ -369,11 +407,13 @@ def whiten(system: System, layout: Layout) -> tuple[Tensor, Tensor]:
     return cast(tuple[Tensor, Tensor], _Whiten.apply(layout, *system))  # type: ignore[no-untyped-call]
 
 
-def _whole(system: System, layout: Layout) -> tuple[_Filter, Gains, tuple[Tensor, Tensor, Tensor]]:
+def _whole(
+    system: System, layout: Layout, smoothing: bool
+) -> tuple[_Filter, Gains, tuple[Tensor, Tensor, Tensor]]:
     """The filter over the whole time: gains, innovations, predicted and filtered means."""
     one = _Filter.of(system, layout)
     _, rows, t, f, d = one.sizes
-    found = one.gains(0, t, one.first_covariances())
+    found = one.gains(0, t, one.first(True), True, smoothing)
     e, predicted, filtered = (torch.zeros(rows, t, size).double() for size in (f, d, d))
     out = e, predicted, filtered
     one.means(0, t, found, one.given.start.clone(), out)
@@ -382,7 +422,7 @@ def _whole(system: System, layout: Layout) -> tuple[_Filter, Gains, tuple[Tensor
 
 def states(system: System, layout: Layout) -> States:
     """The filter; zero beyond the end of a row, arbitrary beyond that of a chain."""
-    _, found, (innovations, predicted, filtered) = _whole(system, layout)
+    _, found, (innovations, predicted, filtered) = _whole(system, layout, False)
     steps = np.arange(len(found.at))[:, None], found.at
     before, after = (torch.from_numpy(x[steps]) for x in (found.predicted, found.filtered))
     determinants = torch.from_numpy(found.log_determinants)
@@ -394,17 +434,16 @@ def smooth(
 ) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
     """Smoothed means (rows, T, D), covariances (G, T, D, D), with ``pairs`` Cov(z_t, z_{t+1}), and
     the whitened innovations."""
-    one, found, (innovations, _, filtered) = _whole(system, layout)
-    g, _, t, f, d = one.sizes
-    law = one.system, one.chains
+    one, found, (innovations, predicted, filtered) = _whole(system, layout, True)
+    g, _, t, _, d = one.sizes
     covariances = torch.zeros(g, t, d, d, dtype=torch.float64)
     crossed = torch.zeros(g if pairs else 0, t - 1, d, d, dtype=torch.float64)
-    arrays = found, one.constant, covariances.numpy(), crossed.numpy()
-    tasks = [partial(machine.smooth_covariances, share, *law, *arrays) for share in _shares(g)]
-    together(tasks, g * t * (6 * d**3 + 3 * f * d * d))
+    law = one.chains, found, one.constant, covariances.numpy(), crossed.numpy()
+    tasks = [partial(machine.smooth_covariances, share, *law) for share in _shares(g)]
+    together(tasks, g * t * 8 * d**3)
     means = torch.zeros_like(filtered)
-    rest = one.rows, found, *(x.numpy() for x in (innovations, filtered, means))
-    parts = [partial(machine.smooth_means, *part, *law, *rest) for part in one.parts()]
+    rest = one.rows, found, *(x.numpy() for x in (predicted, filtered, means))
+    parts = [partial(machine.smooth_means, *part, *rest) for part in one.parts()]
     together(parts, one.work)
     return means, covariances, crossed if pairs else None, innovations
 

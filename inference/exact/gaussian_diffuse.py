@@ -64,10 +64,17 @@ class Directions:
             return flat @ self.basis[0]
         return (flat.unsqueeze(1) @ self.basis[chain_of]).squeeze(1)
 
-    def log_evidence(self, e: Tensor, chain_of: Tensor) -> Tensor:
-        """½ s' S⁻¹ s - ½ log det S."""
-        log_determinants = self.triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
-        return 0.5 * self.project(e, chain_of).square().sum(-1) - log_determinants[chain_of]
+    def residual(self, e: Tensor, chain_of: Tensor) -> Tensor:
+        """e + E δ (V, T, F) at the estimate of δ: what the data leave of their innovations."""
+        explained = self.project(e, chain_of)
+        if len(self.basis) == 1:
+            return e - (explained @ self.basis[0].mT).reshape(e.shape)
+        return e - (self.basis[chain_of] @ explained.unsqueeze(-1)).reshape(e.shape)
+
+    def log_root(self, chain_of: Tensor) -> Tensor:
+        """½ log det S (V,)."""
+        own = self.triangle.diagonal(dim1=-2, dim2=-1).abs().log().sum(-1)
+        return own[chain_of]
 
     def estimate(self, e: Tensor, chain_of: Tensor) -> Tensor:
         """δ given all data, -S⁻¹ s (V, q)."""
@@ -129,6 +136,10 @@ class Learning:
         """-S⁺ s (V, T + 1, q): δ given the steps so far, 0 in directions that are not known."""
         solved = torch.cholesky_solve(self.weights.unsqueeze(-1), self.root[self.chain_of])
         return -solved.squeeze(-1)
+
+    def last(self) -> Tensor:
+        """δ given all steps (V, q), as ``estimate``."""
+        return self.at(slice(-1, None)).estimate().squeeze(1)
 
     def spread_of(self, moved: Tensor) -> tuple[Tensor, Tensor]:
         """X S⁺ X' of X (G, T + 1, D, q), and the variance per spread in unknown directions (…, D).

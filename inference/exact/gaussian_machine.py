@@ -174,7 +174,13 @@ def _add_triple(a: Array, b: Array, c: Array, room: Array, out: Array) -> None:
 # A step stands for its observed elements: p of the F features, numbered 0 … p - 1. With predicted
 # mean m and covariance P, C their loading and R their noise,
 #     S = C P C' + R = L L',  e = L^-1 (y - C m - d),  M = L^-1 C P (p, D),
-#     filtered mean m + M' e, filtered covariance P - M' M, taken in Joseph's form.
+#     filtered mean m + M' e, filtered covariance P - M' M.
+# No covariance is taken as a difference: with a *root* U of P = U' U, reflections turn the rows
+# (R^1/2, 0), (U C', U) into (L', M), (0, root of the filtered covariance), and those of the
+# filtered U, (Q^1/2, 0), (U A', U), into (V, X), (0, Y), where V is the root of the next P
+# (Kaminski, Bryson & Schmidt 1971). So variances are never negative, and lose no digits beside
+# larger ones. It takes longer than Joseph's form P - M' M = (I - K C) P (I - K C)' + K R K', which
+# loses them where variances differ by orders alone.
 
 LANES = 8
 """Rows of one chain that are worked on side by side."""
@@ -184,6 +190,12 @@ SETTLED = 2e-15
 
 SINGULAR = 1e-14
 """A variance below this share of what it was before other features were taken out is rounding."""
+
+ROUNDED = 1e-28
+"""The same for the recursion of roots, where rounding is some 1e-32 of a variance."""
+
+GROUND = 1e-13
+"""Least standard deviation of what a step adds where roots are inverted, as a share of the rest."""
 
 
 class System(NamedTuple):
@@ -205,6 +217,8 @@ class System(NamedTuple):
     """(N|1, T|1, F, F)"""
     mask: Array
     """(N, T, F)"""
+    noise_root: Array
+    """(N|1, T-1|1, D, D), lower triangles"""
 
 
 class Chains(NamedTuple):
@@ -244,23 +258,60 @@ class Gains(NamedTuple):
     """L (G, S, F, F)"""
     log_determinants: Array
     """log det S (G, S), by step"""
+    least: Array
+    """the least variance in S of each feature (G, F)"""
+    most: Array
+    """the greatest"""
+    ahead: Array
+    """V (G, S, D, D), upper triangular, V' V = A P A' + Q; this and the next two are of length 0
+    where they are not asked for."""
+    across: Array
+    """X (G, S, D, D), V' X = A P, of the filtered P"""
+    left: Array
+    """Y (G, S, D, D), Y' Y = P - X' X: the covariance given the state after"""
 
 
 class Room(NamedTuple):
-    """Scratch of the kernels: (D, D), (F, D) and (F, F)."""
+    """Scratch of the kernels."""
 
     square: Array
+    """(D, D)"""
     further: Array
-    wide: Array
-    other: Array
+    """(D, D)"""
     small: Array
+    """(F, F)"""
+    wide: Array
+    """(F, D)"""
+    other: Array
+    """(F, D)"""
+    above: Array
+    """(F, F + D), the rows of an update that become L' and M"""
+    below: Array
+    """(D, F + D), those that become the root of the filtered covariance"""
+    ahead: Array
+    """(D, 2 D), the rows of a prediction that become its root"""
+    left: Array
+    """(D, 2 D), those that become what is left of the state before"""
+    sizes: Array
+    """(D,), predicted variances"""
+    line: Array
 
 
 @_fast
 def _room(size: int, features: int) -> Room:
-    square, further = np.empty((size, size)), np.empty((size, size))
-    wide, other = np.empty((features, size)), np.empty((features, size))
-    return Room(square, further, wide, other, np.empty((features, features)))
+    return Room(
+        np.empty((size, size)),
+        np.empty((size, size)),
+        np.empty((features, features)),
+        np.empty((features, size)),
+        np.empty((features, size)),
+        np.empty((features, features + size)),
+        np.empty((size, features + size)),
+        np.empty((size, 2 * size)),
+        np.empty((size, 2 * size)),
+        np.empty(size),
+        np.empty(2 * size + features),
+    )
 
 
 @_fast
@@ -463,6 +514,222 @@ def _predict(transition: Array, noise: Array, filtered: Array, moved: Array, out
 
 
 @_fast
+def _root(matrix: Array, which: Array, p: int, out: Array) -> None:
+    """Lower triangle L with L L' = M[which, which] of a positive semidefinite M, in out[:p, :p].
+
+    Where a pivot is rounding, so is what is below it, and its column is zero.
+    """
+    for j in range(p):
+        whole = matrix[which[j], which[j]]
+        pivot = whole
+        for k in range(j):
+            pivot -= out[j, k] * out[j, k]
+        flat = not pivot > SINGULAR * whole
+        root = 0.0 if flat else math.sqrt(pivot)
+        out[j, j] = root
+        for i in range(j + 1, p):
+            out[j, i] = 0
+            total = matrix[which[i], which[j]]
+            for k in range(j):
+                total -= out[i, k] * out[j, k]
+            out[i, j] = 0.0 if flat else total / root
+
+
+@_fast
+def _fold(above: Array, below: Array, pivots: int, width: int, line: Array) -> None:
+    """Turns rows so that those ``below`` are zero in the first columns; sums of squares stay.
+
+    By reflections, one for each of the first ``pivots`` columns, which take the rows below and one
+    row of ``above``; the latter, upper triangular before, is so afterwards, with a diagonal that is
+    not negative. The largest element is the pivot, so that small rows keep their digits (Powell &
+    Reid 1969).
+    """
+    for k in range(pivots):
+        square = 0.0
+        for r in range(len(below)):
+            square += below[r, k] * below[r, k]
+        x = above[k, k]
+        if x == 0 and square == 0:
+            continue
+        most = 0
+        for r in range(1, len(below)):
+            if abs(below[r, k]) > abs(below[most, k]):
+                most = r
+        norm = math.sqrt(x * x + square)
+        if abs(below[most, k]) > x:
+            x = below[most, k]
+            for j in range(k, width):
+                y = below[most, j]
+                below[most, j] = above[k, j]
+                above[k, j] = y
+        signed = norm if x > 0 else -norm
+        for j in range(k, width):
+            line[j] = x * above[k, j]
+        _add_rows(below, k, width, line)
+        over, scale = 1 / norm, 1 / (norm * (norm + abs(x)))
+        for j in range(k, width):
+            total = line[j]
+            line[j] = (total + signed * above[k, j]) * scale
+            above[k, j] = total * over
+        _take_rows(line, k, width, below)
+
+
+@_fast
+def _add_rows(rows: Array, k: int, width: int, line: Array) -> None:
+    """line += Σ_r rows[r, k] rows[r], four rows at a time."""
+    count = len(rows)
+    whole = count - count % 4
+    for r in range(0, whole, 4):
+        a, b, c, d = rows[r, k], rows[r + 1, k], rows[r + 2, k], rows[r + 3, k]
+        for j in range(k, width):
+            line[j] += a * rows[r, j] + b * rows[r + 1, j] + c * rows[r + 2, j] + d * rows[r + 3, j]
+    for r in range(whole, count):
+        a = rows[r, k]
+        for j in range(k, width):
+            line[j] += a * rows[r, j]
+
+
+@_fast
+def _take_rows(line: Array, k: int, width: int, rows: Array) -> None:
+    """rows[r] -= rows[r, k] line, and rows[r, k] = 0, four rows at a time."""
+    count = len(rows)
+    whole = count - count % 4
+    for r in range(0, whole, 4):
+        a, b, c, d = rows[r, k], rows[r + 1, k], rows[r + 2, k], rows[r + 3, k]
+        for j in range(k, width):
+            x = line[j]
+            rows[r, j] -= a * x
+            rows[r + 1, j] -= b * x
+            rows[r + 2, j] -= c * x
+            rows[r + 3, j] -= d * x
+    for r in range(whole, count):
+        a = rows[r, k]
+        for j in range(k, width):
+            rows[r, j] -= a * line[j]
+    for r in range(count):
+        rows[r, k] = 0
+
+
+@_fast
+def _lay_out(
+    loading: Array, which: Array, p: int, root: Array, noise_root: Array, room: Room
+) -> None:
+    """The rows (R^1/2, 0) in room.above and (U C', U) in room.below; variances in room.sizes."""
+    size = len(root)
+    above, below = room.above, room.below
+    for i in range(p):
+        for j in range(p):
+            above[i, j] = noise_root[j, i] if j >= i else 0.0
+        for j in range(p, p + size):
+            above[i, j] = 0
+    for j in range(size):
+        room.sizes[j] = 0
+    for r in range(size):
+        for i in range(p):
+            c = loading[which[i]]
+            total = 0.0
+            for j in range(r, size):
+                total += root[r, j] * c[j]
+            below[r, i] = total
+        for j in range(size):
+            x = root[r, j] if j >= r else 0.0
+            below[r, p + j] = x
+            room.sizes[j] += x * x
+
+
+@_fast
+def _update_root(
+    loading: Array,
+    noise: Array,
+    which: Array,
+    p: int,
+    root: Array,
+    gain: Array,
+    factor: Array,
+    room: Room,
+) -> int:
+    """M and L of one step, and the root of the filtered covariance in room.below[:, p:]; p, or
+    which element has no variance left."""
+    size = len(root)
+    above, below = room.above, room.below
+    _root(noise, which, p, factor)
+    _lay_out(loading, which, p, root, factor, room)
+    _fold(above, below, p, p + size, room.line)
+    for i in range(p):
+        whole = 0.0
+        for j in range(i + 1):
+            whole += above[j, i] * above[j, i]
+            factor[i, j] = above[j, i]
+        pivot = above[i, i] * above[i, i]
+        if not pivot > SINGULAR * whole or not pivot < np.inf:
+            return i
+        for j in range(size):
+            gain[i, j] = above[i, p + j]
+    if p:
+        _forget(room.sizes, p, below)
+    return p
+
+
+@_fast
+def _forget(before: Array, p: int, below: Array) -> None:
+    """Nothing in place of what is only rounding in the root of the filtered covariance."""
+    for j in range(len(before)):
+        after = 0.0
+        for r in range(len(before)):
+            after += below[r, p + j] * below[r, p + j]
+        if after <= ROUNDED * before[j]:
+            for r in range(len(before)):
+                below[r, p + j] = 0
+
+
+@_fast
+def _square(root: Array, first: int, triangular: bool, out: Array) -> None:
+    """out = U' U of the columns of U from ``first`` on."""
+    size = len(out)
+    _clear(out)
+    for r in range(len(root)):
+        for i in range(r if triangular else 0, size):
+            x = root[r, first + i]
+            if x != 0:
+                for j in range(i + 1):
+                    out[i, j] += x * root[r, first + j]
+    for i in range(size):
+        for j in range(i):
+            out[j, i] = out[i, j]
+
+
+@_fast
+def _predict_root(transition: Array, noise_root: Array, p: int, wide: bool, room: Room) -> None:
+    """The rows (U A', U) below the root of Q, folded: U being room.below[:, p:].
+
+    Then room.ahead is (V, X) and room.left (0, Y), X and Y with ``wide`` alone. For these V is
+    inverted: in directions without variance its rounding errors would look like knowledge of other
+    directions, if there were not a little noise above them.
+    """
+    size = len(transition)
+    ahead, left, root = room.ahead, room.left, room.below
+    for i in range(size):
+        for j in range(size):
+            ahead[i, j] = noise_root[j, i] if j >= i else 0.0
+        if wide:
+            bound = 0.0
+            for j in range(size):
+                ahead[i, size + j] = 0
+                bound += abs(transition[i, j]) * math.sqrt(room.sizes[j])
+            ahead[i, i] = max(ahead[i, i], GROUND * bound)
+    for r in range(size):
+        for i in range(size):
+            total = 0.0
+            for j in range(size):
+                total += root[r, p + j] * transition[i, j]
+            left[r, i] = total
+        if wide:
+            for j in range(size):
+                left[r, size + j] = root[r, p + j]
+    _fold(ahead, left, size, 2 * size if wide else size, room.line)
+
+
+@_fast
 def _settled(ahead: Array, before: Array) -> bool:
     """Whether two covariances are equal up to rounding."""
     for i in range(len(ahead)):
@@ -491,6 +758,7 @@ def gains(
     start: int,
     stop: int,
     constant: bool,
+    rooted: bool,
     ahead: Array,
     out: Gains,
     failed: Array,
@@ -498,20 +766,25 @@ def gains(
     """Gains of the chains ``share`` from step ``start`` to ``stop``.
 
     ``ahead`` (G, D, D) is the predicted covariance of the first step, and afterwards that of the
-    step behind the last. Where the matrices do not change in time (``constant``) and the same
-    features are observed as before, a predicted covariance that is the last one up to rounding
-    leads to the same gains ever after, up to the rounding errors that the recursion makes itself:
-    both are of order ε / (1 - ρ), ρ being the rate at which it converges. So they are taken over.
+    step behind the last; or its root (upper triangular), if the recursion is to be ``rooted``.
+    Where the matrices do not change in time (``constant``) and the same features are observed as
+    before, a predicted covariance that is the last one up to rounding leads to the same gains ever
+    after, up to the rounding errors that the recursion makes itself: both are of order ε / (1 - ρ),
+    ρ being the rate at which it converges. So they are taken over.
 
     ``failed`` (G, 2) gets the step and feature without variance, if any.
     """
     size, features = ahead.shape[1], system.mask.shape[2]
     which = np.empty(features, np.int64)
-    room = _room(size, features)
+    room, now = _room(size, features), np.empty((size, size))
+    wide = len(out.ahead) > 0
     for g in share:
-        n, now = chains.sequences[g], ahead[g]
-        last = -1  # the last entry made
-        steady = False
+        n, root = chains.sequences[g], ahead[g]
+        if rooted:
+            _square(root, 0, True, now)
+        else:
+            _copy(root, now)
+        last, steady = -1, False  # the last entry made
         for t in range(start, min(stop, chains.ends[g])):
             same = constant and t > start and _same_mask(system.mask, n, t)
             steady = same and (steady or _settled(now, out.predicted[g, last]))
@@ -522,22 +795,107 @@ def gains(
             last += 1
             out.at[g, t - start] = last
             _copy(now, out.predicted[g, last])
-            loading = _of(system.loading, n, t)
-            noise = _of(system.observation_noise, n, t)
             p = _observed(system.mask, n, t, which)
-            gain, factor, after = out.gain[g, last], out.factor[g, last], out.filtered[g, last]
-            possible = _update(now, loading, noise, which, p, gain, factor, after, room)
+            possible = _condition(system, n, t, which, p, rooted, now, root, out, g, last, room)
             if possible < p:
                 failed[g, 0] = t
                 failed[g, 1] = which[possible]
                 break
-            total = 0.0
-            for i in range(p):
-                total += math.log(factor[i, i])
-            out.log_determinants[g, t - start] = 2 * total
+            factor = out.factor[g, last]
+            out.log_determinants[g, t - start] = _log_determinant(factor, which, p, out, g)
             if t + 1 < system.mask.shape[1]:
-                noise = _of(system.noise, n, t)
-                _predict(_of(system.transition, n, t), noise, after, room.square, now)
+                after = out.filtered[g, last]
+                _advance(system, n, t, p, rooted, wide, after, room, root, now)
+            if wide:
+                _keep(system.mask.shape[1], t, p, room, out, g, last)
+        if not rooted:
+            _copy(now, root)
+
+
+@_fast
+def _condition(
+    system: System,
+    n: int,
+    t: int,
+    which: Array,
+    p: int,
+    rooted: bool,
+    now: Array,
+    root: Array,
+    out: Gains,
+    g: int,
+    place: int,
+    room: Room,
+) -> int:
+    """M, L and the filtered covariance of one step; p, or which element has no variance left."""
+    loading, noise = _of(system.loading, n, t), _of(system.observation_noise, n, t)
+    gain, factor, after = out.gain[g, place], out.factor[g, place], out.filtered[g, place]
+    if not rooted:
+        found: int = _update(now, loading, noise, which, p, gain, factor, after, room)
+        return found
+    possible: int = _update_root(loading, noise, which, p, root, gain, factor, room)
+    _square(room.below, p, False, after)
+    return possible
+
+
+@_fast
+def _advance(
+    system: System,
+    n: int,
+    t: int,
+    p: int,
+    rooted: bool,
+    wide: bool,
+    after: Array,
+    room: Room,
+    root: Array,
+    now: Array,
+) -> None:
+    """The predicted covariance of the next step, and its root if ``rooted``."""
+    transition = _of(system.transition, n, t)
+    if rooted:
+        _predict_root(transition, _of(system.noise_root, n, t), p, wide, room)
+        _copy_columns(room.ahead, 0, root)
+        _square(root, 0, True, now)
+    else:
+        _predict(transition, _of(system.noise, n, t), after, room.square, now)
+
+
+@_fast
+def _log_determinant(factor: Array, which: Array, p: int, out: Gains, g: int) -> float:
+    """log det L L'; the variances are taken note of."""
+    total = 0.0
+    for i in range(p):
+        total += math.log(factor[i, i])
+        variance = 0.0
+        for k in range(i + 1):
+            variance += factor[i, k] * factor[i, k]
+        f = which[i]
+        out.least[g, f] = min(out.least[g, f], variance)
+        out.most[g, f] = max(out.most[g, f], variance)
+    return 2 * total
+
+
+@_fast
+def _keep(steps: int, t: int, p: int, room: Room, out: Gains, g: int, place: int) -> None:
+    """What the smoother needs of a step; after the last one there is no other."""
+    size = len(room.left)
+    if t + 1 < steps:
+        _copy_columns(room.ahead, 0, out.ahead[g, place])
+        _copy_columns(room.ahead, size, out.across[g, place])
+        _copy_columns(room.left, size, out.left[g, place])
+        return
+    _clear(out.ahead[g, place])
+    _clear(out.across[g, place])
+    _copy_columns(room.below, p, out.left[g, place])
+
+
+@_fast
+def _copy_columns(x: Array, first: int, out: Array) -> None:
+    """out = columns of x from ``first`` on."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = x[i, first + j]
 
 
 @_fast
@@ -936,8 +1294,7 @@ def gains_gradient(
 
     ``to_gain`` and ``to_factor`` as from ``means_gradient`` (taken as room), ``upstream`` (G, T)
     the gradient in log det S; ``carry`` (G, D, D) that in the predicted covariance of step
-    ``stop``, and afterwards of step ``start``. Taken of P - M' M, which is the same function as
-    Joseph's form of it.
+    ``stop``, and afterwards of step ``start``. Taken of the covariances rather than of their roots.
     """
     size, features = carry.shape[1], system.mask.shape[2]
     which = np.empty(features, np.int64)
@@ -1062,17 +1419,14 @@ def _covariance_adjoint(  # noqa: C901 - one sweep
 
 
 # --- the smoother ---------------------------------------------------------------------------------
-# What the observations from step t on say about the state that was predicted there has precision Λ
-# and weighted mean λ (de Jong 1989): with w = A' λ of the step after and N = A' Λ A,
-#     λ = w + C' L^-T (e - M w),  Λ = C' S^-1 C + (I - K C)' N (I - K C),
-#     smoothed mean m + P w and covariance P - P N P of the filtered m and P,
-# so that no covariance is inverted, and singular ones do no harm.
+# Given the state after it, a state has covariance Y' Y and moves along with X' V^-T, so that from
+# the root W of the smoothed covariance after it the rows Y and W V^-1 X are a root of its own: no
+# variance is a difference. W V^-1 is a contraction: what is known later is never less.
 
 
 @_fast
 def smooth_covariances(
     share: Array,
-    system: System,
     chains: Chains,
     found: Gains,
     constant: bool,
@@ -1081,139 +1435,106 @@ def smooth_covariances(
 ) -> None:
     """Smoothed covariances (G, T, D, D), and Cov(z_t, z_{t+1}) (G, T-1, D, D) if it has length.
 
-    ``constant`` as for ``gains``: while these stay the same, Λ settles, and with it the rest.
+    ``constant`` as for ``gains``: while these stay the same, the smoothed covariances settle.
     """
-    size, features = smoothed.shape[3], system.mask.shape[2]
-    which = np.empty(features, np.int64)
-    ahead, before = np.empty((size, size)), np.empty((size, size))
-    room = _room(size, features)
+    size = smoothed.shape[3]
+    root, rows = np.empty((size, size)), np.empty((2 * size, size))
+    part, line = np.empty((size, size)), np.empty(size)
     for g in share:
-        n = chains.sequences[g]
-        _clear(ahead)
         steady = False
-        for t in range(chains.ends[g] - 1, -1, -1):
+        end = chains.ends[g]
+        for t in range(end - 1, -1, -1):
             u = found.at[g, t]
-            further = t + 1 < chains.ends[g]
-            same = constant and t + 2 < chains.ends[g]
+            same = constant and t + 2 < end
             same = same and u == found.at[g, t + 1] and u == found.at[g, t + 2]
-            steady = same and (steady or _settled(ahead, before))
+            steady = same and (steady or _settled(smoothed[g, t + 1], smoothed[g, t + 2]))
             if steady:
                 _copy(smoothed[g, t + 1], smoothed[g, t])
                 if len(crossed):
                     _copy(crossed[g, t + 1], crossed[g, t])
                 continue
-            filtered = found.filtered[g, u]
-            _copy(filtered, smoothed[g, t])
-            _clear(room.further)
-            if further:
-                transition = _of(system.transition, n, t)
+            _copy(found.left[g, u], rows[:size])
+            if t + 1 < end:
+                _shrink(root, found.ahead[g, u], part)
+                _product(part, found.across[g, u], rows[size:])
                 if len(crossed):
-                    after = found.predicted[g, found.at[g, t + 1]]
-                    _cross(transition, filtered, after, ahead, room, crossed[g, t])
-                _product(ahead, transition, room.square)
-                _product_turned(transition, room.square, room.further)
-                _product(filtered, room.further, room.square)
-                _add_product(-1.0, room.square, filtered, smoothed[g, t])
-                _symmetrise(smoothed[g, t])
-            _copy(ahead, before)
-            p = _observed(system.mask, n, t, which)
-            loading = _of(system.loading, n, t)
-            _gather(loading, which, p, found.gain[g, u], found.factor[g, u], room, ahead)
+                    _product_turned(rows[size:], root, crossed[g, t])
+            else:
+                _copy(found.across[g, u], rows[size:])
+            _clear(root)
+            _fold(root, rows, size, size, line)
+            _square(root, 0, True, smoothed[g, t])
 
 
 @_fast
-def _gather(
-    loading: Array, which: Array, p: int, gain: Array, factor: Array, room: Room, out: Array
-) -> None:
-    """out = C' S^-1 C + (I - K C)' N (I - K C), N being ``room.further``, which is overwritten."""
+def _shrink(root: Array, ahead: Array, out: Array) -> None:
+    """out = W V^-1 of upper triangles; zero in directions in which V has no variance."""
     size = len(out)
-    over, rest = room.wide, room.square
-    for i in range(p):
-        for j in range(size):
-            over[i, j] = loading[which[i], j]
-    _divide(factor, p, over)  # L^-1 C
     for i in range(size):
         for j in range(size):
-            rest[i, j] = 1.0 if i == j else 0.0
-    for k in range(p):
-        for i in range(size):
-            x = gain[k, i]
-            for j in range(size):
-                rest[i, j] -= x * over[k, j]  # I - K C
-    _product_turned(rest, room.further, out)
-    _product(out, rest, room.further)
-    for k in range(p):
-        for i in range(size):
-            x = over[k, i]
-            for j in range(size):
-                room.further[i, j] += x * over[k, j]
-    _symmetrise(room.further)
-    _copy(room.further, out)
-
-
-@_fast
-def _cross(
-    transition: Array, filtered: Array, predicted: Array, ahead: Array, room: Room, out: Array
-) -> None:
-    """out = P A' (I - Λ P_ahead) of the filtered P and the predicted P_ahead."""
-    half, rest = room.square, room.further
-    _product(ahead, predicted, half)
-    for i in range(len(out)):
-        for j in range(len(out)):
-            half[i, j] = (1.0 if i == j else 0.0) - half[i, j]
-    _product_turned(transition, half, rest)
-    _product(filtered, rest, out)
-
-
-@_fast
-def _symmetrise(matrix: Array) -> None:
-    for i in range(len(matrix)):
-        for j in range(i):
-            x = 0.5 * (matrix[i, j] + matrix[j, i])
-            matrix[i, j] = x
-            matrix[j, i] = x
+            out[i, j] = root[i, j] if j >= i else 0.0
+        for k in range(i, size):
+            x = 0.0 if ahead[k, k] == 0 else out[i, k] / ahead[k, k]
+            out[i, k] = x
+            for j in range(k + 1, size):
+                out[i, j] -= x * ahead[k, j]
 
 
 @_fast
 def smooth_means(
     begin: int,
     end: int,
-    system: System,
-    chains: Chains,
     rows: Rows,
     found: Gains,
-    whitened: Array,
+    predicted: Array,
     filtered: Array,
     smoothed: Array,
 ) -> None:
     """Smoothed means (rows, T, D) of the blocks ``begin`` … ``end``."""
-    size, features = smoothed.shape[2], system.mask.shape[2]
-    which = np.empty(features, np.int64)
-    ahead, moved, here = (np.empty((size, LANES)), np.empty((size, LANES)), np.empty((size, LANES)))
-    e = np.empty((features, LANES))
+    size = smoothed.shape[2]
+    here, ahead = np.empty((size, LANES)), np.empty((size, LANES))
     for block in range(begin, end):
         g = rows.chains[block]
-        n = chains.sequences[g]
-        _clear(ahead)
-        for t in range(_last_of(rows, block) - 1, -1, -1):
+        members = rows.blocks[block]
+        last = _last_of(rows, block)
+        for t in range(last - 1, -1, -1):
             u = found.at[g, t]
-            _clear(moved)
-            if t + 1 < system.mask.shape[1]:
-                _product_turned(_of(system.transition, n, t), ahead, moved)
-            _load(filtered, rows.blocks[block], t, here)
-            covariance = found.filtered[g, u]
-            for i in range(size):
-                for j in range(size):
-                    x = covariance[i, j]
-                    for lane in range(LANES):
-                        here[i, lane] += x * moved[j, lane]
+            _load(filtered, members, t, here)
+            if t + 1 < last:
+                _surprise(smoothed, predicted, rows, block, t + 1, ahead)
+                _divide_root(found.ahead[g, u], ahead)
+                across = found.across[g, u]
+                for k in range(size):
+                    for i in range(size):
+                        x = across[k, i]
+                        for lane in range(LANES):
+                            here[i, lane] += x * ahead[k, lane]
             _store(here, rows, block, t, smoothed)
-            p = _observed(system.mask, n, t, which)
-            _load_observed(whitened, rows, block, t, which, p, e)
-            _add_gain_turned(found.gain[g, u], p, -1.0, moved, e)
-            _divide_turned(found.factor[g, u], p, e)
-            _copy(moved, ahead)
-            _add_loading(_of(system.loading, n, t), which, p, 1.0, e, ahead)
+
+
+@_fast
+def _surprise(
+    smoothed: Array, predicted: Array, rows: Rows, block: int, t: int, out: Array
+) -> None:
+    """out = smoothed - predicted mean of a step, zero for rows that have ended."""
+    for lane in range(LANES):
+        r = rows.blocks[block, lane]
+        inside = r >= 0 and t < rows.ends[r]
+        for i in range(len(out)):
+            out[i, lane] = smoothed[r, t, i] - predicted[r, t, i] if inside else 0.0
+
+
+@_fast
+def _divide_root(root: Array, out: Array) -> None:
+    """out = V'^-1 out of an upper triangle; zero in directions in which it has no variance."""
+    for i in range(len(out)):
+        for k in range(i):
+            x = root[k, i]
+            for lane in range(LANES):
+                out[i, lane] -= x * out[k, lane]
+        x = 0.0 if root[i, i] == 0 else 1 / root[i, i]
+        for lane in range(LANES):
+            out[i, lane] *= x
 
 
 # --- what a covariance must be --------------------------------------------------------------------
@@ -1254,22 +1575,7 @@ def first_indefinite(matrices: Array, tolerance: float) -> int:
 
 @_fast
 def semidefinite_factors(matrices: Array, factors: Array) -> None:
-    """Lower triangles L with L L' = M of positive semidefinite (M, D, D).
-
-    Where a pivot is rounding, so is what is below it, and its column is zero.
-    """
-    size = matrices.shape[1]
+    """Lower triangles L with L L' = M of positive semidefinite (M, D, D); see ``_root``."""
+    every = np.arange(matrices.shape[1])
     for m in range(len(matrices)):
-        for j in range(size):
-            pivot = matrices[m, j, j]
-            for k in range(j):
-                pivot -= factors[m, j, k] * factors[m, j, k]
-            flat = not pivot > SINGULAR * matrices[m, j, j]
-            root = 0.0 if flat else math.sqrt(pivot)
-            factors[m, j, j] = root
-            for i in range(j + 1, size):
-                factors[m, j, i] = 0
-                total = matrices[m, i, j]
-                for k in range(j):
-                    total -= factors[m, i, k] * factors[m, j, k]
-                factors[m, i, j] = 0.0 if flat else total / root
+        _root(matrices[m], every, len(every), factors[m])

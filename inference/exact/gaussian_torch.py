@@ -6,18 +6,30 @@ functions compiled by numba.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 SINGULAR = 1e-14
 """A variance below this share of what it was before other features were taken out is rounding.
 
 ``gaussian_machine`` has the same number again, since numba does not see changes of other files."""
+
+
+GROUND = 1e-13
+"""Least standard deviation of what a step adds where roots are inverted, as a share of the rest."""
+
+ROUNDED = 1e-28
+"""``SINGULAR`` for the recursion of roots, where rounding is some 1e-32 of a variance."""
+
+WIDE = 1e4
+"""Where the variance of a feature given the past changes by more than this factor, covariances as
+such lose too many digits, and their roots take their place."""
 
 
 def _reached(lengths: Tensor | None, n: int, t: int, device: torch.device) -> Tensor:
@@ -29,6 +41,53 @@ def _reached(lengths: Tensor | None, n: int, t: int, device: torch.device) -> Te
 def _at(tensor: Tensor, t: int) -> Tensor:
     """Step t of ``(N|1, T|1, …)``."""
     return tensor[:, t if tensor.shape[1] > 1 else 0]
+
+
+# --- sums in twice the precision ------------------------------------------------------------------
+
+
+def accurate(first: Tensor, matrix: Tensor, x: Tensor, last: Tensor | None = None) -> Tensor:
+    """first + matrix x + last, as if in twice the precision and rounded once.
+
+    ``first`` and ``last`` (…, R), ``matrix`` (…, R, D), ``x`` (…, D), a constant as ``last`` is.
+    Differentiable in the others.
+
+    Source: Ogita, Rump & Oishi (2005), Dot2.
+    """
+    formula = first + (matrix @ x.unsqueeze(-1)).squeeze(-1)
+    formula = formula if last is None else formula + last
+    with torch.no_grad():
+        total, small = first, torch.zeros_like(formula)
+        for place in range(x.shape[-1]):
+            product, lost = _two_product(matrix[..., place], x[..., place : place + 1])
+            total, rounding = _two_sum(total, product)
+            small = small + (lost + rounding)
+        if last is not None:
+            total, rounding = _two_sum(total, last)
+            small = small + rounding
+        value = total + small
+    return _valued(formula, value)
+
+
+def _two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a + b and its rounding error."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+def _two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """a b and its rounding error."""
+    product = a * b
+    (a_high, a_low), (b_high, b_low) = _halves(a), _halves(b)
+    lost = ((a_high * b_high - product) + a_high * b_low + a_low * b_high) + a_low * b_low
+    return product, lost
+
+
+def _halves(a: Tensor) -> tuple[Tensor, Tensor]:
+    scaled = 134217729.0 * a  # 2^27 + 1
+    high = scaled - (scaled - a)
+    return high, a - high
 
 
 # --- linear sweeps --------------------------------------------------------------------------------
@@ -222,9 +281,10 @@ class _Step(NamedTuple):
     filtered_covariance: Tensor
     innovations: Tensor
     log_determinants: Tensor
-    loading: Tensor
-    factor: Tensor
-    gain: Tensor
+    variances: Tensor
+    """diag S (G, F), NaN where nothing is observed"""
+    root: Tensor
+    """of the filtered covariance (G, D, D), in the recursion of roots"""
 
 
 def _entries(tensor: Tensor, sequences: Tensor) -> Callable[[int], Tensor]:
@@ -233,8 +293,11 @@ def _entries(tensor: Tensor, sequences: Tensor) -> Callable[[int], Tensor]:
     return lambda t: _at(own, t)
 
 
-def _steps(system: System, layout: Layout) -> Iterator[_Step]:
-    """The filter, step by step."""
+def _steps(system: System, layout: Layout, rooted: bool) -> Iterator[_Step]:
+    """The filter, step by step; ``rooted``, covariances have the values of the recursion of roots.
+
+    Gradients are those of the covariances in both cases.
+    """
     first, rows = layout.sequences, layout.row_sequences
     count = len(system.values)
     transition, noise = (_entries(x, first) for x in (system.transition, system.noise))
@@ -245,14 +308,14 @@ def _steps(system: System, layout: Layout) -> Iterator[_Step]:
     unit = torch.eye(features, dtype=system.start.dtype, device=system.start.device)
     mean, covariance = system.start, _entries(system.covariance, first)(0)
     covariance = covariance.expand(len(first), -1, -1)
+    roots = _Roots.of(system, layout) if rooted else None
     for t in range(t_max):
         seen = (layout.mask[first, t] & (t < layout.ends).unsqueeze(-1)).to(mean)
         c = loading(t) * seen.unsqueeze(-1)
         r = variance(t) * (seen.unsqueeze(-1) * seen.unsqueeze(-2)) + unit * (1 - seen).unsqueeze(
             -1
         )
-        factor = _cholesky(c @ covariance @ c.mT + r, seen, t, layout)
-        gain = torch.linalg.solve_triangular(factor, c @ covariance, upper=False)
+        factor, gain, left, root = _updated(covariance, c, r, roots, (seen, t, layout))
         given = system.values[:, t] - intercept(t)
         given = torch.cat([given, others.expand(-1, features)])
         own = layout.row_chains
@@ -260,26 +323,62 @@ def _steps(system: System, layout: Layout) -> Iterator[_Step]:
         v = (v * seen[own]).where((t < layout.row_ends).unsqueeze(-1), 0)
         e = torch.linalg.solve_triangular(factor[own], v.unsqueeze(-1), upper=False)
         after = mean + (gain[own].mT @ e).squeeze(-1)
-        left = _joseph(covariance, c, r, gain, factor)
         log_determinants = 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        told = e.squeeze(-1), log_determinants, c, factor, gain
-        yield _Step(mean, after, covariance, left, *told)
+        spread = factor.detach().square().sum(-1).masked_fill(seen == 0, math.nan)
+        laws = mean, after, covariance, left
+        yield _Step(*laws, e.squeeze(-1), log_determinants, spread, root)
         if t + 1 < t_max:
             a = transition(t).expand(len(first), -1, -1)
             b = torch.cat([offset(t).expand(count, -1), others.expand(-1, mean.shape[-1])])
             mean = (a[own] @ after.unsqueeze(-1)).squeeze(-1) + b
             covariance = a @ left @ a.mT + noise(t)
+            if roots is not None:
+                covariance = _valued(covariance, roots.predict(a, t))
+
+
+def _updated(
+    covariance: Tensor,
+    loading: Tensor,
+    noise: Tensor,
+    roots: _Roots | None,
+    at: tuple[Tensor, int, Layout],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """L, M, the filtered covariance, and its root if there are roots."""
+    variance = loading @ covariance @ loading.mT + noise
+    if roots is None:
+        factor = _cholesky(variance, *at)
+        gain = torch.linalg.solve_triangular(factor, loading @ covariance, upper=False)
+        left = _joseph(covariance, loading, noise, gain, factor)
+        return factor, gain, left, left
+    told = roots.update(loading, *at)
+    factor = _valued(_cholesky(_valued(variance, told[0] @ told[0].mT), *at), told[0])
+    gain = torch.linalg.solve_triangular(factor, loading @ covariance, upper=False)
+    gain, root = _valued(gain, told[1]), told[2]
+    left = _joseph(covariance, loading, noise, gain, factor)
+    return factor, gain, _valued(left, root.mT @ root), root
+
+
+def _valued(formula: Tensor, value: Tensor) -> Tensor:
+    """The value of the one with the gradient of the other."""
+    return formula + (value - formula).detach() if formula.requires_grad else value
 
 
 def _cholesky(matrices: Tensor, seen: Tensor, t: int, layout: Layout) -> Tensor:
     factors, info = torch.linalg.cholesky_ex(matrices)
     pivots, variances = (x.diagonal(dim1=-2, dim2=-1) for x in (factors.square(), matrices))
-    lost = (info > 0) | (pivots <= SINGULAR * variances).any(-1)
-    if bool(lost.any()):
-        g = int(lost.nonzero()[0])
-        feature = int(info[g]) - 1 if info[g] > 0 else int((pivots[g] / variances[g]).argmin())
-        raise no_variance(int(layout.sequences[g]), t, feature)
+    places = torch.arange(1, matrices.shape[-1] + 1, device=matrices.device)
+    failed = info.unsqueeze(-1)
+    lost = torch.where(failed > 0, places == failed, pivots <= SINGULAR * variances)
+    _require_variance(lost, pivots / variances, t, layout)
     return cast(Tensor, factors)
+
+
+def _require_variance(lost: Tensor, shares: Tensor, t: int, layout: Layout) -> None:
+    """Raises ValueError for an element of S (G, F) without variance."""
+    if bool(lost.any()):
+        g = int(lost.any(-1).nonzero()[0])
+        feature = int(shares[g].where(lost[g], math.inf).argmin())
+        raise no_variance(int(layout.sequences[g]), t, feature)
 
 
 def no_variance(sequence: int, t: int, feature: int) -> ValueError:
@@ -300,19 +399,106 @@ def _joseph(
     return cast(Tensor, (filtered + filtered.mT) / 2)
 
 
+# --- the recursion of roots -----------------------------------------------------------------------
+# ``gaussian_machine`` says how it works.
+
+
+def _folded(*rows: Tensor) -> Tensor:
+    """An upper triangle with the same sums of squares, its diagonal not negative; (…, W, W).
+
+    Large rows come first: so small ones keep their digits.
+    """
+    every = torch.cat(rows, -2)
+    order = every.abs().amax(-1).argsort(-1, descending=True)
+    every = every.gather(-2, order.unsqueeze(-1).expand_as(every))
+    upper = torch.linalg.qr(every, mode="r").R
+    sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
+    return cast(Tensor, upper * sign.unsqueeze(-1))
+
+
+class _Move(NamedTuple):
+    """What the smoother needs of a step: V, X and Y as in ``gaussian_machine.Gains``."""
+
+    ahead: Tensor
+    across: Tensor
+    left: Tensor
+
+
+class _Roots:
+    """The root of the covariance, step by step; constants."""
+
+    def __init__(self, root: Tensor, noise: Tensor, observation: Tensor, first: Tensor) -> None:
+        self.root = root
+        self.noise, self.observation = _entries(noise, first), _entries(observation, first)
+        self.unit = torch.eye(root.shape[-1], dtype=root.dtype, device=root.device)
+
+    @classmethod
+    @torch.no_grad()
+    def of(cls, system: System, layout: Layout) -> _Roots:
+        matrices = system.covariance, system.noise, system.observation_noise
+        covariance, noise, observation = (semidefinite_factor(x).mT for x in matrices)
+        first = layout.sequences
+        root = _entries(covariance, first)(0).expand(len(first), -1, -1)
+        return cls(root, noise, observation, first)
+
+    @torch.no_grad()
+    def update(
+        self, loading: Tensor, seen: Tensor, t: int, layout: Layout
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """L, M and the root of the filtered covariance."""
+        features, size = loading.shape[-2:]
+        noise = self.observation(t) * seen.unsqueeze(-2)
+        observed = torch.cat([noise, torch.diag_embed(1 - seen)], -2)
+        known = nn.functional.pad(observed, (0, size))
+        unknown = torch.cat([self.root @ loading.mT, self.root], -1)
+        folded = _folded(known, unknown)
+        factor, gain = folded[:, :features, :features].mT, folded[:, :features, features:]
+        pivots, whole = factor.diagonal(dim1=-2, dim2=-1).square(), factor.square().sum(-1)
+        _require_variance(~(pivots > SINGULAR * whole), pivots / whole, t, layout)
+        before, after = self.root.square().sum(-2), folded[:, features:, features:]
+        rounding = after.square().sum(-2) <= ROUNDED * before
+        self.root = after.masked_fill((rounding & (seen > 0).any(-1, True)).unsqueeze(-2), 0)
+        return factor, gain, self.root
+
+    @torch.no_grad()
+    def predict(self, transition: Tensor, t: int) -> Tensor:
+        """Moves on by a step; returns the predicted covariance."""
+        self.root = _folded(self.root @ transition.mT, self.noise(t).expand_as(transition))
+        return self.root.mT @ self.root
+
+    @torch.no_grad()
+    def move(self, step: _Step, transition: Tensor, t: int) -> _Move:
+        """From the filtered state of a step to the next."""
+        root = step.root
+        size = root.shape[-1]
+        moved = torch.cat([root @ transition.mT, root], -1)
+        noise = nn.functional.pad(self.noise(t).expand_as(root), (0, size))
+        # In directions without variance, rounding errors would look like knowledge of others. That
+        # of what is known for certain matters to nothing else, and is any.
+        sizes = step.covariance.diagonal(dim1=-2, dim2=-1).sqrt()
+        bounds = GROUND * (transition.abs() * sizes.unsqueeze(-2)).sum(-1)
+        ground = torch.diag_embed(bounds.where(bounds > 0, 1))
+        folded = _folded(moved, noise, nn.functional.pad(ground, (0, size)))
+        return _Move(folded[:, :size, :size], folded[:, :size, size:], folded[:, size:, size:])
+
+
 def whiten(system: System, layout: Layout) -> tuple[Tensor, Tensor]:
     """Whitened innovations (rows, T, F) and log det S (G, T), zero where nothing is observed.
 
     Differentiable in all of ``system``.
     """
-    told = [(step.innovations, step.log_determinants) for step in _steps(system, layout)]
-    innovations, log_determinants = zip(*told, strict=True)
-    return torch.stack(innovations, 1), torch.stack(log_determinants, 1)
+    steps = list(_steps(system, layout, False))
+    variances = torch.stack([step.variances for step in steps])
+    least, most = variances.nan_to_num(math.inf).amin(0), variances.nan_to_num(0.0).amax(0)
+    if bool((most > WIDE * least).any()):
+        steps = list(_steps(system, layout, True))
+    innovations = torch.stack([step.innovations for step in steps], 1)
+    return innovations, torch.stack([step.log_determinants for step in steps], 1)
 
 
 def states(system: System, layout: Layout) -> States:
     """The filter; arbitrary values beyond the end of a row or chain."""
-    steps = [step[:6] for step in _steps(system, layout)]
+    steps = [step[:6] for step in _steps(system, layout, True)]
     return States(*(torch.stack(x, 1) for x in zip(*steps, strict=True)))
 
 
@@ -322,34 +508,27 @@ def smooth(
     """Smoothed means (rows, T, D), covariances (G, T, D, D), with ``pairs`` Cov(z_t, z_{t+1}), and
     the whitened innovations.
 
-    De Jong's (1989) recursion: precision Λ and weighted mean λ of what is yet to come.
+    From roots, as ``gaussian_machine`` says.
     """
-    steps = list(_steps(system, layout))
+    steps = list(_steps(system, layout, True))
+    roots = _Roots.of(system, layout)
     transition = _entries(system.transition, layout.sequences)
     own = layout.row_chains
-    weight, precision = torch.zeros_like(steps[0].mean), torch.zeros_like(steps[0].covariance)
-    unit = torch.eye(weight.shape[-1], dtype=weight.dtype, device=weight.device)
-    means, covariances, crossed = [], [], []
-    for t in reversed(range(len(steps))):
+    mean, root = steps[-1].filtered_mean, _folded(steps[-1].root)
+    means, covariances, crossed = [mean], [root.mT @ root], []
+    for t in reversed(range(len(steps) - 1)):
         step = steps[t]
-        p = step.filtered_covariance
-        if t + 1 < len(steps):
-            inside = (t + 1 < layout.ends)[:, None, None]
-            weight = weight.where((t + 1 < layout.row_ends).unsqueeze(-1), 0)
-            precision = precision.where(inside, 0)
-            a = transition(t).expand_as(p)
-            crossed.append(
-                (p @ a.mT @ (unit - precision @ steps[t + 1].covariance)).where(inside, 0)
-            )
-            weight = (a[own].mT @ weight.unsqueeze(-1)).squeeze(-1)
-            precision = a.mT @ precision @ a
-        means.append(step.filtered_mean + (p[own] @ weight.unsqueeze(-1)).squeeze(-1))
-        covariances.append(p - p @ precision @ p)
-        over = torch.linalg.solve_triangular(step.factor, step.loading, upper=False)
-        e = step.innovations.unsqueeze(-1) - step.gain[own] @ weight.unsqueeze(-1)
-        weight = weight + (over[own].mT @ e).squeeze(-1)
-        rest = unit - step.gain.mT @ over
-        precision = over.mT @ over + rest.mT @ precision @ rest
+        ahead, across, left = roots.move(step, transition(t).expand_as(root), t)
+        inside = (t + 1 < layout.ends)[:, None, None]
+        shrunk = torch.linalg.solve_triangular(ahead, root, upper=True, left=False) @ across
+        if pairs:
+            crossed.append((shrunk.mT @ root).where(inside, 0))
+        root = _folded(left, torch.where(inside, shrunk, across))
+        later = (mean - steps[t + 1].mean).where((t + 1 < layout.row_ends).unsqueeze(-1), 0)
+        known = torch.linalg.solve_triangular(ahead[own].mT, later.unsqueeze(-1), upper=False)
+        mean = step.filtered_mean + (across[own].mT @ known).squeeze(-1)
+        means.append(mean)
+        covariances.append(root.mT @ root)
     innovations = torch.stack([step.innovations for step in steps], 1)
     together = torch.stack(means[::-1], 1), torch.stack(covariances[::-1], 1)
     if not pairs:

@@ -562,7 +562,7 @@ def test_the_steady_state_is_that_of_the_recursion(size: int, rate: float) -> No
     layout = problem.layout(own_ends=False)
     quick = exact_gaussian_compiled._Filter.of(problem.system(layout), layout)
     slow = dataclasses.replace(quick, constant=False)
-    found = [x.gains(0, 3000, x.first_covariances()) for x in (quick, slow)]
+    found = [x.gains(0, 3000, x.first(False)) for x in (quick, slow)]
     assert found[0].at[0].max() < 1500
     assert found[1].at.max() == 2999
     for place in range(2):
