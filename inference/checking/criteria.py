@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Parameters, Priors, Sequences
-from ...models.emissions.identified import dimension, unconstrained_size
+from ...models.emissions.identified import EXTRA, dimension, unconstrained_size
 from ...models.randomness import seeded
 from ..fitting.loop import Fit
 from ..queries.answers import log_evidence
@@ -147,7 +147,7 @@ def _linear_dimension(model: Model, priors: Priors, data: Sequences) -> int:
     varying = any(value.shape != usual[name].event_shape for name, value in model.own_known.items())
     short = data if varying else _first(data, _STEPS + _STEPS_PER_COMPONENT * model.states)
     size = unconstrained_size(priors)
-    some = short[torch.arange(size + 20) % len(short)]
+    some = short[torch.arange(size + EXTRA + 1) % len(short)]
     with seeded(0):
         values = torch.randn(some.values.shape, dtype=torch.float64) * some.mask
         some = replace(some, values=values)

@@ -214,6 +214,14 @@ class HarmoniumTransition:
     def priors(self, states: int) -> Priors:
         return self._undirected.priors(states)
 
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Take back those of a categorical emission that only a free bias can make up for.
+
+        A shift of the logits of one node changes Z by a factor for each node that is on.
+        """
+        shifts = "node_loading" in priors and self.emission.competing(states) is not None
+        return -self.nodes * (shifts and "node_bias" not in priors)
+
     def dims(self) -> dict[str, tuple[str, ...]]:
         return self._undirected.dims()
 
@@ -318,6 +326,11 @@ class HarmoniumInitial:
 
     def priors(self, states: int) -> Priors:
         return NodeInitial(self.nodes, self.scale).priors(states)
+
+    def redundant(self, priors: Priors, states: int) -> int:
+        """Take back what ``HarmoniumTransition`` does, unless it has done so."""
+        shifts = "node_loading" in priors and self.emission.competing(states) is not None
+        return -self.nodes * (shifts and "node_bias" in priors and "node_initial" not in priors)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"node_initial": ("node",)}

@@ -17,6 +17,9 @@ from .emission import Emission, Parameters, Priors
 MOST_COUNTED = 1000
 """Weights of networks up to which the directions that change something are counted."""
 
+EXTRA = 5
+"""Numbers by which there are more than parameters, so that a rank is not short by chance."""
+
 _NULL = 1e-10
 """Singular values below this share of the largest are zero."""
 
@@ -97,7 +100,7 @@ def _rank(compute: Callable[[Parameters], Tensor], priors: Priors, size: int) ->
     with torch.enable_grad():
         out = compute({name: bijections[name](x) for name, x in free.items()}).flatten()
         out = out.double().asinh()  # of the same rank, and none drowns the others
-        mixed = (torch.randn(size + 20, len(out), dtype=torch.float64) @ out).unbind()
+        mixed = (torch.randn(size + EXTRA, len(out), dtype=torch.float64) @ out).unbind()
     rows = []
     for one in mixed:
         parts = torch.autograd.grad(

@@ -219,6 +219,9 @@ def test_every_law_of_a_chain_is_counted():
         (chain(NeuralTransition(2, 3), 4), "transition_from", None),
         (hmm(NeuralEmission(Categorical(3), 2, 2)), "emission_from", None),
         (TemporalSigmoidBeliefNetwork(2, Categorical(3)), "node_loading", 2 + 6 + 2),
+        (TemporalRBM(2, Categorical(3)), "node_loading", 2 + 6 + 2),
+        (TemporalRBM(2, Categorical(3)), "node_bias", 2 + 4 + 6 + 2),
+        (TemporalRBM(2, Categorical(3)), "node_initial", 6 + 6 + 2),
     ],
 )
 def test_known_parameters_are_not_counted(model, known, count):
