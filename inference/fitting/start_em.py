@@ -12,7 +12,7 @@ from ...models.chains.start import FRAMES
 from ..exact import chains as exact
 
 STARTS = 12
-"""At most, the given one and random ones: with four states a third may lead to the best…"""
+"""At most, the given one and random ones: of four states a third of them lead to the best…"""
 
 AGREEING = 3
 """…and fewer if as many as these lead to it…"""
@@ -26,7 +26,7 @@ COOLING = 0.9
 WARM_STEPS = 45
 """…the steps until it is a hundredth of the data's spread."""
 
-SHORT_STEPS = WARM_STEPS + 15
+SHORT_STEPS = 150
 """Steps after which the starts are compared."""
 
 LONG_STEPS = 300
@@ -68,13 +68,14 @@ def start_by_em(model: Model, data: Sequences, values: Values) -> Values:
 def _improved(model: Model, data: Sequences, values: Values, warm: int, steps: int) -> _Found:
     """EM that begins with so many warm steps, until it gains little."""
     assert model.m_step is not None
-    before, warmth = -torch.inf, 0.0
+    before = -torch.inf
     for step in range(steps):
         weight, counts, evidence = _expected(model, data, values)
-        slow = evidence < before + GAIN
-        if slow and warmth == 0:
-            break
-        warmth = 0.0 if slow or step >= warm else COOLING**step
+        if evidence < before + GAIN:
+            if step >= warm:
+                break
+            warm = step  # nothing left to wait for
+        warmth = COOLING**step if step < warm else 0.0
         values, before = model.m_step(data, weight, counts, warmth), evidence
     return _Found(values, evidence)
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _RESOLUTION = 1e-2
 """Least standard deviation of the rewards' noise, in units of the spread of the rewards."""
 
+_COARSEST = 0.1
+"""At most, where they take few values: the wider, the smoother is the likelihood."""
+
 _FINEST = 1e-4
 """Rewards that differ by less, in these units, are taken for the same value."""
 
@@ -144,8 +147,8 @@ class ActionEmission(Emission):
         reward_location: prior mean of the rewards.
         reward_spread: prior standard deviation of the rewards.
         reward_resolution: least standard deviation of the noise that is told from none, in units of
-            ``reward_spread``. ``scaled_to(data)`` makes it a hundredth, or, where the rewards of an
-            action take few values, a tenth of their smallest difference, if that is less.
+            ``reward_spread``. ``scaled_to(data)`` makes it .01, or, where the rewards of an action
+            take few values, a tenth of their smallest difference, at most .1.
 
     Raises:
         ValueError: a family that reads inputs or lags, or a setting out of range.
@@ -351,15 +354,15 @@ def _resolution(earned: Tensor, actions: Tensor) -> float:
     """Least scale that keeps apart the values that the rewards of an action take; units of their
     spread.
     """
-    fine = _RESOLUTION
+    steps = []
     for action in actions.unique():
         own = earned[actions == action]
         values = own.unique()
         gaps = values.diff()
         gaps = gaps[gaps > _FINEST]
         if len(gaps) and len(values) <= _FEW * len(own):
-            fine = min(fine, float(gaps.min()) / 10)
-    return fine
+            steps.append(float(gaps.min()) / 10)
+    return min([*steps, _COARSEST]) if steps else _RESOLUTION
 
 
 @dataclass(frozen=True)

@@ -24,10 +24,13 @@ BORROWED = 0.05
 LEFT = 1e-3
 """The same in the M-step: what was not seen needs a value, what was seen hardly changes."""
 
+NOISE = 0.3
+"""Standard deviation of drawn mean rewards between states, in units of the rewards' own."""
+
 FAR = 100.0
 """Rewards that are further from their prior, in its standard deviations, are of other units."""
 
-COARSE = 0.1
+COARSE = 0.2
 """Where the least scale is more than this share of the rewards' spread, it hides their values."""
 
 Values = dict[str, Tensor]
@@ -40,8 +43,8 @@ def start_of_actions(
 
     With ``lloyd`` the labels are the states of highest likelihood where the laws are known,
     otherwise clusters. Without, labels are drawn at random for each observation and the action
-    before it, and so are the moves; the rewards differ between states by noise of their own size:
-    no two draws are alike. Known parameters are kept, so that the states become the known ones. An
+    before it, and so are the moves and the differences of mean rewards between states: no two draws
+    are alike. Known parameters are kept, so that the states become the known ones. An
     action that was not observed takes the average over the others.
     """
     data = data[: max(1, FRAMES // data.max_length)]
@@ -99,7 +102,9 @@ def _drawn(law: ActionEmission, model: HiddenMarkovModel, data: Sequences) -> Va
     moves = (_simplex(model.actions, states, states) + 1 / states) / 2
     values = tables_of_counts(law, model, data, weight, 1e6 * moves, warmth=1.0)
     if law.rewards:
-        values["reward"] = values["reward"] + _spreads(law, data) * torch.randn(law.actions, states)
+        values["reward"] = values["reward"] + NOISE * _spreads(law, data) * torch.randn(
+            law.actions, states
+        )
     return values | dict(model.known)
 
 
