@@ -34,8 +34,9 @@ def starting_values(
         data: the training data; of a folder a sample is read, see ``SequenceFolder.sample``.
         start: ``"prior"`` draws from the prior; ``"kmeans"`` clusters the frames (for symbols: the
             symbols, by what comes before and after them) and estimates every law from the clusters;
-            ``"frames"`` does the same with random frames as cluster centres; or values by name,
-            where names left out are drawn from the prior. For models without discrete states,
+            ``"frames"`` does the same with random frames as cluster centres (of decision processes,
+            with random labels; both go on to the best of several by EM); or values by name, where
+            names left out are drawn from the prior. For models without discrete states,
             ``"kmeans"`` uses what ``Model.start`` computes from the data.
         seed: of the draws and of the clustering; torch's global generator is left unchanged.
 
