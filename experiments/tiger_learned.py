@@ -4,9 +4,9 @@ Two doors, a tiger behind one; listening tells the side with chance .85, opening
 and puts the tiger anew. From episodes of random actions the initial law, T, O and R of a
 ``POMDP(2, 2, actions=3, reward="learned")`` are learned by variational inference with the states
 summed out exactly; NUTS is the yardstick of one posterior. Rewards are seen with noise:
-without any, all that is learned of it is that it lies at its bound. Asked is whether 90 % intervals hold the truth at their
-rate, and how far the belief by the learned tables is from the true one on new episodes, of random
-actions and of an agent that opens a door only when it is sure.
+without any, all that is learned of it is that it lies at its bound. Asked is whether 90 % intervals
+hold the truth at their rate, and how far the belief by the learned tables is from the true one on
+new episodes, of random actions and of an agent that opens a door only when it is sure.
 
 What cannot be learned, and is measured here: the names of the two states (renaming them changes no
 evidence; they are matched by the rewards), what follows on actions that were never taken (their

@@ -136,8 +136,8 @@ class ActionEmission(Emission):
     with ``reward`` (A, K) ~ N(reward_location, reward_spread²) and reward_scale − least ~
     LogNormal(log(reward_spread / 10), 1), in the units of the rewards. Rewards without noise have a
     likelihood that grows without bound as the scale falls, hence the bound least =
-    reward_resolution × reward_spread: where a fit ends there, no noise was found. The model knows no
-    other tie of r_t to o_{t+1} than z_t: where the observation decides the reward, states that
+    reward_resolution × reward_spread: where a fit ends there, no noise was found. The model knows
+    no other tie of r_t to o_{t+1} than z_t: where the observation decides the reward, states that
     predict it are more likely than those of the process.
 
     Args:
