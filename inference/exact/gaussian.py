@@ -13,7 +13,8 @@ The flat prior has density 1, and every observed element contributes -½ log 2π
 KFAS leaves this constant out for the q elements that determine δ: to compare, add ½ q log 2π to the
 evidence.
 
-The recursions run in float64; results have the precision of the arguments. Covariances do not
+The recursions run in float64; results have the precision of the arguments. Values may be float64
+beside matrices in float32, whose precision results have then. Covariances do not
 depend on the values, so sequences with the same matrices and the same gaps share them. Joseph's
 form keeps them positive, and no covariance of a state is inverted. Where variances differ by
 orders, as under a wide initial law, and for filters and smoothers always, the recursions work on
@@ -230,7 +231,7 @@ class _Problem:
             noise=_symmetric(wide.noise),
             observation_noise=_symmetric(wide.observation_noise),
         )
-        return cls(wide, given, seen, every, values.dtype, spread)
+        return cls(wide, given, seen, every, chain.transition.dtype, spread)
 
     @property
     def directions(self) -> int:
@@ -339,8 +340,10 @@ def _spread(chain: LinearChain) -> float:
         return 0.0
     matrices = chain.initial_covariance, chain.noise, chain.observation_noise
     with torch.no_grad():
-        total = sum(float(x.diagonal(dim1=-2, dim2=-1).mean()) for x in matrices if x.numel())
-    return total if total > 0 else 1.0
+        own = [float(x.diagonal(dim1=-2, dim2=-1).mean()) if x.numel() else 0.0 for x in matrices]
+        seen = float(chain.loading.square().sum(-1).mean())
+    total = own[0] + own[1] + (own[2] / seen if seen > 0 else 0.0)  # in units of the states
+    return total if 0 < total < math.inf else 1.0
 
 
 def _check(
@@ -356,7 +359,8 @@ def _check(
         shape = tuple(chain.diffuse.shape)
         raise ValueError(f"diffuse must have shape (D, q), D >= 1; got {shape}")
     rows, moves, steps, d, features = (n, 1), (t - 1, 1), (t, 1), (size,), (f,)
-    tensors = {"values": values, **chain._asdict()}
+    wider = values.dtype == torch.float64 and chain.transition.dtype == torch.float32
+    tensors = {"values": values.float() if wider else values, **chain._asdict()}
     expected = {
         "values": ((n,), (t,), (f,)),
         "initial_mean": (rows, d),

@@ -130,7 +130,10 @@ def arguments(
         laws.intercept,
         laws.observation_noise,
     )
-    return chain, laws.values.to(laws.loading), laws.mask, laws.lengths
+    values = laws.values.to(laws.loading.device)
+    if values.dtype != torch.float64:  # others keep their digits, beside matrices of any precision
+        values = values.to(laws.loading.dtype)
+    return chain, values, laws.mask, laws.lengths
 
 
 def require_linear(laws: TrajectoryLaws) -> LinearGaussianLaws:

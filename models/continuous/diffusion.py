@@ -25,9 +25,10 @@ from .dynamics import (
     initial_priors,
     log_normal,
     no_directions,
+    place_of,
+    positive,
     require_initial,
     split_covariance,
-    step_scale,
 )
 
 _SMALL = 0.5
@@ -61,6 +62,11 @@ def gaps(data: Sequences) -> Gaps:
     if bool((index == index[:, :1]).all()):
         index = index[:, :1]
     return Gaps(distinct, index)
+
+
+def typical_gap(data: Sequences) -> float:
+    """The median of the distinct gaps, 1 without times."""
+    return 1.0 if data.times is None else float(gaps(data).distinct.median())
 
 
 def discretised(
@@ -133,6 +139,8 @@ class LinearSDE(Dynamics):
         initial: state at the first time of a sequence, as for ``LinearDynamics``; ``"stationary"``
             needs eigenvalues of F with negative real parts.
         offset: whether there is a constant f.
+        time_scale: the time in which the state moves by its own size, about which the priors of F,
+            f and L L' lie; ``scaled_to(data)`` sets it to the typical gap.
 
     Raises:
         ValueError: a setting out of range; missing times or times that do not increase.
@@ -156,12 +164,14 @@ class LinearSDE(Dynamics):
     correlated: bool = False
     initial: str = "free"
     offset: bool = False
+    time_scale: float = 1.0
 
     inputs = 0
 
     def __post_init__(self) -> None:
         require_count(self.states, "states")
         require_initial(self.initial)
+        require_positive(self.time_scale, "time_scale")
 
     @property
     def components(self) -> tuple[str, ...]:
@@ -176,13 +186,13 @@ class LinearSDE(Dynamics):
         return self.offset
 
     def priors(self) -> Priors:
-        size = self.states
+        size, length = self.states, self.time_scale
         out: Priors = {
-            "drift": dist.Normal(-0.5 * torch.eye(size), 0.5).to_event(2),
-            **covariance_priors("diffusion", size, self.correlated, 0.5),
+            "drift": dist.Normal(-0.5 / length * torch.eye(size), 0.5 / length).to_event(2),
+            **covariance_priors("diffusion", size, self.correlated, 0.5 / length),
         }
         if self.offset:
-            out["drift_offset"] = dist.Normal(torch.zeros(size), 1.0).to_event(1)
+            out["drift_offset"] = dist.Normal(torch.zeros(size), 1.0 / length).to_event(1)
         if self.initial == "free":
             out |= initial_priors(size, self.correlated)
         return out
@@ -203,6 +213,9 @@ class LinearSDE(Dynamics):
             out = split_covariance(out, "initial", self.states, self.correlated)
         return out
 
+    def scaled_to(self, data: Sequences) -> Self:
+        return replace(self, time_scale=typical_gap(data))
+
     def check(self, data: Sequences) -> None:
         require_times(data, "LinearSDE")
 
@@ -220,12 +233,12 @@ class LinearSDE(Dynamics):
         return Moves(*first, transition, offset, noise)
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        size, spread = self.states, series.var(0).clamp_min(1e-6)
+        size, spread = self.states, positive(series.var(0, correction=0))
         unit = torch.eye(size, dtype=series.dtype)
         out = {
-            "drift": -0.5 * unit,
+            "drift": -0.5 / self.time_scale * unit,
             "drift_offset": series.new_zeros(size),
-            "diffusion_variance": spread,
+            "diffusion_variance": spread / self.time_scale,
             "diffusion_correlation_factor": unit,
             "initial_mean": series.new_zeros(size),
             "initial_variance": spread,
@@ -344,15 +357,10 @@ class OrnsteinUhlenbeck(Dynamics):
         return dict.fromkeys(self.priors(), axes)
 
     def scaled_to(self, data: Sequences) -> Self:
-        seen = data.mask.double()
-        values = data.values.double() * seen
-        mean = values.sum() / seen.sum().clamp_min(1)
-        spread = ((data.values - mean).square() * seen).sum() / seen.sum().clamp_min(1)
-        spread = spread.sqrt() if float(spread) > 0 else step_scale(data)[0]
-        length = gaps(data).distinct.median() if data.times is not None else spread.new_tensor(1.0)
-        return replace(
-            self, location=float(mean), spread=float(spread), time_scale=10 * float(length)
-        )
+        every = data.values.reshape(len(data), -1, 1), data.mask.reshape(len(data), -1, 1)
+        mean, spread, _ = place_of(*every)
+        length = 10 * typical_gap(data)
+        return replace(self, location=float(mean), spread=float(spread), time_scale=length)
 
     def check(self, data: Sequences) -> None:
         require_times(data, "OrnsteinUhlenbeck")
@@ -382,13 +390,14 @@ class OrnsteinUhlenbeck(Dynamics):
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
         shape = per_feature(self.states)
-        spread = series.var(0).clamp_min(1e-6)
+        mean, spread, _ = place_of(series[None], torch.ones_like(series[None]).bool())
+        spread = spread.square()
         out = {
             "rate": torch.full_like(spread, 1 / self.time_scale),
-            "mean": series.mean(0) + self.location,
+            "mean": mean,
             "stationary_variance": spread,
             "diffusion_variance": 2 * spread / self.time_scale,
-            "initial_mean": series.mean(0) + self.location,
+            "initial_mean": mean,
             "initial_variance": spread,
         }
         return {name: out[name].reshape(shape) for name in self.dims()}

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 import pyro.distributions as dist
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..checks import require, require_count
+from ..checks import require, require_count, require_positive
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors
@@ -179,6 +179,8 @@ class LinearDynamics(Dynamics):
             (flat).
         offset: whether there is an offset b.
         inputs: number of input columns.
+        input_scale: typical size of the inputs, one number or one per column: B ~ N(0, 1 / size²);
+            ``scaled_to(data)`` sets it.
 
     Raises:
         ValueError: a setting out of range.
@@ -200,10 +202,12 @@ class LinearDynamics(Dynamics):
     initial: str = "free"
     offset: bool = False
     inputs: int = 0
+    input_scale: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         require_count(self.states, "states")
         require_count(self.inputs, "inputs", 0)
+        require_scales(self.input_scale, self.inputs)
         require_initial(self.initial)
         stationary = self.initial == "stationary"
         require(
@@ -237,7 +241,8 @@ class LinearDynamics(Dynamics):
         if self.offset:
             out["offset"] = dist.Normal(torch.zeros(size), 1.0).to_event(1)
         if self.inputs:
-            out["input_weight"] = dist.Normal(torch.zeros(size, self.inputs), 1.0).to_event(2)
+            scale = weight_scale(self.input_scale, self.inputs).expand(size, -1)
+            out["input_weight"] = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
         if self.initial == "free":
             out |= initial_priors(size, self.correlated)
         return out
@@ -260,6 +265,9 @@ class LinearDynamics(Dynamics):
             out = split_covariance(out, "initial", self.states, self.correlated)
         return out
 
+    def scaled_to(self, data: Sequences) -> Self:
+        return replace(self, input_scale=input_scale(data)) if self.inputs else self
+
     def moves(self, parameters: Parameters, data: Sequences) -> Moves:
         steps = data.max_length - 1
         transition = along_steps(parameters["transition"], 2, steps)
@@ -279,7 +287,7 @@ class LinearDynamics(Dynamics):
         return Moves(*first, transition, offset, noise)
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        size, spread = self.states, series.var(0).clamp_min(1e-6)
+        size, spread = self.states, positive(series.var(0, correction=0))
         unit = torch.eye(size, dtype=series.dtype)
         out = {
             "transition": 0.9 * unit,
@@ -553,14 +561,64 @@ def _block_diagonal(matrices: Sequence[Tensor]) -> Tensor:
     return total
 
 
+class Place(NamedTuple):
+    """Where the data lie and how they vary, by feature; each spread and change is above zero."""
+
+    location: Tensor
+    """(F,), the mean."""
+    spread: Tensor
+    """(F,), the standard deviation."""
+    change: Tensor
+    """(F,), root mean square change from one observed step to the next."""
+
+
+def place_of(values: Tensor, mask: Tensor) -> Place:
+    """The place of values (N, T, F), of which those in the mask are observed.
+
+    About the first observed value of each feature: so an offset costs no digits, and what is
+    constant has no spread from rounding. Where there is none, the spread is the size of the mean,
+    or one if that is zero; where there is no change, it is the spread.
+    """
+    y = values.double().flatten(0, 1)
+    seen = mask.flatten(0, 1)
+    first = y.gather(0, seen.int().argmax(0, keepdim=True)).where(seen.any(0), 0)
+    apart = torch.where(seen, y - first, 0)
+    count = seen.sum(0).clamp_min(1)
+    shift = apart.sum(0) / count
+    location = first.squeeze(0) + shift
+    square = (torch.where(seen, apart - shift, 0).square().sum(0) / count).sqrt()
+    spread = positive(positive(square, location.abs()))
+    both = mask[:, 1:] & mask[:, :-1]
+    change = torch.where(both, values.double().diff(dim=1), 0).square().sum((0, 1))
+    change = (change / both.sum((0, 1)).clamp_min(1)).sqrt()
+    return Place(location, spread, positive(change, spread))
+
+
+def positive(numbers: Tensor, otherwise: Tensor | float = 1.0) -> Tensor:
+    """The numbers, with another in place of those that are not above zero."""
+    return torch.where(numbers > 0, numbers, otherwise)
+
+
 def step_scale(data: Sequences) -> Tensor:
     """Root mean square change from one observed step to the next, (F,); never zero."""
-    pairs = (data.mask[:, 1:] & data.mask[:, :-1]).double()
-    change = data.values.double().diff(dim=1)
-    count = pairs.sum((0, 1))
-    square = (change.square() * pairs).sum((0, 1)) / count.clamp_min(1)
-    seen = data.mask.double()
-    mean = (data.values.double() * seen).sum((0, 1)) / seen.sum((0, 1)).clamp_min(1)
-    spread = ((data.values - mean).square() * seen).sum((0, 1)) / seen.sum((0, 1)).clamp_min(1)
-    square = torch.where(square > 0, square, spread)
-    return torch.where(square > 0, square, 1).sqrt()
+    return place_of(data.values, data.mask).change
+
+
+def input_scale(data: Sequences) -> tuple[float, ...]:
+    """Standard deviation of each input column, or its size if it is constant; never zero."""
+    assert data.inputs is not None  # checked with the data
+    seen = data.step_mask.unsqueeze(-1).expand_as(data.inputs)
+    return tuple(place_of(data.inputs, seen).spread.tolist())
+
+
+def weight_scale(scale: tuple[float, ...], inputs: int) -> Tensor:
+    """Standard deviation of the effect of a typical input, (inputs,)."""
+    return torch.tensor(scale).expand(inputs).reciprocal()
+
+
+def require_scales(scale: tuple[float, ...], inputs: int) -> None:
+    """Raise ``ValueError`` unless there is one number > 0, or one per input."""
+    fits = isinstance(scale, tuple) and len(scale) in (1, inputs)
+    require(fits, "input_scale", f"needs one number or one per input ({inputs})", scale)
+    for number in scale:
+        require_positive(number, "input_scale")

@@ -26,8 +26,11 @@ from .dynamics import (
     Moves,
     along_steps,
     covariance,
+    input_scale,
+    place_of,
+    require_scales,
     split_covariance,
-    step_scale,
+    weight_scale,
 )
 from .linear_trajectories import GaussianChain, NormalNoise, Observed, affine_scan, factorised
 
@@ -190,7 +193,7 @@ class LinearLaws:
         """Return log p(z_1) of first states (…, N, D), shape (…, N)."""
         residual = states - self.initial_mean
         if not self.diffuse.shape[-1]:
-            return self._first_noise.log_prob(residual, _slack(states))
+            return self._first_noise.log_prob(residual, _slack(states, self.initial_mean))
         flat, _ = torch.linalg.qr(self.diffuse, mode="complete")
         q = self.diffuse.shape[-1]
         rest = flat[:, q:]  # the proper directions
@@ -200,13 +203,16 @@ class LinearLaws:
         density = density - 0.5 * torch.logdet(spanned)
         if rest.shape[-1]:
             proper = NormalNoise(rest.mT @ self.initial_covariance @ rest, "initial_covariance")
-            density = density + proper.log_prob(residual @ rest, _slack(states @ rest))
+            slack = _slack(states, self.initial_mean) @ rest.abs()
+            density = density + proper.log_prob(residual @ rest, slack)
         return density
 
     def log_next(self, later: Tensor, states: Tensor, step: int) -> Tensor:
         """Return log p(``later`` | ``states``), (…, N), of states (…, N, D) after and at a step."""
         mean = self._next_mean(states, step)
-        return self._noise_at(step).log_prob(later - mean, _slack(later))
+        matrix, offset = _at(self.transition, step), _at(self.offset, step)
+        slack = _slack(later, offset, (matrix, states))
+        return self._noise_at(step).log_prob(later - mean, slack)
 
     def log_step(self, states: Tensor, step: int) -> Tensor:
         """Return log O(y_t | z_t) of states (…, N, D) at t = ``step``; 0 if unobserved."""
@@ -214,7 +220,8 @@ class LinearLaws:
         mean = (at[0] @ states.unsqueeze(-1)).squeeze(-1) + at[1]
         seen = self.mask[:, step]
         root = tuple(_at(part, step) for part in self._readout)
-        return _normal(at[2] - mean, seen, root[0], root[1], self._exact(step), _slack(mean))
+        slack = _slack(at[2], at[1], (at[0], states))
+        return _normal(at[2] - mean, seen, root[0], root[1], self._exact(step), slack)
 
     def chain_log_prob(self, paths: Tensor) -> Tensor:
         """Return log p(z_1 … z_L) of trajectories (…, N, T, D), shape (…, N).
@@ -230,7 +237,10 @@ class LinearLaws:
             return total
         mean = self._moved(paths[..., :-1, :])
         later = paths[..., 1:, :]
-        density = self._noise.log_prob(later - mean, _slack(later))
+        slack = None
+        if not bool(self._noise.noisy.all()):
+            slack = _slack(later, self.offset, (self.transition, paths[..., :-1, :]))
+        density = self._noise.log_prob(later - mean, slack)
         inside = self.data.step_mask[:, 1:]
         return total + torch.where(inside, density, 0).sum(-1)
 
@@ -242,8 +252,10 @@ class LinearLaws:
         """Return Σ_t log O(y_t | z_t) of observations y (N, T, F); missing elements add nothing."""
         mean = self.observed_mean(paths)
         inverse, log_det = self._readout
-        residual = y.to(mean.dtype) - mean
-        terms = _normal(residual, self.mask, inverse, log_det, self._exact(None), _slack(mean))
+        y = y.to(mean.dtype)
+        exact = self._exact(None)
+        slack = mean if not bool(exact.any()) else _slack(y, self.intercept, (self.loading, paths))
+        terms = _normal(y - mean, self.mask, inverse, log_det, exact, slack)
         return terms.sum(-1)
 
     @cached_property
@@ -304,10 +316,17 @@ def _at(part: Tensor, step: int) -> Tensor:
     return part[:, step if part.shape[1] > 1 else 0]
 
 
-def _slack(states: Tensor) -> Tensor:
-    """Tolerance for a component without noise: the rounding error of a number of its size."""
-    unit = math.sqrt(torch.finfo(states.dtype).eps)
-    return unit * (1 + states.detach().abs())
+@torch.no_grad()
+def _slack(given: Tensor, offset: Tensor, moved: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    """Tolerance of ``given`` − offset (− A z, if ``moved`` is (A, z)) for components without noise.
+
+    A rounding error of numbers of the size of those that are added up, in any unit.
+    """
+    size = given.abs() + offset.abs()
+    if moved is not None:
+        matrix, states = moved
+        size = size + (matrix.abs() @ states.abs().unsqueeze(-1)).squeeze(-1)
+    return math.sqrt(torch.finfo(given.dtype).eps) * size
 
 
 def _normal(
@@ -348,8 +367,8 @@ class LinearEmission:
     ``observation_correlation_factor``. Known values of R may be given as
     ``observation_covariance``. Known values of all but the factor may have a leading axis of steps.
 
-    Priors: C ~ N(0, spread²), d ~ N(location, spread²), D ~ N(0, spread²), variances ~
-    LogNormal(log(noise² / 2), 2²).
+    Priors: C ~ N(0, spread²), d ~ N(location, spread²), D ~ N(0, spread² / input_scale²), variances
+    ~ LogNormal(log(noise² / 2), 2²).
 
     Args:
         features: number of features F.
@@ -358,7 +377,9 @@ class LinearEmission:
         inputs: number of input columns.
         location: typical value of the data, one number or one per feature.
         spread: standard deviation of the data, likewise.
-        noise: typical change from step to step, likewise; ``scaled_to(data)`` sets these three.
+        noise: typical change from step to step, likewise.
+        input_scale: typical size of the inputs, one number or one per column; ``scaled_to(data)``
+            sets these four.
 
     Raises:
         ValueError: a setting out of range.
@@ -376,6 +397,7 @@ class LinearEmission:
     location: tuple[float, ...] = (0.0,)
     spread: tuple[float, ...] = (1.0,)
     noise: tuple[float, ...] = (1.0,)
+    input_scale: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
@@ -390,6 +412,7 @@ class LinearEmission:
         for argument in ("spread", "noise"):
             for number in getattr(self, argument):
                 require_positive(number, argument)
+        require_scales(self.input_scale, self.inputs)
 
     @property
     def varying(self) -> frozenset[str]:
@@ -410,7 +433,7 @@ class LinearEmission:
             law = dist.Normal(location.reshape(shape), spread.reshape(shape))
             out["intercept"] = law.to_event(len(shape))
         if self.inputs:
-            scale = spread.unsqueeze(-1).expand(self.features, self.inputs)
+            scale = spread.unsqueeze(-1) * weight_scale(self.input_scale, self.inputs)
             out["input_effect"] = dist.Normal(torch.zeros_like(scale), scale).to_event(2)
         out["observation_variance"] = dist.LogNormal(variance, 2.0).to_event(len(shape))
         if self.correlated and self.features > 1:
@@ -462,19 +485,20 @@ class LinearEmission:
     def start(self, y: Tensor, mask: Tensor, size: int) -> tuple[dict[str, Tensor], Tensor]:
         """Return starting values from frames y (S, F), and the states (S, D) that belong to them.
 
-        The states are principal components of the features, missing ones at their mean.
+        The states are principal components of the features in units of their standard deviations,
+        missing ones at their mean.
         """
-        seen = mask.to(y.dtype)
-        mean = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
-        centred = (y - mean) * seen
+        mean, spread, change = place_of(y[None], mask[None])
+        centred = torch.where(mask, (y - mean) / spread, 0)
         u, s, v = torch.linalg.svd(centred, full_matrices=False)
         rank = min(size, len(s))
         scale = s[:rank] / math.sqrt(max(1, len(y)))
-        loading = 0.1 * torch.randn(self.features, size, dtype=y.dtype) * _spread(centred, seen)
+        loading = 0.1 * torch.randn(self.features, size, dtype=y.dtype)
         loading[:, :rank] = v[:rank].mT * scale
+        loading = loading * spread.unsqueeze(-1)
         series = torch.randn(len(y), size, dtype=y.dtype)
         series[:, :rank] = u[:, :rank] * math.sqrt(len(y))
-        noise = 0.5 * _step_square(centred, mask)
+        noise = 0.25 * change.square()
         shape, unit = per_feature(self.features), torch.eye(self.features, dtype=y.dtype)
         return {
             "loading": loading,
@@ -483,19 +507,6 @@ class LinearEmission:
             "observation_variance": noise.reshape(shape),
             "observation_correlation_factor": unit,
         }, series
-
-
-def _spread(centred: Tensor, seen: Tensor) -> Tensor:
-    """Standard deviation of each feature, (F, 1), never zero."""
-    variance = centred.square().sum(0) / seen.sum(0).clamp_min(1)
-    return torch.where(variance > 0, variance, 1).sqrt().unsqueeze(-1)
-
-
-def _step_square(centred: Tensor, mask: Tensor) -> Tensor:
-    """Half the mean square change of each feature from frame to frame, (F,), never zero."""
-    both = (mask[1:] & mask[:-1]).to(centred.dtype)
-    square = (centred.diff(dim=0).square() * both).sum(0) / both.sum(0).clamp_min(1)
-    return torch.where(square > 0, square, 1) / 2
 
 
 class LinearGaussianSSM(Model):
@@ -634,6 +645,8 @@ class LinearGaussianSSM(Model):
         """
         shape = self._all[name].event_shape if name in self._all else value.shape
         over_steps = name in self._varying and value.ndim == len(shape) + 1 and len(value) > 0
+        if over_steps and len(value) == 1:  # one value is the same at all steps: (1,) is a number
+            over_steps, value = False, value[0]
         nothing = value == 0 if name.endswith("_variance") else torch.zeros_like(value).bool()
         checked = torch.where(nothing, 1, value)
         if over_steps:
@@ -653,19 +666,15 @@ class LinearGaussianSSM(Model):
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.observations.check(data, "LinearGaussianSSM")
-        seen = data.mask.double()
-        count = seen.sum((0, 1)).clamp_min(1)
-        mean = (data.values.double() * seen).sum((0, 1)) / count
-        square = ((data.values.double() - mean).square() * seen).sum((0, 1)) / count
-        spread = torch.where(square > 0, square, 1).sqrt()
+        place = place_of(data.values, data.mask)
+        location, spread, change = (tuple(x.tolist()) for x in place)
         out = copy.copy(self)
         out.dynamics = self.dynamics.scaled_to(data)
-        out.emission = replace(
-            self.emission,
-            location=tuple(mean.tolist()),
-            spread=tuple(spread.tolist()),
-            noise=tuple(step_scale(data).tolist()),
-        )
+        emission = replace(self.emission, location=location, spread=spread, noise=change)
+        if emission.inputs:
+            require_inputs(data, emission.inputs, "LinearGaussianSSM")
+            emission = replace(emission, input_scale=input_scale(data))
+        out.emission = emission
         out._all = out._assemble()
         return out
 
@@ -720,8 +729,10 @@ class LinearGaussianSSM(Model):
         y, mask = data.values[inside].double(), data.mask[inside]
         emitted, series = self.emission.start(y, mask, self.states)
         if self.dynamics.loading is not None:
-            mean = (y * mask).sum(0) / mask.sum(0).clamp_min(1)
+            mean = place_of(y[None], mask[None]).location
             series = torch.where(mask, y, mean)
+            if self.emission.intercept:
+                series = series - mean
         found = {**emitted, **self.dynamics.start(series)}
         dtype = torch.get_default_dtype()
         return {name: found[name].to(dtype) for name in self.priors}

@@ -19,7 +19,15 @@ from torch.nn.functional import pad
 from ..checks import require, require_count, require_positive
 from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors
-from .dynamics import Dynamics, Moves, log_normal, no_directions, stationary_law, step_scale
+from .dynamics import (
+    Dynamics,
+    Moves,
+    log_normal,
+    no_directions,
+    positive,
+    stationary_law,
+    step_scale,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,12 @@ class _Structural(Dynamics):
 
     def scaled_to(self, data: Sequences) -> Self:
         return replace(self, scale=float(step_scale(data)[0]))
+
+    def _changes(self, series: Tensor) -> Tensor:
+        """Mean square change of a series (S, 1), or else the square of the scale."""
+        square = series[:, 0].diff().square()
+        mean = square.mean() if len(square) else series.new_tensor(0.0)
+        return positive(mean, self.scale**2)
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return dict.fromkeys(self.priors(), ())
@@ -129,13 +143,7 @@ class LocalLevel(_Structural):
         return self._moves(torch.eye(1), [parameters[f"{self.label}_variance"]])
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        return {f"{self.label}_variance": 0.1 * _changes(series)}
-
-
-def _changes(series: Tensor) -> Tensor:
-    """Mean square change of a series (S, 1), a number > 0."""
-    square = series[:, 0].diff().square()
-    return square.mean().clamp_min(1e-8) if len(square) else series.new_tensor(1.0)
+        return {f"{self.label}_variance": 0.1 * self._changes(series)}
 
 
 @dataclass(frozen=True)
@@ -202,7 +210,7 @@ class LocalLinearTrend(_Structural):
         return self._moves(matrix, variances)
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        size = _changes(series)
+        size = self._changes(series)
         level, slope = self.components
         found = {f"{level}_variance": 0.1 * size, f"{slope}_variance": 0.01 * size}
         return {name: found[name] for name in self.dims()}
@@ -301,7 +309,7 @@ class Seasonal(_Structural):
         return self._moves(matrix[:size, :size], [variance] * size)
 
     def start(self, series: Tensor) -> dict[str, Tensor]:
-        return {f"{self.label}_variance": 0.01 * _changes(series)}
+        return {f"{self.label}_variance": 0.01 * self._changes(series)}
 
 
 @dataclass(frozen=True)
@@ -392,7 +400,7 @@ class Autoregressive(_Structural):
         partial[0] = 0.5
         return {
             f"{self.label}_partial": partial,
-            f"{self.label}_variance": 0.5 * _changes(series),
+            f"{self.label}_variance": 0.5 * self._changes(series),
         }
 
 
@@ -493,5 +501,5 @@ class Cycle(_Structural):
         return {
             f"{self.label}_damping": series.new_tensor(0.9),
             f"{self.label}_frequency": series.new_tensor(math.sqrt(low * high)),
-            f"{self.label}_variance": 0.1 * _changes(series),
+            f"{self.label}_variance": 0.1 * self._changes(series),
         }

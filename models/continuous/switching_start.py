@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ..clusters import kmeans
 from ..data.sequences import Sequences
+from .dynamics import place_of, positive
 
 _REACH = 4
 """Steps to either side over which frames are averaged before they are clustered."""
@@ -45,7 +46,7 @@ def regime_start(
     weight = _weights(labels, inside, regimes)
     dynamics, drift, noise = _regressions(z, weight)
     residual = torch.einsum("fi,kij,fj->f", out["loading"], noise, out["loading"]) / regimes
-    floor = 1e-3 * y[inside].var(0, correction=0).clamp_min(1e-12)
+    floor = 1e-3 * place_of(y[inside][None], torch.ones_like(y[inside][None]).bool()).spread ** 2
     spread = out.pop("residual").square() + _SHARE * residual + floor
     out["observation_scale"] = spread.sqrt()
     noise = noise * (1 - _SHARE)
@@ -56,7 +57,7 @@ def regime_start(
         eye = torch.eye(states).to(noise)
         out["noise_correlation_factor"] = torch.linalg.cholesky(0.9 * noise / spread + 0.1 * eye)
     out["initial_mean"] = z[:, 0].mean(0)
-    out["initial_scale"] = z[inside].std(0, correction=0).clamp_min(1e-6)
+    out["initial_scale"] = positive(z[inside].std(0, correction=0))
     first = torch.bincount(labels[:, 0], minlength=regimes).to(z) + 1
     out["initial"] = first / first.sum()
     out["counts"] = _counts(labels, inside, regimes).to(z)
@@ -88,8 +89,9 @@ def _subspace(
         windows = _windows(centred / torch.where(unit > 0, unit, 1), math.ceil(states / len(unit)))
         centre = windows[inside].mean(0)
         _, scale, basis = torch.linalg.svd(windows[inside] - centre, full_matrices=False)
+        least = 1e-6 * float(scale[0]) or 1.0
         kept = basis[:states].mT / (scale[:states] / math.sqrt(len(windows[inside]))).clamp_min(
-            1e-6 * float(scale[0])
+            least
         )
         state = (windows - centre) @ kept
         loading = torch.linalg.lstsq(state[inside], centred[inside]).solution.mT
@@ -121,10 +123,11 @@ def _clusters(z: Tensor, inside: Tensor, regimes: int) -> Tensor:
     weight = inside.clone()
     weight[:, 0] = False  # nothing moved yet
     mean = _smoothed(moves, weight)
-    size = (_smoothed(moves.square(), weight) + 1e-12).log()
+    square = _smoothed(moves.square(), weight)
+    size = (square + 1e-12 * positive(square[inside].mean(0))).log()
     x = torch.cat([_smoothed(z, inside), mean, size], -1)
     seen = x[inside]
-    x = (x - seen.mean(0)) / seen.std(0, correction=0).clamp_min(1e-9)
+    x = (x - seen.mean(0)) / positive(seen.std(0, correction=0))
     frames = x.flatten(0, 1).numpy(force=True)
     seen = frames[inside.flatten().numpy(force=True)]
     return kmeans(seen, frames, regimes).to(inside.device).reshape(inside.shape)
@@ -139,7 +142,7 @@ def _weights(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
 
 def _regressions(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A, b and residual covariance of z' on z for every regime, weighted, with a ridge penalty."""
-    unit = z.flatten(0, 1).std(0, correction=0).clamp_min(1e-9)
+    unit = positive(z.flatten(0, 1).std(0, correction=0))
     x = torch.cat([z / unit, torch.ones_like(z[..., :1])], -1)
     before, after = x[:, :-1], x[:, 1:, :-1]
     size = z.shape[-1]
