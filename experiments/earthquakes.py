@@ -36,7 +36,7 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, group
-from ..inference.guides.guide import Uncertainty
+from ..inference.guides.parameters import Uncertainty
 from ..models import HiddenMarkovModel, Poisson, Sequences
 from ..models.randomness import one_thread, seeded
 from .command.report import Outcome

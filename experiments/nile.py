@@ -34,7 +34,7 @@ from ..inference import (
     to_arviz,
 )
 from ..inference.arviz_groups import Idata, group
-from ..inference.guides.guide import Uncertainty
+from ..inference.guides.parameters import Uncertainty
 from ..models import LinearGaussianSSM, LocalLevel, Sequences
 from ..models.randomness import one_thread
 from .command.report import Outcome

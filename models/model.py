@@ -22,7 +22,7 @@ from .data.folders import Data, SequenceFolder
 from .data.sequences import Sequences
 from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
-from .priors import elementary, possible_values, within
+from .priors import elementary, in_double, possible_values, unit_of, within
 from .randomness import seeded
 from .trajectories import Chain, MarkovChain, Moves
 
@@ -304,7 +304,7 @@ class Model(ABC):
                 raise ValueError(f"priors: unknown parameter {name!r}; there are {sorted(own)}")
             _check_prior(name, prior, own[name])
             own[name] = prior
-        return own
+        return {name: in_double(prior) for name, prior in own.items()}
 
     @abstractmethod
     def own_priors(self) -> Priors:
@@ -471,6 +471,17 @@ class Model(ABC):
     def all_priors(self) -> Priors:
         """Priors of all parameters, known or not, by name."""
         return dict(self._all)
+
+    @property
+    def units(self) -> dict[str, Tensor]:
+        """Units of the unknown parameters on the unconstrained scale, float64; fits take steps in
+        these.
+
+        They come from the laws' own priors, which ``scaled_to`` puts on the scale of the data: the
+        standard deviation of a real parameter, 1 for a logarithm or a logit.
+        """
+        own = self.own_priors()
+        return {name: unit_of(own[name]) for name in self.priors}
 
     @property
     def known(self) -> Mapping[str, Tensor]:

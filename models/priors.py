@@ -342,3 +342,36 @@ def support_of(prior: dist.TorchDistribution) -> constraints.Constraint:
     support: constraints.Constraint | None = prior.support
     assert support is not None
     return support
+
+
+_Real = type(constraints.real) | type(constraints.real_vector)
+
+
+def has_unit(prior: dist.TorchDistribution) -> Tensor:
+    """Which unconstrained numbers of a parameter with this prior have a unit, bool.
+
+    Real numbers have; logarithms and logits have not, nor have the logarithms of the gaps between
+    ordered numbers.
+    """
+    shape = biject_to(support_of(prior)).inverse_shape(prior.event_shape)
+    support = elementary(prior.support)
+    unit = torch.zeros(shape, dtype=torch.bool)
+    if isinstance(support, _Real):
+        unit = ~unit
+    elif isinstance(support, IncreasingVector) and isinstance(elementary(support.entry), _Real):
+        unit[0] = True
+    return unit
+
+
+def unit_of(prior: dist.TorchDistribution) -> Tensor:
+    """The unit of every unconstrained number of a parameter with this prior, float64.
+
+    It is the standard deviation of the prior where there is a unit, otherwise 1, and also where the
+    prior has no standard deviation.
+    """
+    own = has_unit(prior)
+    one = torch.ones(own.shape, dtype=torch.float64)
+    if not bool(own.any()):
+        return one
+    spread = (prior.base if isinstance(prior, Ordered) else prior).stddev.double()
+    return torch.where(own & spread.isfinite() & (spread > 0), spread, one)

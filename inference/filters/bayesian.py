@@ -110,14 +110,16 @@ class BayesianRecurrentFilter(nn.Module):
 
     def hold(self, laws: DiscreteLaws) -> Tensor:
         """Returns ρ_t, the probability of keeping the previous state, (N, T, units)."""
-        logit: Tensor = self.channels(laws) @ self.hold_weight.mT + self.hold_bias
+        logit: Tensor = (
+            self.channels(laws).to(self.hold_weight) @ self.hold_weight.mT + self.hold_bias
+        )
         return logit.sigmoid()
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
         """Returns log beliefs (N, T, K)."""
         if self.belief is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
-        x, dtype = self.channels(laws), laws.log_initial.dtype
+        x, dtype = self.channels(laws).to(self.hold_weight), laws.log_initial.dtype
         told = torch.einsum("ntc,usc->nuts", x, self.evidence_weight)
         scores = nn.functional.pad(told, (1, 0))  # (N, units, T, states)
         units = len(self.reset)

@@ -17,6 +17,8 @@ from .recurrent import (
     actions_before,
     channel_scale,
     gaps_before,
+    input_scale,
+    no_scale,
 )
 
 Reading = Literal["observations", "likelihoods"]
@@ -38,6 +40,8 @@ class Channels(nn.Module):
 
     shift: Tensor
     scale: Tensor
+    input_shift: Tensor
+    input_scale: Tensor
     gap: Tensor
 
     def __init__(
@@ -57,10 +61,10 @@ class Channels(nn.Module):
         self.flags = 0
         self.inputs = 0
         self.actions = 0
-        self.register_buffer("shift", torch.zeros(0))
-        self.register_buffer("scale", torch.ones(0))
+        for name in ("shift", "scale", "input_shift", "input_scale"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
         if gaps:
-            self.register_buffer("gap", torch.ones(()))
+            self.register_buffer("gap", torch.ones((), dtype=torch.float64))
 
     def width(self, model: Model) -> int:
         """Number of inputs for this model."""
@@ -74,12 +78,13 @@ class Channels(nn.Module):
         """Prepares for the kind of data of this model."""
         self._kind: Observations = model.observations
         self.inputs, self.actions = model.inputs, model.actions
+        if len(self.input_shift) != self.inputs:
+            self.input_shift, self.input_scale = no_scale(self.inputs)
         if self.reads == "likelihoods":
             return
         self.flags = self._flags(self._kind)
         if len(self.shift) != self._kind.channels:
-            self.shift = self.shift.new_zeros(self._kind.channels)
-            self.scale = self.scale.new_ones(self._kind.channels)
+            self.shift, self.scale = no_scale(self._kind.channels)
 
     def _flags(self, kind: Observations) -> int:
         few = kind.features <= FLAGGED_FEATURES
@@ -91,12 +96,14 @@ class Channels(nn.Module):
             steps = gaps_before(data)[:, 1:]
             used = steps[data.step_mask[:, 1:]]
             self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.gap)
+        if self.inputs:
+            self.input_shift, self.input_scale = input_scale(data)
         if self.reads == "observations" and not self._kind.codes:
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
-        dtype = self.shift.dtype
+        dtype = torch.float64  # data can lie far from zero; networks run in their own type
         parts: list[Tensor] = []
         if self.reads == "likelihoods":
             told = laws.log_likelihood.log_softmax(-1).clamp_min(self.least)
@@ -104,10 +111,10 @@ class Channels(nn.Module):
         else:
             y, mask = self._kind.read(laws.data)
             seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-            encoded = self._kind.encode(y).to(dtype)
+            encoded = self._kind.encode(y)
             if not self._kind.codes:
-                encoded = (encoded - self.shift) / self.scale
-            parts.append(encoded * seen)
+                encoded = (encoded.double() - self.shift) / self.scale
+            parts.append(encoded.to(dtype) * seen)
             if self.flags:
                 missing = ~seen if self.flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
@@ -116,7 +123,8 @@ class Channels(nn.Module):
             parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self.inputs:
             assert laws.data.inputs is not None  # checked by the model
-            parts.append(laws.data.inputs.to(dtype))
+            inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale
+            parts.append(inputs.to(dtype))
         if self.actions:
             parts.append(actions_before(laws.data, self.actions).to(dtype))
         return torch.cat(parts, -1)

@@ -120,7 +120,7 @@ class _MarkovPotentials(nn.Module, ABC):
         """Returns (U x_t)_z, plus the first step's term, (N, T, K)."""
         if self.states is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
-        told = self.channels(laws) @ self.input_weight.mT
+        told = self.channels(laws).to(self.input_weight) @ self.input_weight.mT
         return torch.cat([told[:, :1] + self.first, told[:, 1:]], 1).to(laws.log_initial.dtype)
 
     @abstractmethod

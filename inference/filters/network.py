@@ -14,7 +14,7 @@ from ...models.chains.nodes import product_law
 from ...models.checks import require, require_positive
 from ...models.randomness import seeded
 from .channels import Channels, Reading
-from .recurrent import ReadOut, normal_law, spread_of_states
+from .recurrent import ReadOut, no_scale, normal_law, spread_of_states
 from .slot import Beliefs
 
 _TRIED = 2, 5
@@ -147,8 +147,8 @@ class NetworkFilter(nn.Module):
         kept = torch.promote_types(features.dtype, torch.float32)
         self.head = ReadOut(features.shape[-1], belief.width, self.gain).to(kept)
         if not belief.discrete:
-            self.register_buffer("state_shift", torch.zeros(belief.size))
-            self.register_buffer("state_scale", torch.ones(belief.size))
+            for name, value in zip(("shift", "scale"), no_scale(belief.size), strict=True):
+                self.register_buffer(f"state_{name}", value)
 
     def _fit_channels(self, model: Model) -> Tensor:
         """Chooses the channels; returns the network's output on random ones."""

@@ -142,11 +142,15 @@ class RecurrentFilter(nn.Module):
         self._flags = 0
         self._inputs = 0
         self._actions = 0
-        self.register_buffer("shift", torch.zeros(0))
-        self.register_buffer("scale", torch.ones(0))
+        for name in ("shift", "scale", "input_shift", "input_scale"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
 
     shift: Tensor
     scale: Tensor
+    """Mean and standard deviation of the channels, float64: data can lie far from zero."""
+    input_shift: Tensor
+    input_scale: Tensor
+    """The same of the inputs."""
     gap: Tensor
     """Typical time between steps (geometric mean), where gaps are read."""
     state_shift: Tensor
@@ -207,12 +211,13 @@ class RecurrentFilter(nn.Module):
         read = self.hidden_size * (2 if twice else 1)
         self.head = ReadOut(read, belief.width, self.gain).to(like)
         size = model.observations.channels if self.reads != "likelihoods" else 0
-        self.shift, self.scale = like.new_zeros(size), like.new_ones(size)
+        self.shift, self.scale = no_scale(size)
+        self.input_shift, self.input_scale = no_scale(model.inputs)
         if self.gaps:
-            self.register_buffer("gap", torch.ones(()))
+            self.register_buffer("gap", torch.ones((), dtype=torch.float64))
         if not self.belief.discrete:
-            self.register_buffer("state_shift", torch.zeros(self.belief.size))
-            self.register_buffer("state_scale", torch.ones(self.belief.size))
+            for name, value in zip(("shift", "scale"), no_scale(self.belief.size), strict=True):
+                self.register_buffer(f"state_{name}", value)
 
     def _belief_of(self, model: Model) -> Belief:
         belief = model.belief
@@ -247,13 +252,15 @@ class RecurrentFilter(nn.Module):
             self.state_shift, self.state_scale = mean.to(self.shift), spread.to(self.shift)
         if self._users:
             return
+        if self._inputs:
+            self.input_shift, self.input_scale = input_scale(data)
         if self.gaps:
             steps = gaps_before(data)[:, 1:]
             used = steps[data.step_mask[:, 1:]]
-            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.shift)
+            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).double()
         if self.reads != "likelihoods" and not model.observations.codes:
             shift, scale = channel_scale(data)
-            self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
+            self.shift, self.scale = shift.to(self.shift.device), scale.to(self.scale.device)
 
     def channels(self, laws: TrajectoryLaws) -> Tensor:
         """Returns the inputs of the network, (N, T, input_size)."""
@@ -263,9 +270,10 @@ class RecurrentFilter(nn.Module):
         if self.reads != "likelihoods":
             y, mask = self._observations.read(laws.data)
             seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-            encoded = self._observations.encode(y).to(dtype)
+            encoded = self._observations.encode(y)
             if not self._observations.codes:  # symbols are read as they are
-                encoded = (encoded - self.shift) / self.scale
+                encoded = (encoded.double() - self.shift) / self.scale
+            encoded = encoded.to(dtype)
             parts.append(encoded if bool(seen.all()) else encoded * seen)
             if self._flags:
                 missing = ~seen if self._flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
@@ -277,7 +285,8 @@ class RecurrentFilter(nn.Module):
             parts.append(relative.log().to(dtype).unsqueeze(-1))
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
-            parts.append(laws.data.inputs.to(dtype))
+            inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale
+            parts.append(inputs.to(dtype))
         if self._actions:
             parts.append(actions_before(laws.data, self._actions).to(dtype))
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
@@ -447,12 +456,27 @@ def normal_law(scores: Tensor, belief: GaussianBelief, shift: Tensor, scale: Ten
     return GaussianBeliefs(mean, unit.unsqueeze(-1) * factor)
 
 
+def no_scale(size: int) -> tuple[Tensor, Tensor]:
+    """Shift 0 and scale 1 of every channel, (size,) float64 each."""
+    return torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
+
+
 def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every feature, (F,) each; 0 and 1 for bits."""
-    weight, values = data.mask.double(), data.values.double()
-    seen = data.values[data.mask]
+    """Mean and standard deviation of every feature, (F,) float64 each; 0 and 1 for bits."""
+    return _moments(data.values, data.mask)
+
+
+def input_scale(data: Sequences) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every input column, (U,) float64 each; 0 and 1 for bits."""
+    assert data.inputs is not None  # the model checked the data
+    return _moments(data.inputs, data.step_mask.unsqueeze(-1).expand_as(data.inputs))
+
+
+def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    seen = values[mask]
     if bool(((seen == 0) | (seen == 1)).all()):
-        return torch.zeros(data.n_features), torch.ones(data.n_features)
+        return no_scale(values.shape[-1])
+    weight, values = mask.double(), values.double()
     count = weight.sum((0, 1)).clamp_min(1)
     shift = (values * weight).sum((0, 1)) / count
     spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()

@@ -111,7 +111,7 @@ class SigmoidFilter(nn.Module):
         """Returns W_y x_t + b, the logits without the term of the previous nodes, (N, T, k)."""
         if self.nodes is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
-        told = self.channels(laws) @ self.input_weight.mT
+        told = self.channels(laws).to(self.input_weight) @ self.input_weight.mT
         return torch.cat([told[:, :1] + self.first_bias, told[:, 1:] + self.bias], 1)
 
     def logits(self, laws: DiscreteLaws) -> Tensor:
@@ -138,7 +138,7 @@ class SigmoidFilter(nn.Module):
             "must be built, and read observations and no inputs, to be a gate of them",
             f"reads={channels.reads!r}, inputs={channels.inputs}, nodes={self.nodes}",
         )
-        observed = self.input_weight[:, : len(channels.shift)] / channels.scale
+        observed = self.input_weight[:, : len(channels.shift)].double() / channels.scale
         moved = observed @ channels.shift
         parts = self.matrix, observed, self.bias - moved, self.first_bias - moved
         return NodeGate(*(part.detach().clone().double() for part in parts))
@@ -169,10 +169,10 @@ class SigmoidFilter(nn.Module):
         alone = bool((gate.node_weight == diagonal.diag()).all())
         full = self.coupling == "full"
         require(full or alone, "gate.node_weight", "must be diagonal", gate.node_weight.tolist())
-        observed = gate.natural_weight.to(self.input_weight)
+        observed = gate.natural_weight.double()
         moved = observed @ channels.shift
         padded = torch.zeros_like(self.input_weight)
-        padded[:, :size] = observed * channels.scale
+        padded[:, :size] = (observed * channels.scale).to(padded)
         with torch.no_grad():
             self.hidden_weight.copy_(gate.node_weight if full else diagonal)
             self.input_weight.copy_(padded)

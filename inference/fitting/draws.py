@@ -10,11 +10,9 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple, cast
 
-import pyro
 import torch
-from pyro import poutine
 from torch import Tensor, nn
 
 from ...models import (
@@ -24,7 +22,6 @@ from ...models import (
     Sequences,
 )
 from ...models.emissions.emission import Parameters
-from ...models.priors import in_double
 from ..filters.slot import ScoredFilter
 from ..guides.guide import Guide, ParameterDraw
 
@@ -38,29 +35,23 @@ def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
     Uses torch's global generator. Draws of a point estimate are all the same, and its log density
     is given as 0.
     """
-    double = copy.deepcopy(guide).double()
-    with torch.no_grad(), pyro.plate("draws", draws, dim=-1):
-        trace = poutine.trace(double.sample_parameters).get_trace()
-    trace.compute_log_prob()
-    returned: Any = trace.nodes["_RETURN"]["value"]
-    values: dict[str, Tensor] = dict(returned)
-    log_q = torch.zeros(draws, dtype=torch.float64)
-    for node in trace.nodes.values():
-        if node["type"] == "sample" and guide.uncertainty in ("normal", "multivariate"):
-            log_q = log_q + node["log_prob"]
-    return ParameterDraw(values, log_prior(guide.model, values, draws), log_q)
+    with torch.no_grad():
+        values, prior, log_q = guide.draw_parameters(draws)
+    # The prior of a point by maximum likelihood is not zero here, as it is in its fit.
+    prior = log_prior(guide.model, values, draws) if guide.uncertainty == "ml" else prior
+    return ParameterDraw({n: v.double() for n, v in values.items()}, prior, log_q)
 
 
 def draw_prior(model: Model, draws: int) -> dict[str, Tensor]:
     """Draws of the unknown parameters from their priors in float64, (draws, …)."""
-    return {name: in_double(prior).sample((draws,)) for name, prior in model.priors.items()}
+    return {name: prior.sample((draws,)) for name, prior in model.priors.items()}
 
 
 def log_prior(model: Model, values: Parameters, draws: int) -> Tensor:
     """log p(θ) of every draw, (draws,) nats."""
     total = torch.zeros(draws, dtype=torch.float64)
     for name, prior in model.priors.items():
-        total = total + in_double(prior).log_prob(values[name])
+        total = total + prior.log_prob(values[name])
     return total
 
 

@@ -41,7 +41,7 @@ def starting_values(
         seed: of the draws and of the clustering; torch's global generator is left unchanged.
 
     Returns:
-        Values by name, in torch's default dtype. States are in increasing order of the family's
+        Values by name, float64. States are in increasing order of the family's
         location, unless known parameters determine them.
 
     Raises:
@@ -53,7 +53,7 @@ def starting_values(
     >>> data = Sequences.from_arrays([[1, 0, 2, 1, 0, 18, 22, 20, 19, 1, 1]])
     >>> model = HiddenMarkovModel(states=2, emission="poisson")
     >>> starting_values(model, data)["rate"].numpy().round(1)
-    array([ 2. , 16.8], dtype=float32)
+    array([ 2. , 16.8])
     """
     if not isinstance(start, Mapping) and start not in STARTS:
         raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
@@ -68,7 +68,7 @@ def starting_values(
         # A user's prior can exclude the value estimated from the data: keep the prior's draw.
         if name in given and bool(support_of(prior).check(given[name]).all()):
             values[name] = given[name]
-    return {name: value.to(torch.get_default_dtype()) for name, value in values.items()}
+    return {name: value.double() for name, value in values.items()}
 
 
 def _read_off(model: Model, data: Sequences, start: str) -> dict[str, Tensor]:

@@ -17,9 +17,10 @@ from ...models.checks import require, require_count
 from ...models.continuous.deep import normal_log_prob, spread
 from ...models.emissions.emission import Parameters
 from ...models.randomness import seeded
-from ..filters.recurrent import FLAGGED_FEATURES, channel_scale
+from ..filters.recurrent import FLAGGED_FEATURES, channel_scale, input_scale, no_scale
 from ..queries.batches import times_ahead
-from .guide import Guide, Uncertainty
+from .guide import Guide
+from .parameters import Uncertainty
 from .scans import path_scan, relative_path_scan, relu_scan
 
 Cell = Literal["relu", "lstm"]
@@ -113,11 +114,13 @@ class TrajectoryNetwork(nn.Module):
         self.dropout = dropout
         self.relative = bool(relative)
         self.readers = nn.ModuleList()
-        self.register_buffer("shift", torch.zeros(0))
-        self.register_buffer("scale", torch.ones(0))
+        for name in ("shift", "scale", "input_shift", "input_scale"):
+            self.register_buffer(name, torch.zeros(0, dtype=torch.float64))
 
     shift: Tensor
     scale: Tensor
+    input_shift: Tensor
+    input_scale: Tensor
     _sizes: tuple[int, int, int, int]
     """Channels of the observations, missing flags, inputs, components of the state."""
 
@@ -141,13 +144,16 @@ class TrajectoryNetwork(nn.Module):
         self.into = nn.Linear(size, width)
         self.out = nn.Linear(width, 2 * size)
         self.origin = nn.Parameter(torch.zeros(size))
-        self.shift, self.scale = torch.zeros(kind.channels), torch.ones(kind.channels)
+        self.shift, self.scale = no_scale(kind.channels)
+        self.input_shift, self.input_scale = no_scale(model.inputs)
 
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Standardises the channels by the data, unless they are symbols or bits."""
         if not model.observations.codes:
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
+        if model.inputs:
+            self.input_shift, self.input_scale = input_scale(data)
 
     def channels(self, laws: DeepLaws) -> Tensor:
         """Returns the inputs of the recurrent network, (N, T, C)."""
@@ -155,17 +161,18 @@ class TrajectoryNetwork(nn.Module):
         dtype = self.out.weight.dtype
         y, mask = kind.read(laws.data)
         seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-        encoded = kind.encode(y).to(dtype)
+        encoded = kind.encode(y)
         if not kind.codes:
-            encoded = (encoded - self.shift) / self.scale
-        parts = [torch.where(seen, encoded, 0)]
+            encoded = (encoded.double() - self.shift) / self.scale
+        parts = [torch.where(seen, encoded.to(dtype), 0)]
         flags = self._sizes[1]
         if flags:
             missing = ~seen if flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
             parts.append(missing.to(dtype))
         if laws.model.inputs:
             assert laws.data.inputs is not None  # the model checked the data
-            parts.append(laws.data.inputs.to(dtype))
+            inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale
+            parts.append(inputs.to(dtype))
         if laws.step_gaps is not None:  # in units of the typical gap
             parts.append((laws.step_gaps * laws.model.transition.rate).log().to(dtype))
         out = torch.cat(parts, -1)

@@ -6,21 +6,15 @@ Pyro's ``TraceMeanField_ELBO`` computes its bound, exactly in the states.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple, Protocol, Self, cast
+from typing import Any, NamedTuple, Protocol, Self, cast
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
-from pyro.infer.autoguide import AutoDelta, AutoMultivariateNormal, AutoNormal
-from pyro.infer.autoguide.initialization import init_to_median, init_to_value
-from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import register_kl
 
 from ...models import (
     DiscreteLaws,
@@ -41,10 +35,8 @@ from .gaussian_posteriors import (
     LinearisableLaws,
     LinearisedBackward,
 )
+from .parameters import UNCERTAINTIES, ParameterPosterior, Uncertainty
 from .posteriors import Backward, Forward, MeanField
-
-Uncertainty = Literal["normal", "multivariate", "map", "ml"]
-UNCERTAINTIES: tuple[Uncertainty, ...] = ("normal", "multivariate", "map", "ml")
 
 
 class Posterior(Protocol):
@@ -133,7 +125,8 @@ class Guide(nn.Module, ABC):
         self.model = model
         self.filter = filter
         self.uncertainty: Uncertainty = parameters
-        self._auto = self._make_auto({})
+        self.precision = torch.float64
+        self.parameter_posterior = self._posterior_at({})
 
     def _check_filter(self, filter: Filter) -> None:
         """Raises ValueError for filters that this guide cannot use."""
@@ -172,29 +165,18 @@ class Guide(nn.Module, ABC):
         """Whether ``bound`` is a function of the parameters, without draws of trajectories."""
         return self.model.exact or self.model.belief.discrete
 
-    def _make_auto(self, start: Mapping[str, Tensor]) -> nn.Module | None:
-        if not self.model.priors:
+    def _posterior_at(self, start: Mapping[str, Tensor]) -> ParameterPosterior | None:
+        model = self.model
+        if not model.priors:
             return None
-        init = init_to_value(values=dict(start), fallback=init_to_median)
-        program = self.model.sample_parameters
-        auto: Any
-        with _local_parameters():
-            if self.uncertainty == "normal":
-                auto = AutoNormal(program, init_loc_fn=init, init_scale=0.05)
-            elif self.uncertainty == "multivariate":
-                auto = AutoMultivariateNormal(program, init_loc_fn=init, init_scale=0.05)
-            else:
-                auto = AutoDelta(program, init_loc_fn=init)
-            auto()  # creates the variational parameters
-        made: nn.Module = auto
-        return made
+        return ParameterPosterior(model.priors, model.units, start, self.uncertainty)
 
     def fresh(self, start: Mapping[str, Tensor]) -> Self:
         """Returns a copy with parameters centred on ``start`` and the same filter weights."""
         out = copy.copy(self)
         out._modules = dict(self._modules)
         out.filter = copy.deepcopy(self.filter)
-        out._auto = out._make_auto(start)
+        out.parameter_posterior = out._posterior_at(start)
         return out
 
     def calibrate(self, data: Sequences) -> None:
@@ -227,12 +209,7 @@ class Guide(nn.Module, ABC):
 
     def sample_parameters(self) -> dict[str, Tensor]:
         """The part of the guide's Pyro program that samples the parameters."""
-        if self._auto is None:
-            return {}
-        flat = poutine.mask(mask=False) if self.uncertainty == "ml" else contextlib.nullcontext()
-        with _local_parameters(), flat, _KeepDensities():
-            values: dict[str, Tensor] = self._auto()
-        return values
+        return {} if self.parameter_posterior is None else self._cast(self.parameter_posterior())
 
     def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
         """The guide's Pyro program: samples parameters and ``states``; returns q(states | y)."""
@@ -245,30 +222,36 @@ class Guide(nn.Module, ABC):
 
     def median(self) -> dict[str, Tensor]:
         """Returns posterior medians of the unknown parameters, or the point estimate."""
-        if self._auto is None:
+        if self.parameter_posterior is None:
             return {}
-        with _local_parameters(), torch.no_grad():
-            auto: Any = self._auto
-            values: dict[str, Tensor] = dict(auto.median())
-        return {name: value.detach() for name, value in values.items()}
+        with torch.no_grad():
+            return self._cast(self.parameter_posterior.median())
 
-    def draw_parameters(self) -> ParameterDraw:
-        """Returns one draw of the unknown parameters with its densities; differentiable."""
-        trace = poutine.trace(self.sample_parameters).get_trace()
-        returned: Any = trace.nodes["_RETURN"]["value"]
-        values: dict[str, Tensor] = returned
-        zero = torch.zeros(())
-        if self.uncertainty == "ml" or not values:
-            return ParameterDraw(values, zero, zero)
+    def draw_parameters(self, draws: int | None = None) -> ParameterDraw:
+        """Returns draws of the unknown parameters with their log densities; differentiable.
+
+        Args:
+            draws: number of draws, the first axis of the results; None: a single one without this
+                axis.
+        """
+        size = () if draws is None else (draws,)
+        zero = torch.zeros(size, dtype=torch.float64)
+        if self.parameter_posterior is None:
+            return ParameterDraw({}, zero, zero)
+        values, densities = self.parameter_posterior.draw(*size)
+        if self.uncertainty == "ml":
+            return ParameterDraw(self._cast(values), zero, zero)
         priors = self.model.priors
         log_prior = sum((priors[n].log_prob(v) for n, v in values.items()), zero)
-        log_q = zero if self.uncertainty == "map" else torch.as_tensor(trace.log_prob_sum())
-        return ParameterDraw(values, log_prior, log_q)
+        return ParameterDraw(self._cast(values), log_prior, sum(densities.values(), zero))
+
+    def _cast(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: value.to(self.precision) for name, value in values.items()}
 
     def parameter_modules(self) -> Iterator[nn.Parameter]:
         """Iterates over the variational parameters of the model's parameters."""
-        if self._auto is not None:
-            yield from self._auto.parameters()
+        if self.parameter_posterior is not None:
+            yield from self.parameter_posterior.parameters()
 
     def filter_shapes(self) -> dict[str, Tensor]:
         """Returns all tensors that the filter stores, by name."""
@@ -491,38 +474,6 @@ def _require_plain(guide: Guide, model: Model) -> None:
             f"model: {type(guide).__name__} needs discrete states or linear-Gaussian laws; use "
             f"{model.own_guide}, got {model}"
         )
-
-
-class _Placed(dist.Delta):
-    """A value computed by an autoguide, with the log density of its transformation."""
-
-
-@register_kl(_Placed, dist.Distribution)
-def _kl_placed(q: _Placed, p: Any) -> Tensor:
-    kl: Tensor = q.log_density - p.log_prob(q.v)
-    return kl
-
-
-class _KeepDensities(Messenger):
-    """Makes autoguides correct for ``TraceMeanField_ELBO``.
-
-    An autoguide draws on the unconstrained scale and puts the constrained value at its site as a
-    ``Delta`` with the log Jacobian as its log density. Pyro's KL of a ``Delta`` drops that density:
-    the bound would be that of a model without Jacobian, whose probabilities are drawn to 0 and 1.
-    """
-
-    def _pyro_sample(self, message: Any) -> None:
-        law = message["fn"]
-        if type(law) is dist.Delta:
-            placed: Any = _Placed
-            message["fn"] = placed(law.v, law.log_density, law.event_dim)
-
-
-@contextlib.contextmanager
-def _local_parameters() -> Iterator[None]:
-    """Keeps variational parameters in their module, out of Pyro's global store."""
-    with pyro.settings.context(module_local_params=True):
-        yield
 
 
 def parameters_of(guide: Guide, values: Parameters | None = None) -> Model:

@@ -21,7 +21,8 @@ from ..queries.regime_moments import (
     state_chain,
     state_given,
 )
-from .guide import Guide, Uncertainty
+from .guide import Guide
+from .parameters import Uncertainty
 from .posteriors import Backward
 
 RegimeBound = Literal["factorised", "conditional"]

@@ -33,7 +33,8 @@ from ..filters.recurrent import LSTMFilter, Memory
 from ..fitting.loop import Fit, fit
 from ..fitting.plain import plain
 from ..fitting.settings import FitSettings
-from ..guides.guide import BeliefGuide, Uncertainty
+from ..guides.guide import BeliefGuide
+from ..guides.parameters import Uncertainty
 from ..queries import answers as queries
 from ..queries.chains import require_discrete
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities

@@ -88,7 +88,7 @@ class _Real(Emission):
 
     @staticmethod
     def _fill(value: float | tuple[float, ...], shape: tuple[int, ...]) -> Tensor:
-        return torch.as_tensor(value, dtype=torch.get_default_dtype()).expand(shape).clone()
+        return torch.as_tensor(value, dtype=torch.float64).expand(shape).clone()
 
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         centre = over_time(self.mean(parameters), 2)

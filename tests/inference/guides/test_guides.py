@@ -26,7 +26,7 @@ from beliefzoo.inference import (
     log_evidence,
     smooth,
 )
-from beliefzoo.inference.guides.guide import UNCERTAINTIES
+from beliefzoo.inference.guides.parameters import UNCERTAINTIES
 from beliefzoo.inference.guides.posteriors import Backward
 from beliefzoo.models import (
     Categorical,
