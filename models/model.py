@@ -22,7 +22,7 @@ from .data.folders import Data, SequenceFolder
 from .data.sequences import Sequences
 from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
-from .priors import elementary, in_double, possible_values, unit_of, within
+from .priors import defaults_of, elementary, in_double, possible_values, settled, unit_of, within
 from .randomness import seeded
 from .trajectories import Chain, MarkovChain, Moves
 
@@ -405,6 +405,28 @@ class Model(ABC):
 
         From a folder, only a sample is read; see ``SequenceFolder.sample``.
         """
+
+    def adapted_to(self, data: Data) -> Self:
+        """Return the same model with priors on the scale of the data, except those that you set.
+
+        Like ``scaled_to``, but settings of laws that differ from their defaults, and replaced
+        priors, stay as they are. Fits and samplers begin with it, so that their results do not
+        depend on the unit of the data.
+
+        >>> from beliefzoo.models import Gaussian, HiddenMarkovModel, Sequences
+        >>> data = Sequences.from_arrays([[8.1, 7.9, 12.2, 11.8, 8.0]])
+        >>> own = HiddenMarkovModel(2, Gaussian(location=10.0)).adapted_to(data).emission
+        >>> own.location, round(own.spread[0], 2)
+        (10.0, 1.96)
+        """
+        scaled = self.scaled_to(data)
+        out = copy.copy(scaled)
+        for name, new in vars(scaled).items():
+            own = vars(self).get(name)
+            if not name.startswith("_") and own is not new:
+                setattr(out, name, settled(own, new, defaults_of(type(self)).get(name)))
+        out._all = out._assemble()
+        return out
 
     @abstractmethod
     def check_values(self, data: Sequences) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
+import inspect
 import math
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from torch import Tensor
@@ -375,3 +378,46 @@ def unit_of(prior: dist.TorchDistribution) -> Tensor:
         return one
     spread = (prior.base if isinstance(prior, Ordered) else prior).stddev.double()
     return torch.where(own & spread.isfinite() & (spread > 0), spread, one)
+
+
+# Settings of priors: a user's own stay, others follow the data
+
+
+def settled(own: Any, scaled: Any, default: Any) -> Any:
+    """Return a setting as it is for a fit: the user's own, or that on the scale of the data.
+
+    Args:
+        own: the setting as it is: a number, a law with settings, or a tuple of laws.
+        scaled: the same on the scale of the data.
+        default: its default.
+    """
+    if dataclasses.is_dataclass(own) and not isinstance(own, type) and type(own) is type(scaled):
+        defaults = defaults_of(type(own))
+        names = [field.name for field in dataclasses.fields(own) if field.init]
+        kept = {
+            name: settled(getattr(own, name), getattr(scaled, name), defaults.get(name))
+            for name in names
+        }
+        if all(kept[name] is getattr(scaled, name) for name in names):
+            return scaled
+        return dataclasses.replace(scaled, **kept)
+    if isinstance(own, tuple) and any(map(dataclasses.is_dataclass, own)):
+        return tuple(settled(one, new, None) for one, new in zip(own, scaled, strict=True))
+    return scaled if _same(own, default) else own
+
+
+def defaults_of(kind: Any) -> dict[str, Any]:
+    """Default values of the arguments of a class, by name."""
+    found = inspect.signature(kind).parameters.values()
+    return {one.name: one.default for one in found if one.default is not one.empty}
+
+
+def _same(own: Any, default: Any) -> bool:
+    """Whether a setting is its default; one number stands for one a feature."""
+    if own is default:
+        return True
+    try:
+        here, there = (np.asarray(x, dtype=np.float64) for x in (own, default))
+    except (TypeError, ValueError):
+        return bool(own == default)
+    return bool(here.size and there.size and (here == there).all())

@@ -1,18 +1,23 @@
-"""Point estimates of models with exact evidence: what is maximised, from where, and what is said."""
+"""Point estimates of models with exact evidence: what is maximised, and from where."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.data.folders import Data
+from ...models.priors import unconstrained_size
 from ...models.randomness import seeded
 from ..guides.coordinates import Coordinates
+from ..guides.guide import BeliefGuide, Guide
+from ..guides.parameters import POINTS
 from ..queries.evidence import log_evidence
 from .ascent import Ascent, ascend
 from .parallel import Processes
+from .settings import FitSettings
 from .start import Start, starting_values
 
 NUMBERS = 2**21
@@ -41,6 +46,71 @@ def work(model: Model, data: Sequences) -> float:
 def number_of_starts(model: Model, data: Sequences) -> int:
     """Starts that the cost of the data allows."""
     return int(min(max(WORK / work(model, data), FEWEST_STARTS), MOST_STARTS))
+
+
+def is_direct(
+    guide: Guide, data: Data, objective: str, settings: FitSettings, heldout: Data | None
+) -> bool:
+    """Whether a fit is a point estimate that L-BFGS finds on all data.
+
+    Raises:
+        ValueError: the settings ask for L-BFGS where it cannot be used.
+    """
+    exact = isinstance(guide, BeliefGuide) and guide.exact and guide.model.exact
+    point = bool(guide.model.priors) and guide.uncertainty in POINTS and objective == "elbo"
+    whole = isinstance(data, Sequences) and heldout is None
+    if settings.method == "lbfgs" and not (exact and point and whole):
+        raise ValueError(
+            "settings.method: 'lbfgs' needs a BeliefGuide with ExactFilter, parameters='ml' or "
+            "'map', objective='elbo', data in memory and none held out; got "
+            f"{type(guide).__name__}, {guide.uncertainty!r}, {objective!r}"
+        )
+    if settings.method != "auto" or not (exact and point and whole):
+        return settings.method == "lbfgs"
+    assert isinstance(data, Sequences)  # whole
+    few = unconstrained_size(guide.model.priors) <= LARGEST
+    return few and work(guide.model, data) <= HEAVIEST
+
+
+class Recorded:
+    """A landscape that keeps what it was asked, so that an interrupted climb can be walked again.
+
+    Args:
+        landscape: what is asked.
+        known: answers of an earlier run, in order.
+        each: called after every new answer.
+    """
+
+    def __init__(
+        self, landscape: Landscape, known: Sequence[Tensor], each: Callable[[], None]
+    ) -> None:
+        self._landscape, self.answers, self._each = landscape, list(known), each
+        self._asked = 0
+
+    def __call__(self, v: Tensor) -> tuple[float, Tensor]:
+        """Return height and gradient."""
+
+        def ask() -> Tensor:
+            value, gradient = self._landscape(v)
+            return torch.cat([gradient.new_tensor([value]), gradient])
+
+        found = self._next(ask)
+        return float(found[0]), found[1:]
+
+    def gradients(self, points: Tensor) -> Tensor:
+        """Return the gradients (M, P) at many points."""
+        return self._next(lambda: self._landscape.gradients(points))
+
+    def _next(self, ask: Callable[[], Tensor]) -> Tensor:
+        if self._asked == len(self.answers):
+            try:
+                answer = ask()
+            except (ValueError, RuntimeError, ArithmeticError):  # singular at the edge
+                answer = torch.tensor([torch.nan, torch.nan], dtype=torch.float64)
+            self.answers.append(answer)
+            self._each()
+        self._asked += 1
+        return self.answers[self._asked - 1]
 
 
 class Landscape:
@@ -112,10 +182,12 @@ class Landscape:
 
 
 def maximise(
-    landscape: Landscape,
+    landscape: Recorded,
+    model: Model,
+    space: Coordinates,
     sample: Sequences,
     *,
-    start: Start | dict[str, Tensor],
+    start: Start | Mapping[str, Tensor],
     starts: int,
     seed: int,
     steps: int,
@@ -123,11 +195,10 @@ def maximise(
     each: Callable[[Tensor, float], None] | None = None,
 ) -> Ascent | None:
     """Climbs a landscape from several starts, see ``ascend``; None if no start has a density."""
-    space = landscape.coordinates
     return ascend(
         landscape,
         landscape.gradients,
-        _starts(landscape.model, space, sample, start, starts, seed),
+        _starts(model, space, sample, start, starts, seed),
         bounded=space.scale_free,
         steps=steps,
         tolerance=tolerance,
@@ -139,12 +210,14 @@ def _starts(
     model: Model,
     space: Coordinates,
     sample: Sequences,
-    start: Start | dict[str, Tensor],
+    start: Start | Mapping[str, Tensor],
     count: int,
     seed: int,
 ) -> Iterator[Tensor]:
     """Coordinates to start from: as the settings say, then others that differ."""
     yield torch.zeros(space.size, dtype=torch.float64)  # the coordinates are centred there
+    if isinstance(start, Mapping):
+        return  # the user says where
     clustered = start in ("kmeans", "frames") and model.has_paths and not model.tied
     for number in range(1, count):
         own = seed + 7919 * number

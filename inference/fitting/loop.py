@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyro
 import torch
@@ -25,7 +25,9 @@ from ...models.data.storage import write_tensors
 from ...models.randomness import seeded
 from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide, parameters_of
+from .ascent import Ascent
 from .checkpoints import digest_of, fingerprint, read_checkpoint
+from .direct import Landscape, Recorded, is_direct, maximise, number_of_starts
 from .minibatches import Minibatches
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
 from .parallel import Fabric, Processes
@@ -54,6 +56,13 @@ class Fit:
         evaluations: (evaluations, 2): step, and bound on the held-out sequences at the medians of
             the parameters, nats per time step.
         restart_bounds: bound of every start that was tried, nats per time step.
+        why_ended: what ended the fit.
+        converged: whether a point estimate by L-BFGS is within ``settings.tolerance`` of a maximum;
+            None for fits by Adam, which a count of steps or held-out sequences end.
+        gradient_norm: largest element of the gradient at the end, nats per unit of a coordinate;
+            NaN for fits by Adam.
+        curvature: of a point estimate by L-BFGS, minus the second derivatives of what it maximises,
+            (P, P), in the guide's coordinates; None otherwise, and for many parameters.
         seconds: duration.
         versions: versions of Python and of the packages used.
 
@@ -75,6 +84,10 @@ class Fit:
     losses: Tensor
     evaluations: Tensor
     restart_bounds: Tensor
+    why_ended: str
+    converged: bool | None
+    gradient_norm: float
+    curvature: Tensor | None
     seconds: float
     versions: Mapping[str, str] = field(repr=False)
 
@@ -82,6 +95,15 @@ class Fit:
     def fitted(self) -> Model:
         """The model with its parameters known, at the posterior medians."""
         return parameters_of(self.guide)
+
+
+class Ending(NamedTuple):
+    """How a fit ended, as its record says; without arguments, by Adam."""
+
+    why: str = ""
+    converged: bool | None = None
+    gradient_norm: float = math.nan
+    curvature: Tensor | None = None
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -119,6 +141,11 @@ def fit(
 
     The guide passed in is not changed; the fitted one is in the result. The same seed gives the
     same numbers, also when an interrupted fit is continued from its checkpoint.
+
+    Nothing depends on the unit of the data: parameters are fitted in coordinates of order one, and
+    settings of priors that you left at their defaults are read off the training data (see
+    ``Model.adapted_to``; ``Fit.model`` has these priors). Parameters and laws are in float64, so
+    that data far from zero keep their digits.
 
     Of a ``SequenceFolder`` only one minibatch is in memory at a time, besides the sample for
     starting values and scales (``SequenceFolder.sample``) and the held-out sequences. If these hold
@@ -235,7 +262,6 @@ class _Run:
         processes: Processes,
     ) -> None:
         self.model = guide.model
-        self.origin = guide
         self.objective = objective
         self.settings = settings
         self.seed = seed
@@ -249,6 +275,8 @@ class _Run:
             "data, heldout, objective, settings, seed",
         )
         self.path = None if checkpoint is None else Path(checkpoint)
+        self.direct = is_direct(guide, data, objective, settings, heldout)
+        self.ended = Ending()
         self.print = ""
         if self.path is not None:
             plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
@@ -258,11 +286,13 @@ class _Run:
             self.model,
             data,
             heldout,
-            share=settings.holdout,
+            share=0.0 if self.direct else settings.holdout,
             size=settings.batch_size,
             seed=seed,
             processes=processes,
         )
+        self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
+        self.origin = guide.of(self.model)
         self.started = time.monotonic()
         self.restart_bounds: list[float] = []
         self.losses: list[float] = []
@@ -274,6 +304,8 @@ class _Run:
         self.resumed = saved
 
     def finish(self) -> Fit:
+        if self.direct:
+            return self._ascend()
         if self.resumed is None:
             self.start = self._best_start()
         self.guide = self.origin.fresh(self.start)
@@ -291,15 +323,85 @@ class _Run:
         self._warn_of_dead_states()
         return self._record()
 
+    def _ascend(self) -> Fit:
+        """A point estimate by L-BFGS from several starts."""
+        settings, model = self.settings, self.model
+        if self.resumed is None:
+            self.start = self.processes.by_first(partial(self._start, 0))
+        self.guide = self.origin.fresh(self.start)
+        posterior = self.guide.parameter_posterior
+        train = self.batches.train
+        assert posterior is not None  # is_direct saw to it
+        assert isinstance(train, Sequences)
+        shared = self.processes
+        prior = self.guide.uncertainty == "map"
+        space = posterior.coordinates
+        landscape = Landscape(model, train, space, prior=prior, processes=shared)
+        known = [] if self.resumed is None else self.resumed["answers"]
+        bar = tqdm(disable=not self.progress or not shared.first, unit="step", desc="fit ml/map")
+        with bar:
+            asked = Recorded(landscape, known, self._save_sometimes)
+            self.asked = asked
+            found = maximise(
+                asked,
+                model,
+                space,
+                self.batches.sample,
+                start=settings.start,
+                starts=settings.restarts or number_of_starts(model, train),
+                seed=self.seed,
+                steps=settings.steps,
+                tolerance=settings.tolerance,
+                each=partial(self._after, bar),
+            )
+        if found is None:
+            raise self._not_finite("log density", 0, self.guide)
+        self._arrive(found)
+        self._save()
+        self.guide.eval()
+        self._warn_of_dead_states()
+        return self._record()
+
+    def _after(self, bar: Any, point: Tensor, value: float) -> None:
+        """Shows a step, and calls the callback every now and then."""
+        self.step += 1
+        bar.update()
+        bar.set_postfix({"nats per step": f"{value / self.batches.n_steps:.5f}"}, refresh=False)
+        if self.callback is not None and self.step % self.settings.evaluate_every == 0:
+            self._place(point)
+            self.guide.eval()
+            with torch.no_grad():
+                self.callback(self.step, self.guide)
+
+    def _save_sometimes(self) -> None:
+        if len(self.asked.answers) % self.settings.checkpoint_every == 0:
+            self._save()
+
+    def _place(self, point: Tensor) -> None:
+        posterior = self.guide.parameter_posterior
+        assert posterior is not None  # there are unknown parameters
+        with torch.no_grad():
+            posterior.mean.copy_(point)
+
+    def _arrive(self, found: Ascent) -> None:
+        steps = self.batches.n_steps
+        self._place(found.point)
+        self.losses = [-value / steps for value in found.values]
+        self.restart_bounds = [height / steps for height in found.heights]
+        self.step = len(found.values) - 1
+        flat = float(found.gradient.abs().max()) if len(found.gradient) else 0.0
+        self.ended = Ending(found.why, found.why == "converged", flat, found.curvature)
+
     def _best_start(self) -> dict[str, Tensor]:
         """The start whose bound is best after a few exact steps; if only one is tried, that one."""
         settings = self.settings
         if not self.model.priors:
             return {}
         best: dict[str, Tensor] = {}
-        for number in range(settings.restarts):
+        restarts = settings.restarts or 1
+        for number in range(restarts):
             values = self.processes.by_first(partial(self._start, number))
-            if settings.restarts == 1:
+            if restarts == 1:
                 return values
             bound, values = self._improve(values)
             self.restart_bounds.append(bound)
@@ -393,13 +495,13 @@ class _Run:
         loss = self._loss(guide, objective, step)
         value = self.processes.mean(loss.detach())
         if not bool(value.isfinite()):
-            self._stop(f"loss {value.item()}", step, guide)
+            raise self._not_finite(f"loss {value.item()}", step, guide)
         optimizer.zero_grad()
         loss.backward()
         self.processes.average_gradients(guide.parameters())
         norm = torch.nn.utils.clip_grad_norm_(guide.parameters(), self.settings.clip_norm)
         if not bool(norm.isfinite()):
-            self._stop("gradient", step, guide)
+            raise self._not_finite("gradient", step, guide)
         return value.item()
 
     def _descend(self, optimizer: torch.optim.Adam, step: int, steps: int) -> None:
@@ -485,8 +587,9 @@ class _Run:
             "fingerprint": self.print,
             "step": self.step,
             "start": self.start,
+            "answers": self.asked.answers if self.direct else [],
             "guide": self.guide.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {} if self.direct else self.optimizer.state_dict(),
             "random": torch.get_rng_state(),
             "best": self.best,
             "losses": torch.tensor(self.losses, dtype=torch.float64),
@@ -507,17 +610,21 @@ class _Run:
         self.restart_bounds = saved["restart_bounds"].tolist()
         torch.set_rng_state(saved["random"])
 
-    def _stop(self, what: str, step: int, guide: Guide) -> None:
-        """Raises the error that names the first site and sequence that is not finite."""
+    def _not_finite(self, what: str, step: int, guide: Guide) -> NonFiniteLossError:
+        """The error that names the first site and sequence that is not finite."""
         found = self.processes.of_any(_blame(guide, self.batches.part(step).data))
         place = found or "site unknown, sequence unknown"
-        if hasattr(self, "guide"):
+        if hasattr(self, "guide") and not self.direct:
             self._save()
-        raise NonFiniteLossError(
+        return NonFiniteLossError(
             f"fit: {what} is not finite at step {step}, {place}; "
             "the state before this step is in last_good",
             self._record() if hasattr(self, "guide") else self._record_of(guide),
         )
+
+    def _why(self) -> str:
+        patient = not self._out_of_patience()
+        return "steps used up" if patient else "no better bound on held-out sequences"
 
     def _record(self) -> Fit:
         return self._record_of(self.guide)
@@ -532,6 +639,10 @@ class _Run:
             losses=torch.tensor(self.losses, dtype=torch.float64),
             evaluations=torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
             restart_bounds=torch.tensor(self.restart_bounds, dtype=torch.float64),
+            why_ended=self.ended.why or self._why(),
+            converged=self.ended.converged,
+            gradient_norm=self.ended.gradient_norm,
+            curvature=self.ended.curvature,
             seconds=time.monotonic() - self.started,
             versions=versions(),
         )

@@ -202,6 +202,7 @@ def nuts(
     (torch.Size([2, 30, 1]), True)
     """
     _check(model, data, seed, jobs)
+    model = model.adapted_to(data)
     dense = unconstrained_size(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -76,6 +77,9 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
         "objective": fit.objective,
         "settings": settings,
         "seed": fit.seed,
+        "why_ended": fit.why_ended,
+        "converged": fit.converged,
+        "gradient_norm": None if math.isnan(fit.gradient_norm) else fit.gradient_norm,
         "seconds": fit.seconds,
         "versions": dict(fit.versions),
     }
@@ -87,6 +91,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
         "losses": fit.losses,
         "evaluations": fit.evaluations,
         "restart_bounds": fit.restart_bounds,
+        "curvature": fit.curvature,
     }
     return write_tensors(path, content)
 
@@ -142,6 +147,10 @@ def load_fit(
             losses=content["losses"],
             evaluations=content["evaluations"],
             restart_bounds=content["restart_bounds"],
+            why_ended=record.get("why_ended", ""),
+            converged=record.get("converged"),
+            gradient_norm=_or_nan(record.get("gradient_norm")),
+            curvature=content.get("curvature"),
             seconds=record["seconds"],
             versions=record["versions"],
         )
@@ -232,3 +241,7 @@ def _of_format_1(record: dict[str, Any]) -> dict[str, Any]:
         "options": {"mapping": [list(option) for option in record["options"].items()]},
         "filter": {"kind": f"beliefzoo.inference:{kind}", "arguments": told},
     }
+
+
+def _or_nan(number: float | None) -> float:
+    return math.nan if number is None else number

@@ -11,17 +11,33 @@ from torch import Tensor
 
 from .start import STARTS, Start
 
+METHODS = ("auto", "lbfgs", "adam")
+
 
 @dataclass(frozen=True)
 class FitSettings:
     """Settings of :func:`fit`; every value is checked.
 
-    A fit returns the best state by the bound on held-out sequences. If there are none and the loss
+    Point estimates with ``ExactFilter`` are found by L-BFGS on the exact evidence of all data:
+    several starts climb, the best are finished until a Newton step promises less than
+    ``tolerance``. Only ``steps``, ``tolerance``, ``start``, ``restarts``, ``evaluate_every`` and
+    ``checkpoint_every`` count then.
+
+    All other fits take gradient steps by Adam. Normal posteriors with ``ExactFilter`` begin with
+    mode and curvature of the exact posterior, found in the same way, and take at most 400 steps.
+    Fits return the best state by the bound on held-out sequences. If there are none and the loss
     has no noise (``"elbo"`` of a point estimate, or of the network alone, with every step on all
-    sequences), it returns the best state by the loss; otherwise the last state.
+    sequences), they return the best state by the loss; otherwise the last state.
 
     Attributes:
-        steps: number of gradient steps.
+        steps: number of steps at most.
+        method: ``"lbfgs"``, ``"adam"``, or ``"auto"``: L-BFGS for point estimates with
+            ``ExactFilter``, in memory and without held-out sequences, unless the model or the data
+            are very large (2000 parameters, or 5e8 steps × states²).
+        tolerance: nats by which a point estimate may miss the maximum.
+        precision: ``"double"``, or ``"single"`` for the laws of large models, which loses digits:
+            data must then lie within 1000 standard deviations of zero. Networks run in the float
+            type of their weights, float32 unless you set it.
         batch_size: number of sequences per step.
         learning_rate: Adam's, for the filter's weights.
         parameter_learning_rate: Adam's, for the posterior of the model's parameters (on the
@@ -33,8 +49,9 @@ class FitSettings:
             down.
         particles: draws of the parameters (elbo) or of the paths (iwae, fivo, rws) per step.
         start: where the parameters start; see ``starting_values``.
-        restarts: number of starts; each is improved with the exact filter, and the one with the
-            best bound is continued.
+        restarts: number of starts. Of L-BFGS at most so many, None: between 2 and 20 as the cost of
+            the data allows; fewer if the best height was reached three times. Of other fits each is
+            improved with the exact filter, and the one with the best bound is continued; None: 1.
         restart_steps: steps of that improvement.
         sleep_steps: steps in which the network alone first learns to filter simulations of the
             start, so that no state dies (not if the first state has a flat prior, which cannot be
@@ -57,6 +74,9 @@ class FitSettings:
     """
 
     steps: int = 1500
+    method: Literal["auto", "lbfgs", "adam"] = "auto"
+    tolerance: float = 1e-4
+    precision: Literal["double", "single"] = "double"
     batch_size: int = 64
     learning_rate: float = 1e-2
     parameter_learning_rate: float = 3e-2
@@ -65,7 +85,7 @@ class FitSettings:
     clip_norm: float = 5.0
     particles: int = 1
     start: Start | Mapping[str, Tensor] = "kmeans"
-    restarts: int = 1
+    restarts: int | None = None
     restart_steps: int = 150
     sleep_steps: int = 100
     holdout: float = 0.1
@@ -74,11 +94,14 @@ class FitSettings:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in ("steps", "restarts", "batch_size", "particles", "evaluate_every"):
+        for name in ("steps", "batch_size", "particles", "evaluate_every"):
             self._need(name, getattr(self, name) >= 1, "must be >= 1")
+        self._need("restarts", self.restarts is None or self.restarts >= 1, "must be >= 1 or None")
+        for name, choices in (("method", METHODS), ("precision", ("double", "single"))):
+            self._need(name, getattr(self, name) in choices, f"must be one of {choices}")
         for name in ("sleep_steps", "restart_steps"):
             self._need(name, getattr(self, name) >= 0, "must be >= 0")
-        for name in ("learning_rate", "parameter_learning_rate", "clip_norm"):
+        for name in ("learning_rate", "parameter_learning_rate", "clip_norm", "tolerance"):
             value = getattr(self, name)
             self._need(name, math.isfinite(value) and value > 0, "must be finite and > 0")
         decay = math.isfinite(self.weight_decay) and self.weight_decay >= 0

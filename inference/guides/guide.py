@@ -179,6 +179,13 @@ class Guide(nn.Module, ABC):
         out.parameter_posterior = out._posterior_at(start)
         return out
 
+    def of(self, model: Model) -> Self:
+        """Returns the same guide of the same model with other priors."""
+        out = copy.copy(self)
+        out._modules = dict(self._modules)
+        out.model = model
+        return out
+
     def calibrate(self, data: Sequences) -> None:
         """Adapts the filter to the scale of the data, and of the states at the medians."""
         self.filter.calibrate(parameters_of(self), data)
@@ -305,15 +312,15 @@ class BeliefGuide(Guide):
             )
 
     @property
-    def _exact(self) -> bool:
-        """Whether the beliefs are the exact filter's, as it has them."""
+    def exact(self) -> bool:
+        """Whether the beliefs are the exact filter's, so that the bound is the evidence."""
         return type(self.filter) is ExactFilter and type(self).beliefs is Guide.beliefs
 
     def posterior(
         self, laws: TrajectoryLaws, *, learn: bool = True
     ) -> Backward | GaussianBackward | LinearisedBackward | GaussianSmoother:
         """Returns q(states | y) at given laws; the filter is constant if not ``learn``."""
-        if self._exact and laws.linear is not None:
+        if self.exact and laws.linear is not None:
             return GaussianSmoother(laws.linear)  # needs no density of the beliefs
         beliefs = self.beliefs(laws)
         beliefs = beliefs if learn else beliefs.detach()
@@ -330,7 +337,7 @@ class BeliefGuide(Guide):
 
     def bound(self, laws: TrajectoryLaws) -> Tensor:
         """Returns the bound on log p(y) of each sequence, (N,) nats; differentiable."""
-        if not self._exact or type(self).posterior is not BeliefGuide.posterior:
+        if not self.exact or type(self).posterior is not BeliefGuide.posterior:
             return super().bound(laws)
         # The bound equals the evidence, in value and gradient, which takes a third of the time.
         return log_evidence(laws)
