@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.data.folders import Data
-from ...models.priors import unconstrained_size
+from ...models.emissions.identified import unconstrained_size
 from ...models.randomness import seeded
 from ..guides.coordinates import Coordinates
 from ..guides.guide import BeliefGuide, Guide

@@ -178,13 +178,13 @@ def test_kmeans_finds_states_far_apart(seed: int, features: int) -> None:
     pulled = (data.values.mean((0, 1)) - means[rank]).abs()
     assert ((found - means[rank]).abs() <= 0.1 * pulled + 0.5).all()
     place = rank.argsort()[paths]
-    counts = torch.zeros(5, 5)
+    counts = torch.zeros(5, 5, dtype=torch.float64)
     for one in place:
         for here, there in itertools.pairwise(one.tolist()):
             counts[here, there] += 1
     frequency = counts / counts.sum(-1, keepdim=True)
     torch.testing.assert_close(values["transition"], frequency, atol=0.01, rtol=0)
-    torch.testing.assert_close(values["initial"], torch.full((5,), 0.2))
+    torch.testing.assert_close(values["initial"], torch.full((5,), 0.2, dtype=torch.float64))
 
 
 def test_a_rare_state_starts_where_it_is() -> None:
@@ -223,7 +223,7 @@ def test_missing_frames_do_not_matter() -> None:
             if seen[t - 1] and seen[t]:
                 counts[one[t - 1], one[t]] += 1
     frequency = counts / counts.sum(-1, keepdim=True)
-    torch.testing.assert_close(values["transition"], frequency, atol=0.01, rtol=0)
+    torch.testing.assert_close(values["transition"].float(), frequency, atol=0.01, rtol=0)
 
 
 def test_features_missing_one_by_one() -> None:
@@ -325,7 +325,7 @@ def test_more_states_than_symbols() -> None:
 def test_no_state_starts_dead() -> None:
     """Constant data tell nothing; states are then equals."""
     values = starting_values(HiddenMarkovModel(4, "poisson"), numbers(*[3.0] * 2000))
-    torch.testing.assert_close(values["rate"], torch.full((4,), 3.0))
+    torch.testing.assert_close(values["rate"], torch.full((4,), 3.0, dtype=torch.float64))
     assert values["transition"].min() > 0.15
 
 
@@ -467,7 +467,7 @@ def test_values_by_name() -> None:
     values = starting_values(model, simulated(model), start)
     assert_valid(model, values)
     assert values["mean"].tolist() == [[0, 1], [2, 3]]
-    torch.testing.assert_close(values["scale"], torch.tensor([[2.0, 1.0]] * 2))
+    torch.testing.assert_close(values["scale"].float(), torch.tensor([[2.0, 1.0]] * 2))
     factor = values["scale"].unsqueeze(-1) * values["correlation_factor"]
     torch.testing.assert_close(factor @ factor.mT, covariance)
     drawn = starting_values(model, simulated(model), "prior")
@@ -536,7 +536,7 @@ class Halves(Gaussian):
 def test_a_law_may_start_in_its_own_way() -> None:
     data = Sequences.from_arrays([[0.0, 1.0, 5.0, 7.0]])
     mean = starting_values(HiddenMarkovModel(2, Halves()), data)["mean"]
-    torch.testing.assert_close(mean, torch.tensor([0.5, 6.0]))
+    torch.testing.assert_close(mean, torch.tensor([0.5, 6.0], dtype=torch.float64))
     many = Sequences.from_arrays([[0.0] * 50 + [3.0] * 50 + [9.0] * 50])
     apart = starting_values(HiddenMarkovModel(3, Halves()), many)["mean"]
     assert (apart.diff() > 2).all()  # by clusters, as of every other law
