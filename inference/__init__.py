@@ -40,7 +40,7 @@ from .filters.spectral import (
     symbol_triples,
     triple_probabilities,
 )
-from .fitting.loop import Fit, NonFiniteLossError, fit
+from .fitting.loop import ConvergenceWarning, Fit, NonFiniteLossError, fit
 from .fitting.nuts import NutsFit, NutsSettings, nuts
 from .fitting.saving import load_fit, save_fit
 from .fitting.settings import FitSettings
@@ -103,6 +103,7 @@ __all__ = [
     "ConstructedFilter",
     "ConstructedGate",
     "Convergence",
+    "ConvergenceWarning",
     "DeepGuide",
     "Distance",
     "ElmanFilter",

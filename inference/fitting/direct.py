@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple, TypeGuard
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
 from ..queries.evidence import log_evidence
 from .ascent import Ascent, ascend
+from .draws import batches, blocks
 from .parallel import Processes
 from .settings import FitSettings
 from .start import Start, starting_values
@@ -34,6 +36,15 @@ LARGEST = 2000
 HEAVIEST = 5e8
 """Steps × states² up to which it is."""
 
+WEIGHTS = 250
+"""Draws of a normal posterior whose weights say whether it can be trusted."""
+
+HEAVY = 2e9
+"""Steps × states² × draws up to which they are computed at the end of every fit."""
+
+LEAST_CURVATURE = 0.1
+"""A normal posterior starts no wider than by this curvature, nats per unit²."""
+
 _SHAKEN = 1.0
 """Standard deviation of the noise on further starts of models without clusters, in units."""
 
@@ -48,6 +59,11 @@ def number_of_starts(model: Model, data: Sequences) -> int:
     return int(min(max(WORK / work(model, data), FEWEST_STARTS), MOST_STARTS))
 
 
+def is_exact(guide: Guide) -> TypeGuard[BeliefGuide]:
+    """Whether the bound of a guide is the exact evidence."""
+    return isinstance(guide, BeliefGuide) and guide.exact and guide.model.exact
+
+
 def is_direct(
     guide: Guide, data: Data, objective: str, settings: FitSettings, heldout: Data | None
 ) -> bool:
@@ -56,7 +72,7 @@ def is_direct(
     Raises:
         ValueError: the settings ask for L-BFGS where it cannot be used.
     """
-    exact = isinstance(guide, BeliefGuide) and guide.exact and guide.model.exact
+    exact = is_exact(guide)
     point = bool(guide.model.priors) and guide.uncertainty in POINTS and objective == "elbo"
     whole = isinstance(data, Sequences) and heldout is None
     if settings.method == "lbfgs" and not (exact and point and whole):
@@ -113,14 +129,18 @@ class Recorded:
         return self.answers[self._asked - 1]
 
 
+Prior = Literal["none", "parameters", "coordinates"]
+
+
 class Landscape:
-    """log p(y | θ) of all sequences, plus log p(θ) if the prior counts, over the coordinates.
+    """log p(y | θ) of all sequences, plus the log prior if it counts, over the coordinates v.
 
     Args:
         model: the model, with exact evidence.
         data: all sequences.
         coordinates: the coordinates.
-        prior: whether the prior counts.
+        prior: that of the parameters, log p(θ), whose maximum is the point estimate "map"; that of
+            the coordinates, log p(v), whose maximum lies inside the support; or none.
         processes: processes that share the work.
     """
 
@@ -130,7 +150,7 @@ class Landscape:
         data: Sequences,
         coordinates: Coordinates,
         *,
-        prior: bool,
+        prior: Prior,
         processes: Processes,
     ) -> None:
         self.model, self.coordinates = model, coordinates
@@ -149,7 +169,7 @@ class Landscape:
             total, slope = total + value * self._weight, slope + gradient * self._weight
         joined = self._processes.mean(torch.cat([total.reshape(1), slope]))
         total, slope = joined[0], joined[1:]
-        if self._prior:
+        if self._prior != "none":
             value, gradient = self._of_prior(v)
             total, slope = total + value, slope + gradient
         return float(total), slope
@@ -163,7 +183,7 @@ class Landscape:
             size = max(1, NUMBERS // (self._per_sequence * len(part)))
             rows = [self._of(some, part)[1] for some in points.split(size)]
             found = found + torch.cat(rows)
-        return found + self._of_prior(points)[1] if self._prior else found
+        return found if self._prior == "none" else found + self._of_prior(points)[1]
 
     def _of(self, v: Tensor, part: Sequences) -> tuple[Tensor, Tensor]:
         v = v.detach().requires_grad_()
@@ -174,9 +194,11 @@ class Landscape:
 
     def _of_prior(self, v: Tensor) -> tuple[Tensor, Tensor]:
         v = v.detach().requires_grad_()
-        priors = self.model.priors
-        values = self.coordinates.values(v)
+        priors, space = self.model.priors, self.coordinates
+        values = space.values(v)
         value = torch.stack([priors[n].log_prob(x).sum() for n, x in values.items()]).sum()
+        if self._prior == "coordinates":
+            value = value + sum(x.sum() for x in space.log_jacobians(v, values).values())
         (gradient,) = torch.autograd.grad(value, v)
         return value.detach(), gradient
 
@@ -227,3 +249,64 @@ def _starts(
             continue
         with seeded(own):
             yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
+
+
+class Laplace(NamedTuple):
+    """The normal law at the maximum of a posterior of the coordinates."""
+
+    values: dict[str, Tensor]
+    """Parameters at the maximum."""
+    widths: Tensor
+    """Standard deviations of the coordinates given all others, (P,)."""
+    covariance: Tensor
+    """Covariance of the coordinates divided by these widths, (P, P)."""
+
+
+def laplace(
+    guide: BeliefGuide, data: Sequences, settings: FitSettings, seed: int
+) -> Laplace | None:
+    """The normal law with mode and curvature of the exact posterior, to start a fit from.
+
+    None if the curvature was not computed: there are many parameters, or no start has a density.
+    """
+    model = guide.model
+    first = starting_values(model, data, settings.start, seed=seed)
+    space = Coordinates(model.priors, model.units, first)
+    alone = Processes(None)
+    seen = Landscape(model, data, space, prior="coordinates", processes=alone)
+    found = maximise(
+        Recorded(seen, [], lambda: None),
+        model,
+        space,
+        data,
+        start=settings.start,
+        starts=settings.restarts or number_of_starts(model, data),
+        seed=seed,
+        steps=settings.steps,
+        tolerance=settings.tolerance,
+    )
+    if found is None or found.curvature is None:
+        return None
+    curvature, vectors = torch.linalg.eigh(found.curvature)
+    curvature = curvature.clamp_min(LEAST_CURVATURE)
+    precision = vectors @ (curvature.unsqueeze(-1) * vectors.mT)
+    widths = precision.diagonal().rsqrt()
+    whitened = widths.unsqueeze(-1) * precision * widths
+    return Laplace(space.values(found.point), widths, torch.linalg.inv(whitened))
+
+
+def weights_of(guide: Guide, data: Sequences, seed: int) -> Tensor | None:
+    """log p(y, θ) − log q(θ) of draws of the parameters, (draws,) nats; None if it would take long.
+
+    The states are summed out exactly.
+    """
+    model = guide.model
+    if work(model, data) * WEIGHTS > HEAVY:
+        return None
+    with seeded(seed), torch.no_grad():
+        values, log_prior, log_q = guide.draw_parameters(WEIGHTS)
+        evidence = torch.zeros(WEIGHTS, dtype=torch.float64)
+        for _, batch in batches(model, data):
+            for block in blocks(model, batch, values, WEIGHTS):
+                evidence[block.place] += log_evidence(block.laws).sum(-1)
+    return evidence + log_prior - log_q

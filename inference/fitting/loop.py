@@ -23,20 +23,38 @@ from ...models.chains.nodes import node_probabilities
 from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
 from ...models.randomness import seeded
+from ..arviz_groups import k_threshold, pareto_k
 from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide, parameters_of
+from ..guides.parameters import POINTS
 from .ascent import Ascent
 from .checkpoints import digest_of, fingerprint, read_checkpoint
-from .direct import Landscape, Recorded, is_direct, maximise, number_of_starts
+from .direct import (
+    HEAVIEST,
+    WEIGHTS,
+    Landscape,
+    Prior,
+    Recorded,
+    is_direct,
+    is_exact,
+    laplace,
+    maximise,
+    number_of_starts,
+    weights_of,
+    work,
+)
 from .minibatches import Minibatches
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
 from .parallel import Fabric, Processes
 from .provenance import versions
-from .settings import FitSettings
+from .settings import HOLDOUT, FitSettings
 from .start import starting_values
 
 DEAD_SHARE = 1e-3
 """A state with less than this share of the expected visits of an average state is dead."""
+
+POLISH = 400
+"""Steps at most of a normal posterior that begins with mode and curvature of the exact one."""
 
 EVALUATED = 2**20
 """Steps, padding included, and at most 256 sequences, that are evaluated at once."""
@@ -61,6 +79,9 @@ class Fit:
             None for fits by Adam, which a count of steps or held-out sequences end.
         gradient_norm: largest element of the gradient at the end, nats per unit of a coordinate;
             NaN for fits by Adam.
+        k_hat: Pareto k̂ of the posterior of the parameters, the states summed out exactly: up to
+            0.58 its draws can be corrected by weighting; NaN for point estimates, without exact
+            inference, and where it would take long.
         curvature: of a point estimate by L-BFGS, minus the second derivatives of what it maximises,
             (P, P), in the guide's coordinates; None otherwise, and for many parameters.
         seconds: duration.
@@ -84,6 +105,7 @@ class Fit:
     losses: Tensor
     evaluations: Tensor
     restart_bounds: Tensor
+    k_hat: float
     why_ended: str
     converged: bool | None
     gradient_norm: float
@@ -95,6 +117,15 @@ class Fit:
     def fitted(self) -> Model:
         """The model with its parameters known, at the posterior medians."""
         return parameters_of(self.guide)
+
+
+class ConvergenceWarning(UserWarning):
+    """Says that a fit has not arrived, or that its posterior cannot be relied on.
+
+    >>> from beliefzoo.inference import ConvergenceWarning
+    >>> issubclass(ConvergenceWarning, UserWarning)
+    True
+    """
 
 
 class Ending(NamedTuple):
@@ -277,6 +308,8 @@ class _Run:
         self.path = None if checkpoint is None else Path(checkpoint)
         self.direct = is_direct(guide, data, objective, settings, heldout)
         self.ended = Ending()
+        self.steps = settings.steps
+        self.k_hat = math.nan
         self.print = ""
         if self.path is not None:
             plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
@@ -286,7 +319,7 @@ class _Run:
             self.model,
             data,
             heldout,
-            share=0.0 if self.direct else settings.holdout,
+            share=_held_out(settings, guide),
             size=settings.batch_size,
             seed=seed,
             processes=processes,
@@ -309,6 +342,7 @@ class _Run:
         if self.resumed is None:
             self.start = self._best_start()
         self.guide = self.origin.fresh(self.start)
+        self._widen()
         self.guide.calibrate(self.batches.sample)
         self.guide.load_state_dict(self.processes.by_first(self.guide.state_dict))
         self.guide.train()
@@ -320,6 +354,7 @@ class _Run:
         self._loop()
         self._end_at_the_best()
         self.guide.eval()
+        self._weigh()
         self._warn_of_dead_states()
         return self._record()
 
@@ -334,7 +369,7 @@ class _Run:
         assert posterior is not None  # is_direct saw to it
         assert isinstance(train, Sequences)
         shared = self.processes
-        prior = self.guide.uncertainty == "map"
+        prior: Prior = "parameters" if self.guide.uncertainty == "map" else "none"
         space = posterior.coordinates
         landscape = Landscape(model, train, space, prior=prior, processes=shared)
         known = [] if self.resumed is None else self.resumed["answers"]
@@ -377,6 +412,26 @@ class _Run:
         if len(self.asked.answers) % self.settings.checkpoint_every == 0:
             self._save()
 
+    def _weigh(self) -> None:
+        """Judges a normal posterior of the parameters by the weights of its draws."""
+        guide, train = self.guide, self.batches.train
+        normal = guide.uncertainty not in POINTS and bool(self.model.priors)
+        if not (normal and self.model.exact and isinstance(train, Sequences)):
+            return
+        weights = weights_of(guide, train, self.seed)
+        if weights is None or not bool(weights.isfinite().all()):
+            return
+        self.k_hat = pareto_k(weights.numpy())
+        limit = k_threshold(WEIGHTS)
+        if self.k_hat > limit:
+            warnings.warn(
+                f"fit: the posterior of the parameters is not normal enough: k̂ = {self.k_hat:.2f} "
+                f"where {limit:.2f} can be relied on, so that intervals may be too narrow; use "
+                "nuts, importance-corrected draws, or parameters='multivariate'",
+                ConvergenceWarning,
+                stacklevel=4,
+            )
+
     def _place(self, point: Tensor) -> None:
         posterior = self.guide.parameter_posterior
         assert posterior is not None  # there are unknown parameters
@@ -408,6 +463,20 @@ class _Run:
             if bound >= max(self.restart_bounds):
                 best = values
         return best
+
+    def _widen(self) -> None:
+        """Gives a normal posterior of an exact guide mode and curvature of the posterior itself."""
+        guide, sample = self.origin, self.batches.sample
+        normal = guide.uncertainty not in POINTS and bool(self.model.priors)
+        if not (normal and is_exact(guide) and work(self.model, sample) <= HEAVIEST):
+            return
+        found = self.processes.by_first(partial(laplace, guide, sample, self.settings, self.seed))
+        if found is not None:
+            self.guide = guide.fresh(found.values)
+            posterior = self.guide.parameter_posterior
+            assert posterior is not None  # there are unknown parameters
+            posterior.set_covariance(found.widths, found.covariance)
+            self.steps = min(self.steps, POLISH)
 
     def _start(self, number: int) -> dict[str, Tensor]:
         seed = self.seed + 7919 * number
@@ -514,22 +583,22 @@ class _Run:
     def _loop(self) -> None:
         settings = self.settings
         bar = tqdm(
-            total=settings.steps,
+            total=self.steps,
             initial=self.step,
             disable=not self.progress or not self.processes.first,
             unit="step",
             desc=f"fit {self.objective}",
         )
         with bar:
-            while self.step < settings.steps and not self._out_of_patience():
+            while self.step < self.steps and not self._out_of_patience():
                 loss = self._differentiate(self.guide, self.optimizer, self.objective, self.step)
                 if self._exact and loss < self.lowest:
                     self.lowest = loss
                     self._keep()
-                self._descend(self.optimizer, self.step, settings.steps)
+                self._descend(self.optimizer, self.step, self.steps)
                 self.losses.append(loss)
                 self.step += 1
-                if self.step % settings.evaluate_every == 0 or self.step == settings.steps:
+                if self.step % settings.evaluate_every == 0 or self.step == self.steps:
                     self._evaluate()
                     shown = {"loss": f"{loss:.4f}"}
                     if self.evaluations:
@@ -639,6 +708,7 @@ class _Run:
             losses=torch.tensor(self.losses, dtype=torch.float64),
             evaluations=torch.tensor(self.evaluations, dtype=torch.float64).reshape(-1, 2),
             restart_bounds=torch.tensor(self.restart_bounds, dtype=torch.float64),
+            k_hat=self.k_hat,
             why_ended=self.ended.why or self._why(),
             converged=self.ended.converged,
             gradient_norm=self.ended.gradient_norm,
@@ -669,6 +739,13 @@ class _Run:
                 "fewer states",
                 stacklevel=4,
             )
+
+
+def _held_out(settings: FitSettings, guide: Guide) -> float:
+    """Share of the sequences to hold out: none where no network is trained."""
+    if settings.holdout is not None:
+        return settings.holdout
+    return 0.0 if is_exact(guide) else HOLDOUT
 
 
 def bound_per_step(guide: Guide, data: Data, processes: Processes) -> float:

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from .start import STARTS, Start
 
+HOLDOUT = 0.1
+"""Share of the sequences that is held out where a network is trained."""
+
 METHODS = ("auto", "lbfgs", "adam")
 
 
@@ -57,7 +60,8 @@ class FitSettings:
             start, so that no state dies (not if the first state has a flat prior, which cannot be
             simulated).
         holdout: share of the sequences held out for early stopping (none of fewer than 20
-            sequences; of a folder at most 4096 sequences, which are kept in memory).
+            sequences; of a folder at most 4096 sequences, which are kept in memory). None: a tenth
+            where a network is trained, otherwise none.
         evaluate_every: steps between evaluations on the held-out sequences.
         patience: evaluations without a better bound before stopping; None: never stop early.
         checkpoint_every: steps between checkpoints, if a checkpoint file is given.
@@ -88,7 +92,7 @@ class FitSettings:
     restarts: int | None = None
     restart_steps: int = 150
     sleep_steps: int = 100
-    holdout: float = 0.1
+    holdout: float | None = None
     evaluate_every: int = 50
     patience: int | None = 10
     checkpoint_every: int = 250
@@ -107,7 +111,8 @@ class FitSettings:
         decay = math.isfinite(self.weight_decay) and self.weight_decay >= 0
         self._need("weight_decay", decay, "must be finite and >= 0")
         self._need("checkpoint_every", self.checkpoint_every >= 1, "must be >= 1")
-        self._need("holdout", 0 <= self.holdout < 1, "must be in [0, 1)")
+        share = self.holdout is None or 0 <= self.holdout < 1
+        self._need("holdout", share, "must be in [0, 1) or None")
         self._need("patience", self.patience is None or self.patience >= 1, "must be >= 1 or None")
         self._need("schedule", self.schedule in ("cosine", "constant"), "'cosine' or 'constant'")
         known = isinstance(self.start, Mapping) or self.start in STARTS

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
 from torch.distributions import Transform, biject_to
@@ -119,7 +120,7 @@ class Coordinates(nn.Module):
         return (x - self.centre) / self.unit
 
 
-def _median(prior: object) -> Tensor:
+def _median(prior: dist.TorchDistribution) -> Tensor:
     """The median of each unconstrained number, from a few draws that are always the same."""
     law = in_double(prior)
     transform = biject_to(support_of(law))

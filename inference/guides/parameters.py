@@ -75,13 +75,17 @@ class ParameterPosterior(nn.Module):
             return width.diag()
         return width.unsqueeze(-1) * self.below.tril(-1) + width.diag()
 
-    def set_covariance(self, covariance: Tensor) -> None:
-        """Give a normal posterior this covariance (P, P) of the coordinates, in place.
+    def set_covariance(self, widths: Tensor, covariance: Tensor) -> None:
+        """Give a normal posterior another unit and a covariance, in place; its mean must be 0.
 
-        Independent normals get the widths that the conditional laws have, which is where the bound
-        of a normal posterior is best.
+        ``widths`` (P,) are the new units in terms of the old, and ``covariance`` (P, P) is in the
+        new ones.
+
+        Independent normals get the widths of the conditional laws, at which the bound of a normal
+        posterior is best.
         """
         with torch.no_grad():
+            self.coordinates.unit *= widths
             if self.uncertainty == "normal":
                 self.log_width.copy_(-0.5 * torch.linalg.inv(covariance).diagonal().log())
             else:

@@ -246,7 +246,11 @@ def test_a_resumed_fit_ends_at_the_best_state_of_both_halves(tmp_path):
     model, _, data = two_rates(10, 20)
     guide = BeliefGuide(model, ExactFilter(), parameters="map")
     settings = FitSettings(
-        steps=30, method="adam", parameter_learning_rate=1.0, schedule="constant", checkpoint_every=15
+        steps=30,
+        method="adam",
+        parameter_learning_rate=1.0,
+        schedule="constant",
+        checkpoint_every=15,
     )
     whole = fit(model, guide, data, settings=settings, progress=False)
     assert int(whole.losses.argmin()) < 25
