@@ -55,7 +55,9 @@ def work(model: Model, data: Sequences) -> float:
 
 
 def number_of_starts(model: Model, data: Sequences) -> int:
-    """Starts that the cost of the data allows."""
+    """Starts that the cost of the data allows; one where EM has compared several already."""
+    if model.m_step is not None:
+        return 1
     return int(min(max(WORK / work(model, data), FEWEST_STARTS), MOST_STARTS))
 
 

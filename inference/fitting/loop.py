@@ -24,6 +24,7 @@ from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
 from ...models.randomness import seeded
 from ..arviz_groups import k_threshold, pareto_k
+from ..filters.recurrent import channel_scale
 from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide, parameters_of
 from ..guides.parameters import POINTS
@@ -326,6 +327,9 @@ class _Run:
         )
         self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
         self.origin = guide.of(self.model)
+        if settings.precision == "single":
+            _require_near_zero(self.batches.sample)
+            self.origin.precision = torch.float32
         self.started = time.monotonic()
         self.restart_bounds: list[float] = []
         self.losses: list[float] = []
@@ -739,6 +743,23 @@ class _Run:
                 "fewer states",
                 stacklevel=4,
             )
+
+
+FAR = 1000
+"""Standard deviations from zero at which float32 keeps four digits of what varies."""
+
+
+def _require_near_zero(data: Sequences) -> None:
+    """Raises ValueError for data so far from zero that float32 would round what varies."""
+    if data.is_codes:
+        return
+    shift, scale = channel_scale(data)
+    far = float((shift.abs() / scale).max())
+    if far > FAR:
+        raise ValueError(
+            f"settings.precision: 'single' needs data within {FAR} standard deviations of zero, "
+            f"got {far:.3g}; subtract a constant from the data, or use 'double'"
+        )
 
 
 def _held_out(settings: FitSettings, guide: Guide) -> float:

@@ -35,7 +35,7 @@ from .gaussian_posteriors import (
     LinearisableLaws,
     LinearisedBackward,
 )
-from .parameters import UNCERTAINTIES, ParameterPosterior, Uncertainty
+from .parameters import UNCERTAINTIES, ParameterPosterior, Uncertainty, usual
 from .posteriors import Backward, Forward, MeanField
 
 
@@ -89,9 +89,11 @@ class Guide(nn.Module, ABC):
     Args:
         model: the model whose posterior this is.
         filter: exact or recurrent; its weights are made here.
-        parameters: posterior of the unknown parameters: ``"normal"`` (independent normals on the
-            unconstrained scale), ``"multivariate"`` (one joint normal), ``"map"`` (point estimate)
-            or ``"ml"`` (point estimate, priors ignored).
+        parameters: posterior of the unknown parameters: ``"multivariate"`` (one joint normal on the
+            unconstrained scale), ``"normal"`` (independent ones, which makes intervals too narrow
+            where parameters depend on each other), ``"map"`` (point estimate) or ``"ml"`` (point
+            estimate, priors ignored). None: ``"multivariate"`` for up to 100 unconstrained numbers,
+            otherwise ``"normal"``.
 
     >>> from beliefzoo.inference import BeliefGuide, Guide, LSTMFilter
     >>> from beliefzoo.models import HiddenMarkovModel
@@ -106,11 +108,13 @@ class Guide(nn.Module, ABC):
         model: Model,
         filter: Filter,
         *,
-        parameters: Uncertainty = "normal",
+        parameters: Uncertainty | None = None,
     ) -> None:
         super().__init__()
         if not isinstance(model, Model):
             raise ValueError(f"model: must be a model of beliefzoo.models, got {model!r}")
+        if parameters is None:
+            parameters = usual(model.priors)
         if parameters not in UNCERTAINTIES:
             raise ValueError(f"parameters: must be one of {UNCERTAINTIES}, got {parameters!r}")
         has = all(hasattr(filter, name) for name in ("causal", "build", "calibrate"))

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import register_kl
 
 from ...models.emissions.emission import Parameters, Priors
+from ...models.emissions.identified import unconstrained_size
 from .coordinates import Coordinates
 
 Uncertainty = Literal["normal", "multivariate", "map", "ml"]
@@ -24,6 +25,15 @@ POINTS: tuple[Uncertainty, ...] = ("map", "ml")
 
 _WIDTH = 0.05
 """Standard deviation of a normal posterior at first, in units of the coordinates."""
+
+
+FEW = 100
+"""Unconstrained numbers up to which one joint normal is the usual posterior."""
+
+
+def usual(priors: Priors) -> Uncertainty:
+    """The kind of posterior that a guide has unless it is told."""
+    return "multivariate" if unconstrained_size(priors) <= FEW else "normal"
 
 
 class Drawn(NamedTuple):

@@ -212,7 +212,7 @@ class RegimeGuide(Guide):
         model: Model,
         filter: Filter,
         *,
-        parameters: Uncertainty = "normal",
+        parameters: Uncertainty | None = None,
         bound: RegimeBound = "conditional",
         draws: int = 8,
     ) -> None:
