@@ -20,7 +20,13 @@ REACHED = 3
 """Starts that must have reached the best height before the search ends early."""
 
 FINISHED = 3
-"""Climbs that are finished to the tolerance."""
+"""Climbs with an end that are finished to the tolerance."""
+
+NEAR = 5.0
+"""Nats below the best at which a climb may still turn out to be the best."""
+
+RUNNING = 6.0
+"""Logarithms that a climb moved by as much without arriving run away: a factor of 400."""
 
 CURVED = 60
 """Coordinates up to which the curvature is computed, by differences of gradients."""
@@ -97,29 +103,30 @@ def ascend(
         found = climb(height, start, bounded=bounded, steps=steps, tolerance=LOOSE, each=each)
         if found is not None:
             loose.append(found)
-        sound = [one.value for one in loose if one.why != "unbounded"]
-        if len(sound) >= 2 and sum(value > max(sound) - ALIKE for value in sound) >= REACHED:
+        heights = [one.value for one in loose if one.why != "unbounded"]
+        if heights and sum(value > max(heights) - ALIKE for value in heights) >= REACHED:
             break
     if not loose:
         return None
     order = sorted(loose, key=lambda one: (one.why == "unbounded", -one.value))
-    chosen = _apart(order)
-    ended = [_finished(height, gradients, one, bounded, steps, tolerance, each) for one in chosen]
+    ended: list[Ascent] = []
+    others: list[Climb] = []
+    for one in order:
+        sound = [final for final in ended if final.why != "unbounded"]
+        if sound and (len(sound) == FINISHED or not _promising(one, sound)):
+            others.append(one)
+            continue
+        ended.append(_finished(height, gradients, one, bounded, steps, tolerance, each))
     best = min(ended, key=lambda one: (one.why == "unbounded", -one.value))
-    others = [one.value for one in order if not any(one is other for other in chosen)]
-    return replace(best, heights=(*(one.value for one in ended), *others))
+    reached = [final.value for final in ended] + [one.value for one in others]
+    return replace(best, heights=tuple(reached))
 
 
-def _apart(order: list[Climb]) -> list[Climb]:
-    """The best climbs, of different heights, that may still turn out to be the best."""
-    kept = order[:1]
-    for one in order[1:]:
-        near = one.value > order[0].value - 10 and (one.why == "unbounded") <= (
-            order[0].why == "unbounded"
-        )
-        if near and len(kept) < FINISHED and all(abs(one.value - k.value) > ALIKE for k in kept):
-            kept.append(one)
-    return kept
+def _promising(one: Climb, sound: list[Ascent]) -> bool:
+    """Whether a climb may still turn out to be the best, beside those that were finished."""
+    best = max(final.value for final in sound)
+    near = one.why != "unbounded" and one.value > best - NEAR
+    return near and all(abs(one.value - final.value) > ALIKE for final in sound)
 
 
 def _finished(
@@ -158,8 +165,12 @@ def _finished(
     why = found.why
     if why in ("stalled", "converged") and promise is not None:
         why = "converged" if promise < tolerance else "stalled"
+    running = (bounded & (found.point.abs() > RUNNING)).nonzero()[:, 0].tolist()
+    outward = found.outward
+    if why == "stalled" and running:
+        why, outward = "unbounded", tuple(running)
     return Ascent(
-        found.point, found.value, found.gradient, why, found.outward, (), values, curvature, promise
+        found.point, found.value, found.gradient, why, outward, (), values, curvature, promise
     )
 
 

@@ -242,7 +242,8 @@ def _starts(
     yield torch.zeros(space.size, dtype=torch.float64)  # the coordinates are centred there
     if isinstance(start, Mapping):
         return  # the user says where
-    clustered = start in ("kmeans", "frames") and model.has_paths and not model.tied
+    clusters = type(model).start_from_frames is not Model.start_from_frames and not model.tied
+    clustered = start in ("kmeans", "frames") and clusters
     for number in range(1, count):
         own = seed + 7919 * number
         kind: Start = "prior" if start == "prior" else "frames"

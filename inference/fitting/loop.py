@@ -106,13 +106,13 @@ class Fit:
     losses: Tensor
     evaluations: Tensor
     restart_bounds: Tensor
-    k_hat: float
-    why_ended: str
-    converged: bool | None
-    gradient_norm: float
-    curvature: Tensor | None
     seconds: float
     versions: Mapping[str, str] = field(repr=False)
+    k_hat: float = math.nan
+    why_ended: str = ""
+    converged: bool | None = None
+    gradient_norm: float = math.nan
+    curvature: Tensor | None = None
 
     @property
     def fitted(self) -> Model:

@@ -130,7 +130,7 @@ def test_replications_of_a_flat_law_begin_where_the_data_say() -> None:
 def test_draws_of_nuts_are_exported_with_exact_trajectories() -> None:
     model = level(initial_variance=4.0)
     result = nuts(model, RAGGED, chains=2, draws=4, warmup=4, seed=1, progress=False)
-    prior = sum(model.priors[n].log_prob(v).double() for n, v in result.draws.items())
+    prior = sum(result.model.priors[n].log_prob(v) for n, v in result.draws.items())
     at = {name: float(value[1, 2]) for name, value in result.draws.items()}
     evidence = float(log_evidence(model.with_parameters(**at), RAGGED).sum())
     expected = float(prior[1, 2]) + evidence  # type: ignore[index]

@@ -559,7 +559,7 @@ def test_maximum_likelihood_recovers_the_parameters() -> None:
     """1200 steps tell each weight to some .3: twice that is allowed, and the evidence is higher."""
     true, data = coupled_case()
     model = TemporalSigmoidBeliefNetwork(2, Gaussian(2))
-    settings = FitSettings(steps=150, learning_rate=0.05, batch_size=40)
+    settings = FitSettings(restarts=1)  # the nodes of another start may come in another order
     guide = BeliefGuide(model, ExactFilter(), parameters="ml")
     fitted = fit(model, guide, data, settings=settings, seed=0, progress=False).fitted
     assert float(log_evidence(fitted, data).sum()) > float(log_evidence(true, data).sum())

@@ -386,7 +386,7 @@ def test_priors_are_scaled_to_the_data() -> None:
     data = Sequences.from_arrays([[[100.0, -5.0], [104.0, -5.2], [102.0, -4.8]]])
     scaled = ResetModel().scaled_to(data)
     prior = scaled.priors["intercept"]
-    torch.testing.assert_close(prior.mean, torch.tensor([102.0, -5.0]))
+    torch.testing.assert_close(prior.mean.float(), torch.tensor([102.0, -5.0]))
     assert float(prior.stddev[0]) > 5 * float(prior.stddev[1])
 
 

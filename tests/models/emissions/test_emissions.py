@@ -978,7 +978,7 @@ def test_parameters_are_recovered(case):
     found = dict(result.fitted.known)
     if isinstance(emission, NeuralEmission):
         chain = {name: found[name] for name in MOVES}
-        found = chain | emission.expanded(found)
+        found = chain | result.model.emission.expanded(found)
     expected = identified(dict(truth.known))
     error = standard_errors(truth, data)
     misses = [(identified(renamed(found, order)) - expected) / error for order in ([0, 1], [1, 0])]
