@@ -75,8 +75,7 @@ def climb(
         steps: number of steps at most.
         tolerance: nats.
         factor: (P, P), the coordinates are ``factor`` times those in which steps are taken; where
-            it is the inverse root of the curvature, few steps are needed. The range is then not
-            enforced.
+            it is the inverse root of the curvature, few steps are needed.
         each: called after every step with the coordinates and the function.
 
     Returns:
@@ -93,13 +92,16 @@ def climb(
     values = [first]
 
     def place(u: Vector) -> Vector:
-        return u if factor is None else base + turn @ u
+        at: Vector = u if factor is None else base + turn @ u
+        return at.clip(-reach, reach)
 
     def loss(u: Vector) -> tuple[float, Vector]:
-        value, gradient = _evaluated(height, place(u))
+        at = place(u)
+        value, gradient = _evaluated(height, at)
         if value is None:  # a step that went too far: the search goes back
             return 1e6 + abs(first), np.zeros_like(u)
-        return first - value, -(turn.T @ gradient)
+        outside = (np.abs(at) >= reach) & (gradient * at > 0)
+        return first - value, -(turn.T @ np.where(outside, 0, gradient))
 
     def after(intermediate_result: Any) -> None:
         values.append(first - float(intermediate_result.fun))
