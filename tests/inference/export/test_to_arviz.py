@@ -495,7 +495,7 @@ def test_chains_of_nuts_that_started_at_exchanged_states() -> None:
     dims = model.parameter_dims()
     exchanged = {name: swapped(value, dims[name], [1, 0]) for name, value in start.items()}
     data = model.with_parameters(**start).sample(1, 60, seed=0).data
-    few: dict[str, Any] = {"draws": 100, "warmup": 40, "max_tree_depth": 3, "target_accept": 0.8}
+    few: dict[str, Any] = {"draws": 200, "warmup": 60, "max_tree_depth": 3, "target_accept": 0.8}
     runs = [
         nuts(model, data, chains=1, seed=seed, start=values, progress=False, **few)
         for seed, values in enumerate([start, exchanged])
@@ -839,6 +839,10 @@ def normal_mean() -> tuple[HiddenMarkovModel, Sequences, float, float]:
 def test_a_guide_that_is_the_posterior_has_equal_weights() -> None:
     model, data, mean, evidence = normal_mean()
     result = fitted(BeliefGuide(model, ExactFilter()), {"mean": [mean]})
+    posterior = result.guide.parameter_posterior
+    assert posterior is not None
+    one = torch.ones(1, dtype=torch.float64)
+    posterior.set_covariance(0.05 * one / model.units["mean"], one.diag())
     found = importance(result, data, draws=200)
     np.testing.assert_allclose(found.log_weights, evidence, atol=1e-3)
     np.testing.assert_allclose(found.log_weights_joint, evidence, atol=1e-3)

@@ -221,7 +221,7 @@ def test_early_stopping_keeps_the_best_state():
 
 
 @pytest.mark.parametrize(
-    ("rate", "steps"), [(0.8, 25), (0.01, 25), (0.8, 1)], ids=["too high", "low", "one step"]
+    ("rate", "steps"), [(0.8, 22), (0.01, 25), (0.8, 1)], ids=["too high", "low", "one step"]
 )
 def test_without_noise_and_holdout_a_fit_ends_at_the_best_state_it_visited(rate, steps):
     """Lowest loss of all states, the last one too, whose loss is the first of a longer fit."""
@@ -232,12 +232,14 @@ def test_without_noise_and_holdout_a_fit_ends_at_the_best_state_it_visited(rate,
         settings = FitSettings(
             steps=n, method="adam", parameter_learning_rate=rate, schedule="constant", start="prior"
         )
-        result = fit(model, guide, data, settings=settings, seed=4, progress=False)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a dead state is no matter here
+            result = fit(model, guide, data, settings=settings, seed=4, progress=False)
         losses.append(result.losses)
         bounds.append(float(log_evidence(result.fitted, data).sum()) / data.n_steps)
     assert torch.equal(losses[1][:-1], losses[0])
     assert bounds[0] == pytest.approx(-float(losses[1].min()), rel=1e-5)
-    if (rate, steps) == (0.8, 25):
+    if (rate, steps) == (0.8, 22):
         assert float(losses[0][-1]) > float(losses[0].min()) + 0.01  # it did go astray
     assert bounds[1] >= bounds[0] - 1e-6
 
@@ -335,9 +337,16 @@ def test_dead_states_are_named():
         "initial": torch.tensor([0.999, 0.001]),
         "transition": torch.tensor([[0.999, 0.001], [0.9, 0.1]]),
     }
-    settings = FitSettings(steps=1, start=start, parameter_learning_rate=1e-6)
+    settings = FitSettings(
+        steps=1, sleep_steps=0, start=start, learning_rate=1e-6, parameter_learning_rate=1e-6
+    )
+    guide = BeliefGuide(model, LSTMFilter(2, reads="likelihoods"))
+    with torch.no_grad():  # a belief that state 1 is out of the question
+        for weight in guide.filter_modules():
+            weight.zero_()
+        guide.filter.head.bias.copy_(torch.tensor([10.0, -10.0]))
     with pytest.warns(UserWarning, match=r"states \[1\] are hardly ever visited"):
-        fit(model, BeliefGuide(model, ExactFilter()), data, settings=settings, progress=False)
+        fit(model, guide, data, settings=settings, progress=False)
 
 
 def test_one_state_one_sequence_one_step():
