@@ -469,7 +469,7 @@ def test_values_by_name() -> None:
     assert values["mean"].tolist() == [[0, 1], [2, 3]]
     torch.testing.assert_close(values["scale"].float(), torch.tensor([[2.0, 1.0]] * 2))
     factor = values["scale"].unsqueeze(-1) * values["correlation_factor"]
-    torch.testing.assert_close(factor @ factor.mT, covariance)
+    torch.testing.assert_close(factor @ factor.mT, covariance.double())
     drawn = starting_values(model, simulated(model), "prior")
     assert torch.equal(drawn["transition"], values["transition"])
 
