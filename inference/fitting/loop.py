@@ -71,7 +71,8 @@ class Fit:
         model: the model that was fitted.
         guide: the fitted guide.
         objective, settings, seed: arguments of the fit.
-        losses: loss at the state before each step, nats per observed time step.
+        losses: loss at the state before each step, nats per observed time step; of L-BFGS, those of
+            the climb that led to the result, the last state included.
         evaluations: (evaluations, 2): step, and bound on the held-out sequences at the medians of
             the parameters, nats per time step.
         restart_bounds: bound of every start that was tried, nats per time step.
@@ -88,14 +89,14 @@ class Fit:
         seconds: duration.
         versions: versions of Python and of the packages used.
 
-    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, fit
     >>> from beliefzoo.models import HiddenMarkovModel, Sequences
     >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
     >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1]])
     >>> guide = BeliefGuide(model, ExactFilter(), parameters="map")
-    >>> result = fit(model, guide, data, settings=FitSettings(steps=5), seed=0, progress=False)
-    >>> result.losses.shape, sorted(result.fitted.known)
-    (torch.Size([5]), ['initial', 'rate', 'transition'])
+    >>> result = fit(model, guide, data, seed=0, progress=False)
+    >>> result.converged, sorted(result.fitted.known)
+    (True, ['initial', 'rate', 'transition'])
     """
 
     model: Model
@@ -525,7 +526,7 @@ class _Run:
         weights = list(self.guide.filter_modules())
         if self.settings.sleep_steps == 0 or not weights:
             return
-        values = {n: v.to(torch.get_default_dtype()) for n, v in self.start.items()}
+        values = {n: v.to(self.origin.precision) for n, v in self.start.items()}
         laws = self.model.laws(values, self.batches.whole(0))
         if laws.linear is not None and laws.linear.diffuse.shape[-1]:
             return  # a first state with a flat prior cannot be simulated

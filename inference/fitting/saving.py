@@ -131,12 +131,15 @@ def load_fit(
     True
     """
     content = read_tensors(path, _KEYS)
+    if any(name.startswith("_auto.") for name in content["guide"]):
+        raise ValueError(
+            f"path: {os.fspath(path)!r} was written by an earlier version, which kept the "
+            "posterior of the parameters in another form; fit again, or read it with that version"
+        )
     record, tensors = json.loads(content["fit"]), content["tensors"]
     model = restore(json.loads(content["model"]), tensors, allow)
     # Networks are made with random weights, before they get those of the file.
     with whole("a fit"), seeded(0):
-        if ":" not in record["guide"]:
-            record = _of_format_1(record)
         guide = _restored_guide(record, model, tensors, allow, network)
         _fill(guide, content["guide"])
         return Fit(
@@ -229,20 +232,6 @@ def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
     except RuntimeError as error:  # what is missing or of another shape
         raise ValueError(f"network: needs the weights that the file has, got {error}") from error
     guide.eval()
-
-
-def _of_format_1(record: dict[str, Any]) -> dict[str, Any]:
-    """A record of the first format, which named classes without their packages."""
-    told = dict(record["filter"])
-    kind = told.pop("kind")
-    if "network" in told:
-        own = {"LSTMFilter": "LSTM", "GRUFilter": "GRU", "ElmanFilter": "RNN"}[kind]
-        told["network"] = {"torch": own, **told["network"]}
-    return record | {
-        "guide": f"beliefzoo.inference:{record['guide']}",
-        "options": {"mapping": [list(option) for option in record["options"].items()]},
-        "filter": {"kind": f"beliefzoo.inference:{kind}", "arguments": told},
-    }
 
 
 def _or_nan(number: float | None) -> float:

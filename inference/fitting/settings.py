@@ -74,7 +74,7 @@ class FitSettings:
     0.03
     >>> FitSettings(holdout=1.5)
     Traceback (most recent call last):
-    ValueError: settings.holdout: must be in [0, 1), got 1.5
+    ValueError: settings.holdout: must be in [0, 1) or None, got 1.5
     """
 
     steps: int = 1500

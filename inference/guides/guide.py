@@ -292,14 +292,14 @@ class BeliefGuide(Guide):
 
     Source: Campbell et al. (2021) for the factorisation.
 
-    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit
+    >>> from beliefzoo.inference import BeliefGuide, ExactFilter, fit
     >>> from beliefzoo.models import HiddenMarkovModel, Sequences
     >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1], [8, 9, 10, 1, 0, 0]])
     >>> model = HiddenMarkovModel(states=2, emission="poisson", ordered=True)
     >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")
-    >>> result = fit(model, guide, data, settings=FitSettings(steps=30), seed=0, progress=False)
-    >>> result.fitted.known["rate"].numpy().round()
-    array([1., 9.])
+    >>> result = fit(model, guide, data, seed=0, progress=False)
+    >>> result.fitted.known["rate"].numpy().round(1)  # means of the small and of the large counts
+    array([0.5, 8.8])
     """
 
     def _check_filter(self, filter: Filter) -> None:

@@ -57,7 +57,7 @@ class NodeEmission(Emission):
     >>> emission = NodeEmission(2, Poisson())
     >>> values = {"node_loading": torch.tensor([[1.0], [2.0]]), "node_intercept": torch.zeros(1)}
     >>> emission.mean(values).log().flatten()  # log rates of the states 00, 01, 10, 11
-    tensor([0.0000, 2.0000, 1.0000, 3.0000])
+    tensor([0., 2., 1., 3.])
     """
 
     nodes: int

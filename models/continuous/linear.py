@@ -734,5 +734,4 @@ class LinearGaussianSSM(Model):
             if self.emission.intercept:
                 series = series - mean
         found = {**emitted, **self.dynamics.start(series)}
-        dtype = torch.get_default_dtype()
-        return {name: found[name].to(dtype) for name in self.priors}
+        return {name: found[name].double() for name in self.priors}
