@@ -363,7 +363,7 @@ def test_starts_lie_inside_the_support_and_give_laws(name: str) -> None:
         assert prior.log_prob(values[key]).isfinite(), key
         assert len(model.parameter_dims()[key]) == len(prior.event_shape), key
     laws = model.laws(values, data)
-    assert laws.chain_log_prob(torch.zeros(3, 5, model.states)).shape == (3,)
+    assert laws.chain_log_prob(torch.zeros(3, 5, model.states, dtype=torch.float64)).shape == (3,)
 
 
 @pytest.mark.parametrize("name", ALL_DYNAMICS)
