@@ -319,6 +319,7 @@ def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> 
         "k_hat_threshold": judged.threshold,
         "evidence_gap_per_step_at_median": evidence_gap(result, data).gap_per_step,
         "rate_quantiles": np.quantile(exported["rate"].values[0], QUANTILES, axis=0).tolist(),
+        "ending": result.ending,
         "seconds": result.seconds,
     }
 

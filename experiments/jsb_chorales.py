@@ -308,7 +308,8 @@ def _figures(result: Fit, valid: Sequences, test: Sequences, settings: Settings)
             }
             one |= _filtered(result, data, settings)
         figures[name] = one
-    return figures | {"fit_seconds": result.seconds, "steps": len(result.losses)}
+    how = {"ending": result.ending, "fit_seconds": result.seconds, "steps": len(result.losses)}
+    return figures | how
 
 
 def _filtered(result: Fit, data: Sequences, settings: Settings) -> dict[str, float]:

@@ -258,6 +258,7 @@ def _maximum(settings: Settings, model: LinearGaussianSSM, data: Sequences) -> d
             }
             for name, published in VARIANCES.items()
         },
+        "ending": result.ending,
         "seconds": result.seconds,
     }
 
@@ -290,6 +291,7 @@ def _beside(settings: Settings, data: Sequences, chains: NutsFit, name: str) -> 
         "k_hat_parameters": judged.k_hat_parameters,
         "k_hat_threshold": judged.threshold,
         "quantiles": {name: np.quantile(drawn[name], QUANTILES).tolist() for name in chains.draws},
+        "ending": result.ending,
         "seconds": result.seconds,
     }
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
-from .checking.criteria import InformationCriteria, information_criteria
+from .checking.criteria import information_criteria
 from .checking.evidence_gap import EvidenceGap, evidence_gap
 from .checking.gap_parts import GapParts, gaps
 from .checking.importance import Importance, WeightedEvidence, importance, weighted_evidence
@@ -40,11 +40,16 @@ from .filters.spectral import (
     symbol_triples,
     triple_probabilities,
 )
-from .fitting.loop import ConvergenceWarning, Fit, NonFiniteLossError, fit
+from .fitting.criteria import InformationCriteria
+from .fitting.endings import ConvergenceWarning
+from .fitting.extent import Extent
+from .fitting.loop import Fit, NonFiniteLossError, fit
 from .fitting.nuts import NutsFit, NutsSettings, nuts
 from .fitting.saving import load_fit, save_fit
 from .fitting.settings import FitSettings
+from .fitting.standard_errors import StandardErrors
 from .fitting.start import starting_values
+from .fitting.summary import Estimate, Summary
 from .fitting.sweeps import FailedJob, Sweep, sweep
 from .guides.deep import DeepGuide, TrajectoryNetwork
 from .guides.guide import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide, Posterior
@@ -107,9 +112,11 @@ __all__ = [
     "DeepGuide",
     "Distance",
     "ElmanFilter",
+    "Estimate",
     "EventTable",
     "EvidenceGap",
     "ExactFilter",
+    "Extent",
     "FailedJob",
     "Filter",
     "FilterTracker",
@@ -156,7 +163,9 @@ __all__ = [
     "SigmoidFilter",
     "SmoothedRegimes",
     "SpectralFilter",
+    "StandardErrors",
     "SteadyState",
+    "Summary",
     "Sweep",
     "TrajectoryNetwork",
     "UpdateErrors",

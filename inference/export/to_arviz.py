@@ -469,6 +469,7 @@ def _attrs(
         "guide": type(guide).__name__,
         "filter": type(guide.filter).__name__,
         "parameters": guide.uncertainty if model.priors else "known",
+        "ending": result.ending,
     }
     return attrs | _quality(groups)
 

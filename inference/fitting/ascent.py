@@ -143,7 +143,7 @@ def _finished(
     for _ in range(3):
         left = steps - (len(values) - 1)
         small = 0 < len(found.point) <= CURVED and found.why != "unbounded"
-        curvature = _curvature(gradients, found.point) if small else None
+        curvature = curvature_at(gradients, found.point) if small else None
         promise = None if curvature is None else _promise(curvature, found.gradient)
         if (promise is not None and promise < tolerance) or left < 1 or found.why == "unbounded":
             break
@@ -174,7 +174,7 @@ def _finished(
     )
 
 
-def _curvature(gradients: Gradients, point: Tensor) -> Tensor | None:
+def curvature_at(gradients: Gradients, point: Tensor) -> Tensor | None:
     """−∂²/∂v² at a point by central differences of gradients; None if they are not finite."""
     moves = _STEP * torch.eye(len(point), dtype=torch.float64)
     try:

@@ -140,7 +140,10 @@ def _verdict(height: Height, at: Vector, reach: Vector, values: list[float], ste
     elif len(values) - 1 >= steps:
         why = "steps used up"
     elif np.abs(inner).max(initial=0) > _FLAT * (1 + 1e-6 * abs(value)):
-        why = "stalled"
+        # Close to a spike rounding stops the climb before the end of the range does.
+        running = np.isfinite(reach) & (np.abs(at) > reach / 2) & (gradient * at > 0)
+        outward = tuple(np.flatnonzero(running & (np.abs(gradient) > STEEP)).tolist())
+        why = "unbounded" if outward else "stalled"
     point, rest = torch.from_numpy(at.copy()), torch.from_numpy(inner)
     return Climb(point, value, rest, why, outward, tuple(values))
 

@@ -16,7 +16,7 @@ from ..guides.coordinates import Coordinates
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
 from ..queries.evidence import log_evidence
-from .ascent import Ascent, ascend
+from .ascent import Ascent, ascend, curvature_at
 from .draws import batches, blocks
 from .parallel import Processes
 from .settings import FitSettings
@@ -252,6 +252,25 @@ def _starts(
             continue
         with seeded(own):
             yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
+
+
+def curvature_of(guide: Guide, data: Sequences) -> Tensor | None:
+    """The curvature (P, P) of what a point estimate maximises, where it is; None if not finite.
+
+    Raises:
+        ValueError: a guide without exact evidence, or data that the model cannot emit.
+    """
+    posterior = guide.parameter_posterior
+    if posterior is None or not is_exact(guide):
+        raise ValueError(
+            "data: the curvature is computed of the exact evidence, which needs a BeliefGuide with "
+            f"ExactFilter, got {type(guide).__name__} with {type(guide.filter).__name__}"
+        )
+    guide.model.check_values(data)
+    prior: Prior = "parameters" if guide.uncertainty == "map" else "none"
+    space = posterior.coordinates
+    seen = Landscape(guide.model, data, space, prior=prior, processes=Processes(None))
+    return curvature_at(seen.gradients, posterior.mean.detach())
 
 
 class Laplace(NamedTuple):

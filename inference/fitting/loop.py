@@ -8,7 +8,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +22,15 @@ from ...models import Model, SequenceFolder, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
+from ...models.emissions.identified import unconstrained_size
 from ...models.randomness import seeded
 from ..arviz_groups import k_threshold, pareto_k
 from ..filters.recurrent import channel_scale
 from ..filters.slot import ExactFilter
+from ..guides.coordinates import Coordinates
 from ..guides.guide import BeliefGuide, Guide, parameters_of
 from ..guides.parameters import POINTS
-from .ascent import Ascent
+from .ascent import ALIKE, Ascent
 from .checkpoints import digest_of, fingerprint, read_checkpoint
 from .direct import (
     HEAVIEST,
@@ -36,6 +38,7 @@ from .direct import (
     Landscape,
     Prior,
     Recorded,
+    curvature_of,
     is_direct,
     is_exact,
     laplace,
@@ -44,12 +47,16 @@ from .direct import (
     weights_of,
     work,
 )
+from .endings import ConvergenceWarning, doubts
+from .extent import COUNTED, Extent, extent_of
 from .minibatches import Minibatches
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
 from .parallel import Fabric, Processes
 from .provenance import versions
 from .settings import HOLDOUT, FitSettings
+from .standard_errors import StandardErrors, standard_errors
 from .start import starting_values
+from .summary import Plain, Summary, ending, summarise
 
 DEAD_SHARE = 1e-3
 """A state with less than this share of the expected visits of an average state is dead."""
@@ -65,7 +72,8 @@ EVALUATED = 2**20
 class Fit:
     """Result of a fit: the fitted guide, and the record of how it came about; made by :func:`fit`.
 
-    The guide is in the best state that the fit found, see ``FitSettings``.
+    The guide is in the best state that the fit found, see ``FitSettings``. ``print`` shows the
+    summary.
 
     Attributes:
         model: the model that was fitted.
@@ -88,6 +96,8 @@ class Fit:
             (P, P), in the guide's coordinates; None otherwise, and for many parameters.
         seconds: duration.
         versions: versions of Python and of the packages used.
+        extent: numbers of training sequences, steps and free parameters; None if not recorded.
+        warnings: what ``fit`` warned of at the end of a point estimate.
 
     >>> from beliefzoo.inference import BeliefGuide, ExactFilter, fit
     >>> from beliefzoo.models import HiddenMarkovModel, Sequences
@@ -108,26 +118,90 @@ class Fit:
     evaluations: Tensor
     restart_bounds: Tensor
     seconds: float
-    versions: Mapping[str, str] = field(repr=False)
+    versions: Mapping[str, str]
     k_hat: float = math.nan
     why_ended: str = ""
     converged: bool | None = None
     gradient_norm: float = math.nan
     curvature: Tensor | None = None
+    extent: Extent | None = None
+    warnings: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"Fit({self.model!r}, {type(self.guide).__name__}, parameters="
+            f"{self.guide.uncertainty!r}, why_ended={self.why_ended!r})"
+        )
+
+    def __str__(self) -> str:
+        return str(self.summary())
+
+    @property
+    def restarts_agreeing(self) -> int | None:
+        """Starts that reached the best height of a point estimate by L-BFGS; otherwise None."""
+        if self.converged is None or self.extent is None:
+            return None
+        below = (self.restart_bounds.max() - self.restart_bounds) * self.extent.steps
+        return int((below < ALIKE).sum())
+
+    def standard_errors(
+        self, level: float = 0.95, *, data: Sequences | None = None
+    ) -> StandardErrors:
+        """Computes standard errors and intervals of a point estimate, see ``StandardErrors``.
+
+        Args:
+            level: probability of the intervals.
+            data: the training data, where the fit has no ``curvature``: with more than 60
+                parameters, and by Adam. It is then computed, by two gradients a parameter.
+
+        Raises:
+            ValueError: a fit of a posterior, whose draws have a spread, or of known parameters;
+                data where the evidence is not exact.
+        """
+        posterior = self.guide.parameter_posterior
+        if posterior is None or self.guide.uncertainty not in POINTS:
+            came = "known parameters" if posterior is None else repr(self.guide.uncertainty)
+            raise ValueError(
+                f"fit: standard errors are of estimates by parameters='ml' or 'map', got {came}"
+            )
+        curvature = self.curvature
+        if curvature is None and data is not None and self.why_ended != "unbounded":
+            curvature = curvature_of(self.guide, data)
+        return standard_errors(
+            self.model,
+            posterior.coordinates,
+            posterior.mean,
+            curvature,
+            why_none="unbounded" if self.why_ended == "unbounded" else "needs data",
+            tolerance=self.settings.tolerance,
+            level=level,
+        )
+
+    def summary(
+        self, level: float = 0.95, *, data: Sequences | None = None, seed: int = 0
+    ) -> Summary:
+        """Returns a table: what was fitted, how it ended, and every parameter with an interval.
+
+        Point estimates have standard errors, see ``standard_errors``, posteriors the median, the
+        standard deviation and the quantiles of independent draws.
+
+        Args:
+            level: probability of the intervals.
+            data: the training data, for standard errors and criteria of large models; see
+                ``standard_errors``.
+            seed: of the draws.
+        """
+        return summarise(self, level, data, seed)
+
+    @property
+    def ending(self) -> dict[str, Plain]:
+        """How the fit ended, as plain values for a report; what does not apply is left out."""
+        return ending(self)
 
     @property
     def fitted(self) -> Model:
         """The model with its parameters known, at the posterior medians."""
         return parameters_of(self.guide)
-
-
-class ConvergenceWarning(UserWarning):
-    """Says that a fit has not arrived, or that its posterior cannot be relied on.
-
-    >>> from beliefzoo.inference import ConvergenceWarning
-    >>> issubclass(ConvergenceWarning, UserWarning)
-    True
-    """
 
 
 class Ending(NamedTuple):
@@ -137,6 +211,7 @@ class Ending(NamedTuple):
     converged: bool | None = None
     gradient_norm: float = math.nan
     curvature: Tensor | None = None
+    warnings: tuple[str, ...] = ()
 
 
 class NonFiniteLossError(ArithmeticError):
@@ -235,7 +310,10 @@ def fit(
     with seeded(seed), warnings.catch_warnings():
         # Pyro warns without naming the site; our error names step, site and sequence.
         warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
-        return run.finish()
+        result = run.finish()
+        for said in result.warnings if processes.first else ():
+            warnings.warn(f"fit: {said}", ConvergenceWarning, stacklevel=2)
+        return result
 
 
 def _check(
@@ -396,7 +474,7 @@ class _Run:
             )
         if found is None:
             raise self._not_finite("log density", 0, self.guide)
-        self._arrive(found)
+        self._arrive(found, space)
         self._save()
         self.guide.eval()
         self._warn_of_dead_states()
@@ -443,14 +521,15 @@ class _Run:
         with torch.no_grad():
             posterior.mean.copy_(point)
 
-    def _arrive(self, found: Ascent) -> None:
+    def _arrive(self, found: Ascent, space: Coordinates) -> None:
         steps = self.batches.n_steps
         self._place(found.point)
         self.losses = [-value / steps for value in found.values]
         self.restart_bounds = [height / steps for height in found.heights]
         self.step = len(found.values) - 1
         flat = float(found.gradient.abs().max()) if len(found.gradient) else 0.0
-        self.ended = Ending(found.why, found.why == "converged", flat, found.curvature)
+        said = doubts(found, self.model, space)
+        self.ended = Ending(found.why, found.why == "converged", flat, found.curvature, said)
 
     def _best_start(self) -> dict[str, Tensor]:
         """The start whose bound is best after a few exact steps; if only one is tried, that one."""
@@ -720,7 +799,12 @@ class _Run:
             curvature=self.ended.curvature,
             seconds=time.monotonic() - self.started,
             versions=versions(),
+            extent=extent_of(self.model, self.batches.train, counted=self._few()),
+            warnings=self.ended.warnings,
         )
+
+    def _few(self) -> bool:
+        return self.direct and unconstrained_size(self.model.priors) <= COUNTED
 
     def _warn_of_dead_states(self) -> None:
         if not self.model.has_paths:

@@ -27,6 +27,7 @@ from ...models.persistence import describe, restore
 from ...models.randomness import seeded
 from ..filters.slot import Filter
 from ..guides.guide import Guide
+from .extent import Extent
 from .loop import Fit
 from .settings import FitSettings
 
@@ -83,6 +84,8 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
         "gradient_norm": None if math.isnan(fit.gradient_norm) else fit.gradient_norm,
         "seconds": fit.seconds,
         "versions": dict(fit.versions),
+        "extent": fit.extent,
+        "warnings": fit.warnings,
     }
     content = {
         "fit": json.dumps(record),
@@ -158,6 +161,8 @@ def load_fit(
             curvature=content.get("curvature"),
             seconds=record["seconds"],
             versions=record["versions"],
+            extent=_extent(record.get("extent")),
+            warnings=tuple(record.get("warnings", ())),
         )
 
 
@@ -232,6 +237,11 @@ def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
     except RuntimeError as error:  # what is missing or of another shape
         raise ValueError(f"network: needs the weights that the file has, got {error}") from error
     guide.eval()
+
+
+def _extent(numbers: list[int | None] | None) -> Extent | None:
+    made: Any = Extent
+    return None if numbers is None else made(*numbers)
 
 
 def _or_nan(number: float | None) -> float:

@@ -1,0 +1,106 @@
+"""How a point estimate ended: what its user must know, in words."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from ...models import Model
+from ..guides.coordinates import Coordinates
+from .ascent import Ascent
+from .scalars import labels, scalars_at
+
+_FEW = 4
+"""Starts of which more than one should reach the best height."""
+
+_NAMED = 3
+"""Scalars that a warning names at most."""
+
+_MOVING = 0.5
+"""Change of a logarithm or logit per unit of a coordinate from which on it counts as moved."""
+
+
+class ConvergenceWarning(UserWarning):
+    """Says that a fit may not have arrived, or that its posterior cannot be relied on.
+
+    Of a point estimate: the steps were used up or no step gained anything, the likelihood has no
+    maximum, or only one of several starts reached the best height; ``Fit.warnings`` keeps it.
+
+    Args:
+        message: what may be wrong, and what to try.
+
+    >>> import warnings
+    >>> from beliefzoo.inference import BeliefGuide, ConvergenceWarning, ExactFilter
+    >>> from beliefzoo.inference import FitSettings, fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson")
+    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1]])
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     result = fit(model, guide, data, settings=FitSettings(steps=1), progress=False)
+    >>> caught[0].category is ConvergenceWarning, str(caught[0].message)[:28]
+    (True, 'fit: not converged, steps us')
+    """
+
+    def __init__(self, message: str) -> None:  # documented like all public names
+        super().__init__(message)
+
+
+def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
+    """Returns what a user must know of the end of a climb, in sentences; none if all is well."""
+    said = []
+    if found.why == "unbounded":
+        said.append(_unbounded(found, model, space))
+    elif found.why != "converged":
+        said.append(_not_converged(found))
+    heights = sorted(found.heights, reverse=True)
+    if len(heights) >= _FEW and found.agreeing == 1 and found.why != "unbounded":
+        said.append(
+            f"only one of {len(heights)} starts reached the best height, the next is "
+            f"{heights[0] - heights[1]:.3g} nats below: there may be a higher one; try more "
+            "settings.restarts"
+        )
+    return tuple(said)
+
+
+def _not_converged(found: Ascent) -> str:
+    slope = float(found.gradient.abs().max())
+    gain = "the curvature is not known"
+    if found.promise is not None:
+        gain = f"a Newton step would gain {found.promise:.3g} nats"
+        if math.isinf(found.promise):
+            gain = "this is a saddle, or close to one"
+    advice = "try more settings.steps"
+    if found.why == "stalled":
+        advice = "no step gained anything; try another settings.start, or a larger tolerance"
+    return f"not converged, {found.why}: {gain}, the gradient is {slope:.2g} nats a unit; {advice}"
+
+
+def _unbounded(found: Ascent, model: Model, space: Coordinates) -> str:
+    scalars = scalars_at(model, space, found.point)
+    names = [
+        label
+        for name, x in space.values(found.point).items()
+        for label in labels(model, name, x.shape)
+    ]
+    moved = []
+    for place in found.outward:
+        # At an end that rounding has reached, the scale is infinite: it counts as moving.
+        speed = torch.nan_to_num(scalars.stretch * scalars.slopes[:, place], nan=0.0)
+        towards = speed * found.point[place].sign()
+        for i in (speed.abs() > _MOVING).nonzero()[:, 0].tolist():
+            end = scalars.high[i] if towards[i] > 0 else scalars.low[i]
+            word = f"{float(end):g}".replace("inf", "∞")
+            moved.append(f"{names[i]} → {word} (now {float(scalars.values[i]):.2g})")
+    moved = list(dict.fromkeys(moved))
+    more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+    spike = (
+        "a state sits on a single value" if model.has_paths else "a part of the data has no noise"
+    )
+    return (
+        f"unbounded: {', '.join(moved[:_NAMED])}{more}: the likelihood rises without end, as where "
+        f"{spike}; use parameters='map' with a prior that vanishes there, fewer states, or fix the "
+        "parameter"
+    )

@@ -1,0 +1,117 @@
+"""What fit says of its end: warnings of their own category, and the words in them."""
+
+import dataclasses
+import json
+import re
+
+import numpy as np
+import pytest
+import torch
+
+from beliefzoo.inference import (
+    BeliefGuide,
+    ConvergenceWarning,
+    ExactFilter,
+    FitSettings,
+    fit,
+    load_fit,
+    save_fit,
+    to_arviz,
+)
+from beliefzoo.inference.fitting.ascent import Ascent
+from beliefzoo.inference.fitting.endings import doubts
+from beliefzoo.inference.guides.coordinates import Coordinates
+from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences
+
+COUNTS = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1, 12, 7]])
+
+
+def fitted(model, data, **settings):
+    guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    return fit(model, guide, data, settings=FitSettings(**settings), progress=False)
+
+
+def test_steps_used_up_says_what_a_newton_step_would_gain():
+    model = HiddenMarkovModel(2, "poisson", ordered=True)
+    with pytest.warns(ConvergenceWarning, match="fit: not converged, steps used up") as caught:
+        short = fitted(model, COUNTS, steps=3, restarts=1)
+    assert caught[0].filename == __file__
+    assert short.converged is False
+    (said,) = short.warnings
+    promised = float(re.search(r"would gain (\S+) nats", said)[1])
+    assert promised > 1e-4
+    whole = fitted(model, COUNTS, restarts=1)
+    gained = (short.losses[-1] - whole.losses[-1]).item() * 10
+    assert gained > 0
+    assert 0.2 * gained < promised < 5 * gained  # a Newton step is not all, but it tells the size
+
+
+def test_a_maximum_inside_is_no_reason_to_warn(recwarn):
+    result = fitted(HiddenMarkovModel(1, "poisson"), COUNTS)
+    assert result.converged
+    assert result.warnings == ()
+    assert not [one for one in recwarn if one.category is ConvergenceWarning]
+
+
+def test_a_state_on_a_single_value_is_named():
+    """Three equal values far from the others: the likelihood of a state on them has no maximum."""
+    rng = np.random.default_rng(0)
+    y = [*rng.normal(size=15), 7.0, 7.0, 7.0, *rng.normal(size=12)]
+    model, data = HiddenMarkovModel(2, "gaussian"), Sequences.from_arrays([y])
+    with pytest.warns(ConvergenceWarning, match="unbounded") as caught:
+        result = fitted(model, data, restarts=1)
+    spike = int(result.fitted.known["mean"].flatten().argmax())
+    assert f"scale[{spike}" in str(caught[0].message)
+    assert "→ 0 (now" in str(caught[0].message)
+    assert f"scale[{1 - spike}" not in str(caught[0].message)
+    assert result.why_ended == "unbounded"
+    assert result.converged is False
+    assert set(result.standard_errors().reasons["mean"]) == {"unbounded"}
+    assert "AIC" not in str(result)
+
+
+def test_a_series_without_noise_is_named():
+    with pytest.warns(ConvergenceWarning, match="unbounded: .*variance → 0"):
+        fitted(LinearGaussianSSM(LocalLevel()), Sequences.from_arrays([[5.0] * 6]))
+
+
+def ascent(**changes):
+    zero = torch.zeros(1, dtype=torch.float64)
+    found = Ascent(zero, -10.0, zero, "converged", (), (-10.0,), (-10.0,), None, None)
+    return dataclasses.replace(found, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"heights": (-10.0, -10.1, -12.0, -13.0)}, ()),
+        ({"heights": (-10.0, -12.0, -13.0)}, ()),
+        ({"heights": (-10.0, -13.0, -12.5, -14.0)}, ("only one of 4 starts .* 2.5 nats below",)),
+        ({"why": "stalled", "promise": 0.5}, ("stalled: a Newton step would gain 0.5 nats",)),
+        ({"why": "stalled", "promise": float("inf")}, ("this is a saddle",)),
+        ({"why": "steps used up"}, ("steps used up: the curvature is not known",)),
+    ],
+)
+def test_words(changes, words):
+    model = HiddenMarkovModel(1, "poisson")
+    found = doubts(ascent(**changes), model, Coordinates(model.priors, {}, {}))
+    assert len(found) == len(words)
+    assert all(re.search(word, said) for word, said in zip(words, found, strict=True))
+
+
+def test_what_was_said_is_saved(tmp_path):
+    model = HiddenMarkovModel(2, "poisson", ordered=True)
+    with pytest.warns(ConvergenceWarning):
+        result = fitted(model, COUNTS, steps=2)
+    again = load_fit(save_fit(result, tmp_path / "fit.pt"))
+    assert again.warnings == result.warnings != ()
+    assert again.extent == result.extent
+    assert again.converged is False
+    assert again.gradient_norm == result.gradient_norm
+    assert torch.equal(again.curvature, result.curvature)
+    assert torch.equal(again.restart_bounds, result.restart_bounds)
+    assert again.restarts_agreeing == result.restarts_agreeing
+    assert str(again) == str(result)
+    few = {"draws": 2, "state_draws": 1, "predictive_draws": 0, "prior_draws": 0}
+    exported = to_arviz(again, COUNTS, **few)
+    assert json.loads(exported.attrs["ending"]) == result.ending
