@@ -398,6 +398,10 @@ def settled(own: Any, scaled: Any, default: Any) -> Any:
             name: settled(getattr(own, name), getattr(scaled, name), defaults.get(name))
             for name in names
         }
+        for field in dataclasses.fields(own):
+            leader = field.metadata.get("follows")
+            if leader and not _same(getattr(own, leader), defaults[leader]):
+                kept[field.name] = getattr(own, field.name)  # the user has said what it refers to
         if all(kept[name] is getattr(scaled, name) for name in names):
             return scaled
         return dataclasses.replace(scaled, **kept)

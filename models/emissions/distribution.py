@@ -30,6 +30,7 @@ from .emission import (
 )
 from .likelihood import Moments, likeliest
 from .observations import Numbers, Vectors, bounds_of, inside_of
+from .units import Moves, measured, moves_of
 
 _PULL = 0.01
 """Frames of all data that are added to those of every state: a cluster of one has no width."""
@@ -375,7 +376,7 @@ class FromDistribution(Emission):
         unit = torch.ones(self.features)
         for scaled, _, width in self.scaling:
             if scaled == name and self._real(name):
-                unit = torch.as_tensor(width).to(unit).expand(self.features)
+                unit = torch.tensor(width, dtype=torch.float64).expand(self.features)
         return unit
 
     def _real(self, name: str) -> bool:
@@ -443,12 +444,17 @@ class FromDistribution(Emission):
         return replace(self, scaling=tuple(scaling))
 
     def _likeliest(self, y: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
-        """Unconstrained parameters (P, K, F) that maximize Σ_m w_mkf log p(y_mf)."""
+        """Unconstrained parameters (P, K, F) that maximize Σ_m w_mkf log p(y_mf).
+
+        They are found in a unit of the data's own, if the law of data in other units is of the same
+        family, and so move with the unit of the data exactly.
+        """
         stride = max(1, weight.numel() // _NUMBERS)
         y, seen, weight = y[::stride].double(), seen[::stride], weight[::stride].double()
         shown = seen.unsqueeze(1).to(weight)
         weight = shown * (weight + _PULL / shown.sum(0).clamp_min(1))
-        y = torch.where(seen, y, self._blank)
+        origin, unit = measured(y, seen, self._moves)
+        y = torch.where(seen, (y - origin) / unit, self._blank)
 
         def log_density(free: Tensor, frames: slice) -> Tensor:
             return _log_prob(self._law(_values(self._fitted, free)), y[frames].unsqueeze(1))
@@ -456,7 +462,24 @@ class FromDistribution(Emission):
         moments = Moments.of(y, weight)
         places = [moments.places(constraint) for constraint in self._fitted.values()]
         bounded = [not self._real(name) for name in self._fitted]
-        return likeliest(log_density, places, weight, bounded)
+        found = likeliest(log_density, places, weight, bounded)
+        return found if self._moves is None else self._moves(found, origin, unit)
+
+    @cached_property
+    def _moves(self) -> Moves | None:
+        """How the parameters move with the unit of the data; None if other units are no choice."""
+        low, high = bounds_of(self._support)
+        whole = bool(((low == 0) | low.isinf()).all() and high.isinf().all())
+        if self._support.is_discrete or not whole:
+            return None
+
+        def log_density(y: Tensor, free: Tensor) -> Tensor:
+            free = free.expand(-1, -1, self.features)
+            return _log_prob(self._law(_values(self._fitted, free)), y)
+
+        real = [self._real(name) for name in self._fitted]
+        positive = [interval_of(said) == Interval(0.0) for said in self._fitted.values()]
+        return moves_of(log_density, real, positive, float(low.min()))
 
 
 def _lying(arguments: Mapping[str, Setting]) -> dict[str, constraints.Constraint]:
@@ -489,7 +512,7 @@ def _default_prior(
         return dist.Beta(torch.ones(size), 1.0)
     if interval.low > -torch.inf and interval.high < torch.inf:
         return dist.Uniform(torch.full(size, interval.low), interval.high)
-    at, wide = torch.as_tensor(centre).expand(size), torch.as_tensor(width)
+    at, wide = (torch.tensor(x, dtype=torch.float64).expand(size) for x in (centre, width))
     return dist.Normal(at, wide) if interval == Interval() else dist.LogNormal(at, wide)
 
 

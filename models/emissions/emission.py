@@ -324,10 +324,10 @@ def in_blocks(
 
 def group_means(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) -> Tensor:
     """Weighted means of frames per state (K, F), shrunk to the global mean by ``pull`` frames."""
-    seen = mask.to(y.dtype)
-    overall = (y * seen).sum(0) / seen.sum(0).clamp_min(1)
-    total = weight.mT @ (y * seen) + pull * overall
-    return total / (weight.mT @ seen + pull)
+    overall, _ = overall_moments(y, mask)
+    # Sums of what is far from zero would lose the digits in which the states differ.
+    apart = torch.where(mask, y - overall, 0)
+    return overall + weight.mT @ apart / (weight.mT @ mask.to(y.dtype) + pull)
 
 
 LEAST_SPREAD = 0.05
@@ -340,17 +340,28 @@ def group_spreads(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) ->
     """Weighted standard deviations of frames per state (K, F), never zero."""
     mean = group_means(y, mask, weight, pull)
     seen = mask.to(y.dtype)
-    _, variance = overall_moments(y, mask)
-    residual = (y.unsqueeze(1) - mean).square() * seen.unsqueeze(1)
-    total = torch.einsum("mk,mkf->kf", weight, residual) + pull * variance
-    return (total / (weight.mT @ seen + pull)).sqrt().maximum(LEAST_SPREAD * variance.sqrt())
+    _, spread = overall_moments(y, mask)
+    residual = torch.where(mask.unsqueeze(1), y.unsqueeze(1) - mean, 0) / spread
+    total = torch.einsum("mk,mkf->kf", weight, residual.square()) + pull
+    return spread * (total / (weight.mT @ seen + pull)).sqrt().clamp_min(LEAST_SPREAD)
 
 
 def overall_moments(y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and variances (F,) of all frames y (M, F), whatever their state."""
-    seen = mask.to(y.dtype)
-    count = seen.sum(0).clamp_min(1)
-    mean = (y * seen).sum(0) / count
-    variance = ((y - mean).square() * seen).sum(0) / count
-    # A feature that never varies has no scale of its own; any spread that is not tiny will do.
-    return mean, torch.where(variance > 0, variance, 1)
+    """Means and standard deviations (F,) of all frames y (M, F), whatever their state.
+
+    Both move with the unit of the data, whatever it is, and the second is never zero.
+    """
+    count = mask.sum(0).clamp_min(1)
+    some = mask.any(0)
+    low = torch.where(some, torch.where(mask, y, torch.inf).amin(0), 0)
+    high = torch.where(some, torch.where(mask, y, -torch.inf).amax(0), 0)
+    # Sums of what is far from zero lose digits: the mean is found from what is near.
+    near = torch.where(mask, y - low, 0)
+    mean = low + near.sum(0) / count
+    extent = high - low
+    # A feature that never varies has no scale but its size: any spread that is not tiny will do.
+    size = torch.where(low == 0, 1, low.abs())
+    unit = torch.where(extent > 0, extent, size)
+    apart = torch.where(mask, (y - mean) / unit, 0)
+    spread = unit * (apart.square().sum(0) / count).sqrt()
+    return mean, torch.where(extent > 0, spread, size)

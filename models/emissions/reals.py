@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Self
 
 import pyro.distributions as dist
@@ -24,39 +24,57 @@ from .emission import (
     group_spreads,
     in_blocks,
     over_time,
+    overall_moments,
     per_feature,
     wide,
 )
 from .observations import Vectors
+
+Setting = float | tuple[float, ...]
+"""One number, or one per feature."""
+
+_WIDEST = 3.0
+"""Greatest standard deviation of the prior of a log scale."""
+
+_FRAMES, _ENOUGH = 100_000, 10
+"""Most frames whose quarters are measured, and how many a quarter needs at least."""
+
+
+def _follows() -> Setting:
+    """A factor of ``spread`` that data set unless the user has set ``spread``."""
+    one: Setting = field(default=1.0, kw_only=True, metadata={"follows": "spread"})
+    return one
 
 
 @dataclass(frozen=True)
 class _Real(Emission):
     """Shared settings of the real families: the prior of means and scales.
 
-    mean ~ Normal(location, spread), scale ~ LogNormal(log(spread / 2), 1), per state and feature.
-    ``location`` and ``spread`` are in the units of the data: ``scaled_to(data)`` sets them.
+    mean ~ Normal(location, reach · spread), scale ~ LogNormal(log(narrow · spread / 2), vague), per
+    state and feature. ``location`` and ``spread`` are in the units of the data, the others are
+    factors; ``scaled_to(data)`` sets them.
     """
 
     features: int = 1
-    location: float | tuple[float, ...] = 0.0
-    spread: float | tuple[float, ...] = 2.0
+    location: Setting = 0.0
+    spread: Setting = 2.0
+    reach: Setting = _follows()
+    narrow: Setting = _follows()
+    vague: Setting = _follows()
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
-        for argument in ("location", "spread"):
-            size = torch.as_tensor(getattr(self, argument)).numel()
+        for argument in ("location", "spread", "reach", "narrow", "vague"):
+            given = torch.as_tensor(getattr(self, argument), dtype=torch.float64)
             require(
-                size in (1, self.features),
+                given.numel() in (1, self.features),
                 argument,
                 f"needs one number or one per feature ({self.features})",
-                f"{size} numbers",
+                f"{given.numel()} numbers",
             )
-        finite = bool(torch.as_tensor(self.location).isfinite().all())
-        require(finite, "location", "must be finite", self.location)
-        spread = torch.as_tensor(self.spread)
-        usable = bool((spread.isfinite() & (spread > 0)).all())
-        require(usable, "spread", "must be finite and > 0", self.spread)
+            usable = bool(given.isfinite().all()) and (argument == "location" or min(given.flatten()) > 0)
+            kind = "must be finite" if argument == "location" else "must be finite and > 0"
+            require(usable, argument, kind, getattr(self, argument))
 
     @property
     def scored_at_once(self) -> int:
@@ -76,14 +94,19 @@ class _Real(Emission):
 
     def _locations(self, *lead: int) -> dist.TorchDistribution:
         shape = (*lead, *per_feature(self.features))
-        loc, spread = (self._fill(x, shape) for x in (self.location, self.spread))
-        prior: dist.TorchDistribution = dist.Normal(loc, spread).to_event(len(shape))
+        loc, spread, reach = (
+            self._fill(x, shape) for x in (self.location, self.spread, self.reach)
+        )
+        prior: dist.TorchDistribution = dist.Normal(loc, reach * spread).to_event(len(shape))
         return prior
 
     def _scales(self, *lead: int) -> dist.TorchDistribution:
         shape = (*lead, *per_feature(self.features))
-        centre = (self._fill(self.spread, shape) / 2).log()
-        prior: dist.TorchDistribution = dist.LogNormal(centre, 1.0).to_event(len(shape))
+        spread, narrow, vague = (
+            self._fill(x, shape) for x in (self.spread, self.narrow, self.vague)
+        )
+        centre = (narrow * spread / 2).log()
+        prior: dist.TorchDistribution = dist.LogNormal(centre, vague).to_event(len(shape))
         return prior
 
     @staticmethod
@@ -109,13 +132,38 @@ class _Real(Emission):
         return mean if shift is None else mean + along_paths(shift, paths)
 
     def scaled_to(self, data: Sequences) -> Self:
-        seen = data.mask.double()
-        count = seen.sum((0, 1)).clamp_min(1)
-        values = data.values.double()
-        mean = (values * seen).sum((0, 1)) / count
-        spread = (((values - mean).square() * seen).sum((0, 1)) / count).sqrt()
-        spread = torch.where(spread > 0, spread, 1)  # a feature that never varies has no scale
-        return replace(self, location=tuple(mean.tolist()), spread=tuple(spread.tolist()))
+        y, seen = data.values.double().flatten(0, 1), data.mask.flatten(0, 1)
+        location, spread = overall_moments(y, seen)
+        z = torch.where(seen, (y - location) / spread, torch.nan)
+        # A rare state lies far out, and a state can be as narrow as some part of the data.
+        reach = (z.abs().nan_to_num(0).amax(0) / 2).clamp_min(1)
+        narrowest = _narrowest(z)
+        found = {
+            "location": location,
+            "spread": spread,
+            "reach": reach,
+            "narrow": (2 * narrowest.sqrt()).clamp_max(1),
+            "vague": (-0.5 * narrowest.log()).clamp(1, _WIDEST),
+        }
+        return replace(self, **{name: tuple(value.tolist()) for name, value in found.items()})
+
+
+def _narrowest(z: Tensor) -> Tensor:
+    """Least standard deviation (F,) of the quarters of the sorted frames (M, F); NaN is missing.
+
+    It is 1 where quarters are too small to tell, and quarters without any variation do not count.
+    """
+    z = z[:: max(1, len(z) // _FRAMES)].sort(0).values
+    count = (~z.isnan()).sum(0)
+    quarter = 4 * torch.arange(len(z), device=z.device).unsqueeze(-1) // count.clamp_min(1)
+    least = torch.ones_like(z[0])
+    for part in range(4):
+        own = torch.where(quarter == part, z, torch.nan)
+        spread = (own - own.nanmean(0)).square().nanmean(0).sqrt()
+        varies = (own - own.nan_to_num(-torch.inf).amax(0)).nan_to_num(0).amin(0) < 0
+        enough = (quarter == part).sum(0) >= _ENOUGH
+        least = torch.where(varies & enough, least.minimum(spread), least)
+    return least
 
 
 _FAR = 1e4
@@ -161,12 +209,17 @@ class Gaussian(_Real):
     """Each state emits independent normal features: O_k(y) = Π_f N(y_f; mean[k, f], scale[k, f]²).
 
     Parameters ``mean`` and ``scale``, (K,) for one feature, otherwise (K, F), in the units of the
-    data; mean ~ Normal(location, spread²), scale ~ LogNormal(log(spread / 2), 1).
+    data; mean ~ Normal(location, (reach · spread)²), scale ~ LogNormal(log(narrow · spread / 2),
+    vague).
 
     Args:
         features: numbers per step F.
         location: prior mean of the means, one number or one per feature.
-        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        spread: the scale of the data, likewise.
+        reach, narrow, vague: the prior standard deviation of the means and twice the prior median
+            of the scales, in units of ``spread``, and the prior standard deviation of log scales;
+            ``scaled_to(data)`` sets all of these, so that neither states far from the others nor
+            narrow ones contradict the prior.
 
     Raises:
         ValueError: no feature, or a location or spread out of range.
@@ -239,7 +292,11 @@ class FullGaussian(_Real):
     Args:
         features: numbers per step F >= 2.
         location: prior mean of the means, one number or one per feature.
-        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        spread: the scale of the data, likewise.
+        reach, narrow, vague: the prior standard deviation of the means and twice the prior median
+            of the scales, in units of ``spread``, and the prior standard deviation of log scales;
+            ``scaled_to(data)`` sets all of these, so that neither states far from the others nor
+            narrow ones contradict the prior.
 
     Raises:
         ValueError: fewer than two features, or a location or spread out of range.
@@ -352,7 +409,11 @@ class LowRankGaussian(_Real):
     Args:
         features: numbers per step F >= 2.
         location: prior mean of the means, one number or one per feature.
-        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        spread: the scale of the data, likewise.
+        reach, narrow, vague: the prior standard deviation of the means and twice the prior median
+            of the scales, in units of ``spread``, and the prior standard deviation of log scales;
+            ``scaled_to(data)`` sets all of these, so that neither states far from the others nor
+            narrow ones contradict the prior.
         rank: number of common factors, fewer than F.
 
     Raises:
@@ -454,7 +515,11 @@ class StudentT(_Real):
     Args:
         features: numbers per step F.
         location: prior mean of the means, one number or one per feature.
-        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        spread: the scale of the data, likewise.
+        reach, narrow, vague: the prior standard deviation of the means and twice the prior median
+            of the scales, in units of ``spread``, and the prior standard deviation of log scales;
+            ``scaled_to(data)`` sets all of these, so that neither states far from the others nor
+            narrow ones contradict the prior.
 
     Raises:
         ValueError: no feature, or a location or spread out of range.
@@ -522,7 +587,11 @@ class GaussianMixture(_Real):
     Args:
         features: numbers per step F.
         location: prior mean of the means, one number or one per feature.
-        spread: prior standard deviation of the means, likewise; ``scaled_to(data)`` sets both.
+        spread: the scale of the data, likewise.
+        reach, narrow, vague: the prior standard deviation of the means and twice the prior median
+            of the scales, in units of ``spread``, and the prior standard deviation of log scales;
+            ``scaled_to(data)`` sets all of these, so that neither states far from the others nor
+            narrow ones contradict the prior.
         components: number of components M >= 2.
 
     Raises:
