@@ -364,8 +364,11 @@ class MemoryEmission(Emission):
             f"{self.transition} has {self.transition.states} of them",
             states,
         )
-        unit, centre = (torch.tensor(x).expand(self.features) for x in (self.spread, self.location))
-        zeros = torch.zeros(len(self.channels), self.features)
+        unit, centre = (
+            torch.tensor(x, dtype=torch.float64).expand(self.features)
+            for x in (self.spread, self.location)
+        )
+        zeros = unit.new_zeros(len(self.channels), self.features)
         return {
             "loading": dist.Normal(zeros, unit.expand_as(zeros)).to_event(2),
             "intercept": dist.Normal(centre, unit).to_event(1),
@@ -417,7 +420,7 @@ class MemoryEmission(Emission):
         one = y.new_ones(len(y), 1)
         signals = torch.cat([weight @ self.signals.to(y), one], -1)
         penalty = torch.eye(signals.shape[-1], dtype=y.dtype)
-        centre, variance = overall_moments(y, mask)
+        centre, spread = overall_moments(y, mask)
         columns, scales = [], []
         for feature in range(self.features):
             seen = mask[:, feature]
@@ -430,7 +433,7 @@ class MemoryEmission(Emission):
         return {
             "loading": table[:-1],
             "intercept": centre + table[-1],
-            "scale": torch.stack(scales).maximum(LEAST_SPREAD * variance.sqrt()),
+            "scale": torch.stack(scales).maximum(LEAST_SPREAD * spread),
         }
 
     def scaled_to(self, data: Sequences) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyro.distributions as dist
 import torch
@@ -123,7 +123,7 @@ class _Output(NamedTuple):
         if isinstance(kind, type(dist.constraints.corr_cholesky)):
             centre = torch.zeros(transform.inverse_shape(prior.event_shape))  # no correlation
         else:
-            centre = transform.inv(prior.mean)
+            centre = transform.inv(_middle(prior))
         real = isinstance(kind, type(dist.constraints.real))
         unit = prior.stddev if real else torch.ones_like(centre)
         return cls(transform, centre.shape[1:], centre[0], unit[0])
@@ -138,6 +138,15 @@ class _Output(NamedTuple):
         """Free numbers (size,) of the parameter of a single state."""
         unconstrained: Tensor = self.transform.inv(value)[0]
         return ((unconstrained - self.centre.to(value)) / self.unit.to(value)).reshape(-1)
+
+
+def _middle(prior: Any) -> Tensor:
+    """The mean of a prior, of a logarithm the mean of the logarithm."""
+    law = prior
+    while isinstance(law, dist.Independent):
+        law = law.base_dist
+    middle: Tensor = law.loc.exp() if isinstance(law, dist.LogNormal) else prior.mean
+    return middle
 
 
 @dataclass(frozen=True)

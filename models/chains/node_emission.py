@@ -18,6 +18,7 @@ from ..emissions.counts import Bernoulli, Categorical, Poisson
 from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
 from ..emissions.observations import Observations
 from ..emissions.reals import FullGaussian, Gaussian
+from ..priors import in_double
 from .laws import ChainModel
 from .nodes import node_states, require_states
 from .start_nodes import start_of_nodes
@@ -109,10 +110,10 @@ class NodeEmission(Emission):
         family, size = self.family, self.shift_size
         location, spread = torch.zeros(size), torch.full((size,), 1.5)
         if isinstance(family, Gaussian | FullGaussian):
-            location = torch.as_tensor(family.location).expand(size).to(location)
-            spread = self.predictor_scale.to(location)
+            spread = self.predictor_scale
+            location = torch.as_tensor(family.location, dtype=spread.dtype).expand(size)
         elif isinstance(family, Poisson):
-            location = torch.full((size,), math.log(family.typical))
+            location = torch.tensor(family.typical).log().expand(size)
         prior: dist.TorchDistribution = dist.Normal(location, spread).to_event(1)
         return prior
 
@@ -234,7 +235,28 @@ class NodeEmission(Emission):
         Maximises Σ_m Σ_k weight_mk log O_k(y_m) + log prior, which is concave except in the noise;
         the noise is kept from vanishing.
         """
-        priors = self.priors(weight.shape[-1])
+        if not isinstance(self.family, Gaussian | FullGaussian):
+            return self._likeliest(y, mask, weight)
+        centre, unit = overall_moments(y, mask)
+        found = self._in_units(centre, unit)._likeliest((y - centre) / unit, mask, weight)
+        return {
+            **found,
+            "node_loading": unit * found["node_loading"],
+            "node_intercept": centre + unit * found["node_intercept"],
+            "scale": unit * found["scale"].clamp_min(LEAST_SPREAD),
+        }
+
+    def _in_units(self, centre: Tensor, unit: Tensor) -> NodeEmission:
+        """The same law of (y − centre) / unit."""
+        family = self.family
+        assert isinstance(family, Gaussian | FullGaussian)
+        location = ((torch.tensor(family.location, dtype=unit.dtype) - centre) / unit).tolist()
+        spread = (family.predictor_scale / unit).tolist()
+        family = replace(family, location=tuple(location), spread=tuple(spread))
+        return replace(self, family=family)
+
+    def _likeliest(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        priors = {name: in_double(p) for name, p in self.priors(weight.shape[-1]).items()}
         free = {name: _unconstrained(prior) for name, prior in priors.items()}
         free["node_loading"] = free["node_loading"] * 0
         free = {name: x.to(weight).requires_grad_() for name, x in free.items()}
@@ -249,18 +271,14 @@ class NodeEmission(Emission):
             optimiser.zero_grad()
             now = values()
             fit = (weight * self.score(now, y[None], mask[None])[0]).sum()
-            prior = sum((priors[name].log_prob(x.float()).to(fit) for name, x in now.items()), fit)
+            prior = sum((priors[name].log_prob(x) for name, x in now.items()), fit)
             total = -prior / len(weight)
             total.backward()
             return total
 
         with torch.enable_grad():
             optimiser.step(loss)
-        found = {name: value.detach() for name, value in values().items()}
-        if "scale" in found:
-            spread = overall_moments(y, mask)[1].sqrt()
-            found["scale"] = found["scale"].maximum(LEAST_SPREAD * spread)
-        return found
+        return {name: value.detach() for name, value in values().items()}
 
     def start_chain(
         self, model: HiddenMarkovModel, data: Sequences, *, lloyd: bool

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..checks import require_count, require_positive
+from ..checks import require, require_count, require_positive
 from ..data.sequences import Sequences
 from ..trajectories import invert, safe_log
 from .emission import (
@@ -113,8 +113,9 @@ class Poisson(Emission):
 
     Args:
         features: number of counts per step F.
-        typical: prior mean of a rate, in counts per step; ``scaled_to(data)`` sets it to the
-            data's.
+        typical: prior mean of a rate, in counts per step, one number or one per feature;
+            ``scaled_to(data)`` sets it to the largest count, so that the rate of a rare state does
+            not contradict the prior.
         shape: shape of the prior; 1 is an exponential distribution.
 
     Raises:
@@ -122,17 +123,22 @@ class Poisson(Emission):
 
     >>> from beliefzoo.models import Sequences
     >>> data = Sequences.from_arrays([[13, 14, 8, 10, 16, 26, 32, 27]])
-    >>> round(Poisson().scaled_to(data).typical, 2)
-    18.25
+    >>> Poisson().scaled_to(data).typical
+    (32.0,)
     """
 
     features: int = 1
-    typical: float = 10.0
+    typical: float | tuple[float, ...] = 10.0
     shape: float = 1.0
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
-        require_positive(self.typical, "typical")
+        given = self.typical if isinstance(self.typical, tuple) else (self.typical,)
+        for one in given:
+            require_positive(one, "typical")
+        fits = len(given) in (1, self.features)
+        wanted = f"needs one number or one per feature ({self.features})"
+        require(fits, "typical", wanted, f"{len(given)} numbers")
         require_positive(self.shape, "shape")
 
     @property
@@ -145,7 +151,8 @@ class Poisson(Emission):
 
     def priors(self, states: int) -> Priors:
         size = (states, *per_feature(self.features))
-        prior = dist.Gamma(torch.full(size, float(self.shape)), self.shape / self.typical)
+        typical = torch.tensor(self.typical, dtype=torch.float64).expand(size)
+        prior = dist.Gamma(torch.full_like(typical, self.shape), self.shape / typical)
         return {"rate": prior.to_event(len(size))}
 
     def dims(self) -> dict[str, tuple[str, ...]]:
@@ -172,7 +179,8 @@ class Poisson(Emission):
         return torch.poisson(rate.clamp_max(_LARGEST_RATE))
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        rate = group_means(y, mask, weight).clamp_min(1e-2)
+        half = 0.5 / mask.sum(0).clamp_min(1)  # of a count among all frames, if there was none
+        rate = group_means(y, mask, weight).maximum(half)
         return {"rate": rate.reshape(-1, *per_feature(self.features))}
 
     def mean(self, parameters: Parameters) -> Tensor:
@@ -183,8 +191,8 @@ class Poisson(Emission):
         return super().lagged(parameters, y, mask).log1p()
 
     def scaled_to(self, data: Sequences) -> Poisson:
-        seen = data.values[data.mask].double()
-        return replace(self, typical=max(float(seen.mean()), 0.1))
+        largest = torch.where(data.mask, data.values, 0).flatten(0, 1).amax(0)
+        return replace(self, typical=tuple(largest.double().clamp_min(1).tolist()))
 
 
 @dataclass(frozen=True)
