@@ -32,6 +32,15 @@ def require_positive(value: object, argument: str) -> None:
     require(0 < number < float("inf"), argument, "must be a finite number > 0", repr(value))
 
 
+def require_scales(value: object, size: int, argument: str, each: str) -> None:
+    """Raise ``ValueError`` unless the value is one number > 0, or a tuple of one per ``each``."""
+    given = value if isinstance(value, tuple | list) else (value,)
+    wanted = f"needs one number or one per {each} ({size})"
+    require(len(given) in (1, size), argument, wanted, f"{len(given)} numbers")
+    for one in given:
+        require_positive(one, argument)
+
+
 def require_share(value: object, argument: str) -> None:
     """Raise ``ValueError`` unless the value is a number from 0 to 1."""
     number = isinstance(value, Real) and not isinstance(value, bool)

@@ -13,8 +13,9 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
-from ..data.requirements import require_inputs, require_times
+from ..checks import require, require_count, require_positive, require_scales
+from ..data.moments import input_moments
+from ..data.requirements import require_inputs, require_near, require_times
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.misclassification import Misclassification, Pairs, state_pairs
@@ -33,6 +34,9 @@ _DEGREE = 16
 
 _MOST_DOUBLINGS = 50
 """After 2^49 expected jumps in a gap, the chain has reached its limit to all digits."""
+
+_FAR = 10.0
+"""Standard deviations that inputs may lie from zero: rates are those at inputs of zero."""
 
 _BISECTIONS = 60
 """Steps that find the time of a jump within its gap to all digits of float64."""
@@ -120,7 +124,7 @@ class GeneratorTransition:
     are never relabelled.
 
     Parameters: ``jump_rate`` (J,) ~ LogNormal(log typical, spread), per unit of ``times``, in the
-    order of ``jumps``; ``jump_effect`` (E,) ~ Normal(0, effect_scale).
+    order of ``jumps``; ``jump_effect`` (E,) ~ Normal(0, effect_scale / input_scale).
     ``with_parameters(generator=…)`` takes the matrix instead of the rates.
 
     **Exact times.** When an absorbing state d among ``exact`` is observed, the time is that of the
@@ -137,6 +141,8 @@ class GeneratorTransition:
         typical: prior median of a rate; ``scaled_to(data)`` sets it to one jump per mean gap.
         spread: prior standard deviation of a log rate.
         effect_scale: prior standard deviation of an effect: log of the rate ratio per unit.
+        input_scale: unit of the inputs, one number or one per column; ``scaled_to(data)`` sets it
+            to their standard deviation, of an indicator to its size.
 
     Raises:
         ValueError: jumps that are not pairs of different states, an exact state that can be left or
@@ -162,6 +168,7 @@ class GeneratorTransition:
     typical: float = 1.0
     spread: float = 2.0
     effect_scale: float = 1.0
+    input_scale: float | tuple[float, ...] = 1.0
 
     reorderable = False  # which jumps there are depends on the states' numbers
 
@@ -169,6 +176,7 @@ class GeneratorTransition:
         require_count(self.inputs, "inputs", 0)
         for name in ("typical", "spread", "effect_scale"):
             require_positive(getattr(self, name), name)
+        require_scales(self.input_scale, self.inputs, "input_scale", "column")
         set_ = object.__setattr__  # a frozen dataclass
         if self.jumps is not None:
             set_(self, "jumps", state_pairs(_listed(self.jumps), None, "jumps"))
@@ -228,11 +236,12 @@ class GeneratorTransition:
 
     def priors(self, states: int) -> Priors:
         count = len(self.allowed(states))
-        typical = torch.full((count,), math.log(self.typical))
+        typical = torch.full((count,), math.log(self.typical), dtype=torch.float64)
         priors: Priors = {"jump_rate": dist.LogNormal(typical, self.spread).to_event(1)}
         if self.inputs:
-            zero = torch.zeros(len(self.acting(states)))
-            priors["jump_effect"] = dist.Normal(zero, self.effect_scale).to_event(1)
+            scales = torch.tensor(self.input_scale, dtype=torch.float64).expand(self.inputs)
+            width = self.effect_scale / scales[[column for column, _ in self.acting(states)]]
+            priors["jump_effect"] = dist.Normal(torch.zeros_like(width), width).to_event(1)
         return priors
 
     def redundant(self, priors: Priors, states: int) -> int:
@@ -328,7 +337,12 @@ class GeneratorTransition:
         self.check(data)
         assert data.times is not None
         gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
-        return replace(self, typical=1 / float(gaps.mean())) if len(gaps) else self
+        typical = 1 / float(gaps.mean()) if len(gaps) else self.typical
+        if not self.inputs:
+            return replace(self, typical=typical)
+        middle, scale = input_moments(data)
+        require_near(middle.abs() / scale, _FAR)
+        return replace(self, typical=typical, input_scale=tuple(scale.tolist()))
 
     def natural(self, values: Mapping[str, Tensor], states: int) -> dict[str, Tensor]:
         """Translate ``generator``, the matrix of all rates, to ``jump_rate``."""

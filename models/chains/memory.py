@@ -19,8 +19,9 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_count, require_last
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
-from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
+from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors
 from ..emissions.observations import Vectors
 from ..emissions.reals import Gaussian
 from ..trajectories import SparseMoves, safe_log

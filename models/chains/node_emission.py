@@ -13,9 +13,10 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ..checks import require, require_positive
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Categorical, Poisson
-from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors, overall_moments
+from ..emissions.emission import LEAST_SPREAD, Emission, Parameters, Priors
 from ..emissions.observations import Observations
 from ..emissions.reals import FullGaussian, Gaussian
 from ..priors import in_double

@@ -16,9 +16,10 @@ from torch.distributions import constraints
 
 from ..beliefs import DiscreteBelief
 from ..chains.hmm import ChainLaws
-from ..chains.laws import FreeInitial, MatrixTransition, TransitionLaw
+from ..chains.laws import FreeInitial, MatrixTransition, ScaledLaw, TransitionLaw
 from ..checks import require, require_count
 from ..data.folders import Data, SequenceFolder
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors
 from ..emissions.observations import Vectors
@@ -531,24 +532,24 @@ class SwitchingLinearSSM(Model):
         own: Priors = {}
         if k > 1:
             own |= {**FreeInitial().priors(k), **self.transition.priors(k)}
-        unit = torch.tensor(self.unit)
+        unit = torch.tensor(self.unit, dtype=torch.float64)
         if self.recurrent:
-            own["recurrence"] = dist.Normal(torch.zeros(k, d), 1 / unit).to_event(2)
+            own["recurrence"] = dist.Normal(unit.new_zeros(k, d), 1 / unit).to_event(2)
         spread = 0.5 / math.sqrt(d) * unit.unsqueeze(-1) / unit
-        own["dynamics"] = dist.Normal(0.5 * torch.eye(d).expand(k, d, d), spread).to_event(3)
-        own["drift"] = dist.Normal(torch.zeros(k, d), unit).to_event(2)
+        own["dynamics"] = dist.Normal(0.5 * torch.eye(d).to(unit).expand(k, d, d), spread).to_event(3)
+        own["drift"] = dist.Normal(unit.new_zeros(k, d), unit).to_event(2)
         own["noise_scale"] = dist.LogNormal((unit / 2).log().expand(k, d), 1.0).to_event(2)
         if self._correlated:
             own["noise_correlation_factor"] = dist.LKJCholesky(d, 1.0).expand([k]).to_event(1)
-        own["initial_mean"] = dist.Normal(torch.zeros(d), unit).to_event(1)
+        own["initial_mean"] = dist.Normal(unit.new_zeros(d), unit).to_event(1)
         own["initial_scale"] = dist.LogNormal(unit.log(), 1.0).to_event(1)
         return own | self._emission_priors(unit)
 
     def _emission_priors(self, unit: Tensor) -> Priors:
         lead = (self.regimes,) if self.switching_emission else ()
         flat = (*lead, self.features)
-        location, spread = torch.tensor(self.location), torch.tensor(self.spread)
-        loading = torch.zeros(*flat, self.dimensions)
+        location, spread = unit.new_tensor(self.location), unit.new_tensor(self.spread)
+        loading = unit.new_zeros(*flat, self.dimensions)
         each = len(flat)
         return {
             "loading": dist.Normal(loading, spread.unsqueeze(-1) / unit).to_event(each + 1),
@@ -601,18 +602,16 @@ class SwitchingLinearSSM(Model):
         """
         data = data.sample() if isinstance(data, SequenceFolder) else data
         self.check_values(data)
-        seen = data.mask.double()
-        count = seen.sum((0, 1)).clamp_min(1)
-        values = data.values.double()
-        mean = (values * seen).sum((0, 1)) / count
-        spread = (((values - mean).square() * seen).sum((0, 1)) / count).sqrt()
-        spread = torch.where(spread > 0, spread, 1)  # a feature that never varies has no scale
+        y = data.values.double().flatten(0, 1)
+        mean, spread = overall_moments(y, data.mask.flatten(0, 1))
         out = copy.copy(self)
         out.location, out.spread = tuple(mean.tolist()), tuple(spread.tolist())
         if "loading" in self._known:
             loading = self._known["loading"].reshape(-1, self.features, self.dimensions).mean(0)
             reach = torch.linalg.pinv(loading).abs() @ spread
             out.unit = tuple(torch.where(reach > 0, reach, 1).tolist())
+        if isinstance(self.transition, ScaledLaw):
+            out.transition = self.transition.scaled_to(data)
         out._all = out._assemble()
         return out
 
@@ -682,8 +681,7 @@ class SwitchingLinearSSM(Model):
             if self.recurrent:
                 values["recurrence"] = torch.zeros(self.regimes, self.dimensions)
         found = {**values, **chain}
-        kind = torch.get_default_dtype()
-        return {name: found[name].to(kind) for name in self.priors}
+        return {name: found[name].double() for name in self.priors}
 
 
 def _numbers(

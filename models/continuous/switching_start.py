@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..clusters import kmeans
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
-from .dynamics import place_of, positive
 
 _REACH = 4
 """Steps to either side over which frames are averaged before they are clustered."""
@@ -20,6 +21,12 @@ _ROUNDS = 10
 
 _RIDGE = 1e-2
 """Ridge penalty of the regressions per frame, the state in units of its standard deviation."""
+
+_LEAST_NOISE = 1e-3
+"""Least variance of observation noise, in variances of the feature."""
+
+_LEAST_SHARE = 1e-6
+"""Least size of a component of the state, as a share of the largest one's."""
 
 _SHARE = 0.5
 """Share of the variance of one-step residuals that is first attributed to observation noise."""
@@ -36,8 +43,10 @@ def regime_start(
     Emission parameters have no axis of regimes. A ``known`` loading or intercept is used.
     """
     y, inside = _filled(data), data.step_mask
-    out = _subspace(y, inside, states, known)
-    z = out.pop("state")
+    found = _subspace(y, inside, states, known)
+    # From here on the state is in units of its own standard deviation.
+    _, unit = _moments(found.state, inside)
+    z, loading = found.state / unit, found.loading * unit
     labels = _clusters(z, inside, regimes)
     for _ in range(_ROUNDS):
         weight = _weights(labels, inside, regimes)
@@ -45,58 +54,75 @@ def regime_start(
         labels = _reassigned(z, inside, dynamics, drift, noise)
     weight = _weights(labels, inside, regimes)
     dynamics, drift, noise = _regressions(z, weight)
-    residual = torch.einsum("fi,kij,fj->f", out["loading"], noise, out["loading"]) / regimes
-    floor = 1e-3 * place_of(y[inside][None], torch.ones_like(y[inside][None]).bool()).spread ** 2
-    spread = out.pop("residual").square() + _SHARE * residual + floor
-    out["observation_scale"] = spread.sqrt()
+    residual = torch.einsum("fi,kij,fj->f", loading, noise, loading) / regimes
+    floor = _LEAST_NOISE * _moments(y, inside)[1].square()
     noise = noise * (1 - _SHARE)
     scale = noise.diagonal(dim1=-2, dim2=-1).sqrt()
-    out |= {"dynamics": dynamics, "drift": drift, "noise_scale": scale}
+    out = {
+        "loading": found.loading,
+        "intercept": found.intercept,
+        "observation_scale": (found.residual.square() + _SHARE * residual + floor).sqrt(),
+        "dynamics": dynamics * unit.unsqueeze(-1) / unit,
+        "drift": drift * unit,
+        "noise_scale": scale * unit,
+        "initial_mean": z[:, 0].mean(0) * unit,
+        "initial_scale": unit,
+    }
     if correlated:
         spread = scale.unsqueeze(-1) * scale.unsqueeze(-2)
         eye = torch.eye(states).to(noise)
         out["noise_correlation_factor"] = torch.linalg.cholesky(0.9 * noise / spread + 0.1 * eye)
-    out["initial_mean"] = z[:, 0].mean(0)
-    out["initial_scale"] = positive(z[inside].std(0, correction=0))
     first = torch.bincount(labels[:, 0], minlength=regimes).to(z) + 1
     out["initial"] = first / first.sum()
     out["counts"] = _counts(labels, inside, regimes).to(z)
     return out
 
 
+def _moments(x: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of x (N, T, D) over the steps inside the sequences."""
+    rows = x[inside]
+    return overall_moments(rows, torch.ones_like(rows, dtype=torch.bool))
+
+
 def _filled(data: Sequences) -> Tensor:
     """Values in float64; a missing value repeats the last observed one, at first the mean."""
     y, mask = data.values.double(), data.mask
-    mean = (y * mask).sum((0, 1)) / mask.sum((0, 1)).clamp_min(1)
+    mean, _ = overall_moments(y.flatten(0, 1), mask.flatten(0, 1))
     steps = torch.arange(y.shape[1], device=y.device).reshape(1, -1, 1)
     last = torch.where(mask, steps, -1).cummax(1).values
     carried = y.gather(1, last.clamp_min(0))
     return torch.where(last >= 0, carried, mean)
 
 
-def _subspace(
-    y: Tensor, inside: Tensor, states: int, known: Mapping[str, Tensor]
-) -> dict[str, Tensor]:
-    """State estimates (N, T, D), loading, intercept, and standard deviation of residuals."""
-    intercept = known.get("intercept", y[inside].mean(0)).double()
-    intercept = intercept.reshape(-1, y.shape[-1]).mean(0)
+class _Subspace(NamedTuple):
+    """Estimates of the state (N, T, D), and how the observations depend on it."""
+
+    state: Tensor
+    loading: Tensor
+    intercept: Tensor
+    residual: Tensor
+    """Standard deviation of what is left, (F,)."""
+
+
+def _subspace(y: Tensor, inside: Tensor, states: int, known: Mapping[str, Tensor]) -> _Subspace:
+    mean, unit = _moments(y, inside)
+    intercept = known.get("intercept", mean).double().reshape(-1, y.shape[-1]).mean(0)
     centred = y - intercept
     if "loading" in known:
         loading = known["loading"].double().reshape(-1, y.shape[-1], states).mean(0)
         state = centred @ torch.linalg.pinv(loading).mT
     else:
-        unit = centred[inside].std(0, correction=0)
-        windows = _windows(centred / torch.where(unit > 0, unit, 1), math.ceil(states / len(unit)))
+        windows = _windows((y - mean) / unit, math.ceil(states / len(unit)))
         centre = windows[inside].mean(0)
         _, scale, basis = torch.linalg.svd(windows[inside] - centre, full_matrices=False)
-        least = 1e-6 * float(scale[0]) or 1.0
-        kept = basis[:states].mT / (scale[:states] / math.sqrt(len(windows[inside]))).clamp_min(
-            least
-        )
+        least = _LEAST_SHARE * float(scale[0]) or 1.0
+        size = scale[:states] / math.sqrt(len(windows[inside]))
+        kept = basis[:states].mT / size.clamp_min(least)
         state = (windows - centre) @ kept
-        loading = torch.linalg.lstsq(state[inside], centred[inside]).solution.mT
+        loading = torch.linalg.lstsq(state[inside], (centred / unit)[inside]).solution.mT
+        loading = loading * unit.unsqueeze(-1)
     left = (centred - state @ loading.mT)[inside].std(0, correction=0)
-    return {"state": state, "loading": loading, "intercept": intercept, "residual": left}
+    return _Subspace(state, loading, intercept, left)
 
 
 def _windows(x: Tensor, width: int) -> Tensor:
@@ -123,11 +149,11 @@ def _clusters(z: Tensor, inside: Tensor, regimes: int) -> Tensor:
     weight = inside.clone()
     weight[:, 0] = False  # nothing moved yet
     mean = _smoothed(moves, weight)
-    square = _smoothed(moves.square(), weight)
-    size = (square + 1e-12 * positive(square[inside].mean(0))).log()
+    size = (_smoothed(moves.square(), weight) + 1e-12).log()  # the state is of order one
     x = torch.cat([_smoothed(z, inside), mean, size], -1)
     seen = x[inside]
-    x = (x - seen.mean(0)) / positive(seen.std(0, correction=0))
+    mean, spread = overall_moments(seen, torch.ones_like(seen, dtype=torch.bool))
+    x = (x - mean) / spread
     frames = x.flatten(0, 1).numpy(force=True)
     seen = frames[inside.flatten().numpy(force=True)]
     return kmeans(seen, frames, regimes).to(inside.device).reshape(inside.shape)
@@ -142,8 +168,7 @@ def _weights(labels: Tensor, inside: Tensor, regimes: int) -> Tensor:
 
 def _regressions(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """A, b and residual covariance of z' on z for every regime, weighted, with a ridge penalty."""
-    unit = positive(z.flatten(0, 1).std(0, correction=0))
-    x = torch.cat([z / unit, torch.ones_like(z[..., :1])], -1)
+    x = torch.cat([z, torch.ones_like(z[..., :1])], -1)
     before, after = x[:, :-1], x[:, 1:, :-1]
     size = z.shape[-1]
     total = weight.sum((0, 1)).clamp_min(1e-6)
@@ -155,8 +180,7 @@ def _regressions(z: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     left = after.unsqueeze(-2) - torch.einsum("kij,ntj->ntki", solved, before)
     noise = torch.einsum("ntk,ntki,ntkj->kij", weight, left, left) / total[:, None, None]
     noise = noise + 1e-4 * torch.eye(size).to(z)
-    scale = unit.unsqueeze(-1)
-    return solved[..., :-1] * scale / unit, solved[..., -1] * unit, noise * scale * unit
+    return solved[..., :-1], solved[..., -1], noise
 
 
 def _reassigned(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from ..checks import require
 from .sequences import Sequences
 
@@ -15,6 +17,22 @@ def require_inputs(data: Sequences, columns: int, reader: str) -> None:
         f"{reader}(inputs={columns}) needs {columns} column(s)",
         width,
     )
+
+
+def require_near(far: Tensor, limit: float) -> None:
+    """Raise ``ValueError`` unless input columns lie near enough to zero for a fit.
+
+    Args:
+        far: distance of their typical values from zero, in standard deviations, (U,).
+        limit: how far is near enough.
+    """
+    for column in (far > limit).nonzero().flatten()[:1].tolist():
+        raise ValueError(
+            "data.inputs: needs columns whose mean is at most "
+            f"{limit:g} standard deviations from zero; subtract a typical value from them (the "
+            f"state's own parameters then hold there), got {float(far[column]):.4g} in column "
+            f"{column}"
+        )
 
 
 def require_times(data: Sequences, reader: str) -> None:

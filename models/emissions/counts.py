@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ..checks import require, require_count, require_positive
+from ..checks import require_count, require_positive, require_scales
 from ..data.sequences import Sequences
 from ..trajectories import invert, safe_log
 from .emission import (
@@ -133,12 +133,7 @@ class Poisson(Emission):
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
-        given = self.typical if isinstance(self.typical, tuple) else (self.typical,)
-        for one in given:
-            require_positive(one, "typical")
-        fits = len(given) in (1, self.features)
-        wanted = f"needs one number or one per feature ({self.features})"
-        require(fits, "typical", wanted, f"{len(given)} numbers")
+        require_scales(self.typical, self.features, "typical", "feature")
         require_positive(self.shape, "shape")
 
     @property

@@ -443,6 +443,14 @@ class FromDistribution(Emission):
                 scaling.append((name, tuple(((low + high) / 2).tolist()), tuple(width.tolist())))
         return replace(self, scaling=tuple(scaling))
 
+    def widened(self, factor: float) -> FromDistribution:
+        name = self.ordering
+        scaling = tuple(
+            (own, at, tuple(factor * x for x in width) if own == name and self._real(own) else width)
+            for own, at, width in self.scaling
+        )
+        return self if scaling == self.scaling else replace(self, scaling=scaling)
+
     def _likeliest(self, y: Tensor, seen: Tensor, weight: Tensor) -> Tensor:
         """Unconstrained parameters (P, K, F) that maximize Σ_m w_mkf log p(y_mf).
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..data.moments import overall_moments
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from .observations import Observations
@@ -250,6 +251,14 @@ class Emission(ABC):
         del data
         return self
 
+    def widened(self, factor: float) -> Emission:
+        """Return the same family with a prior of the linear predictor wider by a factor.
+
+        A family whose prior of it has no width returns itself.
+        """
+        del factor
+        return self
+
 
 # Parameters of one number per feature, such as a rate, have shape (state,) for a single feature and
 # (state, feature) for several, so that HiddenMarkovModel(2, "poisson") has two rates and not a
@@ -344,24 +353,3 @@ def group_spreads(y: Tensor, mask: Tensor, weight: Tensor, pull: float = 1.0) ->
     residual = torch.where(mask.unsqueeze(1), y.unsqueeze(1) - mean, 0) / spread
     total = torch.einsum("mk,mkf->kf", weight, residual.square()) + pull
     return spread * (total / (weight.mT @ seen + pull)).sqrt().clamp_min(LEAST_SPREAD)
-
-
-def overall_moments(y: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """Means and standard deviations (F,) of all frames y (M, F), whatever their state.
-
-    Both move with the unit of the data, whatever it is, and the second is never zero.
-    """
-    count = mask.sum(0).clamp_min(1)
-    some = mask.any(0)
-    low = torch.where(some, torch.where(mask, y, torch.inf).amin(0), 0)
-    high = torch.where(some, torch.where(mask, y, -torch.inf).amax(0), 0)
-    # Sums of what is far from zero lose digits: the mean is found from what is near.
-    near = torch.where(mask, y - low, 0)
-    mean = low + near.sum(0) / count
-    extent = high - low
-    # A feature that never varies has no scale but its size: any spread that is not tiny will do.
-    size = torch.where(low == 0, 1, low.abs())
-    unit = torch.where(extent > 0, extent, size)
-    apart = torch.where(mask, (y - mean) / unit, 0)
-    spread = unit * (apart.square().sum(0) / count).sqrt()
-    return mean, torch.where(extent > 0, spread, size)

@@ -11,7 +11,8 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count
+from ..checks import require, require_count, require_scales
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..trajectories import safe_log
 from .emission import (
@@ -24,7 +25,6 @@ from .emission import (
     group_spreads,
     in_blocks,
     over_time,
-    overall_moments,
     per_feature,
     wide,
 )
@@ -64,17 +64,13 @@ class _Real(Emission):
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
-        for argument in ("location", "spread", "reach", "narrow", "vague"):
-            given = torch.as_tensor(getattr(self, argument), dtype=torch.float64)
-            require(
-                given.numel() in (1, self.features),
-                argument,
-                f"needs one number or one per feature ({self.features})",
-                f"{given.numel()} numbers",
-            )
-            usable = bool(given.isfinite().all()) and (argument == "location" or min(given.flatten()) > 0)
-            kind = "must be finite" if argument == "location" else "must be finite and > 0"
-            require(usable, argument, kind, getattr(self, argument))
+        size = torch.as_tensor(self.location).numel()
+        wanted = f"needs one number or one per feature ({self.features})"
+        require(size in (1, self.features), "location", wanted, f"{size} numbers")
+        finite = bool(torch.as_tensor(self.location).isfinite().all())
+        require(finite, "location", "must be finite", self.location)
+        for argument in ("spread", "reach", "narrow", "vague"):
+            require_scales(getattr(self, argument), self.features, argument, "feature")
 
     @property
     def scored_at_once(self) -> int:
@@ -146,6 +142,10 @@ class _Real(Emission):
             "vague": (-0.5 * narrowest.log()).clamp(1, _WIDEST),
         }
         return replace(self, **{name: tuple(value.tolist()) for name, value in found.items()})
+
+    def widened(self, factor: float) -> Self:
+        reach = torch.as_tensor(self.reach, dtype=torch.float64).expand(self.features) * factor
+        return replace(self, reach=tuple(reach.tolist()))
 
 
 def _narrowest(z: Tensor) -> Tensor:

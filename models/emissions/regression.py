@@ -9,12 +9,18 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_positive, require_scales
+from ..data.moments import input_moments
+from ..data.requirements import require_near
 from ..data.sequences import Sequences
 from .emission import Emission, Parameters, Priors
 from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
+
+_FAR, _FARTHEST = 10.0, 1e4
+"""Standard deviations that inputs may lie from zero: with a prior of fixed width, and where rounding
+leaves a level and an effect apart."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,8 @@ class Regression(Emission):
             states share, η_tk = η_k + B_k u_t + Σ_l f_l(φ_k(y_{t-l})) − f_l(0), instead of the
             matrices A (parameters ``lag1_weight0``, …): far fewer weights where states and features
             are many.
+        input_scale: scale of the inputs, one number or one per column; ``scaled_to(data)`` sets it
+            to their standard deviation, of an indicator to its size.
 
     Raises:
         ValueError: neither inputs nor lags, a scale that is not positive, or a base that is a
@@ -93,6 +101,7 @@ class Regression(Emission):
     lags: int = 0
     weight_scale: float = 1.0
     width: int = 0
+    input_scale: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         require_count(self.width, "width", 0)
@@ -106,6 +115,7 @@ class Regression(Emission):
             f"{self.inputs}, {self.lags}",
         )
         require_positive(self.weight_scale, "weight_scale")
+        require_scales(self.input_scale, self.inputs, "input_scale", "column")
         plain = isinstance(self.base, Emission) and not isinstance(self.base, Regression)
         require(plain, "base", "must be an Emission other than a Regression", repr(self.base))
 
@@ -133,15 +143,16 @@ class Regression(Emission):
         out = self.base.priors(states)
         size, unit = self.shift_size, self.predictor_scale
         if self.inputs:
-            scale = (self.weight_scale * unit).unsqueeze(-1)
-            centre = torch.zeros(states, size, self.inputs)
+            scale = (self.weight_scale * unit.double()).unsqueeze(-1)
+            scale = scale / torch.tensor(self.input_scale, dtype=torch.float64)
+            centre = scale.new_zeros(states, size, self.inputs)
             out["input_weight"] = dist.Normal(centre, scale).to_event(3)
         if self.width:
             for lag in range(1, self.lags + 1):
                 out |= self._network(lag).priors()
         elif self.lags:
-            scale = 0.5 * self.weight_scale * unit.unsqueeze(-1) / unit
-            centre = torch.zeros(states, self.lags, size, size)
+            scale = 0.5 * self.weight_scale * unit.double().unsqueeze(-1) / unit
+            centre = scale.new_zeros(states, self.lags, size, size)
             out["lag_weight"] = dist.Normal(centre, scale).to_event(4)
         return out
 
@@ -274,7 +285,15 @@ class Regression(Emission):
         return self.base.natural(values)
 
     def scaled_to(self, data: Sequences) -> Regression:
-        return replace(self, base=self.base.scaled_to(data))
+        base = self.base.scaled_to(data)
+        if not self.inputs or data.inputs is None:
+            return replace(self, base=base)
+        typical, scale = input_moments(data)
+        far = typical.abs() / scale
+        # A state's predictor at inputs of zero lies about so far from that at typical inputs.
+        wider = base.widened(float((1 + (self.weight_scale * far).square().sum()).sqrt()))
+        require_near(far, _FARTHEST if wider is not base else _FAR)
+        return replace(self, base=wider, input_scale=tuple(scale.tolist()))
 
 
 def _matrix_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:

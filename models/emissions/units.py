@@ -9,7 +9,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from .emission import overall_moments
+from ..data.moments import overall_moments
 
 LogDensity = Callable[[Tensor, Tensor], Tensor]
 """log p(y | u) (M, 2, F) of observations (M, 1, F) and unconstrained parameters (P, 2, F)."""
