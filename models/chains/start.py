@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import biject_to, constraints
 
 from ..clusters import Array, generator, kmeans
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..priors import elementary, support_of
 from .laws import OwnStart, ScaledLaw
@@ -32,6 +33,9 @@ It is smaller for symbols, because a cluster has all frames of a symbol or none,
 
 _APART = 0.02
 """Least distance of neighbours among ordered values, in units of their mean distance."""
+
+_ROUNDING = 1e-14
+"""Least distance of ordered means, in units of the largest: some fifty spacings of float64."""
 
 _NEIGHBOURS = 128
 """Symbols are compared by neighbours in this many groups, or by each if there are fewer."""
@@ -135,11 +139,8 @@ def clustered(
 
 def _standardised(x: Tensor, seen: Tensor) -> Tensor:
     """Features with mean 0 and standard deviation 1 over what was observed, 0 elsewhere."""
-    weight = seen.double()
-    count = weight.sum((0, 1)).clamp_min(1)
-    centred = (x - (x * weight).sum((0, 1)) / count) * weight
-    spread = (centred.square().sum((0, 1)) / count).sqrt()
-    return centred / torch.where(spread > 0, spread, 1)
+    mean, spread = overall_moments(x.flatten(0, 1), seen.flatten(0, 1))
+    return torch.where(seen, (x - mean) / spread, 0)
 
 
 def _windows(x: Tensor, reach: int = 4) -> Tensor:
@@ -236,7 +237,7 @@ def _apart(location: Tensor, support: constraints.Constraint) -> Tensor:
     extent, largest = float(x[-1] - x[0]), float(x.abs().max())
     # Rounding must not close a gap: means are in units of the data, logs and logits have none.
     real = getattr(support, "base_constraint", support) is constraints.real
-    finest = 1e-6 * largest if real else 1e-3
+    finest = _ROUNDING * largest if real else 1e-3
     gap = max(_APART * (extent or largest or 1.0) / (len(x) - 1), finest)
     steps = gap * torch.arange(len(x), dtype=x.dtype)
     moved: Tensor = bijection((x - steps).cummax(0).values + steps)

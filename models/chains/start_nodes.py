@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..emissions.counts import Poisson
 from .nodes import node_states
@@ -54,8 +55,8 @@ def start_of_nodes(
 
 def corners(x: Tensor, nodes: int) -> Tensor:
     """States of frames x (M, D): the best of several runs of the constrained k-means."""
-    spread = x.std(0, correction=0)
-    x = (x - x.mean(0)) / torch.where(spread > 0, spread, 1)
+    mean, spread = overall_moments(x, torch.ones_like(x, dtype=torch.bool))
+    x = (x - mean) / spread
     states = node_states(nodes)
     design = torch.cat([states, torch.ones(len(states), 1, dtype=x.dtype)], -1)
     ridge = 1e-3 * len(x) / len(states) * torch.eye(nodes + 1, dtype=x.dtype)

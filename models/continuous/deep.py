@@ -18,9 +18,10 @@ from torch.nn.functional import softplus
 from ..beliefs import GaussianBelief
 from ..chains.hmm import SHORTHAND
 from ..chains.neural import NeuralEmission
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_positive, require_scales
 from ..data.folders import Data, SequenceFolder
-from ..data.requirements import require_inputs, require_times
+from ..data.moments import input_moments
+from ..data.requirements import require_inputs, require_near, require_times
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
@@ -33,6 +34,12 @@ First = Literal["free", "transition"]
 
 _FULL_BELIEF = 16
 """Largest state for which filters keep a full covariance."""
+
+_READING = "transition_gate_weight0", "transition_proposal_weight0", "emission_network_weight0"
+"""Weights of the layers that read inputs, rows for the state first, then for the inputs."""
+
+_FAR = 10.0
+"""Standard deviations that inputs may lie from zero, where networks are not yet saturated."""
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -198,6 +205,9 @@ class DeepMarkovModel(Model):
             the first state is then ``"free"``.
         inputs: input columns; those of step t act on z_t → z_{t+1} and on the emission of step t.
         weight_scale: standard deviation of the weights' priors, in units of 1/√fan-in.
+        input_scale: unit of the inputs, one number or one per column, in which their weights have
+            these priors; ``scaled_to(data)`` sets it to their standard deviation, of an indicator
+            to its size.
         priors: replacements for single priors, by parameter name, with the same event shape.
 
     Raises:
@@ -227,6 +237,7 @@ class DeepMarkovModel(Model):
         timed: bool = False,
         inputs: int = 0,
         weight_scale: float = 1.0,
+        input_scale: float | tuple[float, ...] = 1.0,
         priors: Mapping[str, dist.TorchDistribution] | None = None,
     ) -> None:
         for name, count in (
@@ -237,6 +248,7 @@ class DeepMarkovModel(Model):
             require_count(count, name)
         require_count(inputs, "inputs", 0)
         require_positive(weight_scale, "weight_scale")
+        require_scales(input_scale, int(inputs), "input_scale", "column")
         require(initial in get_args(First), "initial", f"must be one of {get_args(First)}", initial)
         self.states = int(states)
         self.emission = _emission(emission)
@@ -253,6 +265,7 @@ class DeepMarkovModel(Model):
         self.initial = initial
         self.autoregressive = bool(autoregressive)
         self.weight_scale = float(weight_scale)
+        self.input_scale = input_scale
         self._inputs = int(inputs)
         self.set_priors(priors)
 
@@ -281,12 +294,24 @@ class DeepMarkovModel(Model):
                 "initial_mean": dist.Normal(zero, 1.0).to_event(1),
                 "initial_scale": dist.LogNormal(zero, 1.0).to_event(1),
             }
-        return {
-            **first,
+        networks = {
             **self.transition.priors(self.states, self.drivers),
             **self.emission_network.priors(),
-            **self.emission.priors(1),
         }
+        if self._inputs:
+            for name in _READING:
+                networks[name] = dist.Normal(
+                    networks[name].mean, networks[name].stddev / self._units
+                ).to_event(2)
+        return {**first, **networks, **self.emission.priors(1)}
+
+    @property
+    def _units(self) -> Tensor:
+        """Units of what the networks read, (D + C, 1): 1 but for the inputs."""
+        units = torch.ones(self.states + self.drivers, 1, dtype=torch.float64)
+        scale = torch.as_tensor(self.input_scale, dtype=units.dtype).expand(self._inputs)
+        units[self.states : self.states + self._inputs, 0] = scale
+        return units
 
     def parameter_dims(self) -> dict[str, tuple[str, ...]]:
         """Return the axis names of every parameter; ``emission_state``, of the family's own, has
@@ -337,6 +362,7 @@ class DeepMarkovModel(Model):
             "timed": self.timed,
             "inputs": self._inputs,
             "weight_scale": self.weight_scale,
+            "input_scale": self.input_scale,
         }
 
     def __repr__(self) -> str:
@@ -358,6 +384,10 @@ class DeepMarkovModel(Model):
         if self.timed:
             typical = float(gaps(data).distinct.median())
             out.transition = replace(self.transition, rate=1 / typical)
+        if self._inputs:
+            middle, scale = input_moments(data)
+            require_near(middle.abs() / scale, _FAR)
+            out.input_scale = tuple(scale.tolist())
         out._all = out._assemble()
         return out
 
@@ -391,6 +421,8 @@ class DeepMarkovModel(Model):
                 values[name] = torch.full(shape, self.transition.rate)
             elif len(shape) == 2:
                 values[name] = (2 * torch.rand(shape) - 1) / math.sqrt(shape[0])
+                if name in _READING:
+                    values[name] = values[name] / self._units
             else:
                 values[name] = torch.zeros(shape)
         return values

@@ -536,7 +536,9 @@ class SwitchingLinearSSM(Model):
         if self.recurrent:
             own["recurrence"] = dist.Normal(unit.new_zeros(k, d), 1 / unit).to_event(2)
         spread = 0.5 / math.sqrt(d) * unit.unsqueeze(-1) / unit
-        own["dynamics"] = dist.Normal(0.5 * torch.eye(d).to(unit).expand(k, d, d), spread).to_event(3)
+        own["dynamics"] = dist.Normal(0.5 * torch.eye(d).to(unit).expand(k, d, d), spread).to_event(
+            3
+        )
         own["drift"] = dist.Normal(unit.new_zeros(k, d), unit).to_event(2)
         own["noise_scale"] = dist.LogNormal((unit / 2).log().expand(k, d), 1.0).to_event(2)
         if self._correlated:

@@ -57,7 +57,7 @@ def canonical(
         observed = observed[..., 0]
         values = whole(values[..., 0], observed, "codes")
     else:
-        values = _floating(values).masked_fill(~observed, 0)
+        values = floating(values, "values", observed).masked_fill(~observed, 0)
     return {
         "values": values,
         "mask": observed,
@@ -98,19 +98,47 @@ def _aligned(given: Mapping[str, Tensor], steps: Tensor) -> dict[str, Tensor]:
 def _filled(given: dict[str, Tensor], lengths: Tensor, steps: Tensor) -> dict[str, Tensor]:
     """Times, actions, rewards and inputs in their types, with the container's padding."""
     if "times" in given:
-        times = given["times"].double()
+        times = exactly(given["times"], "times", steps)
         given["times"] = torch.where(steps, times, times.gather(1, lengths[:, None] - 1))
     if "actions" in given:
         given["actions"] = whole(given["actions"], steps, "actions")
     if "rewards" in given:
-        given["rewards"] = given["rewards"].double().masked_fill(~steps, 0)
+        given["rewards"] = exactly(given["rewards"], "rewards", steps).masked_fill(~steps, 0)
     if "inputs" in given:
-        given["inputs"] = _floating(given["inputs"]).masked_fill(~steps[..., None], 0)
+        inside = steps[..., None]
+        given["inputs"] = floating(given["inputs"], "inputs", inside).masked_fill(~inside, 0)
     return given
 
 
-def _floating(numbers: Tensor) -> Tensor:
-    return numbers if numbers.is_floating_point() else numbers.to(torch.get_default_dtype())
+def floating(numbers: Tensor, name: str, where: Tensor) -> Tensor:
+    """Floating numbers as they are; whole ones in torch's default type, or float64 if they need it.
+
+    Raises:
+        ValueError: a whole number that float64 does not have.
+    """
+    if numbers.is_floating_point():
+        return numbers
+    plain = numbers.to(torch.get_default_dtype())
+    return plain if bool((_kept(plain, numbers) | ~where).all()) else exactly(numbers, name, where)
+
+
+def exactly(numbers: Tensor, name: str, where: Tensor) -> Tensor:
+    """Numbers in float64; ``ValueError`` for a whole one where ``where`` that it does not have."""
+    made = numbers.double()
+    if not numbers.is_floating_point():
+        typical = "the first time" if name == "times" else "a typical value"
+        requirement = (
+            f"{name} must be exact in float64, which few whole numbers beyond 2^53 are (subtract "
+            f"{typical} from them)"
+        )
+        _refuse(where & ~_kept(made, numbers), numbers, requirement, ())
+    return made
+
+
+def _kept(made: Tensor, numbers: Tensor) -> Tensor:
+    """Whether floating numbers made of whole ones are still the same."""
+    # 2^63 would overflow; no whole number of 64 bits becomes it exactly.
+    return made.double().clamp_max(2.0**63 - 1024).long() == numbers.long()
 
 
 def whole(numbers: Tensor, where: Tensor, name: str, labels: Sequence[str] = ()) -> Tensor:

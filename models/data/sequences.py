@@ -104,8 +104,9 @@ class Sequences:
     ) -> Sequences:
         """Build from one array per sequence, of any lengths; NaN marks missing values.
 
-        Whole numbers become torch's default floating type unless ``codes=True``, which keeps them
-        as categories 0, 1, 2, …; floating values keep their precision. A single padded array goes
+        Whole numbers become torch's default floating type, or float64 if they need it, unless
+        ``codes=True``, which keeps them as categories 0, 1, 2, …; floating values keep their
+        precision. A single padded array goes
         to :meth:`from_array`.
 
         Args:

@@ -55,6 +55,7 @@ def as_numbers(given: object, name: str) -> Array:
         data = tensor(data, name).cpu()
         array = (data.float() if data.dtype == torch.bfloat16 else data).numpy()
     elif np.ma.isMaskedArray(data):
+        _require_exact(data.compressed(), name)
         array = np.ma.filled(data.astype(np.float64), np.nan)
     elif hasattr(data, "iloc"):
         if data.ndim == 1:
@@ -75,6 +76,8 @@ def as_numbers(given: object, name: str) -> Array:
         native = array.dtype
     else:
         native = np.dtype(np.float64 if (kind, size) == ("u", 8) else np.int64)
+        if native.kind == "f":
+            _require_exact(array, name)
     converted: Array = array.astype(native, copy=False)
     return converted
 
@@ -102,6 +105,9 @@ def _joined(data: Any, name: str, like: Array | None = None) -> tuple[Array, Arr
                 f"{name} must all have the same number of columns; got {items[0].shape[1]} "
                 f"in {name}[0] and {items[n].shape[1]} in {name}[{n}]"
             )
+    if len({item.dtype for item in items}) > 1:  # whole numbers may become floating ones
+        for n, item in enumerate(items):
+            _require_exact(item, f"{name}[{n}]")
     return np.concatenate(items), np.array([len(item) for item in items])
 
 
@@ -269,6 +275,8 @@ def _column(series: Any, name: str) -> Array:
         raise ValueError(f"{name} must hold numbers; got dtype {series.dtype}")
     if isinstance(series.dtype, np.dtype):
         return np.asarray(series)
+    if series.dtype.kind in "iu":
+        _require_exact(series.dropna().to_numpy(dtype=f"{series.dtype.kind}8"), name)
     return np.asarray(series.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
@@ -279,10 +287,23 @@ def _days(stamps: Any, name: str) -> Array:
         stamps = stamps.to_numpy(dtype="datetime64[ns]")
     numbers = np.asarray(stamps) if kind in "Mm" else _column(stamps, name)
     if kind not in "Mm":
+        _require_exact(numbers, name, "the first time")
         return numbers.astype(np.float64)
     _require_all(~np.isnat(numbers), name, "NaT")
     spans = numbers - numbers.min() if kind == "M" else numbers
     return np.asarray(spans / np.timedelta64(1, "D"))
+
+
+def _require_exact(numbers: Array, name: str, typical: str = "a typical value") -> None:
+    """Raise ``ValueError`` if a whole number is lost when it becomes float64."""
+    if numbers.dtype.kind not in "iu":
+        return
+    for number in numbers[np.abs(numbers.astype(np.float64)) >= 2.0**53].flat:
+        if int(float(number)) != int(number):
+            raise ValueError(
+                f"{name} must be exact in float64, which few whole numbers beyond 2^53 are "
+                f"(subtract {typical} from them); got {number}"
+            )
 
 
 def _require_all(there: Array, name: str, came: str) -> None:

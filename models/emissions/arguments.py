@@ -59,7 +59,9 @@ class Prior:
     def law(self) -> Any:
         """The distribution, of Pyro."""
         family: Callable[..., Distribution] = self.family
-        return family(**{name: torch.as_tensor(value) for name, value in self.arguments})
+        return family(
+            **{name: torch.tensor(value, dtype=torch.float64) for name, value in self.arguments}
+        )
 
     def __repr__(self) -> str:
         arguments = ", ".join(f"{name}={value:g}" for name, value in self.arguments)

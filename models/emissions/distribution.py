@@ -446,7 +446,11 @@ class FromDistribution(Emission):
     def widened(self, factor: float) -> FromDistribution:
         name = self.ordering
         scaling = tuple(
-            (own, at, tuple(factor * x for x in width) if own == name and self._real(own) else width)
+            (
+                own,
+                at,
+                tuple(factor * x for x in width) if own == name and self._real(own) else width,
+            )
             for own, at, width in self.scaling
         )
         return self if scaling == self.scaling else replace(self, scaling=scaling)

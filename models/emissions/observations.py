@@ -191,8 +191,8 @@ class Vectors:
         return data.values, data.mask
 
     def blank(self, sequences: int, steps: int) -> Tensor:
-        blank = torch.zeros(sequences, steps, self.features)
-        return blank + inside_of(self.support).to(blank)
+        blank = torch.zeros(sequences, steps, self.features, dtype=torch.float64)
+        return blank + inside_of(self.support)
 
     def encode(self, y: Tensor) -> Tensor:
         return y

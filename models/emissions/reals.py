@@ -40,10 +40,8 @@ _FRAMES, _ENOUGH = 100_000, 10
 """Most frames whose quarters are measured, and how many a quarter needs at least."""
 
 
-def _follows() -> Setting:
-    """A factor of ``spread`` that data set unless the user has set ``spread``."""
-    one: Setting = field(default=1.0, kw_only=True, metadata={"follows": "spread"})
-    return one
+_FOLLOWS = {"follows": "spread"}
+"""Mark of a factor of ``spread`` that data set unless the user has set ``spread``."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ class _Real(Emission):
     features: int = 1
     location: Setting = 0.0
     spread: Setting = 2.0
-    reach: Setting = _follows()
-    narrow: Setting = _follows()
-    vague: Setting = _follows()
+    reach: Setting = field(default=1.0, kw_only=True, metadata=_FOLLOWS)
+    narrow: Setting = field(default=1.0, kw_only=True, metadata=_FOLLOWS)
+    vague: Setting = field(default=1.0, kw_only=True, metadata=_FOLLOWS)
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
@@ -134,14 +132,14 @@ class _Real(Emission):
         # A rare state lies far out, and a state can be as narrow as some part of the data.
         reach = (z.abs().nan_to_num(0).amax(0) / 2).clamp_min(1)
         narrowest = _narrowest(z)
-        found = {
-            "location": location,
-            "spread": spread,
-            "reach": reach,
-            "narrow": (2 * narrowest.sqrt()).clamp_max(1),
-            "vague": (-0.5 * narrowest.log()).clamp(1, _WIDEST),
-        }
-        return replace(self, **{name: tuple(value.tolist()) for name, value in found.items()})
+        return replace(
+            self,
+            location=tuple(location.tolist()),
+            spread=tuple(spread.tolist()),
+            reach=tuple(reach.tolist()),
+            narrow=tuple((2 * narrowest.sqrt()).clamp_max(1).tolist()),
+            vague=tuple((-0.5 * narrowest.log()).clamp(1, _WIDEST).tolist()),
+        )
 
     def widened(self, factor: float) -> Self:
         reach = torch.as_tensor(self.reach, dtype=torch.float64).expand(self.features) * factor

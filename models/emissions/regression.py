@@ -19,8 +19,8 @@ from .observations import Observations
 from .perceptron import Perceptron
 
 _FAR, _FARTHEST = 10.0, 1e4
-"""Standard deviations that inputs may lie from zero: with a prior of fixed width, and where rounding
-leaves a level and an effect apart."""
+"""Standard deviations that inputs may lie from zero: with a prior of fixed width, and before
+rounding confounds a level with an effect."""
 
 
 @dataclass(frozen=True)
