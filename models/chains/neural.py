@@ -141,12 +141,15 @@ class _Output(NamedTuple):
 
 
 def _middle(prior: Any) -> Tensor:
-    """The mean of a prior, of a logarithm the mean of the logarithm."""
+    """The mean of a prior; of one of logarithms the mean that it has if their deviation is 1."""
     law = prior
     while isinstance(law, dist.Independent):
         law = law.base_dist
-    middle: Tensor = law.loc.exp() if isinstance(law, dist.LogNormal) else prior.mean
-    return middle
+    if not isinstance(law, dist.LogNormal):
+        mean: Tensor = prior.mean
+        return mean
+    # The mean of a wide one is far out, where no parameter is.
+    return torch.exp(law.loc + 0.5)
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,10 @@ def regime_start(
     for _ in range(_ROUNDS):
         weight = _weights(labels, inside, regimes)
         dynamics, drift, noise = _regressions(z, weight)
-        labels = _reassigned(z, inside, dynamics, drift, noise)
+        likelier = _reassigned(z, inside, dynamics, drift, noise)
+        if len(likelier[inside].unique()) < regimes:
+            break  # regimes without frames would have the law of all, and rounding would decide
+        labels = likelier
     weight = _weights(labels, inside, regimes)
     dynamics, drift, noise = _regressions(z, weight)
     residual = torch.einsum("fi,kij,fj->f", loading, noise, loading) / regimes

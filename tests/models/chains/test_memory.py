@@ -386,7 +386,7 @@ def test_priors_are_scaled_to_the_data() -> None:
     data = Sequences.from_arrays([[[100.0, -5.0], [104.0, -5.2], [102.0, -4.8]]])
     scaled = ResetModel().scaled_to(data)
     prior = scaled.priors["intercept"]
-    torch.testing.assert_close(prior.mean.float(), torch.tensor([102.0, -5.0]))
+    torch.testing.assert_close(prior.mean, torch.tensor([102.0, -5.0], dtype=torch.float64))
     assert float(prior.stddev[0]) > 5 * float(prior.stddev[1])
 
 
@@ -404,7 +404,7 @@ def test_priors_are_scaled_to_the_data() -> None:
             lambda: MemoryEmission(ResetTransition(), features=2, spread=(1.0, 1.0, 1.0)),
             r"spread: needs one number or one per feature \(2\), got 3 numbers",
         ),
-        (lambda: MemoryEmission(ResetTransition(), spread=0.0), "spread: must be finite and > 0"),
+        (lambda: MemoryEmission(ResetTransition(), spread=0.0), "spread: must be a finite number > 0"),
         (
             lambda: MemoryEmission(ResetTransition(), location=float("nan")),
             "location: must be finite, got nan",

@@ -786,8 +786,8 @@ def test_scaled_priors_move_with_the_units_of_the_data(emission, unit):
 
 def test_scaled_counts():
     data = Sequences.from_arrays([[100.0, np.nan, 300.0]])
-    assert Poisson().scaled_to(data).typical == 200
-    assert Regression(Poisson(), lags=1).scaled_to(data).base.typical == 200
+    assert Poisson().scaled_to(data).typical == (300,)
+    assert Regression(Poisson(), lags=1).scaled_to(data).base.typical == (300,)
     prior = Poisson(typical=200.0).priors(2)["rate"]
     np.testing.assert_allclose(prior.mean, [200, 200], rtol=1e-6)
 
@@ -1005,7 +1005,7 @@ def test_parameters_are_recovered(case):
         (lambda: Multinomial(3, trials=0), "trials: must be a whole number >= 1, got 0"),
         (lambda: Gaussian("two"), "features: must be a whole number >= 1, got 'two'"),
         (lambda: Gaussian(2, location=(1.0, 2.0, 3.0)), r"location: .* \(2\), got 3 numbers"),
-        (lambda: Gaussian(spread=0.0), "spread: must be finite and > 0, got 0.0"),
+        (lambda: Gaussian(spread=0.0), "spread: must be a finite number > 0, got 0.0"),
         (lambda: Gaussian(location=np.nan), "location: must be finite, got nan"),
         (lambda: FullGaussian(1), "features: must be a whole number >= 2, got 1"),
         (lambda: LowRankGaussian(3, rank=3), r"rank: .*features=3.* rank < features, got 3"),
