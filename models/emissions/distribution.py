@@ -64,8 +64,8 @@ class FromDistribution(Emission):
     The prior of a positive parameter is LogNormal(c, w), that of a real one Normal(c, w), and that
     of one in an interval is uniform. ``scaled_to(data)`` sets c and w to the middle and the range
     of maximum likelihood estimates, those from all data and from each quarter of the sorted data: a
-    state can be as wide as the data or as narrow as a part of them, in any unit. The w of a
-    logarithm is kept between 1 and 3. Before, c = 0 and w = 2.
+    state can be as wide as the data or as narrow as a part of them, in any unit, and a location can
+    lie wherever data do. The w of a logarithm is kept between 1 and 3. Before, c = 0 and w = 2.
 
     Where mean, median or mode depends on one parameter alone and increases with it (``loc`` of a
     Laplace, LogNormal or VonMises distribution, ``rate`` of a Poisson), ``ordered=True`` sorts the
@@ -432,10 +432,15 @@ class FromDistribution(Emission):
         quarter = (4 * rank) // seen.sum(0).clamp_min(1)
         members = [torch.ones_like(y), *((quarter == part).to(y) for part in range(4))]
         free = self._likeliest(y, seen, torch.stack(members, 1))
+        ends = [torch.where(seen, y, far) for far in (torch.inf, -torch.inf)]
+        least, most = ends[0].amin(0), ends[1].amax(0)
         scaling = []
-        for name, fits in zip(self._fitted, free, strict=True):
+        for place, (name, fits) in enumerate(zip(self._fitted, free, strict=True)):
             if self._arguments[name] in (Interval(), Interval(0.0)):
                 low, high = fits.min(0).values, fits.max(0).values
+                if self._moves is not None and self._moves.locates(place):  # also rare states
+                    low = torch.where(least.isfinite(), low.minimum(least), low)
+                    high = torch.where(most.isfinite(), high.maximum(most), high)
                 width = high - low
                 if not self._real(name):
                     width = width.clamp(_NARROWEST, _WIDEST)

@@ -49,6 +49,11 @@ class Moves:
         ]
         return torch.stack(moved)
 
+    def locates(self, place: int) -> bool:
+        """Return whether the parameter at this place is a location of the data."""
+        _, _, located = self.kinds[place]
+        return located
+
 
 def moves_of(
     log_density: LogDensity, real: Sequence[bool], positive: Sequence[bool], low: float

@@ -14,19 +14,16 @@ from torch import Tensor
 from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit, starting_values
 from beliefzoo.inference.queries.evidence import log_evidence
 from beliefzoo.models import (
-    ContinuousTimeHMM,
     DeepMarkovModel,
     FromDistribution,
     FullGaussian,
     GatedAccumulator,
     Gaussian,
     GaussianMixture,
-    GeneratorTransition,
     HiddenMarkovModel,
     LowRankGaussian,
     NeuralEmission,
     NodeEmission,
-    Poisson,
     Regression,
     ResetModel,
     Sequences,
@@ -105,7 +102,10 @@ MEMBERS = {
     "student": Member(HiddenMarkovModel(2, StudentT()), MEAN),
     "mixture": Member(HiddenMarkovModel(2, GaussianMixture()), MEAN),
     "inputs": Member(
-        HiddenMarkovModel(2, Regression(Gaussian(), inputs=2)), MEAN | {"input_weight": scaled}, 1, 2
+        HiddenMarkovModel(2, Regression(Gaussian(), inputs=2)),
+        MEAN | {"input_weight": scaled},
+        1,
+        2,
     ),
     "lags": Member(HiddenMarkovModel(2, Regression(Gaussian(2), lags=1)), MEAN, 2),
     "lags in a network": Member(

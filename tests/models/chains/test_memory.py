@@ -404,7 +404,10 @@ def test_priors_are_scaled_to_the_data() -> None:
             lambda: MemoryEmission(ResetTransition(), features=2, spread=(1.0, 1.0, 1.0)),
             r"spread: needs one number or one per feature \(2\), got 3 numbers",
         ),
-        (lambda: MemoryEmission(ResetTransition(), spread=0.0), "spread: must be a finite number > 0"),
+        (
+            lambda: MemoryEmission(ResetTransition(), spread=0.0),
+            "spread: must be a finite number > 0",
+        ),
         (
             lambda: MemoryEmission(ResetTransition(), location=float("nan")),
             "location: must be finite, got nan",
