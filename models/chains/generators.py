@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_count, require_positive, require_scales
-from ..data.moments import input_moments
-from ..data.requirements import require_inputs, require_near, require_times
+from ..data.moments import input_scales
+from ..data.requirements import require_inputs, require_times
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.misclassification import Misclassification, Pairs, state_pairs
@@ -34,9 +34,6 @@ _DEGREE = 16
 
 _MOST_DOUBLINGS = 50
 """After 2^49 expected jumps in a gap, the chain has reached its limit to all digits."""
-
-_FAR = 10.0
-"""Standard deviations that inputs may lie from zero: rates are those at inputs of zero."""
 
 _BISECTIONS = 60
 """Steps that find the time of a jump within its gap to all digits of float64."""
@@ -340,9 +337,7 @@ class GeneratorTransition:
         typical = 1 / float(gaps.mean()) if len(gaps) else self.typical
         if not self.inputs:
             return replace(self, typical=typical)
-        middle, scale = input_moments(data)
-        require_near(middle.abs() / scale, _FAR)
-        return replace(self, typical=typical, input_scale=tuple(scale.tolist()))
+        return replace(self, typical=typical, input_scale=input_scales(data))
 
     def natural(self, values: Mapping[str, Tensor], states: int) -> dict[str, Tensor]:
         """Translate ``generator``, the matrix of all rates, to ``jump_rate``."""

@@ -6,14 +6,15 @@ The 2^k joint states are numbered by their binary digits, see ``nodes.node_state
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_positive, require_scales
+from ..data.moments import input_scales
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
@@ -41,9 +42,9 @@ class SigmoidTransition:
     With ``inputs`` u the logits are A h' + V u + a; ``data.inputs[:, t]`` acts on the step from t
     to t + 1. Parameters: ``node_weight`` A (k, k), rows the node and columns the node before, or
     only its diagonal (k,) with ``coupling="diagonal"`` (a factorial hidden Markov model);
-    ``node_bias`` a (k,); ``node_input`` V (k, inputs). Priors are N(0, weight_scale²) and N(0,
-    bias_scale²). The states are those of ``node_states``: their numbers have a meaning and are
-    never relabelled.
+    ``node_bias`` a (k,); ``node_input`` V (k, inputs). Priors are N(0, weight_scale²), that of V
+    per ``input_scale``, and N(0, bias_scale²). The states are those of ``node_states``: their
+    numbers have a meaning and are never relabelled.
 
     Args:
         nodes: number of nodes k.
@@ -51,6 +52,8 @@ class SigmoidTransition:
         weight_scale: prior standard deviation of a weight.
         bias_scale: prior standard deviation of a bias.
         inputs: number of input columns.
+        input_scale: unit of the inputs, one number or one per column; ``scaled_to(data)`` sets it
+            to their standard deviation, of an indicator to its size.
 
     Raises:
         ValueError: too many nodes, another coupling, a negative number of inputs, or a scale that
@@ -72,6 +75,7 @@ class SigmoidTransition:
     weight_scale: float = 2.0
     bias_scale: float = 2.0
     inputs: int = 0
+    input_scale: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         node_states(self.nodes)  # names the memory that too many would take
@@ -86,6 +90,7 @@ class SigmoidTransition:
         require_positive(self.weight_scale, "weight_scale")
         require_positive(self.bias_scale, "bias_scale")
         require_count(self.inputs, "inputs", least=0)
+        require_scales(self.input_scale, self.inputs, "input_scale", "column")
 
     def priors(self, states: int) -> Priors:
         require_states(states, self.nodes)
@@ -94,14 +99,21 @@ class SigmoidTransition:
         bias = dist.Normal(torch.zeros(self.nodes), self.bias_scale).to_event(1)
         out: Priors = {"node_weight": weight, "node_bias": bias}
         if self.inputs:
-            zeros = torch.zeros(self.nodes, self.inputs)
-            out["node_input"] = dist.Normal(zeros, self.weight_scale).to_event(2)
+            unit = torch.tensor(self.input_scale, dtype=torch.float64)
+            width = (self.weight_scale / unit).expand(self.nodes, self.inputs)
+            out["node_input"] = dist.Normal(torch.zeros_like(width), width).to_event(2)
         return out
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         weight = ("node", "node_from") if self.coupling == "full" else ("node",)
         read = {"node_input": ("node", "input")} if self.inputs else {}
         return {"node_weight": weight, "node_bias": ("node",), **read}
+
+    def scaled_to(self, data: Sequences) -> SigmoidTransition:
+        """Return the same law with the prior of V on the scale of the inputs."""
+        if not self.inputs or data.inputs is None:
+            return self
+        return replace(self, input_scale=input_scales(data))
 
     def matrix(self, parameters: Parameters) -> Tensor:
         """Return A (…draws, k, k), also where only its diagonal is a parameter."""

@@ -20,8 +20,8 @@ from ..chains.hmm import SHORTHAND
 from ..chains.neural import NeuralEmission
 from ..checks import require, require_count, require_positive, require_scales
 from ..data.folders import Data, SequenceFolder
-from ..data.moments import input_moments
-from ..data.requirements import require_inputs, require_near, require_times
+from ..data.moments import input_scales
+from ..data.requirements import require_inputs, require_times
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..emissions.observations import Observations
@@ -37,9 +37,6 @@ _FULL_BELIEF = 16
 
 _READING = "transition_gate_weight0", "transition_proposal_weight0", "emission_network_weight0"
 """Weights of the layers that read inputs, rows for the state first, then for the inputs."""
-
-_FAR = 10.0
-"""Standard deviations that inputs may lie from zero, where networks are not yet saturated."""
 
 _LOG_2PI = math.log(2 * math.pi)
 
@@ -107,7 +104,7 @@ class GatedTransition:
         bias = dist.Normal(torch.zeros(size), self.scale).to_event(1)
         own: Priors = {}
         if self.timed:
-            log_rate = torch.full((size,), math.log(self.rate))
+            log_rate = torch.full((size,), math.log(self.rate), dtype=torch.float64)
             own["transition_rate"] = dist.LogNormal(log_rate, 1.0).to_event(1)
         return {
             **gate.priors(),
@@ -385,9 +382,7 @@ class DeepMarkovModel(Model):
             typical = float(gaps(data).distinct.median())
             out.transition = replace(self.transition, rate=1 / typical)
         if self._inputs:
-            middle, scale = input_moments(data)
-            require_near(middle.abs() / scale, _FAR)
-            out.input_scale = tuple(scale.tolist())
+            out.input_scale = input_scales(data)
         out._all = out._assemble()
         return out
 
@@ -418,7 +413,7 @@ class DeepMarkovModel(Model):
             elif name == "initial_scale":
                 values[name] = torch.ones(shape)
             elif name == "transition_rate":
-                values[name] = torch.full(shape, self.transition.rate)
+                values[name] = torch.full(shape, self.transition.rate, dtype=torch.float64)
             elif len(shape) == 2:
                 values[name] = (2 * torch.rand(shape) - 1) / math.sqrt(shape[0])
                 if name in _READING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from .requirements import require_near
 from .sequences import Sequences
 
 
@@ -42,3 +43,18 @@ def input_moments(data: Sequences) -> tuple[Tensor, Tensor]:
     indicator = ((u == 0) | (u == u.gather(0, u.abs().argmax(0, keepdim=True)))).all(0)
     scale = torch.where(indicator, torch.where(largest > 0, largest, 1), spread)
     return torch.where(indicator, 0, mean), scale
+
+
+FAR = 10.0
+"""Standard deviations that inputs may lie from zero, where a law's own parameters hold."""
+
+
+def input_scales(data: Sequences) -> tuple[float, ...]:
+    """Scale of every input column; see ``input_moments``.
+
+    Raises:
+        ValueError: a column lies far from zero.
+    """
+    typical, scale = input_moments(data)
+    require_near(typical.abs() / scale, FAR)
+    return tuple(scale.tolist())

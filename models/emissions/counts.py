@@ -253,7 +253,8 @@ class Bernoulli(Emission):
         return torch.bernoulli(_shifted(_log_odds(probs), paths, shift).sigmoid())
 
     def start(self, y: Tensor, mask: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        probs = group_means(y, mask, weight).clamp(2e-3, 1 - 2e-3)
+        half = 0.5 / mask.sum(0).clamp_min(1)  # of one among all frames, if all are the same
+        probs = group_means(y, mask, weight).maximum(half).minimum(1 - half)
         return {"probs": probs.reshape(-1, *per_feature(self.features))}
 
     def mean(self, parameters: Parameters) -> Tensor:

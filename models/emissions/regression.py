@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require, require_count, require_positive, require_scales
-from ..data.moments import input_moments
+from ..data.moments import FAR, input_moments
 from ..data.requirements import require_near
 from ..data.sequences import Sequences
 from .emission import Emission, Parameters, Priors
@@ -18,9 +18,8 @@ from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
 
-_FAR, _FARTHEST = 10.0, 1e4
-"""Standard deviations that inputs may lie from zero: with a prior of fixed width, and before
-rounding confounds a level with an effect."""
+_FARTHEST = 1e4
+"""Standard deviations that inputs may lie from zero before rounding confounds level and effect."""
 
 
 @dataclass(frozen=True)
@@ -292,7 +291,7 @@ class Regression(Emission):
         far = typical.abs() / scale
         # A state's predictor at inputs of zero lies about so far from that at typical inputs.
         wider = base.widened(float((1 + (self.weight_scale * far).square().sum()).sqrt()))
-        require_near(far, _FARTHEST if wider is not base else _FAR)
+        require_near(far, _FARTHEST if wider is not base else FAR)
         return replace(self, base=wider, input_scale=tuple(scale.tolist()))
 
 

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import math
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -793,3 +794,66 @@ def test_summary_of_many_features_and_of_one_never_seen() -> None:
     lines = Sequences.from_array(array).summary().splitlines()
     assert lines[3].split() == ["0", "-", "-", "-", "-", "100", "%"]
     assert lines[-1] == "… and 8 more features"
+
+
+# Whole numbers that floating ones do not have
+
+
+def test_whole_numbers_come_in_exactly() -> None:
+    """In float32 these three are one number, 1 500 000 000."""
+    given = np.array([1_500_000_001, 1_500_000_050, 1_500_000_090])
+    for data in (
+        Sequences.from_arrays([given], inputs=[given]),
+        Sequences.from_array(given[None], inputs=given[None]),
+        Sequences.from_tensors(torch.from_numpy(given), inputs=torch.from_numpy(given)),
+        Sequences.from_frame(pd.DataFrame({"y": given, "u": given}), columns="y", inputs="u"),
+    ):
+        assert data.inputs is not None
+        assert data.values.flatten().tolist() == given.tolist()
+        assert data.inputs.flatten().tolist() == given.tolist()
+    assert Sequences.from_arrays([[1, 2**24]]).values.dtype == torch.float32
+
+
+def test_times_in_nanoseconds_are_exact_or_refused() -> None:
+    first = 1_700_000_000 * 10**9
+    seconds = np.array([first, first + 10**9, first + 3 * 10**9])
+    data = Sequences.from_array(np.ones((1, 3)), times=seconds)
+    assert data.times is not None
+    assert [int(time) for time in data.times[0]] == seconds.tolist()
+    near = np.array([first, first + 1, first + 3])
+    assert Sequences.from_array(np.ones((1, 3)), times=near - first).times is not None
+    with pytest.raises(ValueError, match=r"times must be exact .*subtract the first time"):
+        Sequences.from_array(np.ones((1, 3)), times=near)
+    with pytest.raises(ValueError, match=r"'t' must be exact .*subtract the first time"):
+        Sequences.from_frame(pd.DataFrame({"t": near, "y": [1.0, 2, 3]}), time="t")
+
+
+LOST = 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: Sequences.from_arrays([[1, LOST]]), "values"),
+        (lambda: Sequences.from_arrays([[1.5], [LOST]]), r"arrays\[1\]"),
+        (lambda: Sequences.from_array(np.array([[1, 2**64 - 1]], np.uint64)), "array"),
+        (lambda: Sequences.from_array(np.ma.masked_equal([[0, LOST]], 0)), "array"),
+        (lambda: Sequences.from_arrays([[1.5]], inputs=[[-LOST]]), "inputs"),
+        (lambda: Sequences.from_arrays([[1.5]], rewards=[[LOST]]), "rewards"),
+        (
+            lambda: Sequences.from_frame(pd.DataFrame({"y": pd.array([LOST, None], "Int64")})),
+            "column 'y'",
+        ),
+    ],
+)
+def test_whole_numbers_that_float64_does_not_have_are_refused(
+    make: Callable[[], Sequences], name: str
+) -> None:
+    with pytest.raises(ValueError, match=rf"{name} must be exact in float64.*; got -?\d+"):
+        make()
+
+
+def test_whole_numbers_beyond_a_length_do_not_matter() -> None:
+    given = torch.tensor([[1, 2, LOST], [3, 4, 5]])
+    data = Sequences.from_tensors(given, lengths=torch.tensor([2, 3]), times=given)
+    assert data.values.dtype == torch.float32
