@@ -1,41 +1,46 @@
-"""Several climbs, the best of them finished to the tolerance, and the curvature where it ends."""
+"""Many climbs, the best of them finished by Newton steps, and the curvature where they end."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from .climb import Climb, Ending, Height, climb
+from .climb import LONGEST, Each, Ending, Heights, climb, held, reach_of
 
 LOOSE = 0.01
-"""Nats that five steps gain together where a start is left, to be compared with the others."""
+"""Nats that five steps gain together where a climb is left, to be compared with the others."""
 
 ALIKE = 0.2
 """Nats within which two starts have reached the same height."""
 
-REACHED = 3
-"""Starts that must have reached the best height before the search ends early."""
+FINISHED = 4
+"""Climbs that are finished to the tolerance."""
 
-FINISHED = 3
-"""Climbs with an end that are finished to the tolerance."""
-
-NEAR = 5.0
-"""Nats below the best at which a climb may still turn out to be the best."""
-
-RUNNING = 6.0
-"""Logarithms that a climb moved by as much without arriving run away: a factor of 400."""
+NEAR = 1.5
+"""Nats below the best within which a climb may still turn out to be the best."""
 
 CURVED = 60
 """Coordinates up to which the curvature is computed, by differences of gradients."""
 
-_STEP = 1e-4
-"""Half of the distance of those differences, in units of the coordinates."""
+STEEP = 1e-2
+"""Nats per unit: a function that still rises so fast at the end of the range has no maximum."""
 
-Gradients = Callable[[Tensor], Tensor]
-"""Gradients (M, P) of the function at many points (M, P)."""
+RUNNING = 6.0
+"""Logarithms that a climb moved by as much without arriving run away: a factor of 400."""
+
+LEAST = 1e-6
+"""Curvature below which a coordinate is not determined by the data, nats per unit²."""
+
+_DIFFERENCE = 1e-4
+"""Half of the distance over which gradients are compared, in units of the coordinates."""
+
+_LENGTHS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.06, 0.01)
+"""Lengths of a Newton step that are tried at once."""
+
+_FLAT = 0.05
+"""Largest gradient where a climb without curvature has arrived, nats per unit."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +50,7 @@ class Ascent:
     Attributes:
         point: coordinates (P,).
         value: the function there, nats.
-        gradient: its gradient there, (P,).
+        gradient: its gradient there, (P,); zero where the range holds a coordinate.
         why: why the climb ended there.
         outward: coordinates along which the function rises without end.
         heights: where every start ended, nats.
@@ -71,14 +76,13 @@ class Ascent:
 
 
 def ascend(
-    height: Height,
-    gradients: Gradients,
-    starts: Iterable[Tensor],
+    heights: Heights,
+    starts: Tensor,
     *,
     bounded: Tensor,
     steps: int,
     tolerance: float,
-    each: Callable[[Tensor, float], None] | None = None,
+    each: Each | None = None,
 ) -> Ascent | None:
     """Climbs from several starts and finishes the best climbs.
 
@@ -86,10 +90,8 @@ def ascend(
     do.
 
     Args:
-        height: the function and its gradient.
-        gradients: its gradients at many points at once.
-        starts: coordinates (P,) each; the search ends when the best height was reached
-            ``REACHED`` times.
+        heights: the function and its gradients at many points.
+        starts: coordinates (M, P).
         bounded: see ``climb``.
         steps: steps of every climb at most.
         tolerance: nats that the result may be below the maximum.
@@ -98,111 +100,154 @@ def ascend(
     Returns:
         The best point; None if the function has no value at any start.
     """
-    loose: list[Climb] = []
-    for start in starts:
-        found = climb(height, start, bounded=bounded, steps=steps, tolerance=LOOSE, each=each)
-        if found is not None:
-            loose.append(found)
-        heights = [one.value for one in loose if one.why != "unbounded"]
-        if heights and sum(value > max(heights) - ALIKE for value in heights) >= REACHED:
+    found = climb(heights, starts, bounded=bounded, steps=steps, tolerance=LOOSE, each=each)
+    reach = reach_of(bounded)
+    ended: dict[int, Ascent] = {}
+    for row in found.heights.argsort(descending=True).tolist():
+        if not bool(found.heights[row].isfinite()):
             break
-    if not loose:
-        return None
-    order = sorted(loose, key=lambda one: (one.why == "unbounded", -one.value))
-    ended: list[Ascent] = []
-    others: list[Climb] = []
-    for one in order:
-        sound = [final for final in ended if final.why != "unbounded"]
-        if sound and (len(sound) == FINISHED or not _promising(one, sound)):
-            others.append(one)
+        sound = [one.value for one in ended.values() if one.why != "unbounded"]
+        height = float(found.heights[row])
+        if sound and (len(sound) == FINISHED or height < max(sound) - NEAR):
+            break
+        if any(_same(found.points[row], height, one) for one in ended.values()):
             continue
-        ended.append(_finished(height, gradients, one, bounded, steps, tolerance, each))
-    best = min(ended, key=lambda one: (one.why == "unbounded", -one.value))
-    reached = [final.value for final in ended] + [one.value for one in others]
-    return replace(best, heights=tuple(reached))
-
-
-def _promising(one: Climb, sound: list[Ascent]) -> bool:
-    """Whether a climb may still turn out to be the best, beside those that were finished."""
-    best = max(final.value for final in sound)
-    near = one.why != "unbounded" and one.value > best - NEAR
-    return near and all(abs(one.value - final.value) > ALIKE for final in sound)
-
-
-def _finished(
-    height: Height,
-    gradients: Gradients,
-    found: Climb,
-    bounded: Tensor,
-    steps: int,
-    tolerance: float,
-    each: Callable[[Tensor, float], None] | None,
-) -> Ascent:
-    values = found.values
-    curvature = promise = None
-    for _ in range(3):
-        left = steps - (len(values) - 1)
-        small = 0 < len(found.point) <= CURVED and found.why != "unbounded"
-        curvature = curvature_at(gradients, found.point) if small else None
-        promise = None if curvature is None else _promise(curvature, found.gradient)
-        if (promise is not None and promise < tolerance) or left < 1 or found.why == "unbounded":
-            break
-        factor = None if curvature is None else _inverse_root(curvature)
-        again = climb(
-            height,
-            found.point,
-            bounded=bounded,
-            steps=left,
-            tolerance=tolerance / 10,
-            factor=factor,
-            each=each,
-        )
-        assert again is not None  # the point has a value
-        values = (*values, *again.values[1:])
-        found = again
-        if curvature is None:
-            break
-    why = found.why
-    if why in ("stalled", "converged") and promise is not None:
-        why = "converged" if promise < tolerance else "stalled"
-    running = (bounded & (found.point.abs() > RUNNING)).nonzero()[:, 0].tolist()
-    outward = found.outward
-    if why == "stalled" and running:
-        why, outward = "unbounded", tuple(running)
-    return Ascent(
-        found.point, found.value, found.gradient, why, outward, (), values, curvature, promise
-    )
-
-
-def curvature_at(gradients: Gradients, point: Tensor) -> Tensor | None:
-    """−∂²/∂v² at a point by central differences of gradients; None if they are not finite."""
-    moves = _STEP * torch.eye(len(point), dtype=torch.float64)
-    try:
-        up, down = gradients(torch.cat([point + moves, point - moves])).chunk(2)
-    except (ValueError, RuntimeError, ArithmeticError):  # singular matrices at the edge
+        before = tuple(found.trace[:, row].tolist())
+        left = 0 if bool(found.moving[row]) else steps - len(before) + 1
+        finisher = _Finisher(heights, reach, bounded, left, tolerance, each)
+        ended[row] = finisher.finish(found.points[row], found.gradients[row], before)
+    if not ended:
         return None
-    found = (down - up) / (2 * _STEP)
-    return 0.5 * (found + found.mT) if bool(found.isfinite().all()) else None
+    best = min(ended.values(), key=lambda one: (one.why == "unbounded", -one.value))
+    ends = {row: one.value for row, one in ended.items()}
+    every = [ends.get(row, height) for row, height in enumerate(found.heights.tolist())]
+    return replace(best, heights=tuple(sorted(every, reverse=True)))
 
 
-LEAST = 1e-6
-"""Curvature below which a coordinate is not determined by the data, nats per unit²."""
+def _same(point: Tensor, height: float, ended: Ascent) -> bool:
+    """Whether a climb was on its way to a point that another one has reached.
+
+    It lies as far below as the curvature there says, or has the same height (states may have other
+    numbers).
+    """
+    below = ended.value - height
+    if abs(below) < ALIKE / 4 or ended.curvature is None:
+        return abs(below) < ALIKE / 4
+    apart = point - ended.point
+    return float(0.5 * apart @ ended.curvature @ apart) < 3 * below + 1
 
 
-def _promise(curvature: Tensor, gradient: Tensor) -> float:
+@dataclass
+class _Finisher:
+    """Newton steps, or further L-BFGS where there are many coordinates, and the verdict."""
+
+    heights: Heights
+    reach: Tensor
+    bounded: Tensor
+    left: int
+    tolerance: float
+    each: Each | None
+
+    def finish(self, point: Tensor, gradient: Tensor, values: tuple[float, ...]) -> Ascent:
+        """Goes on from a point to the tolerance."""
+        curvature = promise = None
+        value = values[-1]
+        if len(point) > CURVED:
+            if self.left > 0:
+                more = climb(
+                    self.heights,
+                    point.unsqueeze(0),
+                    bounded=self.bounded,
+                    steps=self.left,
+                    tolerance=self.tolerance / 10,
+                    each=self.each,
+                )
+                point, gradient = more.points[0], more.gradients[0]
+                values += tuple(more.trace[1:, 0].tolist())
+                self.left = 0 if bool(more.moving[0]) else self.left
+                value = values[-1]
+        else:
+            while True:
+                curvature = curvature_at(self.heights, point)
+                slope = torch.where(held(point, gradient, self.reach), 0, gradient)
+                promise = None if curvature is None else _promise(curvature, slope)
+                if (
+                    curvature is None
+                    or promise is None
+                    or promise < self.tolerance / 4
+                    or not self.left
+                ):
+                    break
+                tried = self._newton(point, value, slope, curvature)
+                if tried is None:
+                    break
+                point, value, gradient = tried
+                values += (value,)
+                self.left -= 1
+        return self._verdict(point, value, gradient, values, curvature, promise)
+
+    def _newton(
+        self, point: Tensor, value: float, slope: Tensor, curvature: Tensor
+    ) -> tuple[Tensor, float, Tensor] | None:
+        """The best of several lengths of a Newton step; None if no length gains."""
+        sizes, vectors = torch.linalg.eigh(curvature)
+        along = vectors.mT @ slope
+        way = vectors @ (along / sizes.abs().clamp_min(1e-4))
+        way = way * min(1.0, LONGEST / max(float(way.abs().max()), 1e-300))
+        tried = [length * way for length in _LENGTHS]
+        if float(sizes[0]) < -1e-2:  # a saddle: down its axis, on both sides
+            tried += [0.5 * vectors[:, 0], -0.5 * vectors[:, 0]]
+        points = (point + torch.stack(tried)).clamp(-self.reach, self.reach)
+        heights, gradients = self.heights(points)
+        best = int(heights.argmax())
+        height = float(heights[best])
+        if not height > value + 1e-12 * abs(value):
+            return None
+        if self.each is not None:
+            self.each(points[best], height)
+        return points[best], height, gradients[best]
+
+    def _verdict(
+        self,
+        point: Tensor,
+        value: float,
+        gradient: Tensor,
+        values: tuple[float, ...],
+        curvature: Tensor | None,
+        promise: float | None,
+    ) -> Ascent:
+        end = held(point, gradient, self.reach)
+        slope = torch.where(end, 0, gradient)
+        outward = end & (gradient.abs() > STEEP)
+        largest = float(slope.abs().max()) if len(slope) else 0.0
+        arrived = promise < self.tolerance if promise is not None else largest < _FLAT
+        running = self.bounded & (point.abs() > RUNNING)
+        why: Ending = "converged" if arrived else "stalled"
+        if not arrived and self.left <= 0:
+            why = "steps used up"
+        elif not arrived and bool(running.any()):
+            why, outward = "unbounded", outward | running
+        if bool((end & outward).any()):
+            why = "unbounded"
+        named = tuple(outward.nonzero()[:, 0].tolist()) if why == "unbounded" else ()
+        return Ascent(point, value, slope, why, named, (), values, curvature, promise)
+
+
+def curvature_at(heights: Heights, point: Tensor) -> Tensor | None:
+    """−∂²/∂v² at a point by central differences of gradients; None if they are not finite."""
+    moves = _DIFFERENCE * torch.eye(len(point), dtype=torch.float64)
+    values, slopes = heights(torch.cat([point + moves, point - moves]))
+    up, down = slopes.chunk(2)
+    found = (down - up) / (2 * _DIFFERENCE)
+    return 0.5 * (found + found.mT) if bool(values.isfinite().all()) else None
+
+
+def _promise(curvature: Tensor, slope: Tensor) -> float:
     """What a Newton step gains, ½ g' H⁻¹ g; infinite at a saddle."""
-    values, vectors = torch.linalg.eigh(curvature)
-    along = vectors.mT @ gradient
-    flat = values < LEAST
-    if bool((values < -1e-2).any()):
+    sizes, vectors = torch.linalg.eigh(curvature)
+    if bool((sizes < -1e-2).any()):
         return torch.inf
+    along = vectors.mT @ slope
     # Along flat directions the function can rise by its gradient for a unit or so.
-    gain = torch.where(flat, along.abs(), 0.5 * along.square() / values.clamp_min(LEAST))
+    gain = torch.where(sizes < LEAST, along.abs(), 0.5 * along.square() / sizes.clamp_min(LEAST))
     return float(gain.sum())
-
-
-def _inverse_root(curvature: Tensor) -> Tensor:
-    """H^{-1/2} with flat and negative directions at unit length."""
-    values, vectors = torch.linalg.eigh(curvature)
-    root: Tensor = vectors @ (values.abs().clamp_min(1.0).rsqrt().unsqueeze(-1) * vectors.mT)
-    return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple, TypeGuard
 
@@ -16,7 +17,8 @@ from ..guides.coordinates import Coordinates
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
 from ..queries.evidence import log_evidence
-from .ascent import Ascent, ascend, curvature_at
+from .ascent import FINISHED, LOOSE, Ascent, ascend, curvature_at
+from .climb import Climbs, Each, climb
 from .draws import batches, blocks
 from .parallel import Processes
 from .settings import FitSettings
@@ -25,10 +27,11 @@ from .start import Start, starting_values
 NUMBERS = 2**21
 """Numbers over sequences, time and states in one table (16 MiB)."""
 
-WORK = 3e6
-"""Steps × states² that are worth another start: small problems get many, large ones few."""
+STARTS = 20
+"""Starts where they cost little: laws take many points at once, and long data are screened."""
 
-MOST_STARTS, FEWEST_STARTS = 20, 2
+SCREENED = 1000
+"""Steps on which starts climb first, where the data are more than twice as long."""
 
 LARGEST = 2000
 """Parameters up to which a point estimate is found by L-BFGS on all data."""
@@ -54,11 +57,11 @@ def work(model: Model, data: Sequences) -> float:
     return data.n_steps * float(model.states**2 + 8)
 
 
-def number_of_starts(model: Model, data: Sequences) -> int:
-    """Starts that the cost of the data allows; one where EM has compared several already."""
+def number_of_starts(model: Model) -> int:
+    """Starts that are tried: one where EM has compared several, few where each costs the same."""
     if model.m_step is not None:
         return 1
-    return int(min(max(WORK / work(model, data), FEWEST_STARTS), MOST_STARTS))
+    return STARTS if model.draws_together else STARTS // 5
 
 
 def is_exact(guide: Guide) -> TypeGuard[BeliefGuide]:
@@ -105,30 +108,15 @@ class Recorded:
         self._landscape, self.answers, self._each = landscape, list(known), each
         self._asked = 0
 
-    def __call__(self, v: Tensor) -> tuple[float, Tensor]:
-        """Return height and gradient."""
-
-        def ask() -> Tensor:
-            value, gradient = self._landscape(v)
-            return torch.cat([gradient.new_tensor([value]), gradient])
-
-        found = self._next(ask)
-        return float(found[0]), found[1:]
-
-    def gradients(self, points: Tensor) -> Tensor:
-        """Return the gradients (M, P) at many points."""
-        return self._next(lambda: self._landscape.gradients(points))
-
-    def _next(self, ask: Callable[[], Tensor]) -> Tensor:
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return heights (M,) and gradients (M, P) at points (M, P)."""
         if self._asked == len(self.answers):
-            try:
-                answer = ask()
-            except (ValueError, RuntimeError, ArithmeticError):  # singular at the edge
-                answer = torch.tensor([torch.nan, torch.nan], dtype=torch.float64)
-            self.answers.append(answer)
+            heights, gradients = self._landscape(points)
+            self.answers.append(torch.cat([heights.unsqueeze(-1), gradients], -1))
             self._each()
         self._asked += 1
-        return self.answers[self._asked - 1]
+        answer = self.answers[self._asked - 1]
+        return answer[:, 0].clone(), answer[:, 1:].clone()
 
 
 Prior = Literal["none", "parameters", "coordinates"]
@@ -163,71 +151,108 @@ class Landscape:
         size = max(1, NUMBERS // self._per_sequence)
         self._parts = [own] if size >= len(own) else list(own.batches(size))
 
-    def __call__(self, v: Tensor) -> tuple[float, Tensor]:
-        """Return the height (nats) and its gradient at coordinates (P,)."""
-        total, slope = torch.zeros((), dtype=torch.float64), torch.zeros_like(v)
-        for part in self._parts:
-            value, gradient = self._of(v, part)
-            total, slope = total + value * self._weight, slope + gradient * self._weight
-        joined = self._processes.mean(torch.cat([total.reshape(1), slope]))
-        total, slope = joined[0], joined[1:]
-        if self._prior != "none":
-            value, gradient = self._of_prior(v)
-            total, slope = total + value, slope + gradient
-        return float(total), slope
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return heights (M,) and gradients (M, P) at points (M, P); −inf and 0 without a value."""
+        one = len(points) == 1
+        found = self._tried(points) if one or self.model.draws_together else None
+        if found is not None or one:
+            return found or self._without(points)
+        # One of them has no value, or the laws take one at a time.
+        each = [self._tried(point) or self._without(point) for point in points.split(1)]
+        return torch.cat([one[0] for one in each]), torch.cat([one[1] for one in each])
 
-    def gradients(self, points: Tensor) -> Tensor:
-        """Return the gradients (M, P) at many points (M, P)."""
-        if not self.model.draws_together or self._processes.size > 1:
-            return torch.stack([self(point)[1] for point in points])
-        found = torch.zeros_like(points)
+    def _tried(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Heights and gradients; None if a matrix is singular at one of the points."""
+        try:
+            return self._sum(points)
+        except (ValueError, RuntimeError, ArithmeticError):
+            return None
+
+    @staticmethod
+    def _without(points: Tensor) -> tuple[Tensor, Tensor]:
+        return points.new_full((len(points),), -torch.inf), torch.zeros_like(points)
+
+    def _sum(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum over all sequences, and the prior."""
+        total = torch.zeros(len(points), 1 + points.shape[1], dtype=torch.float64)
         for part in self._parts:
             size = max(1, NUMBERS // (self._per_sequence * len(part)))
-            rows = [self._of(some, part)[1] for some in points.split(size)]
-            found = found + torch.cat(rows)
-        return found if self._prior == "none" else found + self._of_prior(points)[1]
+            rows = [self._of(some, part) for some in points.split(size)]
+            total = total + self._weight * torch.cat(rows)
+        total = self._processes.mean(total)
+        if self._prior != "none":
+            total = total + self._of_prior(points)
+        fine = total.isfinite().all(-1)
+        heights = torch.where(fine, total[:, 0], -torch.inf)
+        return heights, torch.where(fine.unsqueeze(-1), total[:, 1:], 0)
 
-    def _of(self, v: Tensor, part: Sequences) -> tuple[Tensor, Tensor]:
-        v = v.detach().requires_grad_()
-        laws = self.model.laws(self.coordinates.values(v), part)
-        value = log_evidence(laws).sum()
-        (gradient,) = torch.autograd.grad(value, v)
-        return value.detach(), gradient
+    def _of(self, points: Tensor, part: Sequences) -> Tensor:
+        """Evidence of some sequences at points (M, P), and its gradients: (M, 1 + P)."""
+        v = points.detach().requires_grad_()
+        # A single point needs no axis of draws, which not all models take.
+        at = v if self.model.draws_together and len(points) > 1 else v.squeeze(0)
+        laws = self.model.laws(self.coordinates.values(at), part)
+        value = log_evidence(laws).sum(-1).reshape(len(points))
+        (gradient,) = torch.autograd.grad(value.sum(), v)
+        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
 
-    def _of_prior(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        v = v.detach().requires_grad_()
+    def _of_prior(self, points: Tensor) -> Tensor:
+        """Log prior at points (M, P), and its gradients: (M, 1 + P)."""
+        v = points.detach().requires_grad_()
         priors, space = self.model.priors, self.coordinates
         values = space.values(v)
-        value = torch.stack([priors[n].log_prob(x).sum() for n, x in values.items()]).sum()
+        value = torch.stack([priors[n].log_prob(x) for n, x in values.items()]).sum(0)
         if self._prior == "coordinates":
-            value = value + sum(x.sum() for x in space.log_jacobians(v, values).values())
-        (gradient,) = torch.autograd.grad(value, v)
-        return value.detach(), gradient
+            value = value + torch.stack([*space.log_jacobians(v, values).values()]).sum(0)
+        (gradient,) = torch.autograd.grad(value.sum(), v)
+        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
 
 
 def maximise(
     landscape: Recorded,
     model: Model,
     space: Coordinates,
-    sample: Sequences,
+    data: Sequences,
     *,
+    prior: Prior,
     start: Start | Mapping[str, Tensor],
     starts: int,
     seed: int,
     steps: int,
     tolerance: float,
-    each: Callable[[Tensor, float], None] | None = None,
+    each: Each | None = None,
 ) -> Ascent | None:
-    """Climbs a landscape from several starts, see ``ascend``; None if no start has a density."""
+    """Climbs a landscape from several starts, see ``ascend``; None if no start has a density.
+
+    Where the data are long, the starts climb on a part of them first, and the best go on.
+    """
+    part = data
+    if starts > FINISHED and data.n_steps > 2 * SCREENED:
+        part = data[: max(1, SCREENED // data.max_length)].head(SCREENED)
+    points = torch.stack([*_starts(model, space, part, start, starts, seed)])
+    if part is not data and len(points) > FINISHED:
+        seen = Landscape(model, part, space, prior=prior, processes=Processes(None))
+        found = climb(seen, points, bounded=space.scale_free, steps=steps, tolerance=10 * LOOSE)
+        points = _best(found)
     return ascend(
         landscape,
-        landscape.gradients,
-        _starts(model, space, sample, start, starts, seed),
+        points,
         bounded=space.scale_free,
         steps=steps,
         tolerance=tolerance,
         each=each,
     )
+
+
+def _best(found: Climbs) -> Tensor:
+    """The highest points of different heights, where a few nats may still be made up."""
+    rows: list[int] = []
+    heights = found.heights.tolist()
+    for row in found.heights.argsort(descending=True).tolist():
+        near = heights[row] > (heights[rows[0]] - 10 if rows else -math.inf)
+        if near and len(rows) < FINISHED and all(abs(heights[row] - heights[r]) > 1 for r in rows):
+            rows.append(row)
+    return found.points[rows or [0]]
 
 
 def _starts(
@@ -246,12 +271,13 @@ def _starts(
     clustered = start in ("kmeans", "frames") and clusters
     for number in range(1, count):
         own = seed + 7919 * number
-        kind: Start = "prior" if start == "prior" else "frames"
-        if start == "prior" or clustered:
-            yield space.at(starting_values(model, sample, kind, seed=own))
-            continue
-        with seeded(own):
-            yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
+        if start == "prior" or (clustered and number > count // 2):
+            yield space.at(starting_values(model, sample, "prior", seed=own))
+        elif clustered:
+            yield space.at(starting_values(model, sample, "frames", seed=own))
+        else:
+            with seeded(own):
+                yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
 
 
 def curvature_of(guide: Guide, data: Sequences) -> Tensor | None:
@@ -270,7 +296,7 @@ def curvature_of(guide: Guide, data: Sequences) -> Tensor | None:
     prior: Prior = "parameters" if guide.uncertainty == "map" else "none"
     space = posterior.coordinates
     seen = Landscape(guide.model, data, space, prior=prior, processes=Processes(None))
-    return curvature_at(seen.gradients, posterior.mean.detach())
+    return curvature_at(seen, posterior.mean.detach())
 
 
 class Laplace(NamedTuple):
@@ -301,8 +327,9 @@ def laplace(
         model,
         space,
         data,
+        prior="coordinates",
         start=settings.start,
-        starts=settings.restarts or number_of_starts(model, data),
+        starts=settings.restarts or number_of_starts(model),
         seed=seed,
         steps=settings.steps,
         tolerance=settings.tolerance,

@@ -52,9 +52,10 @@ class FitSettings:
             down.
         particles: draws of the parameters (elbo) or of the paths (iwae, fivo, rws) per step.
         start: where the parameters start; see ``starting_values``.
-        restarts: number of starts. Of L-BFGS at most so many, None: between 2 and 20 as the cost of
-            the data allows; fewer if the best height was reached three times. Of other fits each is
-            improved with the exact filter, and the one with the best bound is continued; None: 1.
+        restarts: number of starts. L-BFGS climbs from all of them (on a part of long data, and from
+            the best on all); None: 20, or 4 for models whose laws take one point at a time, or 1
+            where EM has compared several. Of other fits each is improved with the exact filter, and
+            the one with the best bound is continued; None: 1.
         restart_steps: steps of that improvement.
         sleep_steps: steps in which the network alone first learns to filter simulations of the
             start, so that no state dies (not if the first state has a flat prior, which cannot be

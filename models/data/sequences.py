@@ -449,6 +449,17 @@ class Sequences:
         vars(part).update(fields)
         return part
 
+    def head(self, steps: int) -> Sequences:
+        """Return the first steps of every sequence, at most so many.
+
+        >>> Sequences.from_arrays([[1.0, 2.0, 3.0], [4.0]]).head(2).lengths
+        tensor([2, 1])
+        """
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1; got {steps!r}")
+        cut = {name: part[:, :steps] for name, part in self._tensors(*_PER_STEP).items()}
+        return self._derived(**cut, lengths=self.lengths.clamp_max(steps))
+
     def split(self, parts: Sequence[float] | Sequence[int], *, seed: int) -> tuple[Sequences, ...]:
         """Split at random into disjoint parts, each in the order of the data.
 
