@@ -229,7 +229,9 @@ class _Finisher:
             why, outward = "unbounded", outward | running
         if bool((end & outward).any()):
             why = "unbounded"
-        named = tuple(outward.nonzero()[:, 0].tolist()) if why == "unbounded" else ()
+        named: tuple[int, ...] = ()
+        if why == "unbounded":  # there is no maximum to have a curvature
+            named, curvature, promise = tuple(outward.nonzero()[:, 0].tolist()), None, None
         return Ascent(point, value, slope, why, named, (), values, curvature, promise)
 
 
