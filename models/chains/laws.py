@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_positive, require_scales
+from ..data.moments import input_scales
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
@@ -316,14 +317,16 @@ class InputTransition:
 
     The input of step t acts on z_t → z_{t+1}; that of the last step acts on the first forecast
     step. Parameters: ``transition`` P (K, K), with the prior of ``MatrixTransition``, and
-    ``transition_weight`` W (K, K, inputs) ~ N(0, weight_scale²). A constant added to W_i·u changes
-    nothing, so the prior alone determines the mean of such a row.
+    ``transition_weight`` W (K, K, inputs) ~ N(0, (weight_scale / input_scale)²). A constant added
+    to W_i·u changes nothing, so the prior alone determines the mean of such a row.
 
     Args:
         inputs: number of input columns.
         concentration: prior pseudo-count of every move.
         sticky: additional prior pseudo-counts on staying.
-        weight_scale: prior standard deviation of a weight.
+        weight_scale: prior standard deviation of a weight, per ``input_scale``.
+        input_scale: unit of the inputs, one number or one per column; ``scaled_to(data)`` sets it
+            to their standard deviation, of an indicator to its size.
 
     Raises:
         ValueError: no input, or a prior setting out of range.
@@ -346,10 +349,12 @@ class InputTransition:
     concentration: float = 1.0
     sticky: float = 0.0
     weight_scale: float = 1.0
+    input_scale: float | tuple[float, ...] = 1.0
 
     def __post_init__(self) -> None:
         require_count(self.inputs, "inputs")
         require_positive(self.weight_scale, "weight_scale")
+        require_scales(self.input_scale, self.inputs, "input_scale", "column")
         MatrixTransition(self.concentration, self.sticky)  # checks both settings
 
     @property
@@ -357,8 +362,13 @@ class InputTransition:
         return MatrixTransition(self.concentration, self.sticky)
 
     def priors(self, states: int) -> Priors:
-        weight = dist.Normal(torch.zeros(states, states, self.inputs), self.weight_scale)
+        size = self.weight_scale / torch.tensor(self.input_scale, dtype=torch.float64)
+        weight = dist.Normal(torch.zeros(states, states, self.inputs, dtype=torch.float64), size)
         return {**self._matrix.priors(states), "transition_weight": weight.to_event(3)}
+
+    def scaled_to(self, data: Sequences) -> InputTransition:
+        """Return the same law with the prior of W on the scale of the inputs."""
+        return self if data.inputs is None else replace(self, input_scale=input_scales(data))
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {**self._matrix.dims(), "transition_weight": ("state", "state_to", "input")}
