@@ -7,7 +7,16 @@ comes with the extra ``pomdp``, when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arviz_groups import Convergence, LeaveOneOut, compare, convergence, loo, read, write
+from .arviz_groups import (
+    Convergence,
+    ConvergenceWarning,
+    LeaveOneOut,
+    compare,
+    convergence,
+    loo,
+    read,
+    write,
+)
 from .checking.criteria import information_criteria
 from .checking.evidence_gap import EvidenceGap, evidence_gap
 from .checking.gap_parts import GapParts, gaps
@@ -41,7 +50,6 @@ from .filters.spectral import (
     triple_probabilities,
 )
 from .fitting.criteria import InformationCriteria
-from .fitting.endings import ConvergenceWarning
 from .fitting.extent import Extent
 from .fitting.loop import Fit, NonFiniteLossError, fit
 from .fitting.nuts import NutsFit, NutsSettings, nuts

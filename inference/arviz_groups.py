@@ -320,6 +320,33 @@ def psis_log_mean(log_weights: ArrayLike) -> float:
     return float(raw[body] - smoothed[0, body]) - math.log(raw.size)
 
 
+class ConvergenceWarning(UserWarning):
+    """Says that a fit may not have arrived, or that its posterior cannot be relied on.
+
+    Of a point estimate: the steps were used up or no step gained anything, the likelihood has no
+    maximum, or only one of several starts reached the best height; ``Fit.warnings`` keeps it.
+
+    Args:
+        message: what may be wrong, and what to try.
+
+    >>> import warnings
+    >>> from beliefzoo.inference import BeliefGuide, ConvergenceWarning, ExactFilter
+    >>> from beliefzoo.inference import FitSettings, fit
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
+    >>> model = HiddenMarkovModel(states=2, emission="poisson")
+    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1]])
+    >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     result = fit(model, guide, data, settings=FitSettings(steps=1), progress=False)
+    >>> caught[0].category is ConvergenceWarning, str(caught[0].message)[:28]
+    (True, 'fit: not converged, steps us')
+    """
+
+    def __init__(self, message: str) -> None:  # documented like all public names
+        super().__init__(message)
+
+
 @dataclass(frozen=True)
 class LeaveOneOut:
     """Expected log predictive density (elpd) by Pareto-smoothed leave-one-out; made by :func:`loo`.
@@ -438,7 +465,7 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
             condition on y_t. Units that are NaN in every draw are padding and are left out.
 
     Returns:
-        A `LeaveOneOut`. No warning is issued: read `pareto_k` and `unreliable`.
+        A `LeaveOneOut`. A `ConvergenceWarning` counts the units whose k̂ cannot be relied on.
 
     Raises:
         ValueError: not exactly one such variable ends in `unit`, fewer than 25 draws, or a
@@ -468,6 +495,15 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
         )
     weights, k = _smooth(-draws, _relative_efficiency(idata, draws))
     elpd_i = _log_sum_exp(weights + draws)
+    limit = k_threshold(samples)
+    if (bad := int((k > limit).sum())) > 0:
+        warnings.warn(
+            f"loo: the values of {bad} of {len(k)} units cannot be relied on: k̂ up to "
+            f"{k.max():.2f}, above {limit:.2f}; leave these units out in fits of their own, or "
+            "take more draws",
+            ConvergenceWarning,
+            stacklevel=2,
+        )
     in_sample = _log_sum_exp(draws) - math.log(samples)
     return LeaveOneOut(
         elpd=float(elpd_i.sum()),

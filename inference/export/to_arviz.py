@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.randomness import seeded
-from ..arviz_groups import Idata, build, k_threshold
+from ..arviz_groups import ConvergenceWarning, Idata, build, k_threshold
 from ..checking.importance import corrected_evidence, is_point, k_hat
 from ..filters.recurrent import RecurrentFilter
 from ..fitting.draws import draw_prior
@@ -487,7 +488,17 @@ def _quality(groups: Groups) -> dict[str, Any]:
         "log_evidence": corrected_evidence(weights),
     }
     known = {name: value for name, value in figures.items() if not math.isnan(value)}
-    return known | ({"k_threshold": k_threshold(weights.size)} if known else {})
+    if not known:
+        return {}
+    limit = k_threshold(weights.size)
+    if known.get("k_hat_parameters", 0.0) > limit:
+        warnings.warn(
+            f"to_arviz: k̂ of the parameters is {known['k_hat_parameters']:.2f}, above {limit:.2f}: "
+            "the guide's draws may be too narrow; compare with nuts",
+            ConvergenceWarning,
+            stacklevel=4,
+        )
+    return known | {"k_threshold": limit}
 
 
 def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -21,33 +21,6 @@ _MOVING = 0.5
 """Change of a logarithm or logit per unit of a coordinate from which on it counts as moved."""
 
 
-class ConvergenceWarning(UserWarning):
-    """Says that a fit may not have arrived, or that its posterior cannot be relied on.
-
-    Of a point estimate: the steps were used up or no step gained anything, the likelihood has no
-    maximum, or only one of several starts reached the best height; ``Fit.warnings`` keeps it.
-
-    Args:
-        message: what may be wrong, and what to try.
-
-    >>> import warnings
-    >>> from beliefzoo.inference import BeliefGuide, ConvergenceWarning, ExactFilter
-    >>> from beliefzoo.inference import FitSettings, fit
-    >>> from beliefzoo.models import HiddenMarkovModel, Sequences
-    >>> model = HiddenMarkovModel(states=2, emission="poisson")
-    >>> data = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1]])
-    >>> guide = BeliefGuide(model, ExactFilter(), parameters="ml")
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     warnings.simplefilter("always")
-    ...     result = fit(model, guide, data, settings=FitSettings(steps=1), progress=False)
-    >>> caught[0].category is ConvergenceWarning, str(caught[0].message)[:28]
-    (True, 'fit: not converged, steps us')
-    """
-
-    def __init__(self, message: str) -> None:  # documented like all public names
-        super().__init__(message)
-
-
 def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
     """Returns what a user must know of the end of a climb, in sentences; none if all is well."""
     said = []

@@ -24,7 +24,7 @@ from ...models.data.folders import Data
 from ...models.data.storage import write_tensors
 from ...models.emissions.identified import unconstrained_size
 from ...models.randomness import seeded
-from ..arviz_groups import k_threshold, pareto_k
+from ..arviz_groups import ConvergenceWarning, k_threshold, pareto_k
 from ..filters.recurrent import channel_scale
 from ..filters.slot import ExactFilter
 from ..guides.coordinates import Coordinates
@@ -47,7 +47,7 @@ from .direct import (
     weights_of,
     work,
 )
-from .endings import ConvergenceWarning, doubts
+from .endings import doubts
 from .extent import COUNTED, Extent, extent_of
 from .minibatches import Minibatches
 from .objectives import LOSSES, OBJECTIVES, Batch, Objective
@@ -503,15 +503,17 @@ class _Run:
         if not (normal and self.model.exact and isinstance(train, Sequences)):
             return
         weights = weights_of(guide, train, self.seed)
-        if weights is None or not bool(weights.isfinite().all()):
+        if weights is None:
             return
-        self.k_hat = pareto_k(weights.numpy())
+        sound = bool((weights < torch.inf).all()) and bool(weights.isfinite().any())
+        self.k_hat = pareto_k(weights.numpy()) if sound else math.inf
         limit = k_threshold(WEIGHTS)
         if self.k_hat > limit:
+            other = "parameters='multivariate', " if guide.uncertainty == "normal" else ""
             warnings.warn(
                 f"fit: the posterior of the parameters is not normal enough: k̂ = {self.k_hat:.2f} "
                 f"where {limit:.2f} can be relied on, so that intervals may be too narrow; use "
-                "nuts, importance-corrected draws, or parameters='multivariate'",
+                f"{other}nuts, or draws corrected by their weights",
                 ConvergenceWarning,
                 stacklevel=4,
             )

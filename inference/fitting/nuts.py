@@ -254,8 +254,8 @@ class _Target:
     """The collapsed posterior in the kernel's coordinates x.
 
     θ = transform(z), z = centre + width ∘ x: the unconstrained scale, centred at the start and
-    scaled to unit curvature there. Without it the mass matrix, initially the identity, would make
-    warm-up cost several times more than all the rest.
+    scaled to unit curvature there, found in steps of the model's units. Without it the mass
+    matrix, initially the identity, would make warm-up cost several times more than all the rest.
     """
 
     def __init__(self, model: Model, data: Sequences, start: Parameters) -> None:
@@ -272,7 +272,7 @@ class _Target:
                     f"start[{name!r}]: needs values inside the support "
                     f"{self.priors[name].support}, got {start[name].tolist()}"
                 )
-        self.width = {name: torch.ones_like(value) for name, value in self.centre.items()}
+        self.width = {name: model.units[name] for name in self.centre}
         self.width = self._widths()
 
     def constrain(self, x: Parameters) -> dict[str, Tensor]:
@@ -324,6 +324,7 @@ class _Target:
         here, _ = potential_grad(self.potential, origin)
         widths = {}
         for name, zero in origin.items():
+            unit = self.width[name]
             curvature = torch.empty_like(zero)
             for index in range(zero.numel()):
                 moved = zero.clone()
@@ -332,7 +333,7 @@ class _Target:
                 difference = (there[name] - here[name]).reshape(-1)[index]
                 curvature.view(-1)[index] = difference / _STEP
             believed = curvature > WIDEST**-2  # False for NaN
-            widths[name] = torch.where(believed, curvature, WIDEST**-2).rsqrt()
+            widths[name] = unit * torch.where(believed, curvature, WIDEST**-2).rsqrt()
         return widths
 
 
