@@ -21,14 +21,17 @@ FINISHED = 4
 NEAR = 1.5
 """Nats below the best within which a climb may still turn out to be the best."""
 
-CURVED = 60
+CURVED = 120
 """Coordinates up to which the curvature is computed, by differences of gradients."""
 
 STEEP = 1e-2
 """Nats per unit: a function that still rises so fast at the end of the range has no maximum."""
 
 RUNNING = 6.0
-"""Logarithms that a climb moved by as much without arriving run away: a factor of 400."""
+"""Logarithms that a climb moved by as much without arriving run away, a factor of 400; if…"""
+
+SPENT = 0.05
+"""…a Newton step still promises as much, in nats: what belongs at zero goes far, too."""
 
 LEAST = 1e-6
 """Curvature below which a coordinate is not determined by the data, nats per unit²."""
@@ -38,6 +41,9 @@ _DIFFERENCE = 1e-4
 
 _LENGTHS = (8.0, 4.0, 2.0, 1.0, 0.5, 0.25, 0.06, 0.01)
 """Lengths of a Newton step that are tried at once."""
+
+_ROUNDING = 1e-9
+"""Relative error of a height."""
 
 _FLAT = 0.05
 """Largest gradient where a climb without curvature has arrived, nats per unit."""
@@ -167,20 +173,19 @@ class _Finisher:
                 self.left = 0 if bool(more.moving[0]) else self.left
                 value = values[-1]
         else:
+            gain = torch.inf
             while True:
                 curvature = curvature_at(self.heights, point)
                 slope = torch.where(held(point, gradient, self.reach), 0, gradient)
                 promise = None if curvature is None else _promise(curvature, slope)
-                if (
-                    curvature is None
-                    or promise is None
-                    or promise < self.tolerance / 4
-                    or not self.left
-                ):
+                if curvature is None or promise is None or promise < self.tolerance / 100:
+                    break
+                if self.left <= 0 or gain < self.tolerance / 100:
                     break
                 tried = self._newton(point, value, slope, curvature)
                 if tried is None:
                     break
+                gain = tried[1] - value
                 point, value, gradient = tried
                 values += (value,)
                 self.left -= 1
@@ -220,12 +225,13 @@ class _Finisher:
         slope = torch.where(end, 0, gradient)
         outward = end & (gradient.abs() > STEEP)
         largest = float(slope.abs().max()) if len(slope) else 0.0
-        arrived = promise < self.tolerance if promise is not None else largest < _FLAT
+        finest = max(self.tolerance, _ROUNDING * (1 + abs(value)))
+        arrived = promise < finest if promise is not None else largest < _FLAT
         running = self.bounded & (point.abs() > RUNNING)
         why: Ending = "converged" if arrived else "stalled"
         if not arrived and self.left <= 0:
             why = "steps used up"
-        elif not arrived and bool(running.any()):
+        elif not arrived and bool(running.any()) and not (promise or 0) < SPENT:
             why, outward = "unbounded", outward | running
         if bool((end & outward).any()):
             why = "unbounded"

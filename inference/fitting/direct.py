@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import cycle
 from typing import Literal, NamedTuple, TypeGuard
 
 import torch
@@ -47,6 +48,12 @@ HEAVY = 2e9
 
 LEAST_CURVATURE = 0.1
 """A normal posterior starts no wider than by this curvature, nats per unit²."""
+
+KINDS = ("sticky", "frames", "sticky", "frames", "sticky", "prior")
+"""Kinds of further starts of a chain, in turn: kinds that differ end in different maxima."""
+
+_LEAVING = 0.02, 0.5
+"""Probabilities of leaving a state of sticky starts."""
 
 _SHAKEN = 1.0
 """Standard deviation of the noise on further starts of models without clusters, in units."""
@@ -268,16 +275,31 @@ def _starts(
     if isinstance(start, Mapping):
         return  # the user says where
     clusters = type(model).start_from_frames is not Model.start_from_frames and not model.tied
-    clustered = start in ("kmeans", "frames") and clusters
-    for number in range(1, count):
+    kinds = cycle(KINDS if start in ("kmeans", "frames") and clusters else [start])
+    for number, kind in zip(range(1, count), kinds, strict=False):
         own = seed + 7919 * number
-        if start == "prior" or (clustered and number > count // 2):
-            yield space.at(starting_values(model, sample, "prior", seed=own))
-        elif clustered:
-            yield space.at(starting_values(model, sample, "frames", seed=own))
-        else:
+        if kind == "kmeans":  # no clusters: noise about the first
             with seeded(own):
                 yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
+            continue
+        values = starting_values(model, sample, "prior" if kind == "prior" else "frames", seed=own)
+        yield space.at(_sticky(values, own) if kind == "sticky" else values)
+
+
+def _sticky(values: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """The same values with states that are kept for some time, all equally likely at first."""
+    table, first = values.get("transition"), values.get("initial")
+    if table is None or table.ndim != 2 or table.shape[0] != table.shape[1]:
+        return values
+    size = len(table)
+    with seeded(seed):
+        low, high = (math.log(share) for share in _LEAVING)
+        leaves = torch.empty((), dtype=torch.float64).uniform_(low, high).exp()
+    unit = torch.eye(size, dtype=torch.float64)
+    values = values | {"transition": (1 - leaves) * unit + leaves / size}
+    if first is not None and first.shape == (size,):
+        values["initial"] = torch.full_like(first, 1 / size)
+    return values
 
 
 def curvature_of(guide: Guide, data: Sequences) -> Tensor | None:

@@ -112,9 +112,9 @@ class NodeEmission(Emission):
         location, spread = torch.zeros(size), torch.full((size,), 1.5)
         if isinstance(family, Gaussian | FullGaussian):
             spread = self.predictor_scale
-            location = torch.as_tensor(family.location, dtype=spread.dtype).expand(size)
+            location = torch.as_tensor(family.location, dtype=spread.dtype).repeat(size)[:size]
         elif isinstance(family, Poisson):
-            location = torch.tensor(family.typical, dtype=torch.float64).log().expand(size)
+            location = torch.tensor(family.typical, dtype=torch.float64).log().repeat(size)[:size]
         prior: dist.TorchDistribution = dist.Normal(location, spread).to_event(1)
         return prior
 
