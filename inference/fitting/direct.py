@@ -21,6 +21,7 @@ from ..queries.evidence import log_evidence
 from .ascent import FINISHED, LOOSE, Ascent, ascend, curvature_at
 from .climb import Climbs, Each, climb
 from .draws import batches, blocks
+from .endings import doubts
 from .parallel import Processes
 from .settings import FitSettings
 from .start import Start, starting_values
@@ -330,6 +331,8 @@ class Laplace(NamedTuple):
     """Standard deviations of the coordinates given all others, (P,)."""
     covariance: Tensor
     """Covariance of the coordinates divided by these widths, (P, P)."""
+    doubts: tuple[str, ...]
+    """What its user must know of how it was found."""
 
 
 def laplace(
@@ -363,7 +366,8 @@ def laplace(
     precision = vectors @ (curvature.unsqueeze(-1) * vectors.mT)
     widths = precision.diagonal().rsqrt()
     whitened = widths.unsqueeze(-1) * precision * widths
-    return Laplace(space.values(found.point), widths, torch.linalg.inv(whitened))
+    said = doubts(found, model, space)
+    return Laplace(space.values(found.point), widths, torch.linalg.inv(whitened), said)
 
 
 def weights_of(guide: Guide, data: Sequences, seed: int) -> Tensor | None:

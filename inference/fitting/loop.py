@@ -563,6 +563,7 @@ class _Run:
             posterior = self.guide.parameter_posterior
             assert posterior is not None  # there are unknown parameters
             posterior.set_covariance(found.widths, found.covariance)
+            self.ended = Ending(warnings=found.doubts)
             self.steps = min(self.steps, POLISH)
 
     def _start(self, number: int) -> dict[str, Tensor]:

@@ -38,9 +38,10 @@ class FitSettings:
             ``ExactFilter``, in memory and without held-out sequences, unless the model or the data
             are very large (2000 parameters, or 5e8 steps × states²).
         tolerance: nats by which a point estimate may miss the maximum.
-        precision: ``"double"``, or ``"single"`` for the laws of large models, which loses digits:
+        precision: ``"double"``, or ``"single"`` for the laws in gradient steps, which loses digits:
             data must then lie within 1000 standard deviations of zero. Networks run in the float
-            type of their weights, float32 unless you set it.
+            type of their weights, float32 unless you set it. A step with an LSTM of 32 units takes
+            1.02 (2 states) to 1.2 times (16 states) as long in double precision.
         batch_size: number of sequences per step.
         learning_rate: Adam's, for the filter's weights.
         parameter_learning_rate: Adam's, for the posterior of the model's parameters (on the

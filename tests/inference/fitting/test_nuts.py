@@ -17,7 +17,8 @@ import pytest
 import torch
 from scipy import stats
 
-from beliefzoo.inference.fitting.nuts import NutsFit, nuts
+from beliefzoo.inference import starting_values
+from beliefzoo.inference.fitting.nuts import NutsFit, _Target, nuts
 from beliefzoo.models import (
     Categorical,
     FullGaussian,
@@ -292,3 +293,21 @@ def test_bad_model_and_data() -> None:
     impossible = HiddenMarkovModel(2, "bernoulli").with_parameters(probs=[0.0, 0.0])
     with pytest.raises(ValueError, match="start: the density of parameters and data must be fin"):
         nuts(impossible, Sequences.from_arrays([[1.0, 0.0]]), progress=False)
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e6])
+def test_the_target_has_no_unit(unit):
+    """The same density up to a constant, and coordinates of the same width, whatever the unit."""
+    y = np.random.default_rng(0).normal(size=40)
+    found = []
+    for scale in (1.0, unit):
+        data = Sequences.from_arrays([scale * y])
+        model = HiddenMarkovModel(2, "gaussian", ordered=True).adapted_to(data)
+        target = _Target(model, data, starting_values(model, data))
+        x = {name: torch.zeros_like(v) for name, v in target.centre.items()}
+        there = {name: v + 0.3 for name, v in x.items()}
+        rise = float(target.potential(there) - target.potential(x))
+        widths = torch.cat([(target.width[n] / model.units[n]).flatten() for n in x])
+        found.append((rise, widths))
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-4)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-4)
