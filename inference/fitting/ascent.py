@@ -178,9 +178,9 @@ class _Finisher:
                 curvature = curvature_at(self.heights, point)
                 slope = torch.where(held(point, gradient, self.reach), 0, gradient)
                 promise = None if curvature is None else _promise(curvature, slope)
-                if curvature is None or promise is None or promise < self.tolerance / 100:
+                if curvature is None or promise is None or promise < self.tolerance / 10_000:
                     break
-                if self.left <= 0 or gain < self.tolerance / 100:
+                if self.left <= 0 or gain < self.tolerance / 1000:
                     break
                 tried = self._newton(point, value, slope, curvature)
                 if tried is None:
