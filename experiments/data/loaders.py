@@ -36,6 +36,18 @@ _CO2 = (
     "series/co2_weekly.csv",
     "2737f74222cf1fb702d41058927d2b8d2a34778d519bfa6b1dea2f1b47c234f4",
 )
+_RETURNS = (
+    "reports/returns_212.csv",
+    "f314fbd63f2a505b45ac177712108fe847c55df86c1d171c42735ee9c806890d",
+)
+_SPEED = (
+    "reports/speed.csv",
+    "0ff98ecbf8be4174bf7a9cef5f7be398c010e044fefdb89690c0e33791ae1d60",
+)
+_EARNINGS = (
+    "series/johnson_johnson.csv",
+    "68ede837df36f39abe1d8e07874e35bc69756311e402cc7ec20394939dc32c78",
+)
 _DANCES = (
     "bee/bee_dance_scaled.npz",
     "646f7699e4841532754884cdcecdd9add957e4b82021c5af343e94fc3bcb670c",
@@ -186,6 +198,47 @@ def load_co2() -> Sequences:
     )
     days = (table["date"] - table["date"][0]).astype(np.float64)
     return Sequences.from_arrays([table["co2"]], times=[days], labels=["co2"], features=["ppm"])
+
+
+def load_returns() -> Sequences:
+    """Returns of a security, 212 numbers of the order of 1e-4, on which fits have failed.
+
+    One sequence (shape (1, 212, 1), float64).
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    return Sequences.from_arrays([np.loadtxt(_from_data_folder(*_RETURNS))])
+
+
+def load_response_times() -> Sequences:
+    """Logarithms of response times in 439 trials, as one sequence, and the pay-off for accuracy.
+
+    ``inputs`` are the pay-offs with mean 0 and standard deviation 1 (data ``speed`` of the R
+    package depmixS4).
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    path = _from_data_folder(*_SPEED)
+    times, payoff = np.genfromtxt(path, delimiter=",", skip_header=1, usecols=(0, 2)).T
+    driver = (payoff - payoff.mean()) / payoff.std(ddof=1)
+    return Sequences.from_arrays([times], inputs=[driver[:, None]])
+
+
+def load_earnings() -> Sequences:
+    """Quarterly earnings a share of Johnson & Johnson, 1960 to 1980, 84 numbers (dollars).
+
+    One sequence (shape (1, 84, 1), float64); ``times`` are years.
+
+    Raises:
+        ValueError: where the environment variable BELIEFZOO_DATA is not set or does not hold the
+            file with the expected checksum.
+    """
+    years, values = np.loadtxt(_from_data_folder(*_EARNINGS), delimiter=",", skiprows=1).T
+    return Sequences.from_arrays([values], times=[years])
 
 
 def load_english_letters(
