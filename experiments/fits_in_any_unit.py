@@ -310,9 +310,7 @@ def figures_of(cases: Mapping[str, Array]) -> dict[str, float]:
         "misses": int(missed.sum()),
         "silent_misses": int(silent.sum()),
         "largest_silent_miss": float(cases["missed_by"][silent].max(initial=0.0)),
-        "share_of_found_that_look_like_misses": float(
-            (said & ~missed).sum() / max(1, sum(~missed))
-        ),
+        "false_alarms": int((said & ~missed).sum()),
         "seconds_median": float(np.median(cases["seconds"])),
         "climbs_that_found_it_median": float(np.median(cases["climbs_that_found_it"])),
     }

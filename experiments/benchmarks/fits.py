@@ -201,7 +201,7 @@ def _compare(name: str, settings: Settings) -> dict[str, Any]:
         figures[OURS]["published"] = row.published
         figures[OURS]["nats_below_published"] = row.published - figures[OURS]["log_likelihood"]
     for peer, timing in timings.items():
-        if peer != OURS:
+        if peer != OURS and "nats_short" in figures[peer]:
             figures[peer] |= ratios(timing.milliseconds, timings[OURS].milliseconds)
     return figures
 

@@ -65,6 +65,8 @@ def checked(contender: Contender[Task], task: Task, prepared: Prepared) -> dict[
         ValueError: it is another one.
     """
     found: Found = prepared.answer(prepared.work())
+    if not np.isfinite(found.claimed):
+        return {"left_out": "it gives no numbers"}
     exact = height(task, found.parameters)
     off = abs(exact - found.claimed) / (1 + abs(exact))
     if not off < AGREE:  # also NaN
@@ -141,6 +143,10 @@ def _read_hmmlearn(task: Task, model: Any, note: str) -> Found:
 # --- dynamax --------------------------------------------------------------------------------------
 
 
+_MOST = 640
+"""Steps of EM after which it is taken to have reached its limit."""
+
+
 def _dynamax(task: Task) -> Prepared:
     """EM in float64 from k-means, flat priors, twice as many iterations until it has arrived."""
     import jax
@@ -158,8 +164,8 @@ def _dynamax(task: Task) -> Prepared:
         values, _ = model.fit_em(start, kinds, y, num_iters=iterations, verbose=False)
         return values, float(model.marginal_log_prob(values, y))
 
-    iterations, limit = 10, work(5120)[1]
-    while iterations < 5120 and not work(iterations)[1] > limit - CLOSE:
+    iterations, limit = 10, work(_MOST)[1]
+    while iterations < _MOST and not work(iterations)[1] > limit - CLOSE:
         iterations *= 2
 
     def answer(result: tuple[Any, float]) -> Found:
