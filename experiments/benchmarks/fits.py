@@ -11,6 +11,7 @@ where it ends in another maximum than the best, its time is that of a wrong answ
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -37,7 +38,7 @@ from ..data.loaders import (
     load_returns,
 )
 from .parts import fresh
-from .parts.comparison import Compared, compare, ratios
+from .parts.comparison import Compared, Contender, Prepared, compare, ratios
 from .parts.fitters import CONTENDERS, OURS, Task, checked
 
 SHORT = 1e-4
@@ -182,6 +183,23 @@ def measure(settings: Settings) -> dict[str, dict[str, Any]]:
     return {"rows": figures, "summary": {"not_reached": falls_short(figures)}}
 
 
+def _clocked(contender: Contender[Task], seconds: list[float]) -> Contender[Task]:
+    """The same, noting the processor's seconds of every call, which neighbours change little."""
+
+    def prepare(task: Task) -> Prepared:
+        prepared = contender.prepare(task)
+
+        def work() -> Any:
+            began = time.process_time()
+            result = prepared.work()
+            seconds.append(time.process_time() - began)
+            return result
+
+        return prepared._replace(work=work)
+
+    return replace(contender, prepare=prepare)
+
+
 def _compare(name: str, settings: Settings) -> dict[str, Any]:
     row = ROWS[name]
     try:
@@ -189,11 +207,16 @@ def _compare(name: str, settings: Settings) -> dict[str, Any]:
     except ValueError as error:  # no folder of data
         return {OURS: {"left_out": str(error)}}
     task = Task(name, model, data, settings.seed, row.family)
-    asked = [CONTENDERS[one] for one in (OURS, *row.peers)]
-    figures, timings = compare(
+    spent: dict[str, list[float]] = {one: [] for one in (OURS, *row.peers)}
+    asked = [_clocked(CONTENDERS[one], seconds) for one, seconds in spent.items()]
+    found, timings = compare(
         task, asked, settings, lambda contender, prepared: checked(contender, task, prepared)
     )
-    best = max(one["log_likelihood"] for one in figures.values() if "log_likelihood" in one)
+    figures: dict[str, dict[str, Any]] = dict(found)
+    for name, seconds in spent.items():
+        if seconds:
+            figures[name]["cpu_seconds_median"] = float(np.median(seconds[1:] or seconds))
+    best = max(float(one["log_likelihood"]) for one in figures.values() if "log_likelihood" in one)
     for one in figures.values():
         if "log_likelihood" in one:
             one["nats_short"] = best - one["log_likelihood"]
@@ -246,6 +269,7 @@ def _said(one: Mapping[str, Any]) -> str:
         return f"left out: {one['left_out']}"
     said = f"{one['log_likelihood']:14.4f}{one['nats_short']:12.2g} short"
     said += f"{1e-3 * one['milliseconds_median']:10.3g} s"
+    said += f"{one['cpu_seconds_median']:10.3g} s of a processor"
     if "times_slower" in one:
         said += f"{one['times_slower']:8.3g} times ours"
     if "nats_below_published" in one:

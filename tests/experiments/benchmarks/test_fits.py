@@ -56,6 +56,7 @@ def test_who_is_not_installed_is_left_out(monkeypatch):
     figures = measure(Settings(**{**SMOKE, "rows": ("nile",)}))
     ours = figures["rows"]["nile"][OURS]
     assert ours["log_likelihood"] == pytest.approx(-633.4646, abs=1e-4)
+    assert ours["cpu_seconds_median"] > 0
     assert figures["rows"]["nile"]["statsmodels"] == {"left_out": "statsmodels is not installed"}
     assert figures["summary"]["not_reached"] == []
     assert "left out: statsmodels is not installed" in table(figures)
@@ -64,12 +65,16 @@ def test_who_is_not_installed_is_left_out(monkeypatch):
 
 def test_what_falls_short_is_said():
     ours = {"nats_short": 0.5, "nats_below_published": 0.2}
-    peer = {"nats_short": 0.0, "times_slower": 0.25}
-    said = falls_short({"earthquakes_stationary_2": {OURS: ours, "hmmlearn": peer}})
+    there = {"nats_short": 0.0, "times_slower": 0.25}
+    lower = {"nats_short": 0.3, "times_slower": 0.5}
+    said = falls_short(
+        {"earthquakes_stationary_2": {OURS: ours, "hmmlearn": there, "hmmlearn_default": lower}}
+    )
     assert said == [
         "earthquakes_stationary_2: 0.5 nats below the best that was found",
         "earthquakes_stationary_2: 0.2 nats below the published maximum",
-        "earthquakes_stationary_2: hmmlearn takes 0.25 times ours, ending 0 nats below the best",
+        "earthquakes_stationary_2: hmmlearn takes 0.25 times ours",
+        "earthquakes_stationary_2: hmmlearn_default takes 0.5 times ours, 0.3 nats short",
     ]
 
 
