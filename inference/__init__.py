@@ -51,8 +51,9 @@ from .filters.spectral import (
 )
 from .fitting.criteria import InformationCriteria
 from .fitting.extent import Extent
-from .fitting.loop import Fit, NonFiniteLossError, fit
+from .fitting.loop import fit
 from .fitting.nuts import NutsFit, NutsSettings, nuts
+from .fitting.record import Fit, NonFiniteLossError
 from .fitting.saving import load_fit, save_fit
 from .fitting.settings import FitSettings
 from .fitting.standard_errors import StandardErrors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ...models import Model, Sequences
 from ..fitting.criteria import InformationCriteria, free_parameters
-from ..fitting.loop import Fit
+from ..fitting.record import Fit
 from ..queries.answers import log_evidence
 
 

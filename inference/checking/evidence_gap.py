@@ -15,7 +15,7 @@ from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
 from ..filters.linear_likelihood import LinearLikelihood
-from ..fitting.loop import Fit
+from ..fitting.record import Fit
 from ..guides.guide import Guide, Posterior
 from ..queries.batches import BATCH
 from ..queries.linear import arguments

@@ -16,7 +16,7 @@ from ...models.chains.nodes import node_log_probabilities, product_law
 from ...models.checks import require, require_count
 from ...models.data.summary import missing_elements
 from ..exact import chains as exact
-from ..fitting.loop import Fit
+from ..fitting.record import Fit
 from ..guides.guide import Guide, Posterior, parameters_of
 from ..guides.posteriors import Backward, Forward, MeanField, PathPosterior
 from . import best_gaussian

@@ -17,8 +17,8 @@ from ..arviz_groups import k_threshold, pareto_k, psis_log_mean
 from ..exact import chains as exact
 from ..fitting import objectives
 from ..fitting.draws import batches, blocks, draw_parameters, draw_paths, for_batch
-from ..fitting.loop import Fit
 from ..fitting.objectives import log_mean_exp
+from ..fitting.record import Fit
 from ..guides.guide import Guide
 from ..queries.evidence import log_evidence
 from .evidence_gap import guide_of

@@ -17,7 +17,7 @@ from ...models.checks import require, require_count
 from ...models.decisions.bayes_rule import BayesRule
 from ...models.decisions.policies import require_process, require_tracker
 from ..filters.recurrent import RecurrentFilter
-from ..fitting.loop import Fit
+from ..fitting.record import Fit
 from ..guides.guide import Guide
 
 Impossible = Literal["raise", "reset"]

@@ -12,9 +12,9 @@ from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ..checking.importance import log_weights
 from ..exact import gaussian as exact_gaussian
-from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
 from ..fitting.objectives import log_mean_exp
+from ..fitting.record import Fit
 from ..guides.guide import Guide
 from ..queries import answers as queries
 from ..queries import linear as linear_queries

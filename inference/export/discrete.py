@@ -13,8 +13,8 @@ from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
 from ..fitting.draws import batches, blocks, draw_paths, for_batch
-from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
+from ..fitting.record import Fit
 from ..guides.guide import Guide
 from ..queries import answers as queries
 from .beliefs import average_beliefs

@@ -14,8 +14,8 @@ from ...models.data.summary import missing_elements
 from ..arviz_groups import Idata, build
 from ..filters.recurrences import check_inputs, check_network, recurrent_gates
 from ..filters.recurrent import RecurrentFilter
-from ..fitting.loop import Fit
 from ..fitting.provenance import source_commit
+from ..fitting.record import Fit
 from ..guides.guide import Guide, parameters_of
 from .sample import Array, as_array
 

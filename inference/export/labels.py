@@ -10,8 +10,8 @@ from torch import Tensor
 from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ..fitting.draws import log_prior
-from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
+from ..fitting.record import Fit
 from .beliefs import average_beliefs
 from .sample import Array, Sample, thinned
 

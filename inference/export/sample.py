@@ -15,8 +15,8 @@ from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ..checking.importance import is_point
 from ..fitting.draws import draw_parameters, log_prior
-from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
+from ..fitting.record import Fit
 
 POINT_DRAWS = 2
 """Draws of a point estimate, all the same: with two ArviZ shows its sd as 0."""

@@ -19,9 +19,9 @@ from ..arviz_groups import ConvergenceWarning, Idata, build, k_threshold
 from ..checking.importance import corrected_evidence, is_point, k_hat
 from ..filters.recurrent import RecurrentFilter
 from ..fitting.draws import draw_prior
-from ..fitting.loop import Fit
 from ..fitting.nuts import NutsFit
 from ..fitting.provenance import source_commit
+from ..fitting.record import Fit
 from ..queries.batches import require_future_actions
 from . import continuous as export_continuous
 from . import discrete as export_discrete

@@ -28,7 +28,7 @@ from ...models.randomness import seeded
 from ..filters.slot import Filter
 from ..guides.guide import Guide
 from .extent import Extent
-from .loop import Fit
+from .record import Fit
 from .settings import FitSettings
 
 _TORCH: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}

@@ -20,7 +20,7 @@ from .scalars import labels
 from .standard_errors import StandardErrors
 
 if TYPE_CHECKING:
-    from .loop import Fit
+    from .record import Fit
 
 DRAWS = 4000
 """Draws of a posterior: medians and deviations are then within .02 standard deviations."""

@@ -30,8 +30,9 @@ from ..checking.sample_statistics import SampleComparison, compare_samples
 from ..export.to_arviz import to_arviz
 from ..filters.recurrences import recurrent_gates
 from ..filters.recurrent import LSTMFilter, Memory
-from ..fitting.loop import Fit, fit
+from ..fitting.loop import fit
 from ..fitting.plain import plain
+from ..fitting.record import Fit
 from ..fitting.settings import FitSettings
 from ..guides.guide import BeliefGuide
 from ..guides.parameters import Uncertainty

@@ -1,0 +1,102 @@
+"""A fit of a point estimate by climbs of the exact evidence."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ...models import Sequences
+from ..guides.coordinates import Coordinates
+from .ascent import Ascent
+from .direct import (
+    Landscape,
+    Prior,
+    Recorded,
+    maximise,
+    number_of_starts,
+)
+from .endings import doubts
+from .record import Ending, Fit
+from .run import Run
+
+
+class PointRun(Run):
+    """The state of such a fit while it runs."""
+
+    def finish(self) -> Fit:
+        """A point estimate by L-BFGS from several starts."""
+        settings, model = self.settings, self.model
+        if self.resumed is None:
+            self.start = self.processes.by_first(partial(self._start, 0))
+        self.guide = self.origin.fresh(self.start)
+        posterior = self.guide.parameter_posterior
+        train = self.batches.train
+        assert posterior is not None  # is_direct saw to it
+        assert isinstance(train, Sequences)
+        shared = self.processes
+        prior: Prior = "parameters" if self.guide.uncertainty == "map" else "none"
+        space = posterior.coordinates
+        landscape = Landscape(model, train, space, prior=prior, processes=shared)
+        known = [] if self.resumed is None else self.resumed["answers"]
+        bar = tqdm(disable=not self.progress or not shared.first, unit="step", desc="fit ml/map")
+        with bar:
+            self.asked = asked = Recorded(landscape, known, self._save_sometimes)
+            found = maximise(
+                asked,
+                model,
+                space,
+                self.batches.sample,
+                prior=prior,
+                start=settings.start,
+                starts=settings.restarts or number_of_starts(model),
+                seed=self.seed,
+                steps=settings.steps,
+                tolerance=settings.tolerance,
+                each=partial(self._after, bar),
+            )
+        if found is None:
+            raise self._not_finite("log density", 0, self.guide)
+        self._arrive(found, space)
+        self._save()
+        self.guide.eval()
+        self._warn_of_dead_states()
+        return self._record()
+
+    def _answers(self) -> list[Tensor]:
+        """Heights and gradients that were computed."""
+        return self.asked.answers
+
+    def _after(self, bar: Any, point: Tensor, value: float) -> None:
+        """Shows a step, and calls the callback every now and then."""
+        self.step += 1
+        bar.update()
+        bar.set_postfix({"nats per step": f"{value / self.batches.n_steps:.5f}"}, refresh=False)
+        if self.callback is not None and self.step % self.settings.evaluate_every == 0:
+            self._place(point)
+            self.guide.eval()
+            with torch.no_grad():
+                self.callback(self.step, self.guide)
+
+    def _save_sometimes(self) -> None:
+        if len(self.asked.answers) % self.settings.checkpoint_every == 0:
+            self._save()
+
+    def _place(self, point: Tensor) -> None:
+        posterior = self.guide.parameter_posterior
+        assert posterior is not None  # there are unknown parameters
+        with torch.no_grad():
+            posterior.mean.copy_(point)
+
+    def _arrive(self, found: Ascent, space: Coordinates) -> None:
+        steps = self.batches.n_steps
+        self._place(found.point)
+        self.losses = [-value / steps for value in found.values]
+        self.restart_bounds = [height / steps for height in found.heights]
+        self.step = len(found.values) - 1
+        flat = float(found.gradient.abs().max()) if len(found.gradient) else 0.0
+        said = doubts(found, self.model, space)
+        self.ended = Ending(found.why, found.why == "converged", flat, found.curvature, said)
