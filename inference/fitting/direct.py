@@ -18,7 +18,7 @@ from ..guides.coordinates import Coordinates
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
 from ..queries.evidence import log_evidence
-from .ascent import FINISHED, LOOSE, Ascent, ascend, curvature_at
+from .ascent import CURVED, FINISHED, LOOSE, Ascent, ascend, curvature_at
 from .climb import Climbs, Each, climb
 from .draws import batches, blocks
 from .endings import doubts
@@ -368,6 +368,24 @@ def laplace(
     whitened = widths.unsqueeze(-1) * precision * widths
     said = doubts(found, model, space)
     return Laplace(space.values(found.point), widths, torch.linalg.inv(whitened), said)
+
+
+def covariance_of(guide: Guide, data: Sequences) -> Tensor | None:
+    """Covariance (P, P) of the coordinates by the curvature of the exact posterior where the guide
+    is; None for many parameters, or if it is not finite.
+    """
+    model, posterior = guide.model, guide.parameter_posterior
+    assert posterior is not None  # there are unknown parameters
+    if posterior.coordinates.size > CURVED:
+        return None
+    space, alone = posterior.coordinates, Processes(None)
+    seen = Landscape(model, data, space, prior="coordinates", processes=alone)
+    curvature = curvature_at(seen, posterior.mean.detach())
+    if curvature is None:
+        return None
+    sizes, vectors = torch.linalg.eigh(curvature)
+    found: Tensor = (vectors / sizes.clamp_min(1.0)) @ vectors.mT  # no wider than a unit
+    return found
 
 
 def weights_of(guide: Guide, data: Sequences, seed: int) -> Tensor | None:

@@ -32,6 +32,7 @@ from .checkpoints import digest_of, fingerprint, read_checkpoint
 from .direct import (
     HEAVIEST,
     WEIGHTS,
+    covariance_of,
     is_exact,
     laplace,
     weights_of,
@@ -187,16 +188,26 @@ class Run:
         return best
 
     def _widen(self) -> None:
-        """Gives a normal posterior of an exact guide mode and curvature of the posterior itself."""
+        """Gives a normal posterior the width that the exact one has, where there is one.
+
+        That of an exact guide also begins at its mode; others begin at the start.
+        """
         guide, sample = self.origin, self.batches.sample
-        normal = guide.uncertainty not in POINTS and bool(self.model.priors)
-        if not (normal and is_exact(guide) and work(self.model, sample) <= HEAVIEST):
+        posterior = self.guide.parameter_posterior
+        normal = posterior is not None and guide.uncertainty not in POINTS
+        if not (normal and self.model.exact and work(self.model, sample) <= HEAVIEST):
+            return
+        assert posterior is not None  # normal
+        if not is_exact(guide):
+            covariance = self.processes.by_first(partial(covariance_of, self.guide, sample))
+            if covariance is not None:
+                posterior.set_covariance(torch.ones_like(posterior.mean), covariance)
             return
         found = self.processes.by_first(partial(laplace, guide, sample, self.settings, self.seed))
         if found is not None:
             self.guide = guide.fresh(found.values)
             posterior = self.guide.parameter_posterior
-            assert posterior is not None  # there are unknown parameters
+            assert posterior is not None  # as before
             posterior.set_covariance(found.widths, found.covariance)
             self.ended = Ending(warnings=found.doubts)
             self.steps = min(self.steps, POLISH)
