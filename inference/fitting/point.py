@@ -27,6 +27,8 @@ from .run import Run
 class PointRun(Run):
     """The state of such a fit while it runs."""
 
+    redundant = False
+
     def finish(self) -> Fit:
         """A point estimate by L-BFGS from several starts."""
         settings, model = self.settings, self.model

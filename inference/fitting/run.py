@@ -63,6 +63,9 @@ FAR = 1000
 class Run:
     """The state of a fit while it runs."""
 
+    redundant = True
+    """Whether points have redundant coordinates, see ``Coordinates``."""
+
     def __init__(
         self,
         guide: Guide,
@@ -109,6 +112,8 @@ class Run:
         )
         self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
         self.origin = guide.of(self.model)
+        if self.origin.uncertainty in POINTS and self.redundant:
+            self.origin.in_redundant_coordinates()
         if settings.precision == "single":
             _require_near_zero(self.batches.sample)
             self.origin.precision = torch.float32
@@ -220,6 +225,8 @@ class Run:
         point: Guide = self.origin.fresh(values)
         if self.model.exact:
             point = BeliefGuide(self.model, ExactFilter(), parameters="map").fresh(values)
+        if point.uncertainty in POINTS:
+            point.in_redundant_coordinates()
         optimizer = self._make_optimizer(point)
         for step in range(self.settings.restart_steps):
             self._differentiate(point, optimizer, "elbo", step)

@@ -73,6 +73,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     record = {
         "guide": class_name(type(fit.guide), "fit.guide"),
         "uncertainty": fit.guide.uncertainty,
+        "redundant": fit.guide.redundant,
         "options": described(fit.guide.options, "fit.guide.options", tensors),
         "filter": _described_filter(fit.guide.filter, tensors),
         "objective": fit.objective,
@@ -144,6 +145,8 @@ def load_fit(
     # Networks are made with random weights, before they get those of the file.
     with whole("a fit"), seeded(0):
         guide = _restored_guide(record, model, tensors, allow, network)
+        if record.get("redundant"):
+            guide.in_redundant_coordinates()
         _fill(guide, content["guide"])
         return Fit(
             model=model,

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Transform, biject_to
+from torch.distributions import Transform, biject_to, constraints, transform_to
 
 from ...models.emissions.emission import Parameters, Priors
-from ...models.priors import has_unit, in_double, support_of
+from ...models.priors import elementary, has_unit, in_double, support_of
 from ...models.randomness import seeded
 
 _MEDIAN_OF = 15
@@ -31,6 +31,8 @@ class Coordinates(nn.Module):
         priors: priors of the unknown parameters.
         units: units of their unconstrained forms, see ``Model.units``; 1 where a name is left out.
         centre: values of parameters at v = 0; medians of the priors where a name is left out.
+        redundant: probabilities p ∝ exp(x) have as many coordinates as there are, one too many, in
+            which a gradient moves all alike; otherwise one less. Such coordinates have no volume.
 
     Raises:
         ValueError: a centre at the edge of the support.
@@ -48,14 +50,18 @@ class Coordinates(nn.Module):
     scale_free: Tensor
     """Coordinates that are logarithms or logits, (P,) bool."""
 
-    def __init__(self, priors: Priors, units: Parameters, centre: Parameters) -> None:
+    def __init__(
+        self, priors: Priors, units: Parameters, centre: Parameters, *, redundant: bool = False
+    ) -> None:
         super().__init__()
         self._transforms: dict[str, Transform] = {}
         self._shapes: dict[str, torch.Size] = {}
         middles, widths = [torch.zeros(0)], [torch.zeros(0)]
         free = [torch.zeros(0, dtype=torch.bool)]
         for name, prior in priors.items():
-            transform = biject_to(support_of(prior))
+            simplex = isinstance(elementary(prior.support), type(constraints.simplex))
+            find = transform_to if redundant and simplex else biject_to
+            transform = find(support_of(prior))
             value = centre[name] if name in centre else _median(prior)
             middle: Tensor = transform.inv(value.double())
             if not bool(middle.isfinite().all()):
@@ -65,8 +71,10 @@ class Coordinates(nn.Module):
                 )
             self._transforms[name], self._shapes[name] = transform, middle.shape
             middles.append(middle.flatten())
-            free.append(~has_unit(prior).expand(middle.shape).flatten())
-            widths.append(units.get(name, torch.ones(())).expand(middle.shape).flatten())
+            own = torch.zeros(()).bool() if find is transform_to else has_unit(prior)
+            free.append(~own.expand(middle.shape).flatten())
+            unit = torch.ones(()) if find is transform_to else units.get(name, torch.ones(()))
+            widths.append(unit.expand(middle.shape).flatten())
         self.register_buffer("centre", torch.cat(middles).double())
         self.register_buffer("unit", torch.cat(widths).double())
         self.register_buffer("scale_free", torch.cat(free))

@@ -92,7 +92,7 @@ class Guide(nn.Module, ABC):
         parameters: posterior of the unknown parameters: ``"multivariate"`` (one joint normal on the
             unconstrained scale), ``"normal"`` (independent ones, which makes intervals too narrow
             where parameters depend on each other), ``"map"`` (point estimate) or ``"ml"`` (point
-            estimate, priors ignored). None: ``"multivariate"`` for up to 100 unconstrained numbers,
+            estimate, priors ignored). None: ``"multivariate"`` for up to 30 unconstrained numbers,
             otherwise ``"normal"``.
 
     >>> from beliefzoo.inference import BeliefGuide, Guide, LSTMFilter
@@ -130,6 +130,7 @@ class Guide(nn.Module, ABC):
         self.filter = filter
         self.uncertainty: Uncertainty = parameters
         self.precision = torch.float64
+        self.redundant = False
         self.parameter_posterior = self._posterior_at({})
 
     def _check_filter(self, filter: Filter) -> None:
@@ -173,7 +174,17 @@ class Guide(nn.Module, ABC):
         model = self.model
         if not model.priors:
             return None
-        return ParameterPosterior(model.priors, model.units, start, self.uncertainty)
+        priors, units, kind = model.priors, model.units, self.uncertainty
+        return ParameterPosterior(priors, units, start, kind, redundant=self.redundant)
+
+    def in_redundant_coordinates(self) -> None:
+        """Makes the posterior of the parameters, a point, anew in redundant coordinates.
+
+        Steps of a gradient go along these better than along those of L-BFGS, which have a curvature
+        in all directions.
+        """
+        self.redundant = True
+        self.parameter_posterior = self._posterior_at(self.median())
 
     def fresh(self, start: Mapping[str, Tensor]) -> Self:
         """Returns a copy with parameters centred on ``start`` and the same filter weights."""

@@ -27,7 +27,7 @@ _WIDTH = 0.05
 """Standard deviation of a normal posterior at first, in units of the coordinates."""
 
 
-FEW = 100
+FEW = 30
 """Unconstrained numbers up to which one joint normal is the usual posterior."""
 
 
@@ -56,6 +56,7 @@ class ParameterPosterior(nn.Module):
         units: their units, see ``Model.units``.
         start: values at the mean of the posterior, to begin with.
         uncertainty: the kind of posterior.
+        redundant: see ``Coordinates``; for points alone.
     """
 
     log_width: nn.Parameter
@@ -64,11 +65,17 @@ class ParameterPosterior(nn.Module):
     """L without its diagonal, divided by the diagonal, (P, P)."""
 
     def __init__(
-        self, priors: Priors, units: Parameters, start: Parameters, uncertainty: Uncertainty
+        self,
+        priors: Priors,
+        units: Parameters,
+        start: Parameters,
+        uncertainty: Uncertainty,
+        *,
+        redundant: bool = False,
     ) -> None:
         super().__init__()
         self.uncertainty: Uncertainty = uncertainty
-        self.coordinates = Coordinates(priors, units, start)
+        self.coordinates = Coordinates(priors, units, start, redundant=redundant)
         zeros = torch.zeros(self.coordinates.size, dtype=torch.float64)
         self.mean = nn.Parameter(zeros.clone())
         if uncertainty not in POINTS:
