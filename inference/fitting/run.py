@@ -110,13 +110,7 @@ class Run:
             seed=seed,
             processes=processes,
         )
-        self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
-        self.origin = guide.of(self.model)
-        if self.origin.uncertainty in POINTS and self.redundant:
-            self.origin.in_redundant_coordinates()
-        if settings.precision == "single":
-            _require_near_zero(self.batches.sample)
-            self.origin.precision = torch.float32
+        self.origin = self._adapted(guide)
         self.optimizer: torch.optim.Adam | None = None
         self.started = time.monotonic()
         self.restart_bounds: list[float] = []
@@ -127,6 +121,17 @@ class Run:
         self.best: dict[str, Tensor] | None = None
         self.start: dict[str, Tensor] = {} if saved is None else saved["start"]
         self.resumed = saved
+
+    def _adapted(self, guide: Guide) -> Guide:
+        """The guide with priors on the scale of the data, as this fit needs it."""
+        self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
+        own = guide.of(self.model)
+        if own.uncertainty in POINTS and self.redundant:
+            own.in_redundant_coordinates()
+        if self.settings.precision == "single":
+            _require_near_zero(self.batches.sample)
+            own.precision = torch.float32
+        return own
 
     def _answers(self) -> list[Tensor]:
         """What an interrupted run need not ask again."""
