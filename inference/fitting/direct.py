@@ -22,6 +22,7 @@ from .ascent import CURVED, FINISHED, LOOSE, Ascent, ascend, curvature_at
 from .climb import Climbs, Each, climb
 from .draws import batches, blocks
 from .endings import doubts
+from .minibatches import SMALLEST_SPLIT
 from .parallel import Processes
 from .settings import FitSettings
 from .start import Start, starting_values
@@ -87,12 +88,14 @@ def is_direct(
     """
     exact = is_exact(guide)
     point = bool(guide.model.priors) and guide.uncertainty in POINTS and objective == "elbo"
-    whole = isinstance(data, Sequences) and heldout is None
+    split = bool(settings.holdout) and len(data) >= SMALLEST_SPLIT
+    whole = isinstance(data, Sequences) and heldout is None and not split
     if settings.method == "lbfgs" and not (exact and point and whole):
         raise ValueError(
             "settings.method: 'lbfgs' needs a BeliefGuide with ExactFilter, parameters='ml' or "
             "'map', objective='elbo', data in memory and none held out; got "
-            f"{type(guide).__name__}, {guide.uncertainty!r}, {objective!r}"
+            f"{type(guide).__name__}, {guide.uncertainty!r}, {objective!r}, "
+            f"settings.holdout={settings.holdout}"
         )
     if settings.method != "auto" or not (exact and point and whole):
         return settings.method == "lbfgs"

@@ -220,6 +220,16 @@ def test_lbfgs_is_refused_where_it_cannot_be_used():
         fit(model, guide, data, settings=FitSettings(method="lbfgs"), progress=False)
 
 
+def test_lbfgs_leaves_no_sequences_out():
+    """Held-out sequences are for early stopping, which it does not do: it would just miss them."""
+    data = Sequences.from_arrays(two_states(60).reshape(20, 3))
+    model = HiddenMarkovModel(1, "gaussian")
+    with pytest.raises(ValueError, match="none held out; got .* settings.holdout=0.5"):
+        estimate(model, data, method="lbfgs", holdout=0.5)
+    assert len(estimate(model, data, steps=2, holdout=0.5).evaluations) == 1
+    assert estimate(model, data[:19], holdout=0.5).converged  # too few to hold any out
+
+
 def test_single_precision_is_refused_far_from_zero():
     data = Sequences.from_arrays([1e8 + two_states(60)])
     model = HiddenMarkovModel(2, "gaussian")
