@@ -363,6 +363,9 @@ def has_unit(prior: dist.TorchDistribution) -> Tensor:
         unit = ~unit
     elif isinstance(support, IncreasingVector) and isinstance(elementary(support.entry), _Real):
         unit[0] = True
+    elif isinstance(support, SortedRows) and isinstance(elementary(support.entry), _Real):
+        unit = ~unit
+        unit[1:, support.column] = False
     return unit
 
 

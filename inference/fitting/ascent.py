@@ -58,7 +58,8 @@ class Ascent:
         value: the function there, nats.
         gradient: its gradient there, (P,); zero where the range holds a coordinate.
         why: why the climb ended there.
-        outward: coordinates along which the function rises without end.
+        outward: coordinates along which the function rises without end; where the steps are used
+            up, those that are far out and still move.
         heights: where every start ended, nats.
         values: the function after every step of the best climb, nats.
         curvature: −∂²/∂v², (P, P); None if it was not computed.
@@ -109,6 +110,7 @@ def ascend(
     found = climb(heights, starts, bounded=bounded, steps=steps, tolerance=LOOSE, each=each)
     reach = reach_of(bounded)
     ended: dict[int, Ascent] = {}
+    joined: dict[int, float] = {}  # on their way to one of these
     for row in found.heights.argsort(descending=True).tolist():
         if not bool(found.heights[row].isfinite()):
             break
@@ -116,7 +118,9 @@ def ascend(
         height = float(found.heights[row])
         if sound and (len(sound) == FINISHED or height < max(sound) - NEAR):
             break
-        if any(_same(found.points[row], height, one) for one in ended.values()):
+        same = [one for one in ended.values() if _same(found.points[row], height, one)]
+        if same:
+            joined[row] = max(height, *(one.value for one in same))
             continue
         before = tuple(found.trace[:, row].tolist())
         left = 0 if bool(found.moving[row]) else steps - len(before) + 1
@@ -125,7 +129,7 @@ def ascend(
     if not ended:
         return None
     best = min(ended.values(), key=lambda one: (one.why == "unbounded", -one.value))
-    ends = {row: one.value for row, one in ended.items()}
+    ends = joined | {row: one.value for row, one in ended.items()}
     every = [ends.get(row, height) for row, height in enumerate(found.heights.tolist())]
     return replace(best, heights=tuple(sorted(every, reverse=True)))
 
@@ -230,14 +234,14 @@ class _Finisher:
         running = self.bounded & (point.abs() > RUNNING)
         why: Ending = "converged" if arrived else "stalled"
         if not arrived and self.left <= 0:
-            why = "steps used up"
+            why, outward = "steps used up", outward | (running & (slope.abs() > STEEP))
         elif not arrived and bool(running.any()) and not (promise or 0) < SPENT:
             why, outward = "unbounded", outward | running
         if bool((end & outward).any()):
             why = "unbounded"
-        named: tuple[int, ...] = ()
         if why == "unbounded":  # there is no maximum to have a curvature
-            named, curvature, promise = tuple(outward.nonzero()[:, 0].tolist()), None, None
+            curvature = promise = None
+        named = tuple(outward.nonzero()[:, 0].tolist())
         return Ascent(point, value, slope, why, named, (), values, curvature, promise)
 
 

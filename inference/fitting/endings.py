@@ -27,7 +27,7 @@ def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
     if found.why == "unbounded":
         said.append(_unbounded(found, model, space))
     elif found.why != "converged":
-        said.append(_not_converged(found))
+        said.append(_not_converged(found, model, space))
     heights = sorted(found.heights, reverse=True)
     if len(heights) >= _FEW and found.agreeing == 1 and found.why != "unbounded":
         said.append(
@@ -38,7 +38,7 @@ def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _not_converged(found: Ascent) -> str:
+def _not_converged(found: Ascent, model: Model, space: Coordinates) -> str:
     slope = float(found.gradient.abs().max())
     gain = "the curvature is not known"
     if found.promise is not None:
@@ -46,12 +46,16 @@ def _not_converged(found: Ascent) -> str:
         if math.isinf(found.promise):
             gain = "this is a saddle, or close to one"
     advice = "try more settings.steps"
+    if found.outward:
+        away = _named(_moved(found, model, space))
+        advice += f", unless there is no maximum: {away or 'a parameter'} runs away"
     if found.why == "stalled":
         advice = "no step gained anything; try another settings.start, or a larger tolerance"
     return f"not converged, {found.why}: {gain}, the gradient is {slope:.2g} nats a unit; {advice}"
 
 
-def _unbounded(found: Ascent, model: Model, space: Coordinates) -> str:
+def _moved(found: Ascent, model: Model, space: Coordinates) -> list[str]:
+    """The scalars that run away, whereto, and where they are."""
     scalars = scalars_at(model, space, found.point)
     names = [
         label
@@ -67,13 +71,21 @@ def _unbounded(found: Ascent, model: Model, space: Coordinates) -> str:
             end = scalars.high[i] if towards[i] > 0 else scalars.low[i]
             word = f"{float(end):g}".replace("inf", "∞")
             moved.append(f"{names[i]} → {word} (now {float(scalars.values[i]):.2g})")
-    moved = list(dict.fromkeys(moved))
+    return list(dict.fromkeys(moved))
+
+
+def _named(moved: list[str]) -> str:
     more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+    return ", ".join(moved[:_NAMED]) + more
+
+
+def _unbounded(found: Ascent, model: Model, space: Coordinates) -> str:
+    away = _named(_moved(found, model, space))
     spike = (
         "a state sits on a single value" if model.has_paths else "a part of the data has no noise"
     )
     return (
-        f"unbounded: {', '.join(moved[:_NAMED])}{more}: the likelihood rises without end, as where "
-        f"{spike}; use parameters='map' with a prior that vanishes there, fewer states, or fix the "
-        "parameter"
+        f"unbounded: {away + ': ' if away else ''}the likelihood rises without end, as where "
+        f"{spike}; use parameters='map' with a prior that vanishes fast there, fewer states, or "
+        "fix the parameter"
     )

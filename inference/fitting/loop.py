@@ -40,8 +40,9 @@ def fit(
 ) -> Fit:
     """Fits a model and a guide together by maximising one objective over minibatches of sequences.
 
-    The guide passed in is not changed; the fitted one is in the result. The same seed gives the
-    same numbers, also when an interrupted fit is continued from its checkpoint.
+    The guide passed in is not changed; the fitted one is in the result. The same guide and seed
+    give the same numbers, also when an interrupted fit is continued from its checkpoint. The first
+    weights of a network are drawn when its guide is made: call ``torch.manual_seed`` before.
 
     Nothing depends on the unit of the data: parameters are fitted in coordinates of order one, and
     settings of priors that you left at their defaults are read off the training data (see
@@ -94,7 +95,9 @@ def fit(
     >>> result.fitted.known["rate"].numpy().round()
     array([ 2., 20.])
     """
-    settings = settings or FitSettings()
+    settings = FitSettings() if settings is None else settings
+    if not isinstance(settings, FitSettings):
+        raise ValueError(f"settings: must be FitSettings, got {settings!r}")
     _check(model, guide, data, objective, heldout, checkpoint)
     processes = Processes(fabric)
     kind = PointRun if is_direct(guide, data, objective, settings, heldout) else Run

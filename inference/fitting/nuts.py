@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -116,6 +116,8 @@ class NutsFit:
     >>> found = nuts(model, data, chains=1, draws=5, warmup=5, progress=False)
     >>> found.draws["rate"].shape, found.log_density.shape
     (torch.Size([1, 5, 1]), torch.Size([1, 5]))
+    >>> "chains=1, draws=5, divergences=" in repr(found)  # not the draws themselves
+    True
     """
 
     model: Model
@@ -126,7 +128,14 @@ class NutsFit:
     settings: NutsSettings
     seed: int
     seconds: float
-    versions: Mapping[str, str] = field(repr=False)
+    versions: Mapping[str, str]
+
+    def __repr__(self) -> str:
+        chains, draws = self.log_density.shape
+        return (
+            f"NutsFit({self.model!r}, chains={chains}, draws={draws}, "
+            f"divergences={int(self.divergences.sum())})"
+        )
 
 
 class _Chain(NamedTuple):

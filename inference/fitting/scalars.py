@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...models import Model
-from ...models.priors import IncreasingVector, elementary
+from ...models.emissions.misclassification import Subsimplices
+from ...models.priors import IncreasingVector, SortedRows, elementary
 from ..guides.coordinates import Coordinates
 
 
@@ -94,11 +95,11 @@ def labels(model: Model, name: str, shape: torch.Size) -> list[str]:
 def _ends(support: Any, shape: torch.Size) -> tuple[Tensor, Tensor]:
     """The ends of the support of every element."""
     support = elementary(support)
-    if isinstance(support, IncreasingVector):
+    if isinstance(support, IncreasingVector | SortedRows):
         support = elementary(support.entry)
     low = torch.full(shape, -math.inf, dtype=torch.float64)
     high = -low
-    if isinstance(support, type(constraints.simplex)):
+    if isinstance(support, type(constraints.simplex) | Subsimplices):
         return torch.zeros_like(low), torch.ones_like(low)
     if isinstance(support, type(constraints.corr_cholesky)):
         own = torch.eye(shape[-1], dtype=torch.float64).expand(shape)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal
 
 from torch import Tensor
@@ -13,6 +14,12 @@ from .start import STARTS, Start
 
 HOLDOUT = 0.1
 """Share of the sequences that is held out where a network is trained."""
+
+COUNTS = (
+    *("steps", "batch_size", "particles", "restarts", "restart_steps", "sleep_steps"),
+    *("evaluate_every", "patience", "checkpoint_every"),
+)
+"""Settings that are whole numbers."""
 
 METHODS = ("auto", "lbfgs", "adam")
 
@@ -100,6 +107,12 @@ class FitSettings:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
+        for name in COUNTS:
+            value = getattr(self, name)
+            whole = isinstance(value, Integral) or (
+                value is None and name in ("restarts", "patience")
+            )
+            self._need(name, whole, "must be a whole number")
         for name in ("steps", "batch_size", "particles", "evaluate_every"):
             self._need(name, getattr(self, name) >= 1, "must be >= 1")
         self._need("restarts", self.restarts is None or self.restarts >= 1, "must be >= 1 or None")

@@ -45,6 +45,7 @@ def require_times(data: Sequences, reader: str) -> None:
     still = (data.times.diff(dim=1) <= 0) & data.step_mask[:, 1:]
     for n, step in still.nonzero()[:1].tolist():
         raise ValueError(
-            f"data.times: {reader} needs times that increase; got {data.times[n, step + 1]:g} "
-            f"after {data.times[n, step]:g} in sequence {data.labels[n]!r}, step {step + 1}"
+            f"data.times: {reader} needs times that increase; got "
+            f"{float(data.times[n, step + 1])!r} after {float(data.times[n, step])!r} in sequence "
+            f"{data.labels[n]!r}, step {step + 1}"
         )

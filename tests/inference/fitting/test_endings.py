@@ -70,6 +70,22 @@ def test_a_state_on_a_single_value_is_named():
     assert "AIC" not in str(result)
 
 
+@pytest.mark.filterwarnings("ignore:fit. states")  # one state is enough for one value
+def test_a_scale_that_still_falls_when_steps_are_used_up_is_named():
+    """All values are equal: the mean never meets them exactly, and no steps would be enough."""
+    data = Sequences.from_arrays([[3.7] * 30])
+    with pytest.warns(ConvergenceWarning, match=r"no maximum: .*scale\[\d\] → 0 \(now"):
+        fitted(HiddenMarkovModel(2, "gaussian"), data, steps=60)
+
+
+def test_starts_on_their_way_to_the_best_height_agree(recwarn):
+    """All of them lead to the one maximum of two far rates of large counts, none all the way."""
+    rates = np.where(np.arange(200) // 20 % 2, 1e6, 1.01e6)
+    counts = np.random.default_rng(0).poisson(rates)
+    fitted(HiddenMarkovModel(2, "poisson", ordered=True), Sequences.from_arrays([counts]))
+    assert not [w for w in recwarn if w.category is ConvergenceWarning]
+
+
 def test_a_series_without_noise_is_named():
     with pytest.warns(ConvergenceWarning, match="unbounded: .*variance → 0"):
         fitted(LinearGaussianSSM(LocalLevel()), Sequences.from_arrays([[5.0] * 6]))

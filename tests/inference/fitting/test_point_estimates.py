@@ -22,6 +22,7 @@ from beliefzoo.inference import (
 )
 from beliefzoo.models import (
     Categorical,
+    Gaussian,
     HiddenMarkovModel,
     InputTransition,
     LinearGaussianSSM,
@@ -132,6 +133,20 @@ def test_a_fit_moves_with_the_unit(unit, offset, uncertainty):
     torch.testing.assert_close(there["scale"] / unit, here["scale"], atol=1e-2, rtol=0)
 
 
+def test_states_sorted_by_a_column_move_with_the_unit():
+    """Log differences in that column have none, all other entries have that of their feature."""
+    y = np.stack([two_states(), two_states()], -1) + np.random.default_rng(3).normal(size=(300, 2))
+    units, found = np.array([1e3, 1e-6]), []
+    for data in (Sequences.from_arrays([y]), Sequences.from_arrays([units * y])):
+        model = HiddenMarkovModel(2, Gaussian(2), ordered=("mean", 0))
+        result = estimate(model, data)
+        assert result.converged
+        found.append((reached(result, data), result.fitted.known["mean"]))
+    (own, here), (moved, there) = found
+    assert moved + 300 * np.log(units).sum() == pytest.approx(own, abs=1e-3)
+    torch.testing.assert_close(there / torch.tensor(units), here, atol=1e-2, rtol=0)
+
+
 def test_a_posterior_moves_with_the_unit():
     y = two_states(60)
     found = []
@@ -224,10 +239,17 @@ def test_lbfgs_leaves_no_sequences_out():
     """Held-out sequences are for early stopping, which it does not do: it would just miss them."""
     data = Sequences.from_arrays(two_states(60).reshape(20, 3))
     model = HiddenMarkovModel(1, "gaussian")
-    with pytest.raises(ValueError, match="none held out; got .* settings.holdout=0.5"):
+    with pytest.raises(ValueError, match=r"none held out; got .* settings.holdout=0.5"):
         estimate(model, data, method="lbfgs", holdout=0.5)
     assert len(estimate(model, data, steps=2, holdout=0.5).evaluations) == 1
     assert estimate(model, data[:19], holdout=0.5).converged  # too few to hold any out
+
+
+def test_settings_of_another_kind_are_refused():
+    data, model = Sequences.from_arrays([two_states(60)]), HiddenMarkovModel(1, "gaussian")
+    guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    with pytest.raises(ValueError, match=r"settings: must be FitSettings, got {'steps': 3}"):
+        fit(model, guide, data, settings={"steps": 3}, progress=False)
 
 
 def test_single_precision_is_refused_far_from_zero():

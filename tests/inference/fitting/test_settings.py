@@ -17,6 +17,9 @@ from beliefzoo.inference import FitSettings
         ("schedule", "linear"),
         ("start", "random"),
         ("checkpoint_every", 0),
+        ("steps", 10.5),
+        ("steps", "10"),
+        ("sleep_steps", None),
     ],
 )
 def test_bad_settings(field, value):

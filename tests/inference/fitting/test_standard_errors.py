@@ -17,10 +17,12 @@ from beliefzoo.inference.fitting.standard_errors import standard_errors
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import (
     Categorical,
+    ContinuousTimeHMM,
     Gaussian,
     HiddenMarkovModel,
     LinearGaussianSSM,
     LocalLevel,
+    Ordered,
     Regression,
     Sequences,
 )
@@ -191,6 +193,12 @@ def test_a_variance_at_zero_is_at_the_boundary_and_one_unseen_is_not_determined(
         (dist.Beta(2.0, 2.0), (0.0, 1.0)),
         (dist.Dirichlet(torch.ones(3)), (0.0, 1.0)),
         (dist.LKJCholesky(3, 1.0), (-1.0, 1.0)),
+        (Ordered(dist.LogNormal(0.0, 1.0).expand([2, 2]).to_event(2), column=0), (0.0, math.inf)),
+        (Ordered(dist.Dirichlet(torch.ones(2, 3)).to_event(1), column=1), (0.0, 1.0)),
+        (
+            ContinuousTimeHMM(2, errors=[(0, 1), (1, 0)]).priors["error"],
+            (0.0, 1.0),
+        ),
     ],
     ids=lambda x: type(x).__name__,
 )

@@ -604,7 +604,7 @@ def test_bad_arguments_are_named(make, message):
         (
             [0, 1, 1],
             [0, 1, 1],
-            "times: .* needs times that increase; got 1 after 1 in sequence 'b', step 2",
+            "times: .* needs times that increase; got 1.0 after 1.0 in sequence 'b', step 2",
         ),
         (
             [0, 2, 1],
