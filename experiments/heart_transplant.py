@@ -69,9 +69,7 @@ class Settings(Units, bayes.GuideSettings, bayes.NutsSettings):
     patients: int = 622
     """Simulated patients; as many as there are."""
     steps: int = 600
-    """Gradient steps to a maximum of the likelihood; all data enter each."""
-    learning_rate: float = 0.1
-    """Of the rates on the log scale; it falls to a hundredth on the way."""
+    """Most steps of a climb to a maximum of the likelihood."""
     warmup: int = 200
     chain_draws: int = 300
     """Draws kept of a chain."""
@@ -243,13 +241,7 @@ def _at_fixed(data: Sequences) -> dict[str, dict[str, float]]:
 
 @one_thread()
 def _climb(settings: Settings, model: HiddenMarkovModel, data: Sequences) -> Fit:
-    how = FitSettings(
-        steps=settings.steps,
-        parameter_learning_rate=settings.learning_rate,
-        batch_size=len(data),
-        holdout=0.0,
-        patience=None,
-    )
+    how = FitSettings(steps=settings.steps)
     guide = BeliefGuide(model, ExactFilter(), parameters="ml")
     return fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
 
@@ -257,7 +249,12 @@ def _climb(settings: Settings, model: HiddenMarkovModel, data: Sequences) -> Fit
 def _maximum(name: str, end: Fit, data: Sequences, published: bool) -> dict[str, Any]:
     found = information_criteria(end, data)
     total = -2 * found.log_likelihood
-    figures: dict[str, Any] = {"minus_twice_log_likelihood": total, "aic": found.aic}
+    figures: dict[str, Any] = {
+        "minus_twice_log_likelihood": total,
+        "aic": found.aic,
+        "ending": end.ending,
+        "warnings": list(end.warnings),
+    }
     for parameter in end.model.priors:
         figures[parameter] = end.fitted.known[parameter].tolist()
         figures[f"{parameter}_of"] = _names(name, parameter)

@@ -115,9 +115,7 @@ class Settings(bayes.GuideSettings, bayes.NutsSettings):
     seed: int = 0
     """Of starts, noise and chains."""
     steps: int = 400
-    """Gradient steps of the maximum-likelihood fit; the two variances are there after 200."""
-    learning_rate: float = 0.1
-    """Of the logs of the variances, which start within a factor of five."""
+    """Most steps of a climb to the maximum of the likelihood; some ten suffice."""
     bayes_particles: int = 4
     chain_draws: int = 500
 
@@ -242,9 +240,7 @@ def _diagnostics(data: Sequences) -> dict[str, dict[str, float]]:
 
 
 def _maximum(settings: Settings, model: LinearGaussianSSM, data: Sequences) -> dict[str, Any]:
-    how = FitSettings(
-        steps=settings.steps, parameter_learning_rate=settings.learning_rate, patience=None
-    )
+    how = FitSettings(steps=settings.steps)
     guide = BeliefGuide(model, ExactFilter(), parameters="ml")
     result = fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
     known = {name: float(value) for name, value in result.fitted.known.items()}
@@ -259,6 +255,7 @@ def _maximum(settings: Settings, model: LinearGaussianSSM, data: Sequences) -> d
             for name, published in VARIANCES.items()
         },
         "ending": result.ending,
+        "warnings": list(result.warnings),
         "seconds": result.seconds,
     }
 

@@ -37,7 +37,7 @@ class GuideSettings:
     """Settings of variational fits whose posterior is judged."""
 
     bayes_steps: int = 1500
-    """Gradient steps of a variational fit."""
+    """Gradient steps of a variational fit; where it begins at the mode, 400 of them at most."""
     bayes_particles: int = 2
     """Draws of the parameters per step."""
     draws: int = 1000
