@@ -240,7 +240,7 @@ def _diagnostics(data: Sequences) -> dict[str, dict[str, float]]:
 
 
 def _maximum(settings: Settings, model: LinearGaussianSSM, data: Sequences) -> dict[str, Any]:
-    how = FitSettings(steps=settings.steps)
+    how = FitSettings(steps=settings.steps, tolerance=1e-8)  # six digits of the variances
     guide = BeliefGuide(model, ExactFilter(), parameters="ml")
     result = fit(model, guide, data, settings=how, seed=settings.seed, progress=False)
     known = {name: float(value) for name, value in result.fitted.known.items()}
