@@ -472,11 +472,16 @@ def _attrs(
         "parameters": guide.uncertainty if model.priors else "known",
         "ending": result.ending,
     }
-    return attrs | _quality(groups)
+    size = result.extent
+    own = size is None or (size.sequences, size.steps) == (len(data), data.n_steps)
+    return attrs | _quality(groups, own)
 
 
-def _quality(groups: Groups) -> dict[str, Any]:
-    """k̂ of the exported draws as importance proposals, where they have a density."""
+def _quality(groups: Groups, own: bool) -> dict[str, Any]:
+    """k̂ of the exported draws as importance proposals, where they have a density.
+
+    A large one is warned of if the data are the fit's own: those of others have another posterior.
+    """
     stats, states = groups["sample_stats"], groups["posterior_states"]
     if "log_q" not in stats:
         return {}
@@ -491,7 +496,7 @@ def _quality(groups: Groups) -> dict[str, Any]:
     if not known:
         return {}
     limit = k_threshold(weights.size)
-    if known.get("k_hat_parameters", 0.0) > limit:
+    if own and known.get("k_hat_parameters", 0.0) > limit:
         warnings.warn(
             f"to_arviz: k̂ of the parameters is {known['k_hat_parameters']:.2f}, above {limit:.2f}: "
             "the guide's draws may be too narrow; compare with nuts",

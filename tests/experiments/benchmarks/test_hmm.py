@@ -65,6 +65,9 @@ def numbers(figures: Any) -> Iterator[float]:
     if isinstance(figures, Mapping):
         for value in figures.values():
             yield from numbers(value)
+    elif isinstance(figures, list):
+        for value in figures:
+            yield from numbers(value)
     elif not isinstance(figures, str):
         yield figures
 
