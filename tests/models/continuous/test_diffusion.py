@@ -215,7 +215,7 @@ def test_times_are_needed_and_must_increase(dynamics: LinearSDE | OrnsteinUhlenb
     still = Sequences.from_arrays(
         [[1.0, 2.0], [1.0, 2.0, 3.0]], times=[[0, 1], [0, 1, 1]], labels=["a", "b"]
     )
-    with pytest.raises(ValueError, match="got 1.0 after 1.0 in sequence 'b', step 2"):
+    with pytest.raises(ValueError, match=r"got 1\.0 after 1\.0 in sequence 'b', step 2"):
         model.check(still)
     with pytest.raises(ValueError, match="times"):
         model.sample(1, 3)
