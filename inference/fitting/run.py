@@ -489,7 +489,7 @@ class Run:
         dead = (visits < DEAD_SHARE).nonzero()[:, 0].tolist()
         if dead:
             warnings.warn(
-                f"fit: states {dead} are hardly ever visited; try restarts > 1, another start, or "
+                f"fit: states {dead} are hardly ever visited; try more restarts, another start, or "
                 "fewer states",
                 stacklevel=4,
             )
@@ -537,7 +537,7 @@ def _warn_of_still_nodes(shares: Tensor) -> None:
     still = (torch.minimum(on, 1 - on) < DEAD_SHARE / 2).nonzero()[:, 0].tolist()
     if still:
         warnings.warn(
-            f"fit: nodes {still} hardly ever change; try restarts > 1, another start, or fewer "
+            f"fit: nodes {still} hardly ever change; try more restarts, another start, or fewer "
             "nodes",
             stacklevel=4,
         )
