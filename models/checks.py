@@ -3,8 +3,26 @@
 from __future__ import annotations
 
 from numbers import Integral, Real
+from typing import Literal
 
 from torch import Tensor
+
+Impossible = Literal["raise", "missing"]
+"""What is done with an observation of probability 0 given those before it."""
+
+
+def require_choice(value: object, argument: str, choices: tuple[object, ...]) -> None:
+    """Raise ``ValueError`` unless the value is one of the choices."""
+    fits = any(value is each or (type(value) is type(each) and value == each) for each in choices)
+    require(fits, argument, f"must be {' or '.join(map(repr, choices))}", repr(value))
+
+
+def impossible_observation(place: str, came: object) -> ValueError:
+    """Return the error for an observation of probability 0 given those before it."""
+    return ValueError(
+        "data: needs observations of positive probability given those before them "
+        f"(impossible='missing' leaves such ones out); {place}, got {came}"
+    )
 
 
 def require(condition: bool, argument: str, requirement: str, came: object) -> None:

@@ -19,6 +19,7 @@ from ..fitting.record import Fit
 from ..guides.guide import Guide, Posterior
 from ..queries.batches import BATCH
 from ..queries.linear import arguments
+from ..queries.possible import require_possible
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,7 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
     with torch.no_grad():
         for batch in data.batches(BATCH):
             laws = guide.model.laws(medians, batch)
+            require_possible(laws)
             parts.append(_compare(laws, guide.posterior(laws)))
     evidence, bound, kl, update, surprise = zip(*parts, strict=True)
     steps = data.max_length

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...models import POMDP, MountainHike, Seen
-from ...models.checks import require, require_count
+from ...models.checks import require, require_choice, require_count
 from ...models.decisions.particles import ParticleLaws
+from ...models.decisions.policies import LOST, Lost, require_explained
 from ..guides.particles import ancestors
 
 
@@ -32,9 +33,9 @@ class ParticleTracker:
 
     Args:
         particles: number of particles P of each episode.
-        impossible: what to do if no particle can produce an observation: ``"raise"`` a
-            ``ValueError`` that names episode and step, or ``"reset"`` the particles to draws of
-            the initial state.
+        impossible: at an observation that no particle can produce, ``"raise"`` a ``ValueError``
+            that names episode and step, treat it as ``"missing"``, or ``"reset"`` the particles to
+            draws of the initial state.
 
     Raises:
         ValueError: a bad argument, or a model with unknown parameters.
@@ -53,12 +54,9 @@ class ParticleTracker:
     True
     """
 
-    def __init__(
-        self, particles: int = 1000, *, impossible: Literal["raise", "reset"] = "raise"
-    ) -> None:
+    def __init__(self, particles: int = 1000, *, impossible: Lost = "raise") -> None:
         require_count(particles, "particles", 2)
-        fits = impossible in ("raise", "reset")
-        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+        require_choice(impossible, "impossible", LOST)
         self.particles, self.impossible = particles, impossible
 
     def begin(self, model: POMDP | MountainHike, episodes: int) -> _Memory:
@@ -76,14 +74,9 @@ class ParticleTracker:
         weight = laws.weight(states, seen)
         lost = weight.sum(0) <= 0
         if bool(lost.any()):
-            episode = int(lost.nonzero()[0])
-            require(
-                self.impossible == "reset",
-                "observation",
-                f"must be possible for one of the particles; episode {episode}, step {step}",
-                seen.observation[episode].tolist(),
-            )
-            states[:, lost] = laws.draw_first((self.particles, int(lost.sum())))
+            require_explained(lost, seen, step, self.impossible)
+            if self.impossible == "reset":
+                states[:, lost] = laws.draw_first((self.particles, int(lost.sum())))
             weight[:, lost] = 1
         weight = weight / weight.sum(0)
         chosen = ancestors(weight, "systematic")

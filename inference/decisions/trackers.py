@@ -6,21 +6,25 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
 from ...models import POMDP, Policy, Seen, Sequences, Tracker
-from ...models.checks import require, require_count
+from ...models.checks import require, require_choice, require_count
 from ...models.decisions.bayes_rule import BayesRule
-from ...models.decisions.policies import require_process, require_tracker
+from ...models.decisions.policies import (
+    LOST,
+    Lost,
+    require_explained,
+    require_process,
+    require_tracker,
+)
 from ..filters.recurrent import RecurrentFilter
 from ..fitting.record import Fit
 from ..guides.guide import Guide
-
-Impossible = Literal["raise", "reset"]
 
 
 def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
@@ -157,8 +161,8 @@ class NoMemory:
 
     Args:
         prior: π, (K,); None: the initial law.
-        impossible: what to do if π rules out an observation: ``"reset"`` leaves π out, b ∝ O;
-            ``"raise"`` raises a ``ValueError`` that names episode and step.
+        impossible: at an observation that π rules out, ``"raise"`` a ``ValueError`` that names
+            episode and step, treat it as ``"missing"``, or ``"reset"``: leave π out, b ∝ O.
 
     Raises:
         ValueError: a prior that is no distribution of the model's states, another ``impossible``, a
@@ -175,15 +179,14 @@ class NoMemory:
     """
 
     def __init__(
-        self, prior: npt.ArrayLike | Tensor | None = None, impossible: Impossible = "reset"
+        self, prior: npt.ArrayLike | Tensor | None = None, impossible: Lost = "raise"
     ) -> None:
         self.prior = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
         if self.prior is not None:
             fits = self.prior.ndim == 1 and bool((self.prior >= 0).all())
             fits = fits and abs(float(self.prior.sum()) - 1) < 1e-6
             require(fits, "prior", "needs probabilities that sum to 1", self.prior.tolist())
-        fits = impossible in ("raise", "reset")
-        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+        require_choice(impossible, "impossible", LOST)
         self.impossible = impossible
 
     @classmethod
@@ -227,20 +230,17 @@ class NoMemory:
         belief = expected * told
         lost = belief.sum(-1) <= 0
         if bool(lost.any()):
-            episode = int(lost.nonzero()[0])
-            require(
-                self.impossible == "reset",
-                "observation",
-                f"must be possible under the prior; episode {episode}, step {step}",
-                seen.observation[episode].tolist(),
-            )
-            explained = told.sum(-1) > 0
-            require(
-                bool(explained[lost].all()),
-                "observation",
-                f"must be possible in some state; step {step}",
-                seen.observation[~explained].tolist()[:1],
-            )
-            belief = torch.where(lost.unsqueeze(-1), told, belief)
+            require_explained(lost, seen, step, self.impossible)
+            instead = expected
+            if self.impossible == "reset":
+                instead = told
+                explained = told.sum(-1) > 0
+                require(
+                    bool(explained[lost].all()),
+                    "observation",
+                    f"must be possible in some state; step {step}",
+                    seen.observation[~explained].tolist()[:1],
+                )
+            belief = torch.where(lost.unsqueeze(-1), instead, belief)
         belief = belief / belief.sum(-1, keepdim=True)
         return belief, _Nothing(rule, before, step + 1)

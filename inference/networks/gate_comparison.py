@@ -27,6 +27,7 @@ from ..exact import chains as exact
 from ..queries import answers as queries
 from ..queries.batches import BATCH
 from ..queries.chains import require_discrete
+from ..queries.possible import require_possible
 from .readouts import mean_readout
 
 _HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
@@ -74,7 +75,9 @@ def _of_states(model: Model, data: Sequences) -> dict[str, Tensor]:
     model.complete({})
     model.check_values(data)
     for batch in data.batches(BATCH):
-        laws = require_discrete(model.laws({}, batch))
+        own = model.laws({}, batch)
+        require_possible(own)
+        laws = require_discrete(own)
         inside, wide = batch.step_mask, data.max_length - batch.max_length
         with torch.no_grad():
             found = exact.filter_chain(*laws.chain)

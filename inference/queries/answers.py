@@ -1,6 +1,10 @@
 """Exact inference for a model with known parameters and data.
 
 Everything is computed in float64 on batches of sequences; nothing here is approximate.
+
+An observation may have probability 0 given those before it. The log evidence is then −∞, which is
+its value; the laws that the other queries ask for are not defined, and their argument
+``impossible`` says what to do: the default raises an error that names sequence and step.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from ...models import (
     Sequences,
     SwitchingLinearSSM,
 )
-from ...models.checks import require
+from ...models.checks import Impossible, require, require_choice
 from ...models.randomness import seeded
 from ..exact import chains as exact
 from .batches import Answer, Future, joined, laws_of, stacked
@@ -26,6 +30,7 @@ from .chains import Forecast, require_discrete
 from .kinds import Answers, answers_to, inexact
 from .linear import LinearForecast, Moments
 from .mixture_kalman import RegimeForecast, forecast_regimes
+from .possible import possible_data, possible_laws
 
 
 class MostLikely(NamedTuple):
@@ -50,14 +55,17 @@ class MostLikely(NamedTuple):
 def log_evidence(model: Model, data: Sequences) -> Tensor:
     """Log evidence log p(y_n) of every sequence, with the states summed out.
 
-    Differentiable in the known parameters. If the model has inputs, it is given the inputs.
+    Differentiable in the known parameters. If the model has inputs, it is given the inputs. It is
+    −∞ for data of probability 0, with gradient zero: that is the value, which searches over
+    parameters and comparisons of models need. Queries about the states raise an error there, see
+    :func:`filter`, which names the step.
 
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences.
 
     Returns:
-        Nats, (N,) float64.
+        Nats, (N,) float64; −∞ where the data are impossible.
 
     Raises:
         ValueError: an unknown parameter, or data that the model cannot emit.
@@ -73,21 +81,30 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
     array([-11.03,  -8.13])
     array([-16.29,  -9.76])
     """
-    return _answered(model, data, lambda answers: answers.log_evidence())
+    if not model.exact:
+        raise inexact(model)
+    parts = [answers_to(laws).log_evidence() for laws in laws_of(model, data)]
+    return joined(parts, data.max_length)
 
 
 @overload
-def filter(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+def filter(
+    model: HiddenMarkovModel, data: Sequences, *, impossible: Impossible = ...
+) -> Tensor: ...
 @overload
-def filter(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+def filter(
+    model: LinearGaussianSSM, data: Sequences, *, impossible: Impossible = ...
+) -> Moments: ...
 @overload
-def filter(model: Model, data: Sequences) -> Any: ...
-def filter(model: Model, data: Sequences) -> Any:
+def filter(model: Model, data: Sequences, *, impossible: Impossible = ...) -> Any: ...
+def filter(model: Model, data: Sequences, *, impossible: Impossible = "raise") -> Any:
     """Filtered beliefs p(z_t | y_1 … y_t).
 
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
@@ -106,21 +123,27 @@ def filter(model: Model, data: Sequences) -> Any:
            [0.713, 0.287],
            [0.048, 0.952]])
     """
-    return _answered(model, data, lambda answers: answers.filter())
+    return _answered(model, data, impossible, lambda answers: answers.filter())
 
 
 @overload
-def predict(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+def predict(
+    model: HiddenMarkovModel, data: Sequences, *, impossible: Impossible = ...
+) -> Tensor: ...
 @overload
-def predict(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+def predict(
+    model: LinearGaussianSSM, data: Sequences, *, impossible: Impossible = ...
+) -> Moments: ...
 @overload
-def predict(model: Model, data: Sequences) -> Any: ...
-def predict(model: Model, data: Sequences) -> Any:
+def predict(model: Model, data: Sequences, *, impossible: Impossible = ...) -> Any: ...
+def predict(model: Model, data: Sequences, *, impossible: Impossible = "raise") -> Any:
     """One-step predictions p(z_t | y_1 … y_{t-1}).
 
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
@@ -138,21 +161,27 @@ def predict(model: Model, data: Sequences) -> Any:
     >>> found.mean[0, :, 0].numpy().round(3), found.covariance.flatten().numpy().round(3)
     (array([0.   , 5.   , 5.667]), array([  inf, 2.   , 1.667]))
     """
-    return _answered(model, data, lambda answers: answers.predict())
+    return _answered(model, data, impossible, lambda answers: answers.predict())
 
 
 @overload
-def smooth(model: HiddenMarkovModel, data: Sequences) -> Tensor: ...
+def smooth(
+    model: HiddenMarkovModel, data: Sequences, *, impossible: Impossible = ...
+) -> Tensor: ...
 @overload
-def smooth(model: LinearGaussianSSM, data: Sequences) -> Moments: ...
+def smooth(
+    model: LinearGaussianSSM, data: Sequences, *, impossible: Impossible = ...
+) -> Moments: ...
 @overload
-def smooth(model: Model, data: Sequences) -> Any: ...
-def smooth(model: Model, data: Sequences) -> Any:
+def smooth(model: Model, data: Sequences, *, impossible: Impossible = ...) -> Any: ...
+def smooth(model: Model, data: Sequences, *, impossible: Impossible = "raise") -> Any:
     """Smoothed beliefs p(z_t | y_1 … y_T), given the whole sequence.
 
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Probabilities (N, T, K) of discrete states, or the :class:`Moments` of continuous ones;
@@ -170,15 +199,19 @@ def smooth(model: Model, data: Sequences) -> Any:
     >>> [belief(model, data)[0, :, 0].numpy().round(2) for belief in (filter, smooth)]
     [array([0.4 , 0.33, 0.97, 1.  ]), array([0.71, 0.81, 1.  , 1.  ])]
     """
-    return _answered(model, data, lambda answers: answers.smooth())
+    return _answered(model, data, impossible, lambda answers: answers.smooth())
 
 
-def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
+def smooth_pairs(
+    model: HiddenMarkovModel, data: Sequences, *, impossible: Impossible = "raise"
+) -> Tensor:
     """Smoothed beliefs about successive states, p(z_t, z_{t+1} | y_1 … y_T).
 
     Args:
         model: a hidden Markov model with known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Probabilities (N, T-1, K, K), from row to column; zero beyond the length.
@@ -197,16 +230,21 @@ def smooth_pairs(model: HiddenMarkovModel, data: Sequences) -> Tensor:
     array([[2., 1.],
            [1., 2.]])
     """
-    parts = [exact.pair_marginals(*require_discrete(laws).chain) for laws in laws_of(model, data)]
+    all_laws = possible_laws(model, data, impossible)
+    parts = [exact.pair_marginals(*require_discrete(laws).chain) for laws in all_laws]
     return stacked(parts, data.max_length - 1, fill=0)
 
 
-def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
+def step_log_likelihood(
+    model: Model, data: Sequences, *, impossible: Impossible = "raise"
+) -> Tensor:
     """One-step predictive log densities log p(y_t | y_1 … y_{t-1}).
 
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Nats, (N, T) float64; 0 where nothing was observed. They sum to the log evidence.
@@ -222,15 +260,19 @@ def step_log_likelihood(model: Model, data: Sequences) -> Tensor:
     >>> step_log_likelihood(model, Sequences.from_arrays([[0, 1, 9, 9]])).numpy().round(2)
     array([[-1.69, -1.11, -4.33, -2.13]])
     """
-    return _answered(model, data, lambda answers: answers.step_log_likelihood())
+    return _answered(model, data, impossible, lambda answers: answers.step_log_likelihood())
 
 
-def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
+def most_likely_states(
+    model: HiddenMarkovModel, data: Sequences, *, impossible: Impossible = "raise"
+) -> MostLikely:
     """Most likely path of states, argmax_z p(z_{1:T}, y_{1:T}), by the Viterbi algorithm.
 
     Args:
         model: a hidden Markov model with known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         The paths and their log joint densities.
@@ -249,14 +291,20 @@ def most_likely_states(model: HiddenMarkovModel, data: Sequences) -> MostLikely:
     >>> most_likely_states(model, Sequences.from_arrays([[1, 0, 4, 0, 9, 8]])).states.tolist()
     [[0, 0, 0, 0, 1, 1]]
     """
-    chains = [require_discrete(laws).chain for laws in laws_of(model, data)]
+    all_laws = possible_laws(model, data, impossible)
+    chains = [require_discrete(laws).chain for laws in all_laws]
     found = [exact.most_likely_path(*chain) for chain in chains]
     paths = stacked([path for path, _ in found], data.max_length, fill=-1)
     return MostLikely(paths, torch.cat([joint for _, joint in found]))
 
 
 def sample_states(
-    model: Model, data: Sequences, draws: int = 1, *, seed: int | None = None
+    model: Model,
+    data: Sequences,
+    draws: int = 1,
+    *,
+    seed: int | None = None,
+    impossible: Impossible = "raise",
 ) -> Tensor:
     """Draws paths of states from the posterior p(z | y).
 
@@ -265,6 +313,8 @@ def sample_states(
         data: N sequences of at most T steps.
         draws: number of paths for every sequence.
         seed: of the draws; None: torch's global generator.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         int64 (draws, N, T), −1 beyond the length, for discrete states; (draws, N, T, D), 0 there,
@@ -288,7 +338,9 @@ def sample_states(
         raise ValueError(f"draws: must be >= 1, got {draws}")
     with seeded(seed):
         generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
-    parts = [answers.sample_states(draws, generator) for answers in _answers(model, data)]
+    parts = [
+        answers.sample_states(draws, generator) for answers in _answers(model, data, impossible)
+    ]
     fill = 0 if parts[0].is_floating_point() else -1
     return stacked(parts, data.max_length, fill=fill, sequence=1)
 
@@ -301,6 +353,7 @@ class _Ahead(TypedDict, total=False):
     times: Tensor | None
     actions: Tensor | None
     seed: int | None
+    impossible: Impossible
 
 
 @overload
@@ -327,6 +380,7 @@ def forecast(
     times: Tensor | None = None,
     actions: Tensor | None = None,
     seed: int | None = None,
+    impossible: Impossible = "raise",
 ) -> Any:
     """Forecasts the states and observations after the end of every sequence.
 
@@ -340,6 +394,8 @@ def forecast(
         actions: of these steps (N, H), if the model reads them. The first of these steps is driven
             by the last action of the data; the last action drives nothing.
         seed: of the simulation.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         :class:`Forecast` for discrete states, :class:`LinearForecast` for linear-Gaussian models,
@@ -367,19 +423,22 @@ def forecast(
     if steps < 1 or draws < 1:
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     future = Future(steps, draws, inputs, times, actions, seed)
-    model.complete({})
-    model.check(data)
+    require_choice(impossible, "impossible", ("raise", "missing"))
     if isinstance(model, SwitchingLinearSSM):
         return forecast_regimes(model, data, future)
+    data = possible_data(model, data, impossible)
     return answers_to(model.laws({}, data[:1])).forecast(model, data, future)
 
 
-def _answers(model: Model, data: Sequences) -> Iterator[Answers]:
+def _answers(model: Model, data: Sequences, impossible: Impossible) -> Iterator[Answers]:
     """The answers of one batch after the other."""
     if not model.exact:
         raise inexact(model)
-    return (answers_to(laws) for laws in laws_of(model, data))
+    return (answers_to(laws) for laws in possible_laws(model, data, impossible))
 
 
-def _answered(model: Model, data: Sequences, query: Callable[[Answers], Answer]) -> Answer:
-    return joined([query(answers) for answers in _answers(model, data)], data.max_length)
+def _answered(
+    model: Model, data: Sequences, impossible: Impossible, query: Callable[[Answers], Answer]
+) -> Answer:
+    found = [query(answers) for answers in _answers(model, data, impossible)]
+    return joined(found, data.max_length)

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import require, require_choice
 from ..emissions.counts import Categorical
 from ..emissions.emission import Parameters
-from .policies import Seen, Tracker, require_process, require_tracker
+from .policies import (
+    LOST,
+    Lost,
+    Seen,
+    Tracker,
+    require_explained,
+    require_process,
+    require_tracker,
+)
 
 if TYPE_CHECKING:
     from .pomdp import POMDP
@@ -172,8 +180,9 @@ class ExactTracker:
     .. math:: b_{t+1}(z') \propto O(o_{t+1} | a_t, z') \sum_z T(z' | z, a_t)\, b_t(z)
 
     Args:
-        impossible: at an observation that the belief rules out, ``"raise"`` a ``ValueError`` that
-            names episode and step, or ``"reset"`` the belief to the initial distribution.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names episode and step, treat it as ``"missing"``, or ``"reset"``
+            the belief to the initial distribution.
 
     Raises:
         ValueError: another ``impossible``, or a model with unknown parameters.
@@ -186,9 +195,8 @@ class ExactTracker:
             [0.0302, 0.9698]], dtype=torch.float64)
     """
 
-    def __init__(self, impossible: Literal["raise", "reset"] = "raise") -> None:
-        fits = impossible in ("raise", "reset")
-        require(fits, "impossible", "must be 'raise' or 'reset'", repr(impossible))
+    def __init__(self, impossible: Lost = "raise") -> None:
+        require_choice(impossible, "impossible", LOST)
         self.impossible = impossible
 
     def begin(self, model: POMDP, episodes: int) -> _Exact:
@@ -204,15 +212,8 @@ class ExactTracker:
         total = joint.sum(-1, keepdim=True)
         lost = (total <= 0).squeeze(-1)
         if bool(lost.any()):
-            episode = int(lost.nonzero()[0])
-            require(
-                self.impossible == "reset",
-                "observation",
-                f"must be possible under the belief; episode {episode}, step {step}",
-                seen.observation[episode].tolist(),
-            )
-            # The observation contradicts the belief: begin again from the initial distribution.
-            joint[lost] = rule.initial
+            require_explained(lost, seen, step, self.impossible)
+            joint[lost] = belief[lost] if self.impossible == "missing" else rule.initial
             total = joint.sum(-1, keepdim=True)
         belief = joint / total
         return belief, _Exact(rule, belief, step + 1)

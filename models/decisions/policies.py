@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import Impossible, impossible_observation, require
 from ..trajectories import invert
 
 if TYPE_CHECKING:
@@ -85,6 +85,20 @@ class Tracker(Protocol):
 
     def update(self, memory: Any, seen: Seen) -> tuple[Tensor, Any]:
         """Return the belief (N, K) after the step, and the memory."""
+
+
+Lost = Impossible | Literal["reset"]
+"""What a tracker does at an observation of probability 0; ``"reset"`` begins anew there."""
+
+LOST = ("raise", "missing", "reset")
+
+
+def require_explained(lost: Tensor, seen: Seen, step: int, impossible: Lost) -> None:
+    """Raise ``ValueError`` at the first of the lost episodes (N,) bool, if that is asked for."""
+    if impossible == "raise" and bool(lost.any()):
+        episode = int(lost.nonzero()[0])
+        came = seen.observation[episode].tolist()
+        raise impossible_observation(f"episode {episode}, step {step}", came)
 
 
 def require_policy(policy: object) -> None:

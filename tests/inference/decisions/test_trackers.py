@@ -158,19 +158,20 @@ def test_impossible_observations() -> None:
     nothing = Seen(None, torch.zeros(2).long(), torch.zeros(2).bool())
     seen = Seen(torch.zeros(2).long(), torch.tensor([0, 1]), torch.ones(2).bool())
     _, memory = NoMemory().update(NoMemory().begin(model, 2), nothing)
-    belief = NoMemory().update(memory, seen)[0]
+    belief = NoMemory(impossible="reset").update(memory, seen)[0]
     np.testing.assert_allclose(belief, [[1, 0], [0, 1]], atol=1e-15)  # what the observation says
-    strict = NoMemory(impossible="raise")
+    strict = NoMemory()
     with pytest.raises(ValueError, match="episode 1, step 1, got 1"):
         strict.update(memory, seen)
 
 
 def test_what_no_state_can_give_is_refused() -> None:
     model = POMDP.from_tables(MOVES, [[[1.0, 0.0]] * 2] * 2)
-    memory = NoMemory().begin(model, 1)
+    tracker = NoMemory(impossible="reset")
+    memory = tracker.begin(model, 1)
     seen = Seen(torch.tensor([0]), torch.tensor([1]), torch.tensor([True]))
     with pytest.raises(ValueError, match=r"must be possible in some state; step 0, got \[1\]"):
-        NoMemory().update(memory, seen)
+        tracker.update(memory, seen)
 
 
 @pytest.mark.parametrize("make", [ExactTracker, NoMemory])
@@ -196,7 +197,7 @@ def test_bad_trackers_are_refused() -> None:
     other.build(HiddenMarkovModel(2, "poisson"))
     with pytest.raises(ValueError, match="filter: built for 2 input channels"):
         model.rollout(Uniform(), 1, 1, tracker=FilterTracker(other))
-    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'reset'"):
+    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing' or 'reset'"):
         NoMemory(None, "ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="prior: needs probabilities"):
         NoMemory([0.5, 0.6])

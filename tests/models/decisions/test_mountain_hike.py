@@ -196,9 +196,7 @@ def test_particles_that_are_lost() -> None:
     model = POMDP.from_tables(np.eye(2)[None], np.eye(2)[None], initial=[1.0, 0.0])
     wrong = Seen(torch.tensor([0, 0]), torch.tensor([0, 1]), torch.tensor([True, True]))
     tracker = ParticleTracker(10)
-    with pytest.raises(
-        ValueError, match=r"observation: must be possible .* episode 1, step 0, got"
-    ):
+    with pytest.raises(ValueError, match=r"data: needs .* episode 1, step 0, got"):
         tracker.update(tracker.begin(model, 2), wrong)
     again = ParticleTracker(10, impossible="reset")
     belief, _ = again.update(again.begin(model, 2), wrong)
@@ -208,7 +206,7 @@ def test_particles_that_are_lost() -> None:
 def test_bad_arguments_of_the_tracker() -> None:
     with pytest.raises(ValueError, match="particles: must be a whole number >= 2, got 1"):
         ParticleTracker(1)
-    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'reset'"):
+    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing' or 'reset'"):
         ParticleTracker(impossible="ignore")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="model: must be a POMDP or a MountainHike, got int"):
         ParticleTracker().begin(3, 1)  # type: ignore[arg-type]

@@ -1,0 +1,160 @@
+"""An observation of probability 0: every query names it, or treats it as missing on request."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from beliefzoo.inference import (
+    BeliefGuide,
+    ExactFilter,
+    NoMemory,
+    ParticleTracker,
+    evidence_gap,
+    filter,
+    forecast,
+    log_evidence,
+    most_likely_states,
+    posterior_quantities,
+    predict,
+    sample_states,
+    smooth,
+    smooth_pairs,
+    step_log_likelihood,
+    track,
+)
+from beliefzoo.models import (
+    POMDP,
+    BandedTransition,
+    Categorical,
+    ExactTracker,
+    Gaussian,
+    HiddenMarkovModel,
+    Regression,
+    Sequences,
+)
+
+NAN = float("nan")
+
+QUERIES: dict[str, Callable[..., Any]] = {
+    "filter": filter,
+    "predict": predict,
+    "smooth": smooth,
+    "smooth_pairs": smooth_pairs,
+    "step_log_likelihood": step_log_likelihood,
+    "most_likely_states": most_likely_states,
+    "sample_states": lambda *given, **kind: sample_states(*given, draws=20, seed=0, **kind),
+    "forecast": lambda *given, **kind: forecast(*given, 2, draws=5, seed=0, **kind),
+}
+
+
+def left_right() -> HiddenMarkovModel:
+    """Three states in a row, each with symbols of its own; none goes back."""
+    return HiddenMarkovModel(3, Categorical(4)).with_parameters(
+        initial=[1, 0, 0],
+        transition=[[0.5, 0.5, 0], [0, 0.5, 0.5], [0, 0, 1]],
+        probs=[[0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0], [0, 0, 0.5, 0.5]],
+    )
+
+
+def possible_and_not() -> tuple[Sequences, Sequences]:
+    """Codes of which two steps of "b" are impossible, and the same with these steps missing."""
+    rows = [[0, 1, 2, 3], [0, 3, 2, 2, 0, 3], [1, 2, 3]]
+    some = Sequences.from_arrays(rows, codes=True, labels=["a", "b", "c"])
+    rows[1] = [0, NAN, 2, 2, NAN, 3]  # type: ignore[list-item]
+    return some, Sequences.from_arrays(rows, codes=True, labels=["a", "b", "c"])
+
+
+def flat(found: Any) -> list[torch.Tensor]:
+    if isinstance(found, torch.Tensor):
+        return [found]
+    parts = found if isinstance(found, tuple) else vars(found).values()
+    return [part for part in parts if part is not None]
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_queries_name_sequence_and_step(query: str) -> None:
+    with pytest.raises(ValueError, match=r"data: needs .* sequence 'b', step 1, got 3"):
+        QUERIES[query](left_right(), possible_and_not()[0])
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_queries_treat_it_as_missing_on_request(query: str) -> None:
+    some, gaps = possible_and_not()
+    found = flat(QUERIES[query](left_right(), some, impossible="missing"))
+    wanted = flat(QUERIES[query](left_right(), gaps))
+    assert len(found) == len(wanted) > 0
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_another_policy_is_refused(query: str) -> None:
+    for other in ("reset", None, 3):
+        with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing', got"):
+            QUERIES[query](left_right(), possible_and_not()[1], impossible=other)
+
+
+def test_the_evidence_is_minus_infinity() -> None:
+    some, gaps = possible_and_not()
+    found, without = log_evidence(left_right(), some), log_evidence(left_right(), gaps)
+    assert found.isneginf().tolist() == [False, True, False]
+    assert without.isfinite().all()
+    np.testing.assert_array_equal(found[[0, 2]], without[[0, 2]])
+
+
+def test_measures_of_guides_and_gates_refuse_it() -> None:
+    data = possible_and_not()[0]
+    guide = BeliefGuide(left_right(), ExactFilter())
+    for ask in (lambda: evidence_gap(guide, data), lambda: posterior_quantities(guide.model, data)):
+        with pytest.raises(ValueError, match="sequence 'b', step 1, got 3"):
+            ask()
+
+
+def test_a_step_left_out_is_missing_for_lags_too() -> None:
+    """The value overflows every density; the step after it then has no lag, as with a NaN."""
+    law = Regression(Gaussian(), lags=1)
+    model = HiddenMarkovModel(2, law)
+    torch.manual_seed(0)
+    model = model.with_parameters(**{name: p.sample() for name, p in model.priors.items()})
+    rows = [[0.1, 0.3, 1e200, 0.2, 0.4]]
+    gaps = [[0.1, 0.3, NAN, 0.2, 0.4]]
+    with pytest.raises(ValueError, match=r"step 2, got \[1e\+200\]"):
+        smooth(model, Sequences.from_arrays(rows))
+    found = smooth(model, Sequences.from_arrays(rows), impossible="missing")
+    np.testing.assert_allclose(found, smooth(model, Sequences.from_arrays(gaps)), atol=1e-12)
+
+
+def test_structured_chains_have_the_same_rule() -> None:
+    """From 128 states on inference goes by the bands."""
+    k = 130
+    model = HiddenMarkovModel(k, Categorical(k), transition=BandedTransition((0, 1)))
+    bands = torch.eye(k) / 2 + torch.eye(k).roll(1, -1) / 2
+    bands[-1] = torch.eye(k)[-1]
+    model = model.with_parameters(
+        initial=torch.eye(k)[0], transition=bands, probs=torch.eye(k, dtype=torch.float64)
+    )
+    data = Sequences.from_arrays([[0, 1, 5, 2]], codes=True)
+    with pytest.raises(ValueError, match="sequence '0', step 2, got 5"):
+        filter(model, data)
+    path = smooth(model, data, impossible="missing").argmax(-1)
+    assert path[0, [0, 1, 3]].tolist() == [0, 1, 2]
+
+
+SURE = [[[1.0, 0.0], [0.0, 1.0]]]
+
+
+@pytest.mark.parametrize("make", [ExactTracker, NoMemory, lambda **k: ParticleTracker(8, **k)])
+def test_trackers_have_the_same_rule(make: Callable[..., Any]) -> None:
+    model = POMDP.from_tables(SURE, SURE, initial=[1.0, 0.0])
+    rows = [[NAN, 0, 0], [NAN, 1, 0]]
+    data = Sequences.from_arrays(rows, codes=True, actions=[[0] * 3] * 2)
+    with pytest.raises(ValueError, match=r"data: needs .* episode 1, step 1, got 1"):
+        track(make(), model, data)
+    kept = track(make(impossible="missing"), model, data)
+    assert kept.tolist() == [[[1.0, 0.0]] * 3] * 2
+    torch.testing.assert_close(kept, filter(model, data, impossible="missing"))
+    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing' or 'reset'"):
+        make(impossible="ignore")
