@@ -93,6 +93,7 @@ from .queries.answers import (
     step_log_likelihood,
 )
 from .queries.chains import Forecast
+from .queries.collapsed import collapsed
 from .queries.kinds import Answers
 from .queries.linear import Component, LinearForecast, Moments, components, standardised_innovations
 from .queries.mixture_kalman import RegimeForecast, RegimeParticles, mixture_kalman
@@ -183,6 +184,7 @@ __all__ = [
     "WrappedComparison",
     "belief_events",
     "belief_readout",
+    "collapsed",
     "compare",
     "compare_gates",
     "compare_samples",

@@ -628,7 +628,10 @@ class Model(ABC):
 
     def sample_parameters(self) -> dict[str, Tensor]:
         """Run the first part of the Pyro program: one site per parameter, from its prior."""
-        return {name: pyro.sample(name, prior) for name, prior in self.priors.items()}
+        return {
+            name: _single(name, pyro.sample(name, prior), prior)
+            for name, prior in self.priors.items()
+        }
 
     def __call__(self, data: Sequences, *, scale: float = 1.0, observe: bool = True) -> Tensor:
         """Run the Pyro program: parameters, then ``states`` and ``obs`` of every sequence.
@@ -740,6 +743,18 @@ class Model(ABC):
         )
         self._check_kind(blank)
         return blank
+
+
+def _single(name: str, value: Tensor, prior: dist.TorchDistribution) -> Tensor:
+    """The value of a parameter's site without the axes of size 1 that ``Predictive`` puts first."""
+    shape = prior.event_shape
+    require(
+        value.numel() == shape.numel(),
+        name,
+        f"needs one draw of shape {tuple(shape)} at a time (parallel=False)",
+        tuple(value.shape),
+    )
+    return value if value.shape == shape else value.reshape(shape)
 
 
 def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistribution) -> None:

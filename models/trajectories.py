@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Protocol, Self, cast
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import biject_to, constraints, transform_to
 
 
 class Chain(NamedTuple):
@@ -142,6 +142,69 @@ Moves = LowRankMoves | BandedMoves | SparseMoves | FactorialMoves
 """The forms that inference has recursions for; see ``beliefzoo.inference.exact.structured``."""
 
 
+class HardPaths(constraints.Constraint):
+    """The support of trajectories (T, K) of hard states: one 1 in each step, zeros beyond the end.
+
+    With ``beside``, the trajectories are (T, K + D) and continuous from column ``beside`` on.
+    Autoguides and NUTS have no coordinates for them and are refused in words that say what has.
+    """
+
+    is_discrete = True
+    event_dim = 2
+
+    def __init__(self, way_out: str, beside: int | None = None) -> None:
+        self.way_out, self.beside = way_out, beside
+        super().__init__()
+
+    def check(self, value: Tensor) -> Tensor:
+        """Whether trajectories are of this kind, (…)."""
+        hard = value[..., : self.beside]
+        each = ((hard == 0) | (hard == 1)).all(-1) & (hard.sum(-1) <= 1)
+        inside: Tensor = each.all(-1)
+        return inside
+
+
+@biject_to.register(HardPaths)
+@transform_to.register(HardPaths)
+def _no_coordinates(constraint: HardPaths) -> NoReturn:
+    raise ValueError(
+        "states: autoguides and NUTS need continuous states, got discrete ones; give them "
+        f"{constraint.way_out}"
+    )
+
+
+CHAINS = HardPaths(
+    "collapsed(model) of beliefzoo.inference, the same program with the states summed out (fit and "
+    "nuts of beliefzoo.inference take the model itself)"
+)
+
+
+class _MeanOf(Protocol):
+    def sample(self) -> Tensor: ...
+
+    def kl_to_chain(self, chain: MarkovChain) -> Tensor: ...
+
+
+def mean_of(value: Tensor) -> _MeanOf | None:
+    """Return the law whose mean trajectory this is, as ``meant`` noted it; None for a draw."""
+    return cast("_MeanOf | None", getattr(value, "_mean_of", None))
+
+
+def meant(value: Tensor, law: object) -> Tensor:
+    """Note on a mean trajectory which law it is the mean of."""
+    value._mean_of = law  # type: ignore[attr-defined]
+    return value
+
+
+def require_hard(support: HardPaths, value: Tensor) -> None:
+    """Raise ``ValueError`` unless trajectories are of hard states: others have no density."""
+    if not bool(support.check(value.detach()).all()):
+        raise ValueError(
+            "states: needs trajectories with one 1 in each step, or the mean trajectory of a guide "
+            "as TraceMeanField_ELBO, Trace_ELBO and TraceEnum_ELBO pass it on, got other numbers"
+        )
+
+
 def safe_log(probability: Tensor) -> Tensor:
     """log p with exact -inf at p = 0 and gradient 0 there (torch gives inf, then NaN)."""
     positive = probability > 0
@@ -258,12 +321,15 @@ class MarkovChain(dist.TorchDistribution):
 
     .. math:: p(z_{1:L}) = p(z_1) \prod_{t=1}^{L-1} T_t(z_{t+1} \mid z_t)
 
-    Batch shape (N,), event shape (T, K). ``log_prob`` takes hard (0/1) trajectories. With
-    ``choice`` (N, T-1), ``log_transition`` holds the matrices (1, A, K, K) that steps choose from.
+    Batch shape (N,), event shape (T, K). With ``choice`` (N, T-1), ``log_transition`` holds the
+    matrices (1, A, K, K) that steps choose from.
+
+    ``log_prob`` takes hard (0/1) trajectories. Of the mean trajectory of a guide's q it is
+    −KL(q ‖ p), and ``q.log_prob`` is then zero: an ELBO needs but the difference of the two.
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.independent(constraints.unit_interval, 2)
+    support = CHAINS
 
     def __init__(
         self,
@@ -300,6 +366,10 @@ class MarkovChain(dist.TorchDistribution):
         return draw.reshape(torch.Size(sample_shape) + draw.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        law = mean_of(value)
+        if law is not None:
+            return -law.kl_to_chain(self)
+        require_hard(CHAINS, value)
         paths = value.argmax(-1)
         first = torch.where(value[..., 0, :] > 0, self.log_initial, 0).mul(value[..., 0, :]).sum(-1)
         return first + transition_log_prob(self.log_transition, paths, self.lengths, self.choice)
@@ -309,7 +379,8 @@ class Emitted(dist.TorchDistribution):
     """Observations given a trajectory: log p(y | z) = Σ_t Σ_k z_tk log O_k(y_t).
 
     ``score(y)`` returns log O_k(y_t) as (N, T, K), zero where nothing was observed; ``draw``
-    samples observations for hard paths (N, T). Batch shape (N,), event (T,) for codes or (T, F).
+    samples observations for hard paths (N, T), of a mean trajectory for a draw of its law. Batch
+    shape (N,), event (T,) for codes or (T, F).
     """
 
     arg_constraints: dict[str, Any] = {}
@@ -342,7 +413,10 @@ class Emitted(dist.TorchDistribution):
         if torch.Size(sample_shape).numel() != 1:
             raise ValueError(f"Emitted: one draw at a time, got {tuple(sample_shape)}")
         with torch.no_grad():
-            draw = self._draw(self.states.argmax(-1))
+            law = mean_of(self.states)
+            states = self.states if law is None else law.sample()
+            require_hard(CHAINS, states)
+            draw = self._draw(states.argmax(-1))
         return draw.reshape(torch.Size(sample_shape) + draw.shape)
 
     def log_prob(self, value: Tensor) -> Tensor:

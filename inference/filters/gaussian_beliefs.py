@@ -184,14 +184,14 @@ def inverse_and_log_det(covariance: Tensor) -> tuple[Tensor, Tensor]:
 
 def right(x: Tensor, matrix: Tensor) -> Tensor:
     """Matrices x (…, E, D) times ``matrix`` (N|1, T|1, D, D): one product where it is shared."""
-    if matrix.shape[:-2].numel() == 1:
+    if math.prod(matrix.shape[:-2]) == 1:
         return x @ matrix.reshape(matrix.shape[-2:])
     return x @ matrix
 
 
 def product(matrix: Tensor, x: Tensor) -> Tensor:
     """Matrices (…, E, D) times vectors (…, D)."""
-    if matrix.shape[:-2].numel() == 1:  # one product of matrices instead of many with vectors
+    if math.prod(matrix.shape[:-2]) == 1:  # one product of matrices instead of many with vectors
         return x @ matrix.reshape(matrix.shape[-2:]).mT
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 

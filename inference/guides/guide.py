@@ -233,11 +233,18 @@ class Guide(nn.Module, ABC):
         """The part of the guide's Pyro program that samples the parameters."""
         return {} if self.parameter_posterior is None else self._cast(self.parameter_posterior())
 
-    def forward(self, data: Sequences, *, scale: float = 1.0) -> Posterior:
-        """The guide's Pyro program: samples parameters and ``states``; returns q(states | y)."""
+    def forward(self, data: Sequences, *, scale: float = 1.0, observe: bool = True) -> Posterior:
+        """The guide's Pyro program: samples parameters and ``states``; returns q(states | y).
+
+        Its arguments are those of the model's program. With ``observe=False``, as ``Predictive``
+        calls it, discrete states are drawn; otherwise ``states`` is their mean trajectory.
+        """
         laws = self.model.laws(self.sample_parameters(), data)
         posterior = self.posterior(laws)
         law: Any = posterior
+        if not observe:
+            law = copy.copy(posterior)
+            law.has_rsample = False
         with pyro.plate("sequence", len(data)), poutine.scale(scale=scale):
             pyro.sample("states", law)
         return posterior

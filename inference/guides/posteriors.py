@@ -3,7 +3,8 @@
 All are Pyro distributions of one-hot trajectories, batch (N,), event (T, K). ``sample`` draws hard
 trajectories; the differentiable ``rsample`` returns their *mean*, the posterior marginals, so that
 every expectation that is linear in the trajectory is exact. ``kl_divergence`` to the model's
-``MarkovChain`` is in closed form: an ELBO over them has no sampling noise.
+``MarkovChain`` is in closed form: an ELBO over them has no sampling noise. All particles of a
+``RenyiELBO`` are then alike; ``fit(objective="iwae")`` draws hard ones.
 """
 
 from __future__ import annotations
@@ -16,10 +17,18 @@ from typing import Any, ClassVar, Literal
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints, register_kl
+from torch.distributions import register_kl
 
 from ...models import DiscreteLaws
-from ...models.trajectories import MarkovChain, one_hot, transition_log_prob
+from ...models.trajectories import (
+    CHAINS,
+    MarkovChain,
+    mean_of,
+    meant,
+    one_hot,
+    require_hard,
+    transition_log_prob,
+)
 from ..exact import chains as exact
 
 Form = Literal["backward", "forward", "mean-field"]
@@ -33,7 +42,7 @@ class PathPosterior(dist.TorchDistribution, ABC):
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.independent(constraints.unit_interval, 2)
+    support = CHAINS
     has_rsample = True
     form: ClassVar[Form | None] = None
 
@@ -62,7 +71,8 @@ class PathPosterior(dist.TorchDistribution, ABC):
         return self
 
     def rsample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        return self.marginals.expand(torch.Size(sample_shape) + self.marginals.shape)
+        mean = self.marginals.expand(torch.Size(sample_shape) + self.marginals.shape)
+        return meant(mean, self)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
         paths = self.sample_paths(max(1, torch.Size(sample_shape).numel()))
@@ -70,6 +80,9 @@ class PathPosterior(dist.TorchDistribution, ABC):
         return hard.reshape(torch.Size(sample_shape) + self.batch_shape + self.event_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if mean_of(value) is self:
+            return torch.zeros_like(value[..., 0, 0])  # see MarkovChain
+        require_hard(CHAINS, value)
         paths = value.argmax(-1).masked_fill(~self._inside, -1)
         return self.path_log_prob(paths)
 

@@ -51,7 +51,6 @@ class SwitchingPosterior(dist.TorchDistribution):
     """
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.independent(constraints.real, 2)
 
     def __init__(
         self,
@@ -67,6 +66,11 @@ class SwitchingPosterior(dist.TorchDistribution):
         self.draws = draws
         event = torch.Size([laws.data.max_length, laws.regimes + laws.drift.shape[-1]])
         super().__init__(laws.lengths.shape, event, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Hard regimes beside real states."""
+        return self.laws.states().support
 
     @property
     def log_beliefs(self) -> Tensor:

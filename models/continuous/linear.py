@@ -346,7 +346,7 @@ def _normal(
     noisy = seen & ~exact
     residual = torch.where(seen, residual, 0)
     kept = torch.where(noisy, residual, 0)
-    if inverse.shape[:-2].numel() == 1:
+    if math.prod(inverse.shape[:-2]) == 1:
         white = kept @ inverse.reshape(inverse.shape[-2:]).mT
     else:
         white = (inverse @ kept.unsqueeze(-1)).squeeze(-1)

@@ -112,7 +112,7 @@ def factorised(covariance: Tensor, kept: Tensor, name: str) -> tuple[Tensor, Ten
 
 def _product(matrix: Tensor, x: Tensor) -> Tensor:
     """Matrix times vector; one matrix may serve all vectors."""
-    if matrix.shape[:-2].numel() == 1:
+    if math.prod(matrix.shape[:-2]) == 1:
         return x @ matrix.reshape(matrix.shape[-2:]).mT
     return (matrix @ x.unsqueeze(-1)).squeeze(-1)
 

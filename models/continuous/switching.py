@@ -24,7 +24,7 @@ from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors
 from ..emissions.observations import Vectors
 from ..model import Model
-from ..trajectories import invert, one_hot, safe_log
+from ..trajectories import HardPaths, invert, one_hot, safe_log
 from .switching_start import regime_start
 
 Noise = Literal["diagonal", "full"]
@@ -319,7 +319,7 @@ class _Fixed(dist.TorchDistribution):
     """A distribution of whole batches: batch shape (N,), one draw at a time."""
 
     arg_constraints: dict[str, Any] = {}
-    support = constraints.independent(constraints.real, 2)
+    support: constraints.Constraint = constraints.independent(constraints.real, 2)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> _Fixed:
         if torch.Size(batch_shape) != self.batch_shape:
@@ -346,6 +346,7 @@ class SwitchingTrajectories(_Fixed):
 
     def __init__(self, laws: SwitchingLaws) -> None:
         self.laws = laws
+        self.support = HardPaths("a RegimeGuide", laws.regimes)
         event = torch.Size([laws.data.max_length, laws.regimes + len(laws.initial_mean)])
         super().__init__(laws.lengths.shape, event, validate_args=False)
 
