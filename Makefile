@@ -9,9 +9,10 @@ BIN := .venv/bin
 RUN := .venv/.installed
 TOOLS := .venv/.installed-tools
 PEERS := .venv/.installed-bench
+NEWEST := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench test check format build clean
+.PHONY: help venv demo bench test newest check format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -48,6 +49,24 @@ test: export OMP_NUM_THREADS = 1
 test: export MPLBACKEND = Agg
 test: $(TOOLS) ## run the tests (ARGS are passed to pytest)
 	$(BIN)/python -m pytest -n $(WORKERS) $(or $(ARGS),--doctest-modules --pyargs tests beliefzoo)
+
+# What meets other packages most: the export, the diagnostics, three experiments that use both.
+newest: export OMP_NUM_THREADS = 1
+newest: export MPLBACKEND = Agg
+newest: $(NEWEST) ## the tests of export and diagnostics with the newest of everything
+	.venv-newest/bin/python -m pytest -n $(WORKERS) --doctest-modules --pyargs $(or $(ARGS),\
+		tests/inference/export tests/inference/checking tests/inference/test_arviz_groups.py \
+		beliefzoo.inference.arviz_groups beliefzoo.inference.export beliefzoo.inference.checking)
+	for name in earthquakes nile unemployment; do \
+		.venv-newest/bin/beliefzoo run $$name --smoke --out runs/newest/$$name --force || exit 1; \
+	done
+
+$(NEWEST): pyproject.toml
+	@test -x .venv-newest/bin/python || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 12))' \
+		|| { echo "ArviZ 1.x needs Python >= 3.12; choose one with make newest PYTHON=python3.13" >&2; exit 1; }
+	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
+	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[test]'
+	@touch $@
 
 check: $(TOOLS) ## lint, formatting, types
 	$(BIN)/ruff check .

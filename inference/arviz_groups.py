@@ -16,15 +16,16 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 
@@ -157,7 +158,8 @@ def group(idata: Idata, name: str) -> xr.Dataset:
 def write(idata: Idata, path: str | os.PathLike[str]) -> None:
     """Writes a NetCDF file, completely or not at all, replacing an existing one.
 
-    Numbers are compressed without loss. Either ArviZ major version reads the file.
+    Numbers are compressed without loss. Either ArviZ major version reads the file; `read` alone
+    gives back labels with zeros or lone surrogates, which a NetCDF file cannot hold as they are.
 
     Args:
         idata: what to write.
@@ -182,7 +184,7 @@ def write(idata: Idata, path: str | os.PathLike[str]) -> None:
         }
         for name, dataset in _datasets(idata).items()
     }
-    tree = _tree(_datasets(idata), idata.attrs)
+    tree = _tree({name: _escaped(one) for name, one in _datasets(idata).items()}, idata.attrs)
     with replacing(path) as unfinished:
         tree.to_netcdf(unfinished, engine="netcdf4", format="NETCDF4", encoding=encoding)
 
@@ -215,7 +217,8 @@ def read(path: str | os.PathLike[str]) -> Idata:
         raise FileNotFoundError(f"path must be a NetCDF file; there is none at {path}")
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
-            datasets = {name: node.to_dataset().load() for name, node in tree.children.items()}
+            nodes = tree.children.items()
+            datasets = {name: _unescaped(node.to_dataset().load()) for name, node in nodes}
             return _assemble(datasets, tree.attrs)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"path must be a complete NetCDF file; {path}: {error}") from error
@@ -416,7 +419,7 @@ def convergence(idata: Idata) -> Convergence:
         The worst figures over all parameters.
 
     Raises:
-        ValueError: fewer than two chains, or four draws each.
+        ValueError: fewer than two chains, four draws each, or no parameter that varies.
 
     Source: Vehtari, Gelman, Simpson, Carpenter & Bürkner (2021).
 
@@ -444,9 +447,12 @@ def convergence(idata: Idata) -> Convergence:
                     (
                         float(_arviz().rhat(scalar)),
                         float(_arviz().ess(scalar, method="bulk")),
-                        float(_arviz().ess(scalar, method="tail")),
+                        # 1.x asks for the quantiles; these are the defaults of 0.x.
+                        float(_arviz().ess(scalar, method="tail", prob=(0.05, 0.95))),
                     )
                 )
+    if not worst:
+        raise ValueError("idata: convergence needs a parameter that varies, got constants alone")
     r_hat, bulk, tail = zip(*worst, strict=True)
     return Convergence(max(r_hat), min(bulk), min(tail))
 
@@ -601,6 +607,8 @@ def _labels(coords: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
         array = np.asarray(values)
         if array.ndim != 1:
             raise ValueError(f"coords[{name!r}] must be one-dimensional; got shape {array.shape}")
+        if any(str(label).endswith("\0") for label in cast("Sequence[Any]", values)):
+            raise ValueError(f"coords[{name!r}] must not end in zeros, which numpy drops")
         if len(set(array.tolist())) != array.size:
             raise ValueError(f"coords[{name!r}] must be distinct; got {array.tolist()}")
         labels[name] = array
@@ -678,6 +686,46 @@ def _datasets(idata: Idata) -> dict[str, xr.Dataset]:
     if isinstance(idata, xr.DataTree):
         return {name: node.to_dataset() for name, node in idata.children.items()}
     return {name: idata[name] for name in idata.groups()}
+
+
+_ESCAPED = "escaped"
+"""Attribute of a variable whose strings a file holds with the backslashes of Python's literals."""
+
+_NOT_IN_FILES = re.compile("[\0\ud800-\udfff]")
+"""NetCDF's strings end at a zero, and its UTF-8 has no lone surrogates."""
+
+
+def _escaped(dataset: xr.Dataset) -> xr.Dataset:
+    """The dataset with strings that a file can hold."""
+
+    def unheld(variable: xr.Variable) -> bool:
+        text = variable.dtype.kind == "U"
+        return text and bool(_NOT_IN_FILES.search("".join(variable.values.flat)))
+
+    names = [name for name, variable in dataset.variables.items() if unheld(variable)]
+    return _recoded(
+        dataset, names, lambda text: text.encode("unicode_escape").decode("ascii"), True
+    )
+
+
+def _unescaped(dataset: xr.Dataset) -> xr.Dataset:
+    """What `_escaped` was given."""
+    names = [name for name, variable in dataset.variables.items() if _ESCAPED in variable.attrs]
+    return _recoded(
+        dataset, names, lambda text: text.encode("ascii").decode("unicode_escape"), False
+    )
+
+
+def _recoded(
+    dataset: xr.Dataset, names: Sequence[Any], recode: Callable[[str], str], escaped: bool
+) -> xr.Dataset:
+    variables = {}
+    for name in names:
+        old = dataset.variables[name]
+        texts = np.array([recode(str(text)) for text in old.values.flat]).reshape(old.shape)
+        attrs = {key: value for key, value in old.attrs.items() if key != _ESCAPED}
+        variables[name] = old.dims, texts, attrs | ({_ESCAPED: 1} if escaped else {})
+    return dataset.assign(variables)
 
 
 def _weights(log_weights: ArrayLike) -> NDArray[np.float64]:

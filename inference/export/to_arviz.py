@@ -125,6 +125,11 @@ def to_arviz(
     and r_hat then compares like with like. ``attrs["chain_order"]`` says which state of a chain
     each one is.
 
+    Of ArviZ's functions those that need several chains (r_hat, ESS, plots of ranks) are for NUTS;
+    the draws of a guide are summarised by ``az.summary(idata, kind="stats")``. ``az.plot_loo_pit``
+    and ``az.plot_ppc_pit`` take one sequence, ``idata.isel(sequence=0)``, the first with
+    ``predictive_draws`` equal to ``draws``.
+
     Args:
         result: the result of ``fit`` or ``nuts``.
         data: sequences, usually those that were fitted.
@@ -390,16 +395,16 @@ def _dims(model: Model, data: Sequences) -> dict[str, tuple[str, ...]]:
 def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
     time = _times(data)
     out: dict[str, Any] = {
-        "sequence": np.array(data.labels),
+        "sequence": data.labels,
         "time": time,
         "ahead": np.arange(1, ahead + 1),
     }
-    out |= {name: np.array(labels) for name, labels in model.coords().items()}
-    features = np.array(data.features)
+    out |= model.coords()
+    features = data.features
     out |= {"feature": features, "feature_from": features}
     kind = model.observations
     if kind.codes and len(data.symbols or ()) == kind.channels:
-        symbols = np.array(data.symbols)
+        symbols = data.symbols
         out |= {"symbol": symbols, "predictor": symbols, "predictor_from": symbols}
     elif not kind.codes:
         out |= {"predictor": features, "predictor_from": features}

@@ -20,6 +20,7 @@ from beliefzoo.inference import arviz_groups
 from beliefzoo.inference.arviz_groups import (
     build,
     compare,
+    convergence,
     group,
     k_threshold,
     loo,
@@ -166,6 +167,7 @@ def test_attributes_are_text_and_numbers_with_the_rest_as_json() -> None:
         ({"dims": DIMS | {"rate": ("state", "state")}}, r"posterior\['rate'\] must have the dims"),
         ({"coords": {"state": ["a", "a"]}}, r"coords\['state'\] must be distinct.*'a', 'a'"),
         ({"coords": {"state": np.ones((2, 2))}}, r"coords\['state'\] must be one-dimensional"),
+        ({"coords": {"state": ["a\0", "b"]}}, r"coords\['state'\] must not end in zeros"),
         ({"coords": {"draw": range(5)}}, "coords must not label 'draw'"),
         ({"attrs": {"model": object()}}, r"attrs\['model'\] must be a value that JSON can hold"),
     ],
@@ -191,6 +193,50 @@ def test_a_file_gives_back_values_dtypes_labels_and_attributes(tmp_path: Path) -
         xr.testing.assert_identical(group(back, name), group(idata, name))
         for variable in variables:
             assert group(back, name)[variable].dtype == group(idata, name)[variable].dtype
+
+
+ODD = [
+    *(
+        "",
+        " ",
+        "  ",
+        "a ",
+        "a/b",
+        "/",
+        "..",
+        "é",
+        "e\u0301",
+        "日本",
+        "😀",
+        "nan",
+        "0",
+        "[0]",
+        "'",
+        '"',
+    ),
+    *("a\nb", "a\\nb", "\t", "\x01", "a\0b", "\0a", "\ud800"),
+]
+
+
+def test_labels_of_any_characters_survive_a_file(tmp_path: Path) -> None:
+    """Composed and decomposed letters stay apart, and so do escapes and what they stand for."""
+    names: Any = {"state": ODD, "sequence": ODD[:3]}
+    idata = build(
+        {
+            "posterior": {"rate": np.arange(float(len(ODD)))[None, None]},
+            "observed_data": {"obs": np.array(ODD[-3:] + ODD[:9]).reshape(3, 4)},
+        },
+        dims=DIMS,
+        coords=names,
+        attrs={"model": "é/\n"},
+    )
+    write(idata, tmp_path / "posterior.nc")
+    again = read(tmp_path / "posterior.nc")
+    for name in ("posterior", "observed_data"):
+        xr.testing.assert_identical(group(again, name), group(idata, name))
+    assert group(again, "posterior")["state"].values.tolist() == ODD
+    assert float(group(again, "posterior")["rate"].sel(state="\ud800")[0, 0]) == len(ODD) - 1
+    assert again.attrs == idata.attrs
 
 
 def test_reading_leaves_the_file_free_to_be_replaced(tmp_path: Path) -> None:
@@ -497,6 +543,41 @@ def test_bad_comparisons_are_named(call: Any, message: str) -> None:
         call()
 
 
+# --- Markov chains
+
+
+def chains_of(values: Any) -> Any:
+    return build({"posterior": {"rate": values}}, dims={})
+
+
+def test_convergence_knows_independent_draws_and_autoregressions() -> None:
+    """ESS of the mean of an AR(1) is N (1 − φ) / (1 + φ); within 20 %, failure < 1e-4."""
+    noise = np.random.default_rng(3).normal(size=(4, 4000))
+    independent = convergence(chains_of(noise))
+    assert independent.r_hat == pytest.approx(1, abs=0.005)
+    assert independent.ess_bulk == pytest.approx(16_000, rel=0.2)
+    assert independent.ess_tail == pytest.approx(16_000, rel=0.2)
+    slow = noise.copy()
+    for t in range(1, 4000):
+        slow[:, t] += 0.8 * slow[:, t - 1]
+    assert convergence(chains_of(slow)).ess_bulk == pytest.approx(16_000 / 9, rel=0.2)
+
+
+def test_the_tail_of_convergence_is_that_of_both_outer_quantiles() -> None:
+    """Signs are independent and sizes are not, so the mean is known well and the tails are not."""
+    rng = np.random.default_rng(4)
+    size = np.repeat(rng.gamma(1.0, size=(4, 40)), 50, axis=1)
+    found = convergence(chains_of(size * rng.choice([-1.0, 1.0], size=size.shape)))
+    assert found.ess_tail < 0.25 * found.ess_bulk
+
+
+def test_convergence_of_nothing_is_refused() -> None:
+    with pytest.raises(ValueError, match="needs at least 2 chains of 4 draws, got 1 of 50"):
+        convergence(chains_of(np.random.default_rng(0).normal(size=(1, 50))))
+    with pytest.raises(ValueError, match="needs a parameter that varies, got constants alone"):
+        convergence(chains_of(np.ones((2, 50))))
+
+
 # --- the other ArviZ major
 
 SECOND_ENVIRONMENT = ROOT / ".cache" / "arviz1"
@@ -538,6 +619,7 @@ print(json.dumps({
     "elpd": groups.loo(idata, unit="time").elpd,
     "p": groups.loo(idata, unit="time").p,
     "k_i": groups.loo(idata, unit="time").pareto_k.tolist(),
+    "convergence": list(vars(groups.convergence(idata)).values()),
     "table": groups.compare({"one": idata, "two": again}, unit="time")["difference"].tolist(),
 }, default=int))
 """
@@ -611,3 +693,4 @@ def test_the_two_majors_read_each_other_and_agree(tmp_path: Path) -> None:
     assert there["p"] == pytest.approx(here.p, abs=1e-4)
     np.testing.assert_allclose(there["k_i"], here.pareto_k, atol=0.02)
     assert there["table"] == [0.0, 0.0]
+    assert there["convergence"] == pytest.approx(list(vars(convergence(idata)).values()), rel=0.01)
