@@ -83,6 +83,7 @@ from .continuous.linear import LinearEmission, LinearGaussianSSM, LinearLaws
 from .continuous.structural import Autoregressive, Cycle, LocalLevel, LocalLinearTrend, Seasonal
 from .continuous.switching import SwitchingLaws, SwitchingLinearSSM
 from .data.folders import SequenceFolder, write_folder
+from .data.requirements import UnreadWarning
 from .data.sequences import Sequences
 from .decisions.bayes_rule import BeliefPolicy, ExactTracker
 from .decisions.files import read_pomdp, write_pomdp
@@ -213,6 +214,7 @@ __all__ = [
     "Tracker",
     "TrajectoryLaws",
     "Uniform",
+    "UnreadWarning",
     "Vectors",
     "World",
     "as_policy",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
@@ -19,6 +21,8 @@ from .beliefs import Belief, DiscreteBelief
 from .checks import require, require_count
 from .data import padding
 from .data.folders import Data, SequenceFolder
+from .data.names import Names
+from .data.requirements import UnreadWarning, unread
 from .data.sequences import Sequences
 from .emissions.emission import Parameters, Priors
 from .emissions.observations import Observations
@@ -291,9 +295,42 @@ class Model(ABC):
     actions: int = 0
     """Number of actions that the laws read; 0 for none."""
 
+    names = Names()
+    """Names of symbols and columns of the data that the model was fitted to."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        # Whatever is asked of a model, also by a family of somebody else's, reads data by name.
+        super().__init_subclass__(**arguments)
+        for name in {"laws", "check_values", "start", "start_from_frames"} & set(vars(cls)):
+            setattr(cls, name, _by_name(vars(cls)[name]))
+        if "check_values" in vars(cls):
+            setattr(cls, "check_values", _telling(cls.check_values))  # noqa: B010
+
+    def named_after(self, data: Data) -> Self:
+        """Return the same model with the names of symbols and columns of these data.
+
+        Other data are then read by name: a symbol has the code that it has in these data, whatever
+        its code there, and columns must have the same names in the same order. Data without names
+        are read by their places. Fits and samplers give a model the names of their data, which
+        parameters set with ``with_parameters`` and files keep.
+
+        >>> from beliefzoo.models import Categorical, HiddenMarkovModel, Sequences
+        >>> model = HiddenMarkovModel(1, Categorical(3)).with_parameters(probs=[[0.1, 0.2, 0.7]])
+        >>> model = model.named_after(Sequences.from_text("cab", alphabet="abc"))
+        >>> model.laws({}, Sequences.from_text("c", alphabet="bc")).log_likelihood.exp().item()
+        0.7
+        """
+        names = Names.of(data)
+        if names == self.names or not names.any:
+            return self
+        out = copy.copy(self)
+        out.names = names
+        return out
+
     def set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
         """Set the priors, once all laws are there; no parameter is known at first."""
         self._known: dict[str, Tensor] = {}
+        self._told: set[str] = set()  # shared by the copies, which need not say it again
         self._replaced = dict(replaced or {})
         self._all = self._assemble()
 
@@ -426,7 +463,7 @@ class Model(ABC):
             if not name.startswith("_") and own is not new:
                 setattr(out, name, settled(own, new, defaults_of(type(self)).get(name)))
         out._all = out._assemble()
-        return out
+        return out.named_after(data)
 
     @abstractmethod
     def check_values(self, data: Sequences) -> None:
@@ -687,6 +724,7 @@ class Model(ABC):
 
         Uses torch's global generator.
         """
+        like = self.names.read(like)
         with torch.no_grad():
             paths, y, values = self._draw(parameters, like)
         along = {
@@ -701,7 +739,8 @@ class Model(ABC):
             **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
             labels=like.labels,
             features=like.features,
-            symbols=like.symbols,
+            symbols=like.symbols or self.names.symbols,
+            input_names=like.input_names,
         )
         beyond = ~like.step_mask
         if paths.ndim == 2:
@@ -739,6 +778,9 @@ class Model(ABC):
             self.observations.blank(n, max(lengths)),
             lengths=torch.tensor(lengths),
             codes=self.observations.codes,
+            features=self.names.features,
+            symbols=self.names.symbols,
+            input_names=self.names.inputs if self.inputs else None,
             **given,
         )
         self._check_kind(blank)
@@ -755,6 +797,33 @@ def _single(name: str, value: Tensor, prior: dist.TorchDistribution) -> Tensor:
         tuple(value.shape),
     )
     return value if value.shape == shape else value.reshape(shape)
+
+
+def _by_name(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of a model, which reads its argument ``data`` by name."""
+
+    @wraps(method)
+    def reading(model: Model, *given: Any, **named: Any) -> Any:
+        if "data" in named:
+            return method(model, *given, **named | {"data": model.names.read(named["data"])})
+        return method(model, *given[:-1], model.names.read(given[-1]), **named)
+
+    return reading
+
+
+def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A check of the data by a model, which then warns of what the model does not read of them."""
+
+    @wraps(method)
+    def checking(model: Model, data: Sequences) -> None:
+        method(model, data)
+        reads = {"times": model.timed, "inputs": model.inputs > 0, "actions": model.actions > 0}
+        told = model._told | {name for name, read in reads.items() if read}
+        for name, sentence in unread(data, told).items():
+            model._told.add(name)
+            warnings.warn(f"data.{name}: {model} reads none; {sentence}", UnreadWarning, 4)
+
+    return checking
 
 
 def _check_prior(name: str, prior: dist.TorchDistribution, own: dist.TorchDistribution) -> None:

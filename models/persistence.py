@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .data.names import Names
 from .data.storage import read_tensors, write_tensors
 from .descriptions import described, find_class, restored, restored_arguments, whole
 from .model import Model
@@ -28,7 +29,8 @@ def describe(model: Model) -> tuple[dict[str, object], dict[str, Tensor]]:
         name: described(prior, f"prior.{name}", tensors)
         for name, prior in model.replaced_priors.items()
     }
-    return {"format": FORMAT, **described(model, "model", tensors), "priors": priors}, tensors
+    description = {"format": FORMAT, **described(model, "model", tensors), "priors": priors}
+    return description | {"names": model.names.plain()}, tensors
 
 
 def restore(
@@ -60,7 +62,9 @@ def restore(
         model: Model = made(**arguments)
         start = "known."
         known = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
-        return model.with_parameters(**known) if known else model
+        model = model.with_parameters(**known) if known else model
+        model.names = Names.from_plain(description.get("names", {}))
+        return model
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> Path:

@@ -55,6 +55,7 @@ def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
     require_process(model, "track")
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     model.check_values(data)
+    data = model.names.read(data)
     assert data.actions is not None  # checked
     memory = tracker.begin(model, len(data))
     beliefs, before = [], None

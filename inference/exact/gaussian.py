@@ -43,7 +43,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .chains import check_lengths
-from .gaussian_diffuse import Directions, Learning
+from .gaussian_diffuse import Directions, Learning, blank_chains
 from .gaussian_torch import Layout, States, System, accurate
 
 __all__ = [
@@ -482,7 +482,8 @@ def log_evidence(
         lengths: ``(N,)`` int64, 1 <= length <= T; None: every sequence has T steps.
 
     Returns:
-        Nats, ``(N,)``. Differentiable (first order, analytic) in ``values`` and everything in
+        Nats, ``(N,)``, 0 for a sequence of which nothing was observed. Differentiable (first order,
+        analytic) in ``values`` and everything in
         ``chain``. Memory is of order N T (D + F); gains of long sequences are computed twice rather
         than kept.
 
@@ -512,7 +513,7 @@ def _log_evidence(problem: _Problem, most: float) -> Tensor:
     layout, e, further, log_determinants = _whitened(problem)
     if not problem.directions:
         return _increments(problem, layout, e, log_determinants).sum(-1)
-    found, chain_of = Directions.of(further, layout), layout.chain_of
+    found, chain_of = Directions.of(further, layout, blank=blank_chains(layout)), layout.chain_of
     rest = found.residual(e, chain_of)
     centred = problem.centred(e, rest, lambda: found.estimate(e, chain_of), most)
     if centred is not None:
@@ -556,7 +557,8 @@ def step_log_likelihood(
     if not problem.directions:
         steps = _increments(problem, layout, e, log_determinants)
         return _require_finite(steps).to(problem.dtype)
-    Directions.of(further.detach(), layout)  # refuses data that do not determine δ
+    # Refuses data that do not determine δ.
+    Directions.of(further.detach(), layout, blank=blank_chains(layout))
     learning = Learning.of(further, e, layout.chain_of, problem.spread)
     centred = _far(problem, layout, e, further, learning)
     if centred is not None:
@@ -706,10 +708,14 @@ def _with_directions(
     means = means + torch.einsum("ntdq,ntq->ntd", across[layout.chain_of], learning.estimate())
     added, free = learning.spread_of(across)
     unknown = problem.spread * free > NEGLIGIBLE * scales
-    covariances = _symmetric(covariances + added)
+    return means, _unknown(_symmetric(covariances + added), unknown)
+
+
+def _unknown(covariances: Tensor, unknown: Tensor) -> Tensor:
+    """Covariances (…, D, D) with variance ``inf`` and covariance 0 of what is unknown, (…, D)."""
     covariances = covariances.masked_fill(unknown.unsqueeze(-1) | unknown.unsqueeze(-2), 0)
-    infinite = torch.diag_embed(torch.zeros_like(scales).masked_fill(unknown, math.inf))
-    return means, covariances + infinite
+    nothing = torch.zeros_like(covariances.diagonal(dim1=-2, dim2=-1))
+    return covariances + torch.diag_embed(nothing.masked_fill(unknown, math.inf))
 
 
 @torch.no_grad()
@@ -729,7 +735,9 @@ def smooth(
 
     Returns:
         :class:`Smoothed`. Beyond a sequence's length the last marginal is repeated, and
-        cross-covariances are zero. Sequences with equal covariances may share their memory.
+        cross-covariances are zero. What a diffuse law says of a sequence of which nothing was
+        observed has variance ``inf``, as in :func:`filter`. Sequences with equal covariances may
+        share their memory.
 
     Raises:
         ValueError: as :func:`log_evidence`.
@@ -754,10 +762,11 @@ def _smooth(problem: _Problem, pairs: bool, path: Tensor | None) -> Smoothed:
     layout = problem.layout(own_ends=True)
     system = problem.system(layout)
     rows, covariances, crossed, e = _recursions(system.values).smooth(system, layout, pairs)
-    means, chain_of = rows, layout.chain_of
+    means, chain_of, unknown = rows, layout.chain_of, None
     if problem.directions:
         (means, moved), (e, further) = (problem.of_directions(x, layout) for x in (rows, e))
-        found = Directions.of(further, layout)
+        blank = blank_chains(layout)
+        found = Directions.of(further, layout, blank=blank)
         estimate = found.estimate(e, chain_of)
         rest = found.residual(e, chain_of)
         most = FAR if path is None else math.inf
@@ -768,11 +777,16 @@ def _smooth(problem: _Problem, pairs: bool, path: Tensor | None) -> Smoothed:
         means = means + torch.einsum("ntdq,nq->ntd", across[chain_of], estimate)
         roots = found.roots(across)
         covariances = _symmetric(covariances + roots @ roots.mT)
+        unknown = (across != 0).any(-1) & blank[:, None, None]
         if crossed is not None:
             crossed = crossed + roots[:, :-1] @ roots[:, 1:].mT
+            apart = unknown[:, :-1].unsqueeze(-1) | unknown[:, 1:].unsqueeze(-2)
+            crossed = crossed.masked_fill(apart, 0)
     means = means if path is None else means + path
     means = problem.held(_require_finite(means)).to(problem.dtype)
-    covariances = problem.per_sequence(_require_finite(covariances), layout)
+    covariances = _require_finite(covariances)
+    covariances = covariances if unknown is None else _unknown(covariances, unknown)
+    covariances = problem.per_sequence(covariances, layout)
     cross = None
     if crossed is not None:
         steps = torch.arange(1, problem.values.shape[1], device=means.device)

@@ -38,14 +38,21 @@ class Directions:
     """U (G, q, q), E = basis U"""
 
     @classmethod
-    def of(cls, further: Tensor, layout: Layout) -> Directions:
+    def of(cls, further: Tensor, layout: Layout, *, blank: Tensor | None = None) -> Directions:
         """From E (q, G, T, F).
+
+        Args:
+            blank: (G,) bool, where nothing is observed. There δ = 0 with unit precision stands for
+                the flat law, which has no density: the log evidence of nothing is 0.
 
         Raises:
             ValueError: the data do not determine δ.
         """
         columns = further.flatten(2).permute(1, 2, 0)
         q = columns.shape[-1]
+        if blank is not None and bool(blank.any()):
+            unit = torch.eye(*columns.shape[1:], dtype=columns.dtype, device=columns.device)
+            columns = torch.where(blank[:, None, None], unit, columns)
         if columns.shape[1] < q:
             raise not_identified(int(layout.sequences[0]), q)
         basis, triangle = torch.linalg.qr(columns)
@@ -176,6 +183,11 @@ def _null_spaces(precision: Tensor, most: Tensor) -> tuple[Tensor, Tensor]:
     columns = nn.functional.normalize(vectors / units, dim=-2) * free.unsqueeze(-2)
     basis, _ = torch.linalg.qr(columns)  # null directions come first: eigenvalues are increasing
     return basis * free.unsqueeze(-2), ~free.any(-1)
+
+
+def blank_chains(layout: Layout) -> Tensor:
+    """The chains without any observation, (G,) bool."""
+    return ~layout.mask[layout.sequences].flatten(1).any(1)
 
 
 def not_identified(sequence: int, q: int) -> ValueError:

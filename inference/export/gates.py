@@ -88,6 +88,7 @@ def gates(
                 f"data: must be Sequences for a {type(network).__name__}, got {type(data).__name__}"
             )
         model.check_values(data)
+        data = model.names.read(data)
         assert filter.network is not None  # it is built
         own = filter.network
         with torch.no_grad():

@@ -171,6 +171,7 @@ def to_arviz(
     wanted = _Wanted(draws, seed, state_draws, *replications, forecast, steps, gates)
     along = Along(inputs=inputs, times=times, actions=actions)
     wanted.check(result, data, along)
+    data = result.model.names.read(data)
     with seeded(seed), torch.no_grad():
         sample = sample_of(result, draws)
         model = result.model

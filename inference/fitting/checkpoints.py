@@ -11,6 +11,7 @@ from typing import Any
 
 from ...models import SequenceFolder
 from ...models.data.folders import Data
+from ...models.data.names import Names
 from ...models.data.storage import read_tensors
 from ...models.persistence import describe
 from ..guides.guide import Guide
@@ -75,4 +76,5 @@ def digest_of(data: Data) -> str:
         if tensor is not None:
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().cpu().numpy().tobytes())
+    digest.update(repr(Names.of(data)).encode())
     return digest.hexdigest()

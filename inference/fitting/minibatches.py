@@ -54,7 +54,7 @@ class Minibatches:
             data, heldout = _held_out(model, data, share, seed)
         self.train = checked(model, data)
         self.heldout = None if heldout is None else checked(model, heldout)
-        self.sample = bounded(self.train, seed)
+        self.sample = model.names.read(bounded(self.train, seed))
         if isinstance(data, SequenceFolder):
             model.check(self.sample)
         self.n_steps = data.n_steps
@@ -99,8 +99,10 @@ class Minibatches:
 
 
 def checked(model: Model, data: Data) -> Data:
-    """The same data; those of a folder are checked when they are read."""
-    return data.checked_by(model.check_values) if isinstance(data, SequenceFolder) else data
+    """The same data, by the model's names; those of a folder are checked when they are read."""
+    if isinstance(data, SequenceFolder):
+        return data.checked_by(model.check_values)
+    return model.names.read(data)
 
 
 def bounded(data: Data, seed: int) -> Sequences:

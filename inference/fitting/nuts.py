@@ -211,6 +211,7 @@ def nuts(
     (torch.Size([2, 30, 1]), True)
     """
     _check(model, data, seed, jobs)
+    data = model.names.read(data)
     model = model.adapted_to(data)
     dense = unconstrained_size(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)

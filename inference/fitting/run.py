@@ -124,7 +124,8 @@ class Run:
 
     def _adapted(self, guide: Guide) -> Guide:
         """The guide with priors on the scale of the data, as this fit needs it."""
-        self.model = self.model.adapted_to(self.batches.sample) if self.model.priors else self.model
+        model, sample = self.model, self.batches.sample
+        self.model = model.adapted_to(sample) if model.priors else model.named_after(sample)
         own = guide.of(self.model)
         if own.uncertainty in POINTS and self.redundant:
             own.in_redundant_coordinates()

@@ -59,6 +59,7 @@ def starting_values(
         raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
+    data = model.names.read(data)
     given = _inside(model, start) if isinstance(start, Mapping) else {}
     with seeded(seed), torch.no_grad():
         values = {name: prior.sample() for name, prior in model.priors.items()}

@@ -149,6 +149,7 @@ class ConstructedGate:
                 another shape or dtype.
         """
         self.model.check_values(data)
+        data = self.model.names.read(data)
         _require_whole(data)
         _check_paths(paths, data, self.model.states)
         y = self.model.observations.encode(self.model.observations.read(data)[0]).double()

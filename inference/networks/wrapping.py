@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from ...models import Model, Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count
+from ...models.data.names import Names
 from ...models.emissions.emission import Emission
 from ...models.randomness import seeded
 from ..arviz_groups import Idata
@@ -265,7 +266,7 @@ def _check_model(model: Model) -> None:
 
 def _parts(data: Sequences, heldout: Sequences | float, seed: int) -> tuple[Sequences, Sequences]:
     if isinstance(heldout, Sequences):
-        return data, heldout
+        return data, Names.of(data).read(heldout)
     share = isinstance(heldout, float) and 0 < heldout < 1
     require(share, "heldout", "must be Sequences, or a share in (0, 1)", repr(heldout))
     require(len(data) >= 4, "data", "needs four sequences or more to hold some out", len(data))

@@ -244,10 +244,11 @@ class SequenceFolder:
                 arrays[part][n] = np.array(mapped[part][rows])
         read = tables.read_arrays(arrays.pop("values"), {p: arrays.get(p) for p in _ALONG})
         along = {part: read.get(part) for part in _ALONG}
+        fields: dict[str, Any] = padding.canonical(
+            read["values"], None, read["lengths"], along, codes=self.is_codes, blank=True
+        )
         data = Sequences(
-            **padding.canonical(
-                read["values"], None, read["lengths"], along, codes=self.is_codes, blank=True
-            ),
+            **fields,
             labels=distinct([self._label(n) for n in chosen]),
             features=self.features,
             symbols=self.symbols,

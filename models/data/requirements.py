@@ -1,11 +1,62 @@
-"""What a law needs from the data: input columns, times."""
+"""What a law needs from the data: input columns, times; and what a model leaves unread."""
 
 from __future__ import annotations
+
+from collections.abc import Container
 
 from torch import Tensor
 
 from ..checks import require
 from .sequences import Sequences
+
+UNEVEN = 0.2
+"""Share of the typical gap between steps by which gaps differ that are not even; months do less."""
+
+
+class UnreadWarning(UserWarning):
+    """Data hold something that the model does not read."""
+
+
+def unread(data: Sequences, known: Container[str]) -> dict[str, str]:
+    """Return what the data hold that tells something, but for what is known, and who reads it.
+
+    Times tell nothing where steps are evenly apart.
+    """
+    found = {}
+    if "times" not in known and (apart := uneven_gaps(data)) is not None:
+        low, high = apart
+        found["times"] = (
+            f"steps that are {low:g} to {high:g} apart count alike. ContinuousTimeHMM, "
+            "LinearGaussianSSM with LinearSDE or OrnsteinUhlenbeck, and DeepMarkovModel(timed=True)"
+            " read times; data.filled() puts missing steps into the gaps of a grid, and "
+            "data.without('times') says that they do not matter"
+        )
+    if "inputs" not in known and data.inputs is not None:
+        found["inputs"] = (
+            f"{data.inputs.shape[2]} column(s) change nothing. Regression(…, inputs=…) as emission,"
+            " InputTransition as transition, and LinearGaussianSSM and DeepMarkovModel with "
+            "inputs=… read them; data.without('inputs') says that they do not matter"
+        )
+    if "actions" not in known and data.actions is not None:
+        found["actions"] = (
+            "they change nothing. POMDP and HiddenMarkovModel with ActionTransition read them; "
+            "data.without('actions') says that they do not matter"
+        )
+    return found
+
+
+def uneven_gaps(data: Sequences) -> tuple[float, float] | None:
+    """Return the least and the largest gap between steps; None if they are even, or there are no
+    times.
+    """
+    if data.times is None:
+        return None
+    gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
+    if not len(gaps):
+        return None
+    typical = gaps.median()
+    even = bool(((gaps - typical).abs() <= UNEVEN * typical).all())
+    return None if even else (float(gaps.min()), float(gaps.max()))
 
 
 def require_inputs(data: Sequences, columns: int, reader: str) -> None:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import padding, tables
+from .grids import on_grid
 from .parts import distinct, positions, split_bounds
 from .summary import summary
 
@@ -49,6 +50,7 @@ class Sequences:
         labels: names of the sequences, all different; by default "0", "1", …
         features: names of the features, all different; by default "0", "1", …; ("code",) for codes.
         symbols: names of the codes, all different, or None.
+        input_names: names of the input columns, all different; by default "0", "1", …
 
     Raises:
         ValueError: a shape, dtype, length or value is not as above; the message gives the first
@@ -72,6 +74,7 @@ class Sequences:
     labels: tuple[str, ...] = ()
     features: tuple[str, ...] = ()
     symbols: tuple[str, ...] | None = None
+    input_names: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         padding.check_layout(self)
@@ -83,6 +86,7 @@ class Sequences:
             labels=padding.names(self.labels, "labels", range(len(self))),
             features=padding.names(self.features, "features", features),
             symbols=symbols,
+            input_names=padding.names(self.input_names, "input_names", range(self.n_inputs)),
         )
         padding.check_entries(self)
 
@@ -101,6 +105,7 @@ class Sequences:
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
+        input_names: Iterable[object] | None = None,
     ) -> Sequences:
         """Build from one array per sequence, of any lengths; NaN marks missing values.
 
@@ -114,7 +119,8 @@ class Sequences:
             codes: the values are categories 0, 1, 2, …
             times, actions, rewards: one array (steps,) per sequence.
             inputs: one array (steps,) or (steps, inputs) per sequence.
-            labels, features, symbols: names of the sequences, features and codes.
+            labels, features, symbols, input_names: names of the sequences, features, codes and
+                input columns.
 
         Returns:
             The padded sequences.
@@ -129,7 +135,12 @@ class Sequences:
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         read = tables.read_arrays(arrays, along)
         return cls.from_tensors(
-            **read, codes=codes, labels=labels, features=features, symbols=symbols
+            **read,
+            codes=codes,
+            labels=labels,
+            features=features,
+            symbols=symbols,
+            input_names=input_names,
         )
 
     @classmethod
@@ -147,6 +158,7 @@ class Sequences:
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
+        input_names: Iterable[object] | None = None,
     ) -> Sequences:
         """Build from one padded array; NaN marks missing values.
 
@@ -154,7 +166,7 @@ class Sequences:
             array: (N, T, F), (N, T) with one feature, or (T,) for one sequence.
             lengths: (N,) whole numbers in 1..T; T for all if None.
             mask: bool, shape of ``array`` or (N, T); True = observed.
-            codes, times, actions, rewards, inputs, labels, features, symbols: as for
+            codes, times, actions, rewards, inputs, labels, features, symbols, input_names: as for
                 :meth:`from_tensors`.
 
         Returns:
@@ -170,7 +182,12 @@ class Sequences:
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         read = tables.read_array(array, {"lengths": lengths, "mask": mask, **along})
         return cls.from_tensors(
-            **read, codes=codes, labels=labels, features=features, symbols=symbols
+            **read,
+            codes=codes,
+            labels=labels,
+            features=features,
+            symbols=symbols,
+            input_names=input_names,
         )
 
     @classmethod
@@ -188,6 +205,7 @@ class Sequences:
         labels: Iterable[object] | None = None,
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
+        input_names: Iterable[object] | None = None,
     ) -> Sequences:
         """Build from padded tensors on any device, which are copied and detached.
 
@@ -203,7 +221,8 @@ class Sequences:
             actions: (N, T) whole numbers.
             rewards: (N, T) finite numbers.
             inputs: (N, T, U), or (N, T) for one input.
-            labels, features, symbols: names of the sequences, features and codes.
+            labels, features, symbols, input_names: names of the sequences, features, codes and
+                input columns.
 
         Returns:
             The sequences.
@@ -218,7 +237,12 @@ class Sequences:
         """
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
         fields: dict[str, Any] = padding.canonical(values, mask, lengths, along, codes=codes)
-        names = {"labels": labels, "features": features, "symbols": symbols}
+        names = {
+            "labels": labels,
+            "features": features,
+            "symbols": symbols,
+            "input_names": input_names,
+        }
         fields |= {name: given for name, given in names.items() if given is not None}
         return cls(**fields)
 
@@ -400,6 +424,11 @@ class Sequences:
         return int(self.mask.sum())
 
     @property
+    def n_inputs(self) -> int:
+        """Number of input columns U; 0 without inputs."""
+        return 0 if self.inputs is None else self.inputs.shape[2]
+
+    @property
     def is_codes(self) -> bool:
         """True if the values are integer codes (N, T), False if they are numbers (N, T, F)."""
         return self.values.ndim == 2
@@ -512,6 +541,50 @@ class Sequences:
         return (self._taken(chosen) for chosen in order.split(int(size)))
 
     # Conversions
+
+    def without(self, *names: Literal["times", "actions", "rewards", "inputs"]) -> Sequences:
+        """Return the same data without their times, actions, rewards or inputs.
+
+        Raises:
+            ValueError: another name.
+
+        >>> data = Sequences.from_arrays([[1.0, 2.0, 1.5]], times=[[0.0, 1.0, 9.0]])
+        >>> data.without("times").times is None
+        True
+        """
+        for name in names:
+            if name not in ("times", "actions", "rewards", "inputs"):
+                raise ValueError(
+                    f"names must be 'times', 'actions', 'rewards' or 'inputs'; got {name!r}"
+                )
+        gone: dict[str, Any] = dict.fromkeys(names)
+        if "inputs" in names:
+            gone["input_names"] = ()
+        return self._derived(**gone)
+
+    def filled(self, every: float | None = None) -> Sequences:
+        """Return the same data on a regular grid of times, with missing steps in its gaps.
+
+        Sequences keep their own first and last time. Actions, rewards and inputs of a step that is
+        put in are unknown, so that data with any of them cannot have gaps.
+
+        Args:
+            every: gap between the steps of the grid, in the unit of ``times``; the smallest gap
+                between two steps of the data if None.
+
+        Returns:
+            The sequences, with times on the grid.
+
+        Raises:
+            ValueError: no times, times that are not on a grid of this gap (to 1e-6 of it) or share
+                a place on it, more than a thousand missing steps for each one of the data, or
+                actions, rewards or inputs that a gap would need.
+
+        >>> data = Sequences.from_arrays([[1.0, 2.0, 1.5]], times=[[0.0, 1.0, 4.0]])
+        >>> data.filled().times.tolist(), data.filled().mask[..., 0].tolist()
+        ([[0.0, 1.0, 2.0, 3.0, 4.0]], [[True, True, False, False, True]])
+        """
+        return self._derived(**on_grid(self, every))
 
     def to(
         self,

@@ -224,6 +224,7 @@ def _read_long(
         read["rewards"] = padded(reward)
     if inputs:
         read["inputs"] = torch.stack([padded(name) for name in inputs], dim=2)
+        read["input_names"] = inputs
     return read
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import pyro.distributions as dist
 import torch
@@ -11,15 +13,27 @@ from torch import Tensor
 
 from ..checks import require, require_count, require_positive, require_scales
 from ..data.moments import FAR, input_moments
-from ..data.requirements import require_near
+from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
+from ..randomness import seeded
 from .emission import Emission, Parameters, Priors
 from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
 
+_TRIED = 8
+"""Steps at which a family is asked whether it reads a shift."""
+
 _FARTHEST = 1e4
 """Standard deviations that inputs may lie from zero before rounding confounds level and effect."""
+
+
+class HasStates(Protocol):
+    """What the law asks of its model."""
+
+    @property
+    def states(self) -> int:
+        """Number of hidden states K."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +131,18 @@ class Regression(Emission):
         require_scales(self.input_scale, self.inputs, "input_scale", "column")
         plain = isinstance(self.base, Emission) and not isinstance(self.base, Regression)
         require(plain, "base", "must be an Emission other than a Regression", repr(self.base))
+
+    def check_model(self, model: HasStates) -> None:
+        """Warn if the base does not read what inputs and lags add to its linear predictor."""
+        if _ignores_shift(self.base, model.states):
+            what = " and ".join(n for n in ("inputs", "lags") if getattr(self, n))
+            warnings.warn(
+                f"emission: `score` of {type(self.base).__name__} gives the same with and without "
+                f"a shift, so that {what} change nothing; add the shift to the linear predictor of "
+                "the family, or use a family that does, such as FromDistribution",
+                UnreadWarning,
+                stacklevel=5,
+            )
 
     @property
     def observations(self) -> Observations:
@@ -293,6 +319,22 @@ class Regression(Emission):
         wider = base.widened(float((1 + (self.weight_scale * far).square().sum()).sqrt()))
         require_near(far, _FARTHEST if wider is not base else FAR)
         return replace(self, base=wider, input_scale=tuple(scale.tolist()))
+
+
+def _ignores_shift(base: Emission, states: int) -> bool:
+    """Whether scores of draws depend on the parameters, but not on a shift."""
+    with seeded(0), torch.no_grad():
+        first, second = (
+            {name: prior.sample() for name, prior in base.priors(states).items()} for _ in "ab"
+        )
+        paths = (torch.arange(_TRIED) % states).unsqueeze(0)
+        y = base.draw(first, paths)
+        mask = torch.ones_like(y, dtype=torch.bool)
+        score, other = base.score(first, y, mask), base.score(second, y, mask)
+        unit = base.predictor_scale.double()
+        shift = unit * torch.randn(1, _TRIED, states, base.shift_size, dtype=torch.float64)
+        same = torch.equal(base.score(first, y, mask, shift), score)
+    return same and not torch.equal(other, score)
 
 
 def _matrix_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:

@@ -682,7 +682,7 @@ def put(value: float, *place: int) -> Callable[[Tensor], Tensor]:
             r"observation_noise must leave .* got none for feature 1 of sequence 0 at step 0",
         ),
         (
-            {"diffuse": torch.eye(2).double(), "mask": torch.zeros(3, 4, 2, dtype=torch.bool)},
+            {"diffuse": torch.eye(2).double(), "mask": torch.eye(8)[:3].reshape(3, 4, 2).bool()},
             r"values must determine the 2 diffuse direction\(s\) .* sequence 0 are too few",
         ),
         (
@@ -696,6 +696,35 @@ def test_bad_input_is_named(changes: dict[str, Any], message: str) -> None:
     arguments = broken(**changes)
     with pytest.raises(ValueError, match=message):
         exact_gaussian.log_evidence(**arguments)
+
+
+@pytest.mark.parametrize("name", ["all diffuse", "diffuse, own"])
+@pytest.mark.usefixtures("both_paths")
+def test_a_sequence_without_data_leaves_the_others_scored(name: str) -> None:
+    """With a flat law; it scores 0 itself, whatever its parameters, and its states are unknown."""
+    case = given(CASES[name])
+    mask = case.mask.clone()
+    mask[1] = False
+    noise = case.chain.noise.clone().requires_grad_()
+    panel = case.chain._replace(noise=noise)
+    found = exact_gaussian.log_evidence(panel, case.values, mask, case.lengths)
+    found.sum().backward()
+    whole = exact_gaussian.log_evidence(*case)
+    assert found[1] == 0
+    torch.testing.assert_close(found[[0, 2]], whole[[0, 2]])
+    assert noise.grad is not None
+    assert bool(noise.grad.isfinite().all())
+    steps = exact_gaussian.step_log_likelihood(panel, case.values, mask, case.lengths)
+    torch.testing.assert_close(steps.sum(-1), found)
+    smoothed = exact_gaussian.smooth(case.chain, case.values, mask, case.lengths)
+    unknown = exact_gaussian.filter(case.chain, case.values, mask, case.lengths)
+    torch.testing.assert_close(smoothed.covariances[1], unknown.covariances[1])
+    apart = exact_gaussian.smooth(*case)
+    for n in (0, 2):
+        torch.testing.assert_close(smoothed.means[n], apart.means[n])
+        torch.testing.assert_close(smoothed.covariances[n], apart.covariances[n])
+    with pytest.raises(ValueError, match="sequence 1 are too few"):
+        exact_gaussian.sample_paths(case.chain, case.values, mask, case.lengths, n=1)
 
 
 @pytest.mark.parametrize(("noise", "refused"), [(1e-16, True), (1e-12, False)])

@@ -5,19 +5,35 @@ from __future__ import annotations
 import ast
 import importlib.util
 import itertools
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
+import torch
 from scipy import stats
 
 from beliefzoo.inference import log_evidence, step_log_likelihood
 from beliefzoo.models import (
+    Bernoulli,
+    Categorical,
+    Emission,
+    FromDistribution,
+    FullGaussian,
     Gaussian,
+    GaussianMixture,
     HiddenMarkovModel,
+    LowRankGaussian,
+    Multinomial,
+    NeuralEmission,
+    Parameters,
+    Poisson,
     Regression,
     Sequences,
     SparseTransition,
+    StudentT,
+    UnreadWarning,
 )
 
 MOVES = np.array([[0.9, 0.1], [0.25, 0.75]])
@@ -133,3 +149,38 @@ def test_returns_in_two_regimes_with_variances():
     )
     found = float(log_evidence(model, Sequences.from_arrays([returns])))
     assert found == pytest.approx(-749.42688, abs=5e-6)
+
+
+@dataclass(frozen=True)
+class Deaf(Gaussian):
+    """A family of somebody whose score forgot the shift."""
+
+    def score(
+        self,
+        parameters: Parameters,
+        y: torch.Tensor,
+        mask: torch.Tensor,
+        shift: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        return super().score(parameters, y, mask)
+
+
+def test_a_family_that_forgets_the_shift_is_told() -> None:
+    with pytest.warns(UnreadWarning, match="`score` of Deaf .* inputs change nothing"):
+        HiddenMarkovModel(2, Regression(Deaf(), inputs=1))
+    with pytest.warns(UnreadWarning, match="inputs and lags change nothing"):
+        HiddenMarkovModel(1, Regression(Deaf(2), inputs=1, lags=2))
+
+
+@pytest.mark.parametrize("states", [1, 3])
+@pytest.mark.parametrize(
+    "base",
+    [
+        *(Gaussian(), FullGaussian(2), StudentT(), Poisson(), Bernoulli(2), Categorical(3)),
+        *(Multinomial(3), GaussianMixture(2), LowRankGaussian(4, 2), FromDistribution(dist.Gumbel)),
+        NeuralEmission(Poisson(), 3, 4),
+    ],
+    ids=lambda base: type(base).__name__,
+)
+def test_families_of_the_library_read_the_shift(base: Emission, states: int) -> None:
+    HiddenMarkovModel(states, Regression(base, inputs=1))  # warnings are errors
