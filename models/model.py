@@ -868,10 +868,17 @@ def _on_support(name: str, support: Any, value: Tensor) -> Tensor:
 
 
 def as_tensor(name: str, value: Number) -> Tensor:
-    """Convert numbers to float64; the graph of a tensor is kept."""
+    """Convert numbers to float64; the graph of a tensor is kept.
+
+    Raises:
+        ValueError: complex numbers, strings, or what is no array of numbers.
+    """
     if isinstance(value, Tensor):
-        return value.double()
+        plain = padding.tensor(value, name)
+        return value.double() if value.dtype == plain.dtype else plain.double()
     try:
-        return torch.tensor(np.asarray(value, dtype=np.float64))
-    except (TypeError, ValueError) as error:
+        array = np.asarray(value)
+        require(array.dtype.kind in "biufO", name, "needs real numbers", repr(value))
+        return torch.tensor(np.asarray(array, dtype=np.float64))
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name}: needs an array of numbers, got {value!r}") from error

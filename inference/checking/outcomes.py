@@ -47,7 +47,7 @@ def alphabet(model: HiddenMarkovModel) -> Sequences | None:
     """All possible observations of a step, each as a sequence of one step; None if too many."""
     seen = model.observations
     if seen.codes:
-        every = torch.arange(seen.channels).unsqueeze(-1)
+        every = torch.arange(seen.channels)[:, None, None]
         return None if len(every) > LARGEST_ALPHABET else Sequences.from_tensors(every, codes=True)
     bits = getattr(seen, "support", None) is constraints.boolean
     if bits and 2**seen.features <= LARGEST_ALPHABET:

@@ -109,7 +109,9 @@ def sample_lstm(
             drawn.append(torch.multinomial(law, 1).squeeze(-1))
             x = nn.functional.one_hot(drawn[-1], size).to(like)
             _, state = lstm(x.unsqueeze(1 if lstm.batch_first else 0), state)
-    return Sequences.from_tensors(torch.stack(drawn, 1).cpu(), codes=True, symbols=symbols)
+    return Sequences.from_tensors(
+        torch.stack(drawn, 1).cpu().unsqueeze(-1), codes=True, symbols=symbols
+    )
 
 
 def lstm_log_likelihood(lstm: nn.LSTM, output: nn.Module, data: Sequences) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from . import padding, tables
+from .arrays import as_numbers
 from .parts import distinct, positions, split_bounds
 from .sequences import Sequences
 
@@ -537,10 +538,11 @@ def _rows_of(data: Sequences) -> Iterator[dict[str, Array]]:
 def _checked_rows(arrays: Iterable[npt.ArrayLike], codes: bool) -> Iterator[dict[str, Array]]:
     if isinstance(arrays, str | bytes | dict) or not isinstance(arrays, Iterable):
         raise ValueError(f"sequences must be arrays, one per sequence; got {type(arrays).__name__}")
+    tables.require_no_column(arrays, "sequences")
     first: Array | None = None
     for n, given in enumerate(arrays):
         name = f"sequences[{n}]"
-        rows = tables.as_numbers(given, name)
+        rows = as_numbers(given, name)
         first = rows if first is None else first
         if rows.ndim not in (1, 2) or 0 in rows.shape or rows.shape[1:] != first.shape[1:]:
             axes = "(steps,) or (steps, features)"

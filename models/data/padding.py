@@ -11,6 +11,11 @@ from torch import Tensor
 if TYPE_CHECKING:
     from .sequences import Sequences
 
+FLOATING = torch.float16, torch.bfloat16, torch.float32, torch.float64
+"""Floating types that torch computes with."""
+
+_WHOLE = torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64
+
 _LARGEST_WHOLE = 2**53  # whole numbers beyond it are not exact in float64
 
 
@@ -42,6 +47,13 @@ def canonical(
             f"(steps,), no size 0; got {tuple(values.shape)}"
         )
     if values.ndim == 2:
+        if lengths is None and values.shape[1] == 1 < len(values):
+            n = len(values)
+            raise ValueError(
+                f"values must have shape (steps,) for one sequence; got {tuple(values.shape)}, "
+                f"which can be one sequence of {n} steps, shape ({n},), or {n} sequences of one "
+                f"step, shape ({n}, 1, 1)"
+            )
         values = values[..., None]
     if codes and values.shape[2] != 1:
         raise ValueError(f"codes must have one feature; got {values.shape[2]} features")
@@ -157,19 +169,45 @@ def whole(numbers: Tensor, where: Tensor, name: str, labels: Sequence[str] = ())
 
 
 def tensor(data: Tensor, name: str) -> Tensor:
-    """The detached tensor; ``ValueError`` unless it is a real one."""
+    """The detached tensor, in a type that torch computes with and that holds the same numbers.
+
+    Raises:
+        ValueError: anything but a dense tensor of real numbers that are in memory.
+    """
     if not isinstance(data, Tensor) or data.is_complex():
         got = data.dtype if isinstance(data, Tensor) else type(data).__name__
         raise ValueError(f"{name} must be a real torch.Tensor; got {got}")
-    return data.detach()
+    if data.is_nested:
+        raise ValueError(
+            f"{name} must be a dense tensor; got a nested one (from_arrays takes a list of tensors "
+            "of different lengths: unbind() makes it)"
+        )
+    if data.layout != torch.strided:
+        raise ValueError(
+            f"{name} must be a dense tensor; got {data.layout} (to_dense() makes it, with zeros)"
+        )
+    if data.is_quantized or data.is_meta:
+        how = f"a quantised tensor, {data.dtype} (dequantize() makes it)"
+        raise ValueError(f"{name} must hold numbers; got {'none' if data.is_meta else how}")
+    if data.dtype in (*FLOATING, *_WHOLE, torch.bool):
+        return data.detach()
+    if str(data.dtype).startswith("torch.float8"):
+        return data.detach().float()
+    if data.dtype not in (torch.uint16, torch.uint32, torch.uint64):
+        raise ValueError(f"{name} must hold numbers of a plain type; got {data.dtype}")
+    whole_numbers = data.detach().to(torch.int64)
+    if bool((whole_numbers < 0).any()):
+        raise ValueError(f"{name} must be below 2^63; got {data.detach().cpu().numpy().max()}")
+    return whole_numbers
 
 
 def names(
     given: Iterable[object], name: str, default: Sequence[object] | None = None
 ) -> tuple[str, ...]:
     """Names as strings, all different; ``default`` gives their number and replaces ()."""
-    if isinstance(given, str):
-        raise ValueError(f"{name} must be a list of names; got the single string {given!r}")
+    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+        kind = "the single string " if isinstance(given, str) else ""
+        raise ValueError(f"{name} must be a list of names; got {kind}{given!r}")
     if default is not None and isinstance(given, tuple) and not given:
         given = default
     strings = tuple(str(one) for one in given)
@@ -201,11 +239,12 @@ def check_lengths(lengths: Tensor, n: int, t: int) -> None:
 def check_layout(data: Sequences) -> None:
     """Check types, shapes and devices of the tensors, and the range of the lengths."""
     values, inputs = tensor(data.values, "values"), data.inputs
-    codes = values.ndim == 2 and values.dtype == torch.int64
-    if not (codes or (values.ndim == 3 and values.is_floating_point())) or 0 in values.shape:
+    codes = values.ndim == 2 and data.values.dtype == torch.int64
+    real = values.ndim == 3 and data.values.dtype in FLOATING
+    if not (codes or real) or 0 in values.shape:
         raise ValueError(
             "values must be floating (sequences, steps, features) or int64 codes "
-            f"(sequences, steps), no size 0; got {values.dtype} of shape {tuple(values.shape)}"
+            f"(sequences, steps), no size 0; got {data.values.dtype} of shape {tuple(values.shape)}"
         )
     shape = tuple(values.shape[:2])
     required: dict[str, tuple[tuple[object, ...], torch.dtype | str]] = {
@@ -216,17 +255,17 @@ def check_layout(data: Sequences) -> None:
         "rewards": (shape, torch.float64),
         "inputs": ((*shape, *(() if inputs is None else inputs.shape[2:3] or ["U"])), "floating"),
     }
-    for name, (size, dtype) in required.items():
+    for name, (size, asked) in required.items():
         part = getattr(data, name)
         if part is None and name not in ("mask", "lengths"):
             continue
-        tensor(part, name)
-        if part.device != values.device:
+        if isinstance(part, Tensor) and part.device != values.device:
             raise ValueError(f"{name} must be on {values.device}, as values; got {part.device}")
-        typed = part.is_floating_point() if dtype == "floating" else part.dtype == dtype
+        tensor(part, name)
+        typed = part.dtype in FLOATING if asked == "floating" else part.dtype == asked
         if not typed or tuple(part.shape) != size:
             raise ValueError(
-                f"{name} must be {dtype} of shape {size}; got {part.dtype} "
+                f"{name} must be {asked} of shape {size}; got {part.dtype} "
                 f"of shape {tuple(part.shape)}"
             )
     check_lengths(data.lengths, *shape)

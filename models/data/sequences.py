@@ -133,7 +133,8 @@ class Sequences:
         Sequences(n_sequences=2, max_length=3, n_features=1, n_steps=4, n_observed=3, float64)
         """
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
-        read = tables.read_arrays(arrays, along)
+        read = tables.read_arrays(arrays, along, codes=codes, symbols=symbols)
+        symbols = read.pop("symbols", symbols)
         return cls.from_tensors(
             **read,
             codes=codes,
@@ -180,7 +181,9 @@ class Sequences:
         (2, 5)
         """
         along = {"times": times, "actions": actions, "rewards": rewards, "inputs": inputs}
-        read = tables.read_array(array, {"lengths": lengths, "mask": mask, **along})
+        beside = {"lengths": lengths, "mask": mask, **along}
+        read = tables.read_array(array, beside, codes=codes, symbols=symbols)
+        symbols = read.pop("symbols", symbols)
         return cls.from_tensors(
             **read,
             codes=codes,
@@ -259,41 +262,45 @@ class Sequences:
         reward: Hashable | None = None,
         inputs: Hashable | Iterable[Hashable] | None = None,
         lengths: npt.ArrayLike | None = None,
+        steps: Literal["columns", "rows"] | None = None,
         codes: bool = False,
         symbols: Iterable[object] | None = None,
     ) -> Sequences:
-        """Build from a pandas frame; NaN and pd.NA mark missing values.
+        """Build from a pandas frame; NaN, None and pd.NA mark missing values.
 
-        Long layout: one row per step. With ``codes=True`` a categorical column gives its codes, and
-        its categories become the symbols. Steps without a row are not filled in.
+        Long layout: one row per step. With ``codes=True`` a column of categories or strings gives
+        codes, and its categories, or its sorted strings, become the symbols. Steps without a row
+        are not put in; :meth:`filled` does that.
 
-        Wide layout: one row per sequence; the columns are its steps, of one feature. Numeric or
-        datetime column labels become ``times``. Rows shorter than the frame need ``lengths``: a
-        trailing NaN is a missing value like any other.
+        Wide layout: one row per sequence, or one column with ``steps="rows"``, of one feature.
+        Labels of steps that are numbers or dates become ``times``. Sequences shorter than the
+        frame need ``lengths``: a trailing NaN is a missing value like any other.
 
-        Datetimes become float days since the first stamp of the data set (in whichever sequence it
-        is), timedeltas float days.
+        Datetimes, dates and ISO strings become float days since the first stamp of the data set (in
+        whichever sequence it is), timedeltas float days, periods whole numbers of their unit.
 
         Args:
             frame: the data.
             layout: ``"long"`` or ``"wide"``.
             sequence: column (or index level) that tells sequences apart, kept in order of
                 appearance; one sequence if None.
-            time: long layout: column that orders the rows of a sequence and becomes ``times``; row
-                order if None.
+            time: long layout: column that orders the rows of a sequence and becomes ``times``; if
+                None, an index of dates, periods or spans, otherwise the order of the rows.
             columns: long layout: the features; wide layout: the steps. All columns without another
                 role if None.
             action, reward, inputs: long layout: columns of the actions, rewards and inputs.
             lengths: wide layout: number of steps of every sequence, (N,).
-            codes: the values are categories 0, 1, 2, …
-            symbols: names of the codes.
+            steps: wide layout: what the steps of a sequence are. Must be given where rows have
+                dates, or there is a single column.
+            codes: the values are categories 0, 1, 2, …, or symbols.
+            symbols: names of the codes; a column of categories or strings is read by them.
 
         Returns:
             The sequences, labelled by ``sequence``.
 
         Raises:
-            ValueError: a column is absent or not numeric, a row lacks its sequence or time, or as
-                for :meth:`from_tensors`.
+            ValueError: a column is absent or not numeric, a row lacks its sequence or time, levels
+                of an index have no role, or as for :meth:`from_tensors`.
 
         >>> import pandas as pd
         >>> columns = {"rat": ["a", "a", "b"], "day": [1, 3, 2], "weight": [210, 215, 198]}
@@ -312,10 +319,11 @@ class Sequences:
             reward=reward,
             inputs=inputs,
             lengths=lengths,
+            steps=steps,
             codes=codes,
+            symbols=symbols,
         )
-        if symbols is not None:
-            read["symbols"] = symbols
+        read.setdefault("symbols", symbols)
         return cls.from_tensors(**read, codes=codes)
 
     @classmethod
@@ -354,9 +362,16 @@ class Sequences:
         ('pond',)
         """
         read = tables.read_xarray(
-            array, sequence=sequence, time=time, feature=feature, lengths=lengths, codes=codes
+            array,
+            sequence=sequence,
+            time=time,
+            feature=feature,
+            lengths=lengths,
+            codes=codes,
+            symbols=symbols,
         )
-        return cls.from_tensors(**read, codes=codes, symbols=symbols)
+        read.setdefault("symbols", symbols)
+        return cls.from_tensors(**read, codes=codes)
 
     @classmethod
     def from_text(
@@ -606,8 +621,8 @@ class Sequences:
         """
         if isinstance(device, torch.dtype):
             device, dtype = None, device
-        if dtype is not None and not dtype.is_floating_point:
-            raise ValueError(f"dtype must be a floating type; got {dtype}")
+        if dtype is not None and dtype not in padding.FLOATING:
+            raise ValueError(f"dtype must be a plain floating type; got {dtype}")
         tensors = self._tensors(*_PER_STEP, "lengths")
         moved: dict[str, Any] = {name: part.to(device) for name, part in tensors.items()}
         if dtype is None:

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from beliefzoo.models.data.sequences import Sequences
@@ -336,7 +336,8 @@ def test_codes_of_every_number_type(dtype: torch.dtype) -> None:
 
 def test_wide_frame_names_and_columns() -> None:
     frame = pd.DataFrame({"id": ["u", "v"], "w1": [1, 2], "w2": [3, 4], "note": ["", ""]})
-    data = Sequences.from_frame(frame, layout="wide", sequence="id", columns=["w2", "w1"])
+    wide = {"layout": "wide", "columns": ["w2", "w1"]}
+    data = Sequences.from_frame(frame, **wide, sequence="id", steps="columns")
     assert data.labels == ("u", "v")
     assert data.times is None
     assert data.values[..., 0].tolist() == [[3, 1], [4, 2]]
@@ -362,6 +363,7 @@ def test_xarray_without_coordinates_or_sequence() -> None:
 @given(strings=st.lists(st.text("ab \U0001f600", min_size=1), min_size=1, max_size=4))
 @settings(deadline=None)
 def test_text_round_trip(strings: list[str]) -> None:
+    assume(len(strings) == 1 or max(map(len, strings)) > 1)
     data = Sequences.from_text(strings, alphabet=" ab\U0001f600")
     symbols = data.symbols
     assert symbols == (" ", "a", "b", "\U0001f600")
@@ -402,7 +404,10 @@ BAD: dict[str, tuple[Any, str]] = {
         lambda: Sequences.from_arrays([np.ones((2, 2)), np.ones((2, 3))]),
         r"columns; got 2 in arrays\[0\] and 3 in arrays\[1\]",
     ),
-    "objects": (lambda: Sequences.from_arrays([[1.0], [None]]), r"arrays\[1\].*dtype object"),
+    "objects": (
+        lambda: Sequences.from_arrays([[1.0], [object]]),
+        r"arrays\[1\].*numbers; got <class",
+    ),
     "words": (lambda: Sequences.from_arrays([["a", "b"]]), r"arrays\[0\] must hold numbers"),
     "complex": (lambda: Sequences.from_array([1j]), "complex128"),
     "complex tensor": (lambda: Sequences.from_tensors(torch.ones(2) * 1j), "complex64"),
@@ -492,7 +497,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "absent column": (lambda: Sequences.from_frame(FRAME, time="T"), "column 'T'; got"),
     "column of words": (
         lambda: Sequences.from_frame(FRAME, sequence="id", time="t"),
-        "column 'name' must hold numbers; got dtype (str|object)",
+        r"column 'name' must hold numbers; got '.*' \(codes=True reads strings as symbols",
     ),
     "time of words": (
         lambda: Sequences.from_frame(FRAME, time="name", columns="x"),
@@ -529,7 +534,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "categories": (
         lambda: Sequences.from_frame(FRAME.astype({"name": "category"}), columns=["x", "name"]),
-        "column 'name' must hold numbers; got dtype category",
+        r"column 'name' must hold numbers; got '.*' \(codes=True reads strings as symbols",
     ),
     "not a DataArray": (lambda: Sequences.from_xarray(np.ones(3)), "got ndarray with dimensions"),
     "foreign dimension": (
@@ -687,7 +692,7 @@ def test_batches_hold_every_sequence_once(n: int, size: int, seed: int | None) -
 
 
 def test_generator_goes_on_between_epochs() -> None:
-    data = Sequences.from_array(np.arange(50.0)[:, None])
+    data = Sequences.from_array(np.arange(50.0)[:, None, None])
     generator = torch.Generator().manual_seed(0)
     first, second = (next(data.batches(50, generator=generator)).labels for _ in range(2))
     assert first != second
@@ -697,7 +702,7 @@ def test_generator_goes_on_between_epochs() -> None:
 @settings(deadline=None)
 def test_split_by_counts_and_by_fractions(n: int, cuts: list[int]) -> None:
     n = max(n, sum(cuts))
-    data = Sequences.from_array(np.arange(float(n))[:, None])
+    data = Sequences.from_array(np.arange(float(n))[:, None, None])
     parts = data.split(cuts, seed=1)
     assert [len(p) for p in parts] == cuts
     labels = [int(label) for part in parts for label in part.labels]
@@ -710,7 +715,7 @@ def test_split_by_counts_and_by_fractions(n: int, cuts: list[int]) -> None:
 
 
 def test_split_depends_on_the_seed_and_leaves_nothing_out() -> None:
-    data = Sequences.from_array(np.arange(100.0)[:, None])
+    data = Sequences.from_array(np.arange(100.0)[:, None, None])
     train, test = data.split([0.7, 0.3], seed=0)
     assert sorted(train.labels + test.labels) == sorted(data.labels)
     assert data.split([0.7, 0.3], seed=0)[0].labels == train.labels
