@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Callable
 from pathlib import Path
@@ -102,7 +103,7 @@ def test_a_wide_frame_of_words_says_how_it_is_read() -> None:
     data = Sequences.from_frame(years, layout="wide", steps="rows")
     assert data.times is not None
     assert data.times.tolist() == [[1990, 1995]] * 2
-    with pytest.raises(ValueError, match="array must be an array.*from_frame reads it"):
+    with pytest.raises(ValueError, match=r"array must be an array.*from_frame reads it"):
         Sequences.from_array(frame)
 
 
@@ -219,7 +220,7 @@ def test_filling_agrees_with_a_loop() -> None:
         assert full.times is not None
         own = full.times[n, :length].numpy()
         np.testing.assert_allclose(own, 7 + 0.25 * np.arange(place[0], place[-1] + 1))
-    assert type(full)(**{k: v for k, v in vars(full).items()}).n_observed == data.n_observed
+    assert dataclasses.replace(full).n_observed == data.n_observed  # it is checked again
 
 
 @pytest.mark.parametrize(
