@@ -83,8 +83,8 @@ class SequenceFolder:
         symbols: names of the codes.
 
     Raises:
-        ValueError: there is no such folder or no such file in it; or, naming the file, one is not a
-            whole ``.npy`` file of numbers (nothing is ever unpickled), has another size than its
+        ValueError: there is no such folder or no such file in it; or, naming the file, one is a
+            link out of the folder, or not a whole ``.npy`` file of numbers (nothing is ever unpickled), has another size than its
             header says, is empty, or does not agree with the others in its features, its type or
             the files beside it. When values are read: infinite values or invalid codes.
 
@@ -260,6 +260,7 @@ class SequenceFolder:
 
     def _mapped(self, file: int, part: str) -> Array:
         path, header = self._file(self._names[file], part), self._headers[file][part]
+        _require_inside(self.path, [path.name])  # it may have become one since
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -460,6 +461,7 @@ def _named_files(path: Path) -> tuple[list[str], tuple[str, ...]]:
     names = sorted(file.removesuffix(".npy") for file in found - beside)
     if not names:
         raise ValueError(f"path must be a folder of .npy files; got none in {os.fspath(path)!r}")
+    _require_inside(path, sorted(found))
     for file in sorted(beside):
         if f"{file.removesuffix('.npy').rpartition('.')[0]}.npy" not in found:
             raise ValueError(
@@ -478,6 +480,18 @@ def _named_files(path: Path) -> tuple[list[str], tuple[str, ...]]:
 
 def _suffixes() -> tuple[str, ...]:
     return tuple(f".{part}" for part in _BESIDE)
+
+
+def _require_inside(folder: Path, names: Iterable[str]) -> None:
+    """Raise ``ValueError`` for a file that is a link out of its folder."""
+    inside = folder.resolve()
+    for name in names:
+        file = folder / name
+        if file.is_symlink() and not file.resolve().is_relative_to(inside):
+            raise ValueError(
+                f"path: {name!r} must lie in the folder itself; got a link to "
+                f"{os.fspath(file.resolve())!r}"
+            )
 
 
 def _mapped(path: Path) -> np.memmap[Any, Any]:

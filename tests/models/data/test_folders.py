@@ -4,6 +4,7 @@ import pickle
 import shutil
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -424,3 +425,28 @@ def test_a_folder_larger_than_memory_is_fitted_in_a_little_of_it(tmp_path, monke
     assert peak < 60 * 4 * sequences  # bytes a sequence, whatever its length
     batches = 3 + 1 + 4  # steps, evaluation, dead states
     assert read[0] - opened <= 4 * steps * 16 * batches + 4 * 2**16
+
+
+def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
+    outside, folder = tmp_path / "outside.npy", tmp_path / "data"
+    np.save(outside, np.arange(3.0))
+    folder.mkdir()
+    np.save(folder / "a.npy", np.arange(4.0))
+    (folder / "b.npy").symlink_to("a.npy")  # inside
+    data = SequenceFolder(folder)
+    assert data.lengths.tolist() == [4, 4]
+    for name in ("c.npy", "a.times.npy", "a.lengths.npy"):
+        link = folder / name
+        link.symlink_to(outside)
+        with pytest.raises(ValueError, match=f"'{name}' must lie in the folder itself; got a link"):
+            SequenceFolder(folder)
+        link.unlink()
+    np.save(outside, np.arange(4.0))
+    (folder / "a.npy").unlink()
+    (folder / "a.npy").symlink_to(outside)  # after it was opened
+    with pytest.raises(ValueError, match=r"'a.npy' must lie in the folder itself; got a link"):
+        data[0]
+    elsewhere = tmp_path / "elsewhere"  # the folder itself may be reached by a link
+    elsewhere.symlink_to(tmp_path / "own")
+    write_folder([[1.0, 2.0]], tmp_path / "own")
+    assert len(SequenceFolder(elsewhere)) == 1
