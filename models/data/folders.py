@@ -84,9 +84,10 @@ class SequenceFolder:
 
     Raises:
         ValueError: there is no such folder or no such file in it; or, naming the file, one is a
-            link out of the folder, or not a whole ``.npy`` file of numbers (nothing is ever unpickled), has another size than its
-            header says, is empty, or does not agree with the others in its features, its type or
-            the files beside it. When values are read: infinite values or invalid codes.
+            link out of the folder, is not a whole ``.npy`` file of numbers (nothing is ever
+            unpickled), has another size than its header says, is empty, or does not agree with the
+            others in its features, its type or the files beside it. When values are read: infinite
+            values or invalid codes.
 
     >>> import tempfile
     >>> from beliefzoo.models import write_folder

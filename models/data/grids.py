@@ -1,4 +1,4 @@
-"""Regular grids of times, with missing steps in their gaps."""
+"""Gaps between times, and regular grids with missing steps in them."""
 
 from __future__ import annotations
 
@@ -16,6 +16,24 @@ _OFF = 1e-6
 
 _MOST = 1000
 """Steps of the grid for each one of the data: more are taken for a mistaken unit."""
+
+
+UNEVEN = 0.2
+"""Share of the typical gap between steps by which gaps differ that are not even; months do less."""
+
+
+def uneven_gaps(data: Sequences) -> tuple[float, float] | None:
+    """Return the least and the largest gap between steps; None if they are even, or there are no
+    times.
+    """
+    if data.times is None:
+        return None
+    gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
+    if not len(gaps):
+        return None
+    typical = gaps.median()
+    even = bool(((gaps - typical).abs() <= UNEVEN * typical).all())
+    return None if even else (float(gaps.min()), float(gaps.max()))
 
 
 def on_grid(data: Sequences, every: float | None) -> dict[str, Tensor]:

@@ -7,10 +7,8 @@ from collections.abc import Container
 from torch import Tensor
 
 from ..checks import require
+from .grids import uneven_gaps
 from .sequences import Sequences
-
-UNEVEN = 0.2
-"""Share of the typical gap between steps by which gaps differ that are not even; months do less."""
 
 
 class UnreadWarning(UserWarning):
@@ -43,20 +41,6 @@ def unread(data: Sequences, known: Container[str]) -> dict[str, str]:
             "data.without('actions') says that they do not matter"
         )
     return found
-
-
-def uneven_gaps(data: Sequences) -> tuple[float, float] | None:
-    """Return the least and the largest gap between steps; None if they are even, or there are no
-    times.
-    """
-    if data.times is None:
-        return None
-    gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
-    if not len(gaps):
-        return None
-    typical = gaps.median()
-    even = bool(((gaps - typical).abs() <= UNEVEN * typical).all())
-    return None if even else (float(gaps.min()), float(gaps.max()))
 
 
 def require_inputs(data: Sequences, columns: int, reader: str) -> None:

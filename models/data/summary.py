@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .grids import uneven_gaps
+
 if TYPE_CHECKING:
     from .sequences import Sequences
 
@@ -19,7 +21,9 @@ def summary(data: Sequences) -> str:
         f"{100 * (1 - data.n_observed / cells):.3g} % missing",
     ]
     if data.times is not None:
-        lines.append(f"times {float(data.times.min()):g} to {float(data.times.max()):g}")
+        gaps = uneven_gaps(data)
+        apart = "" if gaps is None else f", steps {gaps[0]:g} to {gaps[1]:g} apart"
+        lines.append(f"times {float(data.times.min()):g} to {float(data.times.max()):g}{apart}")
     if data.actions is not None:
         lines.append(f"{int(data.actions[data.step_mask].max()) + 1} actions")
     if data.rewards is not None:

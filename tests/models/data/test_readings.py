@@ -194,7 +194,9 @@ def test_gaps_are_filled_on_request() -> None:
     data = Sequences.from_frame(frame)
     with pytest.warns(UserWarning, match=r"steps that are 1 to 3 apart .*data\.filled"):
         HiddenMarkovModel(1, Gaussian()).check(data)
+    assert "times 0 to 4, steps 1 to 3 apart" in data.summary()
     full = data.filled()
+    assert "times 0 to 4\n" in full.summary()
     assert full.times is not None
     assert full.times.tolist() == [[0, 1, 2, 3, 4]]
     expected = frame.asfreq("D")["y"].to_numpy()

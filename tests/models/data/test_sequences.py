@@ -777,7 +777,7 @@ def test_summary_and_repr() -> None:
     lines = data.summary().splitlines()
     assert lines[0] == "3 sequences, 7 steps; length min 1, median 2, max 4"
     assert lines[1] == "2 features, 21.4 % missing"
-    assert lines[2:5] == ["times 0 to 5", "3 actions", "1 inputs"]
+    assert lines[2:5] == ["times 0 to 5, steps 0 to 3 apart", "3 actions", "1 inputs"]
     x = [1, 2, 4, 4, 4, 6]
     row = lines[6].split()
     assert row[0] == "x"
