@@ -22,7 +22,7 @@ from ..fitting.draws import draw_prior
 from ..fitting.nuts import NutsFit
 from ..fitting.provenance import source_commit
 from ..fitting.record import Fit
-from ..queries.batches import require_future_actions
+from ..queries.batches import require_future_actions, require_read
 from . import continuous as export_continuous
 from . import discrete as export_discrete
 from .gates import gate_dims, gates_of
@@ -291,6 +291,7 @@ class _Wanted:
 
 def _check_future(model: Model, shape: tuple[int, int], along: Along) -> None:
     """Raises ``ValueError`` unless the inputs, times and actions of the steps to come are given."""
+    require_read(model, **along)
     inputs, times = along["inputs"], along["times"]
     needed = (*shape, model.inputs)
     if model.inputs and (inputs is None or inputs.shape != needed):

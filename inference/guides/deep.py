@@ -18,7 +18,7 @@ from ...models.continuous.deep import normal_log_prob, spread
 from ...models.emissions.emission import Parameters
 from ...models.randomness import seeded
 from ..filters.recurrent import FLAGGED_FEATURES, channel_scale, input_scale, no_scale
-from ..queries.batches import times_ahead
+from ..queries.batches import require_read, times_ahead
 from .guide import Guide
 from .parameters import Uncertainty
 from .scans import path_scan, relative_path_scan, relu_scan
@@ -375,6 +375,7 @@ class DeepGuide(Guide):
         """
         require_count(steps, "steps")
         require_count(draws, "draws")
+        require_read(self.model, inputs=inputs, times=times)
         self.model.check(data)
         with seeded(seed):
             return continued(

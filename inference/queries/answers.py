@@ -22,10 +22,10 @@ from ...models import (
     Sequences,
     SwitchingLinearSSM,
 )
-from ...models.checks import Impossible, require, require_choice
+from ...models.checks import Impossible, require_choice
 from ...models.randomness import seeded
 from ..exact import chains as exact
-from .batches import Answer, Future, joined, laws_of, stacked
+from .batches import Answer, Future, joined, laws_of, require_read, stacked
 from .chains import Forecast, require_discrete
 from .kinds import Answers, answers_to, inexact
 from .linear import LinearForecast, Moments
@@ -414,12 +414,7 @@ def forecast(
     >>> found.mean[0, :, 0].numpy().round(3)  # 9 falls to the stationary mean, 5
     array([8.2  , 7.56 , 7.048])
     """
-    require(
-        actions is None or model.actions > 0,
-        "actions",
-        f"{model} reads none",
-        type(actions).__name__,
-    )
+    require_read(model, inputs=inputs, times=times, actions=actions)
     if steps < 1 or draws < 1:
         raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
     future = Future(steps, draws, inputs, times, actions, seed)

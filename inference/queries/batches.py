@@ -108,6 +108,18 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     return model.scheduled(Sequences.from_tensors(y, codes=data.is_codes, **along))
 
 
+def require_read(model: Model, **future: object) -> None:
+    """Raise ``ValueError`` for inputs, times or actions of the future that the model does not read.
+
+    Args:
+        model: the model.
+        future: ``inputs``, ``times`` and ``actions``, or None.
+    """
+    reads = {"inputs": model.inputs > 0, "times": model.timed, "actions": model.actions > 0}
+    for name, given in future.items():
+        require(given is None or reads[name], name, f"{model} reads none", type(given).__name__)
+
+
 def require_future_actions(model: Model, shape: tuple[int, int], actions: Tensor | None) -> None:
     """Raise ``ValueError`` unless these are actions for so many sequences and steps."""
     came = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__

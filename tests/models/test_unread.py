@@ -8,7 +8,15 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, filter, fit, log_evidence
+from beliefzoo.inference import (
+    BeliefGuide,
+    ExactFilter,
+    FitSettings,
+    filter,
+    fit,
+    forecast,
+    log_evidence,
+)
 from beliefzoo.models import (
     ContinuousTimeHMM,
     Gaussian,
@@ -93,3 +101,12 @@ def test_actions_are_told_of() -> None:
     with pytest.warns(UnreadWarning, match=r"data\.actions: .* POMDP .* read them"):
         log_evidence(known(), acted)
     log_evidence(known(), acted.without("actions"))
+
+
+@pytest.mark.parametrize("name", ["inputs", "times", "actions"])
+@pytest.mark.parametrize("linear", [False, True])
+def test_a_forecast_refuses_what_the_model_does_not_read(name: str, linear: bool) -> None:
+    values = {"level_variance": 1, "observation_variance": 1}
+    walk = LinearGaussianSSM(LocalLevel()).with_parameters(**values)
+    with pytest.raises(ValueError, match=f"^{name}: .* reads none, got Tensor"):
+        forecast(walk if linear else known(), data(), 2, **{name: torch.ones(1, 2)})  # type: ignore
