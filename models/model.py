@@ -821,7 +821,8 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
         told = model._told | {name for name, read in reads.items() if read}
         for name, sentence in unread(data, told).items():
             model._told.add(name)
-            warnings.warn(f"data.{name}: {model} reads none; {sentence}", UnreadWarning, 4)
+            kind = type(model).__name__
+            warnings.warn(f"data.{name}: {kind} reads none; {sentence}", UnreadWarning, 4)
 
     return checking
 

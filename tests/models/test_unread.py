@@ -58,7 +58,7 @@ def test_uneven_times_are_told_of_once(
         query(model.with_parameters(mean=[1]), uneven)
     assert [one.category for one in told] == [UnreadWarning]
     message = str(told[0].message)
-    assert message.startswith("data.times: HiddenMarkovModel(")
+    assert message.startswith("data.times: HiddenMarkovModel reads none")
     assert f"steps that are {min(gaps):g} to {max(gaps):g} apart count alike" in message
     for way_out in ("ContinuousTimeHMM", "LinearSDE", "data.filled()", "data.without('times')"):
         assert way_out in message
@@ -73,8 +73,8 @@ def test_a_fit_tells_it_once(told: list[warnings.WarningMessage]) -> None:
     filter(result.fitted, uneven)
     said = [str(one.message) for one in told if one.category is UnreadWarning]
     assert len(said) == 2
-    assert said[0].startswith("data.times: LinearGaussianSSM(LocalLevel")
-    assert said[1].startswith("data.inputs: LinearGaussianSSM(LocalLevel")
+    assert said[0].startswith("data.times: LinearGaussianSSM reads none")
+    assert said[1].startswith("data.inputs: LinearGaussianSSM reads none")
     assert "Regression(…, inputs=…)" in said[1]
 
 

@@ -61,6 +61,7 @@ from beliefzoo.models import (
     Sequences,
     SparseTransition,
     StudentT,
+    UnreadWarning,
 )
 
 FEW: dict[str, Any] = {"draws": 7, "state_draws": 3, "predictive_draws": 2, "prior_draws": 2}
@@ -662,7 +663,7 @@ def test_labels_symbols_features_and_shared_times_become_coordinates() -> None:
     np.testing.assert_array_equal(
         group(idata, "constant_data")["times"], [years, [*years[:2], np.nan]]
     )
-    apart = Sequences.from_arrays([np.ones((3, 2)), np.ones((2, 2))], times=[years, [1.0, 2.0]])
+    apart = Sequences.from_arrays([np.ones((3, 2)), np.ones((2, 2))], times=[years, [1.0, 2.5]])
     idata = to_arviz(fitted(belief_guide(model)), apart, **FEW)
     assert group(idata, "observed_data")["time"].values.tolist() == [0, 1, 2]
 
@@ -688,7 +689,8 @@ def test_inputs_and_actions_are_kept_and_forecasts_ask_for_inputs() -> None:
         np.array([[1.0, 2, 3], [4, 5, 6]]), [3, 2], inputs=inputs, actions=[[0, 1, 2], [1, 0, 0]]
     )
     result = fitted(belief_guide(model))
-    idata = to_arviz(result, data, **FEW, forecast=2, inputs=torch.zeros(2, 2, 2))
+    with pytest.warns(UnreadWarning, match=r"data\.actions: HiddenMarkovModel reads none"):
+        idata = to_arviz(result, data, **FEW, forecast=2, inputs=torch.zeros(2, 2, 2))
     constant = group(idata, "constant_data")
     np.testing.assert_array_equal(constant["inputs"][0], inputs[0])
     assert np.isnan(constant["inputs"][1, 2]).all()
