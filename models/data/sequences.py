@@ -82,11 +82,14 @@ class Sequences:
             raise ValueError("symbols name integer codes; got floating values")
         features = ("code",) if self.is_codes else range(self.n_features)
         symbols = None if self.symbols is None else padding.names(self.symbols, "symbols")
+        named = self.input_names
+        if self.inputs is None or named == tuple(map(str, range(len(named)))):
+            named = ()  # replace(data, inputs=…)
         vars(self).update(
             labels=padding.names(self.labels, "labels", range(len(self))),
             features=padding.names(self.features, "features", features),
             symbols=symbols,
-            input_names=padding.names(self.input_names, "input_names", range(self.n_inputs)),
+            input_names=padding.names(named, "input_names", range(self.n_inputs)),
         )
         padding.check_entries(self)
 

@@ -362,3 +362,14 @@ def test_parameters_must_be_real(value: Any) -> None:
     model = HiddenMarkovModel(2, Gaussian())
     with pytest.raises(ValueError, match=r"^mean.*(needs|must)"):
         model.with_parameters(mean=value)
+
+
+def test_inputs_may_be_dropped_and_replaced() -> None:
+    data = Sequences.from_arrays([Y], inputs=[Y], input_names=["rain"])
+    assert data.input_names == ("rain",)
+    assert dataclasses.replace(data, inputs=None).input_names == ()
+    assert data.without("inputs").input_names == ()
+    with pytest.raises(ValueError, match="input_names must be 1 names; got 2"):
+        Sequences.from_arrays([Y], inputs=[Y], input_names=["rain", "sun"])
+    with pytest.raises(ValueError, match="'rewards' or 'inputs'; got 'lengths'"):
+        data.without("lengths")  # type: ignore[arg-type]
