@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..inference import (
     BeliefGuide,
@@ -191,7 +191,7 @@ def network(
             [place for place, name in enumerate(names) if name in shared]
             for names in (model.state_names, before.states)
         )
-        assert made.head is not None
+        assert isinstance(made.head, nn.Linear)
         with torch.no_grad():
             made.head.weight[to], made.head.bias[to] = before.weight[of], before.bias[of]
     return made

@@ -38,6 +38,7 @@ from .export.to_arviz import to_arviz
 from .filters.bayesian import BayesianRecurrentFilter
 from .filters.conditional_markov import CRFFilter, MEMMFilter
 from .filters.gaussian_beliefs import GaussianBeliefs
+from .filters.natural import NaturalLSTMFilter
 from .filters.network import NetworkFilter
 from .filters.recurrences import recurrent_gates
 from .filters.recurrent import ElmanFilter, GRUFilter, LSTMFilter
@@ -76,6 +77,7 @@ from .networks.constructed import (
 )
 from .networks.gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .networks.gate_events import belief_events, gates_and_beliefs
+from .networks.gate_identity import Agreement, GateIdentity, gate_identity, update_agreement
 from .networks.lstm_samples import lstm_log_likelihood, sample_lstm
 from .networks.network_inputs import fold_embedding
 from .networks.readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
@@ -106,6 +108,7 @@ if TYPE_CHECKING:
     from .decisions.gymnasium_rollout import roll_out as roll_out
 
 __all__ = [
+    "Agreement",
     "AlphaVectors",
     "Answers",
     "BayesianRecurrentFilter",
@@ -137,6 +140,7 @@ __all__ = [
     "GRUFilter",
     "GapParts",
     "GateComparison",
+    "GateIdentity",
     "GaussianBeliefs",
     "Guide",
     "History",
@@ -151,6 +155,7 @@ __all__ = [
     "MeanFieldGuide",
     "Moments",
     "MostLikely",
+    "NaturalLSTMFilter",
     "NetworkFilter",
     "NetworkPolicy",
     "NoMemory",
@@ -201,6 +206,7 @@ __all__ = [
     "fold_embedding",
     "forecast",
     "gaps",
+    "gate_identity",
     "gates",
     "gates_and_beliefs",
     "importance",
@@ -242,6 +248,7 @@ __all__ = [
     "to_arviz",
     "track",
     "triple_probabilities",
+    "update_agreement",
     "update_errors",
     "value_iteration",
     "weighted_evidence",

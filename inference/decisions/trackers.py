@@ -123,13 +123,15 @@ class FilterTracker:
         assert filter.network is not None
         assert filter.head is not None
         with torch.no_grad():
-            x = filter.channels(model.laws({}, _as_sequences(seen)))[:, -1:]
+            laws = model.laws({}, _as_sequences(seen))
+            x = filter.channels(laws)[:, -1:]
             out, state = filter.network(x, memory.state)
             told = {"h": out[:, -1]}
             if isinstance(filter.network, nn.LSTM):
                 told["c"] = state[1][-1]
             read = torch.cat([told[name] for name in filter.memory], -1)
-            log_belief = filter.read_out(filter.head(read).double())
+            scores = filter.scores_of(read.unsqueeze(1), laws).squeeze(1)
+            log_belief = filter.read_out(scores.double())
         assert isinstance(log_belief, Tensor)
         return log_belief.exp(), _Network(model, state)
 

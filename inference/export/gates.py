@@ -82,7 +82,7 @@ def gates(
         with torch.no_grad():
             found = recurrent_gates(network, _inputs(network, data))
     else:
-        filter, model = _filter_of(network, model)
+        filter, model = network_and_model(network, model)
         if not isinstance(data, Sequences):
             raise ValueError(
                 f"data: must be Sequences for a {type(network).__name__}, got {type(data).__name__}"
@@ -164,10 +164,14 @@ def _within(array: Array, data: Sequences | Tensor) -> Array:
     return np.where(inside, array, np.asarray(np.nan, array.dtype))
 
 
-def _filter_of(
+def network_and_model(
     network: RecurrentFilter | Guide | Fit, model: Model | None
 ) -> tuple[RecurrentFilter, Model]:
-    """A filter with gates, and the model whose laws it reads."""
+    """Return a filter with gates, and the model whose laws it reads, parameters at their medians.
+
+    Raises:
+        ValueError: a filter without a model, or one without gates of a forward network.
+    """
     if isinstance(network, RecurrentFilter):
         filter: Any = network
         if filter.head is None or model is None:

@@ -6,6 +6,7 @@ every gate of every step follows from one matrix product, and the cell from a li
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ...models.checks import require
+from .lstm import lstm_cells
 
 
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
@@ -44,7 +46,8 @@ def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
     require(x.dtype == dtype, "x", f"needs the dtype of the network, {dtype}", x.dtype)
     layers: list[dict[str, Tensor]] = []
     for layer in range(network.num_layers):
-        one = _layer_gates(network, layer, x)
+        weights = {name: getattr(network, f"{name}_l{layer}", None) for name in _WEIGHTS}
+        one = layer_gates(network, weights, x)
         layers.append(one)
         x = one["h"]
     return {name: torch.stack([one[name] for one in layers], 2) for name in layers[0]}
@@ -79,14 +82,17 @@ def check_inputs(network: nn.RNNBase, x: object, argument: str) -> None:
     )
 
 
-def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor]:
-    weights: dict[str, Any] = {
-        name: getattr(network, f"{name}_l{layer}", None)  # no bias: None
-        for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-    }
+_WEIGHTS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
+
+
+def layer_gates(network: nn.RNNBase, weights: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
+    """All gates of a layer with these weights (no bias: None), (N, T, hidden_size) by name."""
+    from_x = nn.functional.linear(x, weights["weight_ih"], weights["bias_ih"])
+    if isinstance(network, nn.LSTM) and x.is_cpu:
+        told = from_x if weights["bias_hh"] is None else from_x + weights["bias_hh"]
+        return lstm_cells(told, weights["weight_hh"])
     h = _outputs(network, weights, x)
     before = torch.cat([torch.zeros_like(h[:, :1]), h[:, :-1]], 1)
-    from_x = nn.functional.linear(x, weights["weight_ih"], weights["bias_ih"])
     from_h = nn.functional.linear(before, weights["weight_hh"], weights["bias_hh"])
     if isinstance(network, nn.LSTM):
         i, f, g, o = (from_x + from_h).chunk(4, -1)
@@ -99,7 +105,7 @@ def _layer_gates(network: nn.RNNBase, layer: int, x: Tensor) -> dict[str, Tensor
     return {"h": h}
 
 
-def _outputs(network: nn.RNNBase, weights: dict[str, Any], x: Tensor) -> Tensor:
+def _outputs(network: nn.RNNBase, weights: Mapping[str, Any], x: Tensor) -> Tensor:
     """h_t of one layer, (N, T, hidden_size), by torch's own network with these weights."""
     own = {f"{name}_l0": weight for name, weight in weights.items() if weight is not None}
     kind = next(k for k in (nn.LSTM, nn.GRU, nn.RNN) if isinstance(network, k))

@@ -138,7 +138,7 @@ class RecurrentFilter(nn.Module):
         self.causal = direction == "forward"
         self.network = network
         self._users = network is not None
-        self.head: nn.Linear | None = None
+        self.head: nn.Linear | TiedReadOut | None = None
         self._flags = 0
         self._inputs = 0
         self._actions = 0
@@ -341,8 +341,15 @@ class RecurrentFilter(nn.Module):
         """Returns the scores of the read-out, (N, T, belief.width)."""
         if self.head is None:
             raise ValueError("filter: call build(model) first, or put the filter into a guide")
-        out: Tensor = self.head(self.hidden(laws))
+        out = self.scores_of(self.hidden(laws), laws)
         return out.double() if laws.discrete is None else out.to(laws.discrete.log_initial.dtype)
+
+    def scores_of(self, features: Tensor, laws: TrajectoryLaws) -> Tensor:
+        """Returns the scores that features (N, T, …) of ``hidden`` are read out as."""
+        del laws
+        assert self.head is not None
+        out: Tensor = self.head(features)
+        return out
 
     def read_out(self, scores: Tensor) -> Beliefs:
         """Returns the beliefs that scores (…, belief.width) represent."""
@@ -373,6 +380,31 @@ class ReadOut(nn.Linear):
     def forward(self, input: Tensor) -> Tensor:
         scores = super().forward(input)
         return scores if self.gain == 1 else self.gain * scores
+
+
+class TiedReadOut(nn.Module):
+    """The first cells times one learned scale, or one each where they have different units."""
+
+    selection: Tensor
+
+    def __init__(self, read: int, natural: int, shared: bool, first: float) -> None:
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.full((1 if shared else natural,), first).log())
+        self.register_buffer("selection", torch.eye(natural, read))
+
+    @property
+    def scale(self) -> Tensor:
+        """Natural parameters that a cell of 1 stands for, (1,) or (natural,)."""
+        return self.log_scale.exp()
+
+    @property
+    def weight(self) -> Tensor:
+        """The same as the matrix of a linear read-out, (natural, units)."""
+        return self.scale.unsqueeze(-1) * self.selection
+
+    def forward(self, cells: Tensor) -> Tensor:
+        """Return the departures of the natural parameters, (…, natural)."""
+        return cells[..., : len(self.selection)] * self.scale
 
 
 class LSTMFilter(RecurrentFilter):
