@@ -9,18 +9,18 @@ from ...models import LinearGaussianLaws, Model, TrajectoryLaws
 from ...models.beliefs import Belief
 from ...models.chains.laws import stationary
 from ...models.chains.nodes import node_states
-from ...models.checks import require
+from ...models.checks import require, require_positive
 from .gaussian_beliefs import GaussianBeliefs
 from .recurrences import layer_gates
 from .recurrent import LSTMFilter, Reading, TiedReadOut
 from .slot import Beliefs
 
-FIRST_SCALE = 6.0
-"""Natural parameters that a cell of 1 stands for before training: |log odds| of 6 is a certainty
-that most data reach, and tanh is nearly linear for the hints that single observations give."""
-
 FIRST_FORGET_BIAS = 1.5
 """Added to the forget gates of natural cells, so that a belief is first kept for some steps."""
+
+FIRST_WRITING = 0.1
+"""Factor of the first weights of natural cells' candidates: beliefs begin near the stationary law,
+lest a state is ruled out by chance before anything is learned."""
 
 _LEAST_PRECISION = 1e-3
 """Precisions are read out from here on, in units of the states' own spread."""
@@ -58,6 +58,9 @@ class NaturalLSTMFilter(LSTMFilter):
         auxiliary: number of units beside the natural ones.
         divided: whether the work of natural cells is divided. If not, all gates read everything,
             and their product is identified but single gates are not.
+        scale: natural parameters that a cell of 1 stands for before training. The larger, the more
+            linear is tanh in what an observation tells, and the more a gradient step moves a
+            belief: 25 served two states, 10 more of them, of which some die at 25.
         reads: ``"observations"``, ``"likelihoods"`` or ``"both"``, see ``RecurrentFilter``.
         gaps: whether to read the time since the previous step; None: if the model does.
 
@@ -83,6 +86,7 @@ class NaturalLSTMFilter(LSTMFilter):
         auxiliary: int = 8,
         *,
         divided: bool = True,
+        scale: float = 10.0,
         reads: Reading = "observations",
         gaps: bool | None = None,
     ) -> None:
@@ -94,13 +98,15 @@ class NaturalLSTMFilter(LSTMFilter):
         )
         require(isinstance(divided, bool), "divided", "must be True or False", repr(divided))
         super().__init__(auxiliary, reads=reads, gaps=gaps, memory="c")
-        self.auxiliary, self.divided = auxiliary, divided
+        require_positive(scale, "scale")
+        self.auxiliary, self.divided, self.first_scale = auxiliary, divided, float(scale)
         self.natural = 0
 
     @property
     def configuration(self) -> dict[str, object]:
         """The arguments from which it is rebuilt; ``gaps`` is as the model decided."""
-        return {name: getattr(self, name) for name in ("auxiliary", "divided", "reads", "gaps")}
+        kept = "auxiliary", "divided", "reads", "gaps"
+        return {"scale": self.first_scale, **{name: getattr(self, name) for name in kept}}
 
     def build(self, model: Model) -> None:
         """Makes weights of the sizes that the model needs, once."""
@@ -124,12 +130,14 @@ class NaturalLSTMFilter(LSTMFilter):
         assert isinstance(network, nn.LSTM)
         weights = dict(network.named_parameters())
         like = weights["weight_ih_l0"].detach()
-        self.head = TiedReadOut(self.hidden_size, self.natural, belief.discrete, FIRST_SCALE)
+        self.head = TiedReadOut(self.hidden_size, self.natural, belief.discrete, self.first_scale)
         self.head.to(like)
         for name, mask in self._masks().items():
             self.register_buffer(f"mask_{name}", mask.to(like))
         size, own = self.hidden_size, self.natural
         with torch.no_grad():
+            for one in weights.values():
+                one[2 * size : 2 * size + own] *= FIRST_WRITING
             weights["bias_ih_l0"][size : size + own] += FIRST_FORGET_BIAS
             if not belief.discrete:  # what is known of a state is never less than nothing
                 weights["bias_ih_l0"][2 * size + 1] += 1.0
