@@ -41,7 +41,6 @@ from .command.seeds import (
     Repeated,
     against,
     at_least,
-    each_seed,
     interval,
     stream,
     summary,
@@ -108,6 +107,8 @@ class Settings(GradientSteps, Simulated, Repeated):
     `NaturalLSTMFilter`. More states have its default."""
     overgrown: float = 4.0
     """Factor of the trained weights in the control that forgets nothing."""
+    control_seeds: int = 2
+    """Fits of the undivided network, whose gates miss by far more than seeds differ."""
     changes: int = 10
     """Changed histories of every held-out sequence, for the update of networks without units."""
     shown: int = 20
@@ -118,6 +119,7 @@ class Settings(GradientSteps, Simulated, Repeated):
         at_least(0, self, "drawn")
         at_least(1, self, "steps", "auxiliary", "auxiliary_of_many", "changes", "shown")
         at_least(2, self, "length", "heldout_length", "heldout_sequences")
+        at_least(1, self, "control_seeds")
         positive(self, "learning_rate", "scale", "overgrown")
         if any(count < 3 for count in self.states) or len(self.cases) + self.drawn == 0:
             raise ValueError(
@@ -125,9 +127,15 @@ class Settings(GradientSteps, Simulated, Repeated):
                 f"{self.states}, {self.cases} and drawn={self.drawn}"
             )
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Fits of each kind of network."""
+        return {"divided": self.seeds, "undivided": self.control_seeds, "free": self.seeds}
+
 
 SMOKE: Mapping[str, object] = {
     "seeds": 2,
+    "control_seeds": 2,
     "jobs": 1,
     "cases": ((0.1, 1.0),),
     "drawn": 1,
@@ -313,7 +321,17 @@ def _mean(values: Tensor) -> Tensor:
 def run(settings: Settings) -> Outcome:
     """Train every network on every model, and compare its gates."""
     groups = names(settings)
-    fits = each_seed(trained, settings, [(name, kind) for name in groups for kind in NETWORKS])
+    plan = [
+        (settings, name, kind, number)
+        for name in groups
+        for kind, count in settings.counts.items()
+        for number in range(count)
+    ]
+    fits: dict[tuple[str, str], list[tuple[dict[str, Any], BeliefGuide]]] = defaultdict(list)
+    for (_, name, kind, _), one in zip(
+        plan, over_seeds(trained, plan, jobs=settings.jobs), strict=True
+    ):
+        fits[name, kind].append(one)
     models: dict[str, dict[str, Any]] = {}
     for name in groups:
         each = {kind: [one for one, _ in fits[name, kind]] for kind in NETWORKS}
@@ -387,14 +405,18 @@ def _record(
         }
         for key, value in rows.items():
             shown[key].append(value.numpy())
-    runs = {
-        f"{part}_r_squared": [
-            [models[name][kind][f"{part}_r_squared_by_seed"] for kind in NETWORKS[:2]]
-            for name in names
-        ]
-        for part in PARTS
-    }
-    runs[KL] = [[models[name][kind][f"{KL}_by_seed"] for kind in NETWORKS] for name in names]
+
+    def by_seed(figure: str, kinds: tuple[str, ...]) -> Array:
+        """(models, kinds, most seeds); NaN where a kind has fewer."""
+        out = np.full((len(names), len(kinds), max(settings.counts.values())), np.nan)
+        for row, name in enumerate(names):
+            for column, kind in enumerate(kinds):
+                found = models[name][kind][f"{figure}_by_seed"]
+                out[row, column, : len(found)] = found
+        return out
+
+    runs = {f"{part}_r_squared": by_seed(f"{part}_r_squared", NETWORKS[:2]) for part in PARTS}
+    runs[KL] = by_seed(KL, NETWORKS)
     return record(
         settings,
         {"constant_data": {key: np.stack(value) for key, value in shown.items()}, "runs": runs},
