@@ -42,6 +42,7 @@ from .command.seeds import (
     against,
     at_least,
     interval,
+    over_seeds,
     stream,
     summary,
 )
