@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ...models import LinearGaussianLaws, Model, TrajectoryLaws
+from ...models import LinearGaussianLaws, Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief
 from ...models.chains.laws import stationary
 from ...models.chains.nodes import node_states
@@ -101,6 +101,10 @@ class NaturalLSTMFilter(LSTMFilter):
         require_positive(scale, "scale")
         self.auxiliary, self.divided, self.first_scale = auxiliary, divided, float(scale)
         self.natural = 0
+        self.register_buffer("written", torch.tensor(False))
+
+    written: Tensor
+    """Whether the weights are those of a model, see ``construct``."""
 
     @property
     def configuration(self) -> dict[str, object]:
@@ -143,6 +147,11 @@ class NaturalLSTMFilter(LSTMFilter):
                 weights["bias_ih_l0"][2 * size + 1] += 1.0
             for name in _WEIGHTS:
                 weights[f"{name}_l0"].mul_(getattr(self, f"mask_{name}"))
+
+    def calibrate(self, model: Model, data: Sequences) -> None:
+        """Adapts to the scale of the data, unless the weights are written in that of the model."""
+        if not bool(self.written):
+            super().calibrate(model, data)
 
     def _masks(self) -> dict[str, Tensor]:
         """Which weights there are: (4 H, input_size) and (4 H, H) of ones and zeros."""

@@ -32,7 +32,9 @@ from ...models.chains.nodes import node_states
 from ...models.checks import require
 from ...models.data.summary import missing_elements
 from ..filters.gaussian_beliefs import GaussianBeliefs
+from ..filters.natural import NaturalLSTMFilter
 from ..filters.recurrences import recurrent_gates
+from .written_gates import written_lstm
 
 LINEAR_SCALE = 1e-6
 """Size, in standard deviations of the innovation, at which tanh is read as linear: it then errs by
@@ -239,10 +241,14 @@ def _require_whole(data: Sequences) -> None:
 
 
 @overload
+def construct(model: Model, *, units: int, seed: int = 0) -> NaturalLSTMFilter: ...
+@overload
 def construct(model: LinearGaussianSSM) -> ConstructedCell: ...
 @overload
 def construct(model: Model) -> ConstructedCell | ConstructedGate: ...
-def construct(model: Model) -> ConstructedCell | ConstructedGate:
+def construct(
+    model: Model, *, units: int | None = None, seed: int = 0
+) -> ConstructedCell | ConstructedGate | NaturalLSTMFilter:
     """Computes the weights of a recurrent network from a model's parameters, all of them known.
 
     - ``GatedAccumulator``, ``ResetModel`` (docs/science.md, I7): a ``ConstructedCell`` with
@@ -254,11 +260,20 @@ def construct(model: Model) -> ConstructedCell | ConstructedGate:
 
     The posterior quantity is exact up to rounding, or to 1e-6 where tanh replaces a line.
 
+    With ``units`` an LSTM whose cells are the natural parameters of the belief (I9), for chains
+    that stay or redraw, T = (1 − ε) I + ε 1 π' (any two states that rather stay), and for one
+    normal state: a :class:`NaturalLSTMFilter`, work divided, W_h not zero. What is written is
+    exact; the forget gate is a function of the belief that auxiliary units approximate, so that the
+    error falls with their number. KL to the exact filter, nats a step, of switch rates .1 and .3
+    and means ±1: 1e-3 with 4 units, 5e-5 with 8, 4e-8 with 16, 1e-10 with 32.
+
     Args:
         model: with all parameters known.
+        units: number of auxiliary units, or None for the networks of the list.
+        seed: of the simulated beliefs over which the auxiliary units are fitted.
 
     Returns:
-        The network, with what is needed to read its output.
+        The network, with what is needed to read its output; with ``units`` a filter.
 
     Raises:
         ValueError: a model for which no network is exact, with the conditions that fail (see
@@ -273,7 +288,18 @@ def construct(model: Model) -> ConstructedCell | ConstructedGate:
     >>> data = Sequences.from_arrays([[[0.0, 1.0], [3.0, -1.0], [-3.0, -1.0]]])
     >>> construct(model).mean(data).numpy().round(3)  # drawn, held, drawn again
     array([[ 0.289,  0.288, -0.957]])
+
+    >>> from beliefzoo.inference import BeliefGuide, evidence_gap
+    >>> from beliefzoo.models import HiddenMarkovModel
+    >>> model = HiddenMarkovModel(states=2, emission="poisson").with_parameters(
+    ...     initial=[2 / 3, 1 / 3], transition=[[0.95, 0.05], [0.1, 0.9]], rate=[1.0, 4.0]
+    ... )
+    >>> guide = BeliefGuide(model, construct(model, units=16))
+    >>> evidence_gap(guide, model.sample(20, 100, seed=1).data).kl_filter_per_step < 1e-5
+    True
     """
+    if units is not None:
+        return written_lstm(model, units, seed=seed)
     failing = failing_conditions(model)
     if failing:
         raise ValueError(

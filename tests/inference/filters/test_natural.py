@@ -14,6 +14,7 @@ from beliefzoo.inference import (
     FitSettings,
     LSTMFilter,
     NaturalLSTMFilter,
+    construct,
     evidence_gap,
     fit,
     gate_identity,
@@ -33,6 +34,7 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     LinearDynamics,
     LinearGaussianSSM,
+    Sequences,
     TemporalSigmoidBeliefNetwork,
     Uniform,
     tiger,
@@ -257,6 +259,80 @@ def test_the_exact_update_agrees_and_another_does_not():
     assert exact.largest < 1e-9
     torch.manual_seed(0)
     assert update_agreement(BeliefGuide(model, LSTMFilter(3)), data).r_squared < 0.99
+
+
+# --- weights written from a model -----------------------------------------------------------------
+
+
+def redraw(states=3, rate=0.1):
+    """Three states that stay or are redrawn."""
+    law = torch.tensor([0.2, 0.5, 0.3])
+    return HiddenMarkovModel(states, Gaussian(2)).with_parameters(
+        initial=law,
+        transition=(1 - rate) * torch.eye(states) + rate * law,
+        mean=[[-1, 0], [0, 1], [2, 0]],
+        scale=[[1, 1], [1, 1], [1, 1]],
+    )
+
+
+@pytest.mark.parametrize(
+    ("make", "most"),
+    [
+        (chain, (3e-3, 3e-4, 1e-6, 1e-8)),
+        (level, (1e-5, 1e-7, 1e-8, 1e-9)),
+        (redraw, (1, 0.1, 0.01, 1e-3)),
+    ],
+)
+def test_written_weights_near_the_exact_filter(make, most):
+    """The error falls with the number of units; the written part is exact."""
+    model = make()
+    data = model.sample(30, 100, seed=5).data
+    for units, bound in zip((4, 8, 16, 32), most, strict=True):
+        guide = BeliefGuide(model, construct(model, units=units))
+        assert evidence_gap(guide, data).kl_filter_per_step < bound
+    found = gate_identity(guide, data)
+    assert found.worst("written") == pytest.approx(1, abs=1e-6)
+    assert found.worst("kept") > 0.999
+    own = guide.filter
+    recurrent = own.network.weight_hh_l0[own.hidden_size : own.hidden_size + own.natural]
+    assert bool((recurrent != 0).any())
+
+
+def test_written_weights_know_missing_observations():
+    model = level()
+    data = model.sample(20, 60, seed=0).data
+    gone = torch.rand(data.mask.shape, generator=torch.Generator().manual_seed(0)) < 0.4
+    part = Sequences.from_tensors(data.values.masked_fill(gone, math.nan))
+    guide = BeliefGuide(model, construct(model, units=32))
+    assert evidence_gap(guide, part).kl_filter_per_step < 1e-6
+
+
+def test_written_weights_survive_a_fit(tmp_path):
+    """They go on from the model's units, whatever the data."""
+    model = level()
+    guide = BeliefGuide(model, construct(model, units=8))
+    data = model.sample(8, 30, seed=3).data
+    still = FitSettings(
+        steps=1, sleep_steps=0, holdout=0, patience=None, learning_rate=1e-12, batch_size=8
+    )
+    result = fit(model, guide, data, settings=still, progress=False)
+    before, after = (evidence_gap(one, data).kl_filter_per_step for one in (guide, result))
+    assert after == pytest.approx(before, rel=1e-3, abs=1e-9)
+
+
+def test_models_without_such_a_gate_are_refused():
+    switching = chain(0.8, 0.9)
+    with pytest.raises(ValueError, match="stay rather than move"):
+        construct(switching, units=4)
+    ring = HiddenMarkovModel(3, "poisson").with_parameters(
+        initial=[1, 0, 0], transition=[[0.8, 0.2, 0], [0, 0.8, 0.2], [0.2, 0, 0.8]], rate=[1, 5, 9]
+    )
+    with pytest.raises(ValueError, match="redrawn"):
+        construct(ring, units=4)
+    with pytest.raises(ValueError, match="damped"):
+        construct(level(a=-0.5), units=4)
+    with pytest.raises(ValueError, match="units"):
+        construct(chain(), units=0)
 
 
 # --- with other models ----------------------------------------------------------------------------

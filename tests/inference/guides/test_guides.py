@@ -22,6 +22,7 @@ from beliefzoo.inference import (
     LSTMFilter,
     MeanFieldGuide,
     MEMMFilter,
+    NaturalLSTMFilter,
     fit,
     log_evidence,
     smooth,
@@ -70,6 +71,7 @@ def known_case(kind="plain", lengths=(4, 2, 1)):
 GUIDES = {
     "belief-exact": lambda m: BeliefGuide(m, ExactFilter()),
     "belief-lstm": lambda m: BeliefGuide(m, LSTMFilter(5)),
+    "belief-natural": lambda m: BeliefGuide(m, NaturalLSTMFilter(3)),
     "belief-likelihoods": lambda m: BeliefGuide(m, GRUFilter(5, reads="likelihoods")),
     "belief-field": lambda m: BeliefGuide(m, CRFFilter()),
     "belief-entropy-model": lambda m: BeliefGuide(m, MEMMFilter()),
