@@ -81,6 +81,7 @@ from .networks.gate_identity import Agreement, GateIdentity, gate_identity, upda
 from .networks.lstm_samples import lstm_log_likelihood, sample_lstm
 from .networks.network_inputs import fold_embedding
 from .networks.readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
+from .networks.stochastic_cell import CellLaw, StochasticCell
 from .networks.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 from .queries.answers import (
     MostLikely,
@@ -116,6 +117,7 @@ __all__ = [
     "BeliefReadout",
     "BestUnit",
     "CRFFilter",
+    "CellLaw",
     "Component",
     "ConstructedCell",
     "ConstructedFilter",
@@ -180,6 +182,7 @@ __all__ = [
     "SpectralFilter",
     "StandardErrors",
     "SteadyState",
+    "StochasticCell",
     "Summary",
     "Sweep",
     "TrajectoryNetwork",

@@ -10,8 +10,14 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ..exact.chains_cpu import cut, together
-from . import lstm_machine as machine
+
+def _over_sequences(kernel: Callable[..., None], arrays: list[Any]) -> None:
+    """Runs a kernel, its sequences dealt out to the threads; the last array is (N, T, …)."""
+    from ..exact.chains_cpu import cut, together
+
+    n, steps, width = arrays[-1].shape
+    work = n * steps * width * (width + 8)
+    together([partial(kernel, *part, *arrays) for part in cut(n)], work)
 
 
 class _Cells(torch.autograd.Function):
@@ -19,13 +25,13 @@ class _Cells(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, told: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from . import lstm_machine as machine  # numba is loaded when first needed
+
         told, weight = told.contiguous(), weight.contiguous()
-        n, steps, wide = told.shape
-        gates, cells = torch.empty_like(told), told.new_empty(n, steps, wide // 4)
+        gates, cells = torch.empty_like(told), told[..., : len(weight) // 4].clone()
         outputs = torch.empty_like(cells)
         arrays = [x.numpy() for x in (told, weight.mT.contiguous(), gates, cells, outputs)]
-        work = n * steps * wide * (wide // 4 + 8)
-        together([partial(machine.forward, *part, *arrays) for part in cut(n)], work)
+        _over_sequences(machine.forward, arrays)
         ctx.save_for_backward(weight, gates, cells, outputs)
         ctx.set_materialize_grads(False)
         return gates, cells, outputs
@@ -33,14 +39,14 @@ class _Cells(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *upstream: Tensor | None) -> tuple[Tensor | None, ...]:
+        from . import lstm_machine as machine
+
         weight, gates, cells, outputs = ctx.saved_tensors
-        n, steps, wide = gates.shape
         nothing = gates.new_empty(0, 0, 0)
         told = torch.empty_like(gates)
         own = [nothing if one is None else one.contiguous() for one in upstream]
         arrays = [x.numpy() for x in (weight, gates, cells, *own, told)]
-        work = n * steps * wide * (wide // 4 + 8)
-        together([partial(machine.backward, *part, *arrays) for part in cut(n)], work)
+        _over_sequences(machine.backward, arrays)
         if not ctx.needs_input_grad[1]:
             return told, None
         before, after = outputs[:, :-1].flatten(0, 1), told[:, 1:].flatten(0, 1)

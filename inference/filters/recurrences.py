@@ -88,7 +88,7 @@ _WEIGHTS = "weight_ih", "weight_hh", "bias_ih", "bias_hh"
 def layer_gates(network: nn.RNNBase, weights: Mapping[str, Any], x: Tensor) -> dict[str, Tensor]:
     """All gates of a layer with these weights (no bias: None), (N, T, hidden_size) by name."""
     from_x = nn.functional.linear(x, weights["weight_ih"], weights["bias_ih"])
-    if isinstance(network, nn.LSTM) and x.is_cpu:
+    if isinstance(network, nn.LSTM) and x.is_cpu and x.dtype in (torch.float32, torch.float64):
         told = from_x if weights["bias_hh"] is None else from_x + weights["bias_hh"]
         return lstm_cells(told, weights["weight_hh"])
     h = _outputs(network, weights, x)
