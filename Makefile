@@ -12,7 +12,7 @@ PEERS := .venv/.installed-bench
 NEWEST := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench test newest check format build clean
+.PHONY: help venv demo bench test newest fuzz check format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -67,6 +67,14 @@ $(NEWEST): pyproject.toml
 	test -x .venv-newest/bin/python || $(PYTHON) -m venv .venv-newest
 	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[test]'
 	@touch $@
+
+# Every test named fuzz, with so many times its usual cases.
+FUZZ ?= 50
+fuzz: export OMP_NUM_THREADS = 1
+fuzz: export MPLBACKEND = Agg
+fuzz: export BELIEFZOO_FUZZ = $(FUZZ)
+fuzz: $(TOOLS) ## hostile input, damaged files, kills: 100 000 cases in ten minutes (FUZZ multiplies)
+	$(BIN)/python -m pytest -n $(WORKERS) -k fuzz $(ARGS)
 
 check: $(TOOLS) ## lint, formatting, types
 	$(BIN)/ruff check .

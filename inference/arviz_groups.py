@@ -13,10 +13,12 @@ References:
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
 import re
+import shutil
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -54,6 +56,7 @@ _FREE_GROUPS = ("posterior_states", "gates", "runs")
 GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 """Groups that `build` knows."""
 
+_ROOM = 2**16  # bytes: a disk with less room is full
 _LEAST_WEIGHTS = 25  # a fifth of them is the tail, and a Pareto fit needs five points
 _EQUAL = 1e-3  # a tail this narrow in log weights is float32 rounding as likely as not
 
@@ -168,6 +171,7 @@ def write(idata: Idata, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ValueError: the folder of `path` does not exist.
+        OSError: the disk is full; names the file.
 
     >>> import pathlib, tempfile
     >>> from beliefzoo.inference import arviz_groups, write
@@ -241,8 +245,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as folder:
         # A folder of its own: the file inside is made with the user's usual permissions.
         unfinished = Path(folder) / target.name
-        yield unfinished
-        os.replace(unfinished, target)
+        try:
+            yield unfinished
+            os.replace(unfinished, target)
+        except (OSError, RuntimeError) as error:  # HDF5 does not say why it cannot write
+            if shutil.disk_usage(target.parent).free < _ROOM:
+                said = os.strerror(errno.ENOSPC)
+                raise OSError(errno.ENOSPC, said, os.fspath(target)) from error
+            raise
 
 
 def k_threshold(draws: int) -> float:

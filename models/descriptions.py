@@ -12,8 +12,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Mapping
 from functools import cached_property
 from itertools import accumulate
 from typing import Any
@@ -228,14 +227,3 @@ def _shown(module: str, qualified: str) -> type[Any] | None:
             return None
         place = found
     return found
-
-
-@contextmanager
-def whole(what: str) -> Iterator[None]:
-    """Raise ``ValueError`` if a description is incomplete or has another form."""
-    try:
-        yield
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(
-            f"path: needs a whole description of {what}, got one that lacks or distorts {error}"
-        ) from error

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from .data.names import Names
-from .data.storage import read_tensors, write_tensors
-from .descriptions import described, find_class, restored, restored_arguments, whole
+from .data.storage import read_tensors, reading, write_tensors
+from .descriptions import described, find_class, restored, restored_arguments
 from .model import Model
 
 FORMAT = 2
@@ -39,32 +39,28 @@ def restore(
     """The model of a description, with classes of modules that are loaded or allowed.
 
     Raises:
-        ValueError: another format, an incomplete description, or a class that is not found, does
-            not fit, or belongs to a module that was neither imported nor allowed.
+        ValueError: another format, or a class that is not found, does not fit, or belongs to a
+            module that was neither imported nor allowed. An incomplete description raises whatever
+            comes; call it inside ``reading``.
     """
     form, kind = description.get("format"), description.get("kind")
-    if form not in (1, FORMAT):
+    if form != FORMAT:
         raise ValueError(
             f"path: needs a model of format {FORMAT}, got kind {kind!r}, format {form!r}"
         )
-    with whole("a model"):
-        if form == 1:
-            description = _of_format_1(description, tensors)
-        made = find_class(
-            description["kind"], lambda found: issubclass(found, Model), "a class of models", allow
-        )
-        arguments = restored_arguments(description, tensors, allow)
-        priors = {
-            name: restored(prior, tensors, allow) for name, prior in description["priors"].items()
-        }
-        if priors:  # a family of the user's own need not take any
-            arguments["priors"] = priors
-        model: Model = made(**arguments)
-        start = "known."
-        known = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
-        model = model.with_parameters(**known) if known else model
-        model.names = Names.from_plain(description.get("names", {}))
-        return model
+    made = find_class(kind, lambda found: issubclass(found, Model), "a class of models", allow)
+    arguments = restored_arguments(description, tensors, allow)
+    priors = {
+        name: restored(prior, tensors, allow) for name, prior in description["priors"].items()
+    }
+    if priors:  # a family of the user's own need not take any
+        arguments["priors"] = priors
+    model: Model = made(**arguments)
+    start = "known."
+    known = {n.removeprefix(start): v for n, v in tensors.items() if n.startswith(start)}
+    model = model.with_parameters(**known) if known else model
+    model.names = Names.from_plain(description["names"])
+    return model
 
 
 def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
@@ -91,7 +87,7 @@ def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
     'quakes.pt'
     """
     description, tensors = describe(model)
-    return write_tensors(path, {"model": json.dumps(description), "tensors": tensors})
+    return write_tensors(path, {"model": json.dumps(description), "tensors": tensors}, "model")
 
 
 def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> Model:
@@ -109,7 +105,7 @@ def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> 
         The model, with its known parameters and priors.
 
     Raises:
-        ValueError: a missing, truncated or foreign file, or a module that was neither imported nor
+        ValueError: a missing, damaged or foreign file, or a module that was neither imported nor
             allowed.
 
     >>> import tempfile
@@ -120,50 +116,6 @@ def load_model(path: str | os.PathLike[str], *, allow: Collection[str] = ()) -> 
     ...     load_model(save_model(model, Path(folder) / "quakes.pt"))
     HiddenMarkovModel(states=2, Poisson(features=1, typical=10.0, shape=1.0), known=['rate'])
     """
-    content = read_tensors(path, {"model", "tensors"})
-    try:
-        description = json.loads(content["model"])
-        return restore(description, dict(content["tensors"]), allow)
-    except (TypeError, AttributeError, RecursionError, json.JSONDecodeError) as error:
-        raise ValueError(
-            f"path: needs a model written by save_model, got {os.fspath(path)!r} with other "
-            f"content under the same names ({error})"
-        ) from error
-
-
-def _of_format_1(description: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """A description in the first format, which named classes without their packages."""
-    own = {n: v for n, v in description.items() if n not in ("format", "kind", "priors")}
-    priors = {
-        name: _prior_of_format_1(prior, f"prior.{name}", tensors)
-        for name, prior in description["priors"].items()
-    }
-    return {**_value_of_format_1({"kind": description["kind"], **own}), "priors": priors}
-
-
-def _value_of_format_1(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_value_of_format_1(entry) for entry in value]
-    if not isinstance(value, dict):
-        return value
-    fields = {n: _value_of_format_1(entry) for n, entry in value.items() if n != "kind"}
-    return {"kind": f"beliefzoo.models:{value['kind']}", "arguments": fields}
-
-
-def _prior_of_format_1(
-    prior: dict[str, Any], place: str, tensors: dict[str, Tensor]
-) -> dict[str, Any]:
-    kind, package = prior["kind"], "pyro.distributions"
-    arguments: dict[str, Any]
-    if kind in ("Ordered", "Independent"):
-        base = _prior_of_format_1(prior["base"], place, tensors)
-        arguments = {"base": base}
-        if kind == "Independent":
-            arguments = {"base_distribution": base, "reinterpreted_batch_ndims": prior["event"]}
-        package = "beliefzoo.models" if kind == "Ordered" else package
-    else:
-        names = [n.removeprefix(f"{place}.") for n in tensors if n.startswith(f"{place}.")]
-        arguments = {name: {"tensor": f"{place}.{name}"} for name in names}
-        if "dim" in arguments:  # a size, where all others are tensors
-            arguments["dim"] = int(tensors[f"{place}.dim"])
-    return {"kind": f"{package}:{kind}", "arguments": arguments}
+    content = read_tensors(path, {"model": str, "tensors": dict}, "model")
+    with reading(path, "a model"):
+        return restore(json.loads(content["model"]), content["tensors"], allow)

@@ -2,30 +2,54 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from numbers import Integral
 
 import torch
 
+TURNS = threading.RLock()
+"""Held where the process's own state is in use: torch's generator, and Pyro's handlers.
+
+Threads take turns there, so that every one gets the numbers that it would get alone. Whoever holds
+it may take it again, but must not wait for another thread of this library.
+"""
+
 
 @contextmanager
 def seeded(seed: int | None) -> Iterator[None]:
     """Draw from torch's global generator seeded by ``seed``, and restore its state afterwards.
 
-    With ``seed=None`` draws continue from the present state of the generator.
+    With ``seed=None`` draws continue from the present state of the generator. Threads take turns.
 
     Raises:
         ValueError: a seed that is no whole number.
     """
+    _check(seed)
+    with TURNS:
+        if seed is None:
+            yield
+            return
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            yield
+
+
+def generator_from(seed: int | None) -> torch.Generator:
+    """A generator of its own, seeded by the first number that ``seeded(seed)`` would draw."""
+    _check(seed)
     if seed is None:
-        yield
-        return
-    if not isinstance(seed, Integral):
+        with TURNS:
+            first = torch.randint(2**62, ())
+    else:
+        first = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
+    return torch.Generator().manual_seed(int(first))
+
+
+def _check(seed: object) -> None:
+    if seed is not None and not isinstance(seed, Integral):
         raise ValueError(f"seed: must be a whole number or None, got {seed!r}")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
 
 
 @contextmanager

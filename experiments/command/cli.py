@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the command's name; those of the process if None.
 
     Returns:
-        The exit status: 0; 1 if jobs of a sweep failed; 2 for bad input, with a message on
-        standard error; 130 if interrupted.
+        The exit status: 0; 1 if jobs of a sweep failed; 2 for bad input, or for a file that cannot
+        be read or written, with a message on standard error; 130 if interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if sys.flags.dev_mode:  # python -X dev: whoever writes an experiment wants the traceback
             raise
         print(f"beliefzoo: {error}", file=sys.stderr)
@@ -133,6 +133,9 @@ def _run(name: str, arguments: Sequence[str]) -> None:
 
     started = time.perf_counter()
     outcome = experiment.run(command.settings)
+    seconds = time.perf_counter() - started
+    for path, value in leaves(outcome.figures):  # first: they are not lost if the disk is full
+        print(f"{path}: {readable(value)}", flush=True)
     write_report(
         command.out,
         experiment=name,
@@ -140,10 +143,8 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         settings=command.settings,
         outcome=outcome,
         draw=experiment.draw,
-        seconds=time.perf_counter() - started,
+        seconds=seconds,
     )
-    for path, value in leaves(outcome.figures):
-        print(f"{path}: {readable(value)}")
     print(f"written to {command.out}")
 
 
@@ -157,6 +158,7 @@ def _bench(name: str, arguments: Sequence[str]) -> None:
     started = time.perf_counter()
     figures = benchmark.run(command.settings)
     seconds = time.perf_counter() - started
+    print(benchmark.table(figures), flush=True)
     write_benchmark(
         command.out,
         benchmark=name,
@@ -167,7 +169,6 @@ def _bench(name: str, arguments: Sequence[str]) -> None:
         machine=machine(command.settings.threads),
         seconds=seconds,
     )
-    print(benchmark.table(figures))
     print(f"written to {command.out}")
 
 
@@ -180,7 +181,8 @@ def _prepared(
     matplotlib.use("agg")  # before an experiment imports pyplot: PNG files need no display
     module = import_by_name(what.partition(" ")[2])
     command = _parse(f"beliefzoo {what}", module, out, arguments)
-    from .report import check_folder, plain
+    from .folders import check_folder
+    from .report import plain
 
     check_folder(command.out, force=command.force)
     plain(dataclasses.asdict(command.settings), "settings")

@@ -12,8 +12,6 @@ import ast
 import base64
 import dataclasses
 import inspect
-import json
-import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,17 +24,17 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
 
-from ...inference.arviz_groups import Idata, build, read, replacing, write
+from ...inference.arviz_groups import Idata, build, read, write
 from ...inference.fitting import provenance
 from ...inference.fitting.plain import plain
+from ...models.data.storage import whole_file, write_json
+from .folders import HTML, JSON, POSTERIOR, SOFTWARE, replaced
 from .seeds import Figures, Seeded
 
 __all__ = [
     "Array",
     "Outcome",
-    "check_folder",
     "leaves",
     "plain",
     "readable",
@@ -52,8 +50,6 @@ __all__ = [
 Array = npt.NDArray[np.float64]
 
 _TEMPLATE = Path(__file__).parents[1] / "templates" / "report.html.j2"
-_POSTERIOR, _HTML, _JSON = "posterior.nc", "report.html", "report.json"
-_SOFTWARE = "beliefzoo"  # in the metadata of every PNG: tells ours from what a user put beside them
 
 
 @dataclass(frozen=True)
@@ -69,31 +65,6 @@ class Outcome:
 
     figures: Mapping[str, Any]
     posterior: Idata
-
-
-def check_folder(folder: Path, *, force: bool) -> None:
-    """Refuse a folder that a report would damage, before anything is computed.
-
-    Without ``force`` the folder must not exist. With it, the folder may be empty or hold the
-    report of an earlier run, whose files are then replaced.
-
-    Raises:
-        ValueError: naming the folder and what is in the way.
-    """
-    if not folder.exists():
-        parent = next(path for path in folder.absolute().parents if path.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise ValueError(f"out must lie where a folder can be made; {parent} does not allow it")
-    elif not folder.is_dir():
-        raise ValueError(f"out must be a folder; {folder} is a file")
-    elif not force:
-        raise ValueError(
-            f"out must not exist yet; {folder} does (--force replaces the report of an earlier run)"
-        )
-    elif any(folder.iterdir()) and not _holds_report(folder):
-        raise ValueError(
-            f"out must be empty or hold the {_JSON} of an earlier run; {folder} holds other files"
-        )
 
 
 def leaves(figures: Figures, path: str = "") -> Iterator[tuple[str, object]]:
@@ -176,25 +147,25 @@ def write_report(
 
     Raises:
         ValueError: if a figure is not finite or not plain, or the name of a drawing is not made of
-            letters, digits, "-" and "_". `posterior.nc` is written by then, `report.json` is not.
+            letters, digits, "-" and "_". An earlier report stays then, and what was computed is
+            beside it as `unfinished-posterior.nc`.
+        OSError: the disk is full or cannot be written; names the file.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in _files_of_earlier_run(folder):
-        path.unlink()
-    # First, so that one bad figure or a fault in drawing does not cost the computation.
-    write(outcome.posterior, folder / _POSTERIOR)
-    report = {
-        "experiment": experiment,
-        "settings": plain(dataclasses.asdict(settings), "settings"),
-        "figures": _checked(outcome.figures),
-        "versions": versions(),
-        "seconds": seconds,
-    }
-    drawings = draw(read(folder / _POSTERIOR), report["figures"])
-    for name, drawing in drawings.items():
-        save_drawing(drawing, name, folder)
-    write_text(folder / _HTML, _html(report, title, type(settings), folder, list(drawings)))
-    _write_json(folder, report)
+    with replaced(folder) as staged:
+        # First, so that one bad figure or a fault in drawing does not cost the computation.
+        write(outcome.posterior, staged / POSTERIOR)
+        report = {
+            "experiment": experiment,
+            "settings": plain(dataclasses.asdict(settings), "settings"),
+            "figures": _checked(outcome.figures),
+            "versions": versions(),
+            "seconds": seconds,
+        }
+        drawings = draw(read(staged / POSTERIOR), report["figures"])
+        for name, drawing in drawings.items():
+            save_drawing(drawing, name, staged)
+        write_text(staged / HTML, _html(report, title, type(settings), staged, list(drawings)))
+        write_json(staged / JSON, report)
 
 
 def write_benchmark(
@@ -232,12 +203,10 @@ def write_benchmark(
         "machine": plain(machine, "machine"),
         "seconds": seconds,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in _files_of_earlier_run(folder):
-        path.unlink()
-    for name, drawing in draw(report["figures"]).items():
-        save_drawing(drawing, name, folder)
-    _write_json(folder, report)
+    with replaced(folder) as staged:
+        for name, drawing in draw(report["figures"]).items():
+            save_drawing(drawing, name, staged)
+        write_json(staged / JSON, report)
 
 
 def _checked(figures: Figures) -> Any:
@@ -259,8 +228,8 @@ def save_drawing(drawing: Figure, name: str, folder: Path) -> None:
         raise ValueError(f"drawings must have names of letters, digits, '-' and '_'; got {name!r}")
     if drawing.get_layout_engine() is None:
         drawing.set_layout_engine("constrained")
-    with replacing(folder / f"{name}.png") as unfinished:
-        drawing.savefig(unfinished, dpi=150, metadata={"Software": _SOFTWARE})
+    with whole_file(folder / f"{name}.png") as file:
+        drawing.savefig(file, format="png", dpi=150, metadata={"Software": SOFTWARE})
     plt.close(drawing)
 
 
@@ -294,39 +263,5 @@ def readable(value: object) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text and a line's end, atomically."""
-    with replacing(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-
-
-def _write_json(folder: Path, report: Figures) -> None:
-    text = json.dumps(report, indent=2, ensure_ascii=False, allow_nan=False)
-    write_text(folder / _JSON, text)
-
-
-def _holds_report(folder: Path) -> bool:
-    """Whether `report.json` there is one of ours."""
-    try:
-        report = json.loads((folder / _JSON).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if not isinstance(report, dict) or not {"settings", "figures"} <= report.keys():
-        return False
-    return "experiment" in report or "benchmark" in report
-
-
-def _files_of_earlier_run(folder: Path) -> list[Path]:
-    """The report, which makes a folder complete, goes first."""
-    if not _holds_report(folder):
-        return []
-    named = [folder / name for name in (_JSON, _HTML, _POSTERIOR)]
-    return [path for path in named if path.exists()] + [
-        path for path in folder.glob("*.png") if _is_ours(path)
-    ]
-
-
-def _is_ours(path: Path) -> bool:
-    try:
-        with Image.open(path) as image:
-            return image.info.get("Software") == _SOFTWARE
-    except OSError:
-        return False
+    with whole_file(path) as file:
+        file.write(f"{text}\n".encode())

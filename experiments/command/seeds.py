@@ -10,8 +10,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import numpy as np
 from joblib import Parallel, delayed
 from scipy import stats
-from tqdm import tqdm
 
+from ...inference.fitting.progress import progress_of
 from ...models.checks import require
 from ...models.randomness import one_thread
 
@@ -70,13 +70,18 @@ def over_seeds(
 ) -> list[T]:
     """``work(*arguments)`` for every entry of the plan, in its order, on one thread each.
 
-    With several ``jobs`` in processes of their own; the results are the same. On a terminal a bar
-    shows how many are done.
+    With several ``jobs`` in processes of their own; the results are the same. A bar, or lines,
+    show how many are done.
     """
     done = Parallel(n_jobs=jobs, return_as="generator")(
         delayed(_single)(work, entry) for entry in plan
     )
-    return list(tqdm(done, total=len(plan), unit="fit", disable=None))
+    found: list[T] = []
+    with progress_of(len(plan), "fit", shown=True) as bar:
+        for result in done:
+            found.append(result)
+            bar.update()
+    return found
 
 
 def each_seed(work: Callable[..., T], settings: Repeated, kinds: Iterable[K]) -> dict[K, list[T]]:

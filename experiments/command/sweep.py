@@ -8,8 +8,8 @@ import difflib
 import functools
 import io
 import itertools
-import json
 import os
+import shutil
 import sys
 import types
 import warnings
@@ -25,9 +25,11 @@ from ...inference.arviz_groups import write
 from ...inference.fitting.plain import plain
 from ...inference.fitting.provenance import code_version
 from ...inference.fitting.sweeps import FailedJob, Sweep, job_key, sweep
+from ...models.data.storage import read_json, write_json
 from ..data import loaders as data
 from .catalogue import Experiment, Flag, load
-from .report import check_folder, save_drawing, versions, write_text
+from .folders import check_folder
+from .report import save_drawing, versions
 from .sweep_table import MOST_ROWS, Point, chosen, draw, label, point, table
 
 _TABLE, _DRAWING, _POSTERIORS = "sweep.json", "sweep", "posteriors"
@@ -124,6 +126,8 @@ def run_sweep(name: str, arguments: Sequence[str]) -> int:
     with _backend(command):
         if posteriors is not None:
             posteriors.mkdir(parents=True, exist_ok=True)
+            for left in posteriors.glob(".unfinished-*"):  # by a killed worker
+                shutil.rmtree(left, ignore_errors=True)
         found = sweep(
             functools.partial(run_job, title=title, version=version, posteriors=posteriors),
             jobs,
@@ -190,10 +194,9 @@ def _check(command: SweepCommand, name: str) -> None:
 
 def _experiment_of(path: Path) -> object:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, {"experiment": str})["experiment"]
     except ValueError as error:
         raise ValueError(f"out must hold a {_TABLE} that can be read; {path}: {error}") from error
-    return content.get("experiment") if isinstance(content, dict) else None
 
 
 def _posteriors(command: SweepCommand, keys: Sequence[str]) -> Path | None:
@@ -431,7 +434,7 @@ def _finish(name: str, command: SweepCommand, grid: _Grid, found: Sweep) -> int:
         "versions": versions(),
         "seconds": found.seconds,
     }
-    write_text(command.out / _TABLE, json.dumps(plain(content, "sweep"), indent=2, allow_nan=False))
+    write_json(command.out / _TABLE, plain(content, "sweep"))
     paths = chosen(points, command.figures)
     if paths:
         save_drawing(draw(points, paths), _DRAWING, command.out)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from ...models import DiscreteLaws, HiddenMarkovModel
 from ...models.checks import require
+from ...models.randomness import seeded
 from ..exact import chains as exact
 from ..guides.posteriors import Forward, MeanField
 from .outcomes import Outcomes, outcomes
@@ -191,8 +192,7 @@ def best_causal_mean_field(
     chain = _chain(model, laws, _MEAN_FIELD_OUTCOMES, seed)
     states = laws.log_initial.shape[-1]
     pool = _beliefs(model, laws, degree, 2 * (states - 1), seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         power = 0.5 + 2.5 * torch.rand(len(pool), 1, dtype=torch.float64)
         noise = torch.randn(pool.shape, dtype=torch.float64)
     # Choices near the belief, and far from it, since a choice may depend on the past.
@@ -340,8 +340,7 @@ def _beliefs(
         found = exact.filter_chain(*given.chain).log_beliefs.exp()
         parts.append(found[given.data.step_mask])
     simulated, met = parts
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         picked = simulated[torch.randperm(len(simulated))[:count]]
     both = torch.cat([simulated, met])
     extreme = torch.cat([both.argmin(0), both.argmax(0)])

@@ -24,6 +24,7 @@ from ...models import POMDP, Seen, World, light_maze, machine_repair, rock_sampl
 from ...models.checks import require, require_count
 from ...models.decisions.bayes_rule import BayesRule
 from ...models.emissions.observations import Vectors, bounds_of
+from ...models.randomness import TURNS
 
 try:
     import gymnasium
@@ -323,7 +324,7 @@ class _Running:
     def _own_stream(self) -> Iterator[None]:
         require(self._stream is not None, "env", "must be reset before the first step", "no reset")
         assert self._stream is not None
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with TURNS, torch.random.fork_rng(devices=[]), torch.no_grad():
             torch.set_rng_state(self._stream)
             yield
             self._stream = torch.get_rng_state()

@@ -13,11 +13,11 @@ import time
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...models import POMDP
 from ...models.checks import require_count, require_positive
 from ...models.decisions.rewards import Tables
+from ..fitting.progress import progress_of
 from .planning_bounds import (
     Array,
     Dynamics,
@@ -94,12 +94,12 @@ def value_iteration(
     limit = math.inf if trials is None else trials
     search = _Search(Dynamics(tables), gap, deadline)
     history = [(time.perf_counter() - start, *search.bounds)]
-    with tqdm(total=trials, unit="trial", disable=not progress) as bar:
+    with progress_of(trials, "trial", shown=progress) as bar:
         while search.left > gap and len(history) <= limit and time.perf_counter() < deadline:
             told = search.trial()
             history.append((time.perf_counter() - start, *search.bounds))
             bar.update()
-            bar.set_postfix_str(" to ".join(f"{bound:.6g}" for bound in search.bounds))
+            bar.set_postfix({"bounds": " to ".join(f"{bound:.6g}" for bound in search.bounds)})
             if not told:  # the rest is below the precision of float64
                 break
     return search.plan(history)

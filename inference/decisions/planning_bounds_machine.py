@@ -8,8 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from ..exact.compiled import compiled
 
 if TYPE_CHECKING:
     from .planning_bounds import Points
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 Array = NDArray[np.float64]
 Numbers = NDArray[np.int64]
 
-_compiled: Any = njit(cache=True, nogil=True, error_model="numpy")
+_compiled: Any = compiled(nogil=True, error_model="numpy")
 
 
 @_compiled

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models import BeliefPolicy
 from ...models.checks import require
-from ...models.data.storage import read_tensors, write_tensors
+from ...models.data.storage import read_tensors, reading, write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,7 +121,7 @@ class Plan(AlphaVectors):
         content: dict[str, Any] = {"vectors": self.vectors, "actions": self.actions}
         content |= self.history._asdict()
         content["bounds"] = [self.lower, self.upper]
-        return write_tensors(path, {"plan": content, "action_count": self.action_count})
+        return write_tensors(path, {"plan": content, "action_count": self.action_count}, "plan")
 
 
 def load_plan(path: str | os.PathLike[str]) -> Plan:
@@ -134,7 +134,7 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
         The plan.
 
     Raises:
-        ValueError: a missing, truncated or foreign file.
+        ValueError: a missing, damaged or foreign file.
 
     >>> import tempfile
     >>> from beliefzoo.inference import load_plan, value_iteration
@@ -145,15 +145,20 @@ def load_plan(path: str | os.PathLike[str]) -> Plan:
     >>> read.upper == plan.upper
     True
     """
-    content = read_tensors(path, {"plan", "action_count"})
-    try:
-        plan = content["plan"]
-        history = History(*(plan[name] for name in History._fields))
-        lower, upper = plan["bounds"]
-        count = int(content["action_count"])
-        return Plan(plan["vectors"], plan["actions"], count, lower, upper, history)
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(
-            f"path: needs a plan written by Plan.save, got {os.fspath(path)!r} with other content "
-            f"under the same names ({error})"
-        ) from error
+    content = read_tensors(path, {"plan": dict, "action_count": int}, "plan")
+    with reading(path, "a plan written by Plan.save"):
+        return _restored(content["plan"], content["action_count"])
+
+
+def _restored(told: dict[str, Any], count: int) -> Plan:
+    vectors, actions = told["vectors"], told["actions"]
+    history = History(*(told[name] for name in History._fields))
+    lower, upper = map(float, told["bounds"])
+    several = vectors.ndim == 2 and vectors.shape[0] > 0 and actions.shape == vectors.shape[:1]
+    require(several, "plan", "needs vectors (M, K) with an action each", tuple(vectors.shape))
+    chosen = actions.dtype == torch.int64 and bool(((actions >= 0) & (actions < count)).all())
+    require(chosen, "plan", f"needs actions of {count}", actions.tolist())
+    shapes = {one.shape for one in history}
+    along = len(shapes) == 1 and history.lower.ndim == 1
+    require(along, "plan", "needs bounds (steps,)", sorted(map(tuple, shapes)))
+    return Plan(vectors.double(), actions, count, lower, upper, history)

@@ -20,16 +20,16 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
 # Sums may be reordered (that is what makes them fast); NaN and infinity keep their meaning.
-_fast: Any = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_fast: Any = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 GROUP = 16
 """Rows in one product of the grouped kernels."""

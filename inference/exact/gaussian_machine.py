@@ -9,15 +9,14 @@ import math
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import njit
 from numpy.typing import NDArray
+
+from .compiled import compiled
 
 Array = NDArray[Any]
 
 # Sums may be reordered (that is what makes them fast); NaN and infinity keep their meaning.
-_fast: Any = njit(
-    cache=True, nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"}
-)
+_fast: Any = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
 # --- linear sweeps --------------------------------------------------------------------------------

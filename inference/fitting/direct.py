@@ -284,7 +284,8 @@ def _starts(
         own = seed + 7919 * number
         if kind == "kmeans":  # no clusters: noise about the first
             with seeded(own):
-                yield _SHAKEN * torch.randn(space.size, dtype=torch.float64)
+                noise = torch.randn(space.size, dtype=torch.float64)
+            yield _SHAKEN * noise
             continue
         values = starting_values(model, sample, "prior" if kind == "prior" else "frames", seed=own)
         yield space.at(_sticky(values, own) if kind == "sticky" else values)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...models import Model, SequenceFolder, Sequences
 from ...models.data.folders import Data
-from ...models.randomness import seeded
+from ...models.randomness import TURNS, seeded
 from ..arviz_groups import ConvergenceWarning
 from ..filters.slot import ExactFilter
 from ..guides.guide import Guide
@@ -101,16 +101,19 @@ def fit(
     _check(model, guide, data, objective, heldout, checkpoint)
     processes = Processes(fabric)
     kind = PointRun if is_direct(guide, data, objective, settings, heldout) else Run
-    run = kind(
-        guide, data, objective, settings, seed, heldout, checkpoint, progress, callback, processes
-    )
-    with seeded(seed), warnings.catch_warnings():
-        # Pyro warns without naming the site; our error names step, site and sequence.
-        warnings.filterwarnings("ignore", message="Encountered (NaN|.*inf)", category=UserWarning)
-        result = run.finish()
-        for said in result.warnings if processes.first else ():
-            warnings.warn(f"fit: {said}", ConvergenceWarning, stacklevel=2)
-        return result
+    with TURNS:
+        run = kind(
+            *(guide, data, objective, settings, seed),
+            *(heldout, checkpoint, progress, callback, processes),
+        )
+        with seeded(seed), warnings.catch_warnings():
+            # Pyro warns without naming the site; our error names step, site and sequence.
+            said = "Encountered (NaN|.*inf)"
+            warnings.filterwarnings("ignore", message=said, category=UserWarning)
+            result = run.finish()
+    for said in result.warnings if processes.first else ():
+        warnings.warn(f"fit: {said}", ConvergenceWarning, stacklevel=2)
+    return result
 
 
 def _check(

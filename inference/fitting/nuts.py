@@ -6,7 +6,6 @@ error that r̂ and the effective sample size of its draws measure.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,14 +18,14 @@ from pyro.infer import NUTS
 from pyro.ops.integrator import potential_grad
 from torch import Tensor
 from torch.distributions import biject_to
-from tqdm import tqdm
 
 from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
 from ...models.emissions.identified import unconstrained_size
 from ...models.priors import in_double
-from ...models.randomness import one_thread, seeded
+from ...models.randomness import TURNS, one_thread, seeded
 from ..queries.evidence import log_evidence
+from .progress import Progress, progress_of
 from .provenance import versions
 from .start import STARTS, Start, starting_values
 
@@ -44,9 +43,6 @@ SMALL = 50
 
 _TABLE = 2**22
 """Numbers held at once while the log density of draws is computed."""
-
-_ONE_AT_A_TIME = threading.Lock()
-"""Pyro's handlers and torch's generator belong to the process: chains in threads take turns."""
 
 
 @dataclass(frozen=True)
@@ -189,7 +185,7 @@ def nuts(
         max_tree_depth: a trajectory has at most 2^max_tree_depth steps.
         full_mass: dense mass matrix; default: for up to 50 unconstrained parameters.
         jobs: number of chains in parallel, through ``joblib.Parallel``. Choose the backend with
-            ``joblib.parallel_config``; in threads chains take turns.
+            ``joblib.parallel_config``; in threads they run one after the other.
         progress: show a progress bar per chain.
 
     Returns:
@@ -212,14 +208,18 @@ def nuts(
     """
     _check(model, data, seed, jobs)
     data = model.names.read(data)
-    model = model.adapted_to(data)
+    with TURNS:
+        model = model.adapted_to(data)
     dense = unconstrained_size(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):
         starting_values(model, data, start, seed=seed)  # raises for unknown names
     started = time.monotonic()
     import joblib  # loaded when first needed
+    from joblib.parallel import get_active_backend
 
+    if getattr(get_active_backend()[0], "supports_sharedmem", False):
+        jobs = 1  # chains in threads would take turns
     task = joblib.delayed(_run_chain)
     found: list[_Chain] = joblib.Parallel(n_jobs=jobs)(
         task(model, data, settings, seed, chain, progress, jobs != 1) for chain in range(chains)
@@ -358,14 +358,14 @@ def _run_chain(
 ) -> _Chain:
     """One chain; a function of (seed, number) alone, independent of the process."""
     own = int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
-    bar = tqdm(
-        total=settings.warmup + settings.draws,
+    bar = progress_of(
+        settings.warmup + settings.draws,
+        "step",
+        shown=progress,
         desc=f"chain {number}",
-        unit="step",
         position=number if beside_others else None,
-        disable=not progress,
     )
-    with bar, _ONE_AT_A_TIME, one_thread(), seeded(own), pyro.validation_enabled(False):
+    with bar, TURNS, one_thread(), seeded(own), pyro.validation_enabled(False):
         target = _Target(model, data, starting_values(model, data, settings.start, seed=own))
         kernel = NUTS(
             potential_fn=target.potential,
@@ -389,7 +389,7 @@ def _start(target: _Target) -> dict[str, Tensor]:
     raise ValueError(f"start: the density of parameters and data must be finite, not at {values}")
 
 
-def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Any) -> _Chain:
+def _sample(kernel: NUTS, target: _Target, settings: NutsSettings, bar: Progress) -> _Chain:
     kernel.setup(settings.warmup)
     x = kernel.initial_params
     kept: list[dict[str, Tensor]] = []

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...models import Sequences
 from ..guides.coordinates import Coordinates
@@ -20,6 +18,7 @@ from .direct import (
     number_of_starts,
 )
 from .endings import doubts
+from .progress import Progress, progress_of
 from .record import Ending, Fit
 from .run import Run
 
@@ -44,7 +43,7 @@ class PointRun(Run):
         space = posterior.coordinates
         landscape = Landscape(model, train, space, prior=prior, processes=shared)
         known = [] if self.resumed is None else self.resumed["answers"]
-        bar = tqdm(disable=not self.progress or not shared.first, unit="step", desc="fit ml/map")
+        bar = progress_of(None, "step", shown=self.progress and shared.first, desc="fit ml/map")
         with bar:
             self.asked = asked = Recorded(landscape, known, self._save_sometimes)
             found = maximise(
@@ -72,7 +71,7 @@ class PointRun(Run):
         """Heights and gradients that were computed."""
         return self.asked.answers
 
-    def _after(self, bar: Any, point: Tensor, value: float) -> None:
+    def _after(self, bar: Progress, point: Tensor, value: float) -> None:
         """Shows a step, and calls the callback every now and then."""
         self.step += 1
         bar.update()

@@ -15,12 +15,11 @@ from typing import Any
 import pyro
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ...models import Sequences
 from ...models.chains.nodes import node_probabilities
 from ...models.data.folders import Data
-from ...models.data.storage import write_tensors
+from ...models.data.storage import reading, write_tensors
 from ...models.emissions.identified import unconstrained_size
 from ...models.randomness import seeded
 from ..arviz_groups import ConvergenceWarning, k_threshold, pareto_k
@@ -28,7 +27,7 @@ from ..filters.recurrent import channel_scale
 from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
-from .checkpoints import digest_of, fingerprint, read_checkpoint
+from .checkpoints import digest_of, fingerprint, made_with, read_checkpoint
 from .direct import (
     HEAVIEST,
     WEIGHTS,
@@ -42,6 +41,7 @@ from .extent import COUNTED, extent_of
 from .minibatches import Minibatches
 from .objectives import LOSSES, Batch, Objective
 from .parallel import Processes
+from .progress import progress_of
 from .provenance import versions
 from .record import Ending, Fit, NonFiniteLossError
 from .settings import HOLDOUT, FitSettings
@@ -93,13 +93,14 @@ class Run:
             "data, heldout, objective, settings, seed",
         )
         self.path = None if checkpoint is None else Path(checkpoint)
+        self.unwritten = False
         self.ended = Ending()
         self.steps = settings.steps
         self.k_hat = math.nan
         self.print = ""
         if self.path is not None:
-            plain = dataclasses.asdict(settings) | {"start": repr(settings.start)}
-            self.print = fingerprint(guide, data, heldout, objective, plain, seed)
+            told = {one.name: getattr(settings, one.name) for one in dataclasses.fields(settings)}
+            self.print = fingerprint(guide, data, heldout, objective, told, seed)
         saved = processes.by_first(lambda: read_checkpoint(self.path, self.print))
         self.batches = Minibatches(
             self.model,
@@ -151,7 +152,8 @@ class Run:
         if self.resumed is None:
             self._sleep()
         else:
-            self._restore(self.resumed)
+            with reading(self.path or "", "the checkpoint of this fit"):
+                self._restore(self.resumed)
         self._loop()
         self._end_at_the_best()
         self.guide.eval()
@@ -329,12 +331,12 @@ class Run:
 
     def _loop(self) -> None:
         settings = self.settings
-        bar = tqdm(
-            total=self.steps,
-            initial=self.step,
-            disable=not self.progress or not self.processes.first,
-            unit="step",
+        bar = progress_of(
+            self.steps,
+            "step",
+            shown=self.progress and self.processes.first,
             desc=f"fit {self.objective}",
+            initial=self.step,
         )
         optimizer = self.optimizer
         assert optimizer is not None  # made before
@@ -403,6 +405,7 @@ class Run:
             return
         content = {
             "fingerprint": self.print,
+            "made_with": made_with(),
             "step": self.step,
             "start": self.start,
             "answers": self._answers(),
@@ -415,7 +418,16 @@ class Run:
             "restart_bounds": torch.tensor(self.restart_bounds, dtype=torch.float64),
         }
         path = self.path
-        self.processes.by_first(lambda: write_tensors(path, content))
+        try:
+            self.processes.by_first(lambda: write_tensors(path, content, "checkpoint"))
+        except (OSError, ValueError) as error:
+            # What was computed counts more than its copy.
+            if self.processes.first and not self.unwritten:
+                warnings.warn(
+                    f"fit: the checkpoint cannot be written ({error}); the fit goes on without",
+                    stacklevel=4,
+                )
+            self.unwritten = True
 
     def _restore(self, saved: dict[str, Any]) -> None:
         self.guide.load_state_dict(saved["guide"])

@@ -8,12 +8,14 @@ import math
 import os
 from collections.abc import Collection
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from torch import Tensor, nn
 
 from ...models import Model
-from ...models.data.storage import read_tensors, write_tensors
+from ...models.checks import require
+from ...models.data.storage import Form, read_tensors, reading, require_form, write_tensors
 from ...models.descriptions import (
     arguments_of,
     class_name,
@@ -21,20 +23,50 @@ from ...models.descriptions import (
     find_class,
     is_made_again,
     restored,
-    whole,
 )
 from ...models.persistence import describe, restore
 from ...models.randomness import seeded
 from ..filters.slot import Filter
 from ..guides.guide import Guide
 from .extent import Extent
+from .objectives import OBJECTIVES
 from .record import Fit
 from .settings import FitSettings
 
 _TORCH: dict[str, type[nn.RNNBase]] = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 """Networks of torch that are made again from their sizes."""
 
-_KEYS = {"fit", "model", "tensors", "guide", "losses", "evaluations", "restart_bounds"}
+_CONTENT: Form = {
+    "fit": str,
+    "model": str,
+    "tensors": dict,
+    "guide": dict,
+    "losses": Tensor,
+    "evaluations": Tensor,
+    "restart_bounds": Tensor,
+    "curvature": (Tensor, NoneType),
+}
+
+_NUMBER = (int, float, NoneType)
+
+_RECORD: Form = {
+    "guide": str,
+    "uncertainty": str,
+    "redundant": bool,
+    "filter": dict,
+    "options": dict,
+    "objective": str,
+    "settings": dict,
+    "seed": int,
+    "seconds": (int, float),
+    "why_ended": str,
+    "converged": (bool, NoneType),
+    "k_hat": _NUMBER,
+    "gradient_norm": _NUMBER,
+    "versions": dict,
+    "extent": (list, NoneType),
+    "warnings": list,
+}
 
 
 def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
@@ -98,7 +130,7 @@ def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
         "restart_bounds": fit.restart_bounds,
         "curvature": fit.curvature,
     }
-    return write_tensors(path, content)
+    return write_tensors(path, content, "fit")
 
 
 def load_fit(
@@ -119,7 +151,7 @@ def load_fit(
         The fit.
 
     Raises:
-        ValueError: a missing, truncated or foreign file, a module that was neither imported nor
+        ValueError: a missing, damaged or foreign file, a module that was neither imported nor
             allowed, or a network that is missing or does not match the file.
 
     >>> import tempfile
@@ -134,18 +166,15 @@ def load_fit(
     >>> bool(again.fitted.known["rate"] == result.fitted.known["rate"])
     True
     """
-    content = read_tensors(path, _KEYS)
-    if any(name.startswith("_auto.") for name in content["guide"]):
-        raise ValueError(
-            f"path: {os.fspath(path)!r} was written by an earlier version, which kept the "
-            "posterior of the parameters in another form; fit again, or read it with that version"
-        )
-    record, tensors = json.loads(content["fit"]), content["tensors"]
-    model = restore(json.loads(content["model"]), tensors, allow)
+    content = read_tensors(path, _CONTENT, "fit")
     # Networks are made with random weights, before they get those of the file.
-    with whole("a fit"), seeded(0):
+    with reading(path, "a fit"), seeded(0):
+        record = require_form(json.loads(content["fit"]), _RECORD, os.fspath(path))
+        _check_record(record)
+        tensors = content["tensors"]
+        model = restore(json.loads(content["model"]), tensors, allow)
         guide = _restored_guide(record, model, tensors, allow, network)
-        if record.get("redundant"):
+        if record["redundant"]:
             guide.in_redundant_coordinates()
         _fill(guide, content["guide"])
         return Fit(
@@ -157,16 +186,25 @@ def load_fit(
             losses=content["losses"],
             evaluations=content["evaluations"],
             restart_bounds=content["restart_bounds"],
-            k_hat=_or_nan(record.get("k_hat")),
-            why_ended=record.get("why_ended", ""),
-            converged=record.get("converged"),
-            gradient_norm=_or_nan(record.get("gradient_norm")),
-            curvature=content.get("curvature"),
+            k_hat=_or_nan(record["k_hat"]),
+            why_ended=record["why_ended"],
+            converged=record["converged"],
+            gradient_norm=_or_nan(record["gradient_norm"]),
+            curvature=content["curvature"],
             seconds=record["seconds"],
             versions=record["versions"],
-            extent=_extent(record.get("extent")),
-            warnings=tuple(record.get("warnings", ())),
+            extent=_extent(record["extent"]),
+            warnings=tuple(record["warnings"]),
         )
+
+
+def _check_record(record: dict[str, Any]) -> None:
+    """Refuses what no fit has, although its type is right."""
+    objective = record["objective"]
+    require(objective in OBJECTIVES, "objective", f"must be one of {OBJECTIVES}", repr(objective))
+    told = {"warnings": record["warnings"], "versions": [*record["versions"].values()]}
+    for name, texts in told.items():
+        require(all(isinstance(one, str) for one in texts), name, "must be texts", texts)
 
 
 def _described_filter(kept: Filter, tensors: dict[str, Tensor]) -> dict[str, Any]:
@@ -244,6 +282,9 @@ def _fill(guide: Guide, state: dict[str, Tensor]) -> None:
 
 def _extent(numbers: list[int | None] | None) -> Extent | None:
     made: Any = Extent
+    counts = [] if numbers is None else numbers
+    whole = all(one is None or type(one) is int for one in counts)
+    require(whole and len(counts) in (0, 4), "extent", "must be four counts", counts)
     return None if numbers is None else made(*numbers)
 
 

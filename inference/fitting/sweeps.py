@@ -18,7 +18,6 @@ import asyncio
 import hashlib
 import json
 import random
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +29,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyro
-from tqdm import tqdm
 
 from ...models.checks import require, require_count
-from ...models.randomness import one_thread, seeded
-from ..arviz_groups import replacing
+from ...models.data.storage import Form, read_json, reading, remove_unfinished, write_json
+from ...models.randomness import TURNS, one_thread, seeded
 from .plain import plain
+from .progress import progress_of
 from .provenance import code_version, versions
 
 Result = Mapping[str, Any]
@@ -61,11 +60,9 @@ _DEATHS = frozenset(
 )
 """Names of the errors, or of their bases, by which backends say that a worker died."""
 
-_ONE_AT_A_TIME = threading.RLock()
-"""Pyro's handlers and the generators of random numbers belong to the process: threads take turns.
+_RESULT: Form = {"function": str, "version": str, "settings": dict, "result": dict}
 
-Taken again by a sweep inside a job.
-"""
+_FAILURES: Form = {"function": str, "version": str, "failures": list}
 
 
 @dataclass(frozen=True)
@@ -226,7 +223,8 @@ def sweep(
     origin = _Origin(place, _name(function, name), code)
     wanted = [_Job(job_key(job, origin.function, code), _seed(job), job) for job in _checked(jobs)]
     run = _Run(function, origin, wanted, workers, chunk)
-    with tqdm(total=len(wanted), initial=run.skipped, unit="job", disable=not progress) as run.bar:
+    bar = progress_of(len(wanted), "job", shown=progress, initial=run.skipped)
+    with bar as run.bar:
         try:
             run.settle()
         finally:
@@ -327,6 +325,8 @@ class _Run:
         _result_folder(origin).mkdir(parents=True, exist_ok=True)
         for job in self.pending:  # left by a run that was killed
             _mark(origin, job).unlink(missing_ok=True)
+        for place in (origin.folder, _result_folder(origin)):
+            remove_unfinished(place)
 
     def settle(self) -> None:
         """Runs until every job has a result or a failure.
@@ -356,7 +356,7 @@ class _Run:
             "version": self.origin.version,
             "failures": [asdict(failure) for failure in self.failures.values()],
         }
-        _write(self.origin.folder / "failures.json", content)
+        write_json(self.origin.folder / "failures.json", content)
 
     def _round(self, chunks: Sequence[Sequence[_Job]]) -> str:
         """Runs chunks in parallel; returns the backend's message on a worker's death, or ""."""
@@ -422,12 +422,13 @@ class _Run:
         elif report.content is not None:
             path = _result_file(self.origin, report.job)
             if not path.exists():  # the worker does not see this folder
-                _write(path, report.content)
+                write_json(path, report.content)
             self.done[key] = report.content["result"]
             self.failures.pop(key, None)
         failed = len(self.settled & self.failures.keys())
+        done = len(self.settled) - failed
         self.bar.set_postfix(
-            done=len(self.settled) - failed, failed=failed, skipped=self.skipped, refresh=False
+            {"done": done, "failed": failed, "skipped": self.skipped}, refresh=False
         )
         self.bar.update()
 
@@ -452,7 +453,7 @@ def _run_job(function: Function, origin: _Origin, job: _Job) -> _Report:
         try:
             content = _compute(function, origin, job)
             if sees_folder:
-                _write(path, content)
+                write_json(path, content)
         except (Exception, SystemExit) as error:  # noqa: BLE001 -- recorded, whatever it is
             kind, trace = type(error).__name__, traceback.format_exc()
             return _Report(job, failure=_failure(job, kind, str(error), trace))
@@ -484,7 +485,7 @@ def _on_its_own(seed: int) -> Iterator[None]:
     from threadpoolctl import threadpool_limits
 
     with (
-        _ONE_AT_A_TIME,
+        TURNS,  # the generators and Pyro's handlers belong to the process
         joblib.parallel_config(backend="sequential"),  # also for the job's own parallel loops
         threadpool_limits(1),
         one_thread(),
@@ -565,27 +566,19 @@ def _mark(origin: _Origin, job: _Job) -> Path:
     return _result_folder(origin) / f"{job.key}.running"
 
 
-def _write(path: Path, content: object) -> None:
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as unfinished:
-        unfinished.write_text(text + "\n", encoding="utf-8")
-
-
-def _read(path: Path, keys: set[str]) -> dict[str, Any]:
-    requirement = "must hold what sweep wrote (remove the file to compute it again)"
+def _read(path: Path, form: Form) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        return read_json(path, form)
     except ValueError as error:
-        raise ValueError(f"folder: {path} {requirement}, got no JSON ({error})") from error
-    if not isinstance(content, dict) or not keys <= content.keys():
-        have = sorted(content) if isinstance(content, dict) else type(content).__name__
-        raise ValueError(f"folder: {path} {requirement}, got {have}")
-    return content
+        raise ValueError(
+            f"folder: {path} must hold what sweep wrote (remove the file to compute it again), "
+            f"got another ({error})"
+        ) from error
 
 
 def _read_content(origin: _Origin, job: _Job) -> Mapping[str, Any]:
     path = _result_file(origin, job)
-    content = _read(path, {"function", "version", "settings", "result"})
+    content = _read(path, _RESULT)
     expected = (origin.function, origin.version, plain(job.settings, "settings"))
     found = (content["function"], content["version"], content["settings"])
     require(found == expected, f"folder: {path}", f"must be of {expected}", found)
@@ -597,7 +590,8 @@ def _read_failures(origin: _Origin) -> dict[str, FailedJob]:
     path = origin.folder / "failures.json"
     if not path.exists():
         return {}
-    content = _read(path, {"function", "version", "failures"})
+    content = _read(path, _FAILURES)
     if (content["function"], content["version"]) != (origin.function, origin.version):
         return {}
-    return {failure["key"]: FailedJob(**failure) for failure in content["failures"]}
+    with reading(path, "failures"):
+        return {failure["key"]: FailedJob(**failure) for failure in content["failures"]}

@@ -23,7 +23,7 @@ from ...models import (
     SwitchingLinearSSM,
 )
 from ...models.checks import Impossible, require_choice
-from ...models.randomness import seeded
+from ...models.randomness import generator_from
 from ..exact import chains as exact
 from .batches import Answer, Future, joined, laws_of, require_read, stacked
 from .chains import Forecast, require_discrete
@@ -336,8 +336,7 @@ def sample_states(
     """
     if draws < 1:
         raise ValueError(f"draws: must be >= 1, got {draws}")
-    with seeded(seed):
-        generator = torch.Generator().manual_seed(int(torch.randint(2**62, ())))
+    generator = generator_from(seed)
     parts = [
         answers.sample_states(draws, generator) for answers in _answers(model, data, impossible)
     ]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import combinations
@@ -16,6 +17,7 @@ from torch.distributions import Distribution, constraints, transform_to
 
 from ..checks import require, require_count
 from ..data.sequences import Sequences
+from ..randomness import TURNS
 from .arguments import VECTORS, Given, Interval, Prior, Setting, arguments_of, interval_of, setting
 from .emission import (
     Emission,
@@ -297,7 +299,7 @@ class FromDistribution(Emission):
             if isinstance(value, float | tuple)
         }
         shared = dict(zip(parameters, torch.broadcast_tensors(*parameters.values()), strict=True))
-        with dist.validation_enabled(False):
+        with _unvalidated():
             return self.family(**fixed, **shared)
 
     def priors(self, states: int) -> Priors:
@@ -335,7 +337,7 @@ class FromDistribution(Emission):
         values = {name: value[paths] for name, value in self._wide(parameters).items()}
         along = None if shift is None else along_paths(shift, paths)
         law = self._law(self._shifted(values, along))
-        with dist.validation_enabled(False):
+        with _unvalidated():
             drawn: Tensor = law.sample().to(next(iter(values.values())))
         return drawn
 
@@ -533,8 +535,15 @@ def _default_prior(
     return dist.Normal(at, wide) if interval == Interval() else dist.LogNormal(at, wide)
 
 
+@contextmanager
+def _unvalidated() -> Iterator[None]:
+    """Without Pyro's checks, whose switch belongs to the process: threads take turns."""
+    with TURNS, dist.validation_enabled(False):
+        yield
+
+
 def _log_prob(law: Distribution, y: Tensor) -> Tensor:
-    with dist.validation_enabled(False):
+    with _unvalidated():
         return law.log_prob(y)
 
 

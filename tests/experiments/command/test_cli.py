@@ -1,16 +1,21 @@
 """The command line and the folder of a run, with a small experiment put into the package."""
 
 import base64
+import contextlib
 import importlib
 import json
 import math
 import os
+import random
 import re
+import shutil
 import statistics
 import subprocess
 import sys
+import time
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -24,9 +29,12 @@ import beliefzoo
 from beliefzoo import experiments as package
 from beliefzoo.experiments.command import report
 from beliefzoo.experiments.command.cli import main
+from beliefzoo.experiments.command.folders import check_folder
 from beliefzoo.experiments.command.report import leaves, plain, readable, setting_notes
 from beliefzoo.inference.arviz_groups import build, group, read
 from beliefzoo.inference.fitting import provenance
+from beliefzoo.models.data import storage
+from kills import killed
 
 COIN = '''
 """Toss a coin & count heads.
@@ -186,7 +194,8 @@ def test_a_run_writes_its_folder(install: Install, capsys: pytest.CaptureFixture
     expected = ["heads_over_time.png", "posterior.nc", "report.html", "report.json"]
     assert sorted(os.listdir(folder)) == expected
     result = saved()
-    assert list(result) == ["experiment", "settings", "figures", "versions", "seconds"]
+    entries = ["experiment", "settings", "figures", "versions", "seconds", "checksum"]
+    assert list(result) == entries
     assert result["experiment"] == "toy-coin"
     assert result["settings"] == {"tosses": 400, "shares": [0.5], "seed": 0}
     heads = group(read(folder / "posterior.nc"), "posterior")["heads"].values
@@ -243,22 +252,30 @@ def test_order_of_writing(install: Install, monkeypatch: pytest.MonkeyPatch) -> 
     folder = Path("runs/toy-coin")
     present: dict[str, list[str]] = {}
     given: list[Any] = []
-    draw, write_text = module.draw, report.write_text
+    draw, whole = module.draw, storage.whole_path
+
+    def staged() -> list[str]:
+        """What the folder shows, which is nothing, and what is being written inside it."""
+        (hidden,) = folder.iterdir()
+        return sorted(path.name for path in hidden.iterdir() if not path.name.startswith("."))
 
     def watched_draw(posterior: Any, figures: Any) -> Any:
-        present["draw"] = sorted(os.listdir(folder))
+        present["draw"] = staged()
         given.append(posterior)
         return draw(posterior, figures)
 
-    def watched_text(path: Path, text: str) -> None:
-        present[path.name] = sorted(os.listdir(folder))
-        write_text(path, text)
+    @contextmanager
+    def watched(path: Path) -> Iterator[Path]:
+        present[path.name] = staged()
+        with whole(path) as unfinished:
+            yield unfinished
 
     monkeypatch.setattr(module, "draw", watched_draw)
-    monkeypatch.setattr(report, "write_text", watched_text)
+    monkeypatch.setattr(storage, "whole_path", watched)
     run()
     assert present == {
         "draw": ["posterior.nc"],
+        "heads_over_time.png": ["posterior.nc"],
         "report.html": ["heads_over_time.png", "posterior.nc"],
         "report.json": ["heads_over_time.png", "posterior.nc", "report.html"],
     }
@@ -273,8 +290,23 @@ def test_a_fault_in_drawing_keeps_the_posterior_and_marks_the_folder(install: In
     install(('    EVENTS.append("draw")\n', "    raise RuntimeError('no ink')\n"))
     with pytest.raises(RuntimeError, match="no ink"):
         run()
-    assert os.listdir("runs/toy-coin") == ["posterior.nc"]
-    read("runs/toy-coin/posterior.nc")
+    assert os.listdir("runs/toy-coin") == ["unfinished-posterior.nc"]
+    read("runs/toy-coin/unfinished-posterior.nc")
+
+
+def test_after_a_fault_in_drawing_the_earlier_report_stays(install: Install) -> None:
+    module = install()
+    run("--tosses", "5")
+    before, draw = saved(), module.draw
+    module.draw = lambda posterior, figures: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        run("--force", "--tosses", "6")
+    assert saved() == before
+    read("runs/toy-coin/unfinished-posterior.nc")
+    module.draw = draw
+    assert run("--force", "--tosses", "6") == 0
+    assert saved()["settings"]["tosses"] == 6
+    assert not Path("runs/toy-coin/unfinished-posterior.nc").exists()
 
 
 def test_drawings_get_a_constrained_layout_and_150_dots_an_inch(
@@ -291,6 +323,132 @@ def test_drawings_get_a_constrained_layout_and_150_dots_an_inch(
     monkeypatch.setattr(Figure, "savefig", watched)
     run()
     assert seen == [("ConstrainedLayoutEngine", 150)]
+
+
+# --- what is killed, or does not fit on the disk
+
+KILLS = 3 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+
+
+def consistent(folder: Path) -> int:
+    """Tosses of the report in a folder, the same in every file of it; none is left over."""
+    report, posterior = saved(str(folder)), read(folder / "posterior.nc")
+    tosses: int = report["settings"]["tosses"]
+    assert report["figures"]["heads"]["tosses"] == tosses
+    assert group(posterior, "posterior")["heads"].shape[1] == tosses
+    assert f">{tosses}<" in (folder / "report.html").read_text()
+    names = ["heads_over_time.png", "posterior.nc", "report.html", "report.json"]
+    assert sorted(os.listdir(folder)) == names
+    return tosses
+
+
+def test_fuzz_a_killed_run_leaves_the_old_report_or_the_new_one(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    install()
+    folder = Path("runs/toy-coin")
+    began = time.monotonic()
+    run("--tosses", "1")
+    duration = time.monotonic() - began
+    held, rng = 1, random.Random(0)
+    for tosses in range(2, KILLS + 2):
+        killed(lambda n=tosses: run("--force", "--tosses", str(n)), rng.random() * duration)
+        with contextlib.suppress(ValueError):  # that it exists; what is unfinished is settled now
+            check_folder(folder, force=False)
+        assert consistent(folder) in (held, tosses)
+        held = consistent(folder)
+    assert run("--force", "--tosses", "3") == 0
+    assert consistent(folder) == 3
+
+
+def test_fuzz_a_first_run_that_was_killed_can_be_run_again(install: Install) -> None:
+    """Without --force, unless its report is there."""
+    install()
+    folder, rng = Path("runs/toy-coin"), random.Random(1)
+    began = time.monotonic()
+    run()
+    duration = time.monotonic() - began
+    for _ in range(KILLS):
+        shutil.rmtree(folder, ignore_errors=True)
+        killed(run, rng.random() * duration)
+        status = run()
+        assert status == (2 if (folder / "report.json").exists() and status else 0)
+        assert consistent(folder) == 400
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_kill_between_any_two_moves_is_settled(
+    install: Install, monkeypatch: pytest.MonkeyPatch, steps: int
+) -> None:
+    """The new report is complete then, and takes its place at the next command."""
+    install(('    return {"heads_over_time"', '    return {f"heads_{len(axes.lines)}"'))
+    run("--tosses", "5")
+    folder, left = Path("runs/toy-coin"), [steps]
+
+    def stopping(method: Any) -> Any:
+        def stop(*arguments: Any, **options: Any) -> Any:
+            if (folder / ".complete-report").exists():
+                left[0] -= 1
+                if left[0] < 0:
+                    raise KeyboardInterrupt
+            return method(*arguments, **options)
+
+        return stop
+
+    with monkeypatch.context() as patch:
+        for name in ("unlink", "replace", "rmdir"):
+            patch.setattr(Path, name, stopping(getattr(Path, name)))
+        assert run("--force", "--tosses", "6") in (0, 130)
+    with pytest.raises(ValueError, match="out must not exist yet"):
+        check_folder(folder, force=False)
+    assert saved()["settings"]["tosses"] == 6
+    assert group(read(folder / "posterior.nc"), "posterior")["heads"].shape == (1, 6)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert len(list(folder.iterdir())) == 4
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of 200 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = hasattr(os, "getuid") and os.getuid() == 0 and shutil.which("mount")
+    command = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(place)]
+    if not mounted or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("needs the right to mount a small disk")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_a_full_disk_is_said_and_the_old_report_stays(
+    install: Install, capsys: pytest.CaptureFixture[str], small_disk: Path
+) -> None:
+    """Whichever of the files does not fit; the figures are printed all the same."""
+    install()
+    folder = small_disk / "coin"
+    assert run("--out", str(folder), "--tosses", "5") == 0
+    filler = small_disk / "filler"
+    sizes = [0, 2, 10, 20, 40]  # kB that are left
+    for size in sizes:
+        filler.unlink(missing_ok=True)
+        free = shutil.disk_usage(small_disk).free
+        filler.write_bytes(bytes(max(0, free - size * 1024)))
+        capsys.readouterr()
+        status = run("--out", str(folder), "--force", "--tosses", "6000")
+        out, err = capsys.readouterr()
+        if status == 0:
+            break
+        assert status == 2
+        assert "heads.tosses: 6000" in out
+        assert re.fullmatch(r"beliefzoo: \[Errno 28\] No space left on device: '.*/disk/.*'\n", err)
+        assert saved(str(folder))["settings"]["tosses"] == 5
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    else:
+        size = -1
+    assert size != sizes[0]
+    filler.unlink()
+    assert run("--out", str(folder), "--force", "--tosses", "7") == 0
+    assert consistent(folder) == 7
 
 
 # --- refusals
@@ -441,7 +599,7 @@ def test_figures_that_json_cannot_hold(
     install(("np.float64(heads.mean())", value))
     assert run() == 2
     assert re.search(message, capsys.readouterr().err)
-    assert os.listdir("runs/toy-coin") == ["posterior.nc"]
+    assert os.listdir("runs/toy-coin") == ["unfinished-posterior.nc"]
 
 
 def test_drawings_have_file_names(install: Install, capsys: pytest.CaptureFixture[str]) -> None:
@@ -804,7 +962,12 @@ def test_the_source_of_the_experiment_counts_unless_the_version_is_given(install
     ("name", "content", "message"),
     [
         ("notes.txt", "mine", "out must be empty or hold an earlier sweep; here holds other files"),
-        ("sweep.json", '{"experiment": "x"}', "must not hold the sweep of another experiment.*: x"),
+        (
+            "sweep.json",
+            storage.sealed_json({"experiment": "x"}).decode(),
+            "must not hold the sweep of another experiment.*: x",
+        ),
+        ("sweep.json", '{"experiment": "x"}', "out must hold a sweep.json that can be read"),
         ("sweep.json", "{", "out must hold a sweep.json that can be read"),
         ("", "mine", "out must be a folder; here is a file"),
     ],

@@ -8,6 +8,7 @@ import torch
 
 from beliefzoo.inference import load_plan, mdp_values, qmdp, value_iteration
 from beliefzoo.models import POMDP, Tables
+from beliefzoo.models.data.storage import write_tensors
 from oracles_planning import reachable_value, state_values, tree_value
 from planning_cases import random_tables, tiger
 
@@ -178,10 +179,8 @@ def test_plans_are_kept_in_files(tmp_path):
         assert torch.equal(one, other)
     assert torch.equal(back.vectors, plan.vectors)
     assert torch.equal(back.act([0.3, 0.7]), plan.act([0.3, 0.7]))
-    torch.save({"plan": {"vectors": 1}, "action_count": 2}, tmp_path / "other.pt")
-    with pytest.raises(
-        ValueError, match=r"path: needs a plan written by Plan\.save, got .*other\.pt"
-    ):
+    write_tensors(tmp_path / "other.pt", {"plan": {"vectors": 1}, "action_count": 2}, "plan")
+    with pytest.raises(ValueError, match=r"of a plan written by Plan\.save, got .*other\.pt"):
         load_plan(tmp_path / "other.pt")
     with pytest.raises(ValueError, match="path: needs an existing file"):
         load_plan(tmp_path / "none.pt")

@@ -23,6 +23,7 @@ from beliefzoo.inference import (
     save_fit,
 )
 from beliefzoo.models import HiddenMarkovModel, Sequences
+from beliefzoo.models.data.storage import read_tensors, write_tensors
 
 MODEL = HiddenMarkovModel(2, "poisson")
 DATA = Sequences.from_arrays([[1.0, 2.0, 3.0], [4.0]])
@@ -37,9 +38,9 @@ def fitted(filter, guide=BeliefGuide, **options) -> Fit:
 
 def change(path: Path, **changes: object) -> None:
     """Put other entries into the record of a fit."""
-    content = torch.load(path, weights_only=True)
+    content = read_tensors(path, {"fit": str}, "fit")
     record = json.loads(content["fit"]) | changes
-    torch.save(content | {"fit": json.dumps(record)}, path)
+    write_tensors(path, content | {"fit": json.dumps(record)}, "fit")
 
 
 def test_filters_come_back_as_they_were_made(tmp_path):
@@ -133,7 +134,10 @@ def test_only_filters_are_made_as_filters(name, saved):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"filter": {"kind": "beliefzoo.inference:LSTMFilter"}}, "a fit, .* distorts 'arguments'"),
+        (
+            {"filter": {"kind": "beliefzoo.inference:LSTMFilter"}},
+            "a fit, .* distorts .*'arguments'",
+        ),
         (
             {"filter": {"kind": "beliefzoo.inference:LSTMFilter", "arguments": {"colour": 1}}},
             "a fit, .* distorts .*colour",
@@ -145,7 +149,7 @@ def test_only_filters_are_made_as_filters(name, saved):
                     "arguments": {"network": {"torch": "Linear"}},
                 }
             },
-            "a fit, .* distorts 'Linear'",
+            "a fit, .* distorts .*'Linear'",
         ),
         (
             {
@@ -160,7 +164,19 @@ def test_only_filters_are_made_as_filters(name, saved):
             {"filter": {"kind": "beliefzoo.inference:LSTMFilter", "arguments": {"layers": 0}}},
             "layers: must be a whole number >= 1",
         ),
-        ({"guide": 3}, "path: needs a guide"),
+        ({"guide": 3}, "whose 'guide' is of type str, got .*fit' with 3"),
+        ({"objective": "likelihood"}, r"objective: must be one of .*got 'likelihood' \(in '"),
+        ({"objective": 3}, "whose 'objective' is of type str"),
+        ({"seed": "3"}, "whose 'seed' is of type int"),
+        ({"seed": True}, "whose 'seed' is of type int"),
+        ({"seed": 2.5}, "whose 'seed' is of type int"),
+        ({"versions": ["2.0"]}, "whose 'versions' is of type dict"),
+        ({"versions": {"torch": 2.0}}, r"versions: must be texts, got \[2.0\]"),
+        ({"warnings": [1]}, "warnings: must be texts"),
+        ({"extent": [1, 2]}, "extent: must be four counts"),
+        ({"extent": [1, 2, 3.5, 4]}, "extent: must be four counts"),
+        ({"k_hat": "0.5"}, "whose 'k_hat' is of type int or float or NoneType"),
+        ({"uncertainty": "certain"}, "parameters: must be one of"),
         (
             {"guide": "beliefzoo.inference:Secret"},
             "path: needs a guide that .* has .*:Secret",
@@ -213,13 +229,3 @@ def test_nothing_is_imported_without_permission(part, saved, tmp_path, monkeypat
         assert "stranger_guides" in {type(guide).__module__, type(guide.filter).__module__}
     finally:
         sys.modules.pop("stranger_guides", None)
-
-
-def test_a_fit_of_an_earlier_version_is_refused_with_its_reason(tmp_path):
-    """It kept the posterior of the parameters in Pyro's guides."""
-    path = save_fit(fitted(LSTMFilter(3), parameters="map"), tmp_path / "fit")
-    content = torch.load(path, weights_only=True)
-    weights = {n: v for n, v in content["guide"].items() if not n.startswith("parameter_")}
-    torch.save(content | {"guide": weights | {"_auto.rate": torch.ones(2)}}, path)
-    with pytest.raises(ValueError, match="written by an earlier version, which kept the posterior"):
-        load_fit(path)

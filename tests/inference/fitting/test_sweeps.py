@@ -22,6 +22,8 @@ from beliefzoo.experiments.command.report import leaves
 from beliefzoo.inference import FailedJob, Sweep, sweep
 from beliefzoo.inference.fitting import provenance, sweeps
 from beliefzoo.inference.fitting.sweeps import chunk_size, job_key
+from beliefzoo.models.data.storage import write_json
+from kills import killed
 
 Settings = Mapping[str, Any]
 
@@ -437,20 +439,50 @@ def test_a_file_is_no_folder(out: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("", "got no JSON"),
-        ("[]", "must hold what sweep wrote .*got list"),
-        ("{}", r"must hold what sweep wrote .*got \[\]"),
-        ('{"function": "f", "version": "1", "settings": {}, "result": {}}', "must be of"),
+        ("", "must hold what sweep wrote .*Expecting value"),
+        ("[]", "must hold what sweep wrote .*with list"),
+        ("{}", r"must hold what sweep wrote .*with \[\]"),
+        ('{"checksum": "0"}', "must hold what sweep wrote .*does not have its checksum"),
+        ({"function": "f"}, "must hold what sweep wrote .*needs a file with"),
+        ({"function": "f", "version": "1", "settings": [], "result": {}}, "'settings' is of type"),
+        ({"function": "f", "version": "1", "settings": {}, "result": {}}, "must be of"),
     ],
 )
-def test_a_file_of_others_is_named(out: Path, content: str, message: str) -> None:
+def test_a_file_of_others_is_named(
+    out: Path, content: str | dict[str, object], message: str
+) -> None:
     key = run(square, jobs(2), out).keys[1]
     path = out / "jobs" / f"{key}.json"
-    path.write_text(content)
+    if isinstance(content, str):
+        path.write_text(content)
+    else:
+        write_json(path, content)
     with pytest.raises(ValueError, match=message) as raised:
         run(square, jobs(3), out)
     assert str(path) in str(raised.value)
     assert len(list((out / "jobs").iterdir())) == 2
+
+
+def slow_square(job: Settings) -> dict[str, Any]:
+    time.sleep(0.01)
+    return {"square": job["x"] ** 2, "text": "a long result " * 1000}
+
+
+def test_fuzz_killed_sweeps_go_on(out: Path) -> None:
+    """Killed at random moments; what is done counts, and nothing is left over."""
+    rng = random.Random(0)
+    of, kills = jobs(20), 4 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+    whole = [slow_square(job) for job in of]
+    for number in range(kills):
+        killed(lambda: run(slow_square, of, out, workers=1), rng.random() * 0.4)
+        if number % 4 == 3:
+            there = len(list((out / "jobs").glob("*.json")))
+            found = run(slow_square, of, out, workers=1)
+            assert list(found.results) == whole
+            assert (found.skipped, found.failures) == (there, ())
+            assert {path.suffix for path in (out / "jobs").iterdir()} == {".json"}
+            assert sorted(path.name for path in out.iterdir()) == ["failures.json", "jobs"]
+            shutil.rmtree(out)
 
 
 def test_progress_counts(out: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -458,6 +490,6 @@ def test_progress_counts(out: Path, capsys: pytest.CaptureFixture[str], tmp_path
     fault.write_text("raise")
     run(misbehave, jobs(2, fault=fault), out)
     sweep(misbehave, jobs(5, fault=fault), out)
-    last = capsys.readouterr().err.split("\r")[-1]
+    last = capsys.readouterr().err.splitlines()[-1]
     assert "5/5" in last
     assert "done=2, failed=1, skipped=2" in last

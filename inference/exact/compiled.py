@@ -1,0 +1,84 @@
+"""Machine code that numba keeps on disk, wherever there is a place for it.
+
+Numba keeps it beside the source, or in the user's cache. Where neither can be written to (an
+installation by somebody else, without a home, as in containers), this process takes a folder of the
+user's own among the temporary files; without one, everything is compiled anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+import warnings
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from numba import config, njit
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """A decorator like ``numba.njit`` with these options, whose code is kept on disk."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        made = njit(cache=_has_place(), **options)(function)
+        _save_if_possible(made)
+        return made
+
+    return decorate
+
+
+@cache
+def _has_place() -> bool:
+    """Whether there is a place for code; takes one among the temporary files if need be."""
+
+    def probe() -> None:
+        """Is never compiled."""
+
+    with contextlib.suppress(RuntimeError):  # numba: "no locator available"
+        njit(cache=True)(probe)
+        return True
+    folder = _own_temporary_folder()
+    if folder is not None:
+        config.CACHE_DIR = os.fspath(folder)  # type: ignore[attr-defined]
+    place = "not kept" if folder is None else f"kept in {folder}"
+    warnings.warn(
+        "beliefzoo: neither the package's folder nor the user's cache can be written to, so that "
+        f"compiled code is {place}; set NUMBA_CACHE_DIR to a folder to keep it there",
+        stacklevel=2,
+    )
+    return folder is not None
+
+
+def _own_temporary_folder() -> Path | None:
+    """A folder that nobody else can write to, since code is loaded from it; None without one."""
+    try:
+        owner = os.getuid() if hasattr(os, "getuid") else "user"
+        folder = Path(tempfile.gettempdir(), f"beliefzoo-numba-{owner}")
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
+        alone = stat.S_ISDIR(found.st_mode) and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+        if own and (alone or os.name == "nt"):
+            tempfile.TemporaryFile(dir=folder).close()
+            return folder
+    except OSError:  # no temporary folder, or one that is full or belongs to somebody else
+        return None
+    return None
+
+
+def _save_if_possible(made: Any) -> None:
+    """Makes a full disk cost the saving of the code alone, and not the call that compiled it."""
+    kept = getattr(made, "_cache", None)
+    save = getattr(kept, "save_overload", None)
+    if save is None:
+        return
+
+    def attempt(*arguments: Any) -> None:
+        with contextlib.suppress(OSError):
+            save(*arguments)
+
+    kept.save_overload = attempt  # type: ignore[union-attr]
