@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from numbers import Integral, Real
 from typing import Literal
 
@@ -75,3 +76,11 @@ def require_last(value: object, size: int, argument: str) -> None:
         f"needs a tensor with {size} entries along the last axis",
         shape,
     )
+
+
+_MANY_DIGITS = re.compile(r"(?<![\w.])\d+\.\d{5,}(?:e[+-]?\d+)?")
+
+
+def brief(value: object) -> str:
+    """Return the ``repr`` of a value with its numbers cut to five digits."""
+    return _MANY_DIGITS.sub(lambda found: f"{float(found[0]):.5g}", repr(value))

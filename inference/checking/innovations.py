@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from ...models import LinearGaussianSSM, Sequences
 from ..queries.linear import standardised_innovations
 
+_PRINTED = 10
+"""Series whose tests are printed."""
+
 
 class InnovationTests(NamedTuple):
     """Statistics of the standardised innovations, (N, F) each; made by :func:`innovation_tests`.
+
+    ``print`` shows them with their p-values.
 
     Attributes:
         ljung_box: Q(lags) = n (n + 2) Σ_k ρ_k² / (n − k); chi-squared with ``lags`` degrees of
@@ -22,6 +28,9 @@ class InnovationTests(NamedTuple):
         heteroskedasticity: H(h) = sum of squares of the last h over that of the first h, h = n / 3;
             F(h, h).
         used: number of innovations n of each series, int64.
+        lags: number of autocorrelations in ``ljung_box``.
+        labels: names of the N sequences.
+        features: names of the F features.
 
     >>> from beliefzoo.inference import innovation_tests
     >>> from beliefzoo.models import LinearDynamics, LinearGaussianSSM
@@ -39,6 +48,42 @@ class InnovationTests(NamedTuple):
     kurtosis: Tensor
     heteroskedasticity: Tensor
     used: Tensor
+    lags: int = 9
+    labels: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
+
+    def p_values(self) -> dict[str, Tensor]:
+        """Returns name -> p-value (N, F) of the statistics if the innovations are white noise.
+
+        Large values of ``ljung_box`` count; the other tests have two sides.
+        """
+        from scipy import stats
+
+        box, skewness, kurtosis, ratio, n = (np.asarray(table) for table in self[:5])
+        third = np.round(n / 3)
+        below = stats.f(third, third).cdf(ratio)
+        found = {
+            "ljung_box": stats.chi2(self.lags).sf(box),
+            "skewness": 2 * stats.norm.sf(abs(skewness) / np.sqrt(6 / n)),
+            "kurtosis": 2 * stats.norm.sf(abs(kurtosis - 3) / np.sqrt(24 / n)),
+            "heteroskedasticity": 2 * np.minimum(below, 1 - below),
+        }
+        return {name: torch.as_tensor(values) for name, values in found.items()}
+
+    def __str__(self) -> str:
+        names = f"Ljung-Box, {self.lags} lags", "skewness", "kurtosis", "heteroskedasticity"
+        p_values = self.p_values()
+        lines = []
+        places = list(np.ndindex(*self.used.shape))
+        for n, f in places[:_PRINTED]:
+            place = [str(n) if not self.labels else self.labels[n]]
+            place += [str(f) if not self.features else self.features[f]] * (self.used.shape[1] > 1)
+            lines.append(f"{', '.join(place)}: {self.used[n, f]} innovations")
+            for name, key in zip(names, p_values, strict=True):
+                value, p = float(getattr(self, key)[n, f]), float(p_values[key][n, f])
+                lines.append(f"  {name:<20}{value:>10.4g}   p = {p:.3g}")
+        left = len(places) - _PRINTED
+        return "\n".join([*lines, f"and {left} more series"] if left > 0 else lines)
 
 
 def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -> InnovationTests:
@@ -71,6 +116,12 @@ def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -
     >>> found = innovation_tests(model, data, lags=4)
     >>> round(found.ljung_box.item(), 3), found.used.item()  # .95 quantile of χ²(4): 9.488
     (7.588, 13)
+    >>> print(found)
+    0: 13 innovations
+      Ljung-Box, 4 lags        7.588   p = 0.108
+      skewness              -0.08203   p = 0.904
+      kurtosis                 2.386   p = 0.651
+      heteroskedasticity       1.511   p = 0.699
     """
     all_of_them = standardised_innovations(model, data)
     rows = []
@@ -86,7 +137,8 @@ def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -
     table = torch.stack(rows).reshape(*all_of_them.shape[::2], 4)
     used = (~all_of_them.isnan()).sum(1)
     box, skewness, kurtosis, heteroskedasticity = table.unbind(-1)
-    return InnovationTests(box, skewness, kurtosis, heteroskedasticity, used)
+    statistics = box, skewness, kurtosis, heteroskedasticity, used
+    return InnovationTests(*statistics, lags, data.labels, data.features)
 
 
 def _statistics(e: Tensor, lags: int) -> list[Tensor]:

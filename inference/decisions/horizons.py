@@ -41,6 +41,9 @@ class HorizonPlan:
 
     stages: tuple[AlphaVectors, ...]
 
+    def __repr__(self) -> str:
+        return f"HorizonPlan({self.horizon} steps, the first with {self.stages[-1]})"
+
     @property
     def horizon(self) -> int:
         """Total number of steps."""

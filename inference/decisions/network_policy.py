@@ -52,6 +52,9 @@ class NetworkPolicy:
         self.network.batch_first = True
         self.head = copy.deepcopy(head)
 
+    def __repr__(self) -> str:
+        return f"NetworkPolicy({self.network}, {self.head})"
+
     def begin(self, model: POMDP, episodes: int) -> Memory:
         """Returns the network's zero state before the first step of ``episodes`` episodes."""
         del episodes

@@ -59,6 +59,9 @@ class ParticleTracker:
         require_choice(impossible, "impossible", LOST)
         self.particles, self.impossible = particles, impossible
 
+    def __repr__(self) -> str:
+        return f"ParticleTracker({self.particles} particles, impossible={self.impossible!r})"
+
     def begin(self, model: POMDP | MountainHike, episodes: int) -> _Memory:
         """Draws the initial states of the particles of ``episodes`` episodes."""
         fits = hasattr(model, "particle_laws")

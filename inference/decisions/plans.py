@@ -39,6 +39,13 @@ class AlphaVectors:
     actions: Tensor
     action_count: int
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._size()})"
+
+    def _size(self) -> str:
+        vectors, states = self.vectors.shape
+        return f"{vectors} vectors, {states} states, {self.action_count} actions"
+
     def value(self, belief: Tensor | npt.ArrayLike) -> Tensor:
         """Returns max_m b·α_m of beliefs b (…, K): (…)."""
         return self._products(belief).amax(-1)
@@ -80,6 +87,10 @@ class History(NamedTuple):
     lower: Tensor
     upper: Tensor
 
+    def __repr__(self) -> str:
+        bounds = f"{float(self.lower[-1]):.6g} to {float(self.upper[-1]):.6g}"
+        return f"History({len(self.seconds)} bounds in {float(self.seconds[-1]):.3g} s, {bounds})"
+
 
 @dataclass(frozen=True, eq=False)
 class Plan(AlphaVectors):
@@ -106,6 +117,10 @@ class Plan(AlphaVectors):
     lower: float
     upper: float
     history: History
+
+    def __repr__(self) -> str:
+        value = f"value {self.lower:.6g} to {self.upper:.6g}"
+        return f"{type(self).__name__}({self._size()}, {value})"
 
     @property
     def gap(self) -> float:

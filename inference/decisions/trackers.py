@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import POMDP, Policy, Seen, Sequences, Tracker
-from ...models.checks import require, require_choice, require_count
+from ...models.checks import brief, require, require_choice, require_count
 from ...models.decisions.bayes_rule import BayesRule
 from ...models.decisions.policies import (
     LOST,
@@ -105,6 +105,9 @@ class FilterTracker:
         )
         self.filter: RecurrentFilter = own
 
+    def __repr__(self) -> str:
+        return f"FilterTracker({type(self.filter).__name__})"
+
     def begin(self, model: POMDP, episodes: int) -> _Network:
         """Returns the network's state before the first step of ``episodes`` episodes."""
         del episodes
@@ -191,6 +194,10 @@ class NoMemory:
             require(fits, "prior", "needs probabilities that sum to 1", self.prior.tolist())
         require_choice(impossible, "impossible", LOST)
         self.impossible = impossible
+
+    def __repr__(self) -> str:
+        prior = "" if self.prior is None else f"{brief(self.prior.tolist())}, "
+        return f"NoMemory({prior}impossible={self.impossible!r})"
 
     @classmethod
     def under(

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..beliefs import DiscreteBelief
-from ..checks import require, require_count
+from ..checks import brief, require, require_count
 from ..data.folders import Data, SequenceFolder
 from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Poisson
@@ -466,7 +466,7 @@ class HiddenMarkovModel(Model):
 
     def __repr__(self) -> str:
         known = f", known={sorted(self.known)}" if self._known else ""
-        return f"HiddenMarkovModel(states={self.states}, {self.emission}{known})"
+        return f"HiddenMarkovModel(states={self.states}, {brief(self.emission)}{known})"
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if isinstance(self.transition, NaturalLaw) and self.states > 1:

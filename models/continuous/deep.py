@@ -18,7 +18,7 @@ from torch.nn.functional import softplus
 from ..beliefs import GaussianBelief
 from ..chains.hmm import SHORTHAND
 from ..chains.neural import NeuralEmission
-from ..checks import require, require_count, require_positive, require_scales
+from ..checks import brief, require, require_count, require_positive, require_scales
 from ..data.folders import Data, SequenceFolder
 from ..data.moments import input_scales
 from ..data.requirements import require_inputs, require_times
@@ -364,7 +364,7 @@ class DeepMarkovModel(Model):
 
     def __repr__(self) -> str:
         known = f", known={sorted(self._known)}" if self._known else ""
-        return f"DeepMarkovModel(states={self.states}, {self.emission}{known})"
+        return f"DeepMarkovModel(states={self.states}, {brief(self.emission)}{known})"
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.emission.natural(values)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..beliefs import GaussianBelief
-from ..checks import require, require_count, require_positive
+from ..checks import brief, require, require_count, require_positive
 from ..data.folders import Data, SequenceFolder
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
@@ -634,7 +634,9 @@ class LinearGaussianSSM(Model):
 
     def __repr__(self) -> str:
         known = f", known={sorted(self._known)}" if self._known else ""
-        return f"LinearGaussianSSM({self.dynamics}, features={self.emission.features}{known})"
+        return (
+            f"LinearGaussianSSM({brief(self.dynamics)}, features={self.emission.features}{known})"
+        )
 
     def _natural(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return self.emission.natural(self.dynamics.natural(values))

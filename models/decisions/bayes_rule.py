@@ -160,6 +160,11 @@ class BeliefPolicy:
         self.act = act
         self.tracker: Tracker = ExactTracker() if tracker is None else tracker
 
+    def __repr__(self) -> str:
+        owner = getattr(self.act, "__self__", None)  # of the method of a plan
+        act = getattr(self.act, "__qualname__", self.act) if owner is None else owner
+        return f"BeliefPolicy({act}, {self.tracker})"
+
     def begin(self, model: POMDP, episodes: int) -> Any:
         return self.tracker.begin(model, episodes)
 
@@ -198,6 +203,9 @@ class ExactTracker:
     def __init__(self, impossible: Lost = "raise") -> None:
         require_choice(impossible, "impossible", LOST)
         self.impossible = impossible
+
+    def __repr__(self) -> str:
+        return f"ExactTracker(impossible={self.impossible!r})"
 
     def begin(self, model: POMDP, episodes: int) -> _Exact:
         require_process(model, "ExactTracker")

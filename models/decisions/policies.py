@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from ..checks import Impossible, impossible_observation, require
+from ..checks import Impossible, brief, impossible_observation, require
 from ..trajectories import invert
 
 if TYPE_CHECKING:
@@ -182,6 +182,9 @@ class FixedChances:
         requirement = "needs a probability for each action, with sum 1"
         require(fits, "probabilities", requirement, self.probabilities.tolist())
 
+    def __repr__(self) -> str:
+        return f"FixedChances({brief(self.probabilities.tolist())})"
+
     def begin(self, model: POMDP, episodes: int) -> Tensor:
         own = len(self.probabilities)
         require(model.actions == own, "probabilities", f"needs {model.actions} of them", own)
@@ -261,6 +264,10 @@ class ObservationPolicy:
         require(are_laws(start), "first", "needs probabilities that sum to 1", start.tolist())
         self.table = torch.cat([table, start.unsqueeze(0)])
 
+    def __repr__(self) -> str:
+        symbols, actions = self.table.shape
+        return f"ObservationPolicy({symbols - 1} symbols, {actions} actions)"
+
     def begin(self, model: POMDP, episodes: int) -> None:
         del episodes
         require_process(model, "ObservationPolicy")
@@ -308,6 +315,9 @@ class Mixture:
         fits = self.shares.shape == (len(self.policies),) and are_laws(self.shares)
         requirement = "needs a probability for each of the policies, with sum 1"
         require(fits, "shares", requirement, self.shares.tolist())
+
+    def __repr__(self) -> str:
+        return f"Mixture({list(self.policies)}, shares={brief(self.shares.tolist())})"
 
     def begin(self, model: POMDP, episodes: int) -> tuple[Tensor, list[Any]]:
         followed = invert(self.shares.cumsum(-1).expand(episodes, -1), torch.rand(episodes, 1))

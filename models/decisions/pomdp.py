@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..chains.actions import ActionEmission, ActionTransition
 from ..chains.hmm import HiddenMarkovModel, named_emission
-from ..checks import require, require_count, require_share
+from ..checks import brief, require, require_count, require_share
 from ..data.padding import names
 from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
@@ -250,7 +250,7 @@ class POMDP(HiddenMarkovModel):
     def __repr__(self) -> str:
         known = f", known={sorted(self._known)}" if self._known else ""
         return (
-            f"POMDP(states={self.states}, {self.law.family}, actions={self.actions}, "
+            f"POMDP(states={self.states}, {brief(self.law.family)}, actions={self.actions}, "
             f"discount={self.discount:g}{known})"
         )
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import oracles_linear as oracle
 from beliefzoo.experiments.data.loaders import load_nile
@@ -347,6 +348,29 @@ def test_nile_diagnostics_of_the_innovations() -> None:
     assert float(found.skewness) == pytest.approx(-0.03, abs=5e-3)
     assert float(found.kurtosis) == pytest.approx(3.09, abs=5e-3)
     assert float(found.heteroskedasticity) == pytest.approx(0.61, abs=5e-3)
+    # The tails of χ²(9), of two normals and of F(33, 33) at these figures.
+    p_values = {name: float(p) for name, p in found.p_values().items()}
+    assert p_values["ljung_box"] == pytest.approx(stats.chi2(9).sf(8.84), abs=2e-3)
+    assert p_values["skewness"] == pytest.approx(math.erfc(0.03 * math.sqrt(99 / 12)), abs=0.02)
+    assert p_values["kurtosis"] == pytest.approx(math.erfc(0.09 * math.sqrt(99 / 48)), abs=0.01)
+    assert p_values["heteroskedasticity"] == pytest.approx(2 * stats.f(33, 33).cdf(0.61), abs=5e-3)
+    shown = str(found).splitlines()
+    assert shown[0] == "nile: 99 innovations"
+    assert shown[1].split()[:3] == ["Ljung-Box,", "9", "lags"]
+    assert float(shown[1].split()[3]) == pytest.approx(8.84, abs=0.01)
+    assert len(shown) == 5
+
+
+def test_p_values_of_a_true_model_are_uniform() -> None:
+    """Of 400 series, 5 % are below 0.05: 20 ± 4.4, and at most 42 but for a chance of 1e-6."""
+    model = LinearGaussianSSM(LocalLevel(initial_variance=4.0)).with_parameters(
+        level_variance=0.5, observation_variance=1.0
+    )
+    found = innovation_tests(model, model.sample(400, 300, seed=1).data, lags=4)
+    for p_values in found.p_values().values():
+        assert p_values.shape == (400, 1)
+        assert int((p_values < 0.05).sum()) <= 42
+        assert abs(float(p_values.mean()) - 0.5) < 5 * math.sqrt(1 / 12 / 400) + 0.02
 
 
 def test_innovations_of_a_true_model_are_independent_and_standard() -> None:
