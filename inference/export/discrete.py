@@ -189,10 +189,11 @@ def replicate(
             initial, moves, choice = block.folded_chain()
             size = block.draws * len(batch), batch.max_length
             paths = sample_chain(initial, moves, *size, choice=choice)
-            for draw, path in enumerate(paths.unflatten(0, (block.draws, -1))):
-                y = as_array(one_feature(block.one(draw).draw(path)))
-                place = out[block.place.start + draw, rows, : batch.max_length]
-                place[inside] = y[inside]
+            for some, drawn in block.emit(paths.unflatten(0, (block.draws, -1))):
+                y = as_array(one_feature(drawn.flatten(0, 1)).unflatten(0, drawn.shape[:2]))
+                first = block.place.start + some.start
+                place = out[first : first + len(y), rows, : batch.max_length]
+                place[:, inside] = y[:, inside]
     return out
 
 

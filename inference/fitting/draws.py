@@ -7,6 +7,7 @@ worked on in blocks that fit into memory, with the draws as a leading axis.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,12 +22,15 @@ from ...models import (
     Model,
     Sequences,
 )
-from ...models.emissions.emission import Parameters
+from ...models.emissions.emission import Parameters, along_paths
 from ..filters.slot import ScoredFilter
 from ..guides.guide import Guide, ParameterDraw
 
 BLOCK = 2**21
 """Numbers in one table over draws, sequences, time and states (16 MiB); a dozen live at a time."""
+
+_WALKED = 2**18
+"""Numbers in one step of the draws that are walked along together, their states at their data."""
 
 
 def draw_parameters(guide: Guide, draws: int) -> ParameterDraw:
@@ -103,6 +107,50 @@ class Block:
         initial, moves, choice = self.folded_chain()
         scored = table.flatten(0, 1)
         return _Folded(initial, moves, data, laws.emission, laws.parameters, scored, choice=choice)
+
+    def emit(self, paths: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Draw observations of paths (draws, N, T), for one draw of the parameters after the other.
+
+        Where each observation waits for those before it, several draws are walked along together.
+
+        Yields:
+            Which draws, and their observations (draws, N, T[, F]).
+        """
+        size = self._walked_together()
+        for first in range(0, self.draws, size):
+            place = slice(first, min(first + size, self.draws))
+            if size > 1:
+                yield place, self._side_by_side(place, paths[place])
+            else:
+                yield place, self.one(first).draw(paths[first]).unsqueeze(0)
+
+    def _walked_together(self) -> int:
+        emission, data = self.laws.emission, self.laws.data
+        by_state = all(axes[:1] == ("state",) for axes in emission.dims().values())
+        if not (emission.lags and by_state and emission.given(data) is emission):
+            return 1
+        of_one = len(data) * self.laws.log_initial.shape[-1] * emission.lags
+        return math.isqrt(_WALKED // (of_one * emission.encoding_size)) or 1
+
+    def _side_by_side(self, place: slice, paths: Tensor) -> Tensor:
+        """Observations of some draws, the states of each being states of their own."""
+        laws, draws = self.laws, place.stop - place.start
+
+        def of_each(name: str) -> Tensor:
+            value = laws.parameters[name]
+            value = value[place] if name in self.unknown else value.expand(draws, *value.shape)
+            return value.flatten(0, 1)
+
+        parameters = {name: of_each(name) for name in laws.emission.dims()}
+        paths = paths.clamp_min(0)
+        shift = laws.emission.from_inputs(laws.parameters, laws.data.inputs)
+        if shift is not None:
+            shift = shift[place] if shift.ndim > 4 else shift.expand(draws, *shift.shape)
+            shift = along_paths(shift.flatten(0, 1), paths.flatten(0, 1)).unsqueeze(-2)
+        states = laws.log_initial.shape[-1] * torch.arange(draws)[:, None, None] + paths
+        drawn = laws.emission.draw(parameters, states.flatten(0, 1), shift)
+        out: Tensor = drawn.unflatten(0, (draws, -1))
+        return out
 
     def one(self, draw: int) -> Laws:
         """The laws to draw observations from, under one of the draws of the parameters."""

@@ -16,7 +16,7 @@ from ..data.moments import FAR, input_moments
 from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
 from ..randomness import seeded
-from .emission import Emission, Parameters, Priors
+from .emission import Emission, Parameters, Priors, along_paths
 from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
@@ -251,11 +251,15 @@ class Regression(Emission):
         drawn: list[Tensor] = []
         for t in range(paths.shape[1]):  # each observation depends on the ones before it
             here = None if shift is None else shift[..., t : t + 1, :, :]
-            seen = self.base.lagged(parameters, y, mask)
-            for lag in range(1, y.shape[1] + 1):
-                ago = seen[..., y.shape[1] - lag, None, :, :]
-                here = _plus(here, self._lag_shift(parameters, ago, lag))
-            new = self.base.draw(parameters, paths[:, t : t + 1], here)
+            states, seen = paths[:, t : t + 1], self.base.lagged(parameters, y, mask)
+            if self.width:
+                for lag in range(1, y.shape[1] + 1):
+                    ago = seen[..., y.shape[1] - lag, None, :, :]
+                    here = _plus(here, self._lag_shift(parameters, ago, lag))
+            elif y.shape[1]:
+                part = _shift_in_states(parameters["lag_weight"], states, seen)
+                here = part if here is None else along_paths(here, states).unsqueeze(-2) + part
+            new = self.base.draw(parameters, states, here)
             drawn.append(new)
             y = torch.cat([y.to(new.dtype), new], 1)[:, -self.lags :]
             mask = torch.cat([mask, torch.ones_like(new, dtype=torch.bool)], 1)[:, -self.lags :]
@@ -343,6 +347,16 @@ def _matrix_shift(parameters: Parameters, past: Tensor, lag: int) -> Tensor:
     past = past.to(weight.dtype)
     past = past.expand(*past.shape[:-2], weight.shape[-3], past.shape[-1])
     return torch.einsum("...ntke,...kse->...ntks", past, weight)
+
+
+def _shift_in_states(weight: Tensor, states: Tensor, past: Tensor) -> Tensor:
+    """Σ_l A_kl φ_l in the states k (N, 1), of the last L observations (N, L, 1|K, E) in the order
+    of time: (N, 1, 1, S).
+    """
+    lags = past.shape[1]
+    own = along_paths(past, states.expand(-1, lags)).to(weight.dtype)
+    latest_last = weight[states.squeeze(-1), :lags].flip(1)
+    return torch.einsum("nle,nlse->ns", own, latest_last)[:, None, None]
 
 
 def _plus(shift: Tensor | None, part: Tensor) -> Tensor:

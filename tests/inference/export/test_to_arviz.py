@@ -39,6 +39,7 @@ from beliefzoo.inference import (
     to_arviz,
 )
 from beliefzoo.inference.arviz_groups import group
+from beliefzoo.inference.export.discrete import replicate
 from beliefzoo.inference.fitting import draws
 from beliefzoo.inference.fitting.nuts import NutsFit, NutsSettings
 from beliefzoo.models import (
@@ -590,6 +591,34 @@ def test_every_family_exports_all_groups(name: str) -> None:
     groups = [group(idata, key) for key in names_of(idata)]
     names = {variable for one in groups for variable in one.data_vars}
     assert not names & {dim for one in groups for dim in one.dims}
+
+
+def test_replications_with_lags_are_the_recursion_of_each_draw() -> None:
+    """Known states, hardly noise: y_t = m_k + B_k u_t + Σ_l A_kl (y_{t−l} − m_k)."""
+    model = HiddenMarkovModel(2, Regression(Gaussian(2), inputs=1, lags=2)).with_parameters(
+        initial=[1.0, 0.0], transition=[[0.0, 1.0], [1.0, 0.0]], scale=torch.full((2, 2), 1e-9)
+    )
+    draws, lengths = 5, [6, 4]
+    torch.manual_seed(0)
+    values = {
+        "mean": torch.randn(draws, 2, 2).double(),
+        "lag_weight": torch.randn(draws, 2, 2, 2, 2).double(),
+        "input_weight": torch.randn(draws, 2, 2, 1).double(),
+    }
+    inputs = [np.random.default_rng(n).normal(size=(length, 1)) for n, length in enumerate(lengths)]
+    data = Sequences.from_arrays([np.zeros((length, 2)) for length in lengths], inputs=inputs)
+    found = replicate(model, data, values, draws)
+    for draw in range(draws):
+        mean, weight, slope = (values[name][draw].numpy() for name in values)
+        for n, length in enumerate(lengths):
+            y: list[Any] = []
+            for t in range(length):
+                k = t % 2
+                past = [(lag, y[t - lag]) for lag in (1, 2) if lag <= t]
+                terms = [weight[k, lag - 1] @ (before - mean[k]) for lag, before in past]
+                y.append(mean[k] + slope[k] @ inputs[n][t] + sum(terms))
+            np.testing.assert_allclose(found[draw, n, :length], y, atol=1e-5)
+            assert np.isnan(found[draw, n, length:]).all()
 
 
 def test_replications_follow_the_model() -> None:
