@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from joblib import Parallel, delayed
 from matplotlib import pyplot as plt
@@ -225,6 +226,7 @@ def _draw_letters(posterior: Idata) -> Figure:
     low, high = np.quantile(probs.transpose("state", "symbol", "sample").values, (0.05, 0.95), -1)
     symbols = [str(s) for s in probs["symbol"].values]
     figure, axes = plt.subplots(2, 1, figsize=(8, 4.5), sharex=True, sharey=True)
+    names = _names(mean, symbols)
     for state, axis in enumerate(axes):
         shade = [
             "tab:orange" if s in VOWELS else "tab:grey" if s in "_y" else "tab:blue"
@@ -232,9 +234,17 @@ def _draw_letters(posterior: Idata) -> Figure:
         ]
         spread = np.abs(np.stack([low[state], high[state]]) - mean[state])
         axis.bar(symbols, mean[state], color=shade, yerr=spread, error_kw={"lw": 0.8})
-        axis.set_ylabel(f"p(letter | state {state})")
-    axes[0].set_title("What each state emits (orange: vowels; bars: 90 % interval)")
+        axis.set_ylabel(f"p(letter | {names[state]})")
+    axes[0].set_title(
+        "What each state emits (orange: vowels, blue: consonants; bars: 90 % interval)"
+    )
     return figure
+
+
+def _names(probs: npt.NDArray[np.float64], symbols: list[str]) -> list[str]:
+    """The two states by what they emit more of than the other, of p(letter | state)."""
+    share = probs[:, [s in VOWELS for s in symbols]].sum(1)
+    return ["vowels", "consonants"] if share[0] > share[1] else ["consonants", "vowels"]
 
 
 def _draw_belief(posterior: Idata, letters: int = 70) -> Figure:
@@ -243,13 +253,15 @@ def _draw_belief(posterior: Idata, letters: int = 70) -> Figure:
     guide = states["guide_belief"].isel(sequence=0).transpose("time", "state").values
     codes = group(posterior, "observed_data")["obs"].isel(sequence=0).values.astype(int)
     symbols = [str(s) for s in group(posterior, "posterior")["symbol"].values]
+    emitted = group(posterior, "posterior")["probs"].mean(("chain", "draw"))
+    names = _names(emitted.transpose("state", "symbol").values, symbols)
     letters = min(letters, len(codes))
     place = np.arange(letters)
     figure, axis = plt.subplots(figsize=(10, 2.8))
     axis.plot(place, exact[:letters, 1], color="black", lw=3, alpha=0.35, label="exact filter")
     axis.plot(place, guide[:letters, 1], "o-", color="tab:red", ms=3, lw=0.9, label="LSTM")
     axis.set_xticks(place, [symbols[code] for code in codes[:letters]])
-    axis.set(ylim=(-0.03, 1.03), ylabel="p(state 1 | letters so far)")
+    axis.set(ylim=(-0.03, 1.03), ylabel=f"p({names[1]} | letters so far)")
     axis.legend(loc="upper right", ncols=2, bbox_to_anchor=(1, 1.18), frameon=False)
     axis.set_title("The belief along a held-out sentence", loc="left")
     return figure

@@ -305,7 +305,7 @@ def of_the_observation_alone(model: HiddenMarkovModel, test: Sequences) -> float
     half = torch.zeros_like(inside)
     half[: len(half) // 2] = True
     edges = y[half].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])
-    where = torch.bucketize(y, edges)
+    where = torch.bucketize(y.contiguous(), edges)
     guess = torch.stack([_mean(target[half & inside & (where == one)]) for one in range(BINS)])
     left = target[~half & inside]
     lost = (left - guess[where][~half & inside]).square().sum()

@@ -346,7 +346,7 @@ def _draw_variances(posterior: Idata, figures: Figures) -> Figure:
         values = drawn[name].values.reshape(-1)
         low, high = np.quantile(values, (0.002, 0.998))
         bins = np.geomspace(low, high, 50)
-        top.hist(values, bins=bins, color="tab:blue", alpha=0.6)
+        top.hist(values, bins=bins, color="tab:blue", alpha=0.6, label="NUTS")
         published = VARIANCES[name]
         top.axvline(published, color="black", lw=1, label="maximum likelihood")
         top.set(title=title, yticks=[], xscale="log")
@@ -358,6 +358,11 @@ def _draw_variances(posterior: Idata, figures: Figures) -> Figure:
             quantile_row(bottom, place, quantiles, "tab:blue")
         name_rows(bottom, list(rows))
         bottom.set(xlabel="10¹⁶ m⁶ (median, 50 % and 90 % interval)")
+        decades = 10.0 ** np.arange(math.floor(math.log10(low)), math.log10(high))
+        steps = (1, 1.5, 2, 3, 5) if high < 5 * low else (1, 3)
+        ticks = [f * d for d in decades for f in steps if low <= f * d <= high]
+        bottom.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        bottom.set_xticks([], minor=True)
     axes[0, 0].legend(frameon=False)
     return figure
 
@@ -366,14 +371,15 @@ def _draw_innovations(posterior: Idata, figures: Figures) -> Figure:
     years = group(posterior, "constant_data")["times"].isel(sequence=0).values[1:]
     e = np.asarray(figures["series"]["innovations"])
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=(2, 1))
-    left.axhspan(-1.96, 1.96, color="whitesmoke")
+    left.axhspan(-1.96, 1.96, color="whitesmoke", label="95 % if white noise")
     left.plot(years, e, "k.-", lw=0.7, ms=4)
-    left.set(xlabel="year", ylabel="standardised innovation")
+    left.set(xlabel="year", ylabel="standardised innovation", title="Innovations")
+    left.legend(frameon=False)
     centred = e - e.mean()
     lags = np.arange(1, 16)
     correlation = [(centred[k:] * centred[:-k]).sum() / (centred**2).sum() for k in lags]
     width = 1.96 / math.sqrt(len(e))
     right.axhspan(-width, width, color="whitesmoke")
     right.vlines(lags, 0, correlation, color="black")
-    right.set(xlabel="lag, years", ylabel="autocorrelation", ylim=(-0.5, 0.5))
+    right.set(xlabel="lag, years", ylim=(-0.5, 0.5), title="Autocorrelation")
     return figure

@@ -202,12 +202,14 @@ def _draw_forecasts(posterior: Idata, figures: Figures) -> Figure:
     recent = years >= 1995
     for axis, (name, series) in zip(axes, figures["series"].items(), strict=True):
         ahead = years[-1] + 0.25 * np.arange(1, len(series["forecast"]) + 1)
-        axis.plot(years[recent], rate[recent], "k-", lw=1)
+        axis.plot(years[recent], rate[recent], "k-", lw=1, label="seen")
         forecast_bands(axis, ahead, series["forecast_quantiles"])
-        axis.plot(ahead, series["forecast"], color="tab:orange")
+        axis.plot(ahead, series["forecast"], color="tab:orange", label="forecast, 50 and 90 %")
         found = figures["likelihood"][name]["with_all_constants"]["value"]
         axis.set(title=f"{name.replace('_', ' ')}, log L {found:.2f}", xlabel="year")
+        axis.set_xticks(range(1995, int(years[-1]) + 2, 5))
     axes[0].set(ylabel="unemployed, %", ylim=(-10, 30))
+    axes[0].legend(frameon=False, loc="upper left")
     return figure
 
 
@@ -222,5 +224,6 @@ def _draw_slopes(posterior: Idata, figures: Figures) -> Figure:
         axis.plot(years, slope, color=color, label=f"{name.replace('_', ' ')}, 90 %")
     axis.axhline(0, color="grey", lw=0.7)
     axis.set(xlabel="year", ylabel="slope, points a quarter", xlim=(years[0], years[-1]))
+    axis.set_title("Slope of the trends, given all quarters")
     axis.legend(frameon=False)
     return figure

@@ -71,8 +71,9 @@ def _draw_f1(figures: Figures) -> Figure:
     for name, style in (("evenly_spaced", "--"), ("random", ":")):
         curve = figures["baselines"][name]["f1_by_tolerance"]
         axis.plot(TOLERANCES, curve, style, color="grey", label=name.replace("_", " "))
-    axis.axvline(TOLERANCE, color="black", lw=0.6)
+    axis.axvline(TOLERANCE, color="black", lw=0.6, label="tolerance of the report")
     axis.set(xlabel="tolerance, frames", ylabel="F1 of changes, unseen dances", ylim=(0, 1))
+    axis.set_title("Changes of behaviour that are found")
     axis.legend()
     return figure
 

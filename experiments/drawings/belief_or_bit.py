@@ -61,14 +61,17 @@ def _draw_slopes(known: Any) -> Figure:
         )
         for place, name in enumerate(reversed(shown)):
             dots = here["slope"].sel(network=name).values
-            axis.plot(dots, np.full(dots.size, place), "ko", ms=5, alpha=0.5)
+            label = None if place else "network, a dot a seed"
+            axis.plot(dots, np.full(dots.size, place), "ko", ms=5, alpha=0.5, label=label)
         for place, name in enumerate(CONTROLS, len(shown)):
-            axis.plot(float(here[f"slope_{name}"]), place, "D", color="0.5", ms=5)
+            label = "control" if place == len(shown) else None
+            axis.plot(float(here[f"slope_{name}"]), place, "D", color="0.5", ms=5, label=label)
         rows = [*(LABELS[name] for name in reversed(shown)), *CONTROLS.values()]
         axis.set_yticks(range(len(rows)), rows)
         axis.set(xlabel="½ logit per unit of m", ylim=(-0.6, len(rows) - 0.4))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("Slope at which a network feeds back")
     return figure
 
 
@@ -95,7 +98,8 @@ def _draw_maps(known: Any) -> Figure:
     top = float(known["slope_of_a_bit"].max())
     axes[0].set(ylabel="added to μ y, in ½ logit", ylim=(-1.15 * top, 1.15 * top))
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=6, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("What the belief before adds to the belief after")
     return figure
 
 
@@ -115,11 +119,15 @@ def _draw_distances(known: Any) -> Figure:
         for place, name in enumerate(reversed(shown)):
             dots = here["kl_filter"].sel(network=name).values
             color = "tab:green" if name == "lstm" else "0.35"
-            axis.plot(dots, np.full(dots.size, place), "o", color=color, ms=5, alpha=0.6)
+            label = None if place else "network, a dot a seed (green: LSTM)"
+            axis.plot(
+                dots, np.full(dots.size, place), "o", color=color, ms=5, alpha=0.6, label=label
+            )
         names = [LABELS[name].split(", near")[0] for name in reversed(shown)]
         axis.set_yticks(range(len(shown)), names)
         axis.set(xscale="log", xlabel="KL(filter ‖ belief), nats per step")
         axis.grid(axis="x", color="0.9")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    figure.suptitle("Distance from the exact filter")
     return figure

@@ -38,7 +38,7 @@ def _draw_components(figures: Figures) -> Figure:
         ms=3,
         label="missing, filled in",
     )
-    axes[0].set(ylabel="ppm")
+    axes[0].set(ylabel="ppm", title="Weekly CO2 and its components (band: 90 %)")
     axes[0].legend(frameon=False)
     for axis, (name, mean) in zip(axes[1:], parts.items(), strict=True):
         sd = series["components_sd"][name]
@@ -61,7 +61,7 @@ def _draw_forecast(figures: Figures) -> Figure:
         years[ahead], series["forecast"], color="tab:orange", lw=1, label="forecast, 50 and 90 %"
     )
     axis.plot(years[shown], values[shown], "k.", ms=3, label="seen")
-    axis.set(xlabel="year", ylabel="ppm")
+    axis.set(xlabel="year", ylabel="ppm", title="Forecast of the years held out")
     axis.legend(frameon=False)
     return figure
 
@@ -76,12 +76,16 @@ def _draw_coverage(figures: Figures) -> Figure:
             points = [row[who]["coverage"][key] for row in rows.values()]
             label = who.replace("_", " ") if key == first else None
             left.plot(horizons, points, f"{marker}-", color=color, label=label)
-        left.axhline(float(key), color="black", lw=0.7, ls=":")
+        nominal = "nominal" if key == first else None
+        left.axhline(float(key), color="black", lw=0.7, ls=":", label=nominal)
     left.set(xscale="log", xlabel="weeks ahead", ylabel="coverage, %", ylim=(0, 102))
     left.legend(frameon=False)
     for who, color in (("model", "tab:orange"), ("seasonal_naive", "grey")):
         error = [row[who]["root_mean_square_error"] for row in rows.values()]
-        right.plot(horizons, error, "o-", color=color)
+        right.plot(horizons, error, "o-", color=color, label=who.replace("_", " "))
+    right.legend(frameon=False)
+    left.set_title("Intervals of 50 and 90 %")
+    right.set_title("Errors of forecasts")
     right.set(
         xscale="log", xlabel="weeks ahead", ylabel="root mean square error, ppm", ylim=(0, None)
     )
@@ -101,5 +105,5 @@ def _draw_parameters(posterior: Idata) -> Figure:
         axis.plot([low, high], [place, place], color="tab:blue")
         axis.plot(middle, place, "o", color="tab:blue")
     name_rows(axis, [str(name).replace("_", " ") for name in names])
-    axis.set(xscale="log", xlabel="ppm² (median and 90 % interval)")
+    axis.set(xscale="log", xlabel="ppm² (median and 90 % interval)", title="Posterior variances")
     return figure

@@ -60,7 +60,9 @@ def _draw_rates(posterior: Idata, figures: Figures) -> Figure:
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(8, 4.6), sharex=True, height_ratios=(3, 2))
     bins = np.linspace(rates.min(), rates.max(), 90)
     for shade, one in zip(shades, rates, strict=True):
-        top.hist(one, bins=bins, density=True, color=shade, alpha=0.8)
+        label = f"state of rate {one.mean():.1f}"
+        top.hist(one, bins=bins, density=True, color=shade, alpha=0.8, label=label)
+    top.legend(frameon=False)
     top.set(ylabel="density (NUTS)", yticks=[], title="Posterior of the rates")
     rows = {"NUTS": np.quantile(rates, QUANTILES, axis=1)}
     labels = {

@@ -93,5 +93,6 @@ def draw_updates(posterior: Idata, titles: Mapping[str, str]) -> Figure:
     axes[3].set_xlim(0.5, 3.5)
     axes[0].set_ylabel("update error, nats")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=5, frameon=False)
+    figure.suptitle("Update errors of the LSTM in a BeliefGuide")
     return figure

@@ -90,6 +90,7 @@ def _draw_distances(problems: Figures) -> Figure:
     axis.set(yscale="log", ylabel="KL(exact belief ‖ belief), nats per step\n(mean, 95 % of seeds)")
     axis.set_ylim(bottom=least / 3)  # an interval may reach below zero
     axis.grid(axis="y", color="0.9")
+    axis.set_title("Distance from the exact belief")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=8)
     return figure
 

@@ -65,6 +65,7 @@ def _draw_by_gap(posterior: Idata, rate: float) -> Figure:
         label = name.replace("_", " ")
         axis.plot(middle, means(f"{name}_retention"), "o-", color=color, ms=3, lw=1, label=label)
     axis.set(xscale="log", xlabel="gap", ylabel="share of the belief that is kept (median)")
+    axis.set_title("What is kept over a gap")
     axis.legend(frameon=False)
     return figure
 
@@ -80,6 +81,6 @@ def _draw_beliefs(posterior: Idata) -> Figure:
         label = name.replace("_", " ").replace("lstm", "LSTM")
         axis.plot(times, known[f"{name}_mean"], ".-", color=_COLORS[name], lw=1, label=label)
     axis.plot(times, y, "+", color="0.5", label="observed")
-    axis.set(xlabel="time", ylabel="state")
-    axis.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, 1.15))
+    axis.set(xlabel="time", ylabel="state", title="Beliefs in the state of the first sequence")
+    figure.legend(frameon=False, ncols=5, loc="outside lower center")
     return figure

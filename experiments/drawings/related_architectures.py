@@ -100,6 +100,6 @@ def _draw_spectral(known: Any, figures: Figures) -> Figure:
         axis.loglog(sizes, errors.mean(1), color=color, lw=1, label=f"{label} (slope {slope:.3f})")
     first = float(known["spectral_error"].sel(error_of="joint").values[0].mean())
     axis.loglog(sizes, first * (sizes / sizes[0]) ** -0.5, "k:", lw=1, label="n^(−1/2)")
-    axis.set(xlabel="samples n", ylabel="sum of absolute errors")
+    axis.set(xlabel="samples n", ylabel="sum of absolute errors", title="Errors fall as n^(−1/2)")
     axis.legend(frameon=False, fontsize=8)
     return figure

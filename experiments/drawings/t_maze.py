@@ -53,8 +53,8 @@ def _distances(known: Any) -> Figure:
         axis.grid(axis="x", color="0.92")
     axes[0].set_yticks(range(len(cases)), [_words(case) for case in cases])
     axes[0].invert_yaxis()
-    axes[0].set_xlabel("KL(exact ‖ belief), nats per step")
-    axes[1].set_xlabel("1 − probability of the right side, at the junction")
+    axes[0].set(xlabel="KL(exact ‖ belief), nats per step", title="Belief, a dot a seed")
+    axes[1].set(xlabel="1 − probability of the right side", title="Cue at the junction")
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     return figure
@@ -82,14 +82,14 @@ def _cue(known: Any) -> Figure:
         ages = np.flatnonzero(~np.isnan(here.values).all(0))
         axis.set(xlim=(0, max(int(ages.max()), 1)))
         axis.set_title(_words(cases[int(number)]), fontsize=9)
-        axis.axhline(0.99, color="black", ls="--", lw=0.6)
+        axis.axhline(0.99, color="black", ls="--", lw=0.6, label=".99")
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     for axis in axes[-1]:
         axis.set_xlabel("steps since the cue")
     for axis in axes[:, 0]:
         axis.set_ylabel("P(right side)")
     handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=3, frameon=False, fontsize=9)
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -114,6 +114,9 @@ def _episode(known: Any) -> Figure:
     axes[2].legend(frameon=False, fontsize=8, ncols=2)
     axes[3].plot(known["shown_keeping"], color="tab:green", label="forget gates, mean of units")
     axes[3].set(ylabel="forget gate", xlabel="step")
+    axes[3].legend(frameon=False, fontsize=8)
+    axes[2].set_title("side of the goal", fontsize=9)
+    axes[3].set_title("forget gates, and information gained", fontsize=9)
     other = axes[3].twinx()
     gain = known["shown_information_gain"].values
     other.bar(np.arange(len(gain)), gain, color="tab:purple", alpha=0.4)

@@ -26,7 +26,11 @@ def planning(posterior: Idata, value: float) -> Figure:
             seconds, known[f"planning_{name}"], where="post", color=color, label=f"{name} bound"
         )
     axis.axhline(value, color="black", lw=0.8, ls="--", label=f"closed form {value:.4f}")
-    axis.set(xlabel="seconds of planning", ylabel="value at the start")
+    axis.set(
+        xlabel="seconds of planning",
+        ylabel="value at the start",
+        title="Bounds on the value of the best policy",
+    )
     axis.legend(frameon=False)
     return figure
 
@@ -47,9 +51,12 @@ def beliefs(posterior: Idata, networks: Sequence[str]) -> Figure:
             axis.plot(at, points, ".", ms=2, alpha=0.3, color=_COLORS[name])
             exact = known["exact_belief"].values[net == n]
             if len(exact):
-                axis.plot([n - 0.35, n + 0.35], [exact.mean()] * 2, color="black", lw=1.5)
+                axis.plot([n - 0.35, n + 0.35], [exact.mean()] * 2, "k-", lw=1.5)
+        axis.plot([], [], ".", color=_COLORS[name], label=f"{_NAMES[name]}, a dot a step")
+        axis.plot([], [], "k-", lw=1.5, label="exact")
         axis.set(xlabel="net growls from the left", title=_NAMES[name], xticks=counts)
-    np.atleast_1d(axes)[0].set_ylabel("belief in the tiger on the left\n(black: exact)")
+        axis.legend(frameon=False, fontsize=8, loc="upper left")
+    np.atleast_1d(axes)[0].set_ylabel("belief in the tiger on the left")
     return figure
 
 
@@ -64,18 +71,21 @@ def episode(posterior: Idata, networks: Sequence[str]) -> Figure:
         own = known[f"{name}_belief"].values[0]
         axis.plot(step, own, lw=1, color=_COLORS[name], label=_NAMES[name])
     growl = known["growl"].values
-    for side, place, word in ((0, 1.06, "growl left"), (1, -0.06, "growl right")):
+    growls = (0, 1.06, "<", "tab:purple"), (1, -0.06, ">", "tab:brown")
+    for (side, place, mark, color), word in zip(growls, ("left", "right"), strict=True):
         at = step[growl == side]
-        axis.plot(at, np.full(len(at), place), "|", color="0.3", label=word)
-    for action in (1, 2):
-        for place in step[known["action_taken"].values == action]:
-            axis.axvline(place, color="tab:green", lw=0.8, ls=":" if action == 1 else "-")
+        axis.plot(at, np.full(len(at), place), mark, color=color, ms=4, label=f"growl {word}")
+    for action, style in ((1, ":"), (2, "-")):
+        for number, place in enumerate(step[known["action_taken"].values == action]):
+            label = _ACTIONS[action].replace("open", "opens") if number == 0 else None
+            axis.axvline(place, color="tab:green", lw=0.8, ls=style, label=label)
     axis.set(
-        xlabel="step (green: a door is opened, dotted the left one)",
-        ylabel="belief in the left",
+        xlabel="step",
+        ylabel="belief in the tiger on the left",
         ylim=(-0.12, 1.12),
+        title="Beginning of an episode",
     )
-    axis.legend(frameon=False, fontsize=8, ncols=6, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    figure.legend(frameon=False, fontsize=8, ncols=8, loc="outside lower center")
     return figure
 
 
@@ -96,12 +106,13 @@ def returns(figures: Figures, networks: Sequence[str]) -> Figure:
     for place, (name, value, interval) in enumerate(reversed(rows)):
         axis.plot(value, place, "o", color="tab:red" if "belief" in name else "0.4", ms=4)
         if interval is not None:
-            axis.plot(interval, [place, place], color="tab:red", lw=1.5)
+            label = "95 % interval" if place == len(rows) - 1 else None
+            axis.plot(interval, [place, place], color="tab:red", lw=1.5, label=label)
         axis.annotate(
             f"{value:.2f}", (value, place), (6, 4), textcoords="offset points", fontsize=8
         )
     axis.axvline(figures["closed_form"], color="black", lw=0.8, ls="--", label="best value")
     axis.set_yticks(range(len(rows)), [name for name, _, _ in reversed(rows)])
-    axis.set(xlabel="discounted return (95 % intervals)", xscale="symlog")
+    axis.set(xlabel="discounted return", xscale="symlog", title="What each belief earns")
     axis.legend(frameon=False)
     return figure

@@ -81,6 +81,7 @@ def _draw_beliefs(figures: Figures) -> Figure:
     axis.set(
         xlabel="episodes of random actions learned from",
         ylabel="KL(true belief ‖ belief by learned tables)\nnats per step",
+        title="Belief by the learned tables, a dot a seed",
     )
     axis.legend(frameon=False, fontsize=7)
     return figure
@@ -104,7 +105,8 @@ def _draw_identified(figures: Figures) -> Figure:
     axis.set_yticks(range(len(rows)), [_plain(row) for row in rows])
     axis.invert_yaxis()
     axis.set(
-        xlabel="standard deviation of the posterior, in units of the prior's (1: nothing learned)"
+        xlabel="standard deviation of the posterior, in units of the prior's (1: nothing learned)",
+        title="What the episodes say of each table",
     )
     axis.legend(frameon=False, fontsize=8, title="learned from")
     return figure

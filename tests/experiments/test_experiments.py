@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 from beliefzoo.experiments.command.catalogue import experiments, load
@@ -55,8 +56,17 @@ def test_smoke_run(
         monkeypatch.setenv("BELIEFZOO_DATA", str(request.getfixturevalue("shared_data")))
     if name in NEEDS:
         pytest.importorskip(NEEDS[name], reason="comes with an extra")
-    folder = tmp_path / name
+    folder, untitled, save = tmp_path / name, [], Figure.savefig
+
+    def save_with_title(figure: Figure, path: Any, **options: Any) -> None:
+        titles = [axis.get_title(place) for axis in figure.axes for place in ("center", "left")]
+        if not figure.get_suptitle() and not any(titles):
+            untitled.append(Path(path).name)
+        save(figure, path, **options)
+
+    monkeypatch.setattr(Figure, "savefig", save_with_title)
     assert main(["run", name, "--smoke", "--out", str(folder)]) == 0
+    assert not untitled
     report = json.loads((folder / "report.json").read_text())
     assert set(report) == {"experiment", "settings", "figures", "versions", "seconds"}
     assert report["experiment"] == name
