@@ -162,8 +162,9 @@ def group(idata: Idata, name: str) -> xr.Dataset:
 def write(idata: Idata, path: str | os.PathLike[str]) -> None:
     """Writes a NetCDF file, completely or not at all, replacing an existing one.
 
-    Numbers are compressed without loss. Either ArviZ major version reads the file; `read` alone
-    gives back labels with zeros or lone surrogates, which a NetCDF file cannot hold as they are.
+    Numbers are compressed without loss and have checksums. Either ArviZ major version reads the
+    file; `read` alone gives back labels with zeros or lone surrogates, which a NetCDF file cannot
+    hold as they are.
 
     Args:
         idata: what to write.
@@ -183,8 +184,8 @@ def write(idata: Idata, path: str | os.PathLike[str]) -> None:
     """
     encoding = {
         f"/{name}": {
-            str(key): {"zlib": True, "complevel": 1}
-            for key, variable in dataset.data_vars.items()
+            str(key): {"zlib": True, "complevel": 1, "fletcher32": True}  # a checksum of HDF5
+            for key, variable in dataset.variables.items()
             if variable.dtype.kind in "biuf" and variable.ndim > 0
         }
         for name, dataset in _datasets(idata).items()

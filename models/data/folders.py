@@ -34,6 +34,9 @@ _AT_ONCE = 2**22
 _BLOCK = 1024
 """Bytes at the beginning, in the middle and at the end of a file that a fingerprint reads."""
 
+_HASHED = 2**30
+"""Bytes up to which it reads everything, which takes a second or two."""
+
 
 class _Header(NamedTuple):
     """Type, shape and place of the numbers, as the header of a file gives them."""
@@ -368,11 +371,15 @@ class SequenceFolder:
         return part
 
     def fingerprint(self) -> str:
-        """Return a digest that tells folders apart without reading all of them.
+        """Return a digest that tells folders apart.
 
-        It depends on the names, headers and sizes of the files, on a few kilobytes of each, and on
-        which sequences are chosen; not on where the folder is, or on the dates of its files.
+        It depends on the names, headers and sizes of the files, on their content up to a gigabyte,
+        or on a few kilobytes of each where there is more, and on which sequences are chosen; not on
+        where the folder is, or on the dates of its files.
         """
+        parts = ("values", *self._parts)
+        files = [self._file(name, part) for name in self._names for part in parts]
+        whole = sum(path.stat().st_size for path in files) <= _HASHED
         digest = hashlib.sha256(repr((self.is_codes, self.features, self.symbols)).encode())
         for number, name in enumerate(self._names):
             for part in ("values", *self._parts):
@@ -380,6 +387,9 @@ class SequenceFolder:
                 size = path.stat().st_size
                 digest.update(repr((path.name, self._headers[number][part].shape, size)).encode())
                 with path.open("rb") as file:
+                    if whole:
+                        digest.update(hashlib.file_digest(file, "sha256").digest())
+                        continue
                     for start in (0, (size - _BLOCK) // 2, size - _BLOCK):
                         file.seek(max(start, 0))
                         digest.update(file.read(_BLOCK))

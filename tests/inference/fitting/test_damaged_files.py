@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +18,7 @@ from beliefzoo.inference import (
     ExactFilter,
     FitSettings,
     LSTMFilter,
+    arviz_groups,
     fit,
     load_fit,
     load_plan,
@@ -182,6 +184,37 @@ def test_files_of_each_other_are_refused(saved: Saved, everything: dict[str, Sav
             refused(saved)
     finally:
         saved.path.write_bytes(whole)
+
+
+def test_fuzz_a_flipped_bit_in_a_posterior_is_refused_or_means_nothing(
+    tmp_path: Path, rng: random.Random
+) -> None:
+    """NetCDF has bytes that nothing reads; all numbers, names and labels have checksums of HDF5."""
+    numbers = np.random.default_rng(0)
+    made = arviz_groups.build(
+        {"posterior": {"rate": numbers.random((2, 9, 2)), "n": numbers.integers(0, 9, (2, 9))}},
+        dims={"rate": ["state"]},
+        coords={"state": ["low", "high"]},
+        attrs={"seed": 3},
+    )
+    path = tmp_path / "posterior.nc"
+    arviz_groups.write(made, path)
+    whole, expected = path.read_bytes(), arviz_groups.read(path)
+    said: list[str] = []
+    for _ in range(60 * FUZZ):
+        content = bytearray(whole)
+        content[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            found = arviz_groups.read(path)
+        except ValueError as error:
+            said.append(str(error))
+        else:
+            assert found.attrs == expected.attrs
+            one, other = (arviz_groups.group(idata, "posterior") for idata in (found, expected))
+            assert one.identical(other)
+    assert said
+    assert [one for one in said if path.name not in one] == []
 
 
 ODD: tuple[Any, ...] = (

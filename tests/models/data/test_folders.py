@@ -385,6 +385,16 @@ def test_a_checkpoint_knows_its_folder_wherever_it_lies(tmp_path):
             fit(model, guide, other, settings=settings, checkpoint=path, progress=False)
 
 
+def test_every_number_of_a_folder_counts(tmp_path):
+    rows = np.zeros(20_000)
+    for place in (None, 6_000):  # far from what a glance at the file would read
+        if place is not None:
+            rows[place] = 1e-300
+        one_file_each([rows], tmp_path / str(place))
+    prints = [SequenceFolder(tmp_path / str(place)).fingerprint() for place in (None, 6_000)]
+    assert prints[0] != prints[1]
+
+
 def test_a_folder_larger_than_memory_is_fitted_in_a_little_of_it(tmp_path, monkeypatch):
     """16 GB in four files, sparse on disk: a fit of three steps reads and holds a few megabytes.
 
