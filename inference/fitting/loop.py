@@ -53,6 +53,8 @@ def fit(
     starting values and scales (``SequenceFolder.sample``) and the held-out sequences. If these hold
     all sequences, the numbers equal those of a fit of the same data in memory.
 
+    Fits in several threads take turns, and get the same numbers as alone.
+
     With ``fabric`` every process calls this function with the same arguments and gets the same
     result. Together they take the steps of a single process: each works on its part of every
     minibatch, and gradients are averaged. ``"elbo"`` gives the numbers of a single process up to
@@ -72,7 +74,7 @@ def fit(
         progress: show a progress bar.
         callback: called with the step and the guide, in evaluation mode, every
             ``settings.evaluate_every`` steps, with ``fabric`` in every process; it must not draw
-            random numbers.
+            random numbers, nor wait for another thread that does.
         fabric: a launched ``lightning.fabric.Fabric``, to share the work among its processes.
 
     Returns:
