@@ -226,7 +226,7 @@ def _words(chain: LabelledChain) -> Iterator[Sequences]:
     """All words that the process can emit, up to some length."""
     for length in range(1, (_SHOWN[0] if chain.symbols == 3 else _SHOWN[1]) + 1):
         every = torch.cartesian_prod(*[torch.arange(chain.symbols)] * length).reshape(-1, length)
-        words = Sequences.from_tensors(every, codes=True)
+        words = Sequences.from_tensors(every.unsqueeze(-1), codes=True)
         yield words[log_evidence(chain.model, words).isfinite()]
 
 

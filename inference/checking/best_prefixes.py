@@ -43,7 +43,9 @@ class PrefixTree:
             return None
         axes = [torch.arange(len(symbols))] * length
         grid = torch.cartesian_prod(*axes).reshape(-1, length)
-        data = Sequences.from_tensors(symbols.values[grid, 0], codes=symbols.is_codes)
+        every = symbols.values[grid, 0]
+        every = every.unsqueeze(-1) if symbols.is_codes else every
+        data = Sequences.from_tensors(every, codes=symbols.is_codes)
         return cls(symbols, model.laws({}, data))
 
     @property

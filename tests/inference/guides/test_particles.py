@@ -187,7 +187,10 @@ def test_particles_that_all_die_are_named():
     data = Sequences.from_arrays(
         [[0, 1, 0], [0, 1, 2]], codes=True, labels=["a", "b"], times=[[0, 1, 2], [0, 1, 4.5]]
     )
-    with pytest.raises(ValueError, match=r"none is left .* 'b', step 2, time 4\.5, got .* -inf"):
+    with (
+        pytest.warns(UnreadWarning, match=r"data\.times"),
+        pytest.raises(ValueError, match=r"none is left .* 'b', step 2, time 4\.5, got .* -inf"),
+    ):
         particle_filter(model, data, particles=10)
 
 
