@@ -32,6 +32,7 @@ from beliefzoo.models import (
     LocalLevel,
     Sequences,
     SwitchingLinearSSM,
+    UnreadWarning,
 )
 
 COPIES = 400
