@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from math import isfinite
 from numbers import Integral, Real
-from typing import Literal
+from typing import Literal, TypeGuard
 
 from torch import Tensor
 
@@ -34,21 +35,54 @@ def require(condition: bool, argument: str, requirement: str, came: object) -> N
         raise ValueError(f"{argument}: {requirement}, got {came}")
 
 
-def require_count(value: object, argument: str, least: int = 1) -> None:
-    """Raise ``ValueError`` unless the value is a whole number >= ``least``."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def require_count(value: object, argument: str, least: int = 1, *, optional: bool = False) -> None:
+    """Raise ``ValueError`` unless the value is a whole number >= ``least``, or None if allowed."""
+    if optional and value is None:
+        return
     whole = isinstance(value, Integral) and not isinstance(value, bool)
-    require(
-        whole and int(value) >= least,  # type: ignore[call-overload]
-        argument,
-        f"must be a whole number >= {least}",
-        repr(value),
-    )
+    requirement = f"must be a whole number >= {least}" + " or None" * optional
+    require(whole and int(value) >= least, argument, requirement, repr(value))  # type: ignore[call-overload]
+    require(int(value) < 2**63, argument, "must be below 2^63", repr(value))  # type: ignore[call-overload]
 
 
-def require_positive(value: object, argument: str) -> None:
-    """Raise ``ValueError`` unless the value is a finite number > 0."""
-    number = float(value) if isinstance(value, Real) else float("nan")
-    require(0 < number < float("inf"), argument, "must be a finite number > 0", repr(value))
+def require_jobs(value: object, argument: str) -> None:
+    """Raise ``ValueError`` unless joblib takes it for a number of workers."""
+    fits = isinstance(value, Integral) and not isinstance(value, bool) and value != 0
+    requirement = "must be a whole number other than 0 (-1: all cores)"
+    require(fits and abs(int(value)) < 2**31, argument, requirement, repr(value))  # type: ignore[call-overload]
+
+
+def require_seed(value: object, argument: str = "seed", *, optional: bool = True) -> None:
+    """Raise ``ValueError`` unless it is a seed of torch's generators, or None if allowed."""
+    if optional and value is None:
+        return
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    requirement = "must be a whole number from −2^63 to 2^64 − 1" + " or None" * optional
+    fits = whole and -(2**63) <= int(value) < 2**64  # type: ignore[call-overload]
+    require(fits, argument, requirement, repr(value))
+
+
+def require_flag(value: object, argument: str, *, optional: bool = False) -> None:
+    """Raise ``ValueError`` unless the value is True or False, or None if allowed."""
+    fits = isinstance(value, bool) or (optional and value is None)
+    require(fits, argument, "must be True or False" + " or None" * optional, repr(value))
+
+
+def require_finite(value: object, argument: str) -> None:
+    """Raise ``ValueError`` unless the value is a finite number."""
+    fits = is_number(value) and isfinite(value)
+    require(fits, argument, "must be a finite number", repr(value))
+
+
+def require_positive(value: object, argument: str, *, zero: bool = False) -> None:
+    """Raise ``ValueError`` unless the value is a finite number > 0, or >= 0 with ``zero``."""
+    fits = is_number(value) and isfinite(value) and (value > 0 or (zero and value == 0))
+    require(fits, argument, f"must be a finite number >{'=' * zero} 0", repr(value))
 
 
 def require_scales(value: object, size: int, argument: str, each: str) -> None:
@@ -60,11 +94,10 @@ def require_scales(value: object, size: int, argument: str, each: str) -> None:
         require_positive(one, argument)
 
 
-def require_share(value: object, argument: str) -> None:
-    """Raise ``ValueError`` unless the value is a number from 0 to 1."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    fits = number and 0 <= float(value) <= 1  # type: ignore[arg-type]
-    require(fits, argument, "must be in [0, 1]", repr(value))
+def require_share(value: object, argument: str, *, inside: bool = False) -> None:
+    """Raise ``ValueError`` unless the value is in [0, 1], or in (0, 1) if ``inside``."""
+    fits = is_number(value) and (0 < value < 1 if inside else 0 <= value <= 1)
+    require(fits, argument, f"must be in {'(0, 1)' if inside else '[0, 1]'}", repr(value))
 
 
 def require_last(value: object, size: int, argument: str) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from numbers import Integral
 
 import torch
+
+from .checks import require_seed
 
 TURNS = threading.RLock()
 """Held where the process's own state is in use: torch's generator, and Pyro's handlers.
@@ -26,7 +27,7 @@ def seeded(seed: int | None) -> Iterator[None]:
     Raises:
         ValueError: a seed that is no whole number.
     """
-    _check(seed)
+    require_seed(seed)
     with TURNS:
         if seed is None:
             yield
@@ -38,18 +39,13 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def generator_from(seed: int | None) -> torch.Generator:
     """A generator of its own, seeded by the first number that ``seeded(seed)`` would draw."""
-    _check(seed)
+    require_seed(seed)
     if seed is None:
         with TURNS:
             first = torch.randint(2**62, ())
     else:
         first = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
     return torch.Generator().manual_seed(int(first))
-
-
-def _check(seed: object) -> None:
-    if seed is not None and not isinstance(seed, Integral):
-        raise ValueError(f"seed: must be a whole number or None, got {seed!r}")
 
 
 @contextmanager

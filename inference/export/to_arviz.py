@@ -22,7 +22,7 @@ from ..fitting.draws import draw_prior
 from ..fitting.nuts import NutsFit
 from ..fitting.provenance import source_commit
 from ..fitting.record import Fit
-from ..queries.batches import require_future_actions, require_read
+from ..queries.batches import read_actions, require_read
 from . import continuous as export_continuous
 from . import discrete as export_discrete
 from .gates import gate_dims, gates_of
@@ -301,7 +301,7 @@ def _check_future(model: Model, shape: tuple[int, int], along: Along) -> None:
         came = None if times is None else tuple(times.shape)
         raise ValueError(f"times: forecasting needs times of shape {shape}, got {came}")
     if model.actions:
-        require_future_actions(model, shape, along["actions"])
+        read_actions(model, shape, along["actions"])
 
 
 def _whole(name: str, value: Any, least: int) -> None:

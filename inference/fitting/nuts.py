@@ -20,6 +20,12 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...models import Model, Sequences
+from ...models.checks import (
+    require_count,
+    require_flag,
+    require_jobs,
+    require_share,
+)
 from ...models.emissions.emission import Parameters
 from ...models.emissions.identified import unconstrained_size
 from ...models.priors import in_double
@@ -27,7 +33,7 @@ from ...models.randomness import TURNS, one_thread, seeded
 from ..queries.evidence import log_evidence
 from .progress import Progress, progress_of
 from .provenance import versions
-from .start import STARTS, Start, starting_values
+from .start import Start, require_start, starting_values
 
 JITTER = 1.0
 """Standard deviation of the chains' starts, in units of the posterior's width at the start."""
@@ -80,15 +86,10 @@ class NutsSettings:
 
     def __post_init__(self) -> None:
         for name in ("chains", "draws", "warmup", "max_tree_depth"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: must be a whole number >= 1, got {value!r}")
-        if not 0 < self.target_accept < 1:
-            raise ValueError(f"target_accept: must be in (0, 1), got {self.target_accept!r}")
-        if not isinstance(self.start, Mapping) and self.start not in STARTS:
-            raise ValueError(
-                f"start: must be one of {STARTS} or values by name, got {self.start!r}"
-            )
+            require_count(getattr(self, name), name)
+        require_share(self.target_accept, "target_accept", inside=True)
+        require_flag(self.full_mass, "full_mass")
+        require_start(self.start)
 
 
 @dataclass(frozen=True)
@@ -249,10 +250,8 @@ def _check(model: Model, data: Sequences, seed: int, jobs: int) -> None:
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     if not model.priors:
         raise ValueError(f"model: nothing to sample, all parameters are known, got {model}")
-    if not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed: must be a whole number >= 0, got {seed!r}")
-    if not isinstance(jobs, int) or jobs == 0:
-        raise ValueError(f"jobs: must be a whole number other than 0 (-1: all cores), got {jobs!r}")
+    require_count(seed, "seed", 0)
+    require_jobs(jobs, "jobs")
     model.check(data)
 
 

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Literal
 
 from torch import Tensor
 
-from .start import STARTS, Start
+from ...models.checks import is_number, require, require_choice, require_count, require_positive
+from .start import Start, require_start
 
 HOLDOUT = 0.1
 """Share of the sequences that is held out where a network is trained."""
 
-COUNTS = (
-    *("steps", "batch_size", "particles", "restarts", "restart_steps", "sleep_steps"),
-    *("evaluate_every", "patience", "checkpoint_every"),
-)
-"""Settings that are whole numbers."""
+COUNTS = {
+    **dict.fromkeys(("steps", "batch_size", "particles", "restarts"), 1),
+    **dict.fromkeys(("restart_steps", "sleep_steps"), 0),
+    **dict.fromkeys(("evaluate_every", "patience", "checkpoint_every"), 1),
+}
+"""Settings that are whole numbers, with their least values."""
 
 METHODS = ("auto", "lbfgs", "adam")
+PRECISIONS = ("double", "single")
+SCHEDULES = ("cosine", "constant")
 
 
 @dataclass(frozen=True)
@@ -107,32 +109,20 @@ class FitSettings:
     checkpoint_every: int = 250
 
     def __post_init__(self) -> None:
-        for name in COUNTS:
-            value = getattr(self, name)
-            whole = isinstance(value, Integral) or (
-                value is None and name in ("restarts", "patience")
-            )
-            self._need(name, whole, "must be a whole number")
-        for name in ("steps", "batch_size", "particles", "evaluate_every"):
-            self._need(name, getattr(self, name) >= 1, "must be >= 1")
-        self._need("restarts", self.restarts is None or self.restarts >= 1, "must be >= 1 or None")
-        for name, choices in (("method", METHODS), ("precision", ("double", "single"))):
-            self._need(name, getattr(self, name) in choices, f"must be one of {choices}")
-        for name in ("sleep_steps", "restart_steps"):
-            self._need(name, getattr(self, name) >= 0, "must be >= 0")
+        for name, least in COUNTS.items():
+            optional = name in ("restarts", "patience")
+            require_count(getattr(self, name), f"settings.{name}", least, optional=optional)
         for name in ("learning_rate", "parameter_learning_rate", "clip_norm", "tolerance"):
-            value = getattr(self, name)
-            self._need(name, math.isfinite(value) and value > 0, "must be finite and > 0")
-        decay = math.isfinite(self.weight_decay) and self.weight_decay >= 0
-        self._need("weight_decay", decay, "must be finite and >= 0")
-        self._need("checkpoint_every", self.checkpoint_every >= 1, "must be >= 1")
-        share = self.holdout is None or 0 <= self.holdout < 1
-        self._need("holdout", share, "must be in [0, 1) or None")
-        self._need("patience", self.patience is None or self.patience >= 1, "must be >= 1 or None")
-        self._need("schedule", self.schedule in ("cosine", "constant"), "'cosine' or 'constant'")
-        known = isinstance(self.start, Mapping) or self.start in STARTS
-        self._need("start", known, f"must be one of {STARTS} or values by name")
-
-    def _need(self, name: str, condition: bool, requirement: str) -> None:
-        if not condition:
-            raise ValueError(f"settings.{name}: {requirement}, got {getattr(self, name)!r}")
+            require_positive(getattr(self, name), f"settings.{name}")
+        require_positive(self.weight_decay, "settings.weight_decay", zero=True)
+        require_choice(self.method, "settings.method", METHODS)
+        require_choice(self.precision, "settings.precision", PRECISIONS)
+        require_choice(self.schedule, "settings.schedule", SCHEDULES)
+        share = is_number(self.holdout) and 0 <= self.holdout < 1
+        require(
+            share or self.holdout is None,
+            "settings.holdout",
+            "must be in [0, 1) or None",
+            repr(self.holdout),
+        )
+        require_start(self.start, "settings.start")

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...models import Model, SequenceFolder, Sequences
+from ...models.checks import require
 from ...models.data.folders import Data
 from ...models.priors import support_of
 from ...models.randomness import seeded
@@ -55,8 +56,7 @@ def starting_values(
     >>> starting_values(model, data)["rate"].numpy().round(1)
     array([ 2. , 16.8])
     """
-    if not isinstance(start, Mapping) and start not in STARTS:
-        raise ValueError(f"start: must be one of {STARTS} or values by name, got {start!r}")
+    require_start(start)
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
     data = model.names.read(data)
@@ -70,6 +70,14 @@ def starting_values(
         if name in given and bool(support_of(prior).check(given[name]).all()):
             values[name] = given[name]
     return {name: value.double() for name, value in values.items()}
+
+
+def require_start(start: object, argument: str = "start") -> None:
+    """Raise ``ValueError`` unless it is the name of a start, or values by name."""
+    named = isinstance(start, str) and start in STARTS
+    by_name = isinstance(start, Mapping) and all(isinstance(name, str) for name in start)
+    requirement = f"must be one of {STARTS} or values by name"
+    require(named or by_name, argument, requirement, repr(start))
 
 
 def _read_off(model: Model, data: Sequences, start: str) -> dict[str, Tensor]:

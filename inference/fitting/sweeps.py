@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyro
 
-from ...models.checks import require, require_count
+from ...models.checks import require, require_count, require_jobs
 from ...models.data.storage import Form, read_json, reading, remove_unfinished, write_json
 from ...models.randomness import TURNS, one_thread, seeded
 from .plain import plain
@@ -209,12 +209,7 @@ def sweep(
     """
     began = time.monotonic()
     if workers is not None:
-        require(
-            isinstance(workers, int) and workers != 0,
-            "workers",
-            "must be a whole number other than 0 (-1: all cores)",
-            repr(workers),
-        )
+        require_jobs(workers, "workers")
     if chunk is not None:
         require_count(chunk, "chunk")
     place = Path(folder).absolute()

@@ -11,13 +11,16 @@ from ...models import Sequences
 from ...models.checks import require
 from ..filters.recurrences import recurrent_gates
 
+EMBEDDED = " (of one behind an embedding: fold_embedding(lstm, embedding))"
+"""What to do with an LSTM that does not read symbols itself, for the messages of errors."""
+
 
 def check_lstm(lstm: object) -> None:
     """Raises ``ValueError`` unless this is an LSTM that reads forward, without projection."""
     require(
         isinstance(lstm, nn.LSTM),
         "lstm",
-        "must be a torch.nn.LSTM",
+        f"must be a torch.nn.LSTM{EMBEDDED}",
         type(lstm).__name__,
     )
     assert isinstance(lstm, nn.LSTM)
@@ -66,8 +69,7 @@ def network_inputs(lstm: nn.LSTM, data: Sequences) -> Tensor:
         fits,
         "lstm",
         "needs as many inputs as there are symbols, which it reads as one-hot vectors "
-        f"({named if named is not None else f'at least {top + 1}'} here; of a network behind an "
-        "embedding take fold_embedding(…))",
+        f"({named if named is not None else f'at least {top + 1}'} here)" + EMBEDDED,
         f"input_size={size}",
     )
     return nn.functional.one_hot(data.codes(), size).to(dtype) * data.mask.unsqueeze(-1)

@@ -13,7 +13,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 
 from ...models import Model, Sequences
 from ...models.chains.nodes import node_probabilities
-from ...models.checks import require, require_count
+from ...models.checks import require, require_count, require_seed
 from ...models.data.names import Names
 from ...models.emissions.emission import Emission
 from ...models.randomness import seeded
@@ -41,7 +40,7 @@ from ..queries import answers as queries
 from ..queries.chains import require_discrete
 from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm
-from .network_inputs import check_lstm, network_inputs
+from .network_inputs import EMBEDDED, check_lstm, network_inputs
 from .readouts import Readouts, lstm_readouts, untrained_like
 
 READ_STEPS = 20_000
@@ -219,7 +218,7 @@ def wrap(
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
-    require(isinstance(seed, Integral), "seed", "must be a whole number", repr(seed))
+    require_seed(seed, optional=False)
     require(
         settings is None or isinstance(settings, FitSettings),
         "settings",
@@ -242,7 +241,8 @@ def wrap(
     require(
         lstm.input_size == model.observations.channels,
         "lstm",
-        f"needs input_size={model.observations.channels}, what the model observes in a step",
+        f"needs input_size={model.observations.channels}, what the model observes in a step"
+        + EMBEDDED * model.observations.codes,
         f"input_size={lstm.input_size}",
     )
     kept = copy.deepcopy(lstm).to(torch.get_default_dtype())

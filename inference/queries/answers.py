@@ -22,10 +22,11 @@ from ...models import (
     Sequences,
     SwitchingLinearSSM,
 )
-from ...models.checks import Impossible, require_choice
+from ...models.checks import Impossible, require_choice, require_count
+from ...models.model import Number
 from ...models.randomness import generator_from
 from ..exact import chains as exact
-from .batches import Answer, Future, joined, laws_of, require_read, stacked
+from .batches import Answer, future_of, joined, laws_of, require_data, require_model, stacked
 from .chains import Forecast, require_discrete
 from .kinds import Answers, answers_to, inexact
 from .linear import LinearForecast, Moments
@@ -334,8 +335,7 @@ def sample_states(
     >>> bool((share - smooth(model, data)[..., 1]).abs().max() < 0.02)
     True
     """
-    if draws < 1:
-        raise ValueError(f"draws: must be >= 1, got {draws}")
+    require_count(draws, "draws")
     generator = generator_from(seed)
     parts = [
         answers.sample_states(draws, generator) for answers in _answers(model, data, impossible)
@@ -348,9 +348,9 @@ class _Ahead(TypedDict, total=False):
     """Optional arguments of ``forecast``."""
 
     draws: int
-    inputs: Tensor | None
-    times: Tensor | None
-    actions: Tensor | None
+    inputs: Number | None
+    times: Number | None
+    actions: Number | None
     seed: int | None
     impossible: Impossible
 
@@ -375,9 +375,9 @@ def forecast(
     steps: int,
     *,
     draws: int = 1000,
-    inputs: Tensor | None = None,
-    times: Tensor | None = None,
-    actions: Tensor | None = None,
+    inputs: Number | None = None,
+    times: Number | None = None,
+    actions: Number | None = None,
     seed: int | None = None,
     impossible: Impossible = "raise",
 ) -> Any:
@@ -389,7 +389,7 @@ def forecast(
         steps: number of steps ahead, H >= 1.
         draws: number of simulated continuations.
         inputs: covariates of the future (N, H, columns), if the model takes them.
-        times: of these steps (N, H), later than all observed ones, if the model reads them.
+        times: of these steps (N, H) or (H,), later than all observed ones, if the model reads them.
         actions: of these steps (N, H), if the model reads them. The first of these steps is driven
             by the last action of the data; the last action drives nothing.
         seed: of the simulation.
@@ -413,10 +413,10 @@ def forecast(
     >>> found.mean[0, :, 0].numpy().round(3)  # 9 falls to the stationary mean, 5
     array([8.2  , 7.56 , 7.048])
     """
-    require_read(model, inputs=inputs, times=times, actions=actions)
-    if steps < 1 or draws < 1:
-        raise ValueError(f"steps, draws: must be >= 1, got {steps}, {draws}")
-    future = Future(steps, draws, inputs, times, actions, seed)
+    require_model(model)
+    require_data(data)
+    ahead = {"inputs": inputs, "times": times, "actions": actions}
+    future = future_of(model, data, steps, draws, ahead, seed)
     require_choice(impossible, "impossible", ("raise", "missing"))
     if isinstance(model, SwitchingLinearSSM):
         return forecast_regimes(model, data, future)

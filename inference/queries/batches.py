@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from ...models import Model, Sequences, TrajectoryLaws
-from ...models.checks import require
+from ...models.checks import require, require_count, require_seed
+from ...models.model import Number, as_tensor
 
 BATCH = 256
 """Sequences that are worked on at once."""
@@ -22,9 +23,20 @@ def laws_of(model: Model, data: Sequences) -> Iterator[TrajectoryLaws]:
     Raises:
         ValueError: an unknown parameter, or data that the model cannot emit.
     """
+    require_model(model)
     model.complete({})  # raises for unknown parameters before computing
     model.check(data)
     return (model.laws({}, batch) for batch in data.batches(BATCH))
+
+
+def require_model(model: object) -> None:
+    """Raise ``ValueError`` unless it is a model."""
+    require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
+
+
+def require_data(data: object) -> None:
+    """Raise ``ValueError`` unless they are sequences."""
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
 
 
 Answer = TypeVar("Answer")
@@ -77,6 +89,76 @@ class Future:
     """Of the simulation."""
 
 
+def future_of(
+    model: Model,
+    data: Sequences,
+    steps: int,
+    draws: int,
+    ahead: Mapping[str, object],
+    seed: int | None,
+) -> Future:
+    """The future steps of a forecast, checked: ``ahead`` are their inputs, times and actions.
+
+    Raises:
+        ValueError: a bad number, an array that is none or does not fit, or one that the model does
+            not read.
+    """
+    require_count(steps, "steps")
+    require_count(draws, "draws")
+    require_seed(seed)
+    require_read(model, **ahead)
+    read: dict[str, Tensor | None] = dict.fromkeys(("inputs", "times", "actions"))
+    for name, given in ahead.items():
+        if given is None:
+            continue
+        numbers = as_tensor(name, cast(Number, given))
+        require(bool(numbers.isfinite().all()), name, "needs finite numbers", numbers.tolist())
+        read[name] = numbers
+    if read["times"] is not None and read["times"].ndim == 1:
+        read["times"] = read["times"].expand(len(data), -1)
+    if read["actions"] is not None:
+        read["actions"] = read_actions(model, (len(data), steps), read["actions"])
+    return Future(steps, draws, read["inputs"], read["times"], read["actions"], seed)
+
+
+def read_actions(model: Model, shape: tuple[int, int], given: Number | None) -> Tensor:
+    """Actions of future steps as whole numbers.
+
+    Raises:
+        ValueError: none, or not as many for as many sequences as ``shape`` says.
+    """
+    requirement = f"forecasting needs those of future steps, whole numbers of shape {shape}"
+    require(given is not None, "actions", requirement, None)
+    actions = as_tensor("actions", cast(Number, given))
+    require(tuple(actions.shape) == shape, "actions", requirement, tuple(actions.shape))
+    fits = (actions == actions.round()) & (actions >= 0) & (actions < model.actions)
+    requirement = f"must be whole numbers 0 to {model.actions - 1}"
+    require(bool(fits.all()), "actions", requirement, actions[~fits][:1].tolist())
+    return actions.long()
+
+
+def quantile(draws: Tensor, q: object) -> Tensor:
+    """The quantile q of draws (S, …) along their first axis, or several as a new first axis.
+
+    Raises:
+        ValueError: q that is no number from 0 to 1, nor a list of such.
+    """
+    return torch.quantile(draws.double(), levels(q), dim=0)
+
+
+def levels(q: object) -> Tensor:
+    """Levels of quantiles as float64, () or (Q,).
+
+    Raises:
+        ValueError: anything but a number from 0 to 1, or a list of such.
+    """
+    found = as_tensor("q", cast(Number, q)).detach()
+    fits = found.ndim < 2 and found.numel() > 0 and not isinstance(q, bool)
+    fits = fits and bool(((found >= 0) & (found <= 1)).all())
+    require(fits, "q", "must be a number from 0 to 1, or a list of such", repr(q))
+    return found
+
+
 def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     """The last step of every sequence, which drives the first transition, and the future ones.
 
@@ -99,9 +181,8 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
         along["inputs"] = torch.cat([before.unsqueeze(1), inputs.to(before)], 1)
     if model.actions:
         assert data.actions is not None  # checked with the data
-        require_future_actions(model, (len(data), steps), future.actions)
-        assert isinstance(future.actions, Tensor)
-        along["actions"] = torch.cat([data.actions[rows, last].unsqueeze(1), future.actions], 1)
+        actions = read_actions(model, (len(data), steps), future.actions)
+        along["actions"] = torch.cat([data.actions[rows, last].unsqueeze(1), actions], 1)
     if model.timed:
         assert data.times is not None  # checked with the data
         along["times"] = times_ahead(data.times[rows, last], steps, future.times)
@@ -118,18 +199,6 @@ def require_read(model: Model, **future: object) -> None:
     reads = {"inputs": model.inputs > 0, "times": model.timed, "actions": model.actions > 0}
     for name, given in future.items():
         require(given is None or reads[name], name, f"{model} reads none", type(given).__name__)
-
-
-def require_future_actions(model: Model, shape: tuple[int, int], actions: Tensor | None) -> None:
-    """Raise ``ValueError`` unless these are actions for so many sequences and steps."""
-    came = tuple(actions.shape) if isinstance(actions, Tensor) else type(actions).__name__
-    whole = isinstance(actions, Tensor) and not actions.is_floating_point()
-    requirement = f"forecasting needs those of future steps, whole numbers of shape {shape}"
-    require(whole and came == shape, "actions", requirement, came)
-    assert isinstance(actions, Tensor)
-    outside = (actions < 0) | (actions >= model.actions)
-    requirement = f"must be 0 to {model.actions - 1}"
-    require(not bool(outside.any()), "actions", requirement, actions[outside][:1].tolist())
 
 
 def times_ahead(last: Tensor, steps: int, times: Tensor | None) -> Tensor:

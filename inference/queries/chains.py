@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast
 
@@ -13,7 +14,7 @@ from ...models.randomness import seeded
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
 from . import structures
-from .batches import Future, from_last_step, joined, laws_of
+from .batches import Future, from_last_step, joined, laws_of, quantile
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,13 @@ class Forecast:
     mean: Tensor | None
     draws: Tensor
 
-    def quantile(self, q: float) -> Tensor:
-        """Returns the quantile q of the draws, (N, H[, F])."""
-        return torch.quantile(self.draws.double(), q, dim=0)
+    def quantile(self, q: float | Sequence[float]) -> Tensor:
+        """Returns the quantile q of the draws, (N, H[, F]); of several q, (Q, N, H[, F]).
+
+        Raises:
+            ValueError: q outside [0, 1].
+        """
+        return quantile(self.draws, q)
 
 
 class _DrawnOn(Protocol):

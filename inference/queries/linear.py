@@ -5,6 +5,7 @@ Everything is computed in float64 on batches of sequences; nothing here is appro
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor
 
 from ...models import LinearGaussianLaws, LinearGaussianSSM, Model, Sequences, TrajectoryLaws
+from ...models.checks import require
 from ...models.continuous.linear_trajectories import NormalNoise, affine_scan
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
-from .batches import Future, joined, laws_of, stacked
+from .batches import Future, joined, laws_of, levels, stacked
 
 
 class Moments(NamedTuple):
@@ -68,17 +70,17 @@ class LinearForecast:
     variance: Tensor
     draws: Tensor
 
-    def quantile(self, q: float) -> Tensor:
-        """Returns the quantile q of each observation, (N, H, F).
+    def quantile(self, q: float | Sequence[float]) -> Tensor:
+        """Returns the quantile q of each observation, (N, H, F); of several q, (Q, N, H, F).
 
         Raises:
             ValueError: q outside (0, 1).
         """
-        if not 0 < q < 1:
-            raise ValueError(f"q: must be in (0, 1), got {q}")
-        standard = torch.special.ndtri(torch.tensor(q, dtype=torch.float64))
+        level = levels(q)
+        require(bool(((level > 0) & (level < 1)).all()), "q", "must be in (0, 1)", repr(q))
+        standard = torch.special.ndtri(level).reshape(*level.shape, 1, 1, 1)
         found: Tensor = self.mean + standard * self.variance.sqrt()
-        return found
+        return found.reshape(*level.shape, *self.mean.shape)
 
 
 class Component(NamedTuple):
@@ -286,8 +288,7 @@ def _continued(model: Model, data: Sequences, future: Future) -> Sequences:
         shape = (n, steps, model.inputs)
         driven = _future(data.inputs, future.inputs, "inputs", shape, total, (rows, ahead))
     if model.timed:
-        wide = times if times is None or times.ndim == 2 else times.expand(n, steps)
-        clock = _future(data.times, wide, "times", (n, steps), total, (rows, ahead))
+        clock = _future(data.times, times, "times", (n, steps), total, (rows, ahead))
     values = data.values.new_zeros(n, total, data.n_features)
     values[:, : data.max_length] = data.values
     mask = torch.zeros_like(values, dtype=torch.bool)

@@ -8,6 +8,7 @@ Fearnhead & Clifford (2003) keeps each continuation at most once.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import one_hot
-from .batches import Future, from_last_step
+from .batches import Future, from_last_step, quantile
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,13 @@ class RegimeForecast:
     draws: Tensor
     states: Tensor
 
-    def quantile(self, q: float) -> Tensor:
-        """Returns the quantile q of the draws, (N, H, F)."""
-        return torch.quantile(self.draws, q, dim=0)
+    def quantile(self, q: float | Sequence[float]) -> Tensor:
+        """Returns the quantile q of the draws, (N, H, F); of several q, (Q, N, H, F).
+
+        Raises:
+            ValueError: q outside [0, 1].
+        """
+        return quantile(self.draws, q)
 
 
 def mixture_kalman(

@@ -19,11 +19,11 @@ Pair = tuple[int, int]
 
 def ContinuousTimeHMM(
     states: int,
+    emission: Emission | str | type[Distribution] | None = None,
     *,
     jumps: Iterable[Pair] | npt.ArrayLike | None = None,
     errors: Iterable[Pair] = (),
     exact: Sequence[int] = (),
-    emission: Emission | str | type[Distribution] | None = None,
     inputs: int = 0,
     effects: Effects | None = None,
     priors: Mapping[str, dist.TorchDistribution] | None = None,
@@ -45,10 +45,10 @@ def ContinuousTimeHMM(
 
     Args:
         states: number of hidden states.
+        emission: an emission law in place of the observed state with errors.
         jumps: pairs (from, to) of states with a jump, or a boolean matrix; by default all pairs.
         errors: pairs (state, state that it is mistaken for).
         exact: absorbing states whose time of entry is observed exactly, such as death.
-        emission: an emission law in place of the observed state with errors.
         inputs: number of input columns that the rates depend on.
         effects: which column acts on which jumps; see ``GeneratorTransition``.
         priors: replacements for single priors, by parameter name.

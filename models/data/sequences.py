@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import require_seed
 from . import padding, tables
 from .grids import on_grid
 from .parts import distinct, positions, split_bounds
@@ -525,6 +526,7 @@ class Sequences:
         >>> [len(part) for part in data.split([0.8, 0.2], seed=0)]
         [8, 2]
         """
+        require_seed(seed, optional=False)
         bounds = split_bounds(parts, len(self))
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
         return tuple(self._taken(order[low:high].sort().values) for low, high in pairwise(bounds))

@@ -182,7 +182,7 @@ def test_only_filters_are_made_as_filters(name, saved):
             "path: needs a guide that .* has .*:Secret",
         ),
         ({"settings": {"colour": 1}}, "a fit, .* distorts .*colour"),
-        ({"settings": {"steps": 0}}, "settings.steps: must be >= 1"),
+        ({"settings": {"steps": 0}}, "settings.steps: must be a whole number >= 1"),
     ],
 )
 def test_records_that_were_tampered_with_are_refused(changes, message, saved):

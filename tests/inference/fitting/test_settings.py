@@ -20,6 +20,17 @@ from beliefzoo.inference import FitSettings
         ("steps", 10.5),
         ("steps", "10"),
         ("sleep_steps", None),
+        ("steps", True),
+        ("steps", 2**64),
+        ("batch_size", 2.5),
+        ("learning_rate", True),
+        ("learning_rate", "fast"),
+        ("learning_rate", None),
+        ("holdout", "a"),
+        ("holdout", True),
+        ("method", None),
+        ("start", 3),
+        ("start", {3: 1.0}),
     ],
 )
 def test_bad_settings(field, value):

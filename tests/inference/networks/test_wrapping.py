@@ -27,6 +27,7 @@ from beliefzoo.models import (
     LocalLevel,
     Sequences,
     TemporalSigmoidBeliefNetwork,
+    mess3,
 )
 
 FEW = FitSettings(steps=10, sleep_steps=0, holdout=0, patience=None)
@@ -256,3 +257,12 @@ def test_nodes_are_read_one_by_one_too():
     assert found.node_readouts.state["hc"].decoder_kl is None
     assert 0 < found.node_readouts.window[1].r_squared < 1
     assert "of the single nodes" in str(found)
+
+
+def test_an_lstm_behind_an_embedding_is_folded_first() -> None:
+    embedding, lstm = torch.nn.Embedding(3, 5), torch.nn.LSTM(5, 4, batch_first=True)
+    data = mess3().model.sample(12, 6, seed=0).data
+    model = HiddenMarkovModel(2, Categorical(3))
+    for given in (torch.nn.Sequential(embedding, lstm), lstm):
+        with pytest.raises(ValueError, match=r"lstm: .*fold_embedding\(lstm, embedding\)"):
+            wrap(given, model, data)  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 import oracles
 from beliefzoo.inference import (
@@ -19,9 +20,12 @@ from beliefzoo.inference import (
 from beliefzoo.inference.queries import batches
 from beliefzoo.models import (
     Categorical,
+    ContinuousTimeHMM,
     Gaussian,
     HiddenMarkovModel,
     InputTransition,
+    LinearGaussianSSM,
+    LocalLevel,
     Regression,
     Sequences,
 )
@@ -141,9 +145,53 @@ def test_bad_arguments(case):
     unknown = HiddenMarkovModel(2, "poisson").with_parameters(rate=[1.0, 2.0])
     with pytest.raises(ValueError, match=r"needs values for \['initial', 'transition'\]"):
         log_evidence(unknown, data)
-    with pytest.raises(ValueError, match="draws: must be >= 1, got 0"):
+    with pytest.raises(ValueError, match="draws: must be a whole number >= 1, got 0"):
         sample_states(model, data, 0)
-    with pytest.raises(ValueError, match="steps, draws: must be >= 1"):
+    with pytest.raises(ValueError, match="steps: must be a whole number >= 1, got 0"):
         forecast(model, data, 0)
     with pytest.raises(ValueError, match="whole numbers >= 0"):
         log_evidence(model, Sequences.from_arrays([[0.5]]))
+
+
+def test_arrays_of_the_future_may_be_numpy_or_lists() -> None:
+    """The same forecast, whatever holds the numbers; times may be common to all."""
+    timed = ContinuousTimeHMM(2, "poisson")
+    timed = timed.with_parameters(initial=[1, 0], generator=[[-1, 1], [2, -2]], rate=[1.0, 9.0])
+    data = timed.sample(2, 3, times=[0.0, 1.0, 2.0], seed=0).data
+    ahead = [forecast(timed, data, 2, times=t, draws=9, seed=0).draws for t in _alike([3.0, 4.0])]
+    driven = HiddenMarkovModel(2, "gaussian", transition=InputTransition(1))
+    driven = driven.with_parameters(**driven.sample(1, 1, seed=0, inputs=[[[0.0]]]).parameters)
+    data = driven.sample(2, 3, inputs=np.ones((2, 3, 1)), seed=0).data
+    rows = _alike([[[0.5], [1.0]], [[0.5], [1.0]]])
+    moved = [forecast(driven, data, 2, inputs=u, draws=9, seed=0).draws for u in rows]
+    for found in (ahead, moved):
+        assert all(torch.equal(one, found[0]) for one in found[1:])
+    for wrong, message in (("x", "array of numbers"), ([[[float("nan")]]], "finite numbers")):
+        with pytest.raises(ValueError, match=f"inputs: needs .*{message}"):
+            forecast(driven, data, 2, inputs=wrong)
+    with pytest.raises(ValueError, match=r"times: .* reads none, got list"):
+        forecast(driven, data, 2, inputs=rows[0], times=[3.0, 4.0])
+
+
+def _alike(numbers):
+    return numbers, np.array(numbers), torch.tensor(numbers)
+
+
+def test_quantiles_of_forecasts(case) -> None:
+    """Several at once are each by itself; of a normal forecast the distribution function gives back
+    the level.
+    """
+    model, data = case
+    level = LinearGaussianSSM(LocalLevel()).with_parameters(
+        level_variance=1.0, observation_variance=2.0
+    )
+    found = forecast(model, data, 2, draws=50, seed=0)
+    normal = forecast(level, Sequences.from_arrays([[1.0, 2.0, 0.0]]), 2, seed=0)
+    for ahead in (found, normal):
+        several = ahead.quantile([0.1, 0.9])
+        assert torch.equal(several, torch.stack([ahead.quantile(0.1), ahead.quantile(0.9)]))
+        for wrong in (1.5, float("nan"), "a", None, [], True, [[0.5]]):
+            with pytest.raises(ValueError, match="q: "):
+                ahead.quantile(wrong)
+    z = (normal.quantile(0.9) - normal.mean) / normal.variance.sqrt()
+    np.testing.assert_allclose(stats.norm.cdf(z), 0.9, atol=1e-12)

@@ -347,8 +347,8 @@ def test_one_state_is_forecast_by_the_law_after_each_action() -> None:
     [
         ("actions: forecasting needs those of future steps, whole numbers of shape", None),
         ("whole numbers of shape \\(4, 2\\), got \\(4, 3\\)", torch.zeros(4, 3).long()),
-        ("whole numbers of shape", torch.zeros(4, 2)),
-        ("actions: must be 0 to 2, got \\[3\\]", torch.full((4, 2), 3)),
+        ("must be whole numbers 0 to 2, got \\[0.5\\]", torch.full((4, 2), 0.5)),
+        ("actions: must be whole numbers 0 to 2, got \\[3.0\\]", torch.full((4, 2), 3)),
     ],
 )
 def test_a_forecast_needs_actions(message: str, actions: torch.Tensor | None) -> None:
