@@ -68,8 +68,8 @@ def roll_out(
     single = isinstance(env.action_space, spaces.Discrete)
     require(single, "env.action_space", "must be Discrete", env.action_space)
     actions = _size(env.action_space, "env.action_space")
-    if model is None:  # a categorical law needs two symbols or more
-        model = POMDP(1, max(2, symbols), actions=actions, first=True)
+    if model is None:
+        model = POMDP(1, symbols, actions=actions, first=True)
     else:
         sizes = model.actions, model.emission.encoding_size
         fits = model.emission.codes and sizes == (actions, symbols)
@@ -153,6 +153,10 @@ def _check_end(env: gymnasium.Env[Any, Any], length: int | None) -> int | None:
     if not isinstance(own, POMDPEnv):
         return None
     limited = env.spec is not None and env.spec.max_episode_steps is not None
+    layer: Any = env
+    while isinstance(layer, gymnasium.Wrapper):  # around an environment that is not registered
+        limited = limited or isinstance(layer, gymnasium.wrappers.TimeLimit)
+        layer = layer.env
     requirement = "is needed where nothing ends an episode"
     require(own.ends or limited or length is not None, "length", requirement, length)
     return own.nothing

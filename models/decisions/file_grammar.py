@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
 from bisect import bisect_right
 from collections.abc import Callable
 from typing import Literal, NamedTuple, NoReturn
@@ -28,9 +29,23 @@ _ROUNDED = 1e-5
 _LARGEST = 2**27
 """Entries that the tables of T and of O may have: a gibibyte."""
 
+_MOST_REWARDS = 2**24
+"""Entries that the table of R may have, along the axes that it depends on."""
+
+_MOST_NAMES = 2**18
+"""States, actions or observations that there may be."""
+
+_MOST_SET = 2**31
+"""Entries that all lines together may set: lines with * may set whole tables, time and again."""
+
+MOST_WORDS = 2**22
+"""Words that a text may have, comments aside."""
+
 _PREAMBLE = ("discount", "values", "states", "actions", "observations")
 _WORD = re.compile(r"#[^\n]*|[:*]|[^\s:*#]+")
-_NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?")
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"[0-9]+")
+_NAME = re.compile(r"[^\W\d_][\w.'-]*")
 _ALL = slice(None)
 
 _Where = tuple[slice, ...]
@@ -63,9 +78,16 @@ class _Words:
 
     def __init__(self, text: str, name: str) -> None:
         self.name = name
-        found = [match for match in _WORD.finditer(text) if match[0][0] != "#"]
-        self._words = [match[0] for match in found]
-        self._starts = [match.start() for match in found] + [len(text.rstrip())]
+        self._words: list[str] = []
+        self._starts = array("q")
+        for match in _WORD.finditer(text):
+            if match[0][0] == "#":
+                continue
+            self._words.append(match[0])
+            self._starts.append(match.start())
+            if len(self._words) > MOST_WORDS:
+                raise ValueError(f"{name}: needs at most 2^22 words, got more")
+        self._starts.append(len(text.rstrip()))
         self._lines = [0, *(match.end() for match in re.finditer("\n", text))]
         self.at = 0
         """Number of the word that comes next."""
@@ -113,7 +135,15 @@ class _Words:
     def is_alone(self) -> bool:
         """Whether the next word is a whole number and no number follows: a state's number."""
         after = self._words[self.at + 1] if self.at + 1 < len(self._words) else ""
-        return self.next.isdecimal() and _NUMBER.fullmatch(after) is None
+        return _WHOLE.fullmatch(self.next) is not None and _NUMBER.fullmatch(after) is None
+
+    @property
+    def whole(self) -> int | None:
+        """The next word as a whole number; None if it is none, −1 if it is one of many digits."""
+        word = self.next
+        if _WHOLE.fullmatch(word) is None:
+            return None
+        return int(word) if len(word.lstrip("0")) < 10 else -1
 
     def number(self, requirement: str) -> float:
         if not self.is_number:
@@ -144,6 +174,10 @@ class _Reader:
         self.set_at: dict[str, npt.NDArray[np.int64]] = {}
         """Of each row of them (A, K), the word that set it last; −1 for none."""
         self.rewards: list[tuple[_Where, Array]] = []
+        self.entries = 0
+        """Set by the lines so far."""
+        self.rewards_at = 0
+        """The word that the last of them begins with."""
 
     def read(self) -> Problem:
         words = self.words
@@ -210,15 +244,24 @@ class _Reader:
         words.colon()
         at = words.at
         names: dict[str, int] = {}
-        if words.next.isdecimal():
-            names = {str(number): number for number in range(int(words.take()))}
-        while words.next and words.next not in RESERVED | {":", "*"} and not words.is_number:
+        count = words.whole
+        if count is not None:
+            if not 1 <= count <= _MOST_NAMES:
+                words.fail(f"a number of {axis} from 1 to 2^18, or their names")
+            words.take()
+            names = {str(number): number for number in range(count)}
+            if words.next and words.next not in RESERVED:
+                words.fail(f"the next section after the number of {axis}")
+        while count is None and words.next and words.next not in RESERVED:
             if words.next in names:
                 words.fail(f"{axis} of different names")
+            if _NAME.fullmatch(words.next) is None:
+                words.fail(f"names of {axis} (a letter, then letters, digits, - and _)")
             names[words.take()] = len(names)
-        least = 2 if axis == "observations" else 1
-        if len(names) < least:
-            words.fail(f"a number of {axis} of at least {least}, or their names", at)
+            if len(names) > _MOST_NAMES:
+                words.fail(f"at most 2^18 {axis}", at)
+        if not names:
+            words.fail(f"a number of {axis} of at least 1, or their names", at)
         self.names[axis] = names
 
     def _start(self) -> None:
@@ -281,7 +324,8 @@ class _Reader:
     def _place(self, axis: str) -> slice:
         """The entries along an axis that a name, a number or * selects."""
         names, word = self.names[axis], self.words.next
-        number = int(word) if word.isdecimal() else names.get(word, -1)
+        whole = self.words.whole
+        number = names.get(word, -1) if whole is None else whole
         if word != "*" and not 0 <= number < len(names):
             kinds = "name" if axis == "actions" else f"name of one of the {axis}"
             self.words.fail(f"'*', a {kinds} or a number from 0 to {len(names) - 1} ({axis})")
@@ -302,9 +346,15 @@ class _Reader:
         words, table = self.words, self.tables[section]
         at = words.at - 1
         where = self._places(("actions", "states", columns))
+        self._count(table[where].size, at)
         shape = table.shape[len(where) :]
         table[where] = self._law(section, shape)
         self.set_at[section][where[:2]] = at
+
+    def _count(self, entries: int, at: int) -> None:
+        self.entries += entries
+        if self.entries > _MOST_SET:
+            self.words.fail("at most 2^31 entries that lines set, all together", at)
 
     def _law(self, section: str, shape: tuple[int, ...]) -> Array:
         word = self.words.next
@@ -335,6 +385,7 @@ class _Reader:
     def _reward(self) -> None:
         """``R``: one entry, a row of observations, or a matrix (state_to, observation)."""
         axes = ("actions", "states", "states", "observations")
+        self.rewards_at = self.words.at - 1
         where = self._places(axes)
         if len(where) == 1:
             self.words.fail("':' and a state (rewards need an action and a state at least)")
@@ -351,8 +402,17 @@ class _Reader:
             for axis in range(4):
                 if axis >= len(where) or where[axis] != _ALL:
                     shape[axis] = len(self.names[axes[axis]])
+        if math.prod(shape) > _MOST_REWARDS:
+            size = " × ".join(map(str, shape))
+            self.words.fail(
+                "rewards that depend on axes (action, state, state_to, observation) with at most "
+                "2^24 entries",
+                self.rewards_at,
+                size,
+            )
         table = np.zeros(shape)
         for where, numbers in self.rewards:
+            self._count(table[where].size, self.rewards_at)
             table[where] = numbers
         for axis in range(4):
             first = table.take([0], axis)

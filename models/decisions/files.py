@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
 import re
@@ -16,10 +17,13 @@ import torch
 
 from ..checks import require
 from ..data.storage import whole_file
-from .file_grammar import RESERVED, parse
+from .file_grammar import MOST_WORDS, RESERVED, parse
 from .pomdp import POMDP
 
 Array = npt.NDArray[np.float64]
+
+_MOST_BYTES = 2**26
+"""Bytes of text that a file may have, unpacked."""
 
 _GZIP = b"\x1f\x8b"
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
@@ -41,6 +45,9 @@ def read_pomdp(
     has a value only over a finite horizon. The table of rewards has size 1 along every axis that
     the rewards do not depend on. Rows of probabilities may miss a sum of 1 by 1e-5, as printed
     figures do, and are then normalised.
+
+    A file has at most 64 MiB of text (unpacked), 2^22 words, 2^18 states, actions or observations,
+    2^27 entries of T and of O, and 2^24 of R: more is refused before memory is taken.
 
     Args:
         path: the file.
@@ -116,8 +123,8 @@ def write_pomdp(model: POMDP, path: str | os.PathLike[str]) -> Path:
 
     Raises:
         ValueError: another model; one with an observation before the first action or with learned
-            rewards, which the format cannot express; names that it cannot hold; or ``path`` cannot
-            be written.
+            rewards, which the format cannot express; names that it cannot hold; a file larger than
+            ``read_pomdp`` takes; or ``path`` cannot be written.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -140,24 +147,40 @@ def write_pomdp(model: POMDP, path: str | os.PathLike[str]) -> Path:
         repr(model),
     )
     require(not model.learned_reward, "model", "must have known rewards", "learned ones")
-    text = "".join(f"{line}\n" for line in _lines(model)).encode("ascii")
+    text = _written(model).encode("ascii")
     packed = gzip.compress(text, mtime=0) if Path(path).suffix == ".gz" else text
     with whole_file(path) as file:
         file.write(packed)
     return Path(path)
 
 
+def _written(model: POMDP) -> str:
+    lines, words, size = [], 0, 0
+    for line in _lines(model):
+        lines.append(f"{line}\n")
+        words += len(line.split()) + 2 * line.count(":")
+        size += len(lines[-1])
+        fits = words <= MOST_WORDS and size <= _MOST_BYTES
+        require(fits, "model", "must fit a file of 64 MiB and 2^22 words", repr(model))
+    return "".join(lines)
+
+
 def _text(path: Path) -> str:
-    content = path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(_MOST_BYTES + 1)
     if content.startswith(_GZIP):
         try:
-            content = gzip.decompress(content)
+            with gzip.open(path) as unpacked:  # no more than the limit is unpacked
+                content = unpacked.read(_MOST_BYTES + 1)
         except (OSError, EOFError, zlib.error) as error:
             raise ValueError(
                 f"path: needs a whole gzip file, got {str(path)!r} ({error})"
             ) from error
+    came = f"{str(path)!r} with more"
+    require(len(content) <= _MOST_BYTES, "path", "needs a file of at most 64 MiB of text", came)
+    content = content.removeprefix(codecs.BOM_UTF8)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8")
     except UnicodeDecodeError:  # old files have such comments; this encoding reads any byte
         return content.decode("latin-1")
 

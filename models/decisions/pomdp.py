@@ -165,8 +165,8 @@ class POMDP(HiddenMarkovModel):
         square = moves.ndim == 3 and moves.shape[1] == moves.shape[2]
         require(square, "transition", "needs shape (action, state, state_to)", tuple(moves.shape))
         count, size = moves.shape[:2]
-        fits = told.ndim == 3 and told.shape[:2] == (count, size) and told.shape[2] > 1
-        requirement = f"needs shape ({count}, {size}, symbols >= 2)"
+        fits = told.ndim == 3 and told.shape[:2] == (count, size)
+        requirement = f"needs shape ({count}, {size}, symbols)"
         require(fits, "observation", requirement, tuple(told.shape))
         symbols = told.shape[2]
         model = cls(

@@ -33,11 +33,11 @@ class Categorical(Emission):
     Parameter ``probs`` (K, V), rows probs[k] ~ Dirichlet(concentration, …).
 
     Args:
-        symbols: number of symbols V >= 2; the data are codes 0 to V − 1.
+        symbols: number of symbols V >= 1; the data are codes 0 to V − 1.
         concentration: prior pseudo-count of every symbol.
 
     Raises:
-        ValueError: fewer than two symbols, or a concentration that is not positive.
+        ValueError: fewer than one symbol, or a concentration that is not positive.
 
     >>> from beliefzoo.models import HiddenMarkovModel
     >>> model = HiddenMarkovModel(2, Categorical(symbols=3)).with_parameters(
@@ -51,7 +51,7 @@ class Categorical(Emission):
     concentration: float = 1.0
 
     def __post_init__(self) -> None:
-        require_count(self.symbols, "symbols", 2)
+        require_count(self.symbols, "symbols")
         require_positive(self.concentration, "concentration")
 
     @property

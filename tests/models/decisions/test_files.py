@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import os
+import re
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from beliefzoo.models import POMDP, read_pomdp, write_pomdp
+from beliefzoo.models import POMDP, ExactTracker, read_pomdp, write_pomdp
+from beliefzoo.models.decisions import file_grammar, files
 
 HEAD = """\
 discount: 0.5
@@ -198,9 +204,32 @@ def test_one_state_is_enough(tmp_path: Path) -> None:
         ("discount:", "line 1, column 10: needs a discount from 0 to 1, got the end of the file"),
         ("values: money", "line 1, column 9: needs 'reward' or 'cost', got 'money'"),
         ("discount: 1\n  discount: 1", "line 2, column 3: needs no second 'discount', which line"),
-        ("states: 0", "line 1, column 9: needs a number of states of at least 1, or their names"),
+        ("states: 0", "line 1, column 9: needs a number of states from 1 to 2^18, or their names"),
+        ("states: 1000000000", "column 9: needs a number of states from 1 to 2^18, or their names"),
+        (f"states: {'9' * 9999}", "column 9: needs a number of states from 1 to 2^18, or their"),
+        (
+            "states: 2 extra",
+            "column 11: needs the next section after the number of states, got 'ex",
+        ),
+        ("states: 2 3", "column 11: needs the next section after the number of states, got '3'"),
+        (
+            "states: \u0663",
+            "column 9: needs names of states (a letter, then letters, digits, - and",
+        ),
+        (
+            "observations: a b // c\nT: *",
+            "line 1, column 19: needs names of observations (a letter, then letters, digits, - and "
+            "_), got '//'",
+        ),
+        (
+            "discount: 1\nvalues: cost\nactions: 1\nstates: 1000\nobservations: 1000\n"
+            "T: * identity\nO: * uniform\nR: 0 : 1 : 2 : 3 4\n",
+            "line 8, column 1: needs rewards that depend on axes (action, state, state_to, "
+            "observation) with at most 2^24 entries, got 1 × 1000 × 1000 × 1000",
+        ),
+        (HEAD + f"T: {'9' * 9999} identity", "needs '*', a name or a number from 0 to 1 (actions)"),
         ("states: a b a", "line 1, column 13: needs states of different names, got 'a'"),
-        ("observations: 1", "line 1, column 15: needs a number of observations of at least 2"),
+        ("observations: 0", "line 1, column 15: needs a number of observations from 1 to 2^18"),
         ("start: 0.5 0.5", "line 1, column 1: needs 'states' before 'start', got 'start'"),
         ("states: 2\nT: * identity", "line 2, column 1: needs 'discount:' before the first T, O"),
         (HEAD + "start: 0.5 0.6", "line 6, column 8: needs probabilities that sum to 1, got 1.1"),
@@ -238,6 +267,110 @@ def test_refusals_name_line_column_and_what_was_needed(
 
 def test_a_mark_of_byte_order_is_no_word(tmp_path: Path) -> None:
     same(read(tmp_path, "\ufeff" + HEAD + BODY), read(tmp_path, HEAD + BODY))
+
+
+def test_a_mark_of_byte_order_before_latin_1(tmp_path: Path) -> None:
+    path = tmp_path / "old.POMDP"
+    path.write_bytes(b"\xef\xbb\xbf" + HEAD.encode() + b"# caf\xe9\n" + BODY.encode())
+    same(read_pomdp(path), read(tmp_path, HEAD + BODY))
+
+
+def test_one_observation_says_nothing(tmp_path: Path) -> None:
+    """The belief is the prediction, and the file makes the round trip."""
+    text = HEAD.replace("dark light", "silence") + BODY
+    model = read(tmp_path, text + "R: * : near : * : * 1")
+    assert model.observation_names == ("silence",)
+    drawn = model.rollout(episodes=2, length=3, seed=0, tracker=ExactTracker())
+    assert drawn.beliefs is not None
+    before, after = drawn.beliefs[:, :-1], drawn.beliefs[:, 1:]
+    moves = model.known["transition"][drawn.data.actions[:, :-1]]
+    torch.testing.assert_close((before.unsqueeze(-2) @ moves).squeeze(-2), after)
+    same(read_pomdp(write_pomdp(model, tmp_path / "again.POMDP")), model)
+
+
+def test_bombs_are_refused_before_they_are_unpacked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Small files that become large, on disk and in words; and the same limits for writing."""
+    monkeypatch.setattr(files, "_MOST_BYTES", 10_000)
+    bomb = tmp_path / "bomb.POMDP.gz"
+    bomb.write_bytes(gzip.compress(b"#" * 20_000_000))
+    assert bomb.stat().st_size < 25_000
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="path: needs a file of at most 64 MiB of text, got"):
+        read_pomdp(bomb)
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+    monkeypatch.setattr(files, "_MOST_BYTES", 100)
+    model = POMDP.from_tables([[[1.0, 0.0], [0.0, 1.0]]] * 2, [[[0.5, 0.5]] * 2] * 2)
+    with pytest.raises(ValueError, match=r"model: must fit a file of 64 MiB and 2\^22 words"):
+        write_pomdp(model, tmp_path / "large.POMDP")
+    assert not (tmp_path / "large.POMDP").exists()
+    monkeypatch.setattr(file_grammar, "MOST_WORDS", 20)
+    with pytest.raises(ValueError, match=r"small.POMDP: needs at most 2\^22 words, got more"):
+        file_grammar.parse(HEAD + BODY, "small.POMDP", "refuse")
+
+
+def test_lines_that_set_everything_again_and_again_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(file_grammar, "_MOST_SET", 100)
+    for line in ("T: * : * : * 0.5\n", "R: * : * : * : * 1\n"):
+        text = HEAD + BODY + "R: go : near : far : dark 1\n" + 100 * line
+        with pytest.raises(ValueError, match=r"line \d+, .* needs at most 2\^31 entries that"):
+            file_grammar.parse(text, "small.POMDP", "refuse")
+
+
+PIECES = st.sampled_from(
+    [
+        *("discount:", "values:", "states:", "actions:", "observations:", "start", "include:"),
+        *("T:", "O:", "R:", ":", "*", "uniform", "identity", "reset", "reward", "cost", "#", "//"),
+        *("0", "1", "2", "-1", "0.5", "1e400", "nan", "9" * 30, "near", "far", "go", "dark"),
+        *("\n", "\u0663", "\ufeff", "é", "\0", "+", "start:", "exclude:", "", "2 extra", "1e-6"),
+    ]
+)
+
+
+@settings(max_examples=50 * int(os.environ.get("BELIEFZOO_FUZZ", "1")), deadline=None)
+@given(st.data())
+def test_any_text_is_read_or_refused_in_words(data: st.DataObject) -> None:
+    """Whole texts, texts with a piece in place of another, and heaps of words."""
+    words = (HEAD + BODY + "R: go : near : * : dark 1\nstart: uniform\n").split(" ")
+    if data.draw(st.booleans()):
+        for _ in range(data.draw(st.integers(1, 4))):
+            place = data.draw(st.integers(0, len(words) - 1))
+            words[place : place + data.draw(st.integers(0, 2))] = [data.draw(PIECES)]
+        text = " ".join(words)
+    else:
+        text = " ".join(data.draw(st.lists(PIECES | st.text(max_size=4), max_size=30)))
+    cut = data.draw(st.none() | st.integers(0, len(text)))
+    unset = data.draw(st.sampled_from(["refuse", "reset"]))
+    found, said = outcome(lambda: file_grammar.parse(text[:cut], "any.POMDP", unset))
+    assert found or re.match(r"any\.POMDP, line \d+, column \d+: needs ", said)
+    for table in (found.transition, found.observation) if found else ():
+        np.testing.assert_allclose(table.sum(-1), 1, atol=1e-5)
+
+
+def outcome(read: Callable[[], Any]) -> tuple[Any, str]:
+    """What comes, and what a ``ValueError`` says."""
+    try:
+        return read(), ""
+    except ValueError as error:
+        return None, str(error)
+
+
+@settings(max_examples=25 * int(os.environ.get("BELIEFZOO_FUZZ", "1")), deadline=None)
+@given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=5))
+@pytest.mark.parametrize("packed", [False, True])
+def test_any_bytes_are_read_or_refused_in_words(
+    tmp_path_factory: pytest.TempPathFactory, packed: bool, flips: list[tuple[int, int]]
+) -> None:
+    content = (HEAD + BODY).encode()
+    raw = bytearray(gzip.compress(content, mtime=0) if packed else content)
+    for place, byte in flips:
+        raw[place % len(raw)] = byte
+    path = tmp_path_factory.getbasetemp() / "flipped.POMDP"
+    path.write_bytes(raw)
+    found, said = outcome(lambda: read_pomdp(path))
+    assert found or re.match(r".*flipped\.POMDP, line \d+, column|path: needs ", said)
 
 
 @pytest.mark.parametrize("path", [3, None])

@@ -994,8 +994,8 @@ def test_parameters_are_recovered(case):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Categorical(1), "symbols: must be a whole number >= 2, got 1"),
-        (lambda: Categorical(2.5), "symbols: must be a whole number >= 2, got 2.5"),
+        (lambda: Categorical(0), "symbols: must be a whole number >= 1, got 0"),
+        (lambda: Categorical(2.5), "symbols: must be a whole number >= 1, got 2.5"),
         (lambda: Categorical(3, concentration=0), "concentration: must be a finite number > 0"),
         (lambda: Poisson(0), "features: must be a whole number >= 1, got 0"),
         (lambda: Poisson(typical=-1.0), "typical: must be a finite number > 0, got -1.0"),
