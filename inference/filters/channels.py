@@ -23,6 +23,9 @@ from .recurrent import (
 
 Reading = Literal["observations", "likelihoods"]
 
+_LEAST_GAP = 1e-6
+"""Steps nearer to each other than this share of a typical gap, or at one moment, read alike."""
+
 
 class Channels(nn.Module):
     """Inputs of a filter at every step, (N, T, ``width``).
@@ -94,7 +97,7 @@ class Channels(nn.Module):
         """Adapts to the scale of the data, unless they are symbols or bits."""
         if self.gaps:
             steps = gaps_before(data)[:, 1:]
-            used = steps[data.step_mask[:, 1:]]
+            used = steps[data.step_mask[:, 1:] & (steps > 0)]
             self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.gap)
         if self.inputs:
             self.input_shift, self.input_scale = input_scale(data)
@@ -120,7 +123,7 @@ class Channels(nn.Module):
                 parts.append(missing.to(dtype))
         if self.gaps:
             relative = gaps_before(laws.data) / self.gap.double()
-            parts.append(relative.log().to(dtype).unsqueeze(-1))
+            parts.append(relative.clamp_min(_LEAST_GAP).log().to(dtype).unsqueeze(-1))
         if self.inputs:
             assert laws.data.inputs is not None  # checked by the model
             inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale

@@ -35,7 +35,8 @@ def ContinuousTimeHMM(
         Δ_t = times_{t+1} - times_t
 
     The model is ``HiddenMarkovModel(states, emission, transition=GeneratorTransition(…))`` and can
-    do all that hidden Markov models can. It reads ``data.times``, which must increase.
+    do all that hidden Markov models can. It reads ``data.times``; steps with the same time
+    are several observations of one state.
 
     By default the state itself is observed, as codes, except for the ``errors`` by which it is
     mistaken for another one (``Misclassification``): a multi-state Markov model for panel data,

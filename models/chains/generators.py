@@ -117,7 +117,8 @@ class GeneratorTransition:
         \quad Δ_t = times_{t+1} - times_t
 
     for the allowed jumps (i, j); all other rates are 0 and rows of G sum to 0. Inputs keep their
-    value from the beginning of a step to its end. The numbers of the states have a meaning: they
+    value from the beginning of a step to its end. Steps at the same moment (Δ = 0) are several
+    observations of the same state. The numbers of the states have a meaning: they
     are never relabelled.
 
     Parameters: ``jump_rate`` (J,) ~ LogNormal(log typical, spread), per unit of ``times``, in the
@@ -303,7 +304,7 @@ class GeneratorTransition:
         return math.isqrt(parameters["jump_rate"].shape[-1]) + 1  # K (K - 1) rates
 
     def _steps(self, data: Sequences) -> _Steps:
-        require_times(data, "GeneratorTransition")
+        require_times(data, "GeneratorTransition", equal=True)
         assert data.times is not None
         gap, index = data.times.diff(dim=1).unique(return_inverse=True)
         entered, inputs = torch.full_like(gap, -1, dtype=torch.int64), None
@@ -334,6 +335,7 @@ class GeneratorTransition:
         self.check(data)
         assert data.times is not None
         gaps = data.times.diff(dim=1)[data.step_mask[:, 1:]]
+        gaps = gaps[gaps > 0]
         typical = 1 / float(gaps.mean()) if len(gaps) else self.typical
         if not self.inputs:
             return replace(self, typical=typical)
@@ -369,9 +371,9 @@ class GeneratorTransition:
     # Data
 
     def check(self, data: Sequences) -> None:
-        """Raise ``ValueError`` unless all steps have times that increase in each sequence."""
+        """Raise ``ValueError`` unless all steps have times."""
         require_inputs(data, self.inputs, "GeneratorTransition")
-        require_times(data, "GeneratorTransition")
+        require_times(data, "GeneratorTransition", equal=True)
 
     def check_model(self, model: ChainModel) -> None:
         """Raise ``ValueError`` unless the observations identify the exact states."""
@@ -407,10 +409,16 @@ class GeneratorTransition:
         y, mask = emission.observed(data)
         possible = emission.possible(y, mask)
         reach = self._reach(emission.states).to(y.device)
+        assert data.times is not None
+        still = data.times.diff(dim=1) == 0
+        jumps = self._jumps(emission.states).to(y.device)  # into exact states, at their moment
+        jumps[:, [state for state in range(len(jumps)) if state not in self.exact]] = 0
         now = possible[:, 0] if first is None else possible[:, 0] & first.to(y.device)
         for t in range(data.max_length):
             if t:
-                now = ((now.double() @ reach) > 0) & possible[:, t]
+                moved = now.double() @ reach
+                stayed = now.double() @ jumps + now
+                now = (torch.where(still[:, t - 1, None], stayed, moved) > 0) & possible[:, t]
             lost = ~now.any(-1) & data.step_mask[:, t]
             for n in lost.nonzero().flatten()[:1].tolist():
                 raise ValueError(
@@ -434,11 +442,16 @@ class GeneratorTransition:
                 f"{_at(data, n, t + 1)}"
             )
 
+    def _jumps(self, states: int) -> Tensor:
+        """Which jumps are allowed, (K, K) float64 zeros and ones."""
+        jumps = torch.zeros(states, states, dtype=torch.float64)
+        for origin, target in self.allowed(states):
+            jumps[origin, target] = 1
+        return jumps
+
     def _reach(self, states: int) -> Tensor:
         """Whether one state leads to another after any time, (K, K) float64."""
-        reach = torch.eye(states, dtype=torch.float64)
-        for origin, target in self.allowed(states):
-            reach[origin, target] = 1
+        reach = self._jumps(states) + torch.eye(states, dtype=torch.float64)
         for _ in range(max(1, states.bit_length())):
             reach = ((reach @ reach) > 0).double()
         return reach

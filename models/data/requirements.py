@@ -70,13 +70,18 @@ def require_near(far: Tensor, limit: float) -> None:
         )
 
 
-def require_times(data: Sequences, reader: str) -> None:
-    """Raise ``ValueError`` unless the data have times that increase strictly in every sequence."""
+def require_times(data: Sequences, reader: str, *, equal: bool = False) -> None:
+    """Raise ``ValueError`` unless the data have times that increase in every sequence.
+
+    With ``equal``, several steps may be at the same moment; no times ever decrease.
+    """
     if data.times is None:
         raise ValueError(
             f"data.times: {reader} needs the time of every step (times=… of the constructors of "
             "Sequences, of sample and of forecast), got None"
         )
+    if equal:
+        return
     still = (data.times.diff(dim=1) <= 0) & data.step_mask[:, 1:]
     for n, step in still.nonzero()[:1].tolist():
         raise ValueError(

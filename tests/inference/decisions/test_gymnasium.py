@@ -23,6 +23,7 @@ from beliefzoo.models import (
     Rewards,
     Uniform,
     World,
+    tiger,
 )
 
 gymnasium = pytest.importorskip("gymnasium", reason="needs the extra pomdp")
@@ -531,3 +532,12 @@ def test_the_face_loads_environments_when_asked(name: str, monkeypatch: pytest.M
 def test_the_face_has_no_other_names() -> None:
     with pytest.raises(AttributeError, match="no attribute 'no_such_name'"):
         _ = inference.no_such_name
+
+
+def test_a_time_limit_around_an_environment_ends_its_episodes() -> None:
+    """Also under other wrappers, and without a registered limit."""
+    limited = gymnasium.wrappers.TimeLimit(POMDPEnv(tiger()), 7)
+    for env in (limited, gymnasium.wrappers.PassiveEnvChecker(limited)):
+        assert roll_out(env, episodes=2, seed=0).lengths.tolist() == [7, 7]
+    with pytest.raises(ValueError, match="length: is needed where nothing ends an episode"):
+        roll_out(gymnasium.wrappers.PassiveEnvChecker(POMDPEnv(tiger())), seed=0)

@@ -11,7 +11,7 @@ import torch
 from scipy.integrate import quad
 from scipy.linalg import expm
 from scipy.optimize import minimize
-from scipy.stats import kstest
+from scipy.stats import kstest, poisson
 from torch.distributions import biject_to
 
 import oracles
@@ -602,9 +602,9 @@ def test_bad_arguments_are_named(make, message):
     ("codes", "times", "message"),
     [
         (
+            [0, 1, 0],
             [0, 1, 1],
-            [0, 1, 1],
-            "times: .* needs times that increase; got 1.0 after 1.0 in sequence 'b', step 2",
+            "lead to, got state 0 after .* in sequence 'b', step 2, time 1",
         ),
         (
             [0, 2, 1],
@@ -663,3 +663,32 @@ def test_independent_steps_of_sequences_that_end_early():
         log_p = own.chain_log_prob(paths.unsqueeze(1)) + own.emission_log_prob(paths.unsqueeze(1))
         total = (log_q.exp() * (log_p[:, 0].double() - log_q)).sum()
         assert float(bound[n]) == pytest.approx(float(total), rel=1e-5)
+
+
+def test_measurements_at_the_same_moment_are_of_one_state():
+    """Two counts at a time are as likely as independent draws of one state, by a sum over paths."""
+    rate = torch.tensor([1.0, 6.0], dtype=torch.float64)
+    model = ContinuousTimeHMM(2, "poisson").with_parameters(
+        initial=[0.3, 0.7], generator=[[-0.5, 0.5], [0.2, -0.2]], rate=rate
+    )
+    data = Sequences.from_arrays([[0, 2, 7, 5]], times=[[0.0, 0.0, 1.5, 1.5]])
+    moved = torch.tensor(expm(np.array([[-0.5, 0.5], [0.2, -0.2]]) * 1.5))
+    chance = poisson.pmf([[0, 2, 7, 5]], rate.numpy()[:, None])
+    first, second = torch.tensor(chance[:, :2].prod(1)), torch.tensor(chance[:, 2:].prod(1))
+    wanted = (torch.tensor([0.3, 0.7], dtype=torch.float64) * first) @ moved @ second
+    assert float(log_evidence(model, data)) == pytest.approx(float(wanted.log()), rel=1e-12)
+    beliefs = smooth(model, data)[0]
+    torch.testing.assert_close(beliefs[0], beliefs[1])
+    torch.testing.assert_close(beliefs[2], beliefs[3])
+    free = ContinuousTimeHMM(2, "poisson")
+    short = FitSettings(steps=3, sleep_steps=1, restart_steps=1)
+    found = fit(free, BeliefGuide(free, LSTMFilter(2)), data, settings=short, progress=False)
+    assert found.losses.isfinite().all()  # networks read the log of the gap
+
+
+def test_a_death_at_the_moment_of_a_measurement_has_the_density_of_its_rate():
+    model = simple(exact=[2]).with_parameters(generator=MATRIX, initial=INITIAL)
+    one = Sequences.from_arrays([[0, 1]], times=[[0, 1]], codes=True)
+    two = Sequences.from_arrays([[0, 1, 2]], times=[[0, 1, 1]], codes=True)
+    gained = float(log_evidence(model, two) - log_evidence(model, one))
+    assert gained == pytest.approx(np.log(np.asarray(MATRIX)[1][2]))
