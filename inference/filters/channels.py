@@ -16,15 +16,13 @@ from .recurrent import (
     LIKELIHOOD_FLOOR,
     actions_before,
     channel_scale,
-    gaps_before,
     input_scale,
+    log_gaps,
     no_scale,
+    typical_gap,
 )
 
 Reading = Literal["observations", "likelihoods"]
-
-_LEAST_GAP = 1e-6
-"""Steps nearer to each other than this share of a typical gap, or at one moment, read alike."""
 
 
 class Channels(nn.Module):
@@ -96,9 +94,7 @@ class Channels(nn.Module):
     def calibrate(self, data: Sequences) -> None:
         """Adapts to the scale of the data, unless they are symbols or bits."""
         if self.gaps:
-            steps = gaps_before(data)[:, 1:]
-            used = steps[data.step_mask[:, 1:] & (steps > 0)]
-            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).to(self.gap)
+            self.gap = typical_gap(data).to(self.gap)
         if self.inputs:
             self.input_shift, self.input_scale = input_scale(data)
         if self.reads == "observations" and not self._kind.codes:
@@ -122,8 +118,7 @@ class Channels(nn.Module):
                 missing = ~seen if self.flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
         if self.gaps:
-            relative = gaps_before(laws.data) / self.gap.double()
-            parts.append(relative.clamp_min(_LEAST_GAP).log().to(dtype).unsqueeze(-1))
+            parts.append(log_gaps(laws.data, self.gap).to(dtype))
         if self.inputs:
             assert laws.data.inputs is not None  # checked by the model
             inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale

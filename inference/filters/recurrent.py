@@ -255,9 +255,7 @@ class RecurrentFilter(nn.Module):
         if self._inputs:
             self.input_shift, self.input_scale = input_scale(data)
         if self.gaps:
-            steps = gaps_before(data)[:, 1:]
-            used = steps[data.step_mask[:, 1:]]
-            self.gap = (used.log().mean().exp() if used.numel() else torch.ones(())).double()
+            self.gap = typical_gap(data)
         if self.reads != "likelihoods" and not model.observations.codes:
             shift, scale = channel_scale(data)
             self.shift, self.scale = shift.to(self.shift.device), scale.to(self.scale.device)
@@ -281,8 +279,7 @@ class RecurrentFilter(nn.Module):
         if self.reads != "observations":
             parts.append(self._of_model(laws).to(dtype))
         if self.gaps:
-            relative = gaps_before(laws.data) / self.gap.double()
-            parts.append(relative.log().to(dtype).unsqueeze(-1))
+            parts.append(log_gaps(laws.data, self.gap).to(dtype))
         if self._inputs:
             assert laws.data.inputs is not None  # the model checked the data
             inputs = (laws.data.inputs.double() - self.input_shift) / self.input_scale
@@ -548,6 +545,23 @@ def gaps_before(data: Sequences) -> Tensor:
     gaps = torch.ones_like(times)
     gaps[:, 1:] = torch.where(data.step_mask[:, 1:], times.diff(dim=-1), 1)
     return gaps
+
+
+LEAST_GAP = 1e-6
+"""Steps nearer to each other than this share of a typical gap, or at one moment, read alike."""
+
+
+def typical_gap(data: Sequences) -> Tensor:
+    """Geometric mean of the gaps between steps at different times, float64; 1 if there are none."""
+    steps = gaps_before(data)[:, 1:]
+    used = steps[data.step_mask[:, 1:] & (steps > 0)]
+    return (used.log().mean().exp() if used.numel() else torch.ones(())).double()
+
+
+def log_gaps(data: Sequences, typical: Tensor) -> Tensor:
+    """Log of the time since the step before, in typical gaps, (N, T, 1) float64."""
+    relative = gaps_before(data) / typical.double()
+    return relative.clamp_min(LEAST_GAP).log().unsqueeze(-1)
 
 
 def spread_of_states(model: Model, data: Sequences) -> tuple[Tensor, Tensor]:
