@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from math import isfinite
 from numbers import Integral, Real
+from os import PathLike
 from typing import Literal, TypeGuard
 
 from torch import Tensor
@@ -92,6 +93,21 @@ def require_scales(value: object, size: int, argument: str, each: str) -> None:
     require(len(given) in (1, size), argument, wanted, f"{len(given)} numbers")
     for one in given:
         require_positive(one, argument)
+
+
+def require_places(value: object, size: int, argument: str, each: str) -> None:
+    """Raise ``ValueError`` unless it is one finite number, or a tuple of one per ``each``."""
+    given = value if isinstance(value, tuple | list) else (value,)
+    wanted = f"needs one number or one per {each} ({size})"
+    require(len(given) in (1, size), argument, wanted, f"{len(given)} numbers")
+    for one in given:
+        require_finite(one, argument)
+
+
+def require_path(value: object, argument: str = "path") -> None:
+    """Raise ``ValueError`` unless the value is a path that an operating system can take."""
+    fits = isinstance(value, str | PathLike) and "\0" not in str(value)
+    require(fits, argument, "must be a path", repr(value))
 
 
 def require_share(value: object, argument: str, *, inside: bool = False) -> None:

@@ -329,6 +329,8 @@ class Model(ABC):
 
     def set_priors(self, replaced: Mapping[str, dist.TorchDistribution] | None) -> None:
         """Set the priors, once all laws are there; no parameter is known at first."""
+        fits = replaced is None or isinstance(replaced, Mapping)
+        require(fits, "priors", "must be a mapping from names to distributions", repr(replaced))
         self._known: dict[str, Tensor] = {}
         self._told: set[str] = set()  # shared by the copies, which need not say it again
         self._replaced = dict(replaced or {})

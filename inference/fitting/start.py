@@ -56,6 +56,7 @@ def starting_values(
     >>> starting_values(model, data)["rate"].numpy().round(1)
     array([ 2. , 16.8])
     """
+    require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
     require_start(start)
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)

@@ -82,6 +82,7 @@ def log_evidence(model: Model, data: Sequences) -> Tensor:
     array([-11.03,  -8.13])
     array([-16.29,  -9.76])
     """
+    require_model(model)
     if not model.exact:
         raise inexact(model)
     parts = [answers_to(laws).log_evidence() for laws in laws_of(model, data)]
@@ -426,6 +427,7 @@ def forecast(
 
 def _answers(model: Model, data: Sequences, impossible: Impossible) -> Iterator[Answers]:
     """The answers of one batch after the other."""
+    require_model(model)
     if not model.exact:
         raise inexact(model)
     return (answers_to(laws) for laws in possible_laws(model, data, impossible))

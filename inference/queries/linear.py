@@ -205,7 +205,7 @@ def components(model: LinearGaussianSSM, data: Sequences) -> dict[str, Component
     >>> {name: part.mean.flatten().numpy().round(1)[:4] for name, part in found.items()}
     {'level': array([ 9.9, 10.1, 10.1,  9.9]), 'seasonal': array([ 1.1, -1.1,  1.1, -1.1])}
     """
-    loading = model.dynamics.loading
+    loading = getattr(getattr(model, "dynamics", None), "loading", None)
     if loading is None or len(loading) != 1:
         raise ValueError(f"model: needs structural components of one series, got {model}")
     found = [LinearAnswers(require_linear(laws)).smooth() for laws in laws_of(model, data)]

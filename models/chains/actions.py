@@ -10,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_finite, require_flag, require_positive
 from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
 from ..emissions.emission import Emission, Parameters, Priors
@@ -179,6 +179,9 @@ class ActionEmission(Emission):
             repr(self.family),
         )
         require_count(self.actions, "actions")
+        require_flag(self.first, "first")
+        require_flag(self.rewards, "rewards")
+        require_finite(self.reward_location, "reward_location")
         require_positive(self.reward_spread, "reward_spread")
         require_positive(self.reward_resolution, "reward_resolution")
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..beliefs import DiscreteBelief
-from ..checks import brief, require, require_count
+from ..checks import brief, require, require_count, require_positive
 from ..data.folders import Data, SequenceFolder
 from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Poisson
@@ -635,6 +635,7 @@ def named_emission(emission: Emission | str | type[Distribution]) -> Emission:
 
 
 def _transition(transition: TransitionLaw | None, sticky: float) -> TransitionLaw:
+    require_positive(sticky, "sticky", zero=True)
     if transition is None:
         return MatrixTransition(sticky=sticky)
     require(

@@ -288,11 +288,13 @@ class MatrixTransition:
 
     def __post_init__(self) -> None:
         require_positive(self.concentration, "concentration")
-        require(0 <= self.sticky < float("inf"), "sticky", "must be finite and >= 0", self.sticky)
+        require_positive(self.sticky, "sticky", zero=True)
 
     def priors(self, states: int) -> Priors:
         rows = torch.full((states, states), float(self.concentration))
-        return {"transition": dist.Dirichlet(rows + self.sticky * torch.eye(states)).to_event(1)}
+        return {
+            "transition": dist.Dirichlet(rows + float(self.sticky) * torch.eye(states)).to_event(1)
+        }
 
     def dims(self) -> dict[str, tuple[str, ...]]:
         return {"transition": ("state", "state_to")}

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_last
+from ..checks import require, require_count, require_finite, require_last, require_share
 from ..emissions.counts import Categorical
 from ..model import Number, Simulation, as_tensor
 from .hmm import HiddenMarkovModel
@@ -235,8 +235,9 @@ def mess3(x: float = 0.05, alpha: float = 0.85) -> LabelledChain:
     >>> data.n_steps, chain.deterministic
     (20, False)
     """
+    require_finite(x, "x")
+    require_share(alpha, "alpha")
     require(0 < x <= 0.5, "x", "must be in (0, 1/2]", x)
-    require(0 <= alpha <= 1, "alpha", "must be in [0, 1]", alpha)
     unit, beta = torch.eye(3, dtype=torch.float64), (1 - alpha) / 2
     moves = x + (1 - 3 * x) * unit
     emitted = beta + (alpha - beta) * unit
@@ -302,7 +303,7 @@ def golden_mean(p: float = 0.5) -> LabelledChain:
     >>> round(golden_mean(0.5).entropy_rate(), 4)  # 2/3 log 2
     0.4621
     """
-    require(0 < p < 1, "p", "must be in (0, 1)", p)
+    require_share(p, "p", inside=True)
     moves = torch.zeros(2, 2, 2, dtype=torch.float64)
     moves[1, 0, 0], moves[0, 0, 1], moves[1, 1, 0] = p, 1 - p, 1
     return labelled_chain(moves)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Self
@@ -11,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive
+from ..checks import require, require_count, require_finite, require_positive
 from ..data.requirements import require_times
 from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors, per_feature
@@ -321,7 +320,7 @@ class OrnsteinUhlenbeck(Dynamics):
         require_count(self.states, "states")
         require_positive(self.spread, "spread")
         require_positive(self.time_scale, "time_scale")
-        require(math.isfinite(self.location), "location", "must be finite", self.location)
+        require_finite(self.location, "location")
 
     @property
     def components(self) -> tuple[str, ...]:

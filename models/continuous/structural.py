@@ -462,6 +462,8 @@ class Cycle(_Structural):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        require_positive(self.shortest, "shortest")
+        require_positive(self.longest, "longest")
         fits = 2 <= self.shortest < self.longest < math.inf
         came = (self.shortest, self.longest)
         require(fits, "shortest, longest", "must be 2 <= shortest < longest", came)

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import require_path
 from . import padding, tables
 from .arrays import as_numbers
 from .parts import distinct, positions, split_bounds
@@ -108,6 +109,7 @@ class SequenceFolder:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
     ) -> None:
+        require_path(path)
         self.path = Path(path)
         if not self.path.is_dir():
             raise ValueError(f"path must be a folder; got {os.fspath(path)!r}")
@@ -433,6 +435,7 @@ def write_folder(
     ...     print(sorted(file.name for file in folder.iterdir()))
     ['000000.lengths.npy', '000000.npy']
     """
+    require_path(path)
     target = Path(path)
     empty = target.is_dir() and not any(target.iterdir())
     if not target.absolute().parent.is_dir() or (target.exists() and not empty):

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..checks import require
+from ..checks import require, require_path
 from ..data.storage import whole_file
 from .file_grammar import MOST_WORDS, RESERVED, parse
 from .pomdp import POMDP
@@ -89,7 +89,7 @@ def read_pomdp(
     >>> model.action_names, model.known["transition"][1, 1].tolist()
     (('wait', 'treat'), [0.8, 0.2])
     """
-    require(isinstance(path, str | os.PathLike), "path", "must be a path", repr(path))
+    require_path(path)
     name = os.fspath(path)
     require(Path(path).is_file(), "path", "needs an existing file", repr(name))
     known = ("refuse", "reset")
@@ -139,6 +139,7 @@ def write_pomdp(model: POMDP, path: str | os.PathLike[str]) -> Path:
     observations: tiger-left tiger-right
     """
     require(isinstance(model, POMDP), "model", "must be a POMDP", type(model).__name__)
+    require_path(path)
     require(model.emission.codes, "model", "must have symbols for observations", repr(model))
     require(
         not model.law.first,

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..checks import Impossible, brief, impossible_observation, require
+from ..model import as_tensor
 from ..trajectories import invert
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ class FixedChances:
     """
 
     def __init__(self, probabilities: Sequence[float] | Tensor) -> None:
-        self.probabilities = torch.as_tensor(probabilities, dtype=torch.float64)
+        self.probabilities = as_tensor("probabilities", probabilities)
         fits = self.probabilities.ndim == 1 and are_laws(self.probabilities)
         requirement = "needs a probability for each action, with sum 1"
         require(fits, "probabilities", requirement, self.probabilities.tolist())
@@ -253,10 +254,10 @@ class ObservationPolicy:
     """
 
     def __init__(self, table: Tensor, first: Tensor | None = None) -> None:
-        table = torch.as_tensor(table, dtype=torch.float64)
+        table = as_tensor("table", table)
         require(table.ndim == 2, "table", "needs shape (observation, action)", tuple(table.shape))
         width = table.shape[1]
-        start = torch.full((width,), 1 / width) if first is None else torch.as_tensor(first)
+        start = torch.full((width,), 1 / width) if first is None else as_tensor("first", first)
         start = start.to(table)
         require(start.shape == (width,), "first", f"needs shape ({width},)", tuple(start.shape))
         requirement = "needs rows of probabilities that sum to 1"
@@ -306,12 +307,13 @@ class Mixture:
     """
 
     def __init__(self, policies: Sequence[Policy], shares: Sequence[float] | None = None) -> None:
+        require(isinstance(policies, Sequence), "policies", "must be a list", repr(policies))
         self.policies = tuple(policies)
         require(len(self.policies) > 0, "policies", "needs at least one", "none")
         for policy in self.policies:
             require_policy(policy)
         even = [1 / len(self.policies)] * len(self.policies)
-        self.shares = torch.tensor(even if shares is None else list(shares), dtype=torch.float64)
+        self.shares = as_tensor("shares", even if shares is None else shares)
         fits = self.shares.shape == (len(self.policies),) and are_laws(self.shares)
         requirement = "needs a probability for each of the policies, with sum 1"
         require(fits, "shares", requirement, self.shares.tolist())

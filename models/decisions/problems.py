@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from ..checks import require, require_count, require_share
+from ..checks import require, require_count, require_finite, require_positive, require_share
 from .pomdp import POMDP
 
 Array = npt.NDArray[np.float64]
@@ -235,8 +235,9 @@ def light_dark(
     (8, ('left', 'right', 'stop'))
     """
     require_count(width, "width")
-    require(light in range(-width, width + 1), "light", "must be a place of the line", light)
-    require(0 <= noise < np.inf, "noise", "must be >= 0 and finite", noise)
+    require_count(light, "light", -width)
+    require(light <= width, "light", "must be a place of the line", light)
+    require_positive(noise, "noise", zero=True)
     places = np.arange(-width, width + 1)
     count = len(places)
     spread = noise * np.abs(places - light) + 0.01
@@ -311,7 +312,7 @@ def rock_sample(
     """
     require_count(n, "n")
     require_count(k, "k")
-    require(half > 0, "half", "must be a distance > 0", half)
+    require_positive(half, "half")
     size, count = n * n * 2**k + 1, k + 5
     fits = count * size**2 <= _LARGEST
     require(fits, "k", "needs tables of at most 2^27 entries", f"{count} actions, {size} states")
@@ -394,9 +395,12 @@ def machine_repair(
     [1.0, 0.9, 0.81]
     """
     require_share(wear, "wear")
+    require(isinstance(defects, tuple | list), "defects", "needs two probabilities", repr(defects))
     require(len(defects) == 2, "defects", "needs two probabilities", defects)
     for share in defects:
         require_share(share, "defects")
+    require_finite(inspection, "inspection")
+    require_finite(repair, "repair")
     flaws = np.array(defects)
     reward = np.zeros((3, 1, 1, 2))
     reward[0, ..., 0], reward[1], reward[2] = 1, -inspection, -repair

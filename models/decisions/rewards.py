@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..checks import is_number, require
 
 Array = npt.NDArray[np.float64]
 
@@ -64,6 +64,10 @@ class Rewards:
     values: tuple[float, ...]
 
     def __post_init__(self) -> None:
+        for argument in ("shape", "values"):
+            given = getattr(self, argument)
+            fits = isinstance(given, tuple | list) and all(is_number(x) for x in given)
+            require(fits, f"reward.{argument}", "must be a tuple of numbers", repr(given)[:99])
         set_ = object.__setattr__  # a frozen dataclass
         set_(self, "shape", tuple(int(size) for size in self.shape))
         set_(self, "values", tuple(float(value) for value in self.values))

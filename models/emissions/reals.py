@@ -11,7 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_scales
+from ..checks import require, require_count, require_places, require_scales
 from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..trajectories import safe_log
@@ -62,11 +62,7 @@ class _Real(Emission):
 
     def __post_init__(self) -> None:
         require_count(self.features, "features")
-        size = torch.as_tensor(self.location).numel()
-        wanted = f"needs one number or one per feature ({self.features})"
-        require(size in (1, self.features), "location", wanted, f"{size} numbers")
-        finite = bool(torch.as_tensor(self.location).isfinite().all())
-        require(finite, "location", "must be finite", self.location)
+        require_places(self.location, self.features, "location", "feature")
         for argument in ("spread", "reach", "narrow", "vague"):
             require_scales(getattr(self, argument), self.features, argument, "feature")
 

@@ -13,6 +13,7 @@ from beliefzoo.inference import (
     ConvergenceWarning,
     ExactFilter,
     FitSettings,
+    LSTMFilter,
     fit,
     load_fit,
     save_fit,
@@ -131,3 +132,21 @@ def test_what_was_said_is_saved(tmp_path):
     few = {"draws": 2, "state_draws": 1, "predictive_draws": 0, "prior_draws": 0}
     exported = to_arviz(again, COUNTS, **few)
     assert json.loads(exported.attrs["ending"]) == result.ending
+
+
+def test_patience_and_frozen_weights_say_why_they_ended():
+    """Kept weights learn nothing: the bound on held-out sequences never gets better."""
+    model = HiddenMarkovModel(2, "poisson").with_parameters(
+        initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1.0, 6.0]
+    )
+    data = model.sample(30, 3, seed=0).data
+    settings = FitSettings(
+        steps=40, evaluate_every=1, patience=2, holdout=0.2, sleep_steps=0, learning_rate=1e-12
+    )
+    guide = BeliefGuide(
+        model, LSTMFilter(network=torch.nn.LSTM(2, 2, batch_first=True), frozen=True)
+    )
+    result = fit(model, guide, data, settings=settings, progress=False)
+    assert result.why_ended == "no better bound on held-out sequences"
+    assert len(result.losses) < 40
+    assert "no better bound on held-out sequences" in str(result)
