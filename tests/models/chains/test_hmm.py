@@ -1093,7 +1093,7 @@ def test_the_program_without_observations_draws_them(model):
         ({"transition": MatrixTransition}, "transition: must be a transition law.* got <class"),
         ({"transition": np.eye(2)}, "transition: must be a transition law"),
         ({"transition": "sticky"}, "transition: must be a transition law.* got 'sticky'"),
-        ({"sticky": -1.0}, "sticky: must be finite and >= 0, got -1.0"),
+        ({"sticky": -1.0}, "sticky: must be a finite number >= 0, got -1.0"),
     ],
 )
 def test_bad_arguments_are_refused(arguments, message):
@@ -1105,9 +1105,9 @@ def test_bad_arguments_are_refused(arguments, message):
     ("make", "message"),
     [
         (lambda: MatrixTransition(0.0), "concentration: must be a finite number > 0, got 0.0"),
-        (lambda: MatrixTransition(sticky=np.nan), "sticky: must be finite and >= 0, got nan"),
+        (lambda: MatrixTransition(sticky=np.nan), "sticky: must be a finite number >= 0, got nan"),
         (lambda: InputTransition(0), "inputs: must be a whole number >= 1, got 0"),
-        (lambda: InputTransition(1, sticky=-1.0), "sticky: must be finite and >= 0, got -1.0"),
+        (lambda: InputTransition(1, sticky=-1.0), "sticky: must be a finite number >= 0, got -1.0"),
         (lambda: InputTransition(1, weight_scale=0.0), "weight_scale: must be a finite number"),
         (lambda: LowRankTransition(0), "rank: must be a whole number >= 1, got 0"),
         (lambda: LowRankTransition(2, 0.0), "concentration: must be a finite number"),

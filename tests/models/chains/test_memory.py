@@ -410,7 +410,7 @@ def test_priors_are_scaled_to_the_data() -> None:
         ),
         (
             lambda: MemoryEmission(ResetTransition(), location=float("nan")),
-            "location: must be finite, got nan",
+            "location: must be a finite number, got nan",
         ),
         (lambda: ResetModel(leak="no"), "leak: must be True or False, got 'no'"),
         (lambda: EmptyMemory(3), "transition: must be an AccumulatorTransition or a Res.* got 3"),

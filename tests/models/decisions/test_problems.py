@@ -290,11 +290,11 @@ def test_machine_repair() -> None:
         (lambda: t_maze(0), "length: must be a whole number >= 1, got 0"),
         (lambda: t_maze(2, -0.1), r"stochasticity: must be in \[0, 1\]"),
         (lambda: light_dark(3, light=4), "light: must be a place of the line, got 4"),
-        (lambda: light_dark(noise=-1.0), "noise: must be >= 0 and finite, got -1"),
+        (lambda: light_dark(noise=-1.0), "noise: must be a finite number >= 0, got -1"),
         (lambda: rock_sample(7, 8), r"k: needs tables of at most 2\^27 entries, got 13 actions"),
         (lambda: rock_sample(2, 5), "k: needs a cell for every rock, at most 4, got 5"),
         (lambda: tiger("a"), r"accuracy: must be in \[0, 1\], got 'a'"),  # type: ignore[arg-type]
-        (lambda: light_dark(noise=float("inf")), "noise: must be >= 0 and finite, got inf"),
+        (lambda: light_dark(noise=float("inf")), "noise: must be a finite number >= 0, got inf"),
         (lambda: rock_sample(3, 2, rocks=[]), "rocks: needs 2 places, got 0"),
         (lambda: rock_sample(3, 1, start=()), r"start: needs \(x, y\) from 0 to 2, got \(\)"),
         (lambda: machine_repair(defects=(0.1,)), "defects: needs two probabilities"),  # type: ignore[arg-type]
@@ -302,7 +302,7 @@ def test_machine_repair() -> None:
         (lambda: rock_sample(3, 2, rocks=[(0, 0)] * 2), "rocks: needs different places"),
         (lambda: rock_sample(3, 1, rocks=[(0, 3)]), r"rocks: needs \(x, y\) from 0 to 2"),
         (lambda: rock_sample(3, 1, start=(3, 0)), r"start: needs \(x, y\) from 0 to 2"),
-        (lambda: rock_sample(3, 1, half=0), "half: must be a distance > 0"),
+        (lambda: rock_sample(3, 1, half=0), "half: must be a finite number > 0"),
         (lambda: machine_repair(2.0), r"wear: must be in \[0, 1\], got 2"),
         (lambda: machine_repair(defects=(0.1, 1.1)), r"defects: must be in \[0, 1\], got 1\.1"),
     ],

@@ -1006,7 +1006,7 @@ def test_parameters_are_recovered(case):
         (lambda: Gaussian("two"), "features: must be a whole number >= 1, got 'two'"),
         (lambda: Gaussian(2, location=(1.0, 2.0, 3.0)), r"location: .* \(2\), got 3 numbers"),
         (lambda: Gaussian(spread=0.0), "spread: must be a finite number > 0, got 0.0"),
-        (lambda: Gaussian(location=np.nan), "location: must be finite, got nan"),
+        (lambda: Gaussian(location=np.nan), "location: must be a finite number, got nan"),
         (lambda: FullGaussian(1), "features: must be a whole number >= 2, got 1"),
         (lambda: LowRankGaussian(3, rank=3), r"rank: .*features=3.* rank < features, got 3"),
         (lambda: LowRankGaussian(3, rank=0), "rank: must be a whole number >= 1, got 0"),
