@@ -32,8 +32,9 @@ def as_array(given: object, name: str) -> Array:
             return _column(data, name)
         places = range(len(data.columns))
         columns = [_column(data.iloc[:, c], f"{name}[{data.columns[c]!r}]") for c in places]
-        if len({column.dtype.kind in "biufO" for column in columns}) > 1:
-            columns = [column.astype(object) for column in columns]  # dates beside numbers
+        kinds = {"n" if column.dtype.kind in "biuf" else column.dtype.kind for column in columns}
+        if len(kinds) > 1:  # dates beside numbers, or beside spans
+            columns = [column.astype(object) for column in columns]
         return np.column_stack(columns) if columns else np.empty((len(data), 0))
     try:
         return np.asarray(data)

@@ -373,3 +373,12 @@ def test_inputs_may_be_dropped_and_replaced() -> None:
         Sequences.from_arrays([Y], inputs=[Y], input_names=["rain", "sun"])
     with pytest.raises(ValueError, match="'rewards' or 'inputs'; got 'lengths'"):
         data.without("lengths")  # type: ignore[arg-type]
+
+
+def test_columns_of_several_kinds_are_named() -> None:
+    frame = pd.DataFrame({"when": STAMPS, "span": pd.to_timedelta([1, 2, 3], "D"), "y": Y})
+    for columns in (["when", "span"], ["when", "y"], ["span", "y"]):
+        with pytest.raises(ValueError, match=r"^frame must hold numbers; got "):
+            Sequences.from_frame(frame, layout="wide", columns=columns, steps="columns")
+        with pytest.raises(ValueError, match=r"^arrays\[0\] must hold numbers; got "):
+            Sequences.from_arrays([frame[columns].set_axis([0, 1, 2])])
