@@ -378,7 +378,7 @@ def test_inputs_may_be_dropped_and_replaced() -> None:
 def test_columns_of_several_kinds_are_named() -> None:
     frame = pd.DataFrame({"when": STAMPS, "span": pd.to_timedelta([1, 2, 3], "D"), "y": Y})
     for columns in (["when", "span"], ["when", "y"], ["span", "y"]):
-        with pytest.raises(ValueError, match=r"^frame must hold numbers; got "):
+        with pytest.raises(ValueError, match=r"^array must hold numbers; got "):
             Sequences.from_frame(frame, layout="wide", columns=columns, steps="columns")
         with pytest.raises(ValueError, match=r"^arrays\[0\] must hold numbers; got "):
             Sequences.from_arrays([frame[columns].set_axis([0, 1, 2])])
