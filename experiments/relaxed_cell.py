@@ -149,9 +149,11 @@ def run(settings: Settings) -> Outcome:
     }
     largest = each[settings.largest_units]
     shown = {name: np.stack([one[name] for one in largest]) for name in ("mean", "relaxed")}
-    dims = dict.fromkeys(runs, ("units", "network", "temperature"))
-    dims |= dict.fromkeys(shown, ("network", "sequence", "time", "unit"))
-    coords = {"units": list(sizes), "temperature": list(settings.temperatures)}
+    dims: dict[str, tuple[str, ...]] = {
+        **dict.fromkeys(runs, ("units", "network", "temperature")),
+        **dict.fromkeys(shown, ("network", "sequence", "time", "unit")),
+    }
+    coords = {"units": np.array(sizes), "temperature": np.array(settings.temperatures)}
     groups = {"runs": runs, "constant_data": shown}
     return Outcome(figures, record(settings, groups, dims=dims, coords=coords))
 
@@ -172,7 +174,7 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
     temperature = runs["temperature"].values
     for color, units in zip(("C0", "C1", "C2"), runs["units"].values, strict=False):
-        label = f"{units} unit" + "s" * (units > 1)
+        label = "1 unit" if units == 1 else f"{units} units"
         for axis, name in zip(axes, (ERROR, NATS), strict=False):
             values = runs[name].sel(units=units).values.clip(1e-14)
             axis.plot(temperature, values.T, color=color, lw=0.4, alpha=0.4)
