@@ -100,7 +100,7 @@ def measured(settings: Settings, units: int, number: int) -> dict[str, Any]:
     ):
         found[name] = StochasticCell(network, temperature=temperature).compare(x).error
     with torch.no_grad():
-        network.weight_hh_l0.zero_()
+        dict(network.named_parameters())["weight_hh_l0"].zero_()
     alone = [StochasticCell(network, temperature=t).compare(x) for t in settings.temperatures]
     found["without_recurrent_weights"] = max(law.error for law in alone)
     found["gate_kl_without_recurrent_weights"] = max(float(law.nats.max()) for law in alone)
