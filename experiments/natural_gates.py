@@ -1,10 +1,10 @@
 """Natural gates: are the gates of an LSTM trained by variational inference posterior updates.
 
-Chains whose law is known are filtered by an LSTM in a `BeliefGuide`, trained by its bound alone: it
-never sees a hidden state or the exact filter. Its first cells are the natural parameters of the
-belief, and their work is divided: the forget gate reads the past, what is written reads the
-observation. Each gate is then compared, step by step, with the factor that Bayes' rule has in its
-place (docs/science.md, I9). Beside it stand the same network undivided, an LSTM with a free
+Chains, and a normal state, whose law is known are filtered by an LSTM in a `BeliefGuide`, trained
+by its bound alone: it never sees a hidden state or the exact filter. Its first cells are the natural
+parameters of the belief, and their work is divided: the forget gate reads the past, what is written
+reads the observation. Each gate is then compared, step by step, with the factor that Bayes' rule has
+in its place (docs/science.md, I9). Beside it stand the same network undivided, an LSTM with a free
 read-out, the network untrained and with weights four times too large, and the best function of the
 observation alone.
 """
@@ -33,7 +33,14 @@ from ..inference import (
 )
 from ..inference.arviz_groups import Idata
 from ..inference.networks.gate_identity import LEAST_CELL, PARTS, bayes_factors
-from ..models import Gaussian, HiddenMarkovModel, Sequences
+from ..models import (
+    Gaussian,
+    HiddenMarkovModel,
+    LinearDynamics,
+    LinearGaussianSSM,
+    Model,
+    Sequences,
+)
 from ..models.randomness import one_thread
 from .command.report import Array, Outcome, record
 from .command.seeds import (
@@ -69,6 +76,8 @@ REACH = {
         for part, least in (("forget", 0.99), ("kept", 0.9995), ("written", 0.9995))
     },
     "over_models.redraw.divided.forget_r_squared.smallest": (">=", 0.9),
+    "over_models.normal.divided.forget_r_squared.smallest": (">=", 0.95),
+    "over_models.normal.divided.forget_above_the_observation_alone.smallest": (">=", 0.1),
 }
 """What was to be reached, fixed before any run: by every model, on the mean of its seeds, and by
 the worst of its cells."""
@@ -85,6 +94,13 @@ class Settings(GradientSteps, Simulated, Repeated):
     """Two-state chains with switch rates and means drawn at random."""
     states: tuple[int, ...] = (3, 5, 8)
     """Numbers of states of chains that stay or redraw, of which every cell has its own gate."""
+    ratios: tuple[tuple[float, float], ...] = ((0.9, 0.5), (0.98, 0.05), (0.7, 1.0))
+    """Of one normal state: a, and the variance of its noise over that of the observation."""
+    missing: float = 0.4
+    """Share of its observations that are missing, so that the precision moves."""
+    groups: tuple[str, ...] = ("given", "drawn", "redraw", "normal")
+    """Models that are run: of `cases`, `drawn`, `states` and `ratios`. The figures of a group do
+    not depend on the others."""
     jobs: int = 2
     training_sequences: int = 20_000
     """Eight passes over them in the default number of steps."""
@@ -122,10 +138,11 @@ class Settings(GradientSteps, Simulated, Repeated):
         at_least(2, self, "length", "heldout_length", "heldout_sequences")
         at_least(1, self, "control_seeds")
         positive(self, "learning_rate", "scale", "overgrown")
-        if any(count < 3 for count in self.states) or len(self.cases) + self.drawn == 0:
+        if any(count < 3 for count in self.states):
+            raise ValueError(f"states: needs numbers of states >= 3, got {self.states}")
+        if not set(self.groups) <= set(GROUPS) or not names(self):
             raise ValueError(
-                "states, cases: needs numbers of states >= 3, and at least one chain of two, got "
-                f"{self.states}, {self.cases} and drawn={self.drawn}"
+                f"groups: needs some of {list(GROUPS)} that have models, got {self.groups}"
             )
 
     @property
@@ -134,6 +151,9 @@ class Settings(GradientSteps, Simulated, Repeated):
         return {"divided": self.seeds, "undivided": self.control_seeds, "free": self.seeds}
 
 
+GROUPS = "given", "drawn", "redraw", "normal"
+"""Kinds of models: two states at given and at drawn parameters, more states, one normal state."""
+
 SMOKE: Mapping[str, object] = {
     "seeds": 2,
     "control_seeds": 2,
@@ -141,6 +161,7 @@ SMOKE: Mapping[str, object] = {
     "cases": ((0.1, 1.0),),
     "drawn": 1,
     "states": (3,),
+    "ratios": ((0.9, 0.5),),
     "training_sequences": 32,
     "heldout_sequences": 10,
     "heldout_length": 20,
@@ -157,21 +178,33 @@ SMOKE: Mapping[str, object] = {
 # --- models ---------------------------------------------------------------------------------------
 
 
+def _places(settings: Settings) -> dict[str, tuple[str, int]]:
+    """Every model by name: its group, and its number, which no group left out changes."""
+    every = [
+        *((case_name(*pair), "given") for pair in settings.cases),
+        *((f"drawn_{number}", "drawn") for number in range(settings.drawn)),
+        *((f"redraw_{count}_states", "redraw") for count in settings.states),
+        *((f"normal_a{a:g}_q{q:g}", "normal") for a, q in settings.ratios),
+    ]
+    return {name: (group, number) for number, (name, group) in enumerate(every)}
+
+
 def names(settings: Settings) -> dict[str, str]:
-    """Every model by name, and the group that it belongs to."""
+    """Every model that is run by name, and its group."""
     return {
-        **{case_name(*pair): "given" for pair in settings.cases},
-        **{f"drawn_{number}": "drawn" for number in range(settings.drawn)},
-        **{f"redraw_{count}_states": "redraw" for count in settings.states},
+        name: group for name, (group, _) in _places(settings).items() if group in settings.groups
     }
 
 
-def model_of(settings: Settings, name: str) -> HiddenMarkovModel:
+def model_of(settings: Settings, name: str) -> HiddenMarkovModel | LinearGaussianSSM:
     """The model of a name, its first law the stationary one."""
     given = {case_name(*pair): pair for pair in settings.cases}
     if name in given:
         return chain(*given[name])
     kind, number = name.split("_")[:2]
+    if kind == "normal":
+        (pair,) = (one for one in settings.ratios if name == f"normal_a{one[0]:g}_q{one[1]:g}")
+        return _normal(*pair)
     random = np.random.default_rng(stream(settings, 0, int(kind == "redraw"), int(number)))
     if kind == "redraw":
         return _redraw(int(number), random)
@@ -183,6 +216,29 @@ def model_of(settings: Settings, name: str) -> HiddenMarkovModel:
         mean=[-mu, mu],
         scale=[1.0, 1.0],
     )
+
+
+def _normal(damping: float, noise: float) -> LinearGaussianSSM:
+    """z' = a z + N(0, q), y = z + N(0, 1)."""
+    return LinearGaussianSSM(LinearDynamics(1)).with_parameters(
+        transition=[[damping]],
+        process_variance=[noise],
+        loading=[[1.0]],
+        intercept=[0.0],
+        observation_variance=[1.0],
+        initial_mean=[0.0],
+        initial_variance=[noise / (1 - damping**2)],
+    )
+
+
+def drawn_data(settings: Settings, name: str, sequences: int, length: int, seed: int) -> Sequences:
+    """Simulations of a model; of a normal state without a share of the observations."""
+    data = model_of(settings, name).sample(sequences, length, seed=seed).data
+    if _places(settings)[name][0] != "normal":
+        return data
+    generator = torch.Generator().manual_seed(seed)
+    gone = torch.rand(data.mask.shape, generator=generator) < settings.missing
+    return Sequences.from_tensors(data.values.masked_fill(gone, math.nan))
 
 
 def _redraw(states: int, random: np.random.Generator) -> HiddenMarkovModel:
@@ -200,20 +256,20 @@ def _redraw(states: int, random: np.random.Generator) -> HiddenMarkovModel:
 
 def heldout(settings: Settings, name: str) -> Sequences:
     """The sequences on which all networks of a model are measured."""
-    place = list(names(settings)).index(name)
+    _, place = _places(settings)[name]
     size = settings.heldout_sequences, settings.heldout_length
-    return model_of(settings, name).sample(*size, seed=stream(settings, 1, place)).data
+    return drawn_data(settings, name, *size, seed=stream(settings, 1, place))
 
 
 # --- fits -----------------------------------------------------------------------------------------
 
 
 def network_of(settings: Settings, kind: str, states: int) -> LSTMFilter:
-    """A new network; all have the same number of units."""
-    two = states == 2
+    """A new network; all have the same number of units. A normal state counts as one."""
+    two = states <= 2
     units = settings.auxiliary if two else settings.auxiliary_of_many
     if kind == "free":
-        return LSTMFilter(units + states - 1)
+        return LSTMFilter(units + (2 if states == 1 else states - 1))
     divided = kind == "divided"
     return (
         NaturalLSTMFilter(units, divided=divided, scale=settings.scale)
@@ -226,14 +282,15 @@ def trained(
     settings: Settings, name: str, kind: str, number: int
 ) -> tuple[dict[str, Any], BeliefGuide]:
     """A network trained by the bound alone, and its figures on the held-out sequences."""
-    place = list(names(settings)).index(name)
+    _, place = _places(settings)[name]
     seed = stream(settings, 2, place, number)
     model = model_of(settings, name)
-    data = model.sample(settings.training_sequences, settings.length, seed=seed).data
-    rate = settings.learning_rate * (1 if model.states == 2 else 0.6)
+    data = drawn_data(settings, name, settings.training_sequences, settings.length, seed)
+    states = model.belief.states if model.belief.discrete else 1
+    rate = settings.learning_rate * (1 if states <= 2 else 0.6)
     with one_thread():
         torch.manual_seed(seed)
-        fresh = BeliefGuide(model, network_of(settings, kind, model.states))
+        fresh = BeliefGuide(model, network_of(settings, kind, states))
         how = settings.fit_settings(learning_rate=rate)
         result = fit(model, fresh, data, settings=how, seed=seed, progress=False)
         guide = result.guide
@@ -266,12 +323,13 @@ def _lstm(guide: BeliefGuide) -> LSTMFilter:
 def figures_of(settings: Settings, guide: BeliefGuide, test: Sequences) -> dict[str, Any]:
     """Distances to the exact filter, and gates beside the factors of Bayes' rule."""
     gap = evidence_gap(guide, test)
-    update = update_agreement(guide, test, changes=settings.changes, seed=settings.seed)
     figures: dict[str, Any] = {
         KL: gap.kl_filter_per_step,
         "evidence_gap_per_step": gap.gap_per_step,
-        "update_r_squared": update.r_squared,
     }
+    if guide.model.belief.discrete:
+        update = update_agreement(guide, test, changes=settings.changes, seed=settings.seed)
+        figures["update_r_squared"] = update.r_squared
     if isinstance(guide.filter, NaturalLSTMFilter):
         found = gate_identity(guide, test)
         for part in PARTS:
@@ -296,17 +354,19 @@ def _best_unit(guide: BeliefGuide, test: Sequences) -> float:
     return min(best)
 
 
-def of_the_observation_alone(model: HiddenMarkovModel, test: Sequences) -> float:
-    """R² of the best function of y_t for the forget gate: means over bins of the first half of the
-    sequences, tested on the second half. One feature."""
+def of_the_observation_alone(model: Model, test: Sequences) -> float:
+    """R² of the best function of y_t for the first forget gate: means over bins of the first half
+    of the sequences, tested on the second half; a missing y_t has a bin of its own. One feature."""
     bayes = bayes_factors(model, test)
     kept, before = bayes["kept"][..., 0], bayes["before"][..., 0]
     target, y, inside = kept / before, test.values[:, 1:, 0].double(), before.abs() > LEAST_CELL
+    seen = test.mask[:, 1:, 0]
     half = torch.zeros_like(inside)
     half[: len(half) // 2] = True
-    edges = y[half].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])
-    where = torch.bucketize(y.contiguous(), edges)
-    guess = torch.stack([_mean(target[half & inside & (where == one)]) for one in range(BINS)])
+    edges = y[half & seen].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])
+    where = torch.where(seen, torch.bucketize(y, edges), BINS)
+    bins = range(BINS + 1)
+    guess = torch.stack([_mean(target[half & inside & (where == one)]) for one in bins])
     left = target[~half & inside]
     lost = (left - guess[where][~half & inside]).square().sum()
     return float(1 - lost / (left - left.mean()).square().sum())
@@ -341,10 +401,11 @@ def run(settings: Settings) -> Outcome:
         found: dict[str, Any] = {kind: summary(every) for kind, every in each.items()}
         ratio = found["divided"][KL] / found["free"][KL]  # of means: one lucky seed counts for one
         models[name] = found | {"divided": found["divided"] | {FREE: ratio}}
-        model = model_of(settings, name)
-        if model.states == 2:
-            alone = of_the_observation_alone(model, heldout(settings, name))
+        if groups[name] != "redraw":
+            alone = of_the_observation_alone(model_of(settings, name), heldout(settings, name))
+            above = found["divided"]["forget_r_squared"] - alone
             models[name]["forget_r_squared_of_the_observation_alone"] = alone
+            models[name]["divided"]["forget_above_the_observation_alone"] = above
     figures = {"over_models": over_models(groups, models), "by_model": models}
     reach = {path: how for path, how in REACH.items() if path.split(".")[1] in groups.values()}
     guides = {name: fits[name, "divided"][0][1] for name in groups}
