@@ -1,12 +1,12 @@
 """Natural gates: are the gates of an LSTM trained by variational inference posterior updates.
 
 Chains, and a normal state, whose law is known are filtered by an LSTM in a `BeliefGuide`, trained
-by its bound alone: it never sees a hidden state or the exact filter. Its first cells are the natural
-parameters of the belief, and their work is divided: the forget gate reads the past, what is written
-reads the observation. Each gate is then compared, step by step, with the factor that Bayes' rule has
-in its place (docs/science.md, I9). Beside it stand the same network undivided, an LSTM with a free
-read-out, the network untrained and with weights four times too large, and the best function of the
-observation alone.
+by its bound alone: it never sees a hidden state or the exact filter. Its first cells are the
+natural parameters of the belief, and their work is divided: the forget gate reads the past, what is
+written reads the observation. Each gate is then compared, step by step, with the factor that Bayes'
+rule has in its place (docs/science.md, I9). Beside it stand the same network undivided, an LSTM
+with a free read-out, the network untrained and with weights four times too large, and the best
+function of the observation alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ..inference import (
     BeliefGuide,
@@ -32,13 +31,10 @@ from ..inference import (
     update_agreement,
 )
 from ..inference.arviz_groups import Idata
-from ..inference.networks.gate_identity import LEAST_CELL, PARTS, bayes_factors
+from ..inference.networks.gate_identity import PARTS, bayes_factors
 from ..models import (
-    Gaussian,
     HiddenMarkovModel,
-    LinearDynamics,
     LinearGaussianSSM,
-    Model,
     Sequences,
 )
 from ..models.randomness import one_thread
@@ -48,12 +44,14 @@ from .command.seeds import (
     Repeated,
     against,
     at_least,
-    interval,
     over_seeds,
+    spread,
     stream,
     summary,
 )
 from .drawings.natural_gates import draw
+from .parts.gates import best_unit, of_the_observation_alone
+from .parts.random_models import settling, stay_or_redraw, switching
 from .parts.training import GradientSteps, Simulated, positive
 from .parts.two_states import case_name, chain
 
@@ -61,9 +59,6 @@ __all__ = ["SMOKE", "Settings", "draw", "run"]
 
 NETWORKS = "divided", "undivided", "free"
 """Natural cells whose work is divided, or not, and an LSTM with a free linear read-out."""
-
-BINS = 40
-"""Of the observation, for the best function of it."""
 
 KL, FREE = "kl_filter_per_step", "kl_times_that_of_the_free_lstm"
 
@@ -121,7 +116,8 @@ class Settings(GradientSteps, Simulated, Repeated):
     with other seeds and sequences. More than two states have .6 of it."""
     scale: float = 25.0
     """Nats that a cell of 1 stands for before training, for two states; see
-    `NaturalLSTMFilter`. More states have its default."""
+    `NaturalLSTMFilter`."""
+    scale_of_many: float = 10.0
     overgrown: float = 4.0
     """Factor of the trained weights in the control that forgets nothing."""
     control_seeds: int = 2
@@ -204,31 +200,11 @@ def model_of(settings: Settings, name: str) -> HiddenMarkovModel | LinearGaussia
     kind, number = name.split("_")[:2]
     if kind == "normal":
         (pair,) = (one for one in settings.ratios if name == f"normal_a{one[0]:g}_q{one[1]:g}")
-        return _normal(*pair)
+        return settling(*pair)
     random = np.random.default_rng(stream(settings, 0, int(kind == "redraw"), int(number)))
     if kind == "redraw":
-        return _redraw(int(number), random)
-    away, back = np.exp(random.uniform(np.log(0.02), np.log(0.3), 2))
-    mu = random.uniform(0.4, 1.2)
-    return HiddenMarkovModel(2, "gaussian").with_parameters(
-        initial=[back / (away + back), away / (away + back)],
-        transition=[[1 - away, away], [back, 1 - back]],
-        mean=[-mu, mu],
-        scale=[1.0, 1.0],
-    )
-
-
-def _normal(damping: float, noise: float) -> LinearGaussianSSM:
-    """z' = a z + N(0, q), y = z + N(0, 1)."""
-    return LinearGaussianSSM(LinearDynamics(1)).with_parameters(
-        transition=[[damping]],
-        process_variance=[noise],
-        loading=[[1.0]],
-        intercept=[0.0],
-        observation_variance=[1.0],
-        initial_mean=[0.0],
-        initial_variance=[noise / (1 - damping**2)],
-    )
+        return stay_or_redraw(int(number), random)
+    return switching(random)
 
 
 def drawn_data(settings: Settings, name: str, sequences: int, length: int, seed: int) -> Sequences:
@@ -239,19 +215,6 @@ def drawn_data(settings: Settings, name: str, sequences: int, length: int, seed:
     generator = torch.Generator().manual_seed(seed)
     gone = torch.rand(data.mask.shape, generator=generator) < settings.missing
     return Sequences.from_tensors(data.values.masked_fill(gone, math.nan))
-
-
-def _redraw(states: int, random: np.random.Generator) -> HiddenMarkovModel:
-    """T = (1 − ε) I + ε 1 π'; means on a circle in the plane, unit variance."""
-    rate = random.uniform(0.05, 0.2)
-    law = random.dirichlet(np.full(states, 5.0))
-    angle = 2 * math.pi * np.arange(states) / states
-    return HiddenMarkovModel(states, Gaussian(2)).with_parameters(
-        initial=law,
-        transition=(1 - rate) * np.eye(states) + rate * law,
-        mean=1.5 * np.stack([np.cos(angle), np.sin(angle)], -1),
-        scale=np.ones((states, 2)),
-    )
 
 
 def heldout(settings: Settings, name: str) -> Sequences:
@@ -270,12 +233,8 @@ def network_of(settings: Settings, kind: str, states: int) -> LSTMFilter:
     units = settings.auxiliary if two else settings.auxiliary_of_many
     if kind == "free":
         return LSTMFilter(units + (2 if states == 1 else states - 1))
-    divided = kind == "divided"
-    return (
-        NaturalLSTMFilter(units, divided=divided, scale=settings.scale)
-        if two
-        else NaturalLSTMFilter(units, divided=divided)
-    )
+    scale = settings.scale if two else settings.scale_of_many
+    return NaturalLSTMFilter(units, divided=kind == "divided", scale=scale)
 
 
 def trained(
@@ -336,44 +295,8 @@ def figures_of(settings: Settings, guide: BeliefGuide, test: Sequences) -> dict[
             figures[f"{part}_r_squared"] = found.worst(part)
             figures[f"{part}_slope"] = float(np.mean([unit[part].slope for unit in found.units]))
     else:
-        figures["best_unit_correlation"] = _best_unit(guide, test)
+        figures["best_unit_correlation"] = best_unit(guide, test)
     return figures
-
-
-def _best_unit(guide: BeliefGuide, test: Sequences) -> float:
-    """Largest |correlation| of a forget gate with the factor of Bayes' rule, least of all cells."""
-    bayes = bayes_factors(guide.model, test)
-    with torch.no_grad():
-        forget = _lstm(guide).gates(guide.model.laws({}, test))["f"][:, 1:, 0].double()
-    best = []
-    for cell in range(bayes["kept"].shape[-1]):
-        kept, before = bayes["kept"][..., cell], bayes["before"][..., cell]
-        inside = before.abs() > LEAST_CELL
-        both = torch.cat([(kept / before)[inside].unsqueeze(-1), forget[inside]], -1)
-        best.append(float(torch.corrcoef(both.mT)[0, 1:].nan_to_num().abs().max()))
-    return min(best)
-
-
-def of_the_observation_alone(model: Model, test: Sequences) -> float:
-    """R² of the best function of y_t for the first forget gate: means over bins of the first half
-    of the sequences, tested on the second half; a missing y_t has a bin of its own. One feature."""
-    bayes = bayes_factors(model, test)
-    kept, before = bayes["kept"][..., 0], bayes["before"][..., 0]
-    target, y, inside = kept / before, test.values[:, 1:, 0].double(), before.abs() > LEAST_CELL
-    seen = test.mask[:, 1:, 0]
-    half = torch.zeros_like(inside)
-    half[: len(half) // 2] = True
-    edges = y[half & seen].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])
-    where = torch.where(seen, torch.bucketize(y, edges), BINS)
-    bins = range(BINS + 1)
-    guess = torch.stack([_mean(target[half & inside & (where == one)]) for one in bins])
-    left = target[~half & inside]
-    lost = (left - guess[where][~half & inside]).square().sum()
-    return float(1 - lost / (left - left.mean()).square().sum())
-
-
-def _mean(values: Tensor) -> Tensor:
-    return values.mean() if len(values) else values.new_tensor(0.5)
 
 
 # --- the experiment -------------------------------------------------------------------------------
@@ -419,24 +342,10 @@ def over_models(
     out: dict[str, dict[str, dict[str, Any]]] = {}
     for group in dict.fromkeys(groups.values()):
         own = [models[name] for name, one in groups.items() if one == group]
-        out[group] = {kind: _spread([each[kind] for each in own]) for kind in NETWORKS}
+        out[group] = {kind: spread([each[kind] for each in own]) for kind in NETWORKS}
         for control in ("untrained", "overgrown"):
-            out[group][control] = _spread([each["divided"][control] for each in own])
+            out[group][control] = spread([each["divided"][control] for each in own])
     return out
-
-
-def _spread(each: list[Figures]) -> dict[str, Any]:
-    found = {}
-    for name, first in each[0].items():
-        if isinstance(first, float):
-            values = [one[name] for one in each]
-            found[name] = {
-                "mean": float(np.mean(values)),
-                "interval": interval(values),
-                "smallest": min(values),
-                "largest": max(values),
-            }
-    return found
 
 
 # --- posterior.nc ---------------------------------------------------------------------------------

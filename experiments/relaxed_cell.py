@@ -23,12 +23,13 @@ from torch import nn
 from ..inference import StochasticCell
 from ..inference.arviz_groups import Idata, group
 from .command.report import Outcome, record
-from .command.seeds import Figures, Repeated, against, at_least, interval, over_seeds, stream
+from .command.seeds import Figures, Repeated, against, at_least, over_seeds, spread, stream
 from .parts.training import positive
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
-ERROR, NATS, CORRELATION = "cell_error", "gate_kl_per_step", "gate_total_correlation_per_step"
+FIGURES = "cell_error", "gate_kl_per_step", "gate_total_correlation_per_step"
+ERROR, NATS, CORRELATION = FIGURES
 
 REACH = {
     "limits.largest_cell_error_without_chance": ("<=", 1e-12),
@@ -134,10 +135,9 @@ def run(settings: Settings) -> Outcome:
     }
     by_units = {
         f"{units}_units": {
-            f"temperature_{temperature:g}": {
-                figure: _over([one[figure][place] for one in networks])
-                for figure in (ERROR, NATS, CORRELATION)
-            }
+            f"temperature_{temperature:g}": spread(
+                [{figure: one[figure][place] for figure in FIGURES} for one in networks]
+            )
             for place, temperature in enumerate(settings.temperatures)
         }
         for units, networks in each.items()
@@ -145,7 +145,7 @@ def run(settings: Settings) -> Outcome:
     figures = against({"limits": limits, "by_units": by_units}, REACH)
     runs = {
         figure: np.array([[one[figure] for one in networks] for networks in each.values()])
-        for figure in (ERROR, NATS, CORRELATION)
+        for figure in FIGURES
     }
     largest = each[settings.largest_units]
     shown = {name: np.stack([one[name] for one in largest]) for name in ("mean", "relaxed")}
@@ -156,15 +156,6 @@ def run(settings: Settings) -> Outcome:
     coords = {"units": np.array(sizes), "temperature": np.array(settings.temperatures)}
     groups = {"runs": runs, "constant_data": shown}
     return Outcome(figures, record(settings, groups, dims=dims, coords=coords))
-
-
-def _over(values: list[float]) -> dict[str, Any]:
-    """Over networks."""
-    return {
-        "mean": float(np.mean(values)),
-        "interval": interval(values),
-        "largest": max(values),
-    }
 
 
 def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:

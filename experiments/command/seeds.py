@@ -128,6 +128,21 @@ def summary(each: Sequence[Figures]) -> dict[str, object]:
     return out
 
 
+def spread(models: Sequence[Figures]) -> dict[str, Any]:
+    """Mean, interval, smallest and largest of every figure over models (each a mean of seeds)."""
+    found = {}
+    for name, first in models[0].items():
+        if isinstance(first, float):
+            values = [one[name] for one in models]
+            found[name] = {
+                "mean": float(np.mean(values)),
+                "interval": interval(values),
+                "smallest": min(values),
+                "largest": max(values),
+            }
+    return found
+
+
 def against(figures: Figures, reach: Mapping[str, tuple[str, float]]) -> dict[str, object]:
     """The figures behind what was to be reached and what fell short of it."""
     return {"reach": reach, "not_reached": falls_short(figures, reach), **figures}

@@ -11,7 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...models import HiddenMarkovModel, NodeGate, Sequences, node_states
+from ...inference import BeliefGuide, LSTMFilter
+from ...inference.networks.gate_identity import LEAST_CELL, bayes_factors
+from ...models import HiddenMarkovModel, Model, NodeGate, Sequences, node_states
 
 
 class Pairs(NamedTuple):
@@ -119,3 +121,50 @@ def renamed(pairs: Pairs) -> list[Pairs]:
             before, after = bits
             out.append(Pairs(before, pairs.y, after))
     return out
+
+
+# Forget gates of an LSTM beside the factor of Bayes' rule
+
+BINS = 40
+"""Of the observation, for the best function of it."""
+
+
+def best_unit(guide: BeliefGuide, test: Sequences) -> float:
+    """Largest |correlation| of a forget gate with the factor of Bayes' rule, least of all cells."""
+    bayes = bayes_factors(guide.model, test)
+    assert isinstance(guide.filter, LSTMFilter)
+    with torch.no_grad():
+        forget = guide.filter.gates(guide.model.laws({}, test))["f"][:, 1:, 0].double()
+    best = []
+    for cell in range(bayes["kept"].shape[-1]):
+        kept, before = bayes["kept"][..., cell], bayes["before"][..., cell]
+        inside = before.abs() > LEAST_CELL
+        both = torch.cat([(kept / before)[inside].unsqueeze(-1), forget[inside]], -1)
+        best.append(float(torch.corrcoef(both.mT)[0, 1:].nan_to_num().abs().max()))
+    return min(best)
+
+
+def of_the_observation_alone(model: Model, test: Sequences) -> float:
+    """R² of the best function of y_t for the first forget gate: means over bins of the first half
+    of the sequences, tested on the second half; a missing y_t has a bin of its own. One feature."""
+    bayes = bayes_factors(model, test)
+    kept, before = bayes["kept"][..., 0], bayes["before"][..., 0]
+    target, y, inside = (
+        kept / before,
+        test.values[:, 1:, 0].double().contiguous(),
+        before.abs() > LEAST_CELL,
+    )
+    seen = test.mask[:, 1:, 0]
+    half = torch.zeros_like(inside)
+    half[: len(half) // 2] = True
+    edges = y[half & seen].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])
+    where = torch.where(seen, torch.bucketize(y, edges), BINS)
+    bins = range(BINS + 1)
+    guess = torch.stack([_mean(target[half & inside & (where == one)]) for one in bins])
+    left = target[~half & inside]
+    lost = (left - guess[where][~half & inside]).square().sum()
+    return float(1 - lost / (left - left.mean()).square().sum())
+
+
+def _mean(values: Tensor) -> Tensor:
+    return values.mean() if len(values) else values.new_tensor(0.5)

@@ -14,6 +14,7 @@ from ...models import (
     Gaussian,
     GaussianMixture,
     HiddenMarkovModel,
+    LinearDynamics,
     LinearGaussianSSM,
     LocalLevel,
     LocalLinearTrend,
@@ -159,3 +160,44 @@ FAMILIES: Mapping[str, Callable[[Random], Known]] = {
     "ornstein_uhlenbeck": _ornstein_uhlenbeck,
     "continuous_time": _continuous_time,
 }
+
+
+# Models with known values whose first law is the stationary one
+
+
+def switching(random: Random) -> HiddenMarkovModel:
+    """Two states that switch at rates of their own; means ±μ, unit noise."""
+    away, back = _between(random, 0.02, 0.3, 2)
+    mu = random.uniform(0.4, 1.2)
+    return HiddenMarkovModel(2, "gaussian").with_parameters(
+        initial=[back / (away + back), away / (away + back)],
+        transition=[[1 - away, away], [back, 1 - back]],
+        mean=[-mu, mu],
+        scale=[1.0, 1.0],
+    )
+
+
+def stay_or_redraw(states: int, random: Random) -> HiddenMarkovModel:
+    """T = (1 − ε) I + ε 1 π'; means on a circle in the plane, unit variance."""
+    rate = random.uniform(0.05, 0.2)
+    law = random.dirichlet(np.full(states, 5.0))
+    angle = 2 * np.pi * np.arange(states) / states
+    return HiddenMarkovModel(states, Gaussian(2)).with_parameters(
+        initial=law,
+        transition=(1 - rate) * np.eye(states) + rate * law,
+        mean=1.5 * np.stack([np.cos(angle), np.sin(angle)], -1),
+        scale=np.ones((states, 2)),
+    )
+
+
+def settling(damping: float, noise: float) -> LinearGaussianSSM:
+    """z' = a z + N(0, q), y = z + N(0, 1)."""
+    return LinearGaussianSSM(LinearDynamics(1)).with_parameters(
+        transition=[[damping]],
+        process_variance=[noise],
+        loading=[[1.0]],
+        intercept=[0.0],
+        observation_variance=[1.0],
+        initial_mean=[0.0],
+        initial_variance=[noise / (1 - damping**2)],
+    )
