@@ -12,7 +12,27 @@ from .sequences import Sequences
 
 
 class UnreadWarning(UserWarning):
-    """Data hold something that the model does not read."""
+    """Says that data hold something that the model does not read.
+
+    Args:
+        message: what is not read, and which model would read it.
+
+    >>> import warnings
+    >>> from beliefzoo.inference import log_evidence
+    >>> from beliefzoo.models import HiddenMarkovModel, Sequences, UnreadWarning
+    >>> model = HiddenMarkovModel(2, "poisson").with_parameters(
+    ...     initial=[0.5, 0.5], transition=[[0.9, 0.1], [0.2, 0.8]], rate=[1, 4]
+    ... )
+    >>> data = Sequences.from_arrays([[0, 3, 1]], times=[[0.0, 1.0, 50.0]])
+    >>> with warnings.catch_warnings(record=True) as caught:
+    ...     warnings.simplefilter("always")
+    ...     _ = log_evidence(model, data)
+    >>> caught[0].category is UnreadWarning
+    True
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
 
 
 def unread(data: Sequences, known: Container[str]) -> dict[str, str]:
