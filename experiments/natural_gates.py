@@ -118,6 +118,7 @@ class Settings(GradientSteps, Simulated, Repeated):
     """Nats that a cell of 1 stands for before training, for two states; see
     `NaturalLSTMFilter`."""
     scale_of_many: float = 10.0
+    """The same for more states, of which some die at 25."""
     overgrown: float = 4.0
     """Factor of the trained weights in the control that forgets nothing."""
     control_seeds: int = 2
@@ -312,9 +313,8 @@ def run(settings: Settings) -> Outcome:
         for number in range(count)
     ]
     fits: dict[tuple[str, str], list[tuple[dict[str, Any], BeliefGuide]]] = defaultdict(list)
-    for (_, name, kind, _), one in zip(
-        plan, over_seeds(trained, plan, jobs=settings.jobs), strict=True
-    ):
+    done = over_seeds(trained, plan, jobs=settings.jobs)
+    for (_, name, kind, _), one in zip(plan, done, strict=True):
         fits[name, kind].append(one)
     models: dict[str, dict[str, Any]] = {}
     for name in groups:
