@@ -71,7 +71,9 @@ def test_smoke_run(
     assert main(["run", name, "--smoke", "--out", str(folder)]) == 0
     assert not untitled
     report = json.loads((folder / "report.json").read_text())
-    assert set(report) == {"experiment", "settings", "figures", "versions", "seconds"}
+    assert set(report) == {
+        *("experiment", "settings", "figures", "versions", "seconds", "checksum")
+    }
     assert report["experiment"] == name
     assert report["figures"]
     assert all(math.isfinite(number) for number in numbers(report["figures"]))
