@@ -100,7 +100,7 @@ def test_smoke_run(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     folder = tmp_path / name
     assert main(["bench", name, "--smoke", "--out", str(folder)]) == 0
     report = json.loads((folder / "report.json").read_text())
-    parts = {"benchmark", "settings", "figures", "versions", "machine", "seconds"}
+    parts = {"benchmark", "settings", "figures", "versions", "machine", "seconds", "checksum"}
     assert set(report) == parts
     assert report["benchmark"] == name
     assert report["machine"]["threads"] == report["settings"]["threads"] == 2
