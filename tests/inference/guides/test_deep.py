@@ -397,7 +397,7 @@ def test_forecast_of_a_chain_that_forgets_is_its_transition():
     error = (z.mean(0) - values["transition_linear_bias"]).abs()
     assert (error < 5 * scale / math.sqrt(4000)).all()
     assert ((z.std(0) / scale - 1).abs() < 5 / math.sqrt(8000)).all()
-    with pytest.raises(ValueError, match="inputs: forecasting needs none"):
+    with pytest.raises(ValueError, match="reads none"):
         guide.forecast(data, 1, inputs=torch.zeros(3, 1, 2))
     with pytest.raises(ValueError, match="steps: must be a whole number >= 1, got 0"):
         guide.forecast(data, 0)
