@@ -140,7 +140,7 @@ def test_a_generator_continues_as_the_global_one_would() -> None:
     assert not torch.equal(generator_from(None).get_state(), first)
     torch.manual_seed(5)
     assert torch.equal(generator_from(None).get_state(), first)
-    with pytest.raises(ValueError, match="seed: must be a whole number .* or None, got '1'"):
+    with pytest.raises(ValueError, match=r"seed: must be a whole number .* or None, got '1'"):
         generator_from("1")  # type: ignore[arg-type]
 
 

@@ -202,14 +202,14 @@ def test_bad_input():
     refused = [
         (nn.LSTM(3, 4, proj_size=2), "lstm: must have no projection"),
         (nn.LSTM(3, 4, bidirectional=True), "lstm: must read forward only"),
-        (nn.GRU(3, 4), "lstm: must be a torch.nn.LSTM .*got GRU"),
+        (nn.GRU(3, 4), r"lstm: must be a torch.nn.LSTM .*got GRU"),
         (nn.LSTM(2, 4), "lstm: needs as many inputs as there are symbols"),
     ]
     for lstm, message in refused:
         with pytest.raises(ValueError, match=message):
             lstm_readouts(lstm, data, torch.full((2, 3, 2), 0.5))
     law = torch.full((2, 3, 2), 0.5)
-    with pytest.raises(ValueError, match="seed: must be a whole number or None, got 'a'"):
+    with pytest.raises(ValueError, match=r"seed: must be a whole number .* or None, got 'a'"):
         belief_readout(features, beliefs, seed="a")
     with pytest.raises(ValueError, match="next_symbol: needs finite numbers"):
         lstm_readouts(nn.LSTM(3, 4), data, law, next_symbol=law / 0)
