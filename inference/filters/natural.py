@@ -9,7 +9,7 @@ from ...models import LinearGaussianLaws, Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief
 from ...models.chains.laws import stationary
 from ...models.chains.nodes import node_states
-from ...models.checks import require, require_positive
+from ...models.checks import require, require_count, require_positive
 from .gaussian_beliefs import GaussianBeliefs
 from .recurrences import layer_gates
 from .recurrent import LSTMFilter, Reading, TiedReadOut
@@ -90,12 +90,7 @@ class NaturalLSTMFilter(LSTMFilter):
         reads: Reading = "observations",
         gaps: bool | None = None,
     ) -> None:
-        require(
-            isinstance(auxiliary, int) and not isinstance(auxiliary, bool) and auxiliary >= 1,
-            "auxiliary",
-            "must be a whole number >= 1",
-            repr(auxiliary),
-        )
+        require_count(auxiliary, "auxiliary")
         require(isinstance(divided, bool), "divided", "must be True or False", repr(divided))
         super().__init__(auxiliary, reads=reads, gaps=gaps, memory="c")
         require_positive(scale, "scale")

@@ -232,6 +232,12 @@ def _normal_factors(model: Model, data: Sequences) -> dict[str, Tensor]:
     )
     assert laws is not None
     centre, settled = stationary_normal(laws, torch.zeros(1, dtype=torch.float64))
+    require(
+        float(settled) > 0,
+        "model",
+        "needs a state that settles, |a| < 1, to measure its natural parameters from",
+        model,
+    )
 
     def natural(law: Moments) -> Tensor:
         precision = law.covariance[..., 0, 0].reciprocal()

@@ -39,6 +39,10 @@ SATURATED = math.tanh(1.0)
 WIDER = 1.3
 """Factor of natural parameters beyond those that were simulated."""
 
+SAME = 1e-6
+"""Difference, in probability or relative, up to which a first law counts as the stationary one."""
+
+_FIRST_LAW = "its first law must be the stationary one, from which empty cells start"
 _LARGEST_LOGIT = 12.0
 _STEEPNESS = 4.0
 """Slope of a basis function, per distance of neighbours."""
@@ -89,7 +93,8 @@ def failing_of_written(model: Model) -> list[str]:
         return ["its states are binary nodes, whose gates are written without units"]
     if model.actions or model.inputs or model.timed:
         return ["its moves must be the same at all steps"]
-    laws = model.laws({}, model.sample(1, 2, seed=0).data).discrete
+    whole = model.laws({}, model.sample(1, 2, seed=0).data)
+    laws = whole.discrete
     assert laws is not None
     matrix = laws.matrices[0, 0].exp()
     fresh = torch.stack(
@@ -103,17 +108,28 @@ def failing_of_written(model: Model) -> list[str]:
         return [
             f"its states must stay rather than move, but a belief keeps {float(kept):.3g} of it"
         ]
-    return []
+    first = laws.log_initial.exp().flatten()
+    settled = stationary_scores(whole, model.belief).exp().flatten()
+    return [] if torch.allclose(first, settled, atol=SAME) else [_FIRST_LAW]
 
 
 def _failing_of_normal(model: Model) -> list[str]:
     laws = model.laws({}, model.sample(1, 2, seed=0).data).linear
     if laws is None or laws.size != 1 or model.observations.features != 1:
         return ["it must have one normal state and one output"]
-    if any(part.shape[0] > 1 or part.shape[1] > 1 for part in (laws.transition, laws.noise)):
-        return ["its moves must be the same at all steps"]
+    moves = laws.transition, laws.offset, laws.noise
+    outputs = laws.loading, laws.intercept, laws.observation_noise
+    fixed = all(part.shape[:2] == (1, 1) for part in moves + outputs)
+    if model.inputs or model.timed or not fixed:
+        return ["its moves and outputs must be the same at all steps"]
     a = float(laws.transition.squeeze())
-    return [] if 0 < a <= 1 else [f"its state must be damped, 0 < a <= 1, but a is {a:.3g}"]
+    if not 0 < a < 1:
+        return [f"its state must be damped, 0 < a < 1, but a is {a:.3g}"]
+    mean, precision = stationary_normal(laws, laws.initial_mean.double())
+    first = torch.stack([laws.initial_mean.squeeze(), laws.initial_covariance.squeeze()]).double()
+    settled = torch.stack([mean, precision.reciprocal()])
+    known = not laws.diffuse.shape[-1] and torch.allclose(first, settled, rtol=SAME, atol=SAME)
+    return [] if known else [_FIRST_LAW]
 
 
 def _of_chain(model: Model, data: Sequences) -> _Update:
@@ -134,7 +150,7 @@ def _of_chain(model: Model, data: Sequences) -> _Update:
 def _of_normal(model: Model, data: Sequences, network: NaturalLSTMFilter) -> _Update:
     """Information and precision in units of the states; the network reads y and whether it is not.
 
-    A tenth of the observations is left out, so that precisions of all sizes occur.
+    About a third of the observations is left out, so that precisions of all sizes occur.
     """
     laws = model.laws({}, data).linear
     assert laws is not None

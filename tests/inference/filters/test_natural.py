@@ -333,6 +333,16 @@ def test_models_without_such_a_gate_are_refused():
         construct(level(a=-0.5), units=4)
     with pytest.raises(ValueError, match="units"):
         construct(chain(), units=0)
+    elsewhere = chain().with_parameters(initial=[0.5, 0.5])
+    with pytest.raises(ValueError, match="first law"):
+        construct(elsewhere, units=4)
+    with pytest.raises(ValueError, match="first law"):
+        construct(level().with_parameters(initial_mean=[3.0]), units=4)
+    walk = level().with_parameters(transition=[[1.0]])
+    with pytest.raises(ValueError, match="damped"):
+        construct(walk, units=4)
+    with pytest.raises(ValueError, match="settles"):
+        gate_identity(BeliefGuide(walk, NaturalLSTMFilter(2)), walk.sample(2, 3, seed=0).data)
 
 
 # --- with other models ----------------------------------------------------------------------------
