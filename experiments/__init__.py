@@ -1,1 +1,1 @@
-"""The command line and one script for each claim or data set."""
+"""The command line; in `networks`, `series`, `decisions` a script for each claim or data set."""

@@ -1,6 +1,7 @@
 """The catalogue of experiments and benchmarks: found by their place alone.
 
-An experiment is a module of `experiments/` that defines
+An experiment is a module of one of the rooms of `experiments/` (`networks`, `series`, `decisions`)
+that defines
 
 - a docstring, whose first line is its title;
 - `Settings`, a frozen dataclass with `seed: int = 0` and, below each field, a string that says
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from .report import Outcome
 
 _EXPERIMENTS = __package__.rpartition(".")[0]
+_ROOMS = tuple(f"{_EXPERIMENTS}.{room}" for room in ("networks", "series", "decisions"))
+_BENCHMARKS = (f"{_EXPERIMENTS}.benchmarks",)
 
 
 class Experiment(Protocol):
@@ -70,7 +73,7 @@ def experiments() -> dict[str, str]:
     Raises:
         ValueError: for a module without docstring.
     """
-    return _titles(_EXPERIMENTS)
+    return {name: title for name, (_, title) in _found(_ROOMS).items()}
 
 
 def benchmarks() -> dict[str, str]:
@@ -79,21 +82,24 @@ def benchmarks() -> dict[str, str]:
     Raises:
         ValueError: for a module without docstring.
     """
-    return _titles(f"{_EXPERIMENTS}.benchmarks")
+    return {name: title for name, (_, title) in _found(_BENCHMARKS).items()}
 
 
-def _titles(package: str) -> dict[str, str]:
-    titles = {}
-    for module in pkgutil.iter_modules(import_module(package).__path__):
-        if module.ispkg:
-            continue
-        spec = module.module_finder.find_spec(module.name, None)
-        source = Path(spec.origin) if spec and spec.origin else None
-        docstring = ast.get_docstring(ast.parse(source.read_bytes())) if source else None
-        if not docstring:
-            raise ValueError(f"{module.name} must begin with a docstring that gives its title")
-        titles[module.name.replace("_", "-")] = docstring.splitlines()[0].rstrip(".")
-    return dict(sorted(titles.items()))
+def _found(packages: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """Module and title of each name, sorted by name."""
+    found = {}
+    for package in packages:
+        for module in pkgutil.iter_modules(import_module(package).__path__):
+            if module.ispkg:
+                continue
+            spec = module.module_finder.find_spec(module.name, None)
+            source = Path(spec.origin) if spec and spec.origin else None
+            docstring = ast.get_docstring(ast.parse(source.read_bytes())) if source else None
+            if not docstring:
+                raise ValueError(f"{module.name} must begin with a docstring that gives its title")
+            title = docstring.splitlines()[0].rstrip(".")
+            found[module.name.replace("_", "-")] = (f"{package}.{module.name}", title)
+    return dict(sorted(found.items()))
 
 
 def load(name: str) -> Experiment:
@@ -102,7 +108,7 @@ def load(name: str) -> Experiment:
     Raises:
         ValueError: if there is none of that name, or its module lacks a part.
     """
-    module = _import(_EXPERIMENTS, list(experiments()), name)
+    module = _import(_ROOMS, name)
     _check_module(module, f"experiment {name}", ("run", "draw"), ("seed",))
     return cast(Experiment, module)
 
@@ -113,17 +119,19 @@ def load_benchmark(name: str) -> Benchmark:
     Raises:
         ValueError: if there is none of that name, or its module lacks a part.
     """
-    module = _import(f"{_EXPERIMENTS}.benchmarks", list(benchmarks()), name)
+    module = _import(_BENCHMARKS, name)
     _check_module(module, f"benchmark {name}", ("run", "draw", "table"), ("seed", "threads"))
     return cast(Benchmark, module)
 
 
-def _import(package: str, known: Sequence[str], name: str) -> ModuleType:
+def _import(packages: Sequence[str], name: str) -> ModuleType:
+    known = _found(packages)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"NAME must be one of {', '.join(known) or '(none)'}; got {name!r}{hint}")
-    return import_module(f"{package}.{name.replace('-', '_')}")
+    module, _ = known[name]
+    return import_module(module)
 
 
 def _check_module(

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from beliefzoo.experiments.command.seeds import Repeated
-from beliefzoo.experiments.parts.bayes import GuideSettings, beside
 from beliefzoo.experiments.parts.contenders import NETWORKS, Contender, contenders
 from beliefzoo.experiments.parts.training import GradientSteps, positive
+from beliefzoo.experiments.series.parts.bayes import GuideSettings, beside
 from beliefzoo.inference import BeliefGuide, MeanFieldGuide
 from beliefzoo.models import HiddenMarkovModel
 

@@ -26,7 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import imread
 
 import beliefzoo
-from beliefzoo import experiments as package
+from beliefzoo.experiments import series as package
 from beliefzoo.experiments.command import report
 from beliefzoo.experiments.command.cli import main
 from beliefzoo.experiments.command.folders import check_folder

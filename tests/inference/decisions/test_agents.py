@@ -28,7 +28,7 @@ pytest.importorskip("sb3_contrib", reason="needs the extra agents")
 from sb3_contrib import RecurrentPPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from beliefzoo.experiments.agent_beliefs import (
+from beliefzoo.experiments.decisions.agent_beliefs import (
     PROBLEMS,
     Settings,
     _posterior,
@@ -39,7 +39,7 @@ from beliefzoo.experiments.agent_beliefs import (
     value_of_the_seeing,
     with_bystander,
 )
-from beliefzoo.experiments.parts.recurrent_ppo import SideBySide, Training, train
+from beliefzoo.experiments.decisions.parts.recurrent_ppo import SideBySide, Training, train
 from beliefzoo.inference import POMDPEnv, lstm_readouts
 from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.decisions.agents import RecurrentAgent
@@ -273,7 +273,7 @@ def test_episodes_are_read_until_they_end() -> None:
 
 def test_without_the_trainer_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
-    monkeypatch.delitem(sys.modules, "beliefzoo.experiments.parts.recurrent_ppo")
+    monkeypatch.delitem(sys.modules, "beliefzoo.experiments.decisions.parts.recurrent_ppo")
     monkeypatch.delattr(beliefzoo.experiments.parts, "recurrent_ppo")
     with pytest.raises(ValueError, match=r"pip install 'beliefzoo\[agents\]' brings it"):
         run(Settings())

@@ -9,8 +9,9 @@ import torch
 from scipy.optimize import minimize
 from scipy.special import expit
 
-from beliefzoo.experiments import policy_reading as experiment
-from beliefzoo.experiments.parts import gates, two_worlds
+from beliefzoo.experiments.decisions import policy_reading as experiment
+from beliefzoo.experiments.decisions.parts import two_worlds
+from beliefzoo.experiments.parts import gates
 from beliefzoo.inference import (
     BeliefGuide,
     ExactFilter,

@@ -1,0 +1,1 @@
+"""Agents that act: beliefs, plans and policies in partially observed worlds."""

@@ -1,0 +1,1 @@
+"""What networks hold: claims about beliefs, gates and memories, against exact answers."""

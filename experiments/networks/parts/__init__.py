@@ -1,0 +1,1 @@
+"""What several of these experiments share, or one is too long without."""

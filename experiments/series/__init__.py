@@ -1,0 +1,1 @@
+"""Models of data that people know, checked as a user would check them."""
