@@ -3,12 +3,15 @@
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["MPLBACKEND"] = "Agg"  # before anything imports matplotlib
 
 import pyro
 import pytest
 import torch
+
+import fuzzing
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)  # the workers are the parallelism; their threads would compete
@@ -45,3 +48,24 @@ def shared_data() -> Path:
     if not beside.is_dir():
         pytest.skip("needs the shared data sets: set BELIEFZOO_DATA to their folder")
     return beside
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Any:
+    """Reports how many cases a test drew, for ``make fuzz``."""
+    began = fuzzing.cpu_seconds()
+    try:
+        return (yield)
+    finally:
+        marker = item.get_closest_marker("cases")
+        if marker is not None:
+            item.user_properties.append(("cases", marker.args[0]))
+            item.user_properties.append(("seconds", fuzzing.cpu_seconds() - began))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    if fuzzing.LONG:
+        terminalreporter.section("cases drawn")
+        ended = [one for kind in ("passed", "failed") for one in terminalreporter.getreports(kind)]
+        for line in fuzzing.table(one for one in ended if one.when == "call"):
+            terminalreporter.write_line(line)

@@ -41,16 +41,26 @@ class Posterior(NamedTuple):
     best_log_joint: float
 
 
+def log_joints(
+    paths: Ints, log_initial: Floats, log_transition: Floats, log_likelihood: Floats
+) -> Floats:
+    """log p(z_{1:T}, y_{1:T}) of many paths (P, T), as ``log_joint``."""
+    total = log_initial[paths[:, 0]] + log_likelihood[0, paths[:, 0]]
+    for t in range(1, paths.shape[1]):
+        before, now = paths[:, t - 1], paths[:, t]
+        total = total + log_transition[t - 1, before, now] + log_likelihood[t, now]
+    return np.asarray(total)
+
+
 def path_marginals(paths: Ints, weights: Floats, states: int) -> tuple[Floats, Floats]:
     """Marginals (T, K) and pair marginals (T-1, K, K) of weighted paths."""
     steps = paths.shape[1]
     marginals = np.zeros((steps, states))
     pairs = np.zeros((steps - 1, states, states))
-    for path, weight in zip(paths, weights, strict=True):
-        for t in range(steps):
-            marginals[t, path[t]] += weight
-            if t > 0:
-                pairs[t - 1, path[t - 1], path[t]] += weight
+    for t in range(steps):
+        np.add.at(marginals[t], paths[:, t], weights)
+        if t > 0:
+            np.add.at(pairs[t - 1], (paths[:, t - 1], paths[:, t]), weights)
     return marginals, pairs
 
 
@@ -58,7 +68,7 @@ def posterior(log_initial: Floats, log_transition: Floats, log_likelihood: Float
     """Sum over all paths."""
     steps, states = log_likelihood.shape
     paths = all_paths(steps, states)
-    joint = np.array([log_joint(p, log_initial, log_transition, log_likelihood) for p in paths])
+    joint = log_joints(paths, log_initial, log_transition, log_likelihood)
     evidence = float(logsumexp(joint))
     weights = np.exp(joint - evidence) if np.isfinite(evidence) else np.full(len(joint), np.nan)
     marginals, pairs = path_marginals(paths, weights, states)

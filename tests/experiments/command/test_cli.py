@@ -34,6 +34,7 @@ from beliefzoo.experiments.command.report import leaves, plain, readable, settin
 from beliefzoo.inference.arviz_groups import build, group, read
 from beliefzoo.inference.fitting import provenance
 from beliefzoo.models.data import storage
+from fuzzing import TIMES
 from kills import killed
 
 COIN = '''
@@ -327,7 +328,7 @@ def test_drawings_get_a_constrained_layout_and_150_dots_an_inch(
 
 # --- what is killed, or does not fit on the disk
 
-KILLS = 3 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+KILLS = 3 * TIMES
 
 
 def consistent(folder: Path) -> int:
@@ -342,6 +343,7 @@ def consistent(folder: Path) -> int:
     return tosses
 
 
+@pytest.mark.cases(KILLS)
 def test_fuzz_a_killed_run_leaves_the_old_report_or_the_new_one(
     install: Install, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -361,6 +363,7 @@ def test_fuzz_a_killed_run_leaves_the_old_report_or_the_new_one(
     assert consistent(folder) == 3
 
 
+@pytest.mark.cases(KILLS)
 def test_fuzz_a_first_run_that_was_killed_can_be_run_again(install: Install) -> None:
     """Without --force, unless its report is there."""
     install()

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import random
 import re
 from collections.abc import Callable, Iterator
@@ -36,8 +35,7 @@ from beliefzoo.models import (
     tiger,
 )
 from beliefzoo.models.data.storage import read_json, read_tensors, write_json, write_tensors
-
-FUZZ = int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+from fuzzing import TIMES
 
 DATA = Sequences.from_arrays([[1.0, 2.0, 3.0], [4.0, 9.0]])
 SHORT = FitSettings(steps=2, sleep_steps=0, holdout=0, patience=None)
@@ -132,9 +130,10 @@ def refused(saved: Saved) -> str:
     return str(raised.value)
 
 
+@pytest.mark.cases(200 * TIMES)
 def test_fuzz_one_flipped_bit_is_refused(saved: Saved, rng: random.Random) -> None:
     whole = saved.path.read_bytes()
-    places = [*range(140), *(rng.randrange(len(whole)) for _ in range(200 * FUZZ))]
+    places = [*range(140), *(rng.randrange(len(whole)) for _ in range(200 * TIMES))]
     places += [len(whole) - 1 - k for k in range(100)]
     try:
         for place in places:
@@ -160,13 +159,14 @@ def damages(whole: bytes, rng: random.Random) -> Iterator[bytes]:
     yield whole[:first] + b"\n" + whole[first:]
 
 
+@pytest.mark.cases(180 * TIMES)
 def test_fuzz_other_damages_are_refused(saved: Saved, rng: random.Random) -> None:
     whole = saved.path.read_bytes()
     try:
         for content in (b"", b"\n", b"{}", b"[]", b"null", b"\x80", b"beliefzoo fit \n"):
             saved.path.write_bytes(content)
             refused(saved)
-        for _ in range(20 * FUZZ):
+        for _ in range(20 * TIMES):
             for content in damages(whole, rng):
                 if content != whole:
                     saved.path.write_bytes(content)
@@ -186,6 +186,7 @@ def test_files_of_each_other_are_refused(saved: Saved, everything: dict[str, Sav
         saved.path.write_bytes(whole)
 
 
+@pytest.mark.cases(60 * TIMES)
 def test_fuzz_a_flipped_bit_in_a_posterior_is_refused_or_means_nothing(
     tmp_path: Path, rng: random.Random
 ) -> None:
@@ -201,7 +202,7 @@ def test_fuzz_a_flipped_bit_in_a_posterior_is_refused_or_means_nothing(
     arviz_groups.write(made, path)
     whole, expected = path.read_bytes(), arviz_groups.read(path)
     said: list[str] = []
-    for _ in range(60 * FUZZ):
+    for _ in range(60 * TIMES):
         content = bytearray(whole)
         content[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
         path.write_bytes(content)
@@ -258,6 +259,7 @@ def distorted(content: Any, rng: random.Random) -> Any:
     return made
 
 
+@pytest.mark.cases(15 * TIMES)
 def test_fuzz_content_of_other_types_is_refused_or_read(saved: Saved, rng: random.Random) -> None:
     """With the right checksum: whoever writes such a file gets a ``ValueError`` at worst."""
     whole = saved.path.read_bytes()
@@ -266,7 +268,7 @@ def test_fuzz_content_of_other_types_is_refused_or_read(saved: Saved, rng: rando
     told = [name for name in ("fit", "model") if name in content]
     said: list[str] = []
     try:
-        for number in range((15 if kind == "checkpoint" else 60) * FUZZ):
+        for number in range((15 if kind == "checkpoint" else 60) * TIMES):
             if told and number % 4:  # most of what can be distorted is in the descriptions
                 name = rng.choice(told)
                 text = json.dumps(distorted(json.loads(content[name]), rng))

@@ -28,6 +28,7 @@ from beliefzoo.inference import (
 )
 from beliefzoo.inference.fitting.run import Run
 from beliefzoo.models import Categorical, Gaussian, HiddenMarkovModel, Sequences
+from fuzzing import TIMES
 from kills import killed
 
 QUICK = FitSettings(steps=6, sleep_steps=2, batch_size=8, evaluate_every=3)
@@ -127,9 +128,10 @@ def test_resumed_is_identical_to_uninterrupted(tmp_path):
         assert torch.equal(resumed.guide.state_dict()[name], value), name
 
 
-KILLS = 4 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+KILLS = 4 * TIMES
 
 
+@pytest.mark.cases(KILLS)
 @pytest.mark.parametrize("kind", ["gradient steps", "climbs"])
 def test_fuzz_killed_fits_continue_to_the_same_numbers(kind, tmp_path):
     """Killed at random moments, often while writing; nothing is left but the checkpoint."""

@@ -23,6 +23,7 @@ from beliefzoo.inference import FailedJob, Sweep, sweep
 from beliefzoo.inference.fitting import provenance, sweeps
 from beliefzoo.inference.fitting.sweeps import chunk_size, job_key
 from beliefzoo.models.data.storage import write_json
+from fuzzing import TIMES
 from kills import killed
 
 Settings = Mapping[str, Any]
@@ -468,12 +469,16 @@ def slow_square(job: Settings) -> dict[str, Any]:
     return {"square": job["x"] ** 2, "text": "a long result " * 1000}
 
 
+KILLS = 4 * TIMES
+
+
+@pytest.mark.cases(KILLS)
 def test_fuzz_killed_sweeps_go_on(out: Path) -> None:
     """Killed at random moments; what is done counts, and nothing is left over."""
     rng = random.Random(0)
-    of, kills = jobs(20), 4 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+    of = jobs(20)
     whole = [slow_square(job) for job in of]
-    for number in range(kills):
+    for number in range(KILLS):
         killed(lambda: run(slow_square, of, out, workers=1), rng.random() * 0.4)
         if number % 4 == 3:
             there = len(list((out / "jobs").glob("*.json")))

@@ -1,6 +1,5 @@
 """Seeded numbers are the same in any thread: torch's generator and Pyro belong to the process."""
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -32,8 +31,9 @@ from beliefzoo.models import (
     tiger,
 )
 from beliefzoo.models.randomness import TURNS, generator_from, seeded
+from fuzzing import TIMES
 
-CASES = 8 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+CASES = 8 * TIMES
 """Seeds of every kind of draw."""
 
 MODEL = HiddenMarkovModel(2, "poisson").with_parameters(
@@ -86,6 +86,7 @@ SLOW: dict[str, Callable[[int], Tensor]] = {
 }
 
 
+@pytest.mark.cases(CASES)
 @pytest.mark.filterwarnings("ignore:fit:UserWarning")
 @pytest.mark.parametrize("name", [*QUICK, *SLOW])
 def test_fuzz_four_threads_draw_what_one_draws(name: str) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 import random
 import warnings
 from collections.abc import Callable
@@ -23,8 +22,9 @@ import torch
 import xarray as xr
 
 from beliefzoo.models import Sequences
+from fuzzing import TIMES
 
-CASES = 600 * int(os.environ.get("BELIEFZOO_FUZZ", "1"))
+CASES = 600 * TIMES
 PARTS = 2
 
 INF, NAN = float("inf"), float("nan")
@@ -323,6 +323,7 @@ def call(number: int) -> Sequences | None:
     return data
 
 
+@pytest.mark.cases(CASES // PARTS)
 @pytest.mark.parametrize("part", range(PARTS))
 def test_constructors_read_or_refuse(part: int) -> None:
     read = 0

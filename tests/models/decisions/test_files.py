@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import os
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -18,6 +17,7 @@ from hypothesis import strategies as st
 
 from beliefzoo.models import POMDP, ExactTracker, read_pomdp, write_pomdp
 from beliefzoo.models.decisions import file_grammar, files
+from fuzzing import TIMES
 
 HEAD = """\
 discount: 0.5
@@ -329,9 +329,10 @@ PIECES = st.sampled_from(
 )
 
 
-@settings(max_examples=50 * int(os.environ.get("BELIEFZOO_FUZZ", "1")), deadline=None)
+@pytest.mark.cases(50 * TIMES)
+@settings(max_examples=50 * TIMES, deadline=None)
 @given(st.data())
-def test_any_text_is_read_or_refused_in_words(data: st.DataObject) -> None:
+def test_fuzz_any_text_is_read_or_refused_in_words(data: st.DataObject) -> None:
     """Whole texts, texts with a piece in place of another, and heaps of words."""
     words = (HEAD + BODY + "R: go : near : * : dark 1\nstart: uniform\n").split(" ")
     if data.draw(st.booleans()):
@@ -357,10 +358,11 @@ def outcome(read: Callable[[], Any]) -> tuple[Any, str]:
         return None, str(error)
 
 
-@settings(max_examples=25 * int(os.environ.get("BELIEFZOO_FUZZ", "1")), deadline=None)
+@pytest.mark.cases(25 * TIMES)
+@settings(max_examples=25 * TIMES, deadline=None)
 @given(flips=st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), max_size=5))
 @pytest.mark.parametrize("packed", [False, True])
-def test_any_bytes_are_read_or_refused_in_words(
+def test_fuzz_any_bytes_are_read_or_refused_in_words(
     tmp_path_factory: pytest.TempPathFactory, packed: bool, flips: list[tuple[int, int]]
 ) -> None:
     content = (HEAD + BODY).encode()

@@ -8,8 +8,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
-from scipy import stats
-from scipy.special import expit, log_softmax, logit, logsumexp, softmax
+from scipy.special import expit, softmax
 from torch.distributions import biject_to
 
 import oracles
@@ -33,95 +32,28 @@ from beliefzoo.models import (
     StudentT,
 )
 from beliefzoo.models.emissions import emission as emissions
+from oracles_emissions import (
+    as_deviation,
+    as_it_is,
+    as_logs,
+    as_one_hot,
+    as_shares,
+    bernoulli,
+    categorical,
+    full_gaussian,
+    gamma,
+    gaussian,
+    gaussian_mixture,
+    laplace,
+    low_rank_gaussian,
+    multinomial,
+    poisson,
+    student_t,
+)
 
 STATES = 3
 LENGTHS = (4, 2, 1)
 INPUTS = 2
-
-# Textbook log densities of one observation y (F,) in one state. ``p`` holds the state's parameters
-# (with a feature axis), ``seen`` says which elements are observed, ``shift`` moves the predictor.
-
-
-def categorical(p, y, seen, shift):
-    return log_softmax(np.log(p["probs"]) + shift)[int(y[0])] if seen[0] else 0.0
-
-
-def poisson(p, y, seen, shift):
-    return stats.poisson.logpmf(y, p["rate"] * np.exp(shift))[seen].sum()
-
-
-def bernoulli(p, y, seen, shift):
-    return stats.bernoulli.logpmf(y, expit(logit(p["probs"]) + shift))[seen].sum()
-
-
-def multinomial(p, y, seen, shift):
-    probability = softmax(np.log(p["probs"]) + shift)
-    return stats.multinomial.logpmf(y, int(y.sum()), probability) if seen.all() else 0.0
-
-
-def gaussian(p, y, seen, shift):
-    return stats.norm.logpdf(y, p["mean"] + shift, p["scale"])[seen].sum()
-
-
-def student_t(p, y, seen, shift):
-    return stats.t.logpdf(y, p["freedom"], p["mean"] + shift, p["scale"])[seen].sum()
-
-
-def joint_normal(p, y, seen, shift, covariance):
-    if not seen.any():
-        return 0.0
-    block = covariance[np.ix_(seen, seen)]
-    return stats.multivariate_normal.logpdf(y[seen], (p["mean"] + shift)[seen], block)
-
-
-def full_gaussian(p, y, seen, shift):
-    scale = np.diag(p["scale"])
-    correlation = p["correlation_factor"] @ p["correlation_factor"].T
-    return joint_normal(p, y, seen, shift, scale @ correlation @ scale)
-
-
-def low_rank_gaussian(p, y, seen, shift):
-    return joint_normal(p, y, seen, shift, p["loading"] @ p["loading"].T + np.diag(p["scale"] ** 2))
-
-
-def gaussian_mixture(p, y, seen, shift):
-    parts = stats.norm.logpdf(y, p["mean"] + shift, p["scale"])[:, seen].sum(-1)
-    return logsumexp(np.log(p["weight"]) + parts)
-
-
-def gamma(p, y, seen, shift):
-    law = stats.gamma(p["concentration"], scale=1 / p["rate"])
-    return law.logpdf(y)[seen].sum()
-
-
-def laplace(p, y, seen, shift):
-    return stats.laplace.logpdf(y, p["loc"] + shift, p["scale"])[seen].sum()
-
-
-# What an autoregression reads of an earlier observation.
-
-
-def as_one_hot(p, y):
-    return np.eye(len(p["probs"]))[int(y[0])]
-
-
-def as_logs(p, y):
-    return np.log1p(y)
-
-
-def as_it_is(p, y):
-    return y
-
-
-def as_shares(p, y):
-    return y / max(y.sum(), 1)
-
-
-def as_deviation(p, y):
-    if "loc" in p:
-        return y - p["loc"]
-    mean = p["mean"] if "weight" not in p else p["weight"] @ p["mean"]
-    return y - mean
 
 
 @dataclasses.dataclass(frozen=True)
