@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 import pytest
 
@@ -28,3 +29,29 @@ def table(reports: Iterable[pytest.TestReport]) -> list[str]:
     rows = [(count, seconds[name], name) for name, count in cases.most_common()]
     rows.append((cases.total(), seconds.total(), "in all"))
     return [f"{count:9d} cases {spent:8.1f} CPU s  {name}" for count, spent, name in rows]
+
+
+class Named(Protocol):
+    """A case that says what it is."""
+
+    name: str
+
+
+Case = TypeVar("Case", bound=Named)
+
+
+def each(
+    cases: Iterable[int], draw: Callable[[int], Case], claim: Callable[[Case], bool | None]
+) -> int:
+    """Checks a claim on the cases of some numbers, which the message of a failure names.
+
+    Returns for how many of them it did not say, by False, that they are none of its own.
+    """
+    tried = 0
+    for number in cases:
+        case = draw(number)
+        try:
+            tried += claim(case) is not False
+        except Exception as error:
+            raise AssertionError(f"case {number}, {case.name}: {error}") from error
+    return tried

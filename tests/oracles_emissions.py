@@ -89,3 +89,14 @@ def as_deviation(p, y):
         return y - p["loc"]
     mean = p["mean"] if "weight" not in p else p["weight"] @ p["mean"]
     return y - mean
+
+
+def log_normal(p, y, seen, shift):
+    law = stats.norm(p["loc"], p["scale"])
+    at = np.where(seen, y, 1)
+    return (law.logpdf(np.log(at)) - np.log(at))[seen].sum()
+
+
+def beta(p, y, seen, shift):
+    at = np.where(seen, y, 0.5)
+    return stats.beta.logpdf(at, p["concentration1"], p["concentration0"])[seen].sum()

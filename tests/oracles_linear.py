@@ -3,12 +3,13 @@
 Imports nothing of ours. Matrices are given for every step: A, b, Q (T-1, …), C, d, R (T, …).
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.integrate import quad_vec
-from scipy.linalg import expm
+from scipy.linalg import block_diag, expm, solve_discrete_lyapunov
 from scipy.stats import multivariate_normal
 
 Floats = NDArray[np.float64]
@@ -142,3 +143,143 @@ def discretised(f: Floats, c: Floats, s: Floats, gap: float) -> tuple[Floats, Fl
     b, _ = quad_vec(shift, 0, gap, **options)
     q, _ = quad_vec(spread, 0, gap, **options)
     return np.asarray(expm(f * gap)), b, q
+
+
+# --- with a flat first state: z_1 = N(m, P) + flat δ, δ flat
+
+
+class Given(NamedTuple):
+    """Laws given observations: of δ, if there are any, and of states and observations given δ."""
+
+    mean: Floats
+    covariance: Floats
+    states: int
+    determined: bool  # by the observations; without flat directions True
+
+
+def flat_effects(x: Matrices, flat: Floats) -> Floats:
+    """How all states and all observations depend on δ, (T D + T F, q)."""
+    row, rows = flat, []
+    for t in range(len(x.c)):
+        row = row if t == 0 else x.a[t - 1] @ row
+        rows.append(row)
+    return np.concatenate([*rows, *(c @ row for c, row in zip(x.c, rows, strict=True))])
+
+
+def given(x: Matrices, flat: Floats, y: Floats) -> Given:
+    """Mean and covariance of all states and all observations, given the observed ones of y."""
+    law, effect = joint(x), flat_effects(x, flat)
+    seen = ~np.isnan(y.reshape(-1))
+    at = law.states + np.flatnonzero(seen)
+    own = law.covariance[np.ix_(at, at)]
+    gain = np.linalg.solve(own, law.covariance[at]).T if len(at) else np.zeros((len(effect), 0))
+    rest = y.reshape(-1)[seen] - law.mean[at]
+    mean, covariance = law.mean + gain @ rest, law.covariance - gain @ law.covariance[at]
+    if not flat.shape[1]:
+        return Given(mean, covariance, law.states, True)
+    determined = np.linalg.matrix_rank(effect[at], tol=1e-9) == flat.shape[1]
+    if determined:
+        weighted = np.linalg.solve(own, effect[at]).T
+        variance = np.linalg.inv(weighted @ effect[at])
+        left = effect - gain @ effect[at]
+        mean = mean + left @ variance @ weighted @ rest
+        covariance = covariance + left @ variance @ left.T
+    return Given(mean, covariance, law.states, bool(determined))
+
+
+# --- components of one series, by the textbook: first state, moves, how the series reads it
+
+
+class Component(NamedTuple):
+    """Matrices that are the same at every step."""
+
+    m: Floats
+    p: Floats
+    flat: Floats
+    a: Floats
+    b: Floats
+    q: Floats
+    c: Floats  # (F, D)
+
+
+def begun(a: Floats, q: Floats, c: Floats, variance: float | None) -> Component:
+    """With a first state that is flat, or N(0, variance I)."""
+    size = len(a)
+    flat = np.eye(size) if variance is None else np.zeros((size, 0))
+    return Component(
+        np.zeros(size), (variance or 0.0) * np.eye(size), flat, a, np.zeros(size), q, c[None]
+    )
+
+
+def level(variance: float, initial: float | None) -> Component:
+    """μ' = μ + N(0, variance)."""
+    return begun(np.eye(1), np.array([[variance]]), np.ones(1), initial)
+
+
+def trend(of_level: float, of_slope: float, initial: float | None) -> Component:
+    """μ' = μ + β + N(0, of_level), β' = β + N(0, of_slope)."""
+    a = np.array([[1.0, 1.0], [0.0, 1.0]])
+    return begun(a, np.diag([of_level, of_slope]), np.array([1.0, 0.0]), initial)
+
+
+def dummies(period: int, variance: float, initial: float | None) -> Component:
+    """γ' = −(γ and the period − 2 before it) + N(0, variance)."""
+    a = np.eye(period - 1, k=-1)
+    a[0] = -1
+    q = np.zeros_like(a)
+    q[0, 0] = variance
+    return begun(a, q, np.eye(period - 1)[0], initial)
+
+
+def waves(period: float, count: int, variance: float, initial: float | None) -> Component:
+    """Pairs that turn by 2πj / period; the second of a harmonic of half the period has no role."""
+    size = 2 * count - (2 * count == period)
+    a = np.zeros((2 * count, 2 * count))
+    for j in range(count):
+        angle = 2 * np.pi * (j + 1) / period
+        turn = [[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]
+        a[2 * j : 2 * j + 2, 2 * j : 2 * j + 2] = turn
+    c = np.tile([1.0, 0.0], count)[:size]
+    return begun(a[:size, :size], variance * np.eye(size), c, initial)
+
+
+def stationary(a: Floats, b: Floats, q: Floats, c: Floats) -> Component:
+    """A law that the moves leave unchanged: P = Σ Aⁱ Q A'ⁱ, by the discrete Lyapunov equation."""
+    m = np.linalg.solve(np.eye(len(a)) - a, b)
+    return Component(m, solve_discrete_lyapunov(a, q), np.zeros((len(a), 0)), a, b, q, c)
+
+
+def autoregression(coefficient: Floats, variance: float) -> Component:
+    """x' = Σ φ_j x_{1−j} + N(0, variance)."""
+    a = np.eye(len(coefficient), k=-1)
+    a[0] = coefficient
+    q = np.zeros_like(a)
+    q[0, 0] = variance
+    return stationary(a, np.zeros(len(a)), q, np.eye(len(a))[:1])
+
+
+def cycle(damping: float, frequency: float, variance: float) -> Component:
+    """A damped turn by the frequency."""
+    cosine, sine = np.cos(frequency), np.sin(frequency)
+    a = damping * np.array([[cosine, sine], [-sine, cosine]])
+    return stationary(a, np.zeros(2), variance * np.eye(2), np.eye(2)[:1])
+
+
+def added(parts: Sequence[Component]) -> Component:
+    """Independent states whose observations add up."""
+    vectors = (np.concatenate([part[i] for part in parts]) for i in (0, 4))
+    blocks = [block_diag(*(part[i] for part in parts)) for i in (1, 2, 3, 5)]
+    c = np.concatenate([part.c for part in parts], 1)
+    m, b = vectors
+    return Component(m, blocks[0], blocks[1], blocks[2], b, blocks[3], c)
+
+
+def over_steps(one: Component, d: Floats, r: Floats) -> Matrices:
+    """The same at each of the steps of d (T, F); r (F, F)."""
+    steps = len(d)
+
+    def alike(part: Floats, count: int) -> Floats:
+        return np.broadcast_to(part, (count, *part.shape))
+
+    moves = (alike(part, steps - 1) for part in (one.a, one.b, one.q))
+    return Matrices(one.m, one.p, *moves, alike(one.c, steps), d, alike(r, steps))

@@ -81,6 +81,9 @@ def _of_states(model: Model, data: Sequences) -> dict[str, Tensor]:
         inside, wide = batch.step_mask, data.max_length - batch.max_length
         with torch.no_grad():
             found = exact.filter_chain(*laws.chain)
+            predicted = found.log_predicted
+            if model.scheduled(batch) is not batch:  # a step's law is a density of its time
+                predicted = queries.predict(model, batch).log()
             stay = laws.matrices.diagonal(dim1=-2, dim2=-1)  # (N|1, T-1|1, K)
             stay = stay if laws.choice is None else stay[0][laws.choice]
             kept = found.log_beliefs[:, :-1] + stay + laws.log_likelihood[:, 1:]
@@ -89,7 +92,7 @@ def _of_states(model: Model, data: Sequences) -> dict[str, Tensor]:
             one = {
                 "staying": staying,
                 "surprise": -found.log_increments,
-                "information gain": divergence(found.log_beliefs, found.log_predicted),
+                "information gain": divergence(found.log_beliefs, predicted),
             }
         for name, values in one.items():
             values = torch.where(inside, values, 0)

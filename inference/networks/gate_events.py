@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...models import DiscreteLaws, Model, Sequences
+from ...models import Model, Sequences
 from ...models.checks import require
-from ..exact import chains as exact
 from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
+from ..queries import answers as queries
 from ..queries.batches import BATCH
 from ..queries.chains import require_discrete
 from .gate_comparison import posterior_quantities
@@ -63,7 +63,7 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     fits = getattr(model, "has_paths", False)
     require(fits, "model", "needs discrete states", model)
     out = posterior_quantities(model, data)
-    parts = [_of_batch(require_discrete(model.laws({}, batch))) for batch in data.batches(BATCH)]
+    parts = [_of_batch(model, batch) for batch in data.batches(BATCH)]
     for name in parts[0]:
         wide = [
             torch.nn.functional.pad(part[name], (0, data.max_length - part[name].shape[1]))
@@ -73,16 +73,16 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     return out
 
 
-def _of_batch(laws: DiscreteLaws) -> dict[str, Tensor]:
+def _of_batch(model: Model, data: Sequences) -> dict[str, Tensor]:
+    laws = require_discrete(model.laws({}, model.scheduled(data)))
     with torch.no_grad():
-        found = exact.filter_chain(*laws.chain)
+        belief, predicted = queries.filter(model, data), queries.predict(model, data)
         moves = laws.matrices
         rows = _entropy(moves.exp())  # (N|1, A|T-1|1, K)
         alike = (moves.exp().diff(dim=-2).abs() < _SAME).all(-1).all(-1).double()
         if laws.choice is not None:
             rows, alike = rows[0][laws.choice], alike[0][laws.choice]
-        inside = laws.data.step_mask
-        belief, predicted = found.log_beliefs.exp(), found.log_predicted.exp()
+        inside = data.step_mask
         own = _entropy(predicted[:, 1:]) - (belief[:, :-1] * rows).sum(-1)
         later = {"carried information": own.clamp_min(0), "reset": alike.expand_as(own)}
         out = {name: torch.nn.functional.pad(each, (1, 0)) for name, each in later.items()}

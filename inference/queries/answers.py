@@ -26,7 +26,7 @@ from ...models.checks import Impossible, require_choice, require_count
 from ...models.model import Number
 from ...models.randomness import generator_from
 from ..exact import chains as exact
-from .batches import Answer, future_of, joined, laws_of, require_data, require_model, stacked
+from .batches import BATCH, Answer, future_of, joined, laws_of, require_data, require_model, stacked
 from .chains import Forecast, require_discrete
 from .kinds import Answers, answers_to, inexact
 from .linear import LinearForecast, Moments
@@ -141,6 +141,9 @@ def predict(model: Model, data: Sequences, *, impossible: Impossible = ...) -> A
 def predict(model: Model, data: Sequences, *, impossible: Impossible = "raise") -> Any:
     """One-step predictions p(z_t | y_1 … y_{t-1}).
 
+    Where the time of a step is itself an observation, that of entering an exact state of a
+    ``ContinuousTimeHMM``, it is what a visit at that time would find.
+
     Args:
         model: a model with exact inference and known parameters.
         data: N sequences of at most T steps.
@@ -163,7 +166,12 @@ def predict(model: Model, data: Sequences, *, impossible: Impossible = "raise") 
     >>> found.mean[0, :, 0].numpy().round(3), found.covariance.flatten().numpy().round(3)
     (array([0.   , 5.   , 5.667]), array([  inf, 2.   , 1.667]))
     """
-    return _answered(model, data, impossible, lambda answers: answers.predict())
+    found = _answered(model, data, impossible, lambda answers: answers.predict())
+    planned = model.scheduled(data)
+    if planned is data:
+        return found
+    before = filter(model, data, impossible=impossible)
+    return torch.cat([found[:, :1], _moved(model, planned, before)], 1)
 
 
 @overload
@@ -423,6 +431,18 @@ def forecast(
         return forecast_regimes(model, data, future)
     data = possible_data(model, data, impossible)
     return answers_to(model.laws({}, data[:1])).forecast(model, data, future)
+
+
+def _moved(model: Model, planned: Sequences, beliefs: Tensor) -> Tensor:
+    """Beliefs (N, T, K) one step on, (N, T-1, K); zero beyond the length."""
+    moved, first = [], 0
+    for batch in planned.batches(BATCH):
+        own = beliefs[first : first + len(batch), : batch.max_length - 1]
+        first += len(batch)
+        moves = require_discrete(model.laws({}, batch)).log_transition.exp()
+        onward = (own.unsqueeze(-2) @ moves).squeeze(-2)
+        moved.append(onward * batch.step_mask[:, 1:].unsqueeze(-1))
+    return stacked(moved, planned.max_length - 1, fill=0)
 
 
 def _answers(model: Model, data: Sequences, impossible: Impossible) -> Iterator[Answers]:

@@ -11,7 +11,7 @@ import torch
 from scipy.integrate import quad
 from scipy.linalg import expm
 from scipy.optimize import minimize
-from scipy.stats import kstest, poisson
+from scipy.stats import entropy, kstest, poisson
 from torch.distributions import biject_to
 
 import oracles
@@ -22,12 +22,14 @@ from beliefzoo.inference import (
     ForwardGuide,
     LSTMFilter,
     MeanFieldGuide,
+    belief_events,
     filter,
     fit,
     forecast,
     log_evidence,
     most_likely_states,
     nuts,
+    predict,
     sample_states,
     smooth,
     smooth_pairs,
@@ -175,6 +177,25 @@ def test_every_query_is_the_sum_over_paths(exact):
         np.testing.assert_allclose(pairs[n, : length - 1], wanted.pairs, atol=1e-12)
         np.testing.assert_allclose(steps[n, :length], oracles.log_increments(*chain), atol=1e-11)
         assert float(best.log_joint[n]) == pytest.approx(wanted.best_log_joint, abs=1e-12)
+
+
+def test_a_prediction_does_not_know_that_the_time_is_that_of_a_death():
+    """It is a law of the state, exp(G Δ) on from the belief, whatever the step then shows."""
+    model, data = misclassified()
+    predicted, filtered = predict(model, data), filter(model, data)
+    for n, times in enumerate(TIMES):
+        for t, gap in enumerate(np.diff(times)):
+            wanted = filtered[n, t].numpy() @ expm(MATRIX * gap)
+            np.testing.assert_allclose(predicted[n, t + 1], wanted, atol=1e-12)
+        assert not predicted[n, len(times) :].any()
+    events = belief_events(model, data)
+    for n, times in enumerate(TIMES):
+        for t, gap in enumerate(np.diff(times)):
+            moves, before, now = expm(MATRIX * gap), filtered[n, t].numpy(), filtered[n, t + 1]
+            gain = entropy(now.numpy(), before @ moves)
+            assert float(events["information gain"][n, t + 1]) == pytest.approx(gain, abs=1e-12)
+            kept = entropy(before @ moves) - before @ entropy(moves, axis=1)
+            assert float(events["carried information"][n, t + 1]) == pytest.approx(kept, abs=1e-12)
 
 
 def test_sampled_paths_have_the_smoothed_marginals():
