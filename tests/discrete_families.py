@@ -110,18 +110,19 @@ def reals(size: int) -> Callable[[Rng], Floats]:
 
 
 def located(rng: Rng, *shape: int) -> Values:
-    return {"mean": 1.5 * rng.normal(size=shape), "scale": rng.uniform(0.4, 2.0, shape)}
+    sharp = rng.choice([1.0, 1.0, 1.0, 30.0])  # far from some data, in units of the noise
+    return {"mean": 1.5 * rng.normal(size=shape), "scale": rng.uniform(0.4, 2.0, shape) / sharp}
 
 
 def shares(rng: Rng, *shape: int, zeros: bool = True) -> Floats:
-    """Rows of probabilities, some of them with zeros or nearly certain."""
-    out = rng.dirichlet(np.full(shape[-1], rng.choice([0.3, 1.0, 5.0])), shape[:-1])
+    """Rows of probabilities, some of them with zeros, or down to 1e-100."""
+    out = rng.dirichlet(np.full(shape[-1], rng.choice([0.02, 0.3, 1.0, 5.0])), shape[:-1])
     if zeros and rng.random() < 0.25:
         gone = rng.random(out.shape) < 0.3
         gone[..., 0] &= ~gone.all(-1)
         out = np.where(gone, 0, out)
         out[..., 0] += out.sum(-1) == 0
-    out = np.maximum(out, 0 if zeros else 1e-6)
+    out = np.maximum(out, 0 if zeros else 1e-4)
     return np.asarray(out / out.sum(-1, keepdims=True))
 
 

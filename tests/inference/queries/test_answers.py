@@ -5,17 +5,12 @@ import pytest
 import torch
 from scipy import stats
 
-import oracles
 from beliefzoo.inference import (
     filter,
     forecast,
     log_evidence,
-    most_likely_states,
-    predict,
     sample_states,
     smooth,
-    smooth_pairs,
-    step_log_likelihood,
 )
 from beliefzoo.inference.queries import batches
 from beliefzoo.models import (
@@ -39,28 +34,6 @@ def case(monkeypatch):
     return model.with_parameters(**drawn.parameters), drawn.data
 
 
-def test_every_query_against_the_sum_over_paths(case):
-    model, data = case
-    laws = model.laws({}, data)
-    first, onward = laws.log_initial[0].numpy(), laws.log_transition[0, 0].numpy()
-    found = most_likely_states(model, data)
-    for n, length in enumerate(data.lengths.tolist()):
-        likelihood = laws.log_likelihood[n, :length].numpy()
-        table = np.broadcast_to(onward, (length - 1, 2, 2))
-        truth = oracles.posterior(first, table, likelihood)
-        assert float(log_evidence(model, data)[n]) == pytest.approx(truth.log_evidence, abs=1e-12)
-        np.testing.assert_allclose(smooth(model, data)[n, :length], truth.marginals, atol=1e-12)
-        np.testing.assert_allclose(filter(model, data)[n, length - 1], truth.marginals[-1])
-        pairs = smooth_pairs(model, data)[n, : length - 1]
-        np.testing.assert_allclose(pairs, truth.pairs, atol=1e-12)
-        assert float(found.log_joint[n]) == pytest.approx(truth.best_log_joint, abs=1e-12)
-        assert float(step_log_likelihood(model, data)[n].sum()) == pytest.approx(truth.log_evidence)
-        best = truth.paths[truth.probabilities.argmax()]
-        assert found.states[n].tolist() == [*best, *[-1] * (5 - length)]
-        assert bool((smooth(model, data)[n, length:] == 0).all())
-    np.testing.assert_allclose(predict(model, data)[:, 0], np.exp(first)[None].repeat(5, 0))
-
-
 def test_sampled_states(case):
     """Frequencies of 4000 paths within 5 standard errors of the smoother (1 in 10^5)."""
     model, data = case
@@ -71,19 +44,6 @@ def test_sampled_states(case):
     error = ((paths == 1).double().mean(0) - marginal).abs()
     assert bool((error <= 5 * (marginal * (1 - marginal) / 4000).sqrt() + 1e-12).all())
     assert torch.equal(paths, sample_states(model, data, 4000, seed=1))
-
-
-def test_evidence_is_differentiable(case):
-    _, data = case
-    rate = torch.tensor([1.0, 9.0], dtype=torch.float64, requires_grad=True)
-    fixed = {"initial": [0.5, 0.5], "transition": [[0.8, 0.2], [0.3, 0.7]]}
-
-    def total(value):
-        return log_evidence(
-            HiddenMarkovModel(2, "poisson").with_parameters(rate=value, **fixed), data
-        )
-
-    assert torch.autograd.gradcheck(total, rate)
 
 
 def test_forecast_is_the_law_of_what_comes(case):

@@ -11,9 +11,7 @@ import oracles_linear as oracle
 from beliefzoo.experiments.data.loaders import load_nile
 from beliefzoo.inference.checking.innovations import innovation_tests
 from beliefzoo.inference.queries import answers as queries
-from beliefzoo.inference.queries import batches
 from beliefzoo.inference.queries import linear as linear_queries
-from beliefzoo.inference.queries.evidence import log_evidence as evidence_of
 from beliefzoo.models import (
     Autoregressive,
     LinearDynamics,
@@ -24,7 +22,7 @@ from beliefzoo.models import (
     Seasonal,
     Sequences,
 )
-from linear_cases import LENGTHS, MODELS, some_data, written_out
+from linear_cases import MODELS, some_data, written_out
 
 Case = tuple[LinearGaussianSSM, Sequences]
 
@@ -50,101 +48,26 @@ CASES = {**MODELS, "structural": structural()}
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 
-@every_case
-def test_evidence_is_that_of_the_joint_law(case: Case) -> None:
-    model, data = case
-    found = queries.log_evidence(model, data)
-    steps = queries.step_log_likelihood(model, data)
-    laws = model.laws({}, data)
-    for n, y in enumerate(data.arrays()):
-        expected = oracle.log_evidence(written_out(laws, n), y)
-        assert float(found[n]) == pytest.approx(expected, abs=1e-9)
-    torch.testing.assert_close(steps.sum(1), found)
-    torch.testing.assert_close(evidence_of(laws), found)
-    assert (steps[~data.observed_steps] == 0).all()
-
-
-@every_case
-def test_smoother_and_filter_are_those_of_the_joint_law(case: Case) -> None:
-    model, data = case
-    smoothed, filtered = queries.smooth(model, data), queries.filter(model, data)
-    laws = model.laws({}, data)
-    for n, y in enumerate(data.arrays()):
-        x = written_out(laws, n)
-        for found, expected in (
-            (smoothed, oracle.smoothed(x, y)),
-            (filtered, oracle.filtered(x, y)),
-        ):
-            np.testing.assert_allclose(found.mean[n, : len(y)], expected[0], atol=1e-9)
-            np.testing.assert_allclose(found.covariance[n, : len(y)], expected[1], atol=1e-9)
-        assert not smoothed.mean[n, len(y) :].any()
-
-
-@every_case
-def test_predictions_are_filters_moved_on(case: Case) -> None:
-    model, data = case
-    before, after = queries.predict(model, data), queries.filter(model, data)
-    laws = model.laws({}, data)
-    for n, length in enumerate(LENGTHS):
-        x = written_out(laws, n)
-        np.testing.assert_allclose(before.mean[n, 0], x.m, atol=1e-9)
-        for t in range(length - 1):
-            mean, spread = after.mean[n, t].numpy(), after.covariance[n, t].numpy()
-            np.testing.assert_allclose(before.mean[n, t + 1], x.a[t] @ mean + x.b[t], atol=1e-9)
-            moved = x.a[t] @ spread @ x.a[t].T + x.q[t]
-            np.testing.assert_allclose(before.covariance[n, t + 1], moved, atol=1e-9)
-
-
 FUTURE = 3
 
 
-def continued(case: Case) -> tuple[Sequences, dict[str, torch.Tensor]]:
-    """The data with missing steps at their end, and what a forecast is told of these."""
+def told(case: Case) -> dict[str, torch.Tensor]:
+    """What a forecast is told of the steps ahead."""
     model, data = case
-    rng = np.random.default_rng(9)
-    arrays = [np.concatenate([y, np.full((FUTURE, y.shape[1]), np.nan)]) for y in data.arrays()]
-    told, along = {}, {}
+    out, rng = {}, np.random.default_rng(9)
     if model.inputs:
-        told["inputs"] = torch.from_numpy(rng.normal(size=(len(data), FUTURE, model.inputs)))
-        assert data.inputs is not None
-        along["inputs"] = [
-            np.concatenate([data.inputs[n, :length], told["inputs"][n]])
-            for n, length in enumerate(LENGTHS)
-        ]
+        out["inputs"] = torch.from_numpy(rng.normal(size=(len(data), FUTURE, model.inputs)))
     if model.timed:
         assert data.times is not None
-        told["times"] = data.times[:, -1:] + torch.tensor([0.5, 1.5, 1.75], dtype=torch.float64)
-        along["times"] = [
-            np.concatenate([data.times[n, :length], told["times"][n]])
-            for n, length in enumerate(LENGTHS)
-        ]
-    return Sequences.from_arrays(arrays, **along), told
-
-
-@every_case
-def test_forecasts_are_the_joint_law_given_the_past(case: Case) -> None:
-    model, data = case
-    longer, told = continued(case)
-    ahead = queries.forecast(model, data, FUTURE, draws=2, seed=0, **told)
-    laws = model.laws({}, longer)
-    for n, y in enumerate(longer.arrays()):
-        x = written_out(laws, n)
-        mean, spread = (part[-FUTURE:] for part in oracle.smoothed(x, y))
-        np.testing.assert_allclose(ahead.state_mean[n], mean, atol=1e-9)
-        np.testing.assert_allclose(ahead.state_covariance[n], spread, atol=1e-9)
-        seen = np.einsum("tfd,td->tf", x.c[-FUTURE:], mean) + x.d[-FUTURE:]
-        np.testing.assert_allclose(ahead.mean[n], seen, atol=1e-9)
-        noise = np.einsum("tfd,tde,tfe->tf", x.c[-FUTURE:], spread, x.c[-FUTURE:])
-        noise += np.array([np.diag(r) for r in x.r[-FUTURE:]])
-        np.testing.assert_allclose(ahead.variance[n], noise, atol=1e-9)
+        out["times"] = data.times[:, -1:] + torch.tensor([0.5, 1.5, 1.75], dtype=torch.float64)
+    return out
 
 
 @every_case
 def test_simulated_continuations_have_the_forecast_law(case: Case) -> None:
     """40 000 draws, mean to 5 standard errors (6e-7 by chance a number), variance to 7 of them."""
     model, data = case
-    _, told = continued(case)
-    ahead = queries.forecast(model, data, FUTURE, draws=40_000, seed=3, **told)
+    ahead = queries.forecast(model, data, FUTURE, draws=40_000, seed=3, **told(case))
     error = (ahead.variance / 40_000).sqrt()
     assert ((ahead.draws.mean(0) - ahead.mean).abs() < 5 * error).all()
     assert ((ahead.draws.var(0) / ahead.variance - 1).abs() < 7 * math.sqrt(2 / 40_000)).all()
@@ -190,15 +113,6 @@ def test_components_add_up_to_what_is_observed() -> None:
         linear_queries.components(*CASES["full"])
 
 
-def test_batches_give_what_the_whole_gives(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, data = CASES["full"]
-    whole = queries.smooth(model, data)
-    monkeypatch.setattr(batches, "BATCH", 2)
-    parts = queries.smooth(model, data)
-    torch.testing.assert_close(parts.mean, whole.mean)
-    torch.testing.assert_close(parts.covariance, whole.covariance)
-
-
 def test_a_missing_end_is_a_shorter_sequence() -> None:
     model, _ = CASES["full"]
     y = np.random.default_rng(0).normal(size=(6, 3))
@@ -210,21 +124,6 @@ def test_a_missing_end_is_a_shorter_sequence() -> None:
     torch.testing.assert_close(
         queries.smooth(model, long).mean[:, :4], queries.smooth(model, short).mean
     )
-
-
-def test_evidence_is_differentiable_in_known_values() -> None:
-    data = Sequences.from_arrays([np.random.default_rng(0).normal(size=8)])
-    variance = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
-
-    def value(x: torch.Tensor) -> torch.Tensor:
-        model = LinearGaussianSSM(LocalLevel())
-        values = {"level_variance": x, "observation_variance": torch.ones(()).double()}
-        return evidence_of(model.laws(values, data)).sum()
-
-    (slope,) = torch.autograd.grad(value(variance), variance)
-    with torch.no_grad():
-        expected = (value(variance + 1e-5) - value(variance - 1e-5)) / 2e-5
-    assert float(slope) == pytest.approx(float(expected), rel=1e-7)
 
 
 # Coincidences

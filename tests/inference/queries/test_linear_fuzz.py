@@ -26,6 +26,7 @@ from beliefzoo.inference import (
     step_log_likelihood,
 )
 from beliefzoo.inference.exact import gaussian, gaussian_torch
+from beliefzoo.inference.queries import batches
 from beliefzoo.models import (
     Autoregressive,
     Cycle,
@@ -36,7 +37,7 @@ from beliefzoo.models import (
     Sequences,
 )
 from fuzzing import TIMES, each
-from linear_draws import AHEAD, Around, Drawn, draw
+from linear_random_cases import AHEAD, Around, Drawn, draw
 from oracles_linear import Floats, Given, Matrices
 
 CASES, PARTS = 10 * TIMES, 2
@@ -82,6 +83,7 @@ def law_of(found: Moments, n: int, t: int, truth: Given, at: int, what: str) -> 
 def check(case: Drawn) -> None:
     """By the compiled recursions or by those of torch."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(batches, "BATCH", 2)  # batches are cut to their own longest sequence
         if case.number // 6 % 2:
             patch.setattr(gaussian, "_recursions", lambda tensor: gaussian_torch)
         check_queries(case)

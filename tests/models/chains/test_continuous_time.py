@@ -27,13 +27,10 @@ from beliefzoo.inference import (
     fit,
     forecast,
     log_evidence,
-    most_likely_states,
     nuts,
     predict,
     sample_states,
     smooth,
-    smooth_pairs,
-    step_log_likelihood,
     to_arviz,
 )
 from beliefzoo.inference.fitting.start import starting_values
@@ -158,27 +155,6 @@ def chains(exact=(2,)):
 both = pytest.mark.parametrize("exact", [(), (2,)], ids=["snapshots", "exact-deaths"])
 
 
-@both
-def test_every_query_is_the_sum_over_paths(exact):
-    model, data = misclassified(exact)
-    evidence, filtered, smoothed = (
-        log_evidence(model, data),
-        filter(model, data),
-        smooth(model, data),
-    )
-    pairs, best = smooth_pairs(model, data), most_likely_states(model, data)
-    steps = step_log_likelihood(model, data)
-    for n, chain in enumerate(chains(exact)):
-        length = len(chain[2])
-        wanted = oracles.posterior(*chain)
-        assert float(evidence[n]) == pytest.approx(wanted.log_evidence, abs=1e-12)
-        np.testing.assert_allclose(filtered[n, :length], oracles.filter_beliefs(*chain), atol=1e-12)
-        np.testing.assert_allclose(smoothed[n, :length], wanted.marginals, atol=1e-12)
-        np.testing.assert_allclose(pairs[n, : length - 1], wanted.pairs, atol=1e-12)
-        np.testing.assert_allclose(steps[n, :length], oracles.log_increments(*chain), atol=1e-11)
-        assert float(best.log_joint[n]) == pytest.approx(wanted.best_log_joint, abs=1e-12)
-
-
 def test_a_prediction_does_not_know_that_the_time_is_that_of_a_death():
     """It is a law of the state, exp(G Δ) on from the belief, whatever the step then shows."""
     model, data = misclassified()
@@ -245,21 +221,6 @@ def test_a_network_in_the_guide_is_what_the_sum_over_paths_says(exact, bidirecti
     gradients = [p.grad for p in guide.parameters() if p.grad is not None]
     assert gradients
     assert all(bool(g.isfinite().all()) for g in gradients)
-
-
-@both
-def test_gradient_of_the_evidence_by_differences(exact):
-    model = ContinuousTimeHMM(3, jumps=DEATH, errors=ERRORS, exact=exact)
-    _, data = misclassified(exact)
-    values = model.with_parameters(generator=MATRIX, probs=PROBS, initial=INITIAL).known
-    names = list(values)
-
-    def total(*tensors):
-        laws = model.laws(dict(zip(names, tensors, strict=True)), data)
-        return BeliefGuide(model, ExactFilter()).bound(laws)
-
-    leaves = tuple(values[name].clone().requires_grad_() for name in names)
-    assert torch.autograd.gradcheck(total, leaves, atol=1e-6)
 
 
 def test_an_exact_time_is_a_density():
