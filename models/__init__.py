@@ -105,6 +105,7 @@ from .decisions.rewards import Rewards, Tables
 from .emissions.counts import Bernoulli, Categorical, Multinomial, Poisson
 from .emissions.distribution import FromDistribution
 from .emissions.emission import Emission, Parameters, Priors
+from .emissions.independent import Independent
 from .emissions.misclassification import Misclassification
 from .emissions.observations import Symbols, Vectors
 from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
@@ -155,6 +156,7 @@ __all__ = [
     "HarmoniumTransition",
     "HiddenMarkovModel",
     "Hikes",
+    "Independent",
     "InputTransition",
     "LabelledChain",
     "Laws",

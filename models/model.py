@@ -6,6 +6,7 @@ import copy
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
 from typing import Any, NamedTuple, Protocol, Self
 
@@ -321,6 +322,8 @@ class Model(ABC):
         0.7
         """
         names = Names.of(data)
+        if getattr(self.observations, "columns", None) is not None:
+            names = replace(names, features=self.names.features)
         if names == self.names or not names.any:
             return self
         out = copy.copy(self)
@@ -335,6 +338,9 @@ class Model(ABC):
         self._told: set[str] = set()  # shared by the copies, which need not say it again
         self._replaced = dict(replaced or {})
         self._all = self._assemble()
+        columns = getattr(self.observations, "columns", None)
+        if columns is not None:  # laws that describe columns by name have names before any data
+            self.names = Names(features=columns)
 
     def _assemble(self) -> Priors:
         own = self.own_priors()

@@ -65,6 +65,28 @@ def laplace(p, y, seen, shift):
     return stats.laplace.logpdf(y, p["loc"] + shift, p["scale"])[seen].sum()
 
 
+COLUMNS = {"rt": 1, "at": 2, "hit": 1, "kind": 1}
+"""Features of each channel of the mixed family, in order; "kind" has three symbols."""
+
+
+def mixed(p, y, seen, shift):
+    """A product over the channels, each of its own family."""
+    total, at, place = 0.0, 0, 0
+    for (name, size), density in zip(
+        COLUMNS.items(), (gaussian, full_gaussian, bernoulli, categorical), strict=True
+    ):
+        own, width = of_channel(p, name), 3 if name == "kind" else size
+        part = slice(at, at + size)
+        total += density(own, y[part], seen[part], shift[place : place + width])
+        at, place = at + size, place + width
+    return total
+
+
+def of_channel(p, name):
+    own = {n.removeprefix(f"{name}_"): v for n, v in p.items() if n.startswith(f"{name}_")}
+    return {n: v[..., None] if np.ndim(v) == 0 else v for n, v in own.items()}
+
+
 # What an autoregression reads of an earlier observation.
 
 
@@ -82,6 +104,12 @@ def as_it_is(p, y):
 
 def as_shares(p, y):
     return y / max(y.sum(), 1)
+
+
+def as_channels(p, y):
+    kind = as_one_hot(of_channel(p, "kind"), y[4:])
+    located = y[:3] - np.concatenate([[p["rt_mean"]], p["at_mean"]])
+    return np.concatenate([located, y[3:4], kind])
 
 
 def as_deviation(p, y):

@@ -23,7 +23,7 @@ from torch import Tensor
 from ...models import POMDP, Seen, World, light_maze, machine_repair, rock_sample, t_maze, tiger
 from ...models.checks import require, require_count
 from ...models.decisions.bayes_rule import BayesRule
-from ...models.emissions.observations import Vectors, bounds_of
+from ...models.emissions.observations import Mixed, Vectors, bounds_of
 from ...models.randomness import TURNS
 
 try:
@@ -309,7 +309,7 @@ class _Running:
     def _space(self) -> spaces.Space[Any]:
         if not self.model.emission.codes:
             kind = self.model.law.family.observations
-            assert isinstance(kind, Vectors)
+            assert isinstance(kind, Vectors | Mixed)
             bounds = (bound.expand(kind.features).numpy() for bound in bounds_of(kind.support))
             low, high = (bound.astype(np.float32) for bound in bounds)
             return spaces.Box(low, high, (kind.features,), np.float32)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ...models import POMDP, Seen
 from ...models.checks import require
 from ...models.decisions.policies import require_process
+from ...models.emissions.observations import of_channels
 
 Memory = Any
 """h of every layer, of an LSTM (h, c); None before the first step."""
@@ -72,7 +73,8 @@ class NetworkPolicy:
         observations, state = memory
         like = self.head.weight
         mask = seen.mask if seen.mask.ndim == 2 else seen.mask.unsqueeze(-1)
-        told = observations.encode(seen.observation.unsqueeze(1))[:, 0].to(like) * mask
+        told = observations.encode(seen.observation.unsqueeze(1))[:, 0].to(like)
+        told = told * of_channels(observations, mask)
         before = told.new_zeros(len(told), self.head.out_features)
         if seen.action is not None:
             before.scatter_(1, seen.action.unsqueeze(1), 1)

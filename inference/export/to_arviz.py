@@ -409,7 +409,8 @@ def _coords(model: Model, data: Sequences, ahead: int) -> dict[str, Any]:
         symbols = data.symbols
         out |= {"symbol": symbols, "predictor": symbols, "predictor_from": symbols}
     elif not kind.codes:
-        out |= {"predictor": features, "predictor_from": features}
+        channels = getattr(kind, "channel_names", features)
+        out |= {"predictor": channels, "predictor_from": channels}
     seen = as_array(data.observed_steps)
     if len(data) > 1:
         out["log_likelihood/sequence"] = np.array(data.labels)[seen.any(1)]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
 from ...models.checks import require
-from ...models.emissions.observations import Observations
+from ...models.emissions.observations import Observations, of_channels
 from .recurrent import (
     FLAGGED_FEATURES,
     LIKELIHOOD_FLOOR,
@@ -98,7 +98,7 @@ class Channels(nn.Module):
         if self.inputs:
             self.input_shift, self.input_scale = input_scale(data)
         if self.reads == "observations" and not self._kind.codes:
-            shift, scale = channel_scale(data)
+            shift, scale = channel_scale(data, self._kind)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
 
     def forward(self, laws: DiscreteLaws) -> Tensor:
@@ -113,7 +113,7 @@ class Channels(nn.Module):
             encoded = self._kind.encode(y)
             if not self._kind.codes:
                 encoded = (encoded.double() - self.shift) / self.scale
-            parts.append(encoded.to(dtype) * seen)
+            parts.append(encoded.to(dtype) * of_channels(self._kind, seen))
             if self.flags:
                 missing = ~seen if self.flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))

@@ -14,7 +14,7 @@ from ...models import Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ...models.chains.nodes import product_law
 from ...models.checks import require_positive
-from ...models.emissions.observations import Observations
+from ...models.emissions.observations import Observations, of_channels
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
 from ..queries.linear import arguments
@@ -257,7 +257,7 @@ class RecurrentFilter(nn.Module):
         if self.gaps:
             self.gap = typical_gap(data)
         if self.reads != "likelihoods" and not model.observations.codes:
-            shift, scale = channel_scale(data)
+            shift, scale = channel_scale(data, model.observations)
             self.shift, self.scale = shift.to(self.shift.device), scale.to(self.scale.device)
 
     def channels(self, laws: TrajectoryLaws) -> Tensor:
@@ -272,7 +272,8 @@ class RecurrentFilter(nn.Module):
             if not self._observations.codes:  # symbols are read as they are
                 encoded = (encoded.double() - self.shift) / self.scale
             encoded = encoded.to(dtype)
-            parts.append(encoded if bool(seen.all()) else encoded * seen)
+            shown = of_channels(self._observations, seen)
+            parts.append(encoded if bool(seen.all()) else encoded * shown)
             if self._flags:
                 missing = ~seen if self._flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)
                 parts.append(missing.to(dtype))
@@ -490,9 +491,15 @@ def no_scale(size: int) -> tuple[Tensor, Tensor]:
     return torch.zeros(size, dtype=torch.float64), torch.ones(size, dtype=torch.float64)
 
 
-def channel_scale(data: Sequences) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of every feature, (F,) float64 each; 0 and 1 for bits."""
-    return _moments(data.values, data.mask)
+def channel_scale(data: Sequences, kind: Observations | None = None) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of every feature, (F,) float64 each; 0 and 1 for bits.
+
+    With a kind, of the channels that it encodes them in, (C,); 0 and 1 for those of symbols.
+    """
+    shift, scale = _moments(data.values, data.mask)
+    if kind is None:
+        return shift, scale
+    return of_channels(kind, shift, 0.0), of_channels(kind, scale, 1.0)
 
 
 def input_scale(data: Sequences) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from ...models import DeepLaws, DeepMarkovModel, Model, Sequences, TrajectoryLaw
 from ...models.checks import require, require_count
 from ...models.continuous.deep import normal_log_prob, spread
 from ...models.emissions.emission import Parameters
+from ...models.emissions.observations import of_channels
 from ...models.randomness import seeded
 from ..filters.recurrent import FLAGGED_FEATURES, channel_scale, input_scale, no_scale
 from ..queries.batches import require_read, times_ahead
@@ -150,7 +151,7 @@ class TrajectoryNetwork(nn.Module):
     def calibrate(self, model: Model, data: Sequences) -> None:
         """Standardises the channels by the data, unless they are symbols or bits."""
         if not model.observations.codes:
-            shift, scale = channel_scale(data)
+            shift, scale = channel_scale(data, model.observations)
             self.shift, self.scale = shift.to(self.shift), scale.to(self.scale)
         if model.inputs:
             self.input_shift, self.input_scale = input_scale(data)
@@ -164,7 +165,7 @@ class TrajectoryNetwork(nn.Module):
         encoded = kind.encode(y)
         if not kind.codes:
             encoded = (encoded.double() - self.shift) / self.scale
-        parts = [torch.where(seen, encoded.to(dtype), 0)]
+        parts = [torch.where(of_channels(kind, seen), encoded.to(dtype), 0)]
         flags = self._sizes[1]
         if flags:
             missing = ~seen if flags == seen.shape[-1] else ~seen.any(-1, keepdim=True)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, Model, Sequences, TrajectoryLaws
+from ...models.emissions.observations import mean_of
 from ...models.randomness import seeded
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -24,7 +25,8 @@ class Forecast:
     Attributes:
         state_probability: (N, H, K), exact.
         mean: expected observation (N, H, F), for codes the probability of each symbol; exact, but
-            with inputs or lags in the emission the mean of the draws (for codes then None).
+            with inputs or lags in the emission the mean of the draws (for codes then None); NaN in
+            columns of symbols beside others.
         draws: simulated continuations (S, N, H[, F]), for all other questions.
 
     >>> from beliefzoo.inference import forecast
@@ -116,6 +118,9 @@ class ChainAnswers:
             drawn = cast(_DrawnOn, many).draw_on(paths, data[copies])
         drawn = drawn.reshape(draws, len(data), *drawn.shape[1:])
         mean = cast(_DrawnOn, laws).expected(chance)
-        if mean is None and not model.observations.codes:
-            mean = drawn.double().mean(0)
+        kind = model.observations
+        if mean is None and not kind.codes:
+            channels = kind.encode(drawn.flatten(0, 1).double())
+            mean = channels.unflatten(0, drawn.shape[:2]).mean(0)
+        mean = None if mean is None else mean_of(kind, mean)
         return Forecast(chance, mean, drawn)

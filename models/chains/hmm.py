@@ -328,6 +328,8 @@ class HiddenMarkovModel(Model):
         own = self.emission.priors(self.states)
         if self.states > 1:  # with a single state the chain has no parameters
             chain = self.initial_law.priors(self.states), self.transition.priors(self.states)
+            taken = sorted({*chain[0], *chain[1]} & {*own})
+            require(not taken, "emission", "needs parameters of other names than the chain", taken)
             own = {**chain[0], **chain[1], **own}
         if self.ordered and self.states > 1:
             name, column = self._checked_ordering(own)

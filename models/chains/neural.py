@@ -13,7 +13,7 @@ from torch.distributions import Transform, transform_to
 
 from ..checks import require, require_count
 from ..data.sequences import Sequences
-from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.emission import Emission, Parameters, Priors, require_still
 from ..emissions.identified import dimension, redundant_by_rank, unconstrained_size
 from ..emissions.observations import Observations
 from ..emissions.perceptron import Perceptron
@@ -191,6 +191,7 @@ class NeuralEmission(Emission):
             "into a NeuralEmission)",
             repr(self.base),
         )
+        require_still(self.base, "base")
 
     @property
     def observations(self) -> Observations:

@@ -65,9 +65,10 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     emission, states = model.emission, model.states
     y, mask = emission.observed(data)
     y = y if emission.codes else y.double()
-    seen = data.observed_steps.nonzero()
-    some = seen[torch.randperm(len(seen))[:FRAMES]].unbind(1)
     named = emission.labels(data)
+    seen = data.observed_steps if named is None else named >= 0
+    seen = seen.nonzero()
+    some = seen[torch.randperm(len(seen))[:FRAMES]].unbind(1)
     if named is not None:
         labels = named
     elif _located(model):
@@ -126,19 +127,18 @@ def clustered(
         labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd)
         if labels is not None:
             return labels
-    seen = mask if mask.ndim == 3 else mask.unsqueeze(-1)
-    x = emission.coordinates(y, mask).double()
-    x = _standardised(x, seen.repeat(1, 1, x.shape[-1] // seen.shape[-1]))
+    x = _standardised(emission.coordinates(y, mask).double())
     if len(x[some].unique(dim=0)) < states:
         x = _windows(x)
-    steps = seen.any(-1)
+    steps = mask if mask.ndim == 2 else mask.any(-1)
     labels = torch.full(steps.shape, -1)
     labels[steps] = kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd=lloyd)
     return labels
 
 
-def _standardised(x: Tensor, seen: Tensor) -> Tensor:
-    """Features with mean 0 and standard deviation 1 over what was observed, 0 elsewhere."""
+def _standardised(x: Tensor) -> Tensor:
+    """Coordinates with mean 0 and standard deviation 1 over what was observed, 0 for NaN."""
+    seen = ~x.isnan()
     mean, spread = overall_moments(x.flatten(0, 1), seen.flatten(0, 1))
     return torch.where(seen, (x - mean) / spread, 0)
 

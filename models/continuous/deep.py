@@ -23,7 +23,7 @@ from ..data.folders import Data, SequenceFolder
 from ..data.moments import input_scales
 from ..data.requirements import require_inputs, require_times
 from ..data.sequences import Sequences
-from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.emission import Emission, Parameters, Priors, require_still
 from ..emissions.observations import Observations
 from ..emissions.perceptron import Perceptron
 from ..emissions.regression import Regression
@@ -881,4 +881,5 @@ def _emission(emission: Emission | str) -> Emission:
         repr(emission),
     )
     assert isinstance(made, Emission)
+    require_still(made, "emission")
     return made

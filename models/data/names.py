@@ -87,7 +87,7 @@ class Names:
             if known is not None and came is not None and known != came:
                 raise ValueError(
                     f"{argument}: must be {known}, in this order, as those that the model was "
-                    f"fitted to ({remedy} chooses them), got {came}"
+                    f"fitted to ({remedy}), got {came}"
                 )
         if self.symbols is None or own.symbols is None or self.symbols == own.symbols:
             return data

@@ -582,6 +582,25 @@ class Sequences:
             gone["input_names"] = ()
         return self._derived(**gone)
 
+    def select(self, *features: str) -> Sequences:
+        """Return the same data with some of their features, by name, in the order given.
+
+        Raises:
+            ValueError: codes, or names that are no different features of the data.
+
+        >>> data = Sequences.from_arrays([[[0.5, 1.0], [0.7, 0.0]]], features=["rt", "correct"])
+        >>> data.select("correct").values.flatten().tolist()
+        [1.0, 0.0]
+        """
+        unknown = [name for name in features if name not in self.features]
+        if self.is_codes or unknown or not features or len({*features}) < len(features):
+            known = "none, since they are codes" if self.is_codes else str(self.features)
+            raise ValueError(f"features must be different ones of {known}; got {features}")
+        places = [self.features.index(name) for name in features]
+        return self._derived(
+            values=self.values[..., places], mask=self.mask[..., places], features=features
+        )
+
     def filled(self, every: float | None = None) -> Sequences:
         """Return the same data on a regular grid of times, with missing steps in its gaps.
 

@@ -587,6 +587,7 @@ def _walk(
         actions=made["actions"],
         rewards=made["rewards"],
         symbols=model.observation_names or None,
+        features=model.names.features or (),
     )
     return Episodes(model, made["states"], data, made["probabilities"], made.get("beliefs"))
 

@@ -403,13 +403,12 @@ class FromDistribution(Emission):
     def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
         """Return y in no unit with far values drawn in: lone ones make no clusters.
 
-        Angles are points on a circle.
+        Angles are points on a circle. What is missing is NaN.
         """
+        y, (low, high) = torch.where(mask, y.double(), torch.nan), bounds_of(self._support)
         if self._circular:
-            return torch.cat([y.cos(), y.sin()], -1).double()
-        y, (low, high) = y.double(), bounds_of(self._support)
-        seen = torch.where(mask, y, torch.nan).flatten(0, 1)
-        below, middle, above = seen.nanquantile(torch.tensor([0.25, 0.5, 0.75]).to(y), 0)
+            return torch.cat([y.cos(), y.sin()], -1)
+        below, middle, above = y.flatten(0, 1).nanquantile(torch.tensor([0.25, 0.5, 0.75]).to(y), 0)
         if self._support.is_discrete or bool(high.isfinite().all()):
             return y
         if bool(low.isfinite().all()):

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..checks import require
 from ..data.moments import overall_moments
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
@@ -99,7 +100,7 @@ class Emission(ABC):
 
     def expected(self, parameters: Parameters, data: Sequences, chance: Tensor) -> Tensor | None:
         """Return E[y] after the first step, (N, T-1, F), given probabilities of the states (N, T-1,
-        K).
+        K), in the form of ``mean``.
 
         None if the states do not determine it alone: with inputs or lags.
         """
@@ -112,9 +113,12 @@ class Emission(ABC):
         return None
 
     def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
-        """Return numbers (N, T, channels) by whose distances a fit first clusters the steps."""
-        del mask
-        return self.encode(y)
+        """Return numbers (N, T, channels) by whose distances a fit first clusters the steps.
+
+        They are NaN where an observation is missing.
+        """
+        seen = mask.unsqueeze(-1) if self.codes else mask
+        return torch.where(seen, self.encode(y), torch.nan)
 
     def ranks(self, laws: Parameters) -> Tensor | None:
         """Return numbers (K,) in whose increasing order a fit names its states; None for any.
@@ -206,6 +210,15 @@ class Emission(ABC):
         del states
         return None
 
+    def idle(self, states: int) -> int:
+        """Return the number of directions of the linear predictors of all states, (K · size,), that
+        change nothing.
+        """
+        competing = self.competing(states)
+        if competing is None:
+            return 0
+        return competing.numel() - int((competing.sum(-1) - 1).sum())
+
     @property
     def predictor_scale(self) -> Tensor:
         """Typical size of the linear predictor, (shift_size,)."""
@@ -258,6 +271,16 @@ class Emission(ABC):
         """
         del factor
         return self
+
+
+def require_still(family: Emission, argument: str) -> None:
+    """Raise ``ValueError`` if a family that others build on reads inputs or lags of its own."""
+    require(
+        not family.inputs and not family.lags,
+        argument,
+        "must read no inputs and no lags of its own",
+        repr(family),
+    )
 
 
 # Parameters of one number per feature, such as a rate, have shape (state,) for a single feature and

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Protocol
 
 import torch
@@ -127,8 +130,10 @@ class Symbols:
         return self.size
 
     def check(self, data: Sequences, family: str) -> None:
-        top = int(data.codes().max())
-        require(top < self.size, "data", f"{family} needs codes 0 to {self.size - 1}", f"{top}")
+        codes = data.codes()
+        for n, t in (codes >= self.size).nonzero()[:1].tolist():
+            came = f"{int(codes[n, t])} in sequence {data.labels[n]!r}, step {t}"
+            require(False, "data", f"{family} needs codes 0 to {self.size - 1}", came)
 
     def read(self, data: Sequences) -> tuple[Tensor, Tensor]:
         return data.codes(), data.observed_steps
@@ -152,7 +157,7 @@ class Vectors:
     >>> from beliefzoo.models import Sequences
     >>> Vectors(1, constraints.boolean).check(Sequences.from_arrays([[0, 2]]), "Bits")
     Traceback (most recent call last):
-    ValueError: data: Bits needs values 0 or 1, got [2.0]
+    ValueError: data: Bits needs values 0 or 1, got [2.0] in sequence '0', step 1
     """
 
     features: int
@@ -177,8 +182,13 @@ class Vectors:
             f"{family} needs {self.features} feature(s)",
             data.n_features,
         )
-        bad = data.values[data.mask & ~self.support.check(data.values)].tolist()
-        require(not bad, "data", f"{family} needs {requirement(self.support)}", bad[:1])
+        bad = data.mask & ~self.support.check(data.values)
+        for n, t, f in bad.nonzero()[:1].tolist():
+            feature = f", feature {data.features[f]!r}" if self.features > 1 else ""
+            came = (
+                f"[{float(data.values[n, t, f])}] in sequence {data.labels[n]!r}, step {t}{feature}"
+            )
+            require(False, "data", f"{family} needs {requirement(self.support)}", came)
         partly = int((data.mask.any(-1) & ~data.mask.all(-1)).sum())
         require(
             not (self.whole and partly),
@@ -196,3 +206,142 @@ class Vectors:
 
     def encode(self, y: Tensor) -> Tensor:
         return y
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Columns of several kinds side by side, read by their names.
+
+    Args:
+        kinds: the kinds, in the order of their columns.
+        columns: names of all columns, as many as the kinds have features.
+
+    >>> import torch
+    >>> kind = Mixed((Vectors(1), Symbols(3)), ("duration", "choice"))
+    >>> kind.encode(torch.tensor([[[0.5, 2.0]]]))
+    tensor([[[0.5000, 0.0000, 0.0000, 1.0000]]])
+    """
+
+    kinds: tuple[Observations, ...]
+    columns: tuple[str, ...]
+    codes = False
+
+    @property
+    def features(self) -> int:
+        return len(self.columns)
+
+    @property
+    def channels(self) -> int:
+        return sum(kind.channels for kind in self.kinds)
+
+    @property
+    def places(self) -> tuple[slice, ...]:
+        """Where the columns of each kind lie."""
+        return _side_by_side([kind.features for kind in self.kinds])
+
+    @property
+    def channel_names(self) -> tuple[str, ...]:
+        """Names of the channels that ``encode`` returns: of the column, or of its symbol."""
+        names: list[str] = []
+        for kind, place in zip(self.kinds, self.places, strict=True):
+            own = self.columns[place]
+            names += [f"{own[0]}={code}" for code in range(kind.channels)] if kind.codes else own
+        return tuple(names)
+
+    @property
+    def support(self) -> Numbers:
+        """The bounds of every column, of which not all numbers between them need be possible."""
+        ends = [bounds_of(_support(kind)) for kind in self.kinds]
+        low, high = (
+            torch.cat([end[side].expand(kind.features) for end, kind in both])
+            for side, both in enumerate([list(zip(ends, self.kinds, strict=True))] * 2)
+        )
+        return Numbers(low, high, closed=(True, True))
+
+    def check(self, data: Sequences, family: str) -> None:
+        self.check_columns(data, family)
+        for kind, place in zip(self.kinds, self.places, strict=True):
+            own = self.columns[place]
+            with naming(own):
+                kind.check(data.select(*data.features[place]), family)
+
+    def check_columns(self, data: Sequences, family: str) -> None:
+        """Raise ``ValueError`` unless the data have these columns, in this order."""
+        asked = f"{family} needs columns {self.columns}, in this order"
+        remedy = "columns=[…] of from_frame, and select(…), choose them"
+        require(not data.is_codes, "data", asked, "integer codes; build them with codes=False")
+        numbered = data.features == tuple(map(str, range(data.n_features)))
+        fits = data.n_features == self.features if numbered else data.features == self.columns
+        require(fits, "data.features", f"{asked} ({remedy})", data.features)
+
+    def read(self, data: Sequences) -> tuple[Tensor, Tensor]:
+        return data.values, data.mask
+
+    def of_kind(self, number: int, y: Tensor) -> Tensor:
+        """Return the columns (…, F) of one kind in the form that this kind reads."""
+        part = y[..., self.places[number]]
+        if not self.kinds[number].codes:
+            return part
+        return part[..., 0] if part.dtype == torch.bool else part[..., 0].long()
+
+    def blank(self, sequences: int, steps: int) -> Tensor:
+        parts = [kind.blank(sequences, steps).double() for kind in self.kinds]
+        return torch.cat([x if x.ndim == 3 else x.unsqueeze(-1) for x in parts], -1)
+
+    def encode(self, y: Tensor) -> Tensor:
+        parts = [kind.encode(self.of_kind(n, y)).to(y) for n, kind in enumerate(self.kinds)]
+        return torch.cat(parts, -1)
+
+    def mean_of(self, channels: Tensor) -> Tensor:
+        """Return means of the channels (…, C) by columns (…, F); NaN for symbols."""
+        parts = list(channels.split([kind.channels for kind in self.kinds], -1))
+        for number, kind in enumerate(self.kinds):
+            if kind.codes:
+                parts[number] = torch.full_like(parts[number][..., :1], torch.nan)
+        return torch.cat(parts, -1)
+
+    def of_channels(self, numbers: Tensor, symbols: float | bool | None = None) -> Tensor:
+        """Return numbers of the columns (…, F) for every channel (…, C) that is made of them.
+
+        Those of the one-hot channels of symbols are ``symbols`` instead, if it is given.
+        """
+        parts = []
+        for kind, place in zip(self.kinds, self.places, strict=True):
+            own = numbers[..., place].expand(*numbers.shape[:-1], kind.channels)
+            parts.append(
+                torch.full_like(own, symbols) if kind.codes and symbols is not None else own
+            )
+        return torch.cat(parts, -1)
+
+
+@contextmanager
+def naming(columns: tuple[str, ...]) -> Iterator[None]:
+    """Let refusals of data say which columns they are about."""
+    try:
+        yield
+    except ValueError as error:
+        what = f"column {columns[0]!r}" if len(columns) == 1 else f"columns {columns}"
+        told = str(error).removeprefix("data: ")
+        raise ValueError(f"data: {what}: {told}") from error
+
+
+def of_channels(kind: Observations, numbers: Tensor, symbols: float | bool | None = None) -> Tensor:
+    """Return numbers of the features (…, F) for every channel of a kind, see ``Mixed``."""
+    return kind.of_channels(numbers, symbols) if isinstance(kind, Mixed) else numbers
+
+
+def mean_of(kind: Observations, channels: Tensor) -> Tensor:
+    """Return means of the channels of a kind by its features, see ``Mixed``."""
+    return kind.mean_of(channels) if isinstance(kind, Mixed) else channels
+
+
+def _side_by_side(sizes: list[int]) -> tuple[slice, ...]:
+    ends = list(accumulate(sizes, initial=0))
+    return tuple(slice(*pair) for pair in pairwise(ends))
+
+
+def _support(kind: Observations) -> constraints.Constraint:
+    """The numbers that there are of a kind; any, where it does not say."""
+    if kind.codes:
+        return constraints.integer_interval(0, kind.channels - 1)
+    return getattr(kind, "support", constraints.real)

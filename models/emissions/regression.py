@@ -16,7 +16,7 @@ from ..data.moments import FAR, input_moments
 from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
 from ..randomness import seeded
-from .emission import Emission, Parameters, Priors, along_paths
+from .emission import Emission, Parameters, Priors, along_paths, require_still
 from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
@@ -131,6 +131,7 @@ class Regression(Emission):
         require_scales(self.input_scale, self.inputs, "input_scale", "column")
         plain = isinstance(self.base, Emission) and not isinstance(self.base, Regression)
         require(plain, "base", "must be an Emission other than a Regression", repr(self.base))
+        require_still(self.base, "base")
 
     def check_model(self, model: HasStates) -> None:
         """Warn if the base does not read what inputs and lags add to its linear predictor."""
@@ -201,13 +202,9 @@ class Regression(Emission):
         if self.networks:
             return redundant_by_rank(self, priors, states)
         out = self.base.redundant(priors, states)
-        competing = self.base.competing(states)
-        if competing is None:
-            return out
-        idle = competing.numel() - int((competing.sum(-1) - 1).sum())
         regressors = self.inputs * ("input_weight" in priors)
         regressors += self.lags * self.encoding_size * ("lag_weight" in priors)
-        return out + idle * regressors
+        return out + self.base.idle(states) * regressors
 
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None

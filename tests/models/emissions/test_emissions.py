@@ -23,6 +23,7 @@ from beliefzoo.models import (
     Gaussian,
     GaussianMixture,
     HiddenMarkovModel,
+    Independent,
     LowRankGaussian,
     Multinomial,
     NeuralEmission,
@@ -33,6 +34,7 @@ from beliefzoo.models import (
 )
 from beliefzoo.models.emissions import emission as emissions
 from oracles_emissions import (
+    as_channels,
     as_deviation,
     as_it_is,
     as_logs,
@@ -46,6 +48,7 @@ from oracles_emissions import (
     gaussian_mixture,
     laplace,
     low_rank_gaussian,
+    mixed,
     multinomial,
     poisson,
     student_t,
@@ -115,7 +118,31 @@ def plain_cases() -> dict[str, Case]:
     def located(*shape):
         return {"mean": real(*shape), "scale": positive(*shape)}
 
+    def channels(rng):
+        return np.concatenate([reals(3)(rng), bits(1)(rng), rng.integers(0, 3, 1)])
+
     return {
+        "mixed": Case(
+            Independent(
+                rt=Gaussian(),
+                at=FullGaussian(2),
+                hit=Bernoulli(),
+                kind=Categorical(3),
+                columns={"at": ("x", "y")},
+            ),
+            {
+                "rt_mean": real(k),
+                "rt_scale": positive(k),
+                "at_mean": real(k, 2),
+                "at_scale": positive(k, 2),
+                "at_correlation_factor": correlation_factor(2),
+                "hit_probs": positive(k) / 2.5,
+                "kind_probs": dirichlet(k, 3),
+            },
+            mixed,
+            as_channels,
+            channels,
+        ),
         "categorical": Case(
             Categorical(4),
             {"probs": dirichlet(k, 4)},
@@ -225,6 +252,7 @@ def all_cases() -> dict[str, Case]:
         "full-gaussian": "full-gaussian",
         "gaussian-mixture": "gaussian-mixture-2",
         "from-laplace": "from-laplace-2",
+        "mixed": "mixed",
     }
     cases = dict(plain)
     for name, base in bases.items():
@@ -294,7 +322,9 @@ def table_by_hand(case: Case, data: Sequences) -> list[np.ndarray]:
             if "input_weight" in case.values:
                 shift += case.values["input_weight"][k] @ data.inputs[n, t].numpy()
             for lag in range(1, min(case.emission.lags, t) + 1):
-                phi = case.lagged(p, y[n, t - lag]) * seen[n, t - lag]
+                phi, shown = case.lagged(p, y[n, t - lag]), seen[n, t - lag]
+                # Symbols, which come last, are read as one-hot vectors.
+                phi = phi * np.pad(shown, (0, len(phi) - len(shown)), mode="edge")
                 shift += case.values["lag_weight"][k, lag - 1] @ phi
             if seen[n, t].any():
                 table[t, k] = case.density(p, y[n, t], seen[n, t], shift)
@@ -822,6 +852,29 @@ RECOVERIES = {
     ),
     "from-gumbel": Recovery(
         FromDistribution(dist.Gumbel), {"loc": [0.0, 4.0], "scale": [1.0, 0.5]}
+    ),
+    "mixed": Recovery(
+        Independent(
+            rt=Gaussian(), hit=Bernoulli(), kind=Categorical(3), gap=FromDistribution(dist.Gamma)
+        ),
+        {
+            "rt_mean": [-1.0, 1.0],
+            "rt_scale": [0.7, 1.2],
+            "hit_probs": [0.3, 0.8],
+            "kind_probs": [[0.7, 0.2, 0.1], [0.1, 0.3, 0.6]],
+            "gap_concentration": [2.0, 5.0],
+            "gap_rate": [2.0, 1.5],
+        },
+    ),
+    "mixed-inputs": Recovery(
+        Independent(rt=Regression(Gaussian(), inputs=1), count=Poisson()),
+        {
+            "rt_mean": [-1.0, 2.0],
+            "rt_scale": [0.7, 1.2],
+            "rt_input_weight": [[[0.6]], [[-0.4]]],
+            "count_rate": [2.0, 6.0],
+        },
+        inputs=1,
     ),
     "neural-categorical": Recovery(
         Categorical(3),
