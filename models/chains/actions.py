@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from ..checks import require, require_count, require_finite, require_flag, require_positive
 from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
-from ..emissions.emission import Emission, Parameters, Priors
+from ..emissions.emission import Emission, Parameters, Priors, axis_labels
 from ..emissions.observations import Observations
 from ..priors import AtLeast
 from ..trajectories import safe_log
@@ -192,6 +192,13 @@ class ActionEmission(Emission):
     @property
     def observations(self) -> Observations:
         return self.family.observations
+
+    def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
+        return self.family.coordinates(y, mask)
+
+    def coords(self, states: int) -> Mapping[str, Sequence[str]]:
+        """Return the labels along the family's own axes."""
+        return axis_labels(self.family, states)
 
     @property
     def tables(self) -> int:

@@ -211,8 +211,21 @@ class NeuralEmission(Emission):
 
     networks = True
 
+    def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
+        return self.base.coordinates(y, mask)
+
+    def labels(self, data: Sequences) -> Tensor | None:
+        return self.base.labels(data)
+
+    @property
+    def reorderable(self) -> bool:
+        return self.base.reorderable
+
     def redundant(self, priors: Priors, states: int) -> int:
         return redundant_by_rank(self, priors, states)
+
+    def idle(self, states: int) -> int:
+        return self.base.idle(states)
 
     def competing(self, states: int) -> Tensor | None:
         return self.base.competing(states)

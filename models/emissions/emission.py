@@ -8,7 +8,7 @@ use the same functions.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -271,6 +271,12 @@ class Emission(ABC):
         """
         del factor
         return self
+
+
+def axis_labels(family: Emission, states: int) -> Mapping[str, Sequence[str]]:
+    """Return the labels along a family's own axes; most families name none."""
+    name: Callable[[int], Mapping[str, Sequence[str]]] | None = getattr(family, "coords", None)
+    return {} if name is None else name(states)
 
 
 def require_still(family: Emission, argument: str) -> None:

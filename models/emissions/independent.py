@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import require
 from ..data.sequences import Sequences
-from .emission import Emission, Parameters, Priors
+from .emission import Emission, Parameters, Priors, axis_labels
 from .observations import Mixed, naming
 
 Value = TypeVar("Value")
@@ -196,8 +196,7 @@ class Independent(Emission):
                 ("feature", "feature_from"), channel.columns
             )
             own |= dict.fromkeys(("predictor", "predictor_from"), names[channel.predictor])
-            if hasattr(channel.family, "coords"):
-                own |= channel.family.coords(states)
+            own |= axis_labels(channel.family, states)
             out |= {channel.axis(axis): labels for axis, labels in own.items()}
         return out
 

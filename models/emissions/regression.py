@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -16,7 +16,7 @@ from ..data.moments import FAR, input_moments
 from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
 from ..randomness import seeded
-from .emission import Emission, Parameters, Priors, along_paths, require_still
+from .emission import Emission, Parameters, Priors, along_paths, axis_labels, require_still
 from .identified import redundant_by_rank
 from .observations import Observations
 from .perceptron import Perceptron
@@ -156,6 +156,23 @@ class Regression(Emission):
     @property
     def ordering(self) -> str | None:
         return self.base.ordering
+
+    def coordinates(self, y: Tensor, mask: Tensor) -> Tensor:
+        return self.base.coordinates(y, mask)
+
+    def ranks(self, laws: Parameters) -> Tensor | None:
+        return self.base.ranks(laws)
+
+    def labels(self, data: Sequences) -> Tensor | None:
+        return self.base.labels(data)
+
+    @property
+    def reorderable(self) -> bool:
+        return self.base.reorderable
+
+    def coords(self, states: int) -> Mapping[str, Sequence[str]]:
+        """Return the labels along the base's own axes."""
+        return axis_labels(self.base, states)
 
     @property
     def scored_at_once(self) -> int:

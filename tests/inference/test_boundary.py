@@ -64,6 +64,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "HarmoniumInitial": NODES,
     "HarmoniumTransition": NODES,
     "HiddenMarkovModel": {"states": 2, "emission": "poisson"},
+    "Independent": {"channel": Gaussian()},
     "InputTransition": {"inputs": 1},
     "LinearDynamics": {"states": 1},
     "LinearGaussianSSM": {"dynamics": LocalLevel()},

@@ -27,6 +27,7 @@ from beliefzoo.models import (
     Gaussian,
     GaussianMixture,
     HiddenMarkovModel,
+    Independent,
     InputTransition,
     LowRankGaussian,
     LowRankTransition,
@@ -60,6 +61,12 @@ EMISSIONS = [
     Regression(Gaussian(2), inputs=1, lags=2, weight_scale=0.5),
     Regression(NeuralEmission(Poisson(), 3, 4), lags=1),
     NeuralEmission(Categorical(4), embedding=3, width=5),
+    Independent(
+        at=FullGaussian(2),
+        hit=Bernoulli(),
+        far=Regression(Poisson(), lags=1),
+        columns={"at": ("x", "y")},
+    ),
 ]
 TRANSITIONS = [
     MatrixTransition(0.5, sticky=3.0),

@@ -23,6 +23,7 @@ from beliefzoo.models import (
     Gaussian,
     GaussianMixture,
     HiddenMarkovModel,
+    Independent,
     LowRankGaussian,
     NeuralEmission,
     NodeEmission,
@@ -104,6 +105,16 @@ MEMBERS = {
     "full gaussian": Member(HiddenMarkovModel(2, FullGaussian(2)), MEAN, 2),
     "low rank": Member(HiddenMarkovModel(2, LowRankGaussian(3)), MEAN | {"loading": scaled}, 3),
     "student": Member(HiddenMarkovModel(2, StudentT()), MEAN),
+    "channels": Member(
+        HiddenMarkovModel(
+            2, Independent(a=Gaussian(), b=StudentT(), c=FromDistribution(dist.Laplace))
+        ),
+        {
+            **{f"{c}_{name}": move for c in "ab" for name, move in MEAN.items()},
+            **{f"c_{name}": move for name, move in LOC.items()},
+        },
+        3,
+    ),
     "mixture": Member(HiddenMarkovModel(2, GaussianMixture()), MEAN),
     "inputs": Member(
         HiddenMarkovModel(2, Regression(Gaussian(), inputs=2)),

@@ -49,9 +49,11 @@ from beliefzoo.inference.exact import chains as exact
 from beliefzoo.inference.exact.structured import Sparse
 from beliefzoo.inference.queries import batches, structures
 from beliefzoo.models import (
+    Bernoulli,
     DeepMarkovModel,
     GaussianBelief,
     HiddenMarkovModel,
+    Independent,
     LinearGaussianSSM,
     Model,
     NeuralEmission,
@@ -82,6 +84,10 @@ def waiting() -> Model:
 
 def regressing() -> Model:
     return HiddenMarkovModel(2, Regression(Waiting(1), lags=1))
+
+
+def mixed() -> Model:
+    return HiddenMarkovModel(2, Independent(wait=Waiting(1), hit=Bernoulli()))
 
 
 def neural() -> Model:
@@ -115,6 +121,7 @@ CASES = {
     "emission": Case(waiting, lambda model: BeliefGuide(model, LSTMFilter(3))),
     "emission, exact": Case(waiting, lambda model: BeliefGuide(model, ExactFilter())),
     "emission, base": Case(regressing, lambda model: ForwardGuide(model, LSTMFilter(3))),
+    "emission, channel": Case(mixed, lambda model: BeliefGuide(model, LSTMFilter(3))),
     "emission, neural": Case(neural, lambda model: BeliefGuide(model, ExactFilter())),
     "transition": Case(ring, lambda model: ForwardGuide(model, LSTMFilter(3))),
     "dynamics": Case(forgetful, lambda model: BeliefGuide(model, LSTMFilter(3))),

@@ -32,7 +32,9 @@ from beliefzoo.inference.guides.posteriors import Backward
 from beliefzoo.models import (
     Categorical,
     DeepMarkovModel,
+    Gaussian,
     HiddenMarkovModel,
+    Independent,
     InputTransition,
     NeuralTransition,
     Sequences,
@@ -54,6 +56,8 @@ def known_case(kind="plain", lengths=(4, 2, 1)):
         model = TemporalSigmoidBeliefNetwork(2, "gaussian")
     elif kind == "harmonium":
         model = TemporalRBM(2, "gaussian")
+    elif kind == "channels":
+        model = HiddenMarkovModel(3, Independent(rt=Gaussian(), kind=Categorical(3)))
     else:
         model = HiddenMarkovModel(3, "gaussian")
     drawn = model.sample(len(lengths), list(lengths), seed=1, inputs=inputs)
@@ -82,7 +86,8 @@ GUIDES = {
     "mean-field-exact": lambda m: MeanFieldGuide(m, ExactFilter()),
 }
 every_guide = pytest.mark.parametrize("make", GUIDES.values(), ids=GUIDES)
-every_model = pytest.mark.parametrize("kind", ["plain", "inputs", "neural", "nodes", "harmonium"])
+KINDS = ["plain", "channels", "inputs", "neural", "nodes", "harmonium"]
+every_model = pytest.mark.parametrize("kind", KINDS)
 
 
 @every_guide

@@ -727,6 +727,7 @@ def test_a_network_starts_at_the_global_fit():
         GaussianMixture(2),
         Regression(Gaussian(2), inputs=1, lags=1),
         NeuralEmission(Gaussian(2), 3, 4),
+        Independent(a=Gaussian(), b=StudentT()),
         FromDistribution(dist.Normal, 2),
         Regression(FromDistribution(dist.Normal, 2), inputs=1, lags=1),
     ],
