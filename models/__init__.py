@@ -19,7 +19,7 @@ continuous, actions     ``MountainHike``
 ======================  ==========================================  ================================
 
 Observations of hidden and deep Markov models have any emission family: discrete or continuous, of
-low or high dimension; those of linear models are reals.
+low or high dimension, several at once (``Independent``); those of linear models are reals.
 """
 
 from .beliefs import DiscreteBelief, GaussianBelief

@@ -261,6 +261,20 @@ def test_single_precision_is_refused_far_from_zero():
         fit(model, guide, data, settings=settings, progress=False)
 
 
+@pytest.mark.parametrize(
+    ("states", "height", "aic", "bic"),
+    [(1, -305.3309, 614.66, 622.83), (2, -88.7308, 191.46, 220.05)],
+)
+def test_published_response_times_are_reached(shared_data, states, height, aic, bic):
+    """depmixS4's ``speed``, response times alone, as one series of 439 trials."""
+    table = np.genfromtxt(shared_data / "reports" / "speed.csv", delimiter=",", names=True)
+    data = Sequences.from_arrays([table["rt"]])
+    result = estimate(HiddenMarkovModel(states, "gaussian"), data)
+    assert height - 1e-4 <= reached(result, data) <= height + 3e-4  # EM ended a little below
+    facts = dict(result.summary().facts)
+    assert (float(facts["AIC"]), float(facts["BIC"])) == pytest.approx((aic, bic), abs=5e-3)
+
+
 @pytest.mark.parametrize("unit", [1.0, 1e6])
 def test_a_transition_follows_inputs_in_any_unit(shared_data, unit):
     """depmixS4's ``speed``: −44.1995 with transition ~ scale(Pacc), one series of 439."""
@@ -268,4 +282,7 @@ def test_a_transition_follows_inputs_in_any_unit(shared_data, unit):
     payoff = (table["Pacc"] - table["Pacc"].mean()) / table["Pacc"].std(ddof=1)
     data = Sequences.from_arrays([table["rt"]], inputs=[unit * payoff])
     model = HiddenMarkovModel(2, "gaussian", transition=InputTransition(1))
-    assert reached(estimate(model, data), data) == pytest.approx(-44.1995, abs=1e-3)
+    result = estimate(model, data)
+    assert reached(result, data) == pytest.approx(-44.1995, abs=1e-4)
+    assert result.extent.parameters == 9
+    assert dict(result.summary().facts)["AIC"] == "106.40"
