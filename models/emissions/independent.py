@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, TypeVar
 
 import torch
@@ -274,13 +274,16 @@ class Independent(Emission):
     def score(
         self, parameters: Parameters, y: Tensor, mask: Tensor, shift: Tensor | None = None
     ) -> Tensor:
-        parts = []
-        for channel in self.channels:
-            own = self._shift_of(channel, shift)
-            seen = self._of(channel, mask)
-            part = self._of(channel, y)
-            parts.append(channel.family.score(channel.own(parameters), part, seen, own))
-        return torch.stack(torch.broadcast_tensors(*parts)).sum(0)
+        parts = (
+            one.family.score(
+                one.own(parameters),
+                self._of(one, y),
+                self._of(one, mask),
+                self._shift_of(one, shift),
+            )
+            for one in self.channels
+        )
+        return reduce(torch.add, parts)
 
     def _of(self, channel: Channel, y: Tensor) -> Tensor:
         return self.observations.of_kind(channel.place, y)
