@@ -71,7 +71,8 @@ class Family:
         """The family's own values, one row per state."""
         if self.plain is not None:
             return self.plain(values)
-        return {name: values[name] for name in self.emission.dims()}
+        base = getattr(self.emission, "base", self.emission)
+        return {name: values[name] for name in base.dims()}
 
     def of_state(self, plain: Values, k: int) -> Values:
         """One state's parameters, each with its feature axis."""
@@ -79,6 +80,15 @@ class Family:
         axis = {"rate", "probs", "mean", "scale", "freedom", "concentration", "loc"}
         axis |= {"concentration0", "concentration1"}
         return {n: v[k][..., None] if single and n in axis else v[k] for n, v in plain.items()}
+
+    def of_lag(self, values: Values, k: int, lag: int, phi: Floats) -> Floats:
+        """A φ, or f(φ) − f(0) of a tanh network in units of the family's spread."""
+        if "lag_weight" in values:
+            return np.asarray(values["lag_weight"][k, lag - 1] @ phi)
+        first, bias, last = (values[f"lag{lag}_{name}"] for name in ("weight0", "bias0", "weight1"))
+        unit = getattr(getattr(self.emission, "base", None), "spread", 1.0)
+        hidden = np.tanh(phi / unit @ first + bias) - np.tanh(bias)
+        return np.asarray(unit * hidden @ last)
 
     def log_likelihood(self, values: Values, states: int, at: Around) -> Floats:
         """log O_k(y_t), (T, K), one number at a time."""
@@ -97,7 +107,7 @@ class Family:
                     known = ~np.isnan(before)
                     if known.any():
                         phi = self.lagged(p, np.where(known, before, 0)) * known
-                        shift = shift + values["lag_weight"][k, lag - 1] @ phi
+                        shift = shift + self.of_lag(values, k, lag, phi)
                 out[t, k] = self.density(p, np.where(seen, at.y[t], 0), seen, shift)
         return out
 
@@ -258,7 +268,8 @@ def distributed(rng: Rng, f: int) -> Family:
 def regressed(rng: Rng, base: Family, states_inputs: int) -> Family:
     """The family with inputs, lags or both in its linear predictor."""
     lags = int(rng.integers(0 if states_inputs else 1, 3))
-    emission = Regression(base.emission, inputs=states_inputs, lags=lags)
+    width = 3 if lags and rng.random() < 0.25 else 0
+    emission = Regression(base.emission, inputs=states_inputs, lags=lags, width=width)
     size = emission.shift_size
 
     def draw_values(r: Rng, k: int) -> Values:
@@ -267,7 +278,11 @@ def regressed(rng: Rng, base: Family, states_inputs: int) -> Family:
             values["probs"] = shares(r, *values["probs"].shape, zeros=False)
         if states_inputs:
             values["input_weight"] = 0.5 * r.normal(size=(k, size, states_inputs))
-        if lags:
+        for lag in range(1, (lags if width else 0) + 1):
+            values[f"lag{lag}_weight0"] = r.normal(size=(size, width))
+            values[f"lag{lag}_bias0"] = r.normal(size=width)
+            values[f"lag{lag}_weight1"] = 0.3 * r.normal(size=(width, size))
+        if lags and not width:
             values["lag_weight"] = 0.2 * r.normal(size=(k, lags, size, size))
         return values
 

@@ -296,7 +296,8 @@ def moved(case: Drawn) -> bool:
     if located:
         for name in {"mean", "scale", "loading", "input_weight", "intercept"} & set(values):
             values[name] = c * values[name] + (b if name in ("mean", "intercept") else 0)
-    if "node_loading" in values or "emission_from" in values or case.model.actions:
+    of_own_unit = {"node_loading", "emission_from", "lag1_weight0"}
+    if of_own_unit & set(values) or case.model.actions:
         return False
     possible(case)
     around = []
@@ -319,6 +320,15 @@ def moved(case: Drawn) -> bool:
     alike(log_evidence(known, other.data), expected)
     alike(smooth(known, other.data), smooth(model, case.data))
     return located or "jump_rate" in values or any(at.inputs is not None for at in around)
+
+
+def in_single(case: Drawn) -> None:
+    """Known values of another precision are the numbers that they are."""
+    possible(case)
+    values = {name: torch.tensor(value).float() for name, value in case.values.items()}
+    same = {name: value.double() for name, value in values.items()}
+    model, there = (case.model.with_parameters(**v) for v in (same, values))
+    alike(log_evidence(there, case.data), log_evidence(model, case.data))
 
 
 def reversed_in_time(case: Drawn) -> bool:
@@ -365,7 +375,7 @@ def plain(case: Drawn) -> bool:
     )
 
 
-INVARIANCES = (alone, permuted, merged, cut, moved, reversed_in_time)
+INVARIANCES = (alone, permuted, merged, cut, moved, in_single, reversed_in_time)
 
 
 @pytest.mark.cases(CASES // 2)
