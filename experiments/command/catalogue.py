@@ -151,3 +151,12 @@ def _check_module(
             raise ValueError(f"Settings of {name} must have a field {needed}; got {sorted(fields)}")
     if not set(module.SMOKE) <= fields:
         raise ValueError(f"SMOKE of {name} must replace fields of Settings; got {module.SMOKE}")
+
+
+def printable(text: str) -> str:
+    """Return the text, with bytes of arguments that are no UTF-8 written out.
+
+    >>> printable("runs/caf\\udce9")
+    'runs/caf\\\\udce9'
+    """
+    return text.encode("utf-8", "backslashreplace").decode()

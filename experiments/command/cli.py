@@ -22,6 +22,7 @@ from .catalogue import (
     experiments,
     load,
     load_benchmark,
+    printable,
 )
 
 # The heavy imports (torch through the experiments, matplotlib) wait until one is run.
@@ -77,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if sys.flags.dev_mode:  # python -X dev: whoever writes an experiment wants the traceback
             raise
-        print(f"beliefzoo: {error}", file=sys.stderr)
+        print(printable(f"beliefzoo: {error}"), file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("beliefzoo: interrupted", file=sys.stderr)
@@ -145,7 +146,7 @@ def _run(name: str, arguments: Sequence[str]) -> None:
         draw=experiment.draw,
         seconds=seconds,
     )
-    print(f"written to {command.out}")
+    print(printable(f"written to {command.out}"))
 
 
 def _bench(name: str, arguments: Sequence[str]) -> None:
@@ -169,7 +170,7 @@ def _bench(name: str, arguments: Sequence[str]) -> None:
         machine=machine(command.settings.threads),
         seconds=seconds,
     )
-    print(f"written to {command.out}")
+    print(printable(f"written to {command.out}"))
 
 
 def _prepared(

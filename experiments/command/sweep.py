@@ -27,7 +27,7 @@ from ...inference.fitting.provenance import code_version
 from ...inference.fitting.sweeps import FailedJob, Sweep, job_key, sweep
 from ...models.data.storage import read_json, write_json
 from ..data import loaders as data
-from .catalogue import Experiment, Flag, load
+from .catalogue import Experiment, Flag, load, printable
 from .folders import check_folder
 from .report import save_drawing, versions
 from .sweep_table import MOST_ROWS, Point, chosen, draw, label, point, table
@@ -440,11 +440,11 @@ def _finish(name: str, command: SweepCommand, grid: _Grid, found: Sweep) -> int:
         save_drawing(draw(points, paths), _DRAWING, command.out)
     _print(points, paths if command.figures else paths[:MOST_ROWS], len(paths))
     counts = f"{found.computed} computed, {found.skipped} skipped, {len(failures)} failed"
-    print(f"{len(found.jobs)} jobs: {counts}; written to {command.out}")
+    print(printable(f"{len(found.jobs)} jobs: {counts}; written to {command.out}"))
     for failed in failures:
         said = (failed.message.splitlines() or [""])[0]
         where = label(failed.settings)
-        print(f"beliefzoo: failed at {where}: {failed.kind}: {said}", file=sys.stderr)
+        print(printable(f"beliefzoo: failed at {where}: {failed.kind}: {said}"), file=sys.stderr)
     return 1 if failures else 0
 
 

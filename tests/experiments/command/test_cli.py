@@ -326,6 +326,91 @@ def test_drawings_get_a_constrained_layout_and_150_dots_an_inch(
     assert seen == [("ConstrainedLayoutEngine", 150)]
 
 
+# --- any words
+
+OPTIONS = (
+    *(
+        "--tosses",
+        "--shares",
+        "--seed",
+        "--out",
+        "--force",
+        "--smoke",
+        "--help",
+        "-h",
+        "--no-force",
+    ),
+    *("--seeds", "--set", "--jobs", "--figures", "--chunk", "--keep-posteriors"),
+    *("--code-version", "--nosuch", "--toss", "--", "--threads"),
+)
+VALUES = (
+    *(
+        "0",
+        "1",
+        "7",
+        "-1",
+        "1e400",
+        "nan",
+        "inf",
+        "x",
+        "",
+        "None",
+        "[]",
+        "1,2",
+        "é",
+        "\0",
+        "a" * 300,
+    ),
+    *("0:2", "2:0", "a:b", ":", "1:2:3", "9" * 20, "tosses=1,2", "tosses=", "=1", "nosuch=1"),
+    *(
+        "*",
+        "shares=0.5:0.2",
+        "tosses=x",
+        "seed=1",
+        "runs",
+        "runs/own",
+        "modules",
+        "/nosuch/a",
+        "\udcff",
+    ),
+)
+
+
+def some_words(rng: random.Random) -> list[str]:
+    """A command, a name, and options with values, any of which may be another."""
+    words = [rng.choice(["run", "run", "sweep", "sweep", "bench", "list", "x", ""])]
+    words.append(
+        rng.choice(["toy-coin"] * 6 + ["toy_coin", "toy-coins", "", "list", "--help", "../x"])
+    )
+    for _ in range(rng.randrange(4)):
+        words.append(rng.choice(OPTIONS))
+        words += rng.choices(VALUES, k=rng.choice([0, 1, 1, 1, 2]))
+    if words[0] == "sweep" and "--" not in words:  # few jobs, in this process
+        words += ["--seeds", rng.choice(["0:2", "3"]), "--backend", "threading"]
+    return words
+
+
+@pytest.mark.cases(20 * TIMES)
+@pytest.mark.filterwarnings("ignore")
+def test_fuzz_any_words_end_in_a_status(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And what is refused writes nothing."""
+    install(("    figure, axes = plt.subplots(figsize=(3, 2))", "    return {}"))
+    rng = random.Random(0)
+    for number in range(20 * TIMES):
+        words, before = some_words(rng), sorted(Path().rglob("*"))
+        try:
+            status = main(words)
+        except BaseException as error:
+            raise AssertionError(f"case {number}: {words} ends otherwise: {error!r}") from error
+        said = capsys.readouterr()
+        assert status in (0, 1, 2), words
+        assert bool(said.err) or status != 2, words
+        assert "Traceback" not in said.err, words
+        assert status != 2 or sorted(Path().rglob("*")) == before, words
+
+
 # --- what is killed, or does not fit on the disk
 
 KILLS = 3 * TIMES

@@ -1,6 +1,9 @@
 """Folders of sequences: what is read, what is refused, and that a fit is that of the data."""
 
+import dataclasses
 import pickle
+import random
+import re
 import shutil
 import tracemalloc
 import zipfile
@@ -27,6 +30,7 @@ from beliefzoo.models import (
     Sequences,
     write_folder,
 )
+from fuzzing import TIMES
 
 FIELDS = ("values", "mask", "lengths", "times", "actions", "inputs")
 
@@ -460,3 +464,52 @@ def test_links_out_of_the_folder_are_not_followed(tmp_path: Path) -> None:
     elsewhere.symlink_to(tmp_path / "own")
     write_folder([[1.0, 2.0]], tmp_path / "own")
     assert len(SequenceFolder(elsewhere)) == 1
+
+
+def spoiled(files, rng):
+    """A file with flipped bits, cut, lengthened, gone, doubled under another name, or swapped."""
+    path, other = rng.choice(files), rng.choice(files)
+    whole = bytearray(path.read_bytes())
+    kind = rng.choice(["flip", "flip", "head", "head", "cut", "long", "gone", "name", "swap"])
+    if kind in ("flip", "head"):
+        for _ in range(rng.randrange(1, 4)):
+            end = 128 if kind == "head" else len(whole)
+            whole[rng.randrange(end)] ^= 1 << rng.randrange(8)
+    elif kind == "cut":
+        del whole[rng.randrange(len(whole)) :]
+    elif kind == "long":
+        whole += rng.randbytes(1 + rng.randrange(20))
+    elif kind == "swap":
+        whole[:] = other.read_bytes()
+    if kind == "gone":
+        path.unlink()
+    elif kind == "name":
+        endings = ("", ".lengths", ".times", ".actions", ".inputs", ".nosuch", "\n", "é")
+        (path.parent / f"{path.name.split('.')[0]}{rng.choice(endings)}.npy").write_bytes(whole)
+    else:
+        path.write_bytes(whole)
+
+
+@pytest.mark.cases(150 * TIMES)
+def test_fuzz_spoiled_folders_are_read_or_refused(tmp_path):
+    """Numbers have no checksum: what is still a folder is read, and is data."""
+    rng, place = random.Random(0), tmp_path / "data"
+    arrays = [array for array in ragged(5) if not np.isnan(array).all()]
+    times = [np.arange(len(array)) + 0.5 for array in arrays]
+    actions = [np.arange(len(array)) % 2 for array in arrays]
+    data = Sequences.from_arrays(arrays, times=times, actions=actions)
+    write_folder(data, tmp_path / "whole", file_size=200)
+    said = []
+    for number in range(150 * TIMES):
+        shutil.copytree(tmp_path / "whole", place)
+        spoiled(sorted(place.iterdir()), rng)
+        try:
+            data = SequenceFolder(place)[:]
+            assert same(dataclasses.replace(data), data)
+        except ValueError as error:
+            said.append(str(error))
+        except Exception as error:
+            raise AssertionError(f"case {number} ends otherwise: {error!r}") from error
+        shutil.rmtree(place)
+    assert said
+    assert [one for one in said if not re.search(r"\.npy'|^path", one)] == []
