@@ -5,6 +5,7 @@ Their weights are kept in one matrix (k, k + F + 1): of the nodes before, of wha
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import NamedTuple
 
@@ -142,6 +143,17 @@ def best_unit(guide: BeliefGuide, test: Sequences) -> float:
         both = torch.cat([(kept / before)[inside].unsqueeze(-1), forget[inside]], -1)
         best.append(float(torch.corrcoef(both.mT)[0, 1:].nan_to_num().abs().max()))
     return min(best)
+
+
+def overgrown(guide: BeliefGuide, factor: float) -> BeliefGuide:
+    """The guide with all weights of its LSTM but the read-out's multiplied."""
+    other = copy.deepcopy(guide)
+    assert isinstance(other.filter, LSTMFilter)
+    assert other.filter.network is not None
+    with torch.no_grad():
+        for weight in other.filter.network.parameters():
+            weight.mul_(factor)
+    return other
 
 
 def of_the_observation_alone(model: Model, test: Sequences) -> float:

@@ -180,6 +180,10 @@ def _exp_overload(x: Any) -> Any:
     return exp_single if x == types.float32 else exp_double
 
 
+exp: Any = _exp
+"""The same for kernels of other files."""
+
+
 def _log(x: Any) -> Any:
     """log of a normal number x > 0."""
     raise NotImplementedError("compiled code only")

@@ -61,6 +61,9 @@ class NaturalLSTMFilter(LSTMFilter):
         scale: natural parameters that a cell of 1 stands for before training. The larger, the more
             linear is tanh in what an observation tells, and the more a gradient step moves a
             belief: 25 served two states, 10 more of them, of which some die at 25.
+        sharpness: factor of the weights with which gates first read natural cells. What these put
+            out is λ − λ* over ``scale``, so that weights of torch's size hardly see it; 40 halved
+            the steps of two states.
         reads: ``"observations"``, ``"likelihoods"`` or ``"both"``, see ``RecurrentFilter``.
         gaps: whether to read the time since the previous step; None: if the model does.
 
@@ -87,6 +90,7 @@ class NaturalLSTMFilter(LSTMFilter):
         *,
         divided: bool = True,
         scale: float = 10.0,
+        sharpness: float = 1.0,
         reads: Reading = "observations",
         gaps: bool | None = None,
     ) -> None:
@@ -94,7 +98,9 @@ class NaturalLSTMFilter(LSTMFilter):
         require(isinstance(divided, bool), "divided", "must be True or False", repr(divided))
         super().__init__(auxiliary, reads=reads, gaps=gaps, memory="c")
         require_positive(scale, "scale")
+        require_positive(sharpness, "sharpness")
         self.auxiliary, self.divided, self.first_scale = auxiliary, divided, float(scale)
+        self.sharpness = float(sharpness)
         self.natural = 0
         self.register_buffer("written", torch.tensor(False))
 
@@ -104,7 +110,7 @@ class NaturalLSTMFilter(LSTMFilter):
     @property
     def configuration(self) -> dict[str, object]:
         """The arguments from which it is rebuilt; ``gaps`` is as the model decided."""
-        kept = "auxiliary", "divided", "reads", "gaps"
+        kept = "auxiliary", "divided", "sharpness", "reads", "gaps"
         return {"scale": self.first_scale, **{name: getattr(self, name) for name in kept}}
 
     def build(self, model: Model) -> None:
@@ -137,6 +143,7 @@ class NaturalLSTMFilter(LSTMFilter):
         with torch.no_grad():
             for one in weights.values():
                 one[2 * size : 2 * size + own] *= FIRST_WRITING
+            weights["weight_hh_l0"][:, :own] *= self.sharpness
             weights["bias_ih_l0"][size : size + own] += FIRST_FORGET_BIAS
             if not belief.discrete:  # what is known of a state is never less than nothing
                 weights["bias_ih_l0"][2 * size + 1] += 1.0

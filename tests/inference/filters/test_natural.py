@@ -95,6 +95,23 @@ def test_gradient_of_the_recursion():
         assert torch.autograd.gradcheck(chosen, (told, weight))
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float32, 3e-7), (torch.float64, 2e-15)])
+def test_gates_keep_their_digits(dtype, error):
+    """Relative errors of σ and tanh, from numbers that are next to nothing to those beyond exp."""
+    size = 10.0 ** torch.linspace(-12, 3, 400, dtype=torch.float64)
+    told = torch.cat([-size, torch.zeros(1), size, torch.tensor([0.2999999, 0.3, 0.3000001])])
+    told = told.to(dtype)[:, None, None].expand(-1, 1, 4).contiguous()
+    found = lstm_cells(told, torch.zeros(4, 1, dtype=dtype))
+    x = told[..., :1]
+    for name in "ifo":
+        torch.testing.assert_close(found[name], x.sigmoid(), rtol=error, atol=1e-37)
+    torch.testing.assert_close(found["g"], x.tanh(), rtol=error, atol=0)
+    odd = torch.tensor([math.nan, math.inf, -math.inf], dtype=dtype)
+    odd = lstm_cells(odd[:, None, None].expand(-1, 1, 4).contiguous(), told.new_zeros(4, 1))
+    assert odd["g"].flatten().nan_to_num(7).tolist() == [7, 1, -1]
+    assert odd["f"].flatten().nan_to_num(7).tolist() == [7, 1, 0]
+
+
 def test_threads_make_no_difference():
     torch.manual_seed(0)
     told, weight = torch.randn(40, 50, 64), torch.randn(64, 16)
@@ -134,6 +151,20 @@ def test_its_network_is_a_torch_lstm_whose_zeros_stay():
 def test_undivided_gates_read_everything():
     guide = BeliefGuide(chain(), NaturalLSTMFilter(4, divided=False))
     assert all(bool((weight != 0).all()) for weight in guide.filter.network.parameters())
+
+
+def test_gates_read_natural_cells_more_sharply():
+    """The first weights are the same but for the factor, and for zeros, which stay."""
+    found = []
+    for sharpness in (1.0, 40.0):
+        torch.manual_seed(0)
+        guide = BeliefGuide(chain(), NaturalLSTMFilter(4, sharpness=sharpness))
+        found.append(guide.filter.network.weight_hh_l0.detach())
+        assert guide.filter.configuration["sharpness"] == sharpness
+    torch.testing.assert_close(found[1][:, :1], 40 * found[0][:, :1])
+    assert torch.equal(found[1][:, 1:], found[0][:, 1:])
+    with pytest.raises(ValueError, match="sharpness"):
+        NaturalLSTMFilter(4, sharpness=0.0)
 
 
 def test_a_network_that_writes_nothing_says_the_stationary_law():
