@@ -77,6 +77,7 @@ from .networks.constructed import (
 )
 from .networks.gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
 from .networks.gate_events import belief_events, gates_and_beliefs
+from .networks.gate_floor import gate_floor
 from .networks.gate_identity import Agreement, GateIdentity, gate_identity, update_agreement
 from .networks.lstm_samples import lstm_log_likelihood, sample_lstm
 from .networks.network_inputs import fold_embedding
@@ -209,6 +210,7 @@ __all__ = [
     "fold_embedding",
     "forecast",
     "gaps",
+    "gate_floor",
     "gate_identity",
     "gates",
     "gates_and_beliefs",

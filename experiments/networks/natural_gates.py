@@ -111,10 +111,10 @@ class Settings(GradientSteps, Simulated, Repeated):
     steps_of_others: int = 2500
     """…and for the other models, whose fits do not."""
     last_steps: int = 400
-    """Of L-BFGS on two states' bound on `last_sequences` of the training sequences. Chosen on four
-    drawn chains of another seed, where they bring in a fifth of the time what 2500 steps of Adam do
-    not."""
+    """Of L-BFGS, on the bound of two states. Chosen on four drawn chains of another seed, where 300
+    bring in a third of the time what 2500 of Adam do not."""
     last_sequences: int = 300
+    """Training sequences of these last steps."""
     learning_rate: float = 5e-2
     """Adam's, falling along a cosine; of .01, .02, .03 and .05 the best on the first case, tried
     with other seeds and sequences. More than two states have .6 of it."""

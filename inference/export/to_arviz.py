@@ -504,9 +504,10 @@ def _quality(groups: Groups, own: bool) -> dict[str, Any]:
     if not known:
         return {}
     limit = k_threshold(weights.size)
-    if own and known.get("k_hat_parameters", 0.0) > limit:
+    found = known.get("k_hat_parameters")
+    if own and found is not None and found > limit:
         warnings.warn(
-            f"to_arviz: k̂ of the parameters is {known['k_hat_parameters']:.2f}, above {limit:.2f}: "
+            f"to_arviz: k̂ of the parameters is {found:.2f}, above {limit:.2f}: "
             "the guide's draws may be too narrow; compare with nuts",
             ConvergenceWarning,
             stacklevel=4,

@@ -427,6 +427,38 @@ class LSTMFilter(RecurrentFilter):
     kind = nn.LSTM
     parts = ("i", "f", "g", "o", "c", "h")
 
+    def as_lstm(self) -> nn.LSTM:
+        """Returns a ``torch.nn.LSTM`` that reads observations as they are, for ``wrap`` or torch.
+
+        Its gates are those of the filter wherever nothing is missing: the standardisation of the
+        channels is in its weights, and the flags of missing observations are left out.
+
+        Raises:
+            ValueError: the filter is not built, or reads more than observations.
+        """
+        own = self.network
+        if own is None or not isinstance(own, nn.LSTM):
+            raise ValueError("filter: call build(model) first, or put the filter into a guide")
+        told = own.input_size - self._flags
+        if self.reads != "observations" or self._inputs or self._actions or self.gaps:
+            raise ValueError(
+                "filter: a plain LSTM reads observations alone; this one reads "
+                f"{own.input_size} channels, reads={self.reads!r}, gaps={self.gaps}, "
+                f"{self._inputs} inputs and {self._actions} actions"
+            )
+        if own.bidirectional or self.direction != "forward" or not own.bias:
+            raise ValueError(f"filter: needs an LSTM with biases that reads forward, got {own}")
+        plain = nn.LSTM(told, own.hidden_size, own.num_layers, batch_first=True)
+        plain.to(next(own.parameters()))
+        kept = own.state_dict()
+        weight = kept["weight_ih_l0"][:, :told]
+        if not self._observations.codes and not self._users:
+            bias = kept["bias_ih_l0"].double() - weight.double() @ (self.shift / self.scale)
+            kept["bias_ih_l0"] = bias.to(weight)
+            weight = (weight.double() / self.scale).to(weight)
+        plain.load_state_dict({**kept, "weight_ih_l0": weight})
+        return plain
+
 
 class GRUFilter(RecurrentFilter):
     """``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.

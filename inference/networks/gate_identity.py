@@ -202,9 +202,9 @@ def bayes_factors(model: Model, data: Sequences) -> dict[str, Tensor]:
     laws = model.laws({}, data)
     assert laws.discrete is not None
     found = exact.filter_chain(*laws.discrete.chain)
-    rest = _natural(stationary_scores(laws, model.belief), None)
+    rest = natural(stationary_scores(laws, model.belief), None)
     nodes = model.belief.nodes
-    before, after = _natural(found.log_beliefs, nodes), _natural(found.log_predicted, nodes)
+    before, after = natural(found.log_beliefs, nodes), natural(found.log_predicted, nodes)
     if nodes is not None:
         rest = stationary_scores(laws, model.belief)
     return {
@@ -214,7 +214,7 @@ def bayes_factors(model: Model, data: Sequences) -> dict[str, Tensor]:
     }
 
 
-def _natural(log_p: Tensor, nodes: int | None) -> Tensor:
+def natural(log_p: Tensor, nodes: int | None) -> Tensor:
     """log p(k) − log p(K) of laws (…, K), or the logits of k nodes."""
     if nodes is None:
         return log_p[..., :-1] - log_p[..., -1:]
@@ -239,11 +239,11 @@ def _normal_factors(model: Model, data: Sequences) -> dict[str, Tensor]:
         model,
     )
 
-    def natural(law: Moments) -> Tensor:
+    def scores(law: Moments) -> Tensor:
         precision = law.covariance[..., 0, 0].reciprocal()
         return torch.stack([precision * (law.mean[..., 0] - centre), precision - settled], -1)
 
-    after, predicted = natural(queries.filter(model, data)), natural(queries.predict(model, data))
+    after, predicted = scores(queries.filter(model, data)), scores(queries.predict(model, data))
     return {
         "before": after[:, :-1],
         "kept": predicted[:, 1:],
@@ -327,4 +327,4 @@ def _after(guide: BeliefGuide, model: Model, data: Sequences) -> tuple[Tensor, T
     assert laws.discrete is not None
     assert isinstance(beliefs, Tensor)
     moved = beliefs[:, :-1].unsqueeze(-1) + laws.discrete.log_transition
-    return _natural(beliefs[:, 1:], None), _natural(moved.logsumexp(-2), None)
+    return natural(beliefs[:, 1:], None), natural(moved.logsumexp(-2), None)

@@ -18,7 +18,7 @@ from beliefzoo.inference.arviz_groups import group, read
 from checkout import ROOT
 
 READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "unemployment"}
-NETWORKS_ALONE = {"natural-gates", "relaxed-cell"}
+NETWORKS_ALONE = {"natural-gates", "relaxed-cell", "written-gates"}
 """Their models are known: what is saved are figures over networks, no draws."""
 
 NEEDS = {"agent-beliefs": "sb3_contrib"}

@@ -116,6 +116,7 @@ INFERENCE: dict[str, dict[str, Any]] = {
     "components": LEVELS,
     "filter": ASKED,
     "forecast": {**ASKED, "steps": 1, "draws": 2},
+    "gate_floor": {"model": HMM, "sequences": 2, "length": 3, "nodes": 3},
     "load_fit": {"path": "nosuch"},
     "load_plan": {"path": "nosuch"},
     "log_evidence": ASKED,

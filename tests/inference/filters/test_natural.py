@@ -18,11 +18,14 @@ from beliefzoo.inference import (
     evidence_gap,
     fit,
     gate_identity,
+    gates,
     load_fit,
     predict,
     save_fit,
+    to_arviz,
     track,
     update_agreement,
+    wrap,
 )
 from beliefzoo.inference import filter as exact_filter
 from beliefzoo.inference.filters.lstm import lstm_cells
@@ -73,12 +76,12 @@ def level(a=0.9, q=0.5, r=2.0, c=1.5):
 def test_cells_are_those_of_torch(dtype):
     torch.manual_seed(0)
     lstm, x = nn.LSTM(3, 5, batch_first=True).to(dtype), torch.randn(4, 9, 3, dtype=dtype)
-    gates = recurrent_gates(lstm, x)
+    found = recurrent_gates(lstm, x)
     tight = {"atol": 1e-6, "rtol": 1e-6} if dtype == torch.float32 else {"atol": 1e-13, "rtol": 0}
-    torch.testing.assert_close(gates["h"][:, :, 0], lstm(x)[0], **tight)
-    torch.testing.assert_close(gates["c"][:, -1, 0], lstm(x)[1][1][0], **tight)
-    cells = affine_scan(gates["f"], gates["i"] * gates["g"])
-    torch.testing.assert_close(gates["c"], cells, **tight)
+    torch.testing.assert_close(found["h"][:, :, 0], lstm(x)[0], **tight)
+    torch.testing.assert_close(found["c"][:, -1, 0], lstm(x)[1][1][0], **tight)
+    cells = affine_scan(found["f"], found["i"] * found["g"])
+    torch.testing.assert_close(found["c"], cells, **tight)
 
 
 def test_gradient_of_the_recursion():
@@ -143,9 +146,9 @@ def test_its_network_is_a_torch_lstm_whose_zeros_stay():
     assert bool((own.network.weight_hh_l0[size] != 0).all())
     assert not torch.equal(own.network.weight_hh_l0, before.network.weight_hh_l0)
     laws = model.laws({}, data)
-    gates = own.gates(laws)
+    shown = own.gates(laws)
     out = own.network(own.channels(laws))[0]
-    torch.testing.assert_close(gates["h"][:, :, 0], out, atol=1e-6, rtol=0)
+    torch.testing.assert_close(shown["h"][:, :, 0], out, atol=1e-6, rtol=0)
 
 
 def test_undivided_gates_read_everything():
@@ -290,6 +293,48 @@ def test_the_exact_update_agrees_and_another_does_not():
     assert exact.largest < 1e-9
     torch.manual_seed(0)
     assert update_agreement(BeliefGuide(model, LSTMFilter(3)), data).r_squared < 0.99
+
+
+# --- as a user's network --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("make", [chain, level])
+def test_a_plain_lstm_has_its_gates(make):
+    """The standardisation is in the weights; torch computes what the filter computes."""
+    model = make()
+    data = model.sample(20, 12, seed=0).data
+    torch.manual_seed(0)
+    guide = BeliefGuide(model, NaturalLSTMFilter(4))
+    guide.calibrate(data)
+    own = guide.filter
+    plain = own.as_lstm()
+    assert type(plain) is nn.LSTM
+    assert plain.input_size == 1
+    found = recurrent_gates(plain, data.values.float())
+    for name, gate in own.gates(model.laws({}, data)).items():
+        torch.testing.assert_close(found[name], gate, atol=1e-6, rtol=1e-5)
+    with pytest.raises(ValueError, match="observations alone"):
+        BeliefGuide(model, NaturalLSTMFilter(4, reads="both")).filter.as_lstm()
+    with pytest.raises(ValueError, match="build"):
+        NaturalLSTMFilter(4).as_lstm()
+
+
+def test_a_natural_lstm_is_exported_shown_and_wrapped():
+    model = chain()
+    data = model.sample(24, 15, seed=0).data
+    torch.manual_seed(0)
+    guide = BeliefGuide(model, NaturalLSTMFilter(4))
+    result = fit(model, guide, data, settings=SHORT, progress=False)
+    own = result.guide.filter
+    shown = gates(result, data)
+    expected = own.gates(model.laws({}, data))
+    for name in "ifgoch":
+        np.testing.assert_array_equal(shown[name].values, expected[name].detach().numpy())
+    found = to_arviz(result, data)  # all parameters are known: no draws of them
+    assert found["posterior_states"].sizes["sequence"] == 24
+    free = HiddenMarkovModel(2, "gaussian")
+    wrapped = wrap(own.as_lstm(), free, data, settings=SHORT, samples=8)
+    assert wrapped.fit.guide.filter.network.hidden_size == 5
 
 
 # --- weights written from a model -----------------------------------------------------------------
