@@ -257,7 +257,8 @@ def plain_case(rng: Rng) -> Drawn:
     columns = moves.inputs or int(rng.integers(0, 3))
     chance = rng.random()
     base = family.emission
-    if chance < 0.35 and not isinstance(base, FromDistribution | NeuralEmission):
+    parts = getattr(base, "families", (base,))
+    if chance < 0.35 and not any(isinstance(x, FromDistribution | NeuralEmission) for x in parts):
         reads = columns if chance < 0.2 else 0
         family = regressed(rng, family, reads)
     inputs = moves.inputs or family.emission.inputs

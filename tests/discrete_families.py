@@ -20,6 +20,7 @@ from beliefzoo.models import (
     FullGaussian,
     Gaussian,
     GaussianMixture,
+    Independent,
     LowRankGaussian,
     Multinomial,
     NeuralEmission,
@@ -325,10 +326,64 @@ def networked(rng: Rng) -> Family:
     return replace(base, emission=emission, draw_values=draw_values, plain=plain)
 
 
+def mixed(rng: Rng, features: int) -> Family:
+    """Two or three families beside each other, none of symbols or of steps seen as a whole."""
+    parts: list[Family] = []
+    while len(parts) < 2 + (features > 2):
+        part = (counted, continuous, distributed)[rng.integers(3)](rng, int(rng.integers(1, 3)))
+        parts += [] if part.whole else [part]
+    named = dict(zip("abc", parts, strict=False))
+    ends = np.cumsum([0, *(part.emission.features for part in parts)])
+    places = {name: slice(*ends[n : n + 2]) for n, name in enumerate(named)}
+    columns = {
+        name: tuple(f"{name}{n}" for n in range(*place.indices(99)))
+        for name, place in places.items()
+    }
+
+    def own(values: Values, name: str) -> Values:
+        return {n[2:]: value for n, value in values.items() if n.startswith(f"{name}_")}
+
+    def draw_values(r: Rng, k: int) -> Values:
+        drawn = {name: part.draw_values(r, k) for name, part in named.items()}
+        return {f"{name}_{n}": v for name, values in drawn.items() for n, v in values.items()}
+
+    def density(p: Values, y: Floats, seen: Floats, shift: Floats) -> float:
+        total = 0.0
+        for name, part in named.items():
+            place, one = places[name], part.of_state(as_rows(own(p, name)), 0)
+            total += part.density(one, y[place], seen[place], shift[place])
+        return total
+
+    def lagged(p: Values, y: Floats) -> Floats:
+        told = [
+            part.lagged(part.of_state(as_rows(own(p, name)), 0), y[places[name]])
+            for name, part in named.items()
+        ]
+        return np.concatenate(told)
+
+    def mean(values: Values) -> Floats:
+        k = len(next(iter(values.values())))
+        return np.hstack([means(part, own(values, name), k) for name, part in named.items()])
+
+    return Family(
+        Independent(families=tuple(part.emission for part in parts), columns=columns),
+        draw_values,
+        density,
+        lambda r: np.concatenate([part.draw(r) for part in parts]),
+        mean,
+        lagged,
+    )
+
+
+def as_rows(p: Values) -> Values:
+    """One state's values as those of a single state."""
+    return {name: np.asarray(value)[None] for name, value in p.items()}
+
+
 def any_family(rng: Rng) -> Family:
     """A family without inputs and lags."""
     features = int(rng.integers(1, 4))
-    return (counted, continuous, distributed)[rng.integers(3)](rng, features)
+    return (counted, continuous, distributed, mixed)[rng.integers(4)](rng, features)
 
 
 def observed(rng: Rng, family: Family, length: int) -> Floats:
