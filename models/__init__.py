@@ -107,6 +107,15 @@ from .emissions.distribution import FromDistribution
 from .emissions.emission import Emission, Parameters, Priors
 from .emissions.independent import Independent
 from .emissions.misclassification import Misclassification
+from .emissions.named import (
+    Beta,
+    Exponential,
+    Gamma,
+    LogNormal,
+    NegativeBinomial,
+    VonMises,
+    Weibull,
+)
 from .emissions.observations import Symbols, Vectors
 from .emissions.reals import FullGaussian, Gaussian, GaussianMixture, LowRankGaussian, StudentT
 from .emissions.regression import Regression
@@ -126,6 +135,7 @@ __all__ = [
     "BandedTransition",
     "BeliefPolicy",
     "Bernoulli",
+    "Beta",
     "Categorical",
     "Chain",
     "ChainLaws",
@@ -141,10 +151,12 @@ __all__ = [
     "EmptyMemory",
     "Episodes",
     "ExactTracker",
+    "Exponential",
     "FactorialMoves",
     "FixedChances",
     "FromDistribution",
     "FullGaussian",
+    "Gamma",
     "GateConditions",
     "GatedAccumulator",
     "GatedTransition",
@@ -168,6 +180,7 @@ __all__ = [
     "LinearSDE",
     "LocalLevel",
     "LocalLinearTrend",
+    "LogNormal",
     "LowRankGaussian",
     "LowRankMoves",
     "LowRankTransition",
@@ -181,6 +194,7 @@ __all__ = [
     "MountainHike",
     "Moves",
     "Multinomial",
+    "NegativeBinomial",
     "NeuralEmission",
     "NeuralTransition",
     "NodeEmission",
@@ -218,6 +232,8 @@ __all__ = [
     "Uniform",
     "UnreadWarning",
     "Vectors",
+    "VonMises",
+    "Weibull",
     "World",
     "as_policy",
     "emission_of",

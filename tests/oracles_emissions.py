@@ -65,6 +65,34 @@ def laplace(p, y, seen, shift):
     return stats.laplace.logpdf(y, p["loc"] + shift, p["scale"])[seen].sum()
 
 
+def gamma_of_mean(p, y, seen, shift):
+    mean = p["mean"] * np.exp(shift)
+    return stats.gamma(p["shape"], scale=mean / p["shape"]).logpdf(y)[seen].sum()
+
+
+def exponential(p, y, seen, shift):
+    return stats.expon(scale=p["mean"] * np.exp(shift)).logpdf(y)[seen].sum()
+
+
+def weibull(p, y, seen, shift):
+    scale = p["scale"] * np.exp(shift)
+    return stats.weibull_min(p["shape"], scale=scale).logpdf(y)[seen].sum()
+
+
+def beta_of_mean(p, y, seen, shift):
+    mean = expit(logit(p["mean"]) + shift)
+    return stats.beta(mean * p["precision"], (1 - mean) * p["precision"]).logpdf(y)[seen].sum()
+
+
+def von_mises(p, y, seen, shift):
+    return stats.vonmises(p["concentration"], loc=p["loc"] + shift).logpdf(y)[seen].sum()
+
+
+def negative_binomial(p, y, seen, shift):
+    mean = p["mean"] * np.exp(shift)
+    return stats.nbinom(p["size"], p["size"] / (p["size"] + mean)).logpmf(y)[seen].sum()
+
+
 COLUMNS = {"rt": 1, "at": 2, "hit": 1, "kind": 1}
 """Features of each channel of the mixed family, in order; "kind" has three symbols."""
 

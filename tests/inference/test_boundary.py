@@ -102,6 +102,15 @@ MODELS: dict[str, dict[str, Any]] = {
             *("GeneratorTransition", "LinearEmission", "LocalLevel", "LocalLinearTrend"),
             *("LowRankGaussian", "MatrixTransition", "MountainHike", "NeuralTransition"),
             *("OrnsteinUhlenbeck", "Poisson", "ResetModel", "Seasonal", "StudentT"),
+            *(
+                "Beta",
+                "Exponential",
+                "Gamma",
+                "LogNormal",
+                "NegativeBinomial",
+                "VonMises",
+                "Weibull",
+            ),
             *("golden_mean", "light_dark", "light_maze", "machine_repair", "mess3"),
             *("rock_sample", "t_maze", "tiger"),
         )

@@ -19,6 +19,7 @@ from beliefzoo.models import (
     DeepMarkovModel,
     FromDistribution,
     FullGaussian,
+    Gamma,
     GatedAccumulator,
     Gaussian,
     GaussianMixture,
@@ -34,6 +35,7 @@ from beliefzoo.models import (
     SigmoidTransition,
     StudentT,
     SwitchingLinearSSM,
+    Weibull,
 )
 from beliefzoo.models.model import Model
 from beliefzoo.models.randomness import seeded
@@ -105,6 +107,8 @@ MEMBERS = {
     "full gaussian": Member(HiddenMarkovModel(2, FullGaussian(2)), MEAN, 2),
     "low rank": Member(HiddenMarkovModel(2, LowRankGaussian(3)), MEAN | {"loading": scaled}, 3),
     "student": Member(HiddenMarkovModel(2, StudentT()), MEAN),
+    "gamma by mean": Member(HiddenMarkovModel(2, Gamma()), {"mean": scaled}, positive=True),
+    "weibull by scale": Member(HiddenMarkovModel(2, Weibull()), {"scale": scaled}, positive=True),
     "channels": Member(
         HiddenMarkovModel(
             2, Independent(a=Gaussian(), b=StudentT(), c=FromDistribution(dist.Laplace))

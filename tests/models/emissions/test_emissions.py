@@ -16,21 +16,28 @@ from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, fit, log_
 from beliefzoo.inference.exact.chains import log_evidence as evidence_of
 from beliefzoo.models import (
     Bernoulli,
+    Beta,
     Categorical,
     Emission,
+    Exponential,
     FromDistribution,
     FullGaussian,
+    Gamma,
     Gaussian,
     GaussianMixture,
     HiddenMarkovModel,
     Independent,
+    LogNormal,
     LowRankGaussian,
     Multinomial,
+    NegativeBinomial,
     NeuralEmission,
     Poisson,
     Regression,
     Sequences,
     StudentT,
+    VonMises,
+    Weibull,
 )
 from beliefzoo.models.emissions import emission as emissions
 from oracles_emissions import (
@@ -41,17 +48,24 @@ from oracles_emissions import (
     as_one_hot,
     as_shares,
     bernoulli,
+    beta_of_mean,
     categorical,
+    exponential,
     full_gaussian,
     gamma,
+    gamma_of_mean,
     gaussian,
     gaussian_mixture,
     laplace,
+    log_normal,
     low_rank_gaussian,
     mixed,
     multinomial,
+    negative_binomial,
     poisson,
     student_t,
+    von_mises,
+    weibull,
 )
 
 STATES = 3
@@ -80,7 +94,8 @@ class Case:
         """The state's parameters, each with its feature axis."""
         values = self.plain or self.values
         single = self.emission.features == 1 and not self.emission.codes
-        axis = {"rate", "probs", "mean", "scale", "freedom", "concentration"} if single else set()
+        axis = {"rate", "probs", "mean", "scale", "freedom", "concentration"}
+        axis = axis | {"shape", "precision", "size", "loc"} if single else set()
         return {n: v[k][..., None] if n in axis else v[k] for n, v in values.items()}
 
 
@@ -121,7 +136,51 @@ def plain_cases() -> dict[str, Case]:
     def channels(rng):
         return np.concatenate([reals(3)(rng), bits(1)(rng), rng.integers(0, 3, 1)])
 
+    def positives(features):
+        return lambda rng: rng.gamma(2.0, size=features)
+
     return {
+        "gamma": Case(
+            Gamma(),
+            {"mean": positive(k), "shape": 2 * positive(k)},
+            gamma_of_mean,
+            as_it_is,
+            positives(1),
+        ),
+        "exponential-2": Case(
+            Exponential(2), {"mean": positive(k, 2)}, exponential, as_it_is, positives(2)
+        ),
+        "weibull": Case(
+            Weibull(),
+            {"scale": positive(k), "shape": 1 + real(k) ** 2},
+            weibull,
+            as_it_is,
+            positives(1),
+        ),
+        "log-normal": Case(
+            LogNormal(), {"loc": real(k), "scale": positive(k)}, log_normal, as_it_is, positives(1)
+        ),
+        "beta": Case(
+            Beta(),
+            {"mean": positive(k) / 2.5, "precision": 2 * positive(k)},
+            beta_of_mean,
+            as_it_is,
+            lambda rng: rng.uniform(0.05, 0.95, 1),
+        ),
+        "von-mises": Case(
+            VonMises(),
+            {"loc": real(k), "concentration": positive(k)},
+            von_mises,
+            as_deviation,
+            lambda rng: rng.uniform(-3, 3, 1),
+        ),
+        "negative-binomial-2": Case(
+            NegativeBinomial(2),
+            {"mean": 2 * positive(k, 2), "size": positive(k, 2)},
+            negative_binomial,
+            as_logs,
+            counts(2),
+        ),
         "mixed": Case(
             Independent(
                 rt=Gaussian(),
@@ -253,12 +312,16 @@ def all_cases() -> dict[str, Case]:
         "gaussian-mixture": "gaussian-mixture-2",
         "from-laplace": "from-laplace-2",
         "mixed": "mixed",
+        "negative-binomial": "negative-binomial-2",
     }
+    without_lags = {"gamma": "gamma", "weibull": "weibull", "beta": "beta"}
     cases = dict(plain)
     for name, base in bases.items():
         cases[f"{name}-inputs"] = regression(plain[base], inputs=INPUTS)
         cases[f"{name}-lags"] = regression(plain[base], lags=2)
         cases[f"{name}-both"] = regression(plain[base], inputs=INPUTS, lags=2)
+    for name, base in without_lags.items():  # their past is no number around a location
+        cases[f"{name}-inputs"] = regression(plain[base], inputs=INPUTS)
     # Priors: mean ~ N(0, 2²); scale ~ LogNormal(0, 1), of mean e^½; probs uniform.
     cases["neural-gaussian"] = neural(
         plain["gaussian-3"],
@@ -616,7 +679,9 @@ def test_symbols_of_probability_zero_are_never_drawn_at_the_ends_of_the_unit_int
 
 
 @pytest.mark.parametrize(
-    "name", [n for n, c in CASES.items() if not isinstance(c.emission, Regression)]
+    "name",
+    # That of angles is a direction.
+    [n for n, c in CASES.items() if not isinstance(c.emission, Regression | VonMises)],
 )
 def test_means_of_draws(name):
     """10 000 draws a state against ``mean``: 6 standard errors, by chance in 1 of 5e8 a number."""
@@ -825,6 +890,16 @@ RECOVERIES = {
     ),
     "from-gamma": Recovery(
         FromDistribution(dist.Gamma), {"concentration": [2.0, 9.0], "rate": [2.0, 1.5]}
+    ),
+    "gamma": Recovery(Gamma(), {"mean": [1.0, 6.0], "shape": [2.0, 9.0]}),
+    "weibull": Recovery(Weibull(), {"scale": [1.0, 5.0], "shape": [1.2, 3.0]}),
+    "exponential": Recovery(Exponential(), {"mean": [5.0, 0.3]}),
+    "beta": Recovery(Beta(), {"mean": [0.3, 0.75], "precision": [7.0, 8.0]}),
+    "negative-binomial": Recovery(NegativeBinomial(), {"mean": [1.3, 14.0], "size": [3.0, 6.0]}),
+    "input-gamma": Recovery(
+        Regression(Gamma(), inputs=1),
+        {"mean": [1.0, 6.0], "shape": [2.0, 9.0], "input_weight": [[[0.4]], [[-0.2]]]},
+        inputs=1,
     ),
     "from-von-mises": Recovery(
         FromDistribution(dist.VonMises), {"loc": [0.0, 3.0], "concentration": [4.0, 1.5]}
