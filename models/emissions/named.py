@@ -101,6 +101,8 @@ class _Named(FromDistribution):
     ) -> None:
         own = family is None or family is self.law
         require(own, "family", f"must be that of {type(self).__name__}", repr(family))
+        _require_listed(settings, 2, "settings")
+        _require_listed(scaling, 3, "scaling")
         super().__init__(self.law, features, settings=settings, scaling=scaling, **arguments)
 
     def __repr__(self) -> str:
@@ -111,6 +113,16 @@ class _Named(FromDistribution):
     @property
     def _name(self) -> str:
         return type(self).__name__
+
+
+def _require_listed(given: object, size: int, argument: str) -> None:
+    """Raise ``ValueError`` unless it lists tuples of a size that begin with a name."""
+    listed = isinstance(given, tuple | list) and all(
+        isinstance(one, tuple | list) and len(one) == size and isinstance(one[0], str)
+        for one in given
+    )
+    requirement = f"must list tuples of a parameter and {size - 1} setting(s) of it"
+    require(listed, argument, requirement, repr(given))
 
 
 class Gamma(_Named):
