@@ -33,14 +33,13 @@ def kmeans(
     References:
         Lloyd (1982), Least squares quantization in PCM, IEEE Transactions on Information Theory 28.
     """
-    from sklearn.cluster import KMeans  # loaded when first needed
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.metrics import pairwise_distances_argmin
-
     rng = generator()
     distinct = np.unique(sample, axis=0)
     some = min(clusters, len(distinct))
     if lloyd:
+        from sklearn.cluster import KMeans  # loaded when first needed
+        from sklearn.exceptions import ConvergenceWarning
+
         fitted = KMeans(some, n_init=3, max_iter=50, random_state=int(rng.integers(2**31)))
         with warnings.catch_warnings():
             # Frames that differ by rounding only can leave a cluster empty; see below.
@@ -48,12 +47,22 @@ def kmeans(
             labels = fitted.fit(sample, sample_weight=weight).predict(x).astype(np.int64)
     else:
         centres = distinct[rng.permutation(len(distinct))[:some]]
-        labels = pairwise_distances_argmin(x, centres)
-    spare = np.setdiff1d(np.arange(clusters), labels)
+        labels = _nearest(x, centres)
+    spare = np.flatnonzero(np.bincount(labels, minlength=clusters) == 0)
     if len(spare):
         taken = rng.random(len(x)) < len(spare) / clusters
         labels[taken] = rng.choice(spare, taken.sum())
     return torch.from_numpy(labels)
+
+
+def _nearest(x: Array, centres: Array) -> NDArray[np.int64]:
+    """The nearest of the centres (K, D) for frames (N, D)."""
+    best, labels = np.full(len(x), np.inf), np.zeros(len(x), dtype=np.int64)
+    for k, centre in enumerate(centres):
+        distance = np.square(x - centre).sum(-1)
+        labels[distance < best] = k
+        best = np.minimum(best, distance)
+    return labels
 
 
 def generator() -> np.random.Generator:

@@ -184,7 +184,9 @@ class _Finisher:
                 promise = None if curvature is None else _promise(curvature, slope)
                 if curvature is None or promise is None or promise < self.tolerance / 10_000:
                     break
-                if self.left <= 0 or gain < self.tolerance / 1000:
+                # On the way to a boundary every step gains and promises a little less.
+                slow = max(gain, promise) < self.tolerance / 20
+                if self.left <= 0 or slow or gain < self.tolerance / 1000:
                     break
                 tried = self._newton(point, value, slope, curvature)
                 if tried is None:

@@ -10,14 +10,10 @@ from torch import Tensor
 from ...models import Sequences
 from ..guides.coordinates import Coordinates
 from .ascent import Ascent
-from .direct import (
-    Landscape,
-    Prior,
-    Recorded,
-    maximise,
-    number_of_starts,
-)
+from .direct import number_of_starts
 from .endings import doubts
+from .landscape import Landscape, Prior, Recorded
+from .maximum import maximise
 from .progress import Progress, progress_of
 from .record import Ending, Fit
 from .run import Run

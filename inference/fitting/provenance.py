@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import subprocess
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,8 +22,12 @@ _PACKAGES = {
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that numbers depend on."""
-    found = {name: version(package) for name, package in _PACKAGES.items()}
-    return {"python": platform.python_version(), **found}
+    return {"python": platform.python_version(), **dict(_packages())}
+
+
+@cache
+def _packages() -> tuple[tuple[str, str], ...]:
+    return tuple((name, version(package)) for name, package in _PACKAGES.items())
 
 
 def source_commit() -> str | None:

@@ -60,7 +60,13 @@ def starting_values(
     require_start(start)
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
-    data = model.names.read(data)
+    return checked_start(model, model.names.read(data), start, seed)
+
+
+def checked_start(
+    model: Model, data: Sequences, start: Start | Mapping[str, Tensor], seed: int
+) -> dict[str, Tensor]:
+    """The same for data that the model has checked and read."""
     given = _inside(model, start) if isinstance(start, Mapping) else {}
     with seeded(seed), torch.no_grad():
         values = {name: prior.sample() for name, prior in model.priors.items()}

@@ -117,6 +117,22 @@ def evidence(laws: LinearGaussianLaws) -> Tensor:
     return found
 
 
+def evidences(laws: Sequence[LinearGaussianLaws]) -> Tensor:
+    """log p(y) of one series under many laws, (laws,) nats; in one recursion, differentiable.
+
+    Raises:
+        ValueError: laws of several series, or whose first states differ in their flat directions.
+    """
+    chains, values, mask, lengths = zip(*map(arguments, laws), strict=True)
+    same = all(torch.equal(one.diffuse, chains[0].diffuse) for one in chains)
+    alike = len(lengths[0]) == 1 and same
+    require(alike, "laws", "must be of one series, with the same flat directions", len(lengths[0]))
+    parts = [torch.cat(each) for each in zip(*chains, strict=True)]
+    chain = exact_gaussian.LinearChain(*parts)._replace(diffuse=chains[0].diffuse)
+    found: Tensor = exact_gaussian.log_evidence(chain, *map(torch.cat, (values, mask, lengths)))
+    return found
+
+
 def arguments(
     laws: LinearGaussianLaws,
 ) -> tuple[exact_gaussian.LinearChain, Tensor, Tensor, Tensor]:

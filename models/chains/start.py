@@ -128,12 +128,18 @@ def clustered(
         if labels is not None:
             return labels
     x = _standardised(emission.coordinates(y, mask).double())
-    if len(x[some].unique(dim=0)) < states:
+    if not _varied(x[some], states):
         x = _windows(x)
     steps = mask if mask.ndim == 2 else mask.any(-1)
     labels = torch.full(steps.shape, -1)
     labels[steps] = kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd=lloyd)
     return labels
+
+
+def _varied(frames: Tensor, count: int) -> bool:
+    """Whether there are so many different frames (M, D)."""
+    few = frames[: 64 * count]
+    return len(few.unique(dim=0)) >= count or len(frames.unique(dim=0)) >= count
 
 
 def _standardised(x: Tensor) -> Tensor:

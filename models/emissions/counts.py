@@ -99,6 +99,14 @@ class Categorical(Emission):
     def mean(self, parameters: Parameters) -> Tensor:
         return parameters["probs"]
 
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Which symbol it is, (N, T, V)."""
+        return torch.nn.functional.one_hot(y, self.symbols).double() * mask.unsqueeze(-1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """log p of every symbol, (…draws, K, V)."""
+        return parameters["probs"].double().log()
+
 
 _LARGEST_RATE = 1e15
 """Beyond it torch's draws overflow; an explosive regression on lags gets there."""
@@ -181,6 +189,23 @@ class Poisson(Emission):
     def mean(self, parameters: Parameters) -> Tensor:
         return wide(parameters["rate"], self.features)
 
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """y, whether it was observed, and the log density at the typical rate, (N, T, 2 F + 1)."""
+        seen, typical = mask.double(), self._typical
+        y = y.double() * seen
+        usual = (y * typical.log() - seen * typical - (y + 1).lgamma()).sum(-1, keepdim=True)
+        return torch.cat([y, seen, usual], -1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """log of the rate over the typical one, minus their difference, and 1."""
+        rate = self.mean(parameters).double()
+        logs, one = (rate / self._typical).log(), torch.ones_like(rate[..., :1])
+        return torch.cat([logs, self._typical - rate, one], -1)
+
+    @property
+    def _typical(self) -> Tensor:
+        return torch.tensor(self.typical, dtype=torch.float64).expand(self.features)
+
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         # A log rate that is linear in the counts themselves grows without bounds.
         return super().lagged(parameters, y, mask).log1p()
@@ -260,6 +285,17 @@ class Bernoulli(Emission):
     def mean(self, parameters: Parameters) -> Tensor:
         return wide(parameters["probs"], self.features)
 
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Ones and zeros, (N, T, 2 F)."""
+        seen = mask.double()
+        ones = y.double() * seen
+        return torch.cat([ones, seen - ones], -1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """log p of a one, and of a zero."""
+        probs = self.mean(parameters).double()
+        return torch.cat([probs.log(), torch.log1p(-probs)], -1)
+
 
 @dataclass(frozen=True)
 class Multinomial(Emission):
@@ -332,6 +368,17 @@ class Multinomial(Emission):
     def mean(self, parameters: Parameters) -> Tensor:
         """Return E[y | z = k] for a total of ``trials``."""
         return self.trials * parameters["probs"]
+
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Counts, and the log number of orders in which they can come, (N, T, V + 1)."""
+        y = y.double() * mask
+        orders = (y.sum(-1) + 1).lgamma() - (y + 1).lgamma().sum(-1)
+        return torch.cat([y, orders.unsqueeze(-1)], -1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """log p of every category, and 1."""
+        probs = parameters["probs"].double()
+        return torch.cat([probs.log(), torch.ones_like(probs[..., :1])], -1)
 
     def lagged(self, parameters: Parameters, y: Tensor, mask: Tensor) -> Tensor:
         counts = super().lagged(parameters, y, mask)

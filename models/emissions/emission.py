@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -287,6 +287,32 @@ def require_still(family: Emission, argument: str) -> None:
         "must read no inputs and no lags of its own",
         repr(family),
     )
+
+
+@runtime_checkable
+class ExponentialFamily(Protocol):
+    r"""An emission law whose log densities are sums of products.
+
+    .. math:: \log O_k(y_t) = \sum_j c_{kj}(\theta) \, s_j(y_t)
+
+    Point estimates of chains with such a law are found without its ``score``: the data are read
+    once, as the statistics s, and expected statistics say all that the likelihood and its
+    derivatives need. A law without these methods is fitted as well, by way of ``score``.
+
+    >>> import torch
+    >>> from beliefzoo.models import Poisson
+    >>> y = torch.tensor([[[3.0], [0.0]]])
+    >>> law, rates = Poisson(), {"rate": torch.tensor([2.0, 5.0], dtype=torch.float64)}
+    >>> products = law.statistics(y, y >= 0) @ law.coefficients(rates).mT
+    >>> bool((products - law.score(rates, y, y >= 0)).abs().max() < 1e-12)
+    True
+    """
+
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """Return s, (N, T, J) float64; zeros where nothing was observed."""
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """Return c, (…draws, K, J) float64."""
 
 
 # Parameters of one number per feature, such as a rate, have shape (state,) for a single feature and

@@ -246,6 +246,26 @@ class Gaussian(_Real):
         mean, scale = group_means(y, mask, weight), group_spreads(y, mask, weight)
         return {"mean": mean.reshape(shape), "scale": scale.reshape(shape)}
 
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
+        """x², x and whether it was observed, x in spreads from the location, (N, T, 3 F)."""
+        location, spread = self._units
+        x = torch.where(mask, (y.double() - location) / spread, 0)
+        return torch.cat([x.square(), x, mask.double()], -1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        location, spread = self._units
+        scale = wide(parameters["scale"], self.features).double()
+        mean = (self.mean(parameters).double() - location) / spread
+        precision = (spread / scale).square()
+        constant = 0.5 * (precision * mean.square() + math.log(2 * math.pi)) + scale.log()
+        return torch.cat([-0.5 * precision, precision * mean, -constant], -1)
+
+    @property
+    def _units(self) -> tuple[Tensor, Tensor]:
+        return self._fill(self.location, (self.features,)), self._fill(
+            self.spread, (self.features,)
+        )
+
 
 def _by_pattern(
     residual: Tensor, mask: Tensor, density: Callable[[Tensor, Tensor], Tensor]

@@ -40,6 +40,7 @@ from beliefzoo.models import (
     Weibull,
 )
 from beliefzoo.models.emissions import emission as emissions
+from beliefzoo.models.emissions.emission import ExponentialFamily
 from oracles_emissions import (
     as_channels,
     as_deviation,
@@ -418,6 +419,23 @@ def test_score_is_the_textbook_density(case):
     for n, expected in enumerate(table_by_hand(case, data)):
         np.testing.assert_allclose(got[n, : len(expected)], expected, rtol=1e-10, atol=1e-10)
         assert bool((got[n, len(expected) :] == 0).all())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in CASES.values() if isinstance(case.emission, ExponentialFamily)],
+    ids=[name for name, case in CASES.items() if isinstance(case.emission, ExponentialFamily)],
+)
+def test_products_of_statistics_and_coefficients_are_the_textbook_density(case):
+    data = data_for(case)
+    family = case.model.scaled_to(data).emission  # with a location and a scale of its own
+    statistics = family.statistics(*family.observed(data))
+    values = {name: torch.stack([v, v]) for name, v in as_tensors(case.values).items()}
+    got = statistics @ family.coefficients(values)[:, None].mT
+    for n, expected in enumerate(table_by_hand(case, data)):
+        for draw in got:
+            np.testing.assert_allclose(draw[n, : len(expected)], expected, rtol=1e-10, atol=1e-10)
+            assert bool((draw[n, len(expected) :] == 0).all())
 
 
 @every_case

@@ -1,0 +1,116 @@
+"""The likelihood of chains whose emissions are exponential families, from statistics of the data.
+
+The data are read once. What is left of an evaluation is the map from coordinates to p(z_1), T and
+the coefficients of the statistics, and the recursion over the steps in machine code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Self
+
+import torch
+from torch import Tensor
+
+from ...models import Model, Sequences
+from ...models.chains.hmm import Laws
+from ...models.emissions.emission import Emission, ExponentialFamily, Parameters
+from ..exact.families import Expected, Frames, expected
+from ..guides.coordinates import Coordinates
+
+STATES = 16
+"""States up to which this recursion is the fastest one."""
+
+NUMBERS = 2**24
+"""Statistics of all steps that are kept, 128 MiB."""
+
+_LARGEST = 1e8
+"""Products of coefficients and statistics up to which their sum keeps eight digits of a nat."""
+
+_METHODS = ("score", "statistics", "coefficients")
+
+
+class Products(NamedTuple):
+    """A chain whose log-likelihoods are sums of products, and the statistics of its data.
+
+    Args:
+        model: the model.
+        family: its emission law.
+        none: data without a step, for the laws.
+        frames: the statistics.
+        largest: greatest size of each statistic, (J,).
+    """
+
+    model: Model
+    family: ExponentialFamily
+    none: Sequences
+    frames: Frames
+    largest: Tensor
+
+    @classmethod
+    def of(cls, model: Model, data: Sequences, coordinates: Coordinates) -> Self | None:
+        """The statistics of the data; None if the model is not such a chain, or a large one."""
+        if not (model.exact and model.draws_together and model.has_paths):
+            return None
+        if model.states > STATES or data.values.device.type != "cpu":
+            return None
+        first = data[:1].head(1)
+        with torch.no_grad():
+            laws = model.laws(
+                coordinates.values(coordinates.centre.new_zeros(1, coordinates.size)), first
+            )
+        if not isinstance(laws, Laws) or laws.choice is not None:
+            return None
+        if laws.matrices.shape[-4:-2] != (1, 1) or model.inputs or model.timed:
+            return None
+        law, family = laws.emission, in_products(laws.emission)
+        if family is None or law.lags or law.given(data) is not law:
+            return None
+        y, mask = law.observed(data)
+        size = family.statistics(y[:1, :1], mask[:1, :1]).shape[-1]
+        if data.n_steps * size > NUMBERS:
+            return None
+        inside = data.step_mask
+        statistics = family.statistics(y, mask)[inside].contiguous()
+        frames = Frames(statistics, data.lengths)
+        return cls(model, family, first, frames, statistics.abs().amax(0))
+
+    def chain(self, values: Parameters) -> tuple[Tensor, Tensor, Tensor]:
+        """log p(z_1) (M, K), log T (M, K, K) and coefficients (M, K, J) at values of M points."""
+        laws = self.model.laws(values, self.none)
+        assert isinstance(laws, Laws)  # as before
+        first, moves = laws.log_initial.squeeze(-2), laws.matrices.squeeze(-3).squeeze(-3)
+        coefficients = self.family.coefficients(laws.parameters)
+        count = len(next(iter(values.values())))
+        return (
+            first.expand(count, -1),
+            moves.expand(count, -1, -1),
+            coefficients.expand(count, -1, -1),
+        )
+
+    def expected(self, log_initial: Tensor, log_moves: Tensor, coefficients: Tensor) -> Expected:
+        """log p(y) and what is counted; −∞ where this recursion cannot tell."""
+        with torch.no_grad():
+            reach = (coefficients.abs() @ self.largest).amax(-1)
+            sound = reach < _LARGEST  # not where it is infinite, or NaN
+            safe = torch.where(sound[:, None, None], coefficients, 0)
+            found = expected(log_initial.exp(), log_moves.exp(), safe, self.frames)
+            return found._replace(evidence=torch.where(sound, found.evidence, -torch.inf))
+
+    def evidence(self, coordinates: Coordinates, points: Tensor) -> Tensor:
+        """log p(y) at points (M, P) and its gradients, (M, 1 + P); −∞ as ``expected``."""
+        v = points.detach().requires_grad_()
+        chain = self.chain(coordinates.values(v))
+        found = self.expected(*chain)
+        pairs = zip(chain, found[1:], strict=True)
+        logs, counts = zip(*((x, count) for x, count in pairs if x.requires_grad), strict=True)
+        (gradient,) = torch.autograd.grad(logs, v, counts)
+        return torch.cat([found.evidence.unsqueeze(-1), gradient], -1)
+
+
+def in_products(law: Emission) -> ExponentialFamily | None:
+    """The law, if it says its statistics, and of the same ``score`` that it has; otherwise None."""
+    if not isinstance(law, ExponentialFamily):
+        return None
+    kinds = type(law).__mro__
+    same = {next(k for k in kinds if name in vars(k)) for name in _METHODS}
+    return law if len(same) == 1 else None

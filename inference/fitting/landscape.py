@@ -1,0 +1,166 @@
+"""The function of the coordinates that a point estimate maximises."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...models import Model, Sequences
+from ..guides.coordinates import Coordinates
+from ..queries.evidence import log_evidence
+from ..queries.linear import evidences, require_linear
+from .families import Products
+from .parallel import Processes
+
+NUMBERS = 2**21
+"""Numbers over sequences, time and states in one table (16 MiB)."""
+
+
+class Recorded:
+    """A landscape that keeps what it was asked, so that an interrupted climb can be walked again.
+
+    Args:
+        landscape: what is asked.
+        known: answers of an earlier run, in order.
+        each: called after every new answer.
+    """
+
+    def __init__(
+        self, landscape: Landscape, known: Sequence[Tensor], each: Callable[[], None]
+    ) -> None:
+        self._landscape, self.answers, self._each = landscape, list(known), each
+        self._asked = 0
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return heights (M,) and gradients (M, P) at points (M, P)."""
+        if self._asked == len(self.answers):
+            heights, gradients = self._landscape(points)
+            self.answers.append(torch.cat([heights.unsqueeze(-1), gradients], -1))
+            self._each()
+        self._asked += 1
+        answer = self.answers[self._asked - 1]
+        return answer[:, 0].clone(), answer[:, 1:].clone()
+
+
+Prior = Literal["none", "parameters", "coordinates"]
+
+
+class Landscape:
+    """log p(y | θ) of all sequences, plus the log prior if it counts, over the coordinates v.
+
+    Args:
+        model: the model, with exact evidence.
+        data: all sequences.
+        coordinates: the coordinates.
+        prior: that of the parameters, log p(θ), whose maximum is the point estimate "map"; that of
+            the coordinates, log p(v), whose maximum lies inside the support; or none.
+        processes: processes that share the work.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Sequences,
+        coordinates: Coordinates,
+        *,
+        prior: Prior,
+        processes: Processes,
+    ) -> None:
+        self.model, self.coordinates = model, coordinates
+        self._prior, self._processes = prior, processes
+        rows, self._weight = processes.part(len(data))
+        own = data[rows] if processes.size > 1 else data
+        alone = processes.size == 1
+        self._products = Products.of(model, own, coordinates) if alone else None
+        self._together = model.draws_together or self._one_series(own)
+        self._per_sequence = own.max_length * max(model.scored_at_once, model.states)
+        size = max(1, NUMBERS // self._per_sequence)
+        self._parts = [own] if size >= len(own) else list(own.batches(size))
+
+    def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Return heights (M,) and gradients (M, P) at points (M, P); −inf and 0 without a value."""
+        if self._products is None:
+            return self._in_laws(points)
+        found = self._products.evidence(self.coordinates, points)
+        if self._prior != "none":
+            found = found + self._of_prior(points)
+        heights, gradients = found[:, 0], found[:, 1:]
+        if bool(heights.isfinite().all()):
+            return heights, gradients
+        rows = ~heights.isfinite()
+        heights[rows], gradients[rows] = self._in_laws(points[rows])
+        return heights, gradients
+
+    def _in_laws(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the laws of the model, whatever they are."""
+        one = len(points) == 1
+        found = self._tried(points) if one or self._together else None
+        if found is not None or one:
+            return found or self._without(points)
+        # One of them has no value, or the laws take one at a time.
+        each = [self._tried(point) or self._without(point) for point in points.split(1)]
+        return torch.cat([one[0] for one in each]), torch.cat([one[1] for one in each])
+
+    def _tried(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Heights and gradients; None if a matrix is singular at one of the points."""
+        try:
+            return self._sum(points)
+        except (ValueError, RuntimeError, ArithmeticError):
+            return None
+
+    @staticmethod
+    def _without(points: Tensor) -> tuple[Tensor, Tensor]:
+        return points.new_full((len(points),), -torch.inf), torch.zeros_like(points)
+
+    def _sum(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum over all sequences, and the prior."""
+        total = torch.zeros(len(points), 1 + points.shape[1], dtype=torch.float64)
+        for part in self._parts:
+            size = max(1, NUMBERS // (self._per_sequence * len(part)))
+            rows = [self._of(some, part) for some in points.split(size)]
+            total = total + self._weight * torch.cat(rows)
+        total = self._processes.mean(total)
+        if self._prior != "none":
+            total = total + self._of_prior(points)
+        fine = total.isfinite().all(-1)
+        heights = torch.where(fine, total[:, 0], -torch.inf)
+        return heights, torch.where(fine.unsqueeze(-1), total[:, 1:], 0)
+
+    def _of(self, points: Tensor, part: Sequences) -> Tensor:
+        """Evidence of some sequences at points (M, P), and its gradients: (M, 1 + P)."""
+        v = points.detach().requires_grad_()
+        value = self._evidence(v, part)
+        (gradient,) = torch.autograd.grad(value.sum(), v)
+        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+
+    def _evidence(self, v: Tensor, part: Sequences) -> Tensor:
+        """Evidence of some sequences at points (M, P), (M,)."""
+        if self.model.draws_together and len(v) > 1:
+            return log_evidence(self.model.laws(self.coordinates.values(v), part)).sum(-1)
+        # Models that take no axis of draws, and a single point, which needs none.
+        laws = [self.model.laws(self.coordinates.values(one), part) for one in v]
+        if len(laws) == 1:
+            return log_evidence(laws[0]).sum(-1, keepdim=True)
+        return evidences([require_linear(one) for one in laws])
+
+    def _one_series(self, data: Sequences) -> bool:
+        """Whether the laws are linear ones of a single series."""
+        if len(data) > 1 or self.model.has_paths or not self.model.exact:
+            return False
+        with torch.no_grad():
+            centre = torch.zeros(self.coordinates.size, dtype=torch.float64)
+            return self.model.laws(self.coordinates.values(centre), data).linear is not None
+
+    def _of_prior(self, points: Tensor) -> Tensor:
+        """Log prior at points (M, P), and its gradients: (M, 1 + P)."""
+        v = points.detach().requires_grad_()
+        priors, space = self.model.priors, self.coordinates
+        values = space.values(v)
+        value = torch.stack([priors[n].log_prob(x) for n, x in values.items()]).sum(0)
+        if self._prior == "coordinates":
+            value = value + torch.stack([*space.log_jacobians(v, values).values()]).sum(0)
+        (gradient,) = torch.autograd.grad(value.sum(), v)
+        return torch.cat([value.detach().unsqueeze(-1), gradient], -1)

@@ -1,0 +1,164 @@
+"""The function that point estimates maximise: its short cuts give what the laws give."""
+
+import dataclasses
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+
+from beliefzoo.inference.fitting import landscape
+from beliefzoo.inference.fitting.families import Products, in_products
+from beliefzoo.inference.fitting.landscape import Landscape
+from beliefzoo.inference.fitting.parallel import Processes
+from beliefzoo.inference.fitting.start import starting_values
+from beliefzoo.inference.guides.coordinates import Coordinates
+from beliefzoo.models import (
+    Autoregressive,
+    BandedTransition,
+    Bernoulli,
+    Categorical,
+    FromDistribution,
+    FullGaussian,
+    Gaussian,
+    HiddenMarkovModel,
+    InputTransition,
+    LinearGaussianSSM,
+    LocalLevel,
+    LocalLinearTrend,
+    Poisson,
+    Regression,
+    Seasonal,
+    Sequences,
+    StudentT,
+)
+
+ALONE = Processes(None)
+
+
+def reals(features: int = 1) -> Sequences:
+    """Two sequences in a unit of their own, with missing elements."""
+    rng = np.random.default_rng(0)
+    arrays = [5e4 + 30 * rng.normal(size=(n, features)) for n in (30, 17)]
+    arrays[0][3] = arrays[1][5, 0] = np.nan
+    return Sequences.from_arrays(arrays)
+
+
+def counts(features: int = 1) -> Sequences:
+    rng = np.random.default_rng(1)
+    return Sequences.from_arrays([rng.poisson(40.0, (n, features)).astype(float) for n in (30, 9)])
+
+
+def symbols(size: int) -> Sequences:
+    rng = np.random.default_rng(2)
+    return Sequences.from_arrays([rng.integers(0, size, n) for n in (40, 20)], codes=True)
+
+
+CHAINS = {
+    "gaussian": (HiddenMarkovModel(2, "gaussian"), reals()),
+    "two features": (HiddenMarkovModel(3, Gaussian(2)), reals(2)),
+    "a single state": (HiddenMarkovModel(1, "gaussian"), reals()),
+    "counts": (HiddenMarkovModel(3, Poisson(2)), counts(2)),
+    "bits": (HiddenMarkovModel(2, Bernoulli()), Sequences.from_arrays([[0, 1, 1, 0, 1, 1, 1]])),
+    "symbols": (HiddenMarkovModel(3, Categorical(4)), symbols(4)),
+    "stationary": (HiddenMarkovModel(2, "poisson", initial="stationary"), counts()),
+    "ordered": (HiddenMarkovModel(2, "poisson", ordered=True), counts()),
+    "bands": (HiddenMarkovModel(4, "poisson", transition=BandedTransition()), counts()),
+    "known moves": (
+        HiddenMarkovModel(2, "poisson").with_parameters(transition=[[0.0, 1.0], [0.5, 0.5]]),
+        counts(),
+    ),
+    "known means": (HiddenMarkovModel(2, "gaussian").with_parameters(mean=[4.9e4, 5.1e4]), reals()),
+}
+
+
+def space_of(model, data) -> Coordinates:
+    return Coordinates(model.priors, model.units, starting_values(model, data))
+
+
+def points_in(space: Coordinates, count: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(3)
+    return torch.randn(count, space.size, generator=generator, dtype=torch.float64)
+
+
+def seen(model, data, space, prior="none") -> Landscape:
+    return Landscape(model, data, space, prior=prior, processes=ALONE)
+
+
+@pytest.mark.parametrize("prior", ["none", "coordinates"])
+@pytest.mark.parametrize(("model", "data"), CHAINS.values(), ids=CHAINS)
+def test_statistics_give_what_the_laws_give(model, data, prior, monkeypatch):
+    model = model.adapted_to(data)
+    space = space_of(model, data)
+    points = points_in(space, 5)
+    assert Products.of(model, data, space) is not None
+    heights, gradients = seen(model, data, space, prior)(points)
+    monkeypatch.setattr(landscape.Products, "of", lambda *_: None)
+    by_laws = seen(model, data, space, prior)(points)
+    torch.testing.assert_close(heights, by_laws[0], rtol=1e-11, atol=1e-9)
+    torch.testing.assert_close(gradients, by_laws[1], rtol=1e-8, atol=1e-8)
+    one = seen(model, data, space, prior)(points[:1])
+    torch.testing.assert_close(one[0], heights[:1])
+
+
+def test_narrow_states_are_left_to_recursions_that_keep_their_digits():
+    data = reals()
+    model = HiddenMarkovModel(2, "gaussian").adapted_to(data)
+    at = starting_values(model, data)
+    at["scale"] = at["scale"] * torch.tensor([1.0, 1e-7])
+    space = Coordinates(model.priors, model.units, at)
+    found = Products.of(model, data, space)
+    centre = torch.zeros(1, space.size, dtype=torch.float64)
+    assert found.evidence(space, centre)[0, 0] == -torch.inf
+    height, gradient = seen(model, data, space)(centre)
+    assert bool(height.isfinite().all())
+    assert bool(gradient.isfinite().all())
+
+
+@dataclasses.dataclass(frozen=True)
+class Twice(Poisson):
+    """A user's law that changes the score, and inherits the statistics of another one."""
+
+    def score(self, parameters, y, mask, shift=None):
+        return 2 * super().score(parameters, y, mask, shift)
+
+
+WITHOUT = {
+    "a score of its own": HiddenMarkovModel(2, Twice()),
+    "student": HiddenMarkovModel(2, StudentT()),
+    "full": HiddenMarkovModel(2, FullGaussian(2)),
+    "regression": HiddenMarkovModel(2, Regression(Gaussian(), lags=1)),
+    "a distribution": HiddenMarkovModel(2, FromDistribution(dist.Normal)),
+}
+
+
+@pytest.mark.parametrize("model", WITHOUT.values(), ids=WITHOUT)
+def test_other_laws_say_no_statistics(model):
+    assert in_products(model.emission) is None
+
+
+def test_moves_that_depend_on_inputs_have_no_statistics():
+    rng = np.random.default_rng(0)
+    data = Sequences.from_arrays([rng.normal(size=20)], inputs=[rng.normal(size=(20, 1))])
+    model = HiddenMarkovModel(2, "gaussian", transition=InputTransition(1)).adapted_to(data)
+    assert Products.of(model, data, space_of(model, data)) is None
+
+
+SERIES = {
+    "level": LocalLevel(),
+    "trend and season": LocalLinearTrend() + Seasonal(period=4),
+    "autoregression": Autoregressive(2),
+}
+
+
+@pytest.mark.parametrize("dynamics", SERIES.values(), ids=SERIES)
+def test_points_of_a_linear_model_are_evaluated_together_as_each_alone(dynamics):
+    data = Sequences.from_arrays([reals().values[0, :30, 0]])
+    model = LinearGaussianSSM(dynamics).adapted_to(data)
+    space = space_of(model, data)
+    points = points_in(space, 4)
+    whole = seen(model, data, space)
+    together = whole(points)
+    alone = [whole(point) for point in points.split(1)]
+    for one, parts in zip(together, zip(*alone, strict=True), strict=True):
+        torch.testing.assert_close(one, torch.cat(parts), rtol=1e-9, atol=1e-9)
