@@ -50,8 +50,7 @@ from .filters.spectral import (
     symbol_triples,
     triple_probabilities,
 )
-from .fitting.criteria import InformationCriteria
-from .fitting.extent import Extent
+from .fitting.criteria import Extent, InformationCriteria
 from .fitting.loop import fit
 from .fitting.nuts import NutsFit, NutsSettings, nuts
 from .fitting.record import Fit, NonFiniteLossError

@@ -1,14 +1,17 @@
-"""Information criteria, and the number of free parameters that they count."""
+"""Information criteria, the number of free parameters that they count, and the size of the data."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ...models import Model, Parameters, Priors, Sequences
+from ...models.data.folders import Data
 from ...models.emissions.identified import EXTRA, dimension, unconstrained_size
 from ...models.randomness import seeded
 from ..queries.evidence import log_evidence as evidence_of
@@ -16,6 +19,10 @@ from ..queries.evidence import log_evidence as evidence_of
 _STEPS, _STEPS_PER_COMPONENT = 50, 4
 """Steps on which the parameters of continuous states are counted: more than a season and its lags,
 and enough of them to tell a level from noise."""
+
+COUNTED = 60
+"""Parameters up to which the free ones are counted in every fit; networks of 600 weights take
+minutes."""
 
 
 @dataclass(frozen=True)
@@ -108,3 +115,35 @@ def _first(data: Sequences, steps: int) -> Sequences:
         if (value := getattr(data, name)) is not None
     }
     return replace(data, lengths=data.lengths.clamp_max(steps), **along)
+
+
+class Extent(NamedTuple):
+    """Numbers of the training data and the model.
+
+    Attributes:
+        sequences: sequences.
+        steps: time steps of all of them.
+        observed: steps at which anything was observed; None for data that were not in memory.
+        parameters: free parameters, see ``information_criteria``; None if they were not counted.
+
+    >>> from beliefzoo.inference.fitting.criteria import Extent
+    >>> Extent(1, 107, 107, 6).steps
+    107
+    """
+
+    sequences: int
+    steps: int
+    observed: int | None = None
+    parameters: int | None = None
+
+
+def extent_of(model: Model, data: Data, *, counted: bool) -> Extent:
+    """Returns the size of a model and its training data; free parameters only if ``counted``."""
+    if not isinstance(data, Sequences):
+        return Extent(len(data), data.n_steps)
+    parameters = None
+    if counted:
+        # Summaries do without the number where a law is refused at every point that is tried.
+        with contextlib.suppress(ValueError, RuntimeError):
+            parameters = free_parameters(model, model.priors, data)
+    return Extent(len(data), data.n_steps, int(data.observed_steps.sum()), parameters)

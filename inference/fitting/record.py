@@ -13,10 +13,10 @@ from ...models import Model, Sequences
 from ..guides.guide import Guide, parameters_of
 from ..guides.parameters import POINTS
 from .ascent import ALIKE
+from .criteria import Extent
 from .direct import (
     curvature_of,
 )
-from .extent import Extent
 from .objectives import Objective
 from .settings import FitSettings
 from .standard_errors import StandardErrors, standard_errors

@@ -28,6 +28,7 @@ from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
 from .checkpoints import digest_of, fingerprint, made_with, read_checkpoint
+from .criteria import COUNTED, extent_of
 from .direct import (
     HEAVIEST,
     WEIGHTS,
@@ -37,7 +38,6 @@ from .direct import (
     weights_of,
     work,
 )
-from .extent import COUNTED, extent_of
 from .minibatches import Minibatches
 from .objectives import LOSSES, Batch, Objective
 from .parallel import Processes

@@ -28,7 +28,7 @@ from ...models.persistence import describe, restore
 from ...models.randomness import seeded
 from ..filters.slot import Filter
 from ..guides.guide import Guide
-from .extent import Extent
+from .criteria import Extent
 from .objectives import OBJECTIVES
 from .record import Fit
 from .settings import FitSettings

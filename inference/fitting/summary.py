@@ -13,9 +13,8 @@ from ...models.randomness import seeded
 from ..arviz_groups import k_threshold
 from ..guides.parameters import POINTS
 from .ascent import ALIKE
-from .criteria import InformationCriteria
+from .criteria import InformationCriteria, extent_of
 from .direct import WEIGHTS
-from .extent import extent_of
 from .scalars import labels
 from .standard_errors import StandardErrors
 
