@@ -16,9 +16,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .chains_cpu import cut, together
-from .families_machine import expect
-
 
 class Frames(NamedTuple):
     """Statistics of all steps, (S, J), of N sequences one after the other, and their lengths."""
@@ -49,6 +46,9 @@ def expected(initial: Tensor, moves: Tensor, coefficients: Tensor, frames: Frame
         coefficients: c, (M, K, J).
         frames: the statistics of the data.
     """
+    from .chains_cpu import cut, together  # numba is loaded when first needed
+    from .families_machine import expect
+
     count, states, size = coefficients.shape
     shapes = (count,), (count, states), (count, states, states), (count, states, size)
     found = tuple(torch.zeros(shape, dtype=torch.float64) for shape in shapes)

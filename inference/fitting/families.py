@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.chains.hmm import Laws
-from ...models.emissions.emission import Emission, ExponentialFamily, Parameters
+from ...models.emissions.emission import ExponentialFamily, Parameters, in_products
 from ..exact.families import Expected, Frames, expected
 from ..guides.coordinates import Coordinates
 
@@ -25,8 +25,6 @@ NUMBERS = 2**24
 
 _LARGEST = 1e8
 """Products of coefficients and statistics up to which their sum keeps eight digits of a nat."""
-
-_METHODS = ("score", "statistics", "coefficients")
 
 
 class Products(NamedTuple):
@@ -66,11 +64,12 @@ class Products(NamedTuple):
         if family is None or law.lags or law.given(data) is not law:
             return None
         y, mask = law.observed(data)
-        size = family.statistics(y[:1, :1], mask[:1, :1]).shape[-1]
-        if data.n_steps * size > NUMBERS:
+        some = family.statistics(y[:1, :1], mask[:1, :1])
+        if some is None or data.n_steps * some.shape[-1] > NUMBERS:
             return None
-        inside = data.step_mask
-        statistics = family.statistics(y, mask)[inside].contiguous()
+        whole = family.statistics(y, mask)
+        assert whole is not None  # as some of it
+        statistics = whole[data.step_mask].contiguous()
         frames = Frames(statistics, data.lengths)
         return cls(model, family, first, frames, statistics.abs().amax(0))
 
@@ -105,12 +104,3 @@ class Products(NamedTuple):
         logs, counts = zip(*((x, count) for x, count in pairs if x.requires_grad), strict=True)
         (gradient,) = torch.autograd.grad(logs, v, counts)
         return torch.cat([found.evidence.unsqueeze(-1), gradient], -1)
-
-
-def in_products(law: Emission) -> ExponentialFamily | None:
-    """The law, if it says its statistics, and of the same ``score`` that it has; otherwise None."""
-    if not isinstance(law, ExponentialFamily):
-        return None
-    kinds = type(law).__mro__
-    same = {next(k for k in kinds if name in vars(k)) for name in _METHODS}
-    return law if len(same) == 1 else None

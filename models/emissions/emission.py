@@ -308,11 +308,24 @@ class ExponentialFamily(Protocol):
     True
     """
 
-    def statistics(self, y: Tensor, mask: Tensor) -> Tensor:
-        """Return s, (N, T, J) float64; zeros where nothing was observed."""
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor | None:
+        """Return s, (N, T, J) float64; zeros where nothing was observed. None if parts of the law
+        have none."""
 
     def coefficients(self, parameters: Parameters) -> Tensor:
         """Return c, (…draws, K, J) float64."""
+
+
+def in_products(law: Emission) -> ExponentialFamily | None:
+    """The law, if it says its statistics, and of the same ``score`` that it has; otherwise None."""
+    if not isinstance(law, ExponentialFamily):
+        return None
+    kinds = type(law).__mro__
+    same = {
+        next(kind for kind in kinds if name in vars(kind))
+        for name in ("score", "statistics", "coefficients")
+    }
+    return law if len(same) == 1 else None
 
 
 # Parameters of one number per feature, such as a rate, have shape (state,) for a single feature and

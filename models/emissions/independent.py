@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..checks import require
 from ..data.sequences import Sequences
-from .emission import Emission, Parameters, Priors, axis_labels
+from .emission import Emission, Parameters, Priors, axis_labels, in_products
 from .observations import Mixed, naming
 
 Value = TypeVar("Value")
@@ -284,6 +284,25 @@ class Independent(Emission):
             for one in self.channels
         )
         return reduce(torch.add, parts)
+
+    def statistics(self, y: Tensor, mask: Tensor) -> Tensor | None:
+        """The statistics of all channels side by side; None if one has none."""
+        parts = []
+        for channel in self.channels:
+            law = in_products(channel.family)
+            seen = self._of(channel, y), self._of(channel, mask)
+            own = None if law is None else law.statistics(*seen)
+            if own is None:
+                return None
+            parts.append(own)
+        return torch.cat(parts, -1)
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """The coefficients of all channels side by side."""
+        laws = ((channel, in_products(channel.family)) for channel in self.channels)
+        parts = [law.coefficients(one.own(parameters)) for one, law in laws if law is not None]
+        lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
+        return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], -1)
 
     def _of(self, channel: Channel, y: Tensor) -> Tensor:
         return self.observations.of_kind(channel.place, y)

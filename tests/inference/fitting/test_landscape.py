@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from beliefzoo.inference.fitting import landscape
-from beliefzoo.inference.fitting.families import Products, in_products
+from beliefzoo.inference.fitting.families import Products
 from beliefzoo.inference.fitting.landscape import Landscape
 from beliefzoo.inference.fitting.parallel import Processes
 from beliefzoo.inference.fitting.start import starting_values
@@ -22,6 +22,7 @@ from beliefzoo.models import (
     FullGaussian,
     Gaussian,
     HiddenMarkovModel,
+    Independent,
     InputTransition,
     LinearGaussianSSM,
     LocalLevel,
@@ -32,6 +33,7 @@ from beliefzoo.models import (
     Sequences,
     StudentT,
 )
+from beliefzoo.models.emissions.emission import in_products
 
 ALONE = Processes(None)
 
@@ -67,6 +69,12 @@ CHAINS = {
     "known moves": (
         HiddenMarkovModel(2, "poisson").with_parameters(transition=[[0.0, 1.0], [0.5, 0.5]]),
         counts(),
+    ),
+    "two channels": (
+        HiddenMarkovModel(2, Independent(time=Gaussian(), errors=Poisson())),
+        Sequences.from_arrays(
+            [np.stack([np.linspace(3, 9, 12), np.arange(12) % 5], 1)], features=["time", "errors"]
+        ),
     ),
     "known means": (HiddenMarkovModel(2, "gaussian").with_parameters(mean=[4.9e4, 5.1e4]), reals()),
 }
@@ -135,6 +143,13 @@ WITHOUT = {
 @pytest.mark.parametrize("model", WITHOUT.values(), ids=WITHOUT)
 def test_other_laws_say_no_statistics(model):
     assert in_products(model.emission) is None
+
+
+def test_channels_without_statistics_have_none_together():
+    model = HiddenMarkovModel(2, Independent(time=Gaussian(), back=StudentT()))
+    data = Sequences.from_arrays([np.random.default_rng(0).normal(size=(20, 2))])
+    model = model.adapted_to(data)
+    assert Products.of(model, data, space_of(model, data)) is None
 
 
 def test_moves_that_depend_on_inputs_have_no_statistics():
