@@ -6,16 +6,16 @@ the coefficients of the statistics, and the recursion over the steps in machine 
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from ...models import Model, Sequences
 from ...models.chains.hmm import Laws
 from ...models.emissions.emission import ExponentialFamily, Parameters, in_products
 from ..exact.families import Expected, Frames, expected
-from ..guides.coordinates import Coordinates
 
 STATES = 16
 """States up to which this recursion is the fastest one."""
@@ -45,17 +45,18 @@ class Products(NamedTuple):
     largest: Tensor
 
     @classmethod
-    def of(cls, model: Model, data: Sequences, coordinates: Coordinates) -> Self | None:
-        """The statistics of the data; None if the model is not such a chain, or a large one."""
+    def of(cls, model: Model, data: Sequences, values: Parameters) -> Self | None:
+        """The statistics of the data; None if the model is not such a chain, or a large one.
+
+        ``values`` are any of the unknown parameters, as an example.
+        """
         if not (model.exact and model.draws_together and model.has_paths):
             return None
         if model.states > STATES or data.values.device.type != "cpu":
             return None
         first = data[:1].head(1)
         with torch.no_grad():
-            laws = model.laws(
-                coordinates.values(coordinates.centre.new_zeros(1, coordinates.size)), first
-            )
+            laws = model.laws({name: x.unsqueeze(0) for name, x in values.items()}, first)
         if not isinstance(laws, Laws) or laws.choice is not None:
             return None
         if laws.matrices.shape[-4:-2] != (1, 1) or model.inputs or model.timed:
@@ -95,12 +96,23 @@ class Products(NamedTuple):
             found = expected(log_initial.exp(), log_moves.exp(), safe, self.frames)
             return found._replace(evidence=torch.where(sound, found.evidence, -torch.inf))
 
-    def evidence(self, coordinates: Coordinates, points: Tensor) -> Tensor:
-        """log p(y) at points (M, P) and its gradients, (M, 1 + P); −∞ as ``expected``."""
-        v = points.detach().requires_grad_()
-        chain = self.chain(coordinates.values(v))
-        found = self.expected(*chain)
-        pairs = zip(chain, found[1:], strict=True)
-        logs, counts = zip(*((x, count) for x, count in pairs if x.requires_grad), strict=True)
-        (gradient,) = torch.autograd.grad(logs, v, counts)
-        return torch.cat([found.evidence.unsqueeze(-1), gradient], -1)
+    def log_evidence(self, values: Parameters) -> Tensor:
+        """log p(y) at values of M points, (M,); differentiable; −∞ as ``expected``."""
+        return _Evidence.apply(self, *self.chain(values))  # type: ignore[no-any-return, no-untyped-call]
+
+
+class _Evidence(torch.autograd.Function):
+    """The expected counts are the derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, products: Products, *chain: Tensor) -> Tensor:
+        found = products.expected(*(x.detach() for x in chain))
+        ctx.save_for_backward(*found[1:])
+        return found.evidence
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+        first, moves, statistics = ctx.saved_tensors
+        two = upstream[:, None]
+        return None, two * first, two[..., None] * moves, two[..., None] * statistics

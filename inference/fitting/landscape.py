@@ -74,7 +74,8 @@ class Landscape:
         rows, self._weight = processes.part(len(data))
         own = data[rows] if processes.size > 1 else data
         alone = processes.size == 1
-        self._products = Products.of(model, own, coordinates) if alone else None
+        centre = coordinates.values(torch.zeros(coordinates.size, dtype=torch.float64))
+        self._products = Products.of(model, own, centre) if alone else None
         self._together = model.draws_together or self._one_series(own)
         self._per_sequence = own.max_length * max(model.scored_at_once, model.states)
         size = max(1, NUMBERS // self._per_sequence)
@@ -84,10 +85,13 @@ class Landscape:
         """Return heights (M,) and gradients (M, P) at points (M, P); −inf and 0 without a value."""
         if self._products is None:
             return self._in_laws(points)
-        found = self._products.evidence(self.coordinates, points)
+        v = points.detach().requires_grad_()
+        values = self.coordinates.values(v)
+        found = self._products.log_evidence(values)
         if self._prior != "none":
-            found = found + self._of_prior(points)
-        heights, gradients = found[:, 0], found[:, 1:]
+            found = found + self._log_prior(v, values)
+        (gradients,) = torch.autograd.grad(found.sum(), v)
+        heights = found.detach()
         if bool(heights.isfinite().all()):
             return heights, gradients
         rows = ~heights.isfinite()
@@ -157,10 +161,14 @@ class Landscape:
     def _of_prior(self, points: Tensor) -> Tensor:
         """Log prior at points (M, P), and its gradients: (M, 1 + P)."""
         v = points.detach().requires_grad_()
-        priors, space = self.model.priors, self.coordinates
-        values = space.values(v)
-        value = torch.stack([priors[n].log_prob(x) for n, x in values.items()]).sum(0)
-        if self._prior == "coordinates":
-            value = value + torch.stack([*space.log_jacobians(v, values).values()]).sum(0)
+        value = self._log_prior(v, self.coordinates.values(v))
         (gradient,) = torch.autograd.grad(value.sum(), v)
         return torch.cat([value.detach().unsqueeze(-1), gradient], -1)
+
+    def _log_prior(self, v: Tensor, values: dict[str, Tensor]) -> Tensor:
+        """Log prior at points (M, P), (M,)."""
+        priors = self.model.priors
+        parts = [priors[name].log_prob(x) for name, x in values.items()]
+        if self._prior == "coordinates":
+            parts += self.coordinates.log_jacobians(v, values).values()
+        return torch.stack(parts).sum(0)

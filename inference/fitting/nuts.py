@@ -31,6 +31,7 @@ from ...models.emissions.identified import unconstrained_size
 from ...models.priors import in_double
 from ...models.randomness import TURNS, one_thread, seeded
 from ..queries.evidence import log_evidence
+from .families import Products
 from .progress import Progress, progress_of
 from .provenance import versions
 from .start import Start, require_start, starting_values
@@ -281,6 +282,7 @@ class _Target:
                     f"start[{name!r}]: needs values inside the support "
                     f"{self.priors[name].support}, got {start[name].tolist()}"
                 )
+        self.products = Products.of(model, data, {n: start[n].double() for n in self.priors})
         self.width = {name: model.units[name] for name in self.centre}
         self.width = self._widths()
 
@@ -291,9 +293,13 @@ class _Target:
     def log_density(self, values: Parameters) -> Tensor:
         """log p(θ) + Σ_n log p(y_n | θ); ``values`` may have leading axes of draws."""
         prior = torch.stack([self.priors[name].log_prob(v) for name, v in values.items()]).sum(0)
+        if self.products is not None:
+            several = {name: v if prior.ndim else v.unsqueeze(0) for name, v in values.items()}
+            density = prior + self.products.log_evidence(several).reshape(prior.shape)
+            if bool(density.isfinite().all()):
+                return density
         laws = self.model.laws(values, self.data)
-        density: Tensor = prior + log_evidence(laws).sum(-1)
-        return density
+        return prior + log_evidence(laws).sum(-1)
 
     def potential(self, x: Parameters) -> Tensor:
         """−log density of the coordinates, up to a constant."""
