@@ -33,14 +33,14 @@ class Products(NamedTuple):
     Args:
         model: the model.
         family: its emission law.
-        none: data without a step, for the laws.
+        data: the data.
         frames: the statistics.
         largest: greatest size of each statistic, (J,).
     """
 
     model: Model
     family: ExponentialFamily
-    none: Sequences
+    data: Sequences
     frames: Frames
     largest: Tensor
 
@@ -52,14 +52,15 @@ class Products(NamedTuple):
         """
         if not (model.exact and model.draws_together and model.has_paths):
             return None
-        if model.states > STATES or data.values.device.type != "cpu":
+        if model.inputs or model.timed or model.states > STATES:
             return None
-        first = data[:1].head(1)
+        if data.values.device.type != "cpu":
+            return None
         with torch.no_grad():
-            laws = model.laws({name: x.unsqueeze(0) for name, x in values.items()}, first)
-        if not isinstance(laws, Laws) or laws.choice is not None:
+            laws = model.laws({name: x.unsqueeze(0) for name, x in values.items()}, data)
+        if type(laws) is not Laws or laws.choice is not None:  # others may score in their own way
             return None
-        if laws.matrices.shape[-4:-2] != (1, 1) or model.inputs or model.timed:
+        if laws.matrices.shape[-4:-2] != (1, 1) or laws.log_initial.shape[-2] != 1:
             return None
         law, family = laws.emission, in_products(laws.emission)
         if family is None or law.lags or law.given(data) is not law:
@@ -72,11 +73,11 @@ class Products(NamedTuple):
         assert whole is not None  # as some of it
         statistics = whole[data.step_mask].contiguous()
         frames = Frames(statistics, data.lengths)
-        return cls(model, family, first, frames, statistics.abs().amax(0))
+        return cls(model, family, data, frames, statistics.abs().amax(0))
 
     def chain(self, values: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         """log p(z_1) (M, K), log T (M, K, K) and coefficients (M, K, J) at values of M points."""
-        laws = self.model.laws(values, self.none)
+        laws = self.model.laws(values, self.data)
         assert isinstance(laws, Laws)  # as before
         first, moves = laws.log_initial.squeeze(-2), laws.matrices.squeeze(-3).squeeze(-3)
         coefficients = self.family.coefficients(laws.parameters)
