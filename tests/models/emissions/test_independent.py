@@ -355,6 +355,21 @@ def test_a_decision_process_shows_several_things():
     assert process.parameter_dims()["kind_probs"] == ("action", "state", "kind_symbol")
 
 
+def test_networks_read_numbers_in_their_scale_and_symbols_as_one_hot_vectors():
+    """Zero where missing, with a flag for each column; against the same by hand."""
+    model = HiddenMarkovModel(2, Independent(rt=Gaussian(), kind=Categorical(3)))
+    data = with_gaps(model.sample(2, [6, 4], seed=0).data)
+    network = LSTMFilter(2)
+    network.build(model)
+    network.calibrate(model, data)
+    got = network.channels(model.laws(model.sample_parameters(), data)).double()
+    y, seen = data.values.numpy(), data.mask.numpy()
+    rt = (y[..., 0] - y[..., 0][seen[..., 0]].mean()) / y[..., 0][seen[..., 0]].std()
+    read = np.concatenate([rt[..., None], np.eye(3)[y[..., 1].astype(int)]], -1)
+    expected = np.concatenate([read * seen[..., [0, 1, 1, 1]], ~seen], -1)
+    np.testing.assert_allclose(got, expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("emission", "message"),
     [
@@ -416,3 +431,15 @@ def test_a_value_outside_its_family_is_named_by_column_and_step():
     halves = Sequences.from_arrays([[[0.5, 0.5]]], features=["rt", "hit"])
     with pytest.raises(ValueError, match="data: column 'hit': codes"):
         symbols.check(halves)
+
+
+@pytest.mark.parametrize("names", [(), ("rt", "rt"), ("hit", "other")])
+def test_features_are_selected_by_different_names(names):
+    data = KNOWN.sample(1, 3, seed=0).data
+    with pytest.raises(
+        ValueError, match=r"features must be different ones of \('rt', 'hit'\); got"
+    ):
+        data.select(*names)
+    assert data.select("hit", "rt").select("rt").arrays()[0].shape == (3, 1)
+    with pytest.raises(ValueError, match="none, since they are codes"):
+        Sequences.from_arrays([[0, 1]], codes=True).select("code")
