@@ -362,23 +362,24 @@ def reached(settings: Settings) -> dict[str, tuple[str, float]]:
 
 
 def _record(settings: Settings, records: Mapping[str, tuple[Problem, Sequence[Measured]]]) -> Idata:
-    """The networks' beliefs along an episode as draws, one a network; curves beside them."""
+    """The networks' beliefs along an episode, and curves beside them."""
     beliefs: dict[str, Any] = {}
     known: dict[str, Any] = {}
     dims: dict[str, tuple[str, ...]] = {}
     for name, (problem, found) in records.items():
         key = _key(name)
         step, state = f"{key}_step", f"{key}_state"
-        beliefs[f"{key}_belief"] = torch.stack([one.shown for one in found]).numpy()[None]
+        beliefs[f"{key}_belief"] = torch.stack([one.shown for one in found]).numpy()
         known[f"{key}_exact"] = problem.heldout[ACTING[0]].exact[0].numpy()
         known[f"{key}_kl"] = torch.stack([one.curve for one in found]).numpy()
         history = problem.plan.history
         known[f"{key}_bounds"] = torch.stack([history.lower, history.upper]).numpy()
-        dims[f"{key}_belief"] = dims[f"{key}_exact"] = (step, state)
+        dims[f"{key}_exact"] = (step, state)
+        dims[f"{key}_belief"] = (f"{key}_network", step, state)
         dims[f"{key}_kl"] = (f"{key}_network", step)
         dims[f"{key}_bounds"] = ("lower_upper", f"{key}_trial")
     return record(
         settings,
-        {"posterior": beliefs, "constant_data": known},
+        {"runs": beliefs, "constant_data": known},
         dims=dims,
     )

@@ -307,7 +307,7 @@ def case_figures(found: Sequence[Found]) -> dict[str, object]:
 
 
 def _record(settings: Settings, by_case: Mapping[str, Sequence[Found]]) -> Idata:
-    """Learned gates as draws, one a data set, and all that is drawn beside them."""
+    """Learned gates, one a data set, and all that is drawn beside them."""
     learned: dict[str, Any] = {}
     known: dict[str, Any] = {}
     dims: dict[str, tuple[str, ...]] = {}
@@ -318,11 +318,11 @@ def _record(settings: Settings, by_case: Mapping[str, Sequence[Found]]) -> Idata
         dims[f"{name}_written"] = (f"{name}_node", f"{name}_input")
         for reading in READINGS:
             key = f"{name}_{reading}"
-            learned[key] = torch.stack([one.gates[reading] for one in found]).numpy()[None]
-            dims[key] = (f"{name}_node", f"{name}_input")
+            learned[key] = torch.stack([one.gates[reading] for one in found]).numpy()
+            dims[key] = ("dataset", f"{name}_node", f"{name}_input")
             each = [one.evidence[reading] for one in found]
             known[f"{key}_ahead"] = np.array([first - second for first, second in each])
             dims[f"{key}_ahead"] = ("dataset",)
         known[f"{name}_gain"] = np.array([[one.mark, one.other] for one in found])
         dims[f"{name}_gain"] = ("dataset", "same_or_other_gate")
-    return record(settings, {"posterior": learned, "constant_data": known}, dims=dims)
+    return record(settings, {"runs": learned, "constant_data": known}, dims=dims)

@@ -6,7 +6,10 @@ models whose outputs do not couple the nodes. There the gate is written from the
 compared with the enumerated posterior, and learned from simulations alone and compared with the
 formula. In two kinds of directed models outputs have several parents, and explaining away couples
 the nodes: the learned gate is compared with the best one that there is, found by enumeration and
-convex optimisation.
+convex optimisation on pairs of its own; both are scored on fresh ones.
+
+A gate of p weights learned from n pairs has a divergence of p / 2n whatever it means, if its family
+holds the truth: where the gate is exact its divergence is compared with that, not with zero.
 """
 
 from __future__ import annotations
@@ -42,18 +45,28 @@ __all__ = ["SMOKE", "Settings", "draw", "run"]
 
 REACH = {
     "exact_cases.largest_error_of_the_constructed_gate": ("<=", 1e-6),
-    "exact_cases.largest_kl_of_the_learned_gate_per_step": ("<=", 1e-3),
+    "exact_cases.largest_kl_in_units_of_what_any_fit_has": ("<=", 1.5),
     "exact_cases.largest_relative_error_of_observation_weights": ("<=", 0.02),
     "exact_cases.largest_relative_error_of_biases": ("<=", 0.02),
     "violating_cases.largest_excess_over_the_floor": ("<=", 0.05),
-    "violating_cases.smallest_excess_over_the_floor": (">=", 0.0),
+    "violating_cases.smallest_excess_over_the_floor": (">=", -0.01),
 }
 """What was to be reached, fixed before any run; largest over cases and numbers of nodes of the mean
-over seeds, but for the last one, which is the smallest of all runs."""
+over seeds, but for the last one, which is the smallest of all runs.
+
+The unit of a divergence is p / 2n: with p = 36 weights and five seeds its mean is known to .1 of
+it, and 1 where the gate is a posterior. On pairs on which the best gate was not found a learned one
+can be before it by chance, by less than a hundredth.
+"""
 
 
 PARTS = ("node_weights", "observation_weights", "biases")
 RELATIVE, EXCESS = "relative_error_of_{}", "excess_over_the_floor"
+KL, CHANCE, UNITS = (
+    "kl_of_the_learned_gate_per_step",
+    "kl_of_any_logistic_fit_per_step",
+    "kl_in_units_of_what_any_fit_has",
+)
 """Names of figures."""
 
 
@@ -70,8 +83,11 @@ class Settings(NodeRange):
     length: int = 250
     """…and their length: 400 000 steps know a weight to about 1 %."""
     heldout: int = 20000
-    """Pairs of nodes before and observation at which everything is measured, and at which the floor
-    is the minimum over all gates; the same for all seeds."""
+    """Pairs of nodes before and observation at which everything is measured, the same for all
+    seeds; no gate has seen them."""
+    floor_pairs: int = 40000
+    """Other pairs, on which the best gate, the floor, is found with the enumerated posteriors for
+    its targets."""
     draws: int = 10
     """Models of every kind at which the written gate is checked; couplings of those that violate
     the conditions are multiplied by 10^U(−4, 0)."""
@@ -90,6 +106,7 @@ SMOKE: Mapping[str, object] = {
     "sequences": 20,
     "length": 30,
     "heldout": 200,
+    "floor_pairs": 200,
     "draws": 2,
     "checked": 50,
 }
@@ -187,7 +204,18 @@ def simulated(model: HiddenMarkovModel, sequences: int, length: int, seed: int) 
 
 def heldout(settings: Settings, name: str, nodes: int, pairs: int, number: int = 0) -> Pairs:
     """Pairs from sequences of 11 steps, so that they are nearly independent."""
-    seed = stream(settings, 2, list(CASES).index(name), nodes, number)
+    return _apart(settings, name, nodes, pairs, 2, number)
+
+
+def floor_pairs(settings: Settings, name: str, nodes: int) -> Pairs:
+    """Such pairs again, on which the best gate is found."""
+    return _apart(settings, name, nodes, settings.floor_pairs, 4)
+
+
+def _apart(
+    settings: Settings, name: str, nodes: int, pairs: int, key: int, number: int = 0
+) -> Pairs:
+    seed = stream(settings, key, list(CASES).index(name), nodes, number)
     return simulated(truth(settings, name, nodes, number), -(-pairs // 10), 11, seed)
 
 
@@ -206,38 +234,43 @@ def _learn(settings: Settings, name: str, nodes: int, number: int) -> tuple[Tens
     train = simulated(model, settings.sequences, settings.length, seed)
     learned = best_gate(train.inputs, train.after)
     test = heldout(settings, name, nodes, settings.heldout)
-    exact = posterior(model, test)
-    kl = exact.divergence(test.inputs @ learned.mT)
-    figures = {"kl_of_the_learned_gate_per_step": kl}
-    written = written_gate(model)
+    figures = {KL: posterior(model, test).divergence(test.inputs @ learned.mT)}
     if CASES[name].exact:
+        figures[UNITS] = figures[KL] / chance(settings, learned)
+        written = written_gate(model)
         places = (slice(nodes), slice(nodes, -1), slice(-1, None))
         for part, place in zip(PARTS, places, strict=True):
             off = (learned - written)[:, place].norm() / written[:, place].norm()
             figures[RELATIVE.format(part)] = float(off)
-    else:
-        best = best_gate(test.inputs, exact.on)
-        floor = exact.divergence(test.inputs @ best.mT)
-        figures[EXCESS] = kl / floor - 1
     return learned, figures
+
+
+def chance(settings: Settings, gate: Tensor) -> float:
+    """p / 2n: the divergence of p weights fitted to n pairs by the truth's own family, nats."""
+    return gate.numel() / (2 * settings.sequences * (settings.length - 1))
 
 
 @one_thread()
 def _known(settings: Settings, name: str, nodes: int) -> dict[str, Any]:
     """What can be said of a case without learning: the written gate, floors and baselines."""
     model, test = truth(settings, name, nodes), heldout(settings, name, nodes, settings.heldout)
-    exact, x = posterior(model, test), test.inputs
-    written = x @ written_gate(model).mT
-    blind, constant = (part @ best_gate(part, exact.on).mT for part in (x[:, nodes:], x[:, -1:]))
-    floor = exact.divergence(x @ best_gate(x, exact.on).mT)
+    exact, gate = posterior(model, test), written_gate(model)
+    own = floor_pairs(settings, name, nodes)
+    on = posterior(model, own).on
+
+    def best(reads: slice) -> float:
+        return exact.divergence(test.inputs[:, reads] @ best_gate(own.inputs[:, reads], on).mT)
+
+    floor, written = best(slice(None)), test.inputs @ gate.mT
     return {
+        CHANCE: chance(settings, gate),
         "error_of_the_constructed_gate": error(exact, written),
         "kl_of_the_constructed_gate_per_step": exact.divergence(written),
         "floor_per_step": floor,
         "floor_from_total_correlation_per_step": exact.total_correlation,
         "floor_from_the_affine_logit_per_step": floor - exact.total_correlation,
-        "kl_of_constant_probabilities_per_step": exact.divergence(constant),
-        "kl_without_the_nodes_before_per_step": exact.divergence(blind),
+        "kl_of_constant_probabilities_per_step": best(slice(-1, None)),
+        "kl_without_the_nodes_before_per_step": best(slice(nodes, None)),
     }
 
 
@@ -260,14 +293,16 @@ def _constructed(settings: Settings) -> dict[str, list[list[float]]]:
 
 
 def run(settings: Settings) -> Outcome:
-    """Write and learn the gates of all cases; everything is measured on the same held-out pairs."""
+    """Write and learn the gates of all cases; everything is measured on the same fresh pairs."""
     counts = range(settings.smallest_nodes, settings.largest_nodes + 1)
     places = [(name, nodes) for name in CASES for nodes in counts]
     learned = each_seed(_learn, settings, places)
     cases: dict[str, dict[str, Any]] = {name: {} for name in CASES}
     for (name, nodes), each in learned.items():
-        over = summary([one for _, one in each])
-        cases[name][f"{nodes}_nodes"] = _known(settings, name, nodes) | over
+        known, found = _known(settings, name, nodes), [one for _, one in each]
+        if not CASES[name].exact:
+            found = [one | {EXCESS: one[KL] / known["floor_per_step"] - 1} for one in found]
+        cases[name][f"{nodes}_nodes"] = known | summary(found)
     checked = _constructed(settings)
     figures: dict[str, Any] = {
         "exact_cases": _worst(cases, checked, True),
@@ -299,7 +334,7 @@ def _worst(
         every = [each for seeds in _of(cases, False, f"{EXCESS}_by_seed") for each in seeds]
         found = {f"largest_{EXCESS}": max(_of(cases, False, EXCESS))}
         return {**out, **found, f"smallest_{EXCESS}": min(every)}
-    learned = ["kl_of_the_learned_gate_per_step", *map(RELATIVE.format, PARTS)]
+    learned = [KL, UNITS, *map(RELATIVE.format, PARTS)]
     return out | {f"largest_{figure}": max(_of(cases, True, figure)) for figure in learned}
 
 
@@ -308,15 +343,15 @@ def _record(
     gates: Mapping[tuple[str, int], list[Tensor]],
     checked: Mapping[str, list[list[float]]],
 ) -> Idata:
-    """Learned gates of the largest models as draws (one a seed), and all that is drawn."""
+    """Learned gates of the largest models, one a seed, and all that is drawn."""
     learned, known = {}, {}
     dims: dict[str, tuple[str, ...]] = {}
     for name in CASES:
         key = (name, settings.largest_nodes)
-        learned[name] = torch.stack(gates[key]).numpy()[None]
+        learned[name] = torch.stack(gates[key]).numpy()
         known[f"{name}_written"] = written_gate(truth(settings, *key)).numpy()
         known[f"{name}_checked"] = np.array(checked[name])
         axes = ("node", f"{name}_input")
-        dims |= {name: axes, f"{name}_written": axes}
+        dims |= {name: ("fit", *axes), f"{name}_written": axes}
         dims[f"{name}_checked"] = ("model", "coupling_and_error")
-    return record(settings, {"posterior": learned, "constant_data": known}, dims=dims)
+    return record(settings, {"runs": learned, "constant_data": known}, dims=dims)

@@ -281,9 +281,8 @@ def run(settings: Settings) -> Outcome:
     figures = {"reach": REACH, "not_reached": short, "families": families}
     names = next(iter(each.values()))
     groups = {
-        "posterior": {
-            name: np.stack([each[family][name] for family in settings.families])[None, None]
-            for name in names
+        "runs": {
+            name: np.stack([each[family][name] for family in settings.families]) for name in names
         }
     }
     dims = dict.fromkeys(names, ("family", "case"))
@@ -321,7 +320,7 @@ def figures_of(cases: Mapping[str, Array]) -> dict[str, float]:
 
 def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     """How far every fit is below the best that is known, hollow where it says so."""
-    found = group(posterior, "posterior").isel(chain=0, draw=0)
+    found = group(posterior, "runs")
     families = found["family"].values.tolist()
     figure, axis = plt.subplots(figsize=(9, 1.5 + 0.45 * len(families)))
     for row, family in enumerate(families):

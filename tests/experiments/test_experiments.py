@@ -18,8 +18,17 @@ from beliefzoo.inference.arviz_groups import group, read
 from checkout import ROOT
 
 READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "unemployment"}
-NETWORKS_ALONE = {"natural-gates", "relaxed-cell", "written-gates"}
-"""Their models are known: what is saved are figures over networks, no draws."""
+WITHOUT_DRAWS = {
+    "coupled-nodes",
+    "fits-in-any-unit",
+    "gate-identity",
+    "grid-beliefs",
+    "natural-gates",
+    "policy-reading",
+    "relaxed-cell",
+    "written-gates",
+}
+"""What they save are figures over networks, fits or data sets, no draws of a posterior."""
 
 NEEDS = {"agent-beliefs": "sb3_contrib"}
 """Packages of an extra."""
@@ -80,7 +89,10 @@ def test_smoke_run(
     assert report["figures"]
     assert all(math.isfinite(number) for number in numbers(report["figures"]))
     saved = read(folder / "posterior.nc")  # draws of a posterior, or figures over networks
-    assert group(saved, "runs" if name in NETWORKS_ALONE else "posterior").data_vars
+    without = name in WITHOUT_DRAWS
+    assert group(saved, "runs" if without else "posterior").data_vars
+    with pytest.raises(ValueError, match="must have a group"):
+        group(saved, "posterior" if without else "runs")
     drawings = list(folder.glob("*.png"))
     assert drawings
     for drawing in drawings:

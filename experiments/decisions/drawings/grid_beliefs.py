@@ -115,7 +115,7 @@ def _draw_episode(posterior: Idata, problems: Figures) -> Figure:
     """Exact belief and a network's along one episode of the first problem."""
     key, part = next(iter(problems.items()))
     exact = group(posterior, "constant_data")[f"{key}_exact"].values
-    belief = group(posterior, "posterior")[f"{key}_belief"].values[0, 0]
+    belief = group(posterior, "runs")[f"{key}_belief"].values[0]
     figure, axes = plt.subplots(2, 1, figsize=(9, 6), sharex=True)
     shown = slice(0, min(60, len(exact)))
     for axis, table, title in zip(axes, (exact, belief), ("exact belief", "LSTM"), strict=True):

@@ -80,7 +80,7 @@ def _draw_gates(posterior: Idata, figures: Figures) -> Figure:
     for name, axis in zip(CASES, axes[:-1], strict=True):
         written = group(posterior, "constant_data")[f"{name}_written"].values.ravel()
         for place, (reading, color) in enumerate(_COLORS.items()):
-            learned = group(posterior, "posterior")[f"{name}_{reading}"].values[0]
+            learned = group(posterior, "runs")[f"{name}_{reading}"].values
             learned = learned.reshape(len(learned), -1)
             x = np.arange(learned.shape[1]) + (place - 0.5) * 0.3
             half = 1.96 * learned.std(0, ddof=1) / np.sqrt(len(learned))
