@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from beliefzoo.experiments.command.seeds import Repeated
+from beliefzoo.experiments.data.loaders import load_english_letters
 from beliefzoo.experiments.parts.contenders import NETWORKS, Contender, contenders
+from beliefzoo.experiments.parts.text_windows import held_apart
 from beliefzoo.experiments.parts.training import GradientSteps, positive
 from beliefzoo.experiments.series.parts.bayes import GuideSettings, beside
 from beliefzoo.inference import BeliefGuide, MeanFieldGuide
@@ -95,3 +97,27 @@ def test_contenders_share_their_weights_and_go_on_from_others() -> None:
     assert on.filter is not still.filter
     for name, weight in on.filter.named_parameters():
         torch.testing.assert_close(weight, dict(still.filter.named_parameters())[name])
+
+
+@pytest.mark.parametrize("length", [10, 40])  # shorter than a passage, and longer
+def test_windows_for_training_have_no_passage_of_those_held_out(length: int) -> None:
+    """Letter by letter, as strings; and windows are left out for nothing else."""
+    train, heldout = held_apart(length, 60, source="pydoc", seed=3)
+    assert len(heldout) == 60
+    letters = load_english_letters(length)
+    whole = letters[(letters.lengths == length).nonzero()[:, 0]]
+    written = [bytes(row).hex() for row in heldout.codes().tolist()]
+    run = 2 * min(16, length)  # two digits a letter
+    said = {row[at : at + run] for row in written for at in range(0, len(row) - run + 1, 2)}
+
+    def shares(row: list[int]) -> bool:
+        text = bytes(row).hex()
+        return any(text[at : at + run] in said for at in range(0, len(text) - run + 1, 2))
+
+    assert not any(shares(row) for row in train.codes().tolist())
+    assert len(train) == sum(not shares(row) for row in whole.codes().tolist())
+
+
+def test_more_windows_held_out_than_there_are_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"heldout: must be in 1 … \d+, got 1000000"):
+        held_apart(100, 1_000_000, source="pydoc", seed=0)
