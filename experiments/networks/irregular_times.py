@@ -26,7 +26,7 @@ from ...models import LinearDynamics, LinearGaussianSSM, OrnsteinUhlenbeck, Sequ
 from ...models.checks import require
 from ...models.randomness import one_thread, seeded
 from ..command.report import Array, Outcome, record
-from ..command.seeds import Figures, Repeated, at_least, each_seed, stream
+from ..command.seeds import Repeated, against, at_least, each_seed, interval, stream, summary
 from ..parts.contenders import Contender
 from ..parts.training import GradientSteps, Kept, Simulated, positive
 from .drawings.irregular_times import draw
@@ -36,12 +36,20 @@ __all__ = ["SMOKE", "Settings", "draw", "run"]
 RATE, VARIANCE, NOISE = 0.5, 1.0, 0.5
 """θ, stationary variance, variance of the observation noise."""
 
-REACH = {"uniform_gap_difference": 1e-8, "retention_correlation": 0.99}
+REACH = {
+    "uniform_gaps.largest_difference": ("<=", 1e-8),
+    "lstm_told_the_gaps.unexplained_over_that_of_the_gap_alone_interval_high": ("<=", 0.5),
+}
 """What was to be reached, fixed before any run.
 
-Largest difference of filter moments between continuous and discrete time at uniform gaps; smallest
-correlation over fits between what the LSTM told the gaps keeps of its belief and e^{−θΔ} (1 − K).
+Largest difference of filter moments between continuous and discrete time at uniform gaps. Of what
+the LSTM told the gaps keeps of its belief: 1 − R² against e^{−θΔ} (1 − K), over all held-out steps,
+in units of the 1 − R² of the best function of the gap alone, at the upper end of the 95 % interval
+over seeds. Most of what is kept follows from the gap, so a correlation says little.
 """
+
+BY_THE_GAP = "unexplained_by_the_best_function_of_the_gap"
+"""Name of a figure: 1 − R²."""
 
 _STEP = 1e-4
 """Of the central differences, in double precision."""
@@ -51,7 +59,6 @@ _STEP = 1e-4
 class Settings(Kept, GradientSteps, Simulated, Repeated):
     """Settings of the experiment."""
 
-    seeds: int = 3
     jobs: int = 2
     heldout_sequences: int = 500
     hidden_size: int = 32
@@ -107,9 +114,9 @@ class Measured(NamedTuple):
     """Evidence − ELBO, nats."""
     kl_per_step: float
     """KL(exact filter ‖ belief), nats."""
+    unexplained: float
+    """1 − R² of what the network keeps against e^{−θΔ} (1 − K), over all steps."""
     correlation: float
-    """Of what the network keeps with e^{−θΔ} (1 − K)."""
-    root_mean_square_error: float
     """Of the same."""
     retention: Array
     """What it keeps, (N, T − 1)."""
@@ -189,7 +196,6 @@ def _measured(settings: Settings, guide: Any) -> Measured:
     _, exact = exact_retention(data)
     network: RecurrentFilter = guide.filter.double()
     ours = retention(network, data)
-    usual = (ours > -1) & (ours < 2)  # a belief that did not move has kept anything
     gates = network.gates(model.laws({}, data))
     gate = gates["f" if "f" in gates else "z"][:, 1:, 0].detach().numpy()
     assert gap.kl_filter is not None  # the guide's belief is causal
@@ -198,11 +204,16 @@ def _measured(settings: Settings, guide: Any) -> Measured:
         network,
         float((gap.log_evidence - gap.elbo).mean()) / settings.length,
         float(gap.kl_filter.mean()),
-        _correlation(ours[usual], exact[usual]),
-        float(np.sqrt(np.mean((ours - exact)[usual] ** 2))),
+        _unexplained(ours, exact),
+        _correlation(ours, exact),
         ours,
         max(single),
     )
+
+
+def _unexplained(ours: Array, exact: Array) -> float:
+    """1 − R²: mean square of what is missed by the variance of what was to be found."""
+    return float(np.mean((ours - exact) ** 2) / exact.var())
 
 
 def _correlation(x: Array, y: Array) -> float:
@@ -216,26 +227,14 @@ def run(settings: Settings) -> Outcome:
     """Fit everything, measure everything on the same held-out sequences."""
     found = each_seed(_train, settings, [(name,) for name in METHODS])
     fits = {name: measured for (name,), measured in found.items()}
+    floors = _floors(settings)
     figures: dict[str, Any] = {
-        "reach": REACH,
         "rate": RATE,
         "uniform_gaps": _uniform(settings),
-        "floors": _floors(settings),
-        **{name: _summary(measured) for name, measured in fits.items()},
+        "floors": floors,
+        **{name: _figures(measured, floors[BY_THE_GAP]) for name, measured in fits.items()},
     }
-    return Outcome({"not_reached": not_reached(figures), **figures}, _posterior(settings, fits))
-
-
-def not_reached(figures: Figures) -> list[str]:
-    """What fell short of `REACH`, in words; nothing if the list is empty."""
-    short = []
-    found = figures["uniform_gaps"]["largest_difference"]
-    if not found <= REACH["uniform_gap_difference"]:
-        short.append(f"uniform_gap_difference: {found:.3g}")
-    least = min(figures["lstm_told_the_gaps"]["retention_correlation_by_seed"])
-    if not least >= REACH["retention_correlation"]:
-        short.append(f"retention_correlation: {least:.4g}")
-    return short
+    return Outcome(against(figures, REACH), _posterior(settings, fits))
 
 
 @one_thread()
@@ -265,37 +264,46 @@ def _uniform(settings: Settings) -> dict[str, float]:
 
 @one_thread()
 def _floors(settings: Settings) -> dict[str, float]:
-    """The exact filter by the same measures, and what the gap alone tells of what it keeps."""
+    """The exact filter by the same measures, and what the gap alone tells of what it keeps.
+
+    The best function of the gap, means over a hundred bins, is found on other sequences.
+    """
     data = heldout(settings).data
     gaps, exact = exact_retention(data)
     measured = retention(ExactFilter(), data)
     gap = evidence_gap(BeliefGuide(known_model(), ExactFilter()), data)
-    order = np.argsort(gaps.reshape(-1))
-    pieces = np.array_split(exact.reshape(-1)[order], 100)
-    by_gap = np.concatenate([np.full(len(piece), piece.mean()) for piece in pieces])
+    others, known = exact_retention(
+        simulated(settings, settings.heldout_sequences, stream(settings, 3)).data
+    )
+    order = np.argsort(others.reshape(-1))
+    bins = np.array_split(order, min(100, len(order)))
+    middle = [others.reshape(-1)[one].mean() for one in bins]
+    by_gap = np.interp(gaps, middle, [known.reshape(-1)[one].mean() for one in bins])
     return {
         "exact_filter_retention_error": float(np.abs(measured - exact).max()),
         "exact_filter_gap_per_step": float((gap.log_evidence - gap.elbo).mean()) / settings.length,
-        "correlation_of_the_best_function_of_the_gap": _correlation(
-            by_gap, exact.reshape(-1)[order]
-        ),
+        BY_THE_GAP: _unexplained(by_gap, exact),
+        "correlation_of_the_best_function_of_the_gap": _correlation(by_gap, exact),
         "evidence_per_step": float(gap.log_evidence.mean()) / settings.length,
     }
 
 
-def _summary(fits: list[Measured]) -> dict[str, Any]:
-    rows = {
-        "evidence_gap_per_step": [one.gap_per_step for one in fits],
-        "kl_filter_per_step": [one.kl_per_step for one in fits],
-        "retention_correlation": [one.correlation for one in fits],
-        "retention_root_mean_square_error": [one.root_mean_square_error for one in fits],
-        "best_single_gate_correlation": [one.gate for one in fits],
-    }
-    out: dict[str, Any] = {}
-    for name, values in rows.items():
-        out[name] = float(np.mean(values))
-        out[f"{name}_by_seed"] = values
-    return out
+def _figures(fits: list[Measured], by_the_gap: float) -> dict[str, Any]:
+    out = summary(
+        [
+            {
+                "evidence_gap_per_step": one.gap_per_step,
+                "kl_filter_per_step": one.kl_per_step,
+                "retention_unexplained": one.unexplained,
+                "unexplained_over_that_of_the_gap_alone": one.unexplained / by_the_gap,
+                "retention_correlation": one.correlation,
+                "best_single_gate_correlation": one.gate,
+            }
+            for one in fits
+        ]
+    )
+    high = interval([one.unexplained / by_the_gap for one in fits])[1]
+    return out | {"unexplained_over_that_of_the_gap_alone_interval_high": high}
 
 
 def _posterior(settings: Settings, fits: Mapping[str, list[Measured]]) -> Idata:

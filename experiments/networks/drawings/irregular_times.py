@@ -36,8 +36,9 @@ def _draw_retention(posterior: Idata, figures: Figures) -> Figure:
         colors = {"c": np.log(gap[:, ::4]), "cmap": "viridis", "s": 2, "alpha": 0.6}
         dots = axis.scatter(exact[:, ::4], ours[:, ::4], rasterized=True, **colors)
         axis.plot([0, 1], [0, 1], "k-", lw=0.7)
-        found = figures[name]["retention_correlation"]
-        axis.set(title=f"{name.replace('_', ' ')}, r = {found:.4f}", xlim=(0, 1), ylim=(-0.1, 1.1))
+        found = figures[name]["retention_unexplained"]
+        title = f"{name.replace('_', ' ')}, 1 − R² = {found:.4f}"
+        axis.set(title=title, xlim=(0, 1), ylim=(-0.1, 1.1))
         axis.set_xlabel("exact filter keeps e^{−θΔ} (1 − K)")
     axes[0].set_ylabel("network keeps")
     bar = figure.colorbar(dots, ax=axes, label="gap")
