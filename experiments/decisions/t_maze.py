@@ -64,9 +64,14 @@ from .parts.mazes import (
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
 MOST_KL = 0.01
-"""KL(exact ‖ LSTM), nats per step, in every maze; set before any run."""
+"""KL(exact ‖ LSTM), nats per step, in every maze, at the upper end of its 95 % interval over seeds;
+set before any run."""
 LEAST_CUE = 0.99
-"""Probability of the right side at the junction, in every maze; set before any run."""
+"""Probability of the right side at the junction, in every maze, at the lower end of its interval;
+set before any run."""
+
+JUDGED = 4
+"""Key of the seeds of the held-out episodes. Settings were chosen on others, those of key 0."""
 
 JUNCTION = 3
 """What is seen at the end of the corridor and in the arms."""
@@ -156,7 +161,7 @@ def policy(settings: Settings) -> Mixture:
 def heldout(settings: Settings, case: Case) -> Maze:
     """The episodes of a maze on which everything is measured."""
     model = t_maze(*case)
-    seed = stream(settings, 0, case[0], int(1000 * case[1]))
+    seed = stream(settings, JUDGED, case[0], int(1000 * case[1]))
     made = model.rollout(policy(settings), settings.heldout_episodes, horizon(case[0]), seed=seed)
     data, steps = made.data, torch.arange(horizon(case[0]))
     junction = data.values == JUNCTION
@@ -324,8 +329,8 @@ def run(settings: Settings) -> Outcome:
         found[case, "no_memory"] = [without_memory(settings, case)]
         name = case_name(case)
         figures[name] = case_figures(settings, case, found)
-        reach[f"{name}.lstm.kl_belief_per_step"] = ("<=", MOST_KL)
-        reach[f"{name}.lstm.cue_at_junction"] = (">=", LEAST_CUE)
+        reach[f"{name}.lstm.kl_belief_per_step_interval_high"] = ("<=", MOST_KL)
+        reach[f"{name}.lstm.cue_at_junction_interval_low"] = (">=", LEAST_CUE)
     return Outcome(against(figures, reach), _posterior(settings, cases, found))
 
 
@@ -342,7 +347,10 @@ def case_figures(
         "no_memory": found[case, "no_memory"][0].figures,
     }
     for name in (*NETWORKS, "untrained_lstm", "lstm_and_zeros_of_the_model"):
-        out[name] = summary([one.figures for one in found[case, name]])
+        own: dict[str, Any] = summary([one.figures for one in found[case, name]])
+        own["kl_belief_per_step_interval_high"] = own["kl_belief_per_step_interval"][1]
+        own["cue_at_junction_interval_low"] = own["cue_at_junction_interval"][0]
+        out[name] = own
     return out
 
 

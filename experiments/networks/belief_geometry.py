@@ -4,7 +4,8 @@ A plain LSTM is trained on the next symbol of four processes whose hidden states
 (Mess3, RRXOR, zero-one-random, golden mean). Its loss is held against the exact filter's on the
 same sequences, which start in the dark, and its state against the exact belief: by how much of it a
 linear read-out finds in h, in c and in both. Beside it the controls that any such figure needs: an
-untrained network, the last few symbols, the probabilities of the next symbol.
+untrained network, the same with its weights scaled up (a reservoir), the last few symbols, the
+probabilities of the next symbol.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from ...inference import (
     BeliefReadout,
+    belief_readout,
     filter,
     log_evidence,
     lstm_log_likelihood,
@@ -53,6 +55,9 @@ _SHOWN = 8, 11
 _WORDS = 10, 16
 """Length of the words that the entropy rate of Mess3, and losses of short windows, are summed over
 (three symbols, two symbols)."""
+
+SCALES = (1.0, 2.0, 4.0, 8.0)
+"""Factors of an untrained network's weights: larger ones make a reservoir that remembers longer."""
 
 _POOL = 40
 """Batches that are simulated at once."""
@@ -156,6 +161,7 @@ def _trained(settings: Settings, name: str, number: int) -> Trained:
         model.lstm, test, beliefs, next_symbol=chain.next_symbol(beliefs), seed=seed
     )
     rows = {_path(row): _row(one) for row, one in read.rows.items()}
+    rows["scaled_reservoir_h_and_c"] = _reservoir(model.lstm, test, beliefs, seed)
     figures = {
         "loss": float(loss.mean()),
         "loss_above_floor": float(above.mean()),
@@ -186,6 +192,20 @@ def _path(row: str) -> str:
 def _row(one: BeliefReadout) -> dict[str, float]:
     assert one.decoder_kl is not None
     return {"r_squared": one.r_squared, "decoder_kl": one.decoder_kl, "share_held": one.share}
+
+
+def _reservoir(lstm: nn.LSTM, test: Sequences, beliefs: Tensor, seed: int) -> dict[str, float]:
+    """The best of untrained networks with scaled weights, where it is judged: in their favour."""
+    found = []
+    for scale in SCALES:
+        network = untrained_like(lstm, seed)
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.mul_(scale)
+            state = torch.cat(states_of(network, network_inputs(network, test)), -1)
+        one = belief_readout(state, beliefs, test.step_mask, heldout=0.5, seed=seed)
+        found.append({**_row(one), "scale": scale})
+    return max(found, key=lambda row: row["r_squared"])
 
 
 def _floors(chain: LabelledChain, length: int) -> dict[str, Any]:

@@ -21,6 +21,7 @@ _ROWS = {
     "lstm_h": "LSTM, h",
     "lstm_c": "LSTM, c",
     "untrained_lstm_h_and_c": "untrained LSTM, h and c",
+    "scaled_reservoir_h_and_c": "the same, weights scaled up",
     "last_4_inputs": "last 4 symbols",
     "last_2_inputs": "last 2 symbols",
     "last_1_input": "last symbol",
