@@ -7,10 +7,12 @@ mean read from its cell. Where observations are missing, or each comes with a no
 gain changes from step to step and must be computed: the logit of the input gate is then compared
 with the log signal-to-noise ratio.
 
-All networks learn by least squares from simulated levels, whose minimum is the posterior mean. The
-recurrent weights of the standard cell are decayed: a candidate that reads h_{t-1}, a multiple of
-c_{t-1} where tanh is linear, can share the keeping with the forget gate in any proportion, and the
-gates are known only up to that. One fit goes without, and shows it.
+Networks learn by least squares from simulated levels, whose minimum is the posterior mean; where
+the gain is constant the two cells also learn by the ELBO of a `BeliefGuide`, from what is observed
+alone, their mean and a learned variance being the belief. The recurrent weights of the standard
+cell are decayed: a candidate that reads h_{t-1}, a multiple of c_{t-1} where tanh is linear, can
+share the keeping with the forget gate in any proportion, and the gates are known only up to that.
+One fit goes without, and shows it.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ from ..command.seeds import Figures, Repeated, against, at_least, each_seed, str
 from ..parts.training import GradientSteps, Kept
 from .drawings import kalman_gain as drawings
 from .parts.descent import descend
-from .parts.memory_cells import Elman, LinearCell, StandardCell
-from .parts.walks import Case, errors, fixed_gain, level_model, settled
+from .parts.memory_cells import Elman, LinearCell, NormalBelief, StandardCell
+from .parts.walks import Case, elbo, errors, fixed_gain, level_model, settled
 
 Kind = Literal["steady", "missing", "noisy"]
 
@@ -51,8 +53,10 @@ RATIOS: Mapping[str, float] = {
 }
 """Q / R, variance of a move by that of an observation, which is 1."""
 
+BY_ELBO = "_by_the_elbo"
 CELLS = ("linear_cell", "lstm_of_one_unit", "elman_of_one_unit")
-"""What is trained where the gain is constant."""
+BOUNDED = tuple(f"{cell}{BY_ELBO}" for cell in CELLS[:2])
+"""What is trained where the gain is constant, by least squares and by the ELBO."""
 
 FREE, FREE_RATIO = "lstm_of_one_unit_without_decay", "ratio_one"
 """What is trained beside them at one ratio."""
@@ -61,12 +65,16 @@ CHANGING = ("linear_cell_with_counting_units", "linear_cell")
 """What is trained where it is not."""
 
 REACH = {
-    **{f"{ratio}.linear_cell.distance_from_gain": ("<=", 0.01) for ratio in RATIOS},
-    **{f"{ratio}.lstm_of_one_unit.distance_from_gain": ("<=", 0.03) for ratio in RATIOS},
+    **{
+        f"{ratio}.{cell}{how}.distance_from_gain": ("<=", most)
+        for ratio in RATIOS
+        for cell, most in zip(CELLS, (0.01, 0.03), strict=False)
+        for how in ("", BY_ELBO)
+    },
     **{
         f"{ratio}.{cell}.squared_error_over_kalman": ("<=", 1.01)
         for ratio in RATIOS
-        for cell in CELLS[:2]
+        for cell in (*CELLS[:2], *BOUNDED)
     },
     **{
         f"{kind}.linear_cell_with_counting_units.gate_r_squared": (">=", 0.99)
@@ -185,27 +193,34 @@ def network(settings: Settings, kind: Kind, name: str) -> nn.Module:
 
 
 def trained(settings: Settings, kind: Kind, ratio: float, name: str, number: int) -> nn.Module:
-    """One network, by least squares on simulations."""
+    """One network, by least squares or the ELBO on simulations."""
     steps, rate = settings.steps, settings.learning_rate
     if kind != "steady":
         steps, rate = settings.changing_steps, settings.changing_learning_rate
     with seeded(stream(settings, 1, number)):
         model = network(settings, kind, name)
-        decay = settings.recurrent_decay if name == "lstm_of_one_unit" else 0.0
+        if name in BOUNDED:
+            model = NormalBelief(model)
+        decayed = name.startswith("lstm") and name != FREE
+        decay = settings.recurrent_decay if decayed else 0.0
         new = partial(simulated, settings, kind, ratio, settings.batch_size)
         losses = (_loss(settings, kind, model, new()) + _decayed(model, decay) for _ in count())
         descend(model, losses, steps=steps, learning_rate=rate)
         if kind == "steady":
             case = simulated(settings, kind, ratio, settings.training_sequences)
             _to_the_bottom(settings, model.double(), case, decay)
-    return model.float()
+    model = model.float()
+    return model.cell if isinstance(model, NormalBelief) else model
 
 
 def _loss(settings: Settings, kind: Kind, model: nn.Module, case: Case) -> Tensor:
-    """Mean squared error of the level, in variances of an observation."""
+    """Mean squared error of the level, in variances of an observation; or −ELBO a step, nats."""
     size, like = unit(settings, case.ratio), next(model.parameters())
     y, told = inputs(settings, kind, case)
     mean: Tensor = model(y.to(like), told.to(like)).mean
+    if isinstance(model, NormalBelief):
+        seen, variance = case.y.to(like), model.log_variance.exp()
+        return -elbo(mean * size, variance, seen, case.ratio).mean() / settings.length
     return (mean - (case.level / size).to(like)).square().mean() * size**2
 
 
@@ -217,7 +232,7 @@ def _decayed(model: nn.Module, decay: float) -> Tensor:
 
 
 def _to_the_bottom(settings: Settings, model: nn.Module, case: Case, decay: float) -> None:
-    """Least squares on one set of sequences until nothing moves."""
+    """The loss on one set of sequences until nothing moves."""
     optimizer = torch.optim.LBFGS(
         model.parameters(),
         max_iter=settings.iterations,
@@ -301,7 +316,7 @@ def baselines(settings: Settings, kind: Kind, case: Case) -> dict[str, object]:
 def run(settings: Settings) -> Outcome:
     """Train everything, measure everything on the same held-out sequences."""
     plan: list[tuple[Kind, float, str]]
-    plan = [("steady", ratio, cell) for ratio in RATIOS.values() for cell in CELLS]
+    plan = [("steady", ratio, cell) for ratio in RATIOS.values() for cell in (*CELLS, *BOUNDED)]
     plan += [("steady", RATIOS[FREE_RATIO], FREE)]
     changing = settings.changing_ratio
     plan += [(kind, changing, cell) for kind in ("missing", "noisy") for cell in CHANGING]

@@ -63,6 +63,7 @@ def errors(figures: Figures, ratios: Mapping[str, float]) -> Figure:
     titles = (*ratios, *CHANGING_TITLES)
     kinds: tuple[str, ...] = ("untrained_lstm_of_one_unit", "last_observation", "best_fixed_gain")
     kinds += ("elman_of_one_unit", "lstm_of_one_unit", "linear_cell")
+    kinds += ("lstm_of_one_unit_by_the_elbo", "linear_cell_by_the_elbo")
     kinds += ("linear_cell_with_counting_units",)
     figure, axis = plt.subplots(figsize=(10, 4.2), layout="constrained")
     for number, kind in enumerate(kinds):
@@ -72,7 +73,7 @@ def errors(figures: Figures, ratios: Mapping[str, float]) -> Figure:
                 continue
             path = "kl_filter_per_step"
             values = own.get(f"{path}_by_seed", [own[path]])
-            at = place + 0.1 * (number - (len(kinds) - 1) / 2)
+            at = place + 0.08 * (number - (len(kinds) - 1) / 2)
             axis.plot([at] * len(values), values, "o", ms=4, color=f"C{number}")
         axis.plot([], [], "o", color=f"C{number}", label=_words(kind))
     names = [f"Q / R = {ratio:g}" for ratio in ratios.values()]

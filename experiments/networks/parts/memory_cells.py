@@ -80,6 +80,20 @@ class StandardCell(nn.Module):
         return kept
 
 
+class NormalBelief(nn.Module):
+    """A cell whose mean is that of a normal belief, with a variance that is learned beside it."""
+
+    def __init__(self, cell: nn.Module) -> None:
+        super().__init__()
+        self.cell = cell
+        self.log_variance = nn.Parameter(torch.zeros(()))
+
+    def forward(self, y: Tensor, told: Tensor) -> Parts:
+        """What the cell says."""
+        parts: Parts = self.cell(y, told)
+        return parts
+
+
 class CellMean(nn.Module):
     """An LSTM of one unit whose cell is the mean: nothing is read out, nothing can be rescaled."""
 

@@ -83,6 +83,38 @@ def errors(mean: Tensor, case: Case) -> dict[str, object]:
     }
 
 
+def elbo(mean: Tensor, variance: Tensor, y: Tensor, ratio: float) -> Tensor:
+    """The bound of a `BeliefGuide` whose belief at t is N(m_t, v), R = 1: nats, (N,).
+
+    Σ_t E_q[log π_t(z_t) + log N(y_t; z_t, 1) − log β_t(z_t)] with the predictions π_t of these
+    beliefs and the marginals of q by the model's own backward kernel (docs/science.md, I1).
+
+    Args:
+        mean: m_t, (N, T).
+        variance: v, a number.
+        y: all observed, (N, T).
+        ratio: Q / R.
+    """
+
+    def expected_log(at: Tensor, spread: Tensor, of: Tensor, wide: Tensor) -> Tensor:
+        """E[log N(z; of, wide)] for z of N(at, spread)."""
+        return -0.5 * ((2 * math.pi * wide).log() + ((at - of).square() + spread) / wide)
+
+    ahead = variance + ratio
+    gain = variance / ahead
+    at, spread, total = mean[:, -1], variance, torch.zeros_like(mean[:, 0])
+    for t in range(mean.shape[1] - 1, -1, -1):
+        if t < mean.shape[1] - 1:
+            at = mean[:, t] + gain * (at - mean[:, t])
+            spread = variance + gain**2 * (spread - ahead)
+        first = torch.zeros_like(at), ahead.new_tensor(settled(ratio))
+        predicted = (mean[:, t - 1], ahead) if t else first
+        total = total + expected_log(at, spread, *predicted)
+        total = total + expected_log(at, spread, y[:, t], torch.ones_like(ahead))
+        total = total - expected_log(at, spread, mean[:, t], variance)
+    return total
+
+
 def fixed_gain(case: Case) -> tuple[float, Tensor]:
     """The constant gain of least squared error on these sequences, and its means."""
 

@@ -10,8 +10,14 @@ from beliefzoo.experiments.networks import gated_accumulator, kalman_gain
 from beliefzoo.experiments.networks.gated_accumulator import heldout as memories
 from beliefzoo.experiments.networks.kalman_gain import heldout, inputs, unit
 from beliefzoo.experiments.networks.parts.memory_cells import LinearCell, StandardCell
-from beliefzoo.experiments.networks.parts.walks import Case, fixed_gain, level_model, settled
-from beliefzoo.inference import filter
+from beliefzoo.experiments.networks.parts.walks import (
+    Case,
+    elbo,
+    fixed_gain,
+    level_model,
+    settled,
+)
+from beliefzoo.inference import filter, log_evidence
 from beliefzoo.models import Sequences
 
 SETTINGS = kalman_gain.Settings(length=12, heldout_sequences=30, counting_units=2)
@@ -49,6 +55,45 @@ def test_a_steady_gain_is_the_logistic_of_the_signal_to_noise_ratio(ratio: float
     case = heldout(SETTINGS, "steady", ratio)
     gain = 1 / (1 + math.exp(-math.log(settled(ratio))))
     torch.testing.assert_close(case.gain, torch.full_like(case.gain, gain))
+
+
+def _joint(mean: list[float], variance: float, y: list[float], ratio: float) -> float:
+    """E_q[log p(z, y) − log q(z)] by the joint normal law of q, built up from the last step."""
+    steps = len(mean)
+    gain = variance / (variance + ratio)
+    # z_t = m_t + gain (z_{t+1} − m_t) + noise of variance (1 − gain) v: rows by independent noises.
+    rows, offset = np.zeros((steps, steps)), np.zeros(steps)
+    offset[-1], rows[-1, -1] = mean[-1], math.sqrt(variance)
+    for t in range(steps - 2, -1, -1):
+        rows[t] = gain * rows[t + 1]
+        rows[t, t] = math.sqrt((1 - gain) * variance)
+        offset[t] = mean[t] + gain * (offset[t + 1] - mean[t])
+    entropy = steps / 2 * math.log(2 * math.pi * math.e) + np.log(np.abs(np.diag(rows))).sum()
+    moved = np.diff(offset, prepend=0), np.diff(rows, axis=0, prepend=np.zeros((1, steps)))
+    spreads = np.r_[settled(ratio), np.full(steps - 1, ratio)]
+    expected = 0.0
+    for change, factor, spread in zip(*moved, spreads, strict=True):
+        expected -= 0.5 * (math.log(2 * math.pi * spread) + (change**2 + factor @ factor) / spread)
+    for seen, at, factor in zip(y, offset, rows, strict=True):
+        expected -= 0.5 * (math.log(2 * math.pi) + (seen - at) ** 2 + factor @ factor)
+    return expected + entropy
+
+
+def test_the_bound_is_the_expectation_under_the_joint_normal_law() -> None:
+    case = heldout(SETTINGS, "steady", 0.3)
+    mean, variance = 0.8 * case.y + 0.3, 0.7
+    found = elbo(mean, torch.tensor(variance, dtype=torch.float64), case.y, 0.3)
+    for n in range(3):
+        expected = _joint(mean[n].tolist(), variance, case.y[n].tolist(), 0.3)
+        assert float(found[n]) == pytest.approx(expected, rel=1e-10)
+
+
+def test_the_bound_of_the_filter_is_the_evidence() -> None:
+    case = heldout(SETTINGS, "steady", 0.3)
+    variance = (1 - case.gain[0, 0]) * case.predicted[0, 0]
+    data = Sequences.from_array(case.y.unsqueeze(-1).numpy())
+    expected = log_evidence(level_model(0.3), data)
+    torch.testing.assert_close(elbo(case.mean, variance, case.y, 0.3), expected)
 
 
 def test_a_linear_cell_with_the_gain_for_gates_is_the_filter() -> None:
