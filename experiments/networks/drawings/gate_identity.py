@@ -70,7 +70,7 @@ def _draw_divergences(figures: Figures) -> Figure:
         axis.set(title=name.replace("_", " "), xlabel="nodes")
     axes[0].set_ylabel("KL(posterior ‖ gate), nats per step\n(cut at 1e-7)")
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=7, frameon=False)
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
     return figure
 
 
