@@ -73,7 +73,7 @@ FUZZ ?= 50
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: export MPLBACKEND = Agg
 fuzz: export BELIEFZOO_FUZZ = $(FUZZ)
-fuzz: $(TOOLS) ## hostile input, damaged files, kills, oracles: 100 000 cases in ten minutes (FUZZ multiplies)
+fuzz: $(TOOLS) ## hostile input, damages, kills, oracles: 150 000 cases in ten minutes (FUZZ multiplies)
 	$(BIN)/python -m pytest -n $(WORKERS) -k fuzz $(ARGS)
 
 check: $(TOOLS) ## lint, formatting, types
