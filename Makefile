@@ -68,13 +68,13 @@ $(NEWEST): pyproject.toml
 	.venv-newest/bin/python -m pip install --upgrade --upgrade-strategy eager -e '.[test]'
 	@touch $@
 
-# Every test named fuzz, with so many times its usual cases.
+# Every test named fuzz, with so many times its usual cases, and the wrong arguments of all calls.
 FUZZ ?= 50
 fuzz: export OMP_NUM_THREADS = 1
 fuzz: export MPLBACKEND = Agg
 fuzz: export BELIEFZOO_FUZZ = $(FUZZ)
 fuzz: $(TOOLS) ## hostile input, damages, kills, oracles: 150 000 cases in ten minutes (FUZZ multiplies)
-	$(BIN)/python -m pytest -n $(WORKERS) -k fuzz $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -k "fuzz or test_boundary" $(ARGS)
 
 check: $(TOOLS) ## lint, formatting, types
 	$(BIN)/ruff check .
