@@ -431,8 +431,9 @@ class Independent(Emission):
 
 def _pairs(columns: Any) -> dict[str, tuple[str, ...]]:
     """The columns of the channels that name them."""
+    known = columns is None or isinstance(columns, Mapping | tuple | list)
     try:
-        given = dict(columns or ())
+        given = dict(columns or ()) if known else {"": None}
     except (TypeError, ValueError):
         given = {"": None}
     out = {}
