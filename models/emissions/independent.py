@@ -117,8 +117,8 @@ class Independent(Emission):
         **channels: Emission,
     ) -> None:
         named = _pairs(columns)
+        require(isinstance(families, tuple), "families", "must be a tuple", repr(families))
         if families:
-            require(isinstance(families, tuple), "families", "must be a tuple", repr(families))
             fits = len(families) == len(named) and not channels
             require(fits, "families", f"needs one each for {list(named)} alone", len(families))
             channels = dict(zip(named, families, strict=True))
