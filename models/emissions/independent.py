@@ -432,6 +432,7 @@ class Independent(Emission):
 def _pairs(columns: Any) -> dict[str, tuple[str, ...]]:
     """The columns of the channels that name them."""
     known = columns is None or isinstance(columns, Mapping | tuple | list)
+    given: dict[str, Any]
     try:
         given = dict(columns or ()) if known else {"": None}
     except (TypeError, ValueError):
