@@ -219,7 +219,7 @@ def read(path: str | os.PathLike[str]) -> Idata:
     """
     import xarray as xr
 
-    if not Path(path).is_file():
+    if not _path(path).is_file():
         raise FileNotFoundError(f"path must be a NetCDF file; there is none at {path}")
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
@@ -240,7 +240,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     Raises:
         ValueError: if the folder of `path` does not exist.
     """
-    target = Path(path)
+    target = _path(path)
     if not target.parent.is_dir():
         raise ValueError(f"path must lie in an existing folder; {target.parent} is none")
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=target.parent) as folder:
@@ -254,6 +254,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
                 said = os.strerror(errno.ENOSPC)
                 raise OSError(errno.ENOSPC, said, os.fspath(target)) from error
             raise
+
+
+def _path(given: str | os.PathLike[str]) -> Path:
+    """The path; ``ValueError`` for what is none."""
+    if not isinstance(given, str | os.PathLike) or "\0" in str(given):
+        raise ValueError(f"path: must be a path, got {given!r}")
+    return Path(given)
 
 
 def k_threshold(draws: int) -> float:
@@ -563,8 +570,8 @@ def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
     >>> compare(models)["difference"].round(2).to_dict()
     {'2 states': 0.0, '1 states': -16.0}
     """
-    if not models:
-        raise ValueError("models must name at least one model; got none")
+    if not isinstance(models, Mapping) or not models:
+        raise ValueError(f"models must map names to inference data, at least one; got {models!r}")
     results = {name: loo(idata, unit) for name, idata in models.items()}
     first = next(iter(models))
     for name in models:
@@ -692,11 +699,17 @@ def _tree(datasets: Mapping[str, xr.Dataset], attrs: Mapping[Any, Any]) -> xr.Da
 
 
 def _datasets(idata: Idata) -> dict[str, xr.Dataset]:
-    """Group name -> Dataset."""
+    """Group name -> Dataset.
+
+    Raises:
+        ValueError: what is no inference data.
+    """
     import xarray as xr
 
     if isinstance(idata, xr.DataTree):
         return {name: node.to_dataset() for name, node in idata.children.items()}
+    if isinstance(idata, type) or not all(hasattr(idata, it) for it in ("groups", "to_netcdf")):
+        raise ValueError(f"idata: must be inference data of ArviZ, got {type(idata).__name__}")
     return {name: idata[name] for name in idata.groups()}
 
 

@@ -48,7 +48,8 @@ def require_count(value: object, argument: str, least: int = 1, *, optional: boo
     whole = isinstance(value, Integral) and not isinstance(value, bool)
     requirement = f"must be a whole number >= {least}" + " or None" * optional
     require(whole and int(value) >= least, argument, requirement, repr(value))  # type: ignore[call-overload]
-    require(int(value) < 2**63, argument, "must be below 2^63", repr(value))  # type: ignore[call-overload]
+    few = int(value) < 2**31  # type: ignore[call-overload]
+    require(few, argument, "must be below 2^31, which no memory holds", repr(value))
 
 
 def require_jobs(value: object, argument: str) -> None:

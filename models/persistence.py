@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from .boundary import boundary
 from .data.names import Names
 from .data.storage import read_tensors, reading, write_tensors
 from .descriptions import described, find_class, restored, restored_arguments
@@ -63,6 +64,7 @@ def restore(
     return model
 
 
+@boundary
 def save_model(model: Model, path: str | os.PathLike[str]) -> Path:
     """Write a model to one file, completely or not at all.
 

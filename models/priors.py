@@ -20,11 +20,13 @@ from torch.distributions.transforms import (
     StickBreakingTransform,
 )
 
+from .boundary import boundary
 from .checks import require
 
 P = TypeVar("P", bound=Distribution)
 
 
+@boundary
 class Ordered(dist.TorchDistribution):
     r"""The distribution of K independent draws of ``base``, sorted in increasing order.
 

@@ -124,7 +124,7 @@ def test_models_load_pandas_and_xarray_on_demand_only(path: Path) -> None:
 
 WINGS = {
     "models": (
-        ("checks", "randomness", "beliefs", "clusters", "trajectories"),
+        ("checks", "boundary", "randomness", "beliefs", "clusters", "trajectories"),
         ("data",),
         ("emissions",),
         ("priors", "model"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ..fitting.criteria import InformationCriteria, free_parameters
 from ..fitting.record import Fit
 from ..queries.answers import log_evidence
 
 
+@boundary
 def information_criteria(
     result: Fit | Model, data: Sequences, *, parameters: int | None = None
 ) -> InformationCriteria:

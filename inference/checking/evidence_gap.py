@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ...models import DiscreteLaws, LinearGaussianLaws, Sequences, TrajectoryLaws
 from ...models.beliefs import divergence
+from ...models.boundary import boundary
 from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
@@ -121,6 +122,7 @@ class EvidenceGap:
         return "\n".join([head, *lines])
 
 
+@boundary
 def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
     """Compares a guide with exact inference at the posterior medians of the parameters.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...models import DiscreteLaws, HiddenMarkovModel, LinearGaussianLaws, Sequences
 from ...models.beliefs import Belief, divergence
+from ...models.boundary import boundary
 from ...models.chains.nodes import node_log_probabilities, product_law
 from ...models.checks import require, require_count
 from ...models.data.summary import missing_elements
@@ -168,6 +169,7 @@ class GapParts:
         return "\n".join([head, *lines])
 
 
+@boundary
 def gaps(
     fitted: Fit | Guide, data: Sequences, *, degree: int | None = None, seed: int = 0
 ) -> GapParts:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
+from ...models.checks import require_count
 from ...models.emissions.emission import Parameters
 from ...models.randomness import seeded
 from ..arviz_groups import k_threshold, pareto_k, psis_log_mean
@@ -86,6 +88,7 @@ class WeightedEvidence:
         return float((self.k_hat <= self.threshold).double().mean())
 
 
+@boundary
 def weighted_evidence(
     result: Fit | Guide, data: Sequences, *, draws: int = 500, seed: int = 0
 ) -> WeightedEvidence:
@@ -116,8 +119,7 @@ def weighted_evidence(
     (True, True)
     """
     guide = guide_of(result, "result")
-    if not isinstance(draws, int) or draws < FEWEST:
-        raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
+    require_count(draws, "draws", FEWEST)
     if not isinstance(data, Sequences):
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     guide.model.check_values(data)  # not `check`: only a fit needs more data
@@ -215,6 +217,7 @@ class Importance:
         )
 
 
+@boundary
 def importance(
     result: Fit | Guide, data: Sequences, *, draws: int = 1000, seed: int = 0
 ) -> Importance:
@@ -335,8 +338,7 @@ def _check(guide: Guide, data: Sequences, draws: int) -> None:
             "result: needs a guide with a density of the parameters ('normal' or 'multivariate'), "
             f"got the point estimate {guide.uncertainty!r}"
         )
-    if not isinstance(draws, int) or draws < FEWEST:
-        raise ValueError(f"draws: must be a whole number >= {FEWEST}, got {draws!r}")
+    require_count(draws, "draws", FEWEST)
     if not guide.model.exact:
         raise ValueError(
             "result: needs a model with exact inference, whose parameters alone can be judged; "

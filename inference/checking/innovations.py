@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ...models import LinearGaussianSSM, Sequences
+from ...models.boundary import boundary
+from ...models.checks import require_count
 from ..queries.linear import standardised_innovations
 
 _PRINTED = 10
@@ -86,6 +88,7 @@ class InnovationTests(NamedTuple):
         return "\n".join([*lines, f"and {left} more series"] if left > 0 else lines)
 
 
+@boundary
 def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -> InnovationTests:
     """Tests the standardised innovations for autocorrelation, non-normality, changing variance.
 
@@ -123,6 +126,7 @@ def innovation_tests(model: LinearGaussianSSM, data: Sequences, lags: int = 9) -
       kurtosis                 2.386   p = 0.651
       heteroskedasticity       1.511   p = 0.699
     """
+    require_count(lags, "lags")
     all_of_them = standardised_innovations(model, data)
     rows = []
     for n, series in enumerate(all_of_them.unbind(0)):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...models.boundary import boundary
 from ..arviz_groups import Idata, group
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ Array = NDArray[Any]
 Statistic = Callable[[Array], float]
 
 
+@boundary
 def predictive_check(idata: Idata, statistics: Mapping[str, Statistic] | None = None) -> DataFrame:
     r"""Compares statistics of the observations with those of their replications.
 

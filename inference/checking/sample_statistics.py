@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from ..queries.answers import log_evidence
 from .evidence_gap import standard_error
@@ -96,6 +97,7 @@ class SampleComparison:
         return "\n".join(lines)
 
 
+@boundary
 def compare_samples(
     a: Sequences,
     b: Sequences,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models import Sequences
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from .evidence_gap import EvidenceGap, standard_error
 
@@ -115,6 +116,7 @@ class UpdateErrors:
         return "\n".join(parts)
 
 
+@boundary
 def update_errors(
     gap: EvidenceGap,
     data: Sequences,
@@ -194,6 +196,7 @@ def _ranks(values: Tensor) -> Tensor:
     return ranks
 
 
+@boundary
 def steps_since_switch(states: Tensor) -> Tensor:
     """Counts the steps since the hidden state last changed.
 
@@ -203,11 +206,15 @@ def steps_since_switch(states: Tensor) -> Tensor:
     Returns:
         int64 (N, T): 0 at a step where it changes, −1 before the first change.
 
+    Raises:
+        ValueError: anything but a tensor with two axes.
+
     >>> import torch
     >>> from beliefzoo.inference import steps_since_switch
     >>> steps_since_switch(torch.tensor([[5, 5, 2, 2, 2, 5]])).tolist()
     [[-1, -1, 0, 1, 2, 0]]
     """
+    require(states.ndim == 2, "states", "must be (N, T)", tuple(states.shape))
     steps = torch.arange(states.shape[1]).expand_as(states)
     changed = torch.zeros_like(states, dtype=torch.bool)
     changed[:, 1:] = states[:, 1:] != states[:, :-1]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import POMDP, Seen, Sequences
+from ...models.boundary import boundary
 from ...models.checks import require
 from ..networks.network_inputs import check_lstm, fold_embedding, network_inputs, states_of
 
@@ -42,6 +43,7 @@ class RecurrentPolicy(Protocol):
     """…the last layer, which gives a number for each action."""
 
 
+@boundary
 class RecurrentAgent:
     """Policy of an agent trained elsewhere: π(a_t | h_t), (h_t, c_t) = LSTM(x_t, h_{t-1}, c_{t-1}).
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import POMDP, Seen
+from ...models.boundary import boundary
 from ...models.checks import require
 from ...models.decisions.policies import require_process
 from ...models.emissions.observations import of_channels
@@ -17,6 +18,7 @@ Memory = Any
 """h of every layer, of an LSTM (h, c); None before the first step."""
 
 
+@boundary
 class NetworkPolicy:
     """Policy of a network: π(a_t | h_t) = softmax(head(h_t)), h_t = network(x_t, h_{t-1}).
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from ...models import POMDP
+from ...models.boundary import boundary
 from ...models.checks import require_count, require_positive
 from ...models.decisions.rewards import Tables
 from ..fitting.progress import progress_of
@@ -37,6 +38,7 @@ SHRINK = 0.95
 speed alone."""
 
 
+@boundary
 def value_iteration(
     problem: POMDP | Tables,
     *,

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import POMDP, Policy, Seen, Sequences, Tracker
+from ...models.boundary import boundary
 from ...models.checks import brief, require, require_choice, require_count
 from ...models.decisions.bayes_rule import BayesRule
 from ...models.decisions.policies import (
@@ -22,11 +23,13 @@ from ...models.decisions.policies import (
     require_process,
     require_tracker,
 )
+from ...models.model import as_tensor
 from ..filters.recurrent import RecurrentFilter
 from ..fitting.record import Fit
 from ..guides.guide import Guide
 
 
+@boundary
 def track(tracker: Tracker, model: POMDP, data: Sequences) -> Tensor:
     """Computes the beliefs that a tracker holds along given episodes.
 
@@ -157,6 +160,7 @@ class _Nothing(NamedTuple):
     step: int
 
 
+@boundary
 class NoMemory:
     r"""Belief of an agent without memory: given the last action and observation only.
 
@@ -187,7 +191,7 @@ class NoMemory:
     def __init__(
         self, prior: npt.ArrayLike | Tensor | None = None, impossible: Lost = "raise"
     ) -> None:
-        self.prior = None if prior is None else torch.as_tensor(prior, dtype=torch.float64)
+        self.prior = None if prior is None else as_tensor("prior", prior)
         if self.prior is not None:
             fits = self.prior.ndim == 1 and bool((self.prior >= 0).all())
             fits = fits and abs(float(self.prior.sum()) - 1) < 1e-6

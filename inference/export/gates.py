@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.data.summary import missing_elements
 from ..arviz_groups import Idata, build
 from ..filters.recurrences import check_inputs, check_network, recurrent_gates
@@ -40,6 +41,7 @@ _MEANINGS: Mapping[str, str] = {
 Recurrent = nn.RNNBase | RecurrentFilter | Guide | Fit
 
 
+@boundary
 def gates(
     network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
 ) -> xr.Dataset:
@@ -102,6 +104,7 @@ def gates_of(result: Fit, data: Sequences) -> dict[str, Array]:
     return {str(name): each.values for name, each in gates(result, data).data_vars.items()}
 
 
+@boundary
 def export_gates(
     network: Recurrent, data: Sequences | Tensor, *, model: Model | None = None
 ) -> Idata:

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
+from ...models.checks import require_count
 from ...models.randomness import seeded
 from ..arviz_groups import ConvergenceWarning, Idata, build, k_threshold
 from ..checking.importance import corrected_evidence, is_point, k_hat
@@ -65,6 +67,7 @@ _NOTE = {
 }
 
 
+@boundary
 def to_arviz(
     result: Fit | NutsFit,
     data: Sequences,
@@ -256,10 +259,10 @@ class _Wanted:
         if not isinstance(data, Sequences):
             raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
         for name, least in (("draws", 1), ("state_draws", 1), ("seed", 0), ("forecast", 0)):
-            _whole(name, getattr(self, name), least)
+            require_count(getattr(self, name), name, least)
         for name in ("predictive_draws", "prior_draws"):
             if getattr(self, name) != "auto":
-                _whole(name, getattr(self, name), 0)
+                require_count(getattr(self, name), name, 0)
         if self.forecast and self.predictive_draws == 0:
             raise ValueError("predictive_draws: forecasting needs at least 1, got 0")
         if self.steps not in (True, False, "auto"):
@@ -302,11 +305,6 @@ def _check_future(model: Model, shape: tuple[int, int], along: Along) -> None:
         raise ValueError(f"times: forecasting needs times of shape {shape}, got {came}")
     if model.actions:
         read_actions(model, shape, along["actions"])
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{name}: must be a whole number >= {least}, got {value!r}")
 
 
 # --- what the draws say of the data

@@ -7,12 +7,14 @@ from torch import Tensor, nn
 
 from ...models import DiscreteLaws, Model, Sequences
 from ...models.beliefs import DiscreteBelief
+from ...models.boundary import boundary
 from ...models.chains.nodes import product_law
 from ...models.checks import require
 from ..exact.potentials import filter_beliefs
 from .channels import Channels, Reading
 
 
+@boundary
 class BayesianRecurrentFilter(nn.Module):
     r"""Recurrent units whose gates are the terms of Bayes' rule.
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ...models import LinearGaussianLaws, Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief
+from ...models.boundary import boundary
 from ...models.chains.laws import stationary
 from ...models.chains.nodes import node_states
 from ...models.checks import require, require_count, require_positive
@@ -29,6 +30,7 @@ _LEAST_PROBABILITY = 1e-12
 """Stationary probabilities are read from here on: their logarithms shift the beliefs."""
 
 
+@boundary
 class NaturalLSTMFilter(LSTMFilter):
     r"""An LSTM whose first cells are the natural parameters of the belief, but for one scale.
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ...models import Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief, DiscreteBelief
+from ...models.boundary import boundary
 from ...models.chains.nodes import product_law
 from ...models.checks import require, require_positive
 from ...models.randomness import seeded
@@ -27,6 +28,7 @@ _SCALED_ON = 256
 """Sequences that are simulated to find the scale of the states."""
 
 
+@boundary
 class NetworkFilter(nn.Module):
     r"""A network of your own, followed by a linear read-out of the belief.
 

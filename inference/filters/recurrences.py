@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from ...models.boundary import boundary
 from ...models.checks import require
 from .lstm import lstm_cells
 
 
+@boundary
 def recurrent_gates(network: nn.RNNBase, x: Tensor) -> dict[str, Tensor]:
     """Computes all gates of a ``torch.nn`` LSTM, GRU or RNN; differentiable.
 

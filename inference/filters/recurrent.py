@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from ...models import Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
+from ...models.boundary import boundary
 from ...models.chains.nodes import product_law
 from ...models.checks import require_positive
 from ...models.emissions.observations import Observations, of_channels
@@ -405,6 +406,7 @@ class TiedReadOut(nn.Module):
         return cells[..., : len(self.selection)] * self.scale
 
 
+@boundary
 class LSTMFilter(RecurrentFilter):
     """``torch.nn.LSTM`` as a filter; gates i, f, g, o, cell c, output h.
 
@@ -460,6 +462,7 @@ class LSTMFilter(RecurrentFilter):
         return plain
 
 
+@boundary
 class GRUFilter(RecurrentFilter):
     """``torch.nn.GRU`` as a filter; reset r, update z, candidate n, output h.
 
@@ -479,6 +482,7 @@ class GRUFilter(RecurrentFilter):
     parts = ("r", "z", "n", "h")
 
 
+@boundary
 class ElmanFilter(RecurrentFilter):
     """``torch.nn.RNN`` (tanh) as a filter; output h.
 

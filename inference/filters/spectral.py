@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Categorical, HiddenMarkovModel, Laws, Model, Sequences
+from ...models.boundary import boundary
 from ...models.checks import require, require_count, require_positive
 
 _SMALLEST = 1e-12
@@ -18,6 +19,7 @@ _LEAST = 1e-4
 """Less than this is as good as an impossible symbol: the state is not divided by it."""
 
 
+@boundary
 def symbol_triples(data: Sequences) -> Tensor:
     """Frequencies of three successive symbols, over all places of all sequences.
 
@@ -53,6 +55,7 @@ def _triples(data: Sequences, size: int) -> Tensor:
     return (counts / counts.sum()).reshape(size, size, size)
 
 
+@boundary
 def triple_probabilities(model: HiddenMarkovModel) -> Tensor:
     """Probabilities p(y_1, y_2, y_3) of a hidden Markov model of symbols.
 

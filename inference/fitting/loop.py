@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ...models import Model, SequenceFolder, Sequences
+from ...models.boundary import boundary
 from ...models.data.folders import Data
 from ...models.randomness import TURNS, seeded
 from ..arviz_groups import ConvergenceWarning
@@ -24,6 +25,7 @@ from .run import Run
 from .settings import FitSettings
 
 
+@boundary
 def fit(
     model: Model,
     guide: Guide,

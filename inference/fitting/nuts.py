@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.checks import (
     require_count,
     require_flag,
@@ -52,6 +53,7 @@ _TABLE = 2**22
 """Numbers held at once while the log density of draws is computed."""
 
 
+@boundary
 @dataclass(frozen=True)
 class NutsSettings:
     """Settings of :func:`nuts`; every value is checked.
@@ -145,6 +147,7 @@ class _Chain(NamedTuple):
     accept: float
 
 
+@boundary
 def nuts(
     model: Model,
     data: Sequences,

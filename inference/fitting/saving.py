@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from ...models import Model
+from ...models.boundary import boundary
 from ...models.checks import require
 from ...models.data.storage import Form, read_tensors, reading, require_form, write_tensors
 from ...models.descriptions import (
@@ -69,6 +70,7 @@ _RECORD: Form = {
 }
 
 
+@boundary
 def save_fit(fit: Fit, path: str | os.PathLike[str]) -> Path:
     """Writes a fit to one file, completely or not at all.
 

@@ -30,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyro
 
+from ...models.boundary import boundary
 from ...models.checks import require, require_count, require_jobs
 from ...models.data.storage import Form, read_json, reading, remove_unfinished, write_json
 from ...models.randomness import TURNS, one_thread, seeded
@@ -153,6 +154,7 @@ class _Report(NamedTuple):
     """Set instead of these two: a worker died in this job before."""
 
 
+@boundary
 def sweep(
     function: Function,
     jobs: Sequence[Mapping[str, Any]],

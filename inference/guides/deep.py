@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from ...models import DeepLaws, DeepMarkovModel, Model, Sequences, TrajectoryLaws
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from ...models.continuous.deep import normal_log_prob, spread
 from ...models.emissions.emission import Parameters
@@ -58,6 +59,7 @@ class _Reader(nn.Module):
         return turned[index, rows]
 
 
+@boundary
 class TrajectoryNetwork(nn.Module):
     r"""The network of a ``DeepGuide``: h_t from the sequence, and a law of z_t from (z_{t-1}, h_t).
 
@@ -222,6 +224,7 @@ class TrajectoryNetwork(nn.Module):
         )
 
 
+@boundary
 class DeepGuide(Guide):
     """Posterior of a ``DeepMarkovModel``: q(z | y) = Π_t q(z_t | z_{t-1}, h_t).
 

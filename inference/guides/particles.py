@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, LinearGaussianLaws, Model, Sequences, TrajectoryLaws
-from ...models.checks import require, require_count
+from ...models.boundary import boundary
+from ...models.checks import Impossible, require, require_choice, require_count, require_share
 from ...models.randomness import seeded
 from ...models.trajectories import invert, one_hot
 from ..filters.gaussian_beliefs import product, square_root
+from ..queries.possible import possible_data
 from .guide import Guide, Posterior
 
 Resampling = Literal["systematic", "stratified", "multinomial"]
@@ -143,6 +145,7 @@ class Particles:
         return torch.stack(chosen[::-1])
 
 
+@boundary
 def particle_filter(
     model: Model,
     data: Sequences,
@@ -152,6 +155,7 @@ def particle_filter(
     resampling: Resampling = "systematic",
     threshold: float = RESAMPLED_BELOW,
     seed: int = 0,
+    impossible: Impossible = "raise",
 ) -> Particles:
     """Filters sequences with particles.
 
@@ -168,6 +172,10 @@ def particle_filter(
         threshold: resample when the effective share of particles falls below it; 0: never, 1: at
             every step.
         seed: of all draws; torch's global generator is left unchanged.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
+            Where there is exact inference, that decides it, and particles that all miss a
+            possible observation are an error; otherwise it is one that no particle can emit.
 
     Returns:
         Evidence, means and weighted particles.
@@ -186,19 +194,21 @@ def particle_filter(
     >>> bool((found.log_evidence - log_evidence(model, data)).abs().max() < 0.3)
     True
     """
-    require(isinstance(model, Model), "model", "must be a model of beliefzoo.models", repr(model))
     require_count(particles, "particles", 2)
     known = get_args(Resampling)
     require(resampling in known, "resampling", f"must be one of {known}", repr(resampling))
-    require(0 <= threshold <= 1, "threshold", "must be in [0, 1]", threshold)
+    require_share(threshold, "threshold")
     fits = proposal is None or isinstance(proposal, Guide)
     require(fits, "proposal", "must be a guide or None", repr(proposal))
+    require_choice(impossible, "impossible", ("raise", "missing"))
     model.complete({})  # raises for unknown parameters
     model.check(data)
+    if impossible == "missing" and model.exact:
+        data, impossible = possible_data(model, data, impossible), "raise"
     with seeded(seed), torch.no_grad():
         laws = model.laws({}, data)
         posterior = None if proposal is None else proposal.posterior(laws)
-        return _filtered(laws, posterior, particles, resampling, threshold)
+        return _filtered(laws, posterior, particles, resampling, threshold, impossible)
 
 
 def log_evidence_by_particles(laws: TrajectoryLaws, posterior: Posterior, particles: int) -> Tensor:
@@ -211,7 +221,7 @@ def log_evidence_by_particles(laws: TrajectoryLaws, posterior: Posterior, partic
     """
     steps = stepwise(laws)
     moves = _proposal(laws, steps, posterior)
-    record = _run(steps, moves, particles, "systematic", RESAMPLED_BELOW, keep=False)
+    record = _run(steps, moves, particles, "systematic", RESAMPLED_BELOW, "raise", keep=False)
     return torch.stack(record.increments, -1).sum(-1)
 
 
@@ -221,10 +231,11 @@ def _filtered(
     particles: int,
     resampling: Resampling,
     threshold: float,
+    impossible: Impossible,
 ) -> Particles:
     steps = stepwise(laws)
     moves = _proposal(laws, steps, posterior)
-    record = _run(steps, moves, particles, resampling, threshold, keep=True)
+    record = _run(steps, moves, particles, resampling, threshold, impossible, keep=True)
     increments = torch.stack(record.increments, -1)
     states, log_weights = torch.stack(record.states), torch.stack(record.log_weights)
     shown = states if laws.discrete is None else DiscreteSteps(laws.discrete).shown(states)
@@ -257,6 +268,7 @@ def _run(
     particles: int,
     resampling: Resampling,
     threshold: float,
+    impossible: Impossible,
     *,
     keep: bool,
 ) -> _Record:
@@ -267,7 +279,10 @@ def _run(
     for t in range(laws.data.max_length):
         if t:
             states, log_ratio = proposal.next(states, t - 1)
-        weighted = log_weight + log_ratio + laws.log_step(states, t)
+        moved = log_weight + log_ratio
+        weighted = moved + laws.log_step(states, t)
+        if impossible == "missing":
+            weighted = torch.where(weighted.isneginf().all(0), moved, weighted)
         # A sequence that has ended keeps its weights.
         weighted = torch.where(t < lengths, weighted, log_weight)
         total = weighted.logsumexp(0)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ...models import Model, SwitchingLaws, SwitchingLinearSSM, TrajectoryLaws
+from ...models.boundary import boundary
 from ...models.trajectories import one_hot
 from ..filters.slot import ExactFilter, Filter
 from ..queries.regime_moments import (
@@ -185,6 +186,7 @@ def _recurrent_log_prob(laws: SwitchingLaws, regimes: Tensor, z: Tensor) -> Tens
     return first + torch.where(hard[..., 1:, :] > 0, rows, 0).sum((-1, -2))
 
 
+@boundary
 class RegimeGuide(Guide):
     """Posterior of a switching model: a network's belief about the regimes, Kalman given these.
 

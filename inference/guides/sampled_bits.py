@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, Model, TrajectoryLaws
+from ...models.boundary import boundary
 from ...models.chains.nodes import node_states, product_law
 from ...models.trajectories import MarkovChain
 from ..exact import chains as exact
@@ -110,6 +111,7 @@ class SampledBits(PathPosterior):
         return torch.where(paths >= 0, each, 0).sum(-1)
 
 
+@boundary
 class SampledBitGuide(Guide):
     """A gate as the law of a bit: q(h_t | h_{t-1}, y_t) = Π_j σ((W_h h_{t-1} + W_y y_t + b)_j).
 

@@ -27,6 +27,7 @@ from ...models import (
     gate_conditions,
     node_gate,
 )
+from ...models.boundary import boundary
 from ...models.chains.memory import EmptyMemory, MemoryTransition
 from ...models.chains.nodes import node_states
 from ...models.checks import require
@@ -177,6 +178,7 @@ def _check_paths(paths: Tensor, data: Sequences, states: int) -> None:
     require(met, "paths", f"needs states 0 … {states - 1}", f"{least} … {most}")
 
 
+@boundary
 class ConstructedFilter(nn.Module):
     """A constructed cell as a filter: normal beliefs with the cell's mean and a fixed variance.
 
@@ -246,6 +248,7 @@ def construct(model: Model, *, units: int, seed: int = 0) -> NaturalLSTMFilter: 
 def construct(model: LinearGaussianSSM) -> ConstructedCell: ...
 @overload
 def construct(model: Model) -> ConstructedCell | ConstructedGate: ...
+@boundary
 def construct(
     model: Model, *, units: int | None = None, seed: int = 0
 ) -> ConstructedCell | ConstructedGate | NaturalLSTMFilter:
@@ -310,6 +313,7 @@ def construct(
     return _construction(model).build()
 
 
+@boundary
 def failing_conditions(model: Model) -> tuple[str, ...]:
     """Lists the conditions that fail for a recurrent network to be exact for the model.
 

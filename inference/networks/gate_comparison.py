@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.beliefs import divergence
+from ...models.boundary import boundary
 from ...models.checks import require
 from ..exact import chains as exact
 from ..queries import answers as queries
@@ -175,6 +176,7 @@ class GateComparison:
         return "\n".join(lines)
 
 
+@boundary
 def compare_gates(
     gates: dict[str, Tensor],
     quantities: dict[str, Tensor],

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.checks import require
 from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
@@ -38,6 +39,7 @@ _SAME = 1e-9
 """Rows of probabilities that differ by less are the same."""
 
 
+@boundary
 def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     """Quantities of the exact belief over discrete states at every step; the module defines them.
 
@@ -95,6 +97,7 @@ def _entropy(probability: Tensor) -> Tensor:
     return -terms.sum(-1)
 
 
+@boundary
 def gates_and_beliefs(
     network: Recurrent, data: Sequences, *, model: Model | None = None
 ) -> xr.Dataset:

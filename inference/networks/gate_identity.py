@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.chains.nodes import node_states
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
@@ -116,6 +117,7 @@ class GateIdentity:
         return "\n".join(lines)
 
 
+@boundary
 def gate_identity(
     guide: Guide | Fit, data: Sequences, *, least: float = LEAST_CELL
 ) -> GateIdentity:
@@ -251,6 +253,7 @@ def _normal_factors(model: Model, data: Sequences) -> dict[str, Tensor]:
     }
 
 
+@boundary
 def update_agreement(
     guide: Guide | Fit, data: Sequences, *, changes: int = 8, seed: int = 0
 ) -> Agreement:

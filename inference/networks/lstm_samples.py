@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Sequences
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from .network_inputs import check_lstm, network_inputs, weight_of
@@ -59,6 +60,7 @@ def evaluating(*modules: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+@boundary
 def sample_lstm(
     lstm: nn.LSTM,
     output: nn.Module,
@@ -114,6 +116,7 @@ def sample_lstm(
     )
 
 
+@boundary
 def lstm_log_likelihood(lstm: nn.LSTM, output: nn.Module, data: Sequences) -> Tensor:
     """Log probability log p(x_t | x_1 … x_{t-1}) of symbols under an LSTM and its head.
 

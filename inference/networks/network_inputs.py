@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Sequences
+from ...models.boundary import boundary
 from ...models.checks import require
 from ..filters.recurrences import recurrent_gates
 
@@ -82,6 +83,7 @@ def states_of(lstm: nn.LSTM, x: Tensor) -> tuple[Tensor, Tensor]:
     return parts["h"][:, :, -1], parts["c"][:, :, -1]
 
 
+@boundary
 def fold_embedding(lstm: nn.LSTM, embedding: nn.Embedding) -> nn.LSTM:
     """Replaces an embedding in front of an LSTM by the LSTM's first weights.
 

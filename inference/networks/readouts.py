@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from ...models import Sequences
 from ...models.beliefs import divergence
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from ...models.randomness import seeded
 from .network_inputs import check_lstm, network_inputs, states_of, weight_of
@@ -82,6 +83,7 @@ class BeliefReadout:
         return 1 - self.decoder_kl / self.information if self.information > 0 else math.nan
 
 
+@boundary
 def belief_readout(
     features: Tensor,
     beliefs: Tensor,
@@ -144,6 +146,7 @@ def belief_readout(
     )
 
 
+@boundary
 def mean_readout(
     features: Tensor,
     means: Tensor,
@@ -225,6 +228,7 @@ class Readouts:
         return "\n".join(lines)
 
 
+@boundary
 def lstm_readouts(
     lstm: nn.LSTM,
     data: Sequences,

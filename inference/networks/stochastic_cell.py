@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import POMDP
+from ...models.boundary import boundary
 from ...models.checks import require, require_count, require_positive
 from ..filters.recurrences import check_inputs, check_network
 
@@ -57,6 +58,7 @@ class CellLaw:
         return float((self.relaxed - self.mean).square().mean().sqrt())
 
 
+@boundary
 class StochasticCell:
     r"""Cells whose gates are drawn with the chances that an LSTM's weights give.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import Model, Sequences
+from ...models.boundary import boundary
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count, require_seed
 from ...models.data.names import Names
@@ -154,6 +155,7 @@ class Wrapped:
         return "\n".join([*parts, *self.notes])
 
 
+@boundary
 def wrap(
     lstm: nn.LSTM,
     model: Model,
@@ -445,6 +447,7 @@ class WrappedComparison:
         return "\n".join(lines)
 
 
+@boundary
 def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> WrappedComparison:
     """Compares several models around the same LSTM by evidence and bound.
 

@@ -428,7 +428,7 @@ def forecast(
     future = future_of(model, data, steps, draws, ahead, seed)
     require_choice(impossible, "impossible", ("raise", "missing"))
     if isinstance(model, SwitchingLinearSSM):
-        return forecast_regimes(model, data, future)
+        return forecast_regimes(model, data, future, impossible)
     data = possible_data(model, data, impossible)
     return answers_to(model.laws({}, data[:1])).forecast(model, data, future)
 

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
-from ...models.checks import require, require_count
+from ...models.boundary import boundary
+from ...models.checks import Impossible, require_choice, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import one_hot
 from .batches import Future, from_last_step, quantile
@@ -99,6 +100,7 @@ class RegimeForecast:
         return quantile(self.draws, q)
 
 
+@boundary
 def mixture_kalman(
     model: SwitchingLinearSSM,
     data: Sequences,
@@ -106,6 +108,7 @@ def mixture_kalman(
     particles: int = 100,
     draws: int = 100,
     seed: int = 0,
+    impossible: Impossible = "raise",
 ) -> RegimeParticles:
     """Filters the regimes and the state of a switching model by the mixture Kalman filter.
 
@@ -118,6 +121,8 @@ def mixture_kalman(
         particles: number per sequence.
         draws: number of regime paths to draw.
         seed: of all draws; torch's global generator is left unchanged.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Evidence, filtered regimes and states, and regime paths.
@@ -140,18 +145,21 @@ def mixture_kalman(
     >>> found.regimes[0, :, 1].numpy().round(2)  # probability of the wild regime
     array([0.5 , 0.06, 0.01, 1.  , 1.  ])
     """
-    require(
-        isinstance(model, SwitchingLinearSSM), "model", "must be a SwitchingLinearSSM", repr(model)
-    )
     require_count(particles, "particles", 2)
     require_count(draws, "draws")
+    require_choice(impossible, "impossible", ("raise", "missing"))
     model.check(data)
     with seeded(seed), torch.no_grad():
-        return _Run(model.laws({}, data), particles).result(draws)
+        return _Run(model.laws({}, data), particles, impossible).result(draws)
 
 
 def forecast_regimes(
-    model: SwitchingLinearSSM, data: Sequences, future: Future, *, particles: int = 100
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    future: Future,
+    impossible: Impossible,
+    *,
+    particles: int = 100,
 ) -> RegimeForecast:
     """Continues every sequence from the beliefs of the mixture Kalman filter.
 
@@ -161,7 +169,7 @@ def forecast_regimes(
     model.check(data)
     driven = from_last_step(model, data, future)
     with seeded(future.seed), torch.no_grad():
-        run = _Run(model.laws({}, data), particles)
+        run = _Run(model.laws({}, data), particles, impossible)
         for t in range(data.max_length):
             run.advance(t)
         states = [run.last_states(future.draws)]
@@ -177,8 +185,9 @@ def forecast_regimes(
 class _Run:
     """One pass; B = particles, candidates (B, N, K)."""
 
-    def __init__(self, laws: SwitchingLaws, particles: int) -> None:
+    def __init__(self, laws: SwitchingLaws, particles: int, impossible: Impossible) -> None:
         self.laws = laws
+        self.impossible = impossible
         self.size = particles
         self.noise = laws.noise
         self.variance = laws.observation_scale.square()
@@ -247,18 +256,13 @@ class _Run:
 
     def _step(self, t: int) -> tuple[Tensor, ...]:
         log_prior, mean, covariance = self._predicted(t)
-        y, mask = self.laws.data.values[:, t].to(mean), self.laws.data.mask[:, t]
-        mean, covariance, log_likelihood = condition(
-            mean,
-            covariance,
-            y.unsqueeze(-2),
-            mask.unsqueeze(-2),
-            self.laws.loading,
-            self.laws.intercept,
-            self.variance,
-        )
-        log_weight = self.log_weight.unsqueeze(-1) + log_prior + log_likelihood  # (B, N, K)
-        total = log_weight.movedim(1, 0).flatten(1).logsumexp(-1)
+        mask = self.laws.data.mask[:, t]
+        log_weight, total, *moved = self._conditioned(log_prior, mean, covariance, mask, t)
+        lost = ~total.isfinite()
+        if self.impossible == "missing" and bool(lost.any()):
+            seen = mask & ~lost.unsqueeze(-1)
+            log_weight, total, *moved = self._conditioned(log_prior, mean, covariance, seen, t)
+        mean, covariance = moved
         self._check(total, t)
         share = (log_weight - total.unsqueeze(-1)).exp()
         centre = (share.unsqueeze(-1) * mean).sum((0, 2))
@@ -268,6 +272,23 @@ class _Run:
         ancestor = self._keep(share, mean, covariance)
         effective = 1 / (2 * self.log_weight).exp().sum(0)
         return total, share.sum(0), *moments, effective, ancestor, self.regime
+
+    def _conditioned(
+        self, log_prior: Tensor, mean: Tensor, covariance: Tensor, mask: Tensor, t: int
+    ) -> tuple[Tensor, ...]:
+        """Log weights (B, N, K), their log sums (N,), means and covariances given y_t."""
+        mean, covariance, log_likelihood = condition(
+            mean,
+            covariance,
+            self.laws.data.values[:, t].to(mean).unsqueeze(-2),
+            mask.unsqueeze(-2),
+            self.laws.loading,
+            self.laws.intercept,
+            self.variance,
+        )
+        log_weight = self.log_weight.unsqueeze(-1) + log_prior + log_likelihood
+        total = log_weight.movedim(1, 0).flatten(1).logsumexp(-1)
+        return log_weight, total, mean, covariance
 
     def _predicted(self, t: int) -> tuple[Tensor, Tensor, Tensor]:
         """log p(s_t | past) (B, N, K), and mean and covariance of z_t for every regime."""

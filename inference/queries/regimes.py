@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
+from ...models.boundary import boundary
 from ...models.checks import require, require_count
 from ...models.trajectories import one_hot
 from ..exact import chains as exact
@@ -45,6 +46,7 @@ class SmoothedRegimes:
     bound: Tensor
 
 
+@boundary
 def smooth_regimes(
     model: SwitchingLinearSSM,
     data: Sequences,
@@ -115,6 +117,7 @@ def _still(bounds: list[Tensor], laws: SwitchingLaws, tolerance: float) -> bool:
     return bool(((bounds[-1] - bounds[-2]) <= tolerance * laws.lengths).all())
 
 
+@boundary
 def most_likely_regimes(
     model: SwitchingLinearSSM,
     data: Sequences,

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pyro.distributions as dist
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_count
 from ..emissions.emission import Emission
 from .hmm import HiddenMarkovModel, named_emission
@@ -163,6 +164,7 @@ class NodeGate:
         return read + before.to(self.bias) @ self.node_weight.mT + self.bias
 
 
+@boundary
 def node_gate(model: HiddenMarkovModel) -> NodeGate:
     """Return the gate that a model of binary nodes implies; see docs/science.md, I3.
 
@@ -241,6 +243,7 @@ _SMALLEST_COUPLING = 1e-12
 """In nats, relative to the largest log Z: anything smaller is a rounding error."""
 
 
+@boundary
 def gate_conditions(model: HiddenMarkovModel) -> GateConditions:
     """Return what prevents the gate of binary nodes from being exact; see docs/science.md, I3.
 

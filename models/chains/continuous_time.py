@@ -8,6 +8,7 @@ import numpy.typing as npt
 import pyro.distributions as dist
 from torch.distributions import Distribution
 
+from ..boundary import boundary
 from ..checks import require, require_count
 from ..emissions.emission import Emission
 from ..emissions.misclassification import Misclassification
@@ -17,6 +18,7 @@ from .hmm import HiddenMarkovModel
 Pair = tuple[int, int]
 
 
+@boundary
 def ContinuousTimeHMM(
     states: int,
     emission: Emission | str | type[Distribution] | None = None,

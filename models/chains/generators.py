@@ -13,6 +13,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_positive, require_scales
 from ..data.moments import input_scales
 from ..data.requirements import require_inputs, require_times
@@ -107,6 +108,7 @@ class _Steps(NamedTuple):
     """Inputs at the beginning, (U, columns)."""
 
 
+@boundary
 @dataclass(frozen=True)
 class GeneratorTransition:
     r"""Jumps in continuous time: between observations Δ apart, the chain moves by exp(G Δ).

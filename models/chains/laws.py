@@ -11,6 +11,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_positive, require_scales
 from ..data.moments import input_scales
 from ..data.requirements import require_inputs
@@ -574,6 +575,7 @@ class _Moves(ABC):
         del data
 
 
+@boundary
 @dataclass(frozen=True)
 class SparseTransition(_Moves):
     r"""Transitions to listed states only; all others have probability zero.
@@ -632,6 +634,7 @@ class SparseTransition(_Moves):
         return table, table >= 0
 
 
+@boundary
 @dataclass(frozen=True)
 class BandedTransition(_Moves):
     r"""Transitions by a few offsets only: left-right chains, walks to neighbours.

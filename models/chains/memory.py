@@ -18,6 +18,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_last
 from ..data.moments import overall_moments
 from ..data.sequences import Sequences
@@ -546,6 +547,7 @@ def _memory_model(
     )
 
 
+@boundary
 def memory_states(model: HiddenMarkovModel) -> MemoryStates:
     """Return the meaning of the states of a memory model.
 
@@ -568,6 +570,7 @@ def memory_states(model: HiddenMarkovModel) -> MemoryStates:
     return law.table
 
 
+@boundary
 def memory_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     """Return the mean of the memory, E[z_t], under beliefs over the states.
 
@@ -589,6 +592,7 @@ def memory_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     return _expected(model, beliefs, "memory")
 
 
+@boundary
 def keep_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     """Return the probability that the memory is kept, P(u_t = 1), under beliefs over the states.
 
@@ -609,6 +613,7 @@ def keep_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     return _expected(model, beliefs, "keep")
 
 
+@boundary
 def write_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     """Return the probability that the value is written, P(v_t = 1), under beliefs over the states.
 
@@ -629,6 +634,7 @@ def write_probability(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     return _expected(model, beliefs, "write")
 
 
+@boundary
 def value_mean(model: HiddenMarkovModel, beliefs: Tensor) -> Tensor:
     """Return the mean of the value on offer, E[x_t], under beliefs over the states.
 

@@ -39,8 +39,8 @@ def node_states(nodes: int) -> Tensor:
         nodes <= LARGEST_NODES,
         "nodes",
         f"can be enumerated up to {LARGEST_NODES}",
-        f"{nodes}, which have {2**nodes} states: a belief over them takes "
-        f"{8 * 2**nodes / 2**20:.3g} MB a step, their transition {8 * 4**nodes / 2**30:.3g} GB",
+        f"{nodes}, which have 2^{nodes} states: a belief over them takes {_bytes(nodes)} a step, "
+        f"their transition {_bytes(2 * nodes)}",
     )
     place = torch.arange(nodes - 1, -1, -1)
     return ((torch.arange(2**nodes).unsqueeze(-1) >> place) & 1).double()
@@ -56,9 +56,13 @@ def require_moves(nodes: int) -> None:
         "nodes",
         f"have moves that can be enumerated up to {LARGEST_COUPLED} (filters and smoothers of "
         f"coupling='diagonal' do without, up to {LARGEST_NODES})",
-        f"{nodes}, which have {2**nodes} states: their transition takes {8 * 4**nodes / 2**30:.3g} "
-        "GB",
+        f"{nodes}, which have 2^{nodes} states: their transition takes {_bytes(2 * nodes)}",
     )
+
+
+def _bytes(bits: int) -> str:
+    """Memory of 2^bits numbers, which may be too many to be written out."""
+    return f"{2.0 ** (bits - 27):.3g} GB" if bits < 100 else f"2^{bits - 27} GB"
 
 
 def product_law(logits: Tensor) -> Tensor:

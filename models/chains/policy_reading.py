@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import pyro.distributions as dist
 import torch
 
+from ..boundary import boundary
 from ..checks import require, require_count
 from ..data.sequences import Sequences
 from ..emissions.counts import Bernoulli, Poisson
@@ -26,6 +27,7 @@ from .node_emission import NodeEmission
 from .node_laws import NodeInitial, SigmoidTransition
 
 
+@boundary
 def PolicyReading(
     nodes: int,
     emission: Emission | str,
@@ -64,15 +66,17 @@ def PolicyReading(
     (3, ('node', 'input'))
     """
     require_count(inputs, "inputs")
+    law = SigmoidTransition(nodes, inputs=inputs)  # bounds the nodes
     return HiddenMarkovModel(
         2**nodes,
         of_nodes(nodes, emission),
-        transition=SigmoidTransition(nodes, inputs=inputs),
+        transition=law,
         initial=NodeInitial(nodes),
         priors=priors,
     )
 
 
+@boundary
 def read_as_inputs(data: Sequences, reads: int) -> Sequences:
     """Turn the first features y of the data into inputs, and keep the others x as observations.
 
@@ -126,6 +130,7 @@ def read_as_inputs(data: Sequences, reads: int) -> Sequences:
     )
 
 
+@boundary
 def as_policy(model: HiddenMarkovModel, reads: int) -> HiddenMarkovModel:
     """Return the ``PolicyReading`` that has the same gate as a model that emits its input.
 
@@ -171,6 +176,7 @@ def as_policy(model: HiddenMarkovModel, reads: int) -> HiddenMarkovModel:
     )
 
 
+@boundary
 def policy_gate(model: HiddenMarkovModel) -> NodeGate:
     """Return the gate of a ``PolicyReading``: its parameters themselves.
 
@@ -200,6 +206,7 @@ def policy_gate(model: HiddenMarkovModel) -> NodeGate:
     )
 
 
+@boundary
 def emission_of(model: HiddenMarkovModel, part: slice) -> HiddenMarkovModel:
     """Return the same model of nodes with only some of the features of its emission.
 

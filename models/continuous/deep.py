@@ -16,6 +16,7 @@ from torch.distributions import constraints
 from torch.nn.functional import softplus
 
 from ..beliefs import GaussianBelief
+from ..boundary import boundary
 from ..chains.hmm import SHORTHAND
 from ..chains.neural import NeuralEmission
 from ..checks import brief, require, require_count, require_positive, require_scales
@@ -175,6 +176,7 @@ class GatedTransition:
         return matrix, drivers @ torch.cat([*(w[size:] for w in first), still], -1) + offset
 
 
+@boundary
 class DeepMarkovModel(Model):
     r"""A Markov chain of continuous states with neural transition and emission.
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from ..beliefs import GaussianBelief
-from ..checks import brief, require, require_count, require_positive
+from ..boundary import boundary
+from ..checks import brief, require, require_count, require_places, require_positive
 from ..data.folders import Data, SequenceFolder
 from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
@@ -357,6 +358,7 @@ def _normal(
     return torch.where(wrong, -torch.inf, density)
 
 
+@boundary
 @dataclass(frozen=True)
 class LinearEmission:
     """How a continuous state is observed: y = C z + d + D u + N(0, R), with F features.
@@ -404,10 +406,8 @@ class LinearEmission:
         require_count(self.inputs, "inputs", 0)
         for argument in ("location", "spread", "noise"):
             given = getattr(self, argument)
-            given = tuple(given) if isinstance(given, tuple | list) else (given,)
-            fits = len(given) in (1, self.features)
-            came = f"{len(given)} numbers"
-            require(fits, argument, f"needs one number or one per feature ({self.features})", came)
+            require_places(given, self.features, argument, "feature")
+            given = given if isinstance(given, tuple | list) else (given,)
             object.__setattr__(self, argument, tuple(float(number) for number in given))
         for argument in ("spread", "noise"):
             for number in getattr(self, argument):
@@ -509,6 +509,7 @@ class LinearEmission:
         }, series
 
 
+@boundary
 class LinearGaussianSSM(Model):
     r"""A continuous state that moves linearly and is observed linearly, with normal noise.
 

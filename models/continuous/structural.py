@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_positive
 from ..data.sequences import Sequences
 from ..emissions.emission import Parameters, Priors
@@ -216,6 +217,7 @@ class LocalLinearTrend(_Structural):
         return {name: found[name] for name in self.dims()}
 
 
+@boundary
 @dataclass(frozen=True)
 class Seasonal(_Structural):
     r"""A pattern of a given period that sums to zero and may change slowly.
@@ -253,7 +255,7 @@ class Seasonal(_Structural):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.harmonics is None:
-            whole = self.period == int(self.period) and self.period >= 2
+            whole = self.period >= 2 and math.isfinite(self.period) and self.period % 1 == 0
             require(whole, "period", "must be a whole number >= 2 without harmonics", self.period)
             return
         require_count(self.harmonics, "harmonics")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from ..beliefs import DiscreteBelief
+from ..boundary import boundary
 from ..chains.hmm import ChainLaws
 from ..chains.laws import FreeInitial, MatrixTransition, ScaledLaw, TransitionLaw
 from ..checks import require, require_count
@@ -378,6 +379,7 @@ class SwitchingEmissions(_Fixed):
         return self.laws.emission_log_prob(self.states, value)
 
 
+@boundary
 class SwitchingLinearSSM(Model):
     r"""A linear-Gaussian model whose dynamics are chosen by a hidden Markov chain of regimes.
 

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require_path
 from . import padding, tables
 from .arrays import as_numbers
@@ -63,6 +64,7 @@ class _Header(NamedTuple):
         return self.dtype.newbyteorder("=").name if self.dtype.kind == "f" else "whole"
 
 
+@boundary
 class SequenceFolder:
     """N sequences in a folder of ``.npy`` files, read from disk when they are needed.
 
@@ -124,7 +126,7 @@ class SequenceFolder:
         self.n_features = self._agreed()
         self._index()
         plain = ("code",) if codes else range(self.n_features)
-        self.features = padding.names(features or (), "features", plain)
+        self.features = padding.names(() if features is None else features, "features", plain)
         self.symbols = None if symbols is None else padding.names(symbols, "symbols")
         self._checks: tuple[Callable[[Sequences], None], ...] = ()
 
@@ -404,6 +406,7 @@ Data = Sequences | SequenceFolder
 """Sequences in memory or on disk."""
 
 
+@boundary
 def write_folder(
     sequences: Sequences | Iterable[npt.ArrayLike],
     path: str | os.PathLike[str],

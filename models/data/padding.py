@@ -205,7 +205,8 @@ def names(
     given: Iterable[object], name: str, default: Sequence[object] | None = None
 ) -> tuple[str, ...]:
     """Names as strings, all different; ``default`` gives their number and replaces ()."""
-    if isinstance(given, str | bytes) or not isinstance(given, Iterable):
+    single = isinstance(given, str | bytes) or getattr(given, "ndim", 1) == 0
+    if single or not isinstance(given, Iterable):
         kind = "the single string " if isinstance(given, str) else ""
         raise ValueError(f"{name} must be a list of names; got {kind}{given!r}")
     if default is not None and isinstance(given, tuple) and not given:
@@ -253,7 +254,7 @@ def check_layout(data: Sequences) -> None:
         "times": (shape, torch.float64),
         "actions": (shape, torch.int64),
         "rewards": (shape, torch.float64),
-        "inputs": ((*shape, *(() if inputs is None else inputs.shape[2:3] or ["U"])), "floating"),
+        "inputs": ((*shape, *(getattr(inputs, "shape", ())[2:3] or ["U"])), "floating"),
     }
     for name, (size, asked) in required.items():
         part = getattr(data, name)

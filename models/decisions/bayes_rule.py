@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_choice
 from ..emissions.counts import Categorical
 from ..emissions.emission import Parameters
@@ -133,6 +134,7 @@ def _entries(moves: Tensor) -> list[Any] | None:
     ]
 
 
+@boundary
 class BeliefPolicy:
     """The policy π(a_t | b_t) that acts on the belief of a tracker.
 
@@ -156,7 +158,7 @@ class BeliefPolicy:
 
     def __init__(self, act: Callable[[Tensor], Tensor], tracker: Tracker | None = None) -> None:
         require(callable(act), "act", "must be a function of beliefs, as plan.act", repr(act))
-        require_tracker(tracker)
+        require_tracker(tracker, optional=True)
         self.act = act
         self.tracker: Tracker = ExactTracker() if tracker is None else tracker
 

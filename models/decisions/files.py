@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..boundary import boundary
 from ..checks import require, require_path
 from ..data.storage import whole_file
 from .file_grammar import MOST_WORDS, RESERVED, parse
@@ -107,6 +108,7 @@ def read_pomdp(
     )
 
 
+@boundary
 def write_pomdp(model: POMDP, path: str | os.PathLike[str]) -> Path:
     r"""Write a process to a file in Cassandra's .POMDP format.
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..chains.hmm import HiddenMarkovModel
 from ..chains.memory import MemoryEmission, MemoryTransition, memory_states
 from ..checks import require
@@ -44,6 +45,7 @@ class MemoryProcess(NamedTuple):
     policy: FixedChances
 
 
+@boundary
 def memory_process(model: HiddenMarkovModel) -> MemoryProcess:
     r"""Turn a ``GatedAccumulator`` or ``ResetModel`` into a POMDP whose actions are keep and write.
 

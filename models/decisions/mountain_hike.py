@@ -179,7 +179,7 @@ class MountainHike:
         model: Any = self  # policies and trackers use only its number of actions and its laws
         policy = Uniform() if policy is None else policy
         require_policy(policy)
-        require_tracker(tracker)
+        require_tracker(tracker, optional=True)
         record: dict[str, list[Tensor]] = {}
         with seeded(seed), torch.no_grad():
             memory = policy.begin(model, episodes)

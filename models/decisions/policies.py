@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import Impossible, brief, impossible_observation, require
 from ..model import as_tensor
 from ..trajectories import invert
@@ -108,10 +109,11 @@ def require_policy(policy: object) -> None:
     require(fits, "policy", "must be a Policy", repr(policy))
 
 
-def require_tracker(tracker: object) -> None:
-    """Raise ``ValueError`` unless it tracks beliefs, or is None."""
+def require_tracker(tracker: object, *, optional: bool = False) -> None:
+    """Raise ``ValueError`` unless it tracks beliefs, or is None if allowed."""
     fits = not isinstance(tracker, type) and all(hasattr(tracker, x) for x in ("begin", "update"))
-    require(fits or tracker is None, "tracker", "must be a Tracker", repr(tracker))
+    absent = optional and tracker is None
+    require(fits or absent, "tracker", "must be a Tracker", repr(tracker))
 
 
 def require_process(model: object, reader: str) -> None:
@@ -196,6 +198,7 @@ class FixedChances:
         return memory, memory
 
 
+@boundary
 @dataclass(frozen=True)
 class ActionSequence:
     """The policy that takes the same given actions in every episode, one after the other.

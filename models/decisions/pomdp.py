@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..chains.actions import ActionEmission, ActionTransition
 from ..chains.hmm import HiddenMarkovModel, named_emission
 from ..checks import brief, require, require_count, require_share
@@ -45,6 +46,7 @@ _ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused."""
 
 
+@boundary
 class POMDP(HiddenMarkovModel):
     r"""A partially observable Markov decision process with K states and A actions.
 
@@ -557,7 +559,7 @@ def _check_walk(policy: Policy, episodes: int, length: int, tracker: Tracker | N
     require_count(episodes, "episodes")
     require_count(length, "length")
     require_policy(policy)
-    require_tracker(tracker)
+    require_tracker(tracker, optional=True)
 
 
 def _walk(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_finite, require_positive, require_share
 from .pomdp import POMDP
 
@@ -198,6 +199,7 @@ def light_maze(*, discount: float = 0.95) -> POMDP:
     )
 
 
+@boundary
 def light_dark(
     width: int = 10, *, light: int = 5, noise: float = 0.5**0.5, discount: float = 0.9
 ) -> POMDP:
@@ -265,6 +267,7 @@ def light_dark(
     )
 
 
+@boundary
 def rock_sample(
     n: int = 4,
     k: int = 4,

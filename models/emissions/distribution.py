@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints, transform_to
 
+from ..boundary import boundary
 from ..checks import require, require_count
 from ..data.sequences import Sequences
 from ..randomness import TURNS
@@ -50,6 +51,7 @@ _TAKEN = "initial", "transition", "states", "obs", "state", "feature"
 """Names that models and their samples have already."""
 
 
+@boundary
 @dataclass(frozen=True, init=False, repr=False)
 class FromDistribution(Emission):
     r"""Any distribution of one number, of Pyro or torch, as an emission.

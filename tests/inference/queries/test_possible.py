@@ -16,7 +16,9 @@ from beliefzoo.inference import (
     filter,
     forecast,
     log_evidence,
+    mixture_kalman,
     most_likely_states,
+    particle_filter,
     posterior_quantities,
     predict,
     sample_states,
@@ -29,11 +31,13 @@ from beliefzoo.models import (
     POMDP,
     BandedTransition,
     Categorical,
+    DeepMarkovModel,
     ExactTracker,
     Gaussian,
     HiddenMarkovModel,
     Regression,
     Sequences,
+    SwitchingLinearSSM,
 )
 
 NAN = float("nan")
@@ -158,3 +162,62 @@ def test_trackers_have_the_same_rule(make: Callable[..., Any]) -> None:
     torch.testing.assert_close(kept, filter(model, data, impossible="missing"))
     with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing' or 'reset'"):
         make(impossible="ignore")
+
+
+def test_particles_treat_it_as_missing_on_request() -> None:
+    some, gaps = possible_and_not()
+    with pytest.raises(ValueError, match="sequence 'b', step 1"):
+        particle_filter(left_right(), some, particles=50)
+    found = particle_filter(left_right(), some, particles=4000, seed=0, impossible="missing")
+    exact = filter(left_right(), gaps)
+    # Standard errors of a share are below 1 / 2 √4000 = 0.008.
+    torch.testing.assert_close(found.mean, exact, atol=0.04, rtol=0)
+    wanted = log_evidence(left_right(), gaps)
+    torch.testing.assert_close(found.log_evidence, wanted, atol=0.1, rtol=0)
+
+
+def test_particles_of_states_without_exact_inference_treat_it_as_missing() -> None:
+    """A value so far out that its density is 0 in float64; the step then says nothing."""
+    torch.manual_seed(0)
+    model = DeepMarkovModel(1, "gaussian", transition_width=4, emission_width=4)
+    model = model.with_parameters(**{name: p.sample() for name, p in model.priors.items()})
+    some = Sequences.from_arrays([[0.1, 1e200, 0.3], [0.2, 0.1]])
+    gaps = Sequences.from_arrays([[0.1, NAN, 0.3], [0.2, 0.1]])
+    with pytest.raises(ValueError, match="sequence '0', step 1"):
+        particle_filter(model, some, particles=50)
+    found = particle_filter(model, some, particles=50, seed=0, impossible="missing")
+    wanted = particle_filter(model, gaps, particles=50, seed=0)
+    torch.testing.assert_close(found.mean, wanted.mean)
+    torch.testing.assert_close(found.log_increments, wanted.log_increments)
+
+
+def test_regimes_treat_it_as_missing_on_request() -> None:
+    model = SwitchingLinearSSM(regimes=2, dimensions=1).with_parameters(
+        initial=[0.5, 0.5],
+        transition=[[0.9, 0.1], [0.1, 0.9]],
+        initial_mean=[0.0],
+        initial_scale=[1.0],
+        dynamics=[[[1.0]], [[1.0]]],
+        drift=[[0.0], [0.0]],
+        noise_scale=[[0.1], [3.0]],
+        loading=[[1.0]],
+        intercept=[0.0],
+        observation_scale=[0.1],
+    )
+    some, gaps = (Sequences.from_arrays([[0.1, y, 0.3, 5.0], [0.2]]) for y in (1e200, NAN))
+    with pytest.raises(ValueError, match="sequence '0' at step 1"):
+        mixture_kalman(model, some)
+    found = mixture_kalman(model, some, particles=16, draws=1, impossible="missing")
+    # 16 particles are all regime paths: the answers are exact sums.
+    wanted = mixture_kalman(model, gaps, particles=16, draws=1)
+    for name in ("log_evidence", "regimes", "mean", "covariance"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    ahead = forecast(model, some, 2, draws=5, seed=0, impossible="missing")
+    torch.testing.assert_close(ahead.draws, forecast(model, gaps, 2, draws=5, seed=0).draws)
+
+
+@pytest.mark.parametrize("query", [particle_filter, mixture_kalman])
+def test_particles_refuse_another_policy(query: Callable[..., Any]) -> None:
+    model = left_right() if query is particle_filter else SwitchingLinearSSM(2, 1)
+    with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing', got 'reset'"):
+        query(model, possible_and_not()[1], impossible="reset")
