@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require
 from ..data.sequences import Sequences
 from .emission import Emission, Parameters, Priors, axis_labels, in_products
@@ -57,6 +58,7 @@ class Channel:
         return name if name in _SHARED_AXES else f"{self.name}_{name}"
 
 
+@boundary
 @dataclass(frozen=True, init=False, repr=False)
 class Independent(Emission):
     r"""A family for each column: several kinds of observations of one hidden state.
