@@ -322,6 +322,8 @@ class Model(ABC):
         0.7
         """
         names = Names.of(data)
+        if names.units is None:
+            names = replace(names, units=self.names.units)
         if getattr(self.observations, "columns", None) is not None:
             names = replace(names, features=self.names.features)
         if names == self.names or not names.any:
@@ -742,13 +744,17 @@ class Model(ABC):
             "inputs": like.inputs,
         }
         codes, mask = self.observations.codes, self.observations.read(like)[1]
+        # In a minibatch no sequence may have any observation.
+        fields: dict[str, Any] = padding.canonical(
+            y, mask, like.lengths, along, codes=codes, blank=True
+        )
         data = Sequences(
-            # In a minibatch no sequence may have any observation.
-            **padding.canonical(y, mask, like.lengths, along, codes=codes, blank=True),
+            **fields,
             labels=like.labels,
             features=like.features,
             symbols=like.symbols or self.names.symbols,
             input_names=like.input_names,
+            units=like.units,
         )
         beyond = ~like.step_mask
         if paths.ndim == 2:
@@ -775,7 +781,7 @@ class Model(ABC):
         for each in lengths:
             require_count(each, "length")
         require(len(lengths) == n, "length", f"needs one length, or {n}", f"{len(lengths)} lengths")
-        given = {}
+        given: dict[str, Any] = {}
         if inputs is not None:
             require(self.inputs > 0, "inputs", f"{self} reads none", type(inputs).__name__)
             given["inputs"] = as_tensor("inputs", inputs)
@@ -792,7 +798,7 @@ class Model(ABC):
             **given,
         )
         self._check_kind(blank)
-        return blank
+        return self.names.marked(blank)
 
 
 def _single(name: str, value: Tensor, prior: dist.TorchDistribution) -> Tensor:

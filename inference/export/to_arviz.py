@@ -453,6 +453,8 @@ def _attrs(
         "seconds": result.seconds,
         "versions": dict(result.versions),
     }
+    if units := data.units or model.names.units:
+        attrs["units"] = dict(units)
     if order is not None:
         attrs["state_order"] = order.tolist()
     if places is not None:

@@ -199,6 +199,8 @@ def _size(fit: Fit) -> list[tuple[str, str]]:
         facts.append(("data", told))
         if size.parameters is not None:
             facts.append(("free parameters", str(size.parameters)))
+    if units := fit.model.names.units:
+        facts.append(("units", ", ".join(f"{name} in {unit}" for name, unit in units.items())))
     return facts
 
 

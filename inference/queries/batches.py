@@ -168,7 +168,7 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     steps = future.steps
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
     rows, last = torch.arange(len(data)), data.lengths - 1
-    along = {}
+    along: dict[str, Any] = {}
     if model.inputs:
         inputs, shape = future.inputs, (len(data), steps, model.inputs)
         came = None if inputs is None else tuple(inputs.shape)

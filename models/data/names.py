@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import torch
 
@@ -24,6 +24,7 @@ class Names:
         features: of the columns that are observed.
         symbols: of the codes 0, 1, 2, …
         inputs: of the input columns.
+        units: of columns, inputs and ``"time"``, by their names.
 
     >>> from beliefzoo.models import Sequences
     >>> names = Names(symbols=("a", "b", "c"))
@@ -34,13 +35,15 @@ class Names:
     features: Given = None
     symbols: Given = None
     inputs: Given = None
+    units: Mapping[str, str] | None = None
 
     @classmethod
     def of(cls, data: Sequences | SequenceFolder) -> Names:
         """Return the names of the data; numbers, which stand for names, are none."""
         inputs: tuple[str, ...] = getattr(data, "input_names", ())
         features = None if data.is_codes else _given(data.features)
-        return cls(features, data.symbols, _given(inputs))
+        units: Mapping[str, str] = getattr(data, "units", {})
+        return cls(features, data.symbols, _given(inputs), dict(units) or None)
 
     @classmethod
     def from_plain(cls, names: Mapping[str, object]) -> Names:
@@ -51,16 +54,21 @@ class Names:
         """
         for name, value in names.items():
             listed = isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
-            if name not in ("features", "symbols", "inputs") or not (value is None or listed):
+            if name == "units" and isinstance(value, Mapping):
+                listed = all(isinstance(one, str) for pair in value.items() for one in pair)
+            if name not in ("features", "symbols", "inputs", "units") or not (
+                value is None or listed
+            ):
                 raise ValueError(f"path: needs names as lists of strings, got {name}={value!r}")
-        return cls(**{name: value and tuple(value) for name, value in names.items()})  # type: ignore
+        made = {n: dict(v) if isinstance(v, Mapping) else v and tuple(v) for n, v in names.items()}  # type: ignore
+        return cls(**made)  # type: ignore[arg-type]
 
     @property
     def any(self) -> bool:
         """Whether anything has a name."""
         return self != Names()
 
-    def plain(self) -> dict[str, Given]:
+    def plain(self) -> dict[str, Any]:
         """Return the names that there are, as plain values."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
@@ -71,9 +79,16 @@ class Names:
 
         Raises:
             ValueError: an observed symbol that has no code here, or columns of other names or in
-                another order.
+                another order, or in another unit.
         """
         own = Names.of(data)
+        for name, unit in (self.units or {}).items():
+            told = (own.units or {}).get(name, unit)
+            if told != unit:
+                raise ValueError(
+                    f"data.units: must be {unit!r} for {name!r}, as in the data that the model was "
+                    f"fitted to, got {told!r}"
+                )
         asked = (
             (
                 "data.features",
@@ -92,6 +107,11 @@ class Names:
         if self.symbols is None or own.symbols is None or self.symbols == own.symbols:
             return data
         return self._recoded(data, self.symbols, own.symbols)
+
+    def marked(self, data: Sequences) -> Sequences:
+        """Return data made of these names with the units of their columns."""
+        own = (*data.features, *data.input_names, *(("time",) * (data.times is not None)))
+        return data._derived(units={n: u for n, u in (self.units or {}).items() if n in own})
 
     def _recoded(self, data: Sequences, known: tuple[str, ...], own: tuple[str, ...]) -> Sequences:
         place = {symbol: code for code, symbol in enumerate(known)}

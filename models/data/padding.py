@@ -220,6 +220,22 @@ def names(
     return strings
 
 
+def units(given: object, known: Sequence[str]) -> dict[str, str]:
+    """Units by the names of what has them.
+
+    Raises:
+        ValueError: anything but a mapping of known names to text that is not empty.
+    """
+    if not isinstance(given, Mapping):
+        raise ValueError(f"units must be a mapping of names to units; got {type(given).__name__}")
+    for name, unit in given.items():
+        if name not in known:
+            raise ValueError(f"units must be of {', '.join(map(repr, known))}; got {name!r}")
+        if not isinstance(unit, str) or not unit:
+            raise ValueError(f"units must be text; got {unit!r} of {name!r}")
+    return dict(given)
+
+
 def check_lengths(lengths: Tensor, n: int, t: int) -> None:
     """Check that lengths are whole numbers in 1..t, one for each of n sequences."""
     numbers = not lengths.is_floating_point() and lengths.dtype != torch.bool

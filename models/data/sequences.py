@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
@@ -52,6 +52,8 @@ class Sequences:
         features: names of the features, all different; by default "0", "1", …; ("code",) for codes.
         symbols: names of the codes, all different, or None.
         input_names: names of the input columns, all different; by default "0", "1", …
+        units: units of features, of input columns and of ``"time"``, by their names, as text; they
+            are kept and compared, and nothing is converted.
 
     Raises:
         ValueError: a shape, dtype, length or value is not as above; the message gives the first
@@ -76,6 +78,7 @@ class Sequences:
     features: tuple[str, ...] = ()
     symbols: tuple[str, ...] | None = None
     input_names: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         padding.check_layout(self)
@@ -92,6 +95,7 @@ class Sequences:
             symbols=symbols,
             input_names=padding.names(named, "input_names", range(self.n_inputs)),
         )
+        vars(self)["units"] = padding.units(self.units, self._with_units)
         padding.check_entries(self)
 
     # Constructors
@@ -110,6 +114,7 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
         input_names: Iterable[object] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> Sequences:
         """Build from one array per sequence, of any lengths; NaN marks missing values.
 
@@ -125,6 +130,7 @@ class Sequences:
             inputs: one array (steps,) or (steps, inputs) per sequence.
             labels, features, symbols, input_names: names of the sequences, features, codes and
                 input columns.
+            units: of features, input columns and ``"time"``, by their names.
 
         Returns:
             The padded sequences.
@@ -146,6 +152,7 @@ class Sequences:
             features=features,
             symbols=symbols,
             input_names=input_names,
+            units=units,
         )
 
     @classmethod
@@ -164,6 +171,7 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
         input_names: Iterable[object] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> Sequences:
         """Build from one padded array; NaN marks missing values.
 
@@ -171,8 +179,8 @@ class Sequences:
             array: (N, T, F), (N, T) with one feature, or (T,) for one sequence.
             lengths: (N,) whole numbers in 1..T; T for all if None.
             mask: bool, shape of ``array`` or (N, T); True = observed.
-            codes, times, actions, rewards, inputs, labels, features, symbols, input_names: as for
-                :meth:`from_tensors`.
+            codes, times, actions, rewards, inputs, labels, features, symbols, input_names, units:
+                as for :meth:`from_tensors`.
 
         Returns:
             The sequences.
@@ -195,6 +203,7 @@ class Sequences:
             features=features,
             symbols=symbols,
             input_names=input_names,
+            units=units,
         )
 
     @classmethod
@@ -213,6 +222,7 @@ class Sequences:
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
         input_names: Iterable[object] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> Sequences:
         """Build from padded tensors on any device, which are copied and detached.
 
@@ -230,6 +240,7 @@ class Sequences:
             inputs: (N, T, U), or (N, T) for one input.
             labels, features, symbols, input_names: names of the sequences, features, codes and
                 input columns.
+            units: of features, input columns and ``"time"``, by their names.
 
         Returns:
             The sequences.
@@ -249,6 +260,7 @@ class Sequences:
             "features": features,
             "symbols": symbols,
             "input_names": input_names,
+            "units": units,
         }
         fields |= {name: given for name, given in names.items() if given is not None}
         return cls(**fields)
@@ -269,6 +281,7 @@ class Sequences:
         steps: Literal["columns", "rows"] | None = None,
         codes: bool = False,
         symbols: Iterable[object] | None = None,
+        units: Mapping[Hashable, str] | None = None,
     ) -> Sequences:
         """Build from a pandas frame; NaN, None and pd.NA mark missing values.
 
@@ -298,6 +311,7 @@ class Sequences:
                 dates, or there is a single column.
             codes: the values are categories 0, 1, 2, …, or symbols.
             symbols: names of the codes; a column of categories or strings is read by them.
+            units: units of columns, as text; those of ``frame.attrs["units"]`` if None.
 
         Returns:
             The sequences, labelled by ``sequence``.
@@ -312,6 +326,9 @@ class Sequences:
         >>> data = Sequences.from_frame(frame, sequence="rat", time="day")
         >>> data.labels, data.features, data.times.tolist()
         (('a', 'b'), ('weight',), [[1.0, 3.0], [2.0, 2.0]])
+        >>> units = {"weight": "g", "day": "days"}
+        >>> dict(Sequences.from_frame(frame, sequence="rat", time="day", units=units).units)
+        {'weight': 'g', 'time': 'days'}
         """
         read = tables.read_frame(
             frame,
@@ -328,6 +345,7 @@ class Sequences:
             symbols=symbols,
         )
         read.setdefault("symbols", symbols)
+        read["units"] = tables.units_of_frame(frame, units, layout, time, action, reward, read)
         return cls.from_tensors(**read, codes=codes)
 
     @classmethod
@@ -345,7 +363,8 @@ class Sequences:
         """Build from a DataArray; NaN marks missing values.
 
         Coordinates become labels, feature names and, if they are numeric or datetimes (as in
-        :meth:`from_frame`), ``times``. The dimensions may come in any order.
+        :meth:`from_frame`), ``times``. The dimensions may come in any order. The text
+        ``array.attrs["units"]`` is the unit of all features.
 
         Args:
             array: the data, with dimension ``time`` and perhaps ``sequence`` and ``feature``.
@@ -375,7 +394,10 @@ class Sequences:
             symbols=symbols,
         )
         read.setdefault("symbols", symbols)
-        return cls.from_tensors(**read, codes=codes)
+        data = cls.from_tensors(**read, codes=codes)
+        unit = array.attrs.get("units")
+        named = isinstance(unit, str) and unit != "" and not codes
+        return data._derived(units=dict.fromkeys(data.features, unit)) if named else data
 
     @classmethod
     def from_text(
@@ -560,6 +582,14 @@ class Sequences:
             order = torch.randperm(len(self), generator=generator, device=generator.device)
         return (self._taken(chosen) for chosen in order.split(int(size)))
 
+    @property
+    def _with_units(self) -> tuple[str, ...]:
+        """What may have a unit."""
+        return (*self.features, *self.input_names, *(("time",) * (self.times is not None)))
+
+    def _units_of(self, *names: str) -> dict[str, str]:
+        return {name: unit for name, unit in self.units.items() if name in names}
+
     # Conversions
 
     def without(self, *names: Literal["times", "actions", "rewards", "inputs"]) -> Sequences:
@@ -580,7 +610,8 @@ class Sequences:
         gone: dict[str, Any] = dict.fromkeys(names)
         if "inputs" in names:
             gone["input_names"] = ()
-        return self._derived(**gone)
+        part = self._derived(**gone)
+        return part._derived(units=self._units_of(*part._with_units))
 
     def select(self, *features: str) -> Sequences:
         """Return the same data with some of their features, by name, in the order given.
@@ -597,9 +628,10 @@ class Sequences:
             known = "none, since they are codes" if self.is_codes else str(self.features)
             raise ValueError(f"features must be different ones of {known}; got {features}")
         places = [self.features.index(name) for name in features]
-        return self._derived(
+        part = self._derived(
             values=self.values[..., places], mask=self.mask[..., places], features=features
         )
+        return part._derived(units=self._units_of(*part._with_units))
 
     def filled(self, every: float | None = None) -> Sequences:
         """Return the same data on a regular grid of times, with missing steps in its gaps.
@@ -691,8 +723,9 @@ class Sequences:
 
     def __repr__(self) -> str:
         kind = "codes" if self.is_codes else str(self.values.dtype).removeprefix("torch.")
+        units = f", units={dict(self.units)}" if self.units else ""
         return (
             f"Sequences(n_sequences={len(self)}, max_length={self.max_length}, "
             f"n_features={self.n_features}, n_steps={self.n_steps}, "
-            f"n_observed={self.n_observed}, {kind})"
+            f"n_observed={self.n_observed}, {kind}{units})"
         )

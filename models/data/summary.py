@@ -23,23 +23,29 @@ def summary(data: Sequences) -> str:
     if data.times is not None:
         gaps = uneven_gaps(data)
         apart = "" if gaps is None else f", steps {gaps[0]:g} to {gaps[1]:g} apart"
-        lines.append(f"times {float(data.times.min()):g} to {float(data.times.max()):g}{apart}")
+        unit = f" {data.units['time']}" if "time" in data.units else ""
+        ends = f"{float(data.times.min()):g} to {float(data.times.max()):g}"
+        lines.append(f"times {ends}{unit}{apart}")
     if data.actions is not None:
         lines.append(f"{int(data.actions[data.step_mask].max()) + 1} actions")
     if data.rewards is not None:
         earned = data.rewards[data.step_mask]
         lines.append(f"rewards {float(earned.min()):g} to {float(earned.max()):g}")
     if data.inputs is not None:
-        lines.append(f"{data.inputs.shape[2]} inputs")
+        named = [_with_unit(data, name) for name in data.input_names if name in data.units]
+        lines.append(
+            f"{data.inputs.shape[2]} inputs" + f", among them {', '.join(named)}" * bool(named)
+        )
     return "\n".join(lines + (_code_lines(data) if data.is_codes else _feature_lines(data)))
 
 
 def _feature_lines(data: Sequences, most: int = 12) -> list[str]:
     """A table of mean, sd, min and max over the observed values of each feature."""
-    width = max(8, *(len(name) for name in data.features[:most]))
+    shown = [_with_unit(data, name) for name in data.features[:most]]
+    width = max(8, *map(len, shown))
     columns = ("mean", "sd", "min", "max", "missing")
     lines = [" " * width + "".join(f"{head:>12}" for head in columns)]
-    for f, name in enumerate(data.features[:most]):
+    for f, name in enumerate(shown):
         seen = data.values[..., f][data.mask[..., f]].double()
         missing = f"{100 * (1 - len(seen) / data.n_steps):.3g} %"
         figures = ["-"] * 4
@@ -49,6 +55,11 @@ def _feature_lines(data: Sequences, most: int = 12) -> list[str]:
         lines.append(f"{name:<{width}}" + "".join(f"{x:>12}" for x in (*figures, missing)))
     left = data.n_features - most
     return lines + ([f"… and {left} more features"] if left > 0 else [])
+
+
+def _with_unit(data: Sequences, name: str) -> str:
+    """The name of a column, with its unit in brackets."""
+    return f"{name} ({data.units[name]})" if name in data.units else name
 
 
 def _code_lines(data: Sequences, most: int = 30) -> list[str]:

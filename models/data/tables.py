@@ -205,6 +205,36 @@ def read_frame(
     return _read_long(frame, sequence, time, chosen, action, reward, extra, codes, symbols)
 
 
+def units_of_frame(
+    frame: Any,
+    units: object,
+    layout: str,
+    time: Hashable | None,
+    action: Hashable | None,
+    reward: Hashable | None,
+    read: Padded,
+) -> dict[str, Any] | None:
+    """Units by the names that columns have in the data; ``None`` if there are none.
+
+    Those of the frame's own attributes may be of columns that are left out.
+    """
+    own = units is None
+    if own:
+        units = getattr(frame, "attrs", {}).get("units")
+        if layout == "wide" or not isinstance(units, Mapping):
+            return None
+    if not isinstance(units, Mapping):
+        raise ValueError(f"units must be a mapping of columns to units; got {type(units).__name__}")
+    known = {*(read.get("features") or ()), *(read.get("input_names") or ())}
+    named = {
+        "time" if name == time and time is not None else str(name): units[name] for name in units
+    }
+    if own:
+        known |= {"time"} if read.get("times") is not None else set()
+        return {name: unit for name, unit in named.items() if name in known}
+    return named
+
+
 def _listed(names: Any) -> list[Hashable] | None:
     """Column labels as a list; a tuple is one label, as everywhere in pandas."""
     if names is None:

@@ -174,7 +174,7 @@ def test_relations_between_sites(name: str) -> None:
 
 @every_member
 def test_render_model(name: str) -> None:
-    pytest.importorskip("graphviz")
+    """The source alone: a picture would need the program ``dot``."""
     model, data = member(name)
     drawn = render_model(model, (data,), render_distributions=True)
     assert all(site in drawn.source for site in (*model.priors, "states", "obs"))
