@@ -26,6 +26,7 @@ from .sample import (
     Sample,
     States,
     as_array,
+    as_observed,
     observed_values,
     one_feature,
     thinned,
@@ -210,4 +211,4 @@ def predictions(
         else:
             ahead = queries.forecast(known, data, steps, draws=1, **along).draws[0]
         drawn.append(one_feature(ahead))
-    return {"obs": sample.shaped(torch.stack(drawn))}
+    return {"obs": sample.shaped(as_observed(result.model, torch.stack(drawn)))}

@@ -26,6 +26,7 @@ from .sample import (
     Sample,
     States,
     as_array,
+    as_observed,
     observed_values,
     one_feature,
     shown,
@@ -214,6 +215,6 @@ def predictions(
         drawn.append(one_feature(ahead.draws[0]))
         probability.append(ahead.state_probability)
     return {
-        "obs": sample.shaped(torch.stack(drawn)),
+        "obs": sample.shaped(as_observed(model, torch.stack(drawn))),
         "state_probability": sample.shaped(torch.stack(probability)),
     }

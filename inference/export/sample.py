@@ -127,11 +127,22 @@ def one_feature(y: Tensor) -> Tensor:
 
 
 def observed_values(model: Model, data: Sequences) -> Array:
-    """The observations as the family reads them, NaN where missing; whole codes stay whole."""
+    """The observations as the family reads them; codes and counts are whole, or NaN if missing."""
     y, mask = (one_feature(x) for x in model.observations.read(data))
-    if model.observations.codes and bool(mask.all()):
-        return as_array(y)
+    if are_whole(model) and bool(mask.all()):
+        return as_array(y.long())
     return np.where(as_array(mask), as_array(y.double()), np.nan)
+
+
+def are_whole(model: Model) -> bool:
+    """Whether observations are codes or whole numbers alone, which ArviZ asks of integers."""
+    kind = model.observations
+    return kind.codes or bool(getattr(getattr(kind, "support", None), "is_discrete", False))
+
+
+def as_observed(model: Model, drawn: Tensor) -> Tensor:
+    """Complete observations, of which codes and counts are whole."""
+    return drawn.long() if are_whole(model) else drawn
 
 
 def observed_shape(model: Model, data: Sequences) -> torch.Size:

@@ -93,7 +93,8 @@ def to_arviz(
       chain of independent draws (two equal ones if it is a point estimate), NUTS its chains.
     - ``log_likelihood``: one variable ``obs``, states summed out: log p(y_n | θ) (sequence) of two
       or more sequences, log p(y_t | y_1 … y_{t-1}, θ) (time) of a single one. Units without
-      observation are left out.
+      observation are left out. A point estimate has none, nor have known parameters: their
+      leave-one-out would be their fit, see ``information_criteria``.
     - ``sample_stats``: ``lp`` = log p(θ) + log p(y | θ), ``log_prior``; of a guide ``log_q`` = log
       q(θ), of NUTS ``diverging`` and ``acceptance_rate`` (the mean of its chain);
       ``sequence_log_likelihood`` (sequence) and ``step_log_likelihood`` (sequence, time), NaN
@@ -128,10 +129,14 @@ def to_arviz(
     and r_hat then compares like with like. ``attrs["chain_order"]`` says which state of a chain
     each one is.
 
+    Observed and replicated codes and counts are integers if none is missing, as ArviZ's functions
+    of discrete data ask.
+
     Of ArviZ's functions those that need several chains (r_hat, ESS, plots of ranks) are for NUTS;
-    the draws of a guide are summarised by ``az.summary(idata, kind="stats")``. ``az.plot_loo_pit``
-    and ``az.plot_ppc_pit`` take one sequence, ``idata.isel(sequence=0)``, the first with
-    ``predictive_draws`` equal to ``draws``.
+    the draws of a guide are summarised by ``az.summary(idata, kind="stats")``, and 1.x refuses
+    ranks of one chain. ``az.plot_loo_pit``, ``az.plot_ppc_pit`` and ``az.plot_ppc_rootogram`` take
+    one sequence, ``idata.isel(sequence=0)``, the first with ``predictive_draws`` equal to
+    ``draws``.
 
     Args:
         result: the result of ``fit`` or ``nuts``.
@@ -186,7 +191,9 @@ def to_arviz(
         groups: Groups = {
             "posterior": sample.arrays(shown(model, sample.values, sample.total)),
             "sample_stats": _sample_stats(result, sample, evidence, by_step if keep else None),
-            "log_likelihood": _log_likelihood(sample, data, evidence, by_step),
+            "log_likelihood": (
+                {} if sample.constant else _log_likelihood(sample, data, evidence, by_step)
+            ),
             "posterior_states": states.arrays,
             "observed_data": {"obs": observed_values(model, data)},
             "constant_data": _constant_data(model, data),

@@ -744,8 +744,8 @@ def test_known_parameters_are_constant_data() -> None:
     np.testing.assert_allclose(constant["rate"], START["rate"])
     with pytest.raises(ValueError, match="must have a group 'posterior'"):
         group(idata, "posterior")
-    evidence = group(idata, "log_likelihood")["obs"]
-    np.testing.assert_allclose(evidence[0, 0], log_evidence(model, RAGGED)[[0, 2]], rtol=1e-10)
+    evidence = group(idata, "sample_stats")["sequence_log_likelihood"][0, 0, [0, 2]]
+    np.testing.assert_allclose(evidence, log_evidence(model, RAGGED)[[0, 2]], rtol=1e-10)
     assert group(idata, "posterior_states")["states"].shape == (1, 3, 3, 5)
     assert group(idata, "posterior_predictive")["obs"].shape == (1, 2, 3, 5)
     partly = counts().with_parameters(transition=START["transition"])
@@ -1137,3 +1137,26 @@ def test_checks_of_symbols_features_and_own_functions() -> None:
     assert math.isnan(own.loc["never", "tail"])
     with pytest.raises(ValueError, match=r"statistics\['rows'\]: must return one number"):
         predictive_check(idata, {"rows": lambda y: y[:, 0]})
+
+
+def test_counts_are_exported_as_integers() -> None:
+    """If none is missing: functions of discrete data ask for them, and NaN is no integer."""
+    settings = FEW | {"forecast": 2}
+    idata = to_arviz(fitted(belief_guide(counts()), START), quakes(6, 5), **settings)
+    for name in ("observed_data", "posterior_predictive", "prior_predictive", "predictions"):
+        assert group(idata, name)["obs"].dtype == np.int64
+    if hasattr(az, "plot_ppc_rootogram"):
+        az.plot_ppc_rootogram(idata.isel(sequence=0))
+    gappy = to_arviz(fitted(belief_guide(counts()), START), RAGGED, **settings)
+    assert group(gappy, "observed_data")["obs"].dtype == np.float64
+
+
+def test_leave_one_out_of_a_point_estimate_is_refused() -> None:
+    """By ArviZ of either major, which would take the fit for it, and by ours."""
+    guide = BeliefGuide(counts(), ExactFilter(), parameters="ml")
+    idata = to_arviz(fitted(guide, START), RAGGED, **FEW)
+    with pytest.raises(TypeError, match="log likelihood not found"):
+        az.loo(idata)
+    with pytest.raises(ValueError, match="must have a group 'log_likelihood'"):
+        arviz_groups.loo(idata)
+    assert "sequence_log_likelihood" in group(idata, "sample_stats")
