@@ -26,6 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
@@ -73,7 +74,7 @@ def _arviz() -> Any:
 
 
 def _is_arviz_1() -> bool:
-    return int(_arviz().__version__.split(".")[0]) >= 1
+    return int(version("arviz").split(".")[0]) >= 1
 
 
 def build(
@@ -571,7 +572,7 @@ def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
     {'2 states': 0.0, '1 states': -16.0}
     """
     if not isinstance(models, Mapping) or not models:
-        raise ValueError(f"models must map names to inference data, at least one; got {models!r}")
+        raise ValueError(f"models must name at least one model; got {models!r}")
     results = {name: loo(idata, unit) for name, idata in models.items()}
     first = next(iter(models))
     for name in models:

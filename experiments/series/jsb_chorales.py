@@ -301,11 +301,12 @@ def _figures(result: Fit, valid: Sequences, test: Sequences, settings: Settings)
             one |= _per_frame("importance_weighted", told.log_evidence, data)
             k_hat = told.k_hat[told.k_hat.isfinite()]
             one |= {
-                "k_hat_median": float(k_hat.median()),
                 "k_hat_reliable_share": told.reliable_share,
                 "importance_draws": draws,
                 "importance_seconds": time.monotonic() - began,
             }
+            if len(k_hat):  # with few draws no tail may have a fit
+                one["k_hat_median"] = float(k_hat.median())
             one |= _filtered(result, data, settings)
         figures[name] = one
     how = {"ending": result.ending, "fit_seconds": result.seconds, "steps": len(result.losses)}

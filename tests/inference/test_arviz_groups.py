@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -694,3 +695,12 @@ def test_the_two_majors_read_each_other_and_agree(tmp_path: Path) -> None:
     np.testing.assert_allclose(there["k_i"], here.pareto_k, atol=0.02)
     assert there["table"] == [0.0, 0.0]
     assert there["convergence"] == pytest.approx(list(vars(convergence(idata)).values()), rel=0.01)
+
+
+@pytest.mark.skipif(version("arviz") < "1", reason="0.x has no part for statistics alone")
+def test_pareto_k_loads_no_plots() -> None:
+    """A Bayesian fit asks for it, and should not take the seconds that ArviZ takes to load."""
+    ask = "import sys, numpy; from beliefzoo.inference import arviz_groups"
+    ask += "; arviz_groups.pareto_k(numpy.arange(50.0)); print('arviz' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
+    assert run.stdout.split() == ["False"]
