@@ -429,7 +429,7 @@ def forecast(
     require_choice(impossible, "impossible", ("raise", "missing"))
     if isinstance(model, SwitchingLinearSSM):
         return forecast_regimes(model, data, future, impossible)
-    data = possible_data(model, data, impossible)
+    data = model.names.read(possible_data(model, data, impossible))
     return answers_to(model.laws({}, data[:1])).forecast(model, data, future)
 
 

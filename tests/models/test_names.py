@@ -108,6 +108,18 @@ def test_symbols_are_read_by_name(query: str, data: Sequences) -> None:
         assert not torch.allclose(log_evidence(model, by_place), expected)
 
 
+def test_forecasts_read_earlier_symbols_by_name() -> None:
+    """a is followed by c, c by b and b by a, whatever the codes of the data are."""
+    model = HiddenMarkovModel(1, Regression(Categorical(3), lags=1))
+    follows = torch.zeros(1, 1, 3, 3)
+    follows[0, 0, 2, 0] = follows[0, 0, 1, 2] = follows[0, 0, 0, 1] = 1e3
+    model = model.with_parameters(probs=[[1 / 3] * 3], lag_weight=follows)
+    model = model.named_after(Sequences.from_text("abc", alphabet="abc"))
+    for alphabet in ("abc", "cab"):
+        data = Sequences.from_text("ba", alphabet=alphabet)
+        assert forecast(model, data, steps=3, draws=2, seed=0).draws[0, 0].tolist() == [2, 1, 0]
+
+
 def test_an_unknown_symbol_is_named() -> None:
     with pytest.raises(ValueError, match=r"among \('a', 'b', 'c'\).* got 'd' in .*'0', step 3"):
         log_evidence(fitted(), read("bccdcb", "bcd"))

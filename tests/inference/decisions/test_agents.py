@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-import beliefzoo.experiments.parts
+import beliefzoo.experiments.decisions.parts
 from beliefzoo.models import (
     POMDP,
     ActionSequence,
@@ -274,7 +274,7 @@ def test_episodes_are_read_until_they_end() -> None:
 def test_without_the_trainer_it_is_said_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sb3_contrib", None)
     monkeypatch.delitem(sys.modules, "beliefzoo.experiments.decisions.parts.recurrent_ppo")
-    monkeypatch.delattr(beliefzoo.experiments.parts, "recurrent_ppo")
+    monkeypatch.delattr(beliefzoo.experiments.decisions.parts, "recurrent_ppo")
     with pytest.raises(ValueError, match=r"pip install 'beliefzoo\[agents\]' brings it"):
         run(Settings())
 
