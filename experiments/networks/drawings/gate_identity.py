@@ -39,7 +39,7 @@ def _draw_weights(posterior: Idata) -> Figure:
             x = np.broadcast_to(written, learned.shape)[..., place]
             axis.plot(x.ravel(), learned[..., place].ravel(), ".", ms=3, color=color, label=label)
         ends = [written.min(), written.max()]
-        axis.plot(ends, ends, "k-", lw=0.6)
+        axis.plot(ends, ends, "k-", lw=0.6, label="equal")
         axis.set(title=f"{name.replace('_', ' ')}, {nodes} nodes", xlabel="weight by the formula")
     axes[0].set_ylabel("weight learned from simulations (all seeds)")
     axes[0].legend(frameon=False)

@@ -120,12 +120,15 @@ def _draw_inside(known: Any, cases: Sequence[str]) -> Figure:
             ours = known["scalar_weights_of_the_past"]
             axis.plot(delay, ours, "o-", color="tab:red", ms=4, lw=1, label="LSTM")
             axis.set(xlabel="steps ago", ylabel="weight of an observation")
+            axis.set_title("weight of the past, scalar state", loc="left", fontsize=10)
             axis.legend(frameon=False)
             continue
         ratio = known[f"{panel}_variance_ratio"].transpose("lstm_fit", f"{panel}_time")
-        axis.plot(known[f"{panel}_time"], ratio.values.T, color="tab:red", lw=1)
-        axis.axhspan(0.98, 1.02, color="0.9")
-        axis.axhline(1, color="black", lw=1)
-        axis.set(xlabel="step", ylabel="variance / Kalman's, LSTM")
+        lines = axis.plot(known[f"{panel}_time"], ratio.values.T, color="tab:red", lw=1)
+        lines[0].set_label("LSTM, a line a fit")
+        axis.axhspan(0.98, 1.02, color="0.9", label="within 2 %")
+        axis.axhline(1, color="black", lw=1, label="Kalman")
+        axis.set(xlabel="step", ylabel="variance / Kalman's")
+        axis.legend(frameon=False, fontsize=8)
         axis.set_title(_TITLES[panel], loc="left", fontsize=10)
     return figure

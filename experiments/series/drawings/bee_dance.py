@@ -46,7 +46,11 @@ def _draw_dance(posterior: Idata, dance: Mapping[str, list[int]]) -> Figure:
         axes[0].plot(step, y.values[:, f] - 6 * f, lw=0.7, label=str(name))
     axes[0].set_yticks([-6 * f for f in range(y.shape[1])], [str(n) for n in y["feature"].values])
     axes[0].set_title("A dance that the model was not fitted to; black: changes marked by hand")
-    axes[1].stackplot(step, shares.T, alpha=0.8)
+    regimes = [f"regime {place}" for place in range(shares.shape[1])]
+    axes[1].stackplot(step, shares.T, alpha=0.8, labels=regimes)
+    axes[1].set_title("Share of each regime", fontsize=10)
+    axes[1].legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
+    axes[2].set_title("Changes that each model finds", fontsize=10)
     axes[1].set(ylabel="regimes,\nLSTM guide", ylim=(0, 1))
     rows = [family for family in FAMILIES if family != "linear_gaussian"]
     colors = {family: f"C{place}" for place, family in enumerate(FAMILIES)}
