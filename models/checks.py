@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+import warnings
 from math import isfinite
 from numbers import Integral, Real
 from os import PathLike
@@ -134,3 +136,14 @@ _MANY_DIGITS = re.compile(r"(?<![\w.])\d+\.\d{5,}(?:e[+-]?\d+)?")
 def brief(value: object) -> str:
     """Return the ``repr`` of a value with its numbers cut to five digits."""
     return _MANY_DIGITS.sub(lambda found: f"{float(found[0]):.5g}", repr(value))
+
+
+_LIBRARY = tuple(f"{__name__.partition('.')[0]}.{wing}." for wing in ("models", "inference"))
+
+
+def warn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn the caller of the library: the first line outside of it is the one that is shown."""
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(_LIBRARY):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -19,7 +18,7 @@ from pyro import poutine
 from torch import Tensor
 
 from .beliefs import Belief, DiscreteBelief
-from .checks import require, require_count
+from .checks import require, require_count, warn
 from .data import padding
 from .data.folders import Data, SequenceFolder
 from .data.names import Names
@@ -836,7 +835,7 @@ def _telling(method: Callable[..., Any]) -> Callable[..., Any]:
         for name, sentence in unread(data, told).items():
             model._told.add(name)
             kind = type(model).__name__
-            warnings.warn(f"data.{name}: {kind} reads none; {sentence}", UnreadWarning, 4)
+            warn(f"data.{name}: {kind} reads none; {sentence}", UnreadWarning)
 
     return checking
 

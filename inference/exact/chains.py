@@ -157,7 +157,8 @@ def _check_chain(
     (name, first), *_ = steps.items()
     for argument, given in {**steps, **initial, "log_transition": log_transition}.items():
         if not isinstance(given, Tensor) or given.is_meta or given.layout != torch.strided:
-            came = given.layout if isinstance(given, Tensor) else type(given).__name__
+            kind = type(given).__name__
+            came = f"{given.layout} on {given.device}" if isinstance(given, Tensor) else kind
             raise ValueError(f"{argument} must be a dense tensor in memory; got {came}")
     if first.ndim < 3 or 0 in first.shape[-3:]:
         raise ValueError(f"{name} must have shape (..., N, T, K), none 0; got {tuple(first.shape)}")

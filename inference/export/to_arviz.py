@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.boundary import boundary
-from ...models.checks import require_count
+from ...models.checks import require_count, warn
 from ...models.randomness import seeded
 from ..arviz_groups import ConvergenceWarning, Idata, build, k_threshold
 from ..checking.importance import corrected_evidence, is_point, k_hat
@@ -513,11 +512,10 @@ def _quality(groups: Groups, own: bool) -> dict[str, Any]:
     limit = k_threshold(weights.size)
     found = known.get("k_hat_parameters")
     if own and found is not None and found > limit:
-        warnings.warn(
+        warn(
             f"to_arviz: k̂ of the parameters is {found:.2f}, above {limit:.2f}: "
             "the guide's draws may be too narrow; compare with nuts",
             ConvergenceWarning,
-            stacklevel=4,
         )
     return known | {"k_threshold": limit}
 

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import os
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from types import NoneType
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ...models import SequenceFolder
-from ...models.checks import require
+from ...models.checks import require, warn
 from ...models.data.folders import Data
 from ...models.data.names import Names
 from ...models.data.storage import Form, read_tensors, remove_unfinished
@@ -70,10 +69,9 @@ def read_checkpoint(path: Path | None, fingerprint: str) -> dict[str, Any] | Non
     other = {n: (then.get(n), v) for n, v in now.items() if then.get(n) != v}
     if other:
         said = ", ".join(f"{name} {before}, now {new}" for name, (before, new) in other.items())
-        warnings.warn(
+        warn(
             f"fit: the checkpoint {os.fspath(path)!r} was begun with {said}; the result may equal "
             "that of neither alone",
-            stacklevel=2,
         )
     return saved
 

@@ -25,16 +25,6 @@ from .parallel import Processes
 from .settings import FitSettings
 from .start import starting_values
 
-STARTS = 20
-"""Starts where they cost little: laws take many points at once, and long data are screened."""
-
-MORE_STARTS = 40
-"""Starts for three states or more, and for symbols, whose likelihoods have more maxima: with 20 a
-fifth of 25 random cases of symbols ended too low, at a height on which several starts agreed."""
-
-_FEW = 2
-"""States up to which the fewer starts do."""
-
 LARGEST = 2000
 """Parameters up to which a point estimate is found by L-BFGS on all data."""
 
@@ -54,16 +44,6 @@ LEAST_CURVATURE = 0.1
 def work(model: Model, data: Sequences) -> float:
     """What one evaluation costs, in steps × states²."""
     return data.n_steps * float(model.states**2 + 8)
-
-
-def number_of_starts(model: Model) -> int:
-    """Starts that are tried: one where EM has compared several, few where each costs the same."""
-    if model.m_step is not None:
-        return 1
-    if not model.draws_together:
-        return STARTS // 5
-    hard = model.has_paths and (model.states > _FEW or model.observations.codes)
-    return MORE_STARTS if hard else STARTS
 
 
 def is_exact(guide: Guide) -> TypeGuard[BeliefGuide]:
@@ -148,7 +128,7 @@ def laplace(
         data,
         prior="coordinates",
         start=settings.start,
-        starts=settings.restarts or number_of_starts(model),
+        starts=settings.restarts,
         seed=seed,
         steps=settings.steps,
         tolerance=settings.tolerance,

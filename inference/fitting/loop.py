@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ...models import Model, SequenceFolder, Sequences
 from ...models.boundary import boundary
+from ...models.checks import warn
 from ...models.data.folders import Data
 from ...models.randomness import TURNS, seeded
 from ..arviz_groups import ConvergenceWarning
@@ -116,7 +117,7 @@ def fit(
             warnings.filterwarnings("ignore", message=said, category=UserWarning)
             result = run.finish()
     for said in result.warnings if processes.first else ():
-        warnings.warn(f"fit: {said}", ConvergenceWarning, stacklevel=2)
+        warn(f"fit: {said}", ConvergenceWarning)
     return result
 
 

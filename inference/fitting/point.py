@@ -10,7 +10,6 @@ from torch import Tensor
 from ...models import Sequences
 from ..guides.coordinates import Coordinates
 from .ascent import Ascent
-from .direct import number_of_starts
 from .endings import doubts
 from .landscape import Landscape, Prior, Recorded
 from .maximum import maximise
@@ -49,7 +48,7 @@ class PointRun(Run):
                 self.batches.sample,
                 prior=prior,
                 start=settings.start,
-                starts=settings.restarts or number_of_starts(model),
+                starts=settings.restarts,
                 seed=self.seed,
                 steps=settings.steps,
                 tolerance=settings.tolerance,

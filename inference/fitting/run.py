@@ -6,7 +6,6 @@ import dataclasses
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from ...models import Sequences
 from ...models.chains.nodes import node_probabilities
+from ...models.checks import warn
 from ...models.data.folders import Data
 from ...models.data.storage import reading, write_tensors
 from ...models.emissions.identified import unconstrained_size
@@ -175,12 +175,11 @@ class Run:
         limit = k_threshold(WEIGHTS)
         if self.k_hat > limit:
             other = "parameters='multivariate', " if guide.uncertainty == "normal" else ""
-            warnings.warn(
+            warn(
                 f"fit: the posterior of the parameters is not normal enough: k̂ = {self.k_hat:.2f} "
                 f"where {limit:.2f} can be relied on, so that intervals may be too narrow; use "
                 f"{other}nuts, or draws corrected by their weights",
                 ConvergenceWarning,
-                stacklevel=4,
             )
 
     def _best_start(self) -> dict[str, Tensor]:
@@ -423,9 +422,8 @@ class Run:
         except (OSError, ValueError) as error:
             # What was computed counts more than its copy.
             if self.processes.first and not self.unwritten:
-                warnings.warn(
+                warn(
                     f"fit: the checkpoint cannot be written ({error}); the fit goes on without",
-                    stacklevel=4,
                 )
             self.unwritten = True
 
@@ -501,10 +499,9 @@ class Run:
             return
         dead = (visits < DEAD_SHARE).nonzero()[:, 0].tolist()
         if dead:
-            warnings.warn(
+            warn(
                 f"fit: states {dead} are hardly ever visited; try more restarts, another start, or "
                 "fewer states",
-                stacklevel=4,
             )
 
 
@@ -549,10 +546,9 @@ def _warn_of_still_nodes(shares: Tensor) -> None:
     on = node_probabilities(shares)
     still = (torch.minimum(on, 1 - on) < DEAD_SHARE / 2).nonzero()[:, 0].tolist()
     if still:
-        warnings.warn(
+        warn(
             f"fit: nodes {still} hardly ever change; try more restarts, another start, or fewer "
             "nodes",
-            stacklevel=4,
         )
 
 

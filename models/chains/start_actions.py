@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..checks import warn
 from ..data.sequences import Sequences
 from ..priors import support_of
 from .start import FRAMES, clustered
@@ -71,22 +71,20 @@ def _warn_of_units(law: ActionEmission, model: HiddenMarkovModel, data: Sequence
     off = max(abs(mean - law.reward_location), spread) / law.reward_spread
     coarse = law.least_scale > COARSE * spread > 0
     if {"reward", "reward_scale"} & set(model.priors) and (off > FAR or coarse):
-        warnings.warn(
+        warn(
             f"reward: rewards of mean {mean:.3g} and standard deviation {spread:.3g} are far from "
             f"their prior N({law.reward_location:.3g}, {law.reward_spread:.3g}²); "
             "model.scaled_to(data) has one on their scale",
-            stacklevel=2,
         )
     prior = model.priors.get("reward_scale")
     if prior is None or float(getattr(support_of(prior), "lower_bound", 0)) > 0:
         return
     values = [earned[data.actions[data.step_mask] == a].unique() for a in range(law.actions)]
     if max(map(len, values)) <= model.states:
-        warnings.warn(
+        warn(
             "reward_scale: the likelihood grows without bound as it falls, since the rewards have "
             f"no noise, and the prior {prior} has no bound; leave out priors['reward_scale'], or "
             "give one that has",
-            stacklevel=2,
         )
 
 

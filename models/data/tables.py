@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..checks import warn
 from . import cells, padding
 from .arrays import as_array, as_numbers, require_exact
 from .padding import tensor
@@ -390,10 +390,9 @@ def _require_orientation(rows: Any, header: Any) -> None:
             f"{rows[0] if hasattr(rows, 'nlevels') else rows.iloc[0]} as first row"
         )
     if of_index(header) is None and header.dtype.kind not in "iuf":
-        warnings.warn(
+        warn(
             f"from_frame: a wide frame whose columns are neither numbers nor dates; {ways}. "
             "Reading rows as sequences",
-            stacklevel=5,
         )
 
 

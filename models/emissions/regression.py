@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -11,7 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..checks import require, require_count, require_positive, require_scales
+from ..checks import require, require_count, require_positive, require_scales, warn
 from ..data.moments import FAR, input_moments
 from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
@@ -137,12 +136,11 @@ class Regression(Emission):
         """Warn if the base does not read what inputs and lags add to its linear predictor."""
         if _ignores_shift(self.base, model.states):
             what = " and ".join(n for n in ("inputs", "lags") if getattr(self, n))
-            warnings.warn(
+            warn(
                 f"emission: `score` of {type(self.base).__name__} gives the same with and without "
                 f"a shift, so that {what} change nothing; add the shift to the linear predictor of "
                 "the family, or use a family that does, such as FromDistribution",
                 UnreadWarning,
-                stacklevel=5,
             )
 
     @property

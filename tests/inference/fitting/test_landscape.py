@@ -7,7 +7,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from beliefzoo.inference.fitting import landscape
+from beliefzoo.inference.fitting import landscape, maximum
+from beliefzoo.inference.fitting.ascent import Ascent
 from beliefzoo.inference.fitting.families import Products
 from beliefzoo.inference.fitting.landscape import Landscape
 from beliefzoo.inference.fitting.parallel import Processes
@@ -181,3 +182,46 @@ def test_points_of_a_linear_model_are_evaluated_together_as_each_alone(dynamics)
     alone = [whole(point) for point in points.split(1)]
     for one, parts in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(one, torch.cat(parts), rtol=1e-9, atol=1e-9)
+
+
+def ended(*heights: float, why: str = "converged") -> Ascent:
+    zero = torch.zeros(1, dtype=torch.float64)
+    return Ascent(zero, max(heights), zero, why, (), heights, (max(heights),), None, None)
+
+
+@pytest.mark.parametrize(
+    ("ends", "starts", "heights"),
+    [
+        ([ended(1.0, 0.9)], None, (1.0, 0.9)),
+        ([ended(1.0, -5.0), ended(1.1, 0.0)], None, (1.1, 1.0, 0.0, -5.0)),  # the second agrees
+        ([ended(1.0), ended(3.0), ended(9.0)], None, (9.0, 3.0, 1.0)),  # no more than three times
+        ([ended(1.0, -5.0)], 20, (1.0, -5.0)),  # the user says how many
+        ([ended(1.0, -5.0, why="unbounded")], None, (1.0, -5.0)),
+        ([None], None, None),
+    ],
+)
+def test_more_starts_are_tried_while_only_one_is_highest(ends, starts, heights, monkeypatch):
+    sent = []
+
+    def ascend(landscape, points, **settings):
+        sent.append(points)
+        return ends[len(sent) - 1]
+
+    monkeypatch.setattr(maximum, "ascend", ascend)
+    model, data = CHAINS["counts"]
+    model = model.adapted_to(data)
+    space = space_of(model, data)
+    found = maximum.maximise(
+        None,
+        model,
+        space,
+        data,
+        prior="none",
+        start="kmeans",
+        starts=starts,
+        seed=0,
+        steps=5,
+        tolerance=1e-4,
+    )
+    assert heights == (None if found is None else found.heights)
+    assert [len(points) for points in sent] == [starts or 40] * len(ends)
