@@ -57,7 +57,7 @@ newest: $(NEWEST) ## the tests of export and diagnostics with the newest of ever
 	.venv-newest/bin/python -m pytest -n $(WORKERS) --doctest-modules --pyargs $(or $(ARGS),\
 		tests/inference/export tests/inference/checking tests/inference/test_arviz_groups.py \
 		beliefzoo.inference.arviz_groups beliefzoo.inference.export beliefzoo.inference.checking)
-	for name in earthquakes nile unemployment; do \
+	for name in earthquakes nile english-letters; do \
 		.venv-newest/bin/beliefzoo run $$name --smoke --out runs/newest/$$name --force || exit 1; \
 	done
 
