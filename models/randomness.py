@@ -39,7 +39,8 @@ def seeded(seed: int | None) -> Iterator[None]:
 
 def _seed(seed: int) -> None:
     """``torch.manual_seed``, which spends a millisecond on devices that are not there."""
-    if torch.accelerator.is_available():
+    devices = getattr(torch, "accelerator", None)  # from torch 2.6 on
+    if devices is None or devices.is_available():
         torch.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .climb import LONGEST, Each, Ending, Heights, climb, held, reach_of
+from .climb import LONGEST, RUNNING, Each, Ending, Heights, climb, held, reach_of
 
 LOOSE = 0.01
 """Nats that five steps gain together where a climb is left, to be compared with the others."""
@@ -27,11 +27,9 @@ CURVED = 120
 STEEP = 1e-2
 """Nats per unit: a function that still rises so fast at the end of the range has no maximum."""
 
-RUNNING = 6.0
-"""Logarithms that a climb moved by as much without arriving run away, a factor of 400; if…"""
-
 SPENT = 0.05
-"""…a Newton step still promises as much, in nats: what belongs at zero goes far, too."""
+"""What runs away has no maximum if a Newton step still promises as much, in nats: what belongs at
+zero goes far, too."""
 
 LEAST = 1e-6
 """Curvature below which a coordinate is not determined by the data, nats per unit²."""

@@ -28,6 +28,9 @@ probability or a variance that belongs at zero costs less than the tolerance whe
 LONGEST = 4.0
 """Most that a coordinate moves in one step."""
 
+RUNNING = 6.0
+"""Logarithms that a climb moved by as much without arriving run away, a factor of 400."""
+
 _MEMORY = 10
 """Steps that L-BFGS remembers."""
 
@@ -38,7 +41,7 @@ _TRIED = 12
 """Shorter and shorter steps that are tried before a climb is given up."""
 
 _BEHIND = 20.0
-"""Nats below the best climb from which on another one is given up…"""
+"""Nats below a climb that has arrived from which on another one is given up…"""
 
 _HOPELESS = 30.0
 """…if it would take as many times its last five steps to make them up."""
@@ -176,7 +179,10 @@ class _Party:
         recent = self._gains.sum(0)
         arrived = recent < tolerance
         arrived |= (self._promise < 0.1 * tolerance) & (self._gains[0] < 0.1 * tolerance)
-        behind = self.heights.max() - self.heights > np.maximum(_BEHIND, _HOPELESS * recent)
+        # The measure are climbs that have arrived, and not at the end of their range.
+        inside = np.abs(self.points) < np.where(np.isfinite(self._reach), RUNNING, np.inf)
+        best = self.heights.max(where=arrived & inside.all(-1), initial=-np.inf)
+        behind = best - self.heights > np.maximum(_BEHIND, _HOPELESS * recent)
         self.moving &= ~(arrived | behind | (self._tried > _TRIED))
 
 

@@ -57,7 +57,10 @@ class Products(NamedTuple):
         if data.values.device.type != "cpu":
             return None
         with torch.no_grad():
-            laws = model.laws({name: x.unsqueeze(0) for name, x in values.items()}, data)
+            try:
+                laws = model.laws({name: x.unsqueeze(0) for name, x in values.items()}, data)
+            except ValueError:  # there is none at these values, as of a chain that falls apart
+                return None
         if type(laws) is not Laws or laws.choice is not None:  # others may score in their own way
             return None
         if laws.matrices.shape[-4:-2] != (1, 1) or laws.log_initial.shape[-2] != 1:

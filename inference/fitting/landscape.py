@@ -85,18 +85,24 @@ class Landscape:
         """Return heights (M,) and gradients (M, P) at points (M, P); −inf and 0 without a value."""
         if self._products is None:
             return self._in_laws(points)
+        try:
+            heights, gradients = self._by(self._products, points)
+        except ValueError:  # one of the points has no law
+            return self._in_laws(points)
+        rows = ~(heights.isfinite() & gradients.isfinite().all(-1))
+        if bool(rows.any()):
+            heights[rows], gradients[rows] = self._in_laws(points[rows])
+        return heights, gradients
+
+    def _by(self, products: Products, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same by the statistics of the data; not finite where these cannot tell."""
         v = points.detach().requires_grad_()
         values = self.coordinates.values(v)
-        found = self._products.log_evidence(values)
+        found = products.log_evidence(values)
         if self._prior != "none":
             found = found + self._log_prior(v, values)
         (gradients,) = torch.autograd.grad(found.sum(), v)
-        heights = found.detach()
-        if bool(heights.isfinite().all()):
-            return heights, gradients
-        rows = ~heights.isfinite()
-        heights[rows], gradients[rows] = self._in_laws(points[rows])
-        return heights, gradients
+        return found.detach(), gradients
 
     def _in_laws(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The same by the laws of the model, whatever they are."""
@@ -156,7 +162,11 @@ class Landscape:
             return False
         with torch.no_grad():
             centre = torch.zeros(self.coordinates.size, dtype=torch.float64)
-            return self.model.laws(self.coordinates.values(centre), data).linear is not None
+            try:
+                laws = self.model.laws(self.coordinates.values(centre), data)
+            except ValueError:  # there are none at the centre, as where states drift away
+                return False
+        return laws.linear is not None
 
     def _of_prior(self, points: Tensor) -> Tensor:
         """Log prior at points (M, P), and its gradients: (M, 1 + P)."""

@@ -9,6 +9,7 @@ import torch
 
 from beliefzoo.inference.fitting import landscape, maximum
 from beliefzoo.inference.fitting.ascent import Ascent
+from beliefzoo.inference.fitting.climb import climb
 from beliefzoo.inference.fitting.families import Products
 from beliefzoo.inference.fitting.landscape import Landscape
 from beliefzoo.inference.fitting.parallel import Processes
@@ -126,6 +127,49 @@ def test_narrow_states_are_left_to_recursions_that_keep_their_digits():
     height, gradient = seen(model, data, space)(centre)
     assert bool(height.isfinite().all())
     assert bool(gradient.isfinite().all())
+
+
+def test_points_without_a_law_have_no_height_and_spare_the_others():
+    """Neither state is ever left at the first point, so that no stationary law is the only one."""
+    model, data = CHAINS["stationary"]
+    model = model.adapted_to(data)
+    space = space_of(model, data)
+    apart = space.at(
+        space.values(torch.zeros(space.size, dtype=torch.float64))
+        | {
+            "transition": torch.tensor(
+                [[1 - 1e-15, 1e-15], [1e-15, 1 - 1e-15]], dtype=torch.float64
+            )
+        }
+    )
+    whole = seen(model, data, space)
+    point = points_in(space, 1)
+    heights, gradients = whole(torch.cat([apart[None], point]))
+    assert heights[0] == -torch.inf
+    assert gradients[0].tolist() == [0.0] * space.size
+    assert heights[1] == pytest.approx(float(whole(point)[0]))
+    broken = Landscape(model, data, space_at(model, apart, space), prior="none", processes=ALONE)
+    assert broken(torch.zeros_like(point))[0].tolist() == [-torch.inf]
+
+
+def space_at(model, point: torch.Tensor, space: Coordinates) -> Coordinates:
+    return Coordinates(model.priors, model.units, space.values(point))
+
+
+def test_climbs_are_not_given_up_beside_one_that_never_ends():
+    """One height rises to the end of the range, the other climbs slowly to 0."""
+
+    def heights(points):
+        x, runs = points[:, 0], points[:, 1] > 50
+        fall = torch.where(runs, 1e5 * x, -10 * (1 + (x - 3).square()).log())
+        slope = torch.where(runs, 1e5, -20 * (x - 3) / (1 + (x - 3).square()))
+        return fall, torch.stack([slope, torch.zeros_like(x)], -1)
+
+    starts = torch.tensor([[0.0, 100.0], [-15.0, 0.0]], dtype=torch.float64)
+    bounded = torch.tensor([True, False])
+    found = climb(heights, starts, bounded=bounded, steps=200, tolerance=1e-4)
+    assert found.heights[0] == pytest.approx(2e6)
+    assert found.heights[1] == pytest.approx(0.0, abs=1e-3)
 
 
 @dataclasses.dataclass(frozen=True)
