@@ -109,6 +109,7 @@ LINEAR = LINEAR.with_parameters(
 SWITCHES = {"model": REGIMES, "data": DATA}
 LSTM = torch.nn.LSTM(2, 3, batch_first=True)
 HEAD = torch.nn.Linear(3, 2)
+NET = torch.nn.LSTM(2, 3, batch_first=True).eval()
 BELIEFS = torch.full((6, 3, 2), 0.5)
 PROCESS = {"model": tiger(), "data": tiger().rollout(Uniform(), 2, 3, seed=0).data}
 QUICK = {"settings": inference.FitSettings(steps=2), "progress": False}
@@ -299,6 +300,14 @@ INFERENCE: dict[str, Arguments] = {
     "compare": lambda: {"models": {"a": exported(), "b": exported()}},
     "compare_gates": compared,
     "compare_samples": {"a": CODES, "b": CODES, "lags": 1, "longest": 2},
+    "NetworkLaw": {"network": NET, "head": HEAD},
+    "PrefixLaw": {"scores": lambda codes: torch.zeros(len(codes), 2), "symbols": 2},
+    "law_divergence": {"law": SYMBOLS, "other": SYMBOLS, "sequences": 2, "length": 2},
+    "machine_of": {"network": NET, "head": HEAD, "prefixes": 7, "suffixes": 3, "samples": 2},
+    "next_log_probabilities": lambda: {
+        "law": inference.NetworkLaw(NET, HEAD),
+        "prefixes": [[0], []],
+    },
     "compare_wrapped": lambda: {"wrapped": {"a": (one := inference.wrap(**wrapped())), "b": one}},
     "construct": {"model": RESET},
     "convergence": lambda: {"idata": exported()},

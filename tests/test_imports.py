@@ -143,6 +143,7 @@ WINGS = {
         ("checking",),
         ("export",),
         ("networks",),
+        ("machines",),
         ("decisions",),
     ),
 }

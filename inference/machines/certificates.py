@@ -1,0 +1,189 @@
+r"""How far a machine is from the network it was read from: step by step, on fresh sequences.
+
+.. math:: \mathrm{KL}_t = \sum_x p(x \mid x_1 \dots x_{t-1}) \log
+    \frac{p(x \mid x_1 \dots x_{t-1})}{q(x \mid x_1 \dots x_{t-1})}
+
+The sum over the next symbol is done; only the pasts are drawn. The mean over steps of sequences of
+the law p estimates KL(p ‖ q) of whole sequences, divided by their length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models import Sequences
+from ...models.boundary import boundary
+from ...models.checks import require, require_count, require_seed
+from ..checking.evidence_gap import standard_error
+from ..filters.spectral import ObservableOperators
+from .hankel import Words, spelled, word_probabilities
+from .laws import (
+    OperatorLaw,
+    SequenceLaw,
+    asked,
+    law_of,
+    log_conditionals,
+    read_checked,
+    require_codes,
+    sampled,
+    taken,
+)
+
+_CONTEXTS = 5
+"""Worst pasts that are listed."""
+
+_SHOWN = 12
+"""Symbols of a past that are printed: the last ones."""
+
+
+@dataclass(frozen=True)
+class LawDivergence:
+    """KL between the next-symbol laws of two laws, step by step; by :func:`law_divergence`.
+
+    Attributes:
+        mean: over all steps, nats a step.
+        standard_error: of the mean, over sequences.
+        quantile: 99 % of the steps have less.
+        steps: (N, T) nats.
+        contexts: the worst pasts, and the KL after each.
+
+    >>> from beliefzoo.inference import LawDivergence
+    >>> import torch
+    >>> found = LawDivergence.of(torch.full((2, 3), 0.5), torch.tensor([[0, 1, 1], [1, 1, 1]]))
+    >>> found.mean, found.contexts[0]
+    (0.5, ('', 0.5))
+    """
+
+    mean: float
+    standard_error: float
+    quantile: float
+    steps: Tensor
+    contexts: tuple[tuple[str, float], ...]
+
+    @classmethod
+    def of(
+        cls, steps: Tensor, codes: Tensor, names: tuple[str, ...] | None = None
+    ) -> LawDivergence:
+        """Summarises KL (N, T) before each symbol of codes (N, T)."""
+        lengths = torch.full((len(steps),), steps.shape[1])
+        worst: dict[str, float] = {}
+        order = steps.flatten().argsort(descending=True, stable=True)
+        for place in order.tolist():
+            row, step = divmod(place, steps.shape[1])
+            word = spelled(codes[row, max(0, step - _SHOWN) : step], names)
+            worst.setdefault("…" * (step > _SHOWN) + word, float(steps[row, step]))
+            if len(worst) == _CONTEXTS:
+                break
+        return cls(
+            float(steps.mean()),
+            standard_error(steps.sum(-1), lengths),
+            float(steps.flatten().quantile(0.99)) if steps.numel() <= 2**24 else math.nan,
+            steps,
+            tuple(worst.items()),
+        )
+
+    def __str__(self) -> str:
+        lines = [
+            f"{self.mean:.3g} ± {self.standard_error:.1g} nats a step, 99 % of the steps below "
+            f"{self.quantile:.3g}; most after"
+        ]
+        lines += [f"  {nats:>10.3g}  {word or '(nothing)'}" for word, nats in self.contexts]
+        return "\n".join(lines)
+
+
+@boundary
+def law_divergence(
+    law: object,
+    other: object,
+    data: Sequences | None = None,
+    *,
+    sequences: int = 1000,
+    length: int = 24,
+    seed: int = 0,
+) -> LawDivergence:
+    r"""Measures KL(law ‖ other) a step, by the exact sum over the next symbol.
+
+    Args:
+        law: a :class:`SequenceLaw`, for instance a ``NetworkLaw``; or a known model of symbols
+            (``HiddenMarkovModel``, ``LabelledChain``, ``ObservableOperators``).
+        other: the same.
+        data: sequences without missing symbols whose pasts are compared; None: sequences drawn from
+            ``law``, with which the mean is the divergence of whole sequences.
+        sequences: number of sequences to draw.
+        length: of each.
+        seed: of these draws.
+
+    Returns:
+        Mean, spread, and the worst pasts.
+
+    Raises:
+        ValueError: laws of different symbols, or data that the laws do not know.
+
+    >>> from beliefzoo.inference import law_divergence
+    >>> from beliefzoo.models import golden_mean
+    >>> law_divergence(golden_mean(0.5), golden_mean(0.5)).mean
+    0.0
+    >>> round(law_divergence(golden_mean(0.5), golden_mean(0.6)).mean, 3)
+    0.014
+    """
+    one, two = law_of(law), law_of(other)
+    require(two.symbols == one.symbols, "other", f"must have {one.symbols} symbols", two.symbols)
+    require_count(sequences, "sequences", 2)
+    require_count(length, "length")
+    require_seed(seed, optional=False)
+    if data is None:
+        codes, told = sampled(one, sequences, length, seed)
+    else:
+        codes = codes_of(one, data)
+        told = log_conditionals(one, codes)
+    return LawDivergence.of(kl(told, log_conditionals(two, codes)), codes)
+
+
+def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Σ p (log p − log q) over the last axis; 0 log 0 = 0."""
+    p = log_p.exp()
+    return torch.where(p > 0, p * (log_p - log_q), 0).sum(-1).clamp_min(0)
+
+
+def codes_of(law: SequenceLaw, data: Sequences) -> Tensor:
+    """Codes (N, T) of sequences of one length without missing symbols.
+
+    Raises:
+        ValueError: other data, or symbols that the law does not know.
+    """
+    fits = isinstance(data, Sequences) and data.is_codes
+    require(fits, "data", "must be Sequences of symbols (codes=True)", type(data).__name__)
+    whole = bool(data.mask.all()) and bool((data.lengths == data.max_length).all())
+    require(whole, "data", "needs sequences of one length without missing symbols", data)
+    codes = data.codes()
+    require_codes(law, codes)
+    return codes
+
+
+def update_divergence(
+    law: SequenceLaw, operators: ObservableOperators, words: Words, codes: Tensor
+) -> LawDivergence:
+    r"""Is the law's own update Bayes' rule of the machine? KL step by step, on codes (N, T).
+
+    The law's belief in the machine's coordinates is what it says itself of the futures, b(u) =
+    F(u, ·) V: nothing is fitted. Compared are the law of the next symbol after u x, and what the
+    machine predicts from b(u) by one application of its Bayes rule. Errors of earlier steps do not
+    enter, and what lies outside the machine's directions counts.
+    """
+    machine = OperatorLaw.of(operators)
+    state, found = law.start(len(codes)), []
+    for step, column in enumerate(codes.unbind(1)):
+        parts = [
+            word_probabilities(law, taken(state, some), words) @ operators.basis
+            for some in torch.arange(len(codes)).split(256)
+        ]
+        onward = machine.read((torch.cat(parts),), column)
+        if step + 1 < codes.shape[1]:
+            state = read_checked(law, state, column)
+            told = machine.next_log_probabilities(onward)
+            found.append(kl(asked(law, state), told))
+    return LawDivergence.of(torch.stack(found, 1), codes[:, 1:])
