@@ -24,6 +24,7 @@ low or high dimension, several at once (``Independent``); those of linear models
 
 from .beliefs import DiscreteBelief, GaussianBelief
 from .chains.actions import ActionEmission, ActionTransition
+from .chains.automata import as_strings, read_automaton, read_strings
 from .chains.binary import (
     CoupledNodes,
     GateConditions,
@@ -36,6 +37,7 @@ from .chains.binary import (
 from .chains.continuous_time import ContinuousTimeHMM
 from .chains.generators import GeneratorTransition
 from .chains.hmm import ChainLaws, HiddenMarkovModel, Laws
+from .chains.labelled import LabelledHMM
 from .chains.laws import (
     BandedTransition,
     InputTransition,
@@ -171,6 +173,7 @@ __all__ = [
     "Independent",
     "InputTransition",
     "LabelledChain",
+    "LabelledHMM",
     "Laws",
     "LinearDynamics",
     "LinearEmission",
@@ -236,6 +239,7 @@ __all__ = [
     "Weibull",
     "World",
     "as_policy",
+    "as_strings",
     "emission_of",
     "gate_conditions",
     "golden_mean",
@@ -254,7 +258,9 @@ __all__ = [
     "policy_gate",
     "random_random_xor",
     "read_as_inputs",
+    "read_automaton",
     "read_pomdp",
+    "read_strings",
     "rock_sample",
     "save_model",
     "t_maze",

@@ -295,6 +295,9 @@ class Model(ABC):
     actions: int = 0
     """Number of actions that the laws read; 0 for none."""
 
+    moved_by_observations: bool = False
+    """True if observations choose the moves of the state: to draw them, laws must not see any."""
+
     names = Names()
     """Names of symbols and columns of the data that the model was fitted to."""
 

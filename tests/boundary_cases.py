@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -174,6 +175,12 @@ def written() -> dict[str, Any]:
     return {"path": "written.nc"}
 
 
+def told(text: str) -> str:
+    """A file of text."""
+    Path("told.txt").write_text(text)
+    return "told.txt"
+
+
 def gap() -> dict[str, Any]:
     """A gap, and its data."""
     guide = inference.BeliefGuide(HMM, inference.ExactFilter())
@@ -230,6 +237,7 @@ MODELS: dict[str, Arguments] = {
     "HiddenMarkovModel": {"states": 2, "emission": "poisson"},
     "Independent": {"channel": Gaussian()},
     "InputTransition": {"inputs": 1},
+    "LabelledHMM": {"states": 2, "symbols": 2},
     "LinearDynamics": {"states": 1},
     "LinearGaussianSSM": {"dynamics": LocalLevel()},
     "LinearSDE": {"states": 1},
@@ -254,9 +262,12 @@ MODELS: dict[str, Arguments] = {
     "TemporalSigmoidBeliefNetwork": {"nodes": 1, "emission": "gaussian"},
     "Vectors": {"features": 1},
     "World": {"model": tiger()},
+    "as_strings": {"words": [[0, 1], []], "symbols": 2},
     "labelled_chain": {"matrices": golden_mean().matrices},
     "load_model": lambda: {"path": save_model(HMM, "saved.pt")},
     "node_states": {"nodes": 1},
+    "read_automaton": lambda: {"path": told("I:\n(0) 1\nF:\n(0) 1\n")},
+    "read_strings": lambda: {"path": told("1 2\n1 0\n")},
     "read_pomdp": lambda: {"path": write_pomdp(tiger(), "tiger.POMDP")},
     **{
         name: {}

@@ -31,6 +31,7 @@ from beliefzoo.models import (
     Gaussian,
     HiddenMarkovModel,
     InputTransition,
+    LabelledHMM,
     LowRankTransition,
     MatrixTransition,
     NeuralEmission,
@@ -707,7 +708,45 @@ def acting_case(rng: Rng) -> Drawn:
     return Drawn(name, model, chain | values, around, first_law, steps, log_likelihood, mean)
 
 
-KINDS = (plain_case, plain_case, plain_case, node_case, memory_case, timed_case, acting_case)
+# --- symbols that choose the moves
+
+
+def labelled_case(rng: Rng) -> Drawn:
+    """A labelled chain, which moves by the symbol; at a missing one by all of them."""
+    k, size = int(rng.integers(1, 5)), int(rng.integers(1, 4))
+    values: Values = {"probs": shares(rng, k, size)}
+    if k > 1:
+        values |= {"initial": shares(rng, k), "transition": shares(rng, size, k, k)}
+
+    def steps(v: Values, at: Around, count: int) -> Floats:
+        moves = v.get("transition", np.ones((size, 1, 1)))
+        whole = np.einsum("kx,xkj->kj", v["probs"], moves)
+        chosen = [whole if np.isnan(x) else moves[int(x)] for x in at.y[:count, 0]]
+        return log0(np.reshape(chosen, (count, k, k)))
+
+    def log_likelihood(v: Values, at: Around) -> Floats:
+        told = [np.ones(k) if np.isnan(x) else v["probs"][:, int(x)] for x in at.y[:, 0]]
+        return log0(np.stack(told))
+
+    def mean(v: Values, at: Around) -> Floats:
+        del at
+        return np.stack([v["probs"]] * AHEAD)
+
+    around = []
+    for length in lengths_of(rng, k):
+        y = rng.integers(0, size, (length, 1)).astype(float)
+        y[rng.random(length) < 0.2] = np.nan
+        y[rng.integers(length)] = rng.integers(size)
+        around.append(Around(y))
+    first = first_or(np.ones(1))
+    name = f"labelled {k} states {size} symbols"
+    return Drawn(name, LabelledHMM(k, size), values, around, first, steps, log_likelihood, mean)
+
+
+KINDS = (
+    *(plain_case, plain_case, plain_case, node_case, memory_case, timed_case, acting_case),
+    labelled_case,
+)
 
 
 def draw(seed: int) -> Drawn:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models import Emission, Model, Sequences
+from ...models.chains.labelled_laws import unseen
 from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -183,6 +184,7 @@ def replicate(
     del informed  # the law of the first state is always proper
     like = observed_values(model, data)
     data = model.scheduled(data)  # the schedule of observations of the data
+    data = unseen(data) if model.moved_by_observations else data
     out = np.full((draws, *like.shape), 0 if like.dtype.kind == "i" else np.nan, like.dtype)
     for rows, batch in batches(model, data, simulate=True):
         inside = as_array(model.emitting(batch))

@@ -169,6 +169,10 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
     rows, last = torch.arange(len(data)), data.lengths - 1
     along: dict[str, Any] = {}
+    if model.moved_by_observations:  # the last one is known, those of the future are not
+        y[:, 0] = data.values[rows, last]
+        along["mask"] = torch.zeros_like(y, dtype=torch.bool)
+        along["mask"][:, 0] = data.mask[rows, last]
     if model.inputs:
         inputs, shape = future.inputs, (len(data), steps, model.inputs)
         came = None if inputs is None else tuple(inputs.shape)

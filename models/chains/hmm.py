@@ -561,11 +561,11 @@ class HiddenMarkovModel(Model):
         values = self.complete(parameters)
         if self.states == 1:
             return Laws(*self._still(values), data, self.emission, values)
-        table = _later(partial(self.transition, values, data))
+        table = later(partial(self.transition, values, data))
         choice = None
         if isinstance(self.transition, ActionTransition):
             choice = self.transition.choice(data)
-            table = _later(partial(self.transition.tables, values))
+            table = later(partial(self.transition.tables, values))
         first = self.initial_law(values, table)
         structure = partial(self._structure, values)
         return Laws(first, table, data, self.emission, values, choice=choice, structure=structure)
@@ -603,7 +603,7 @@ def _sortable(prior: dist.TorchDistribution) -> bool:
     return rows or within(kind, dist.constraints.real)
 
 
-def _later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
+def later(compute: Callable[[], Tensor]) -> Callable[[], Tensor]:
     """Call ``compute`` at most once, with or without gradients as they are enabled now.
 
     The result may first be needed where gradients are disabled, and later where they are enabled.

@@ -101,7 +101,8 @@ def check_queries(case: Drawn) -> None:
         close(smoothed[n, :length], truth.marginals, "smooth")
         close(pairs[n, : length - 1], truth.pairs, "pairs")
         close(steps[n, :length], oracles.log_increments(*chain), "steps")
-        planned = case.steps(case.values, at._replace(y=0 * at.y), length - 1)  # no deaths
+        symbols = at if model.moved_by_observations else at._replace(y=0 * at.y)  # no deaths
+        planned = case.steps(case.values, symbols, length - 1)
         before = np.einsum("ti,tij->tj", beliefs[:-1], np.exp(planned))
         close(predicted[n, 0], np.exp(chain.log_initial), "first prediction")
         close(predicted[n, 1:length], before, "predict")
