@@ -6,7 +6,7 @@ import hashlib
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ... import __version__, models
@@ -27,7 +27,15 @@ def versions() -> dict[str, str]:
 
 @cache
 def _packages() -> tuple[tuple[str, str], ...]:
-    return tuple((name, version(package)) for name, package in _PACKAGES.items())
+    return tuple((name, _version(package)) for name, package in _PACKAGES.items())
+
+
+def _version(package: str) -> str:
+    """Its version; "unknown" without metadata, which is no reason to lose what was computed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "unknown"
 
 
 def source_commit() -> str | None:

@@ -766,6 +766,15 @@ def test_commit_is_named_only_inside_a_checkout(
     assert "commit" not in report.versions()
 
 
+def test_versions_that_cannot_be_told_lose_no_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_PACKAGES", {"beliefzoo": "a-package-without-metadata"})
+    provenance._packages.cache_clear()
+    try:
+        assert report.versions()["beliefzoo"] == "unknown"
+    finally:
+        provenance._packages.cache_clear()
+
+
 def test_an_outcome_cannot_be_changed() -> None:
     outcome = report.Outcome({}, build({"posterior": {"x": np.ones((1, 1))}}, dims={}))
     with pytest.raises(AttributeError):
