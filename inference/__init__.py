@@ -67,7 +67,9 @@ from .guides.regimes import RegimeGuide
 from .guides.sampled_bits import SampledBitGuide
 from .machines.certificates import LawDivergence, law_divergence
 from .machines.laws import NetworkLaw, PrefixLaw, SequenceLaw, next_log_probabilities
-from .machines.machine import Machine, machine_of
+from .machines.machine import Machine, load_machine
+from .machines.merging import merge_states
+from .machines.reading import machine_of
 from .networks.constructed import (
     ConstructedCell,
     ConstructedFilter,
@@ -226,6 +228,7 @@ __all__ = [
     "innovation_tests",
     "law_divergence",
     "load_fit",
+    "load_machine",
     "load_plan",
     "log_evidence",
     "loo",
@@ -234,6 +237,7 @@ __all__ = [
     "machine_of",
     "mdp_values",
     "mean_readout",
+    "merge_states",
     "mixture_kalman",
     "most_likely_regimes",
     "most_likely_states",

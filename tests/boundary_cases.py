@@ -18,6 +18,7 @@ from beliefzoo.models import (
     DeepMarkovModel,
     Gaussian,
     HiddenMarkovModel,
+    LabelledHMM,
     LinearDynamics,
     LinearGaussianSSM,
     LocalLevel,
@@ -314,7 +315,20 @@ INFERENCE: dict[str, Arguments] = {
     "NetworkLaw": {"network": NET, "head": HEAD},
     "PrefixLaw": {"scores": lambda codes: torch.zeros(len(codes), 2), "symbols": 2},
     "law_divergence": {"law": SYMBOLS, "other": SYMBOLS, "sequences": 2, "length": 2},
-    "machine_of": {"network": NET, "head": HEAD, "prefixes": 7, "suffixes": 3, "samples": 2},
+    "load_machine": lambda: {
+        "path": inference.machine_of(SYMBOLS, samples=2, refine=False).save("machine.pt")
+    },
+    "machine_of": {
+        "network": NET,
+        "head": HEAD,
+        **dict.fromkeys(("samples", "restarts", "states"), 2),
+        **dict.fromkeys(("prefixes", "suffixes"), 7),
+        "length": 3,
+    },
+    "merge_states": {
+        "hmm": LabelledHMM.from_tables([0.5, 0.5], torch.full((2, 2, 2), 0.25)),
+        "tolerance": 0.1,
+    },
     "next_log_probabilities": lambda: {
         "law": inference.NetworkLaw(NET, HEAD),
         "prefixes": [[0], []],

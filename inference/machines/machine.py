@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass, field
+import os
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...models import Sequences
+from ...models import LabelledHMM, Sequences
 from ...models.boundary import boundary
-from ...models.checks import require, require_count, require_positive, require_seed
+from ...models.checks import require_count
+from ...models.data.storage import read_tensors, reading, write_tensors
+from ..checking.sample_statistics import SampleComparison, compare_samples
 from ..filters.spectral import ObservableOperators
-from .certificates import LawDivergence, codes_of, kl, update_divergence
-from .hankel import Plan, Spectrum, difference_of, plan_of, spectrum_of
-from .laws import OperatorLaw, SequenceLaw, law_of, log_conditionals, sampled
+from .certificates import LawDivergence, codes_of, update_divergence
+from .hankel import Words
+from .laws import OperatorLaw, SequenceLaw, sampled
+from .refinement import Tables
+
+_PLAIN = ("kind", "states", "floor", "floor_from", "ranks", "curve", "starts", "small", "asked")
+_OPERATORS = ("basis", "start", "end", "operators")
 
 _SHOWN = 8
 """Singular values that are printed, beyond those of the machine."""
@@ -30,26 +39,33 @@ class Machine:
     r"""A machine read off the law of a network; made by :func:`machine_of`.
 
     Attributes:
-        operators: observable operators of ``states`` dimensions.
+        operators: observable operators of ``states`` dimensions, the nearest that were found.
+        kind: what they are: as read off the Hankel matrix, refined, or the hidden Markov model.
         states: their number r.
         singular_values: of the law's Hankel matrix, largest first.
         floor: singular values below are not counted as the network's.
         floor_from: where the floor comes from.
         ranks: number of singular values above the floor with futures of at most 1, 2, … symbols.
-        curve: KL(network ‖ operators) a step, nats, for 1, 2, … states, on sequences of their own.
+        curve: KL(network ‖ operators as read off) a step, nats, for 1, 2, … states, on sequences of
+            their own.
         divergence: KL(network ‖ machine) step by step, on fresh sequences of the network.
+        hmm_tables: b_0 and A of the nearest hidden Markov model; None without ``refine``.
+        hmm_divergence: KL(network ‖ hidden Markov model), likewise.
+        starts: of the hidden Markov model, and the KL that each came to in a few iterations.
         small: whether a small machine was found: the rank has stopped growing with the futures.
-        plan: which words the Hankel matrix is made of.
+        asked: which words the Hankel matrix is made of, in words.
         law: the network's; None once the machine was read from a file.
+        futures: the words of the future that define the machine's coordinates.
 
     >>> from beliefzoo.inference import machine_of
     >>> from beliefzoo.models import golden_mean
-    >>> found = machine_of(golden_mean())  # a known machine in the network's place
+    >>> found = machine_of(golden_mean(), refine=False)  # a known machine in the network's place
     >>> found.states, round(found.entropy_rate[0], 2)  # 2/3 log 2
     (2, 0.46)
     """
 
     operators: ObservableOperators
+    kind: str
     states: int
     singular_values: Tensor
     floor: float
@@ -57,9 +73,49 @@ class Machine:
     ranks: tuple[int, ...]
     curve: tuple[float, ...]
     divergence: LawDivergence
+    hmm_tables: Tables | None
+    hmm_divergence: LawDivergence | None
+    starts: tuple[tuple[str, float], ...]
     small: bool
-    plan: Plan
+    asked: str
     law: SequenceLaw | None = field(repr=False)
+    futures: Words = field(repr=False)
+
+    @property
+    def hmm(self) -> LabelledHMM:
+        """The nearest hidden Markov model; its moves may depend on the symbol.
+
+        Raises:
+            ValueError: the machine was made without ``refine``.
+        """
+        if self.hmm_tables is None:
+            raise ValueError("refine: must be True for a hidden Markov model, got False")
+        start, tables, _ = self.hmm_tables
+        return LabelledHMM.from_tables(start, tables)
+
+    def samples(self, n: int = 500, *, seed: int = 0) -> SampleComparison:
+        """Compares sequences of the network (first) and of the machine, as ``compare_samples``.
+
+        Args:
+            n: number of sequences of each.
+            seed: of the draws.
+
+        Raises:
+            ValueError: as for ``update_error``.
+        """
+        require_count(n, "n", 4)
+        length = self.divergence.steps.shape[1]
+        laws = self._network(), OperatorLaw.of(self.operators)
+        ours, theirs = (
+            Sequences.from_tensors(sampled(law, n, length, seed + k)[0].unsqueeze(-1), codes=True)
+            for k, law in enumerate(laws)
+        )
+        return compare_samples(ours, theirs, lags=min(10, length - 1), seed=seed)
+
+    def _network(self) -> SequenceLaw:
+        if self.law is None:
+            raise ValueError("found: needs the network, got a machine that was read from a file")
+        return self.law
 
     @cached_property
     def entropy_rate(self) -> tuple[float, float]:
@@ -94,13 +150,33 @@ class Machine:
             ValueError: data that the law does not know, or a machine that was read from a file,
                 without its network.
         """
-        if self.law is None:
-            raise ValueError("found: needs the network, got a machine that was read from a file")
+        law = self._network()
         if data is None:
-            codes = sampled(self.law, 200, self.divergence.steps.shape[1], seed)[0]
+            codes = sampled(law, 200, self.divergence.steps.shape[1], seed)[0]
         else:
-            codes = codes_of(self.law, data)
-        return update_divergence(self.law, self.operators, self.plan.suffixes, codes)
+            codes = codes_of(law, data)
+        return update_divergence(law, self.operators, self.futures, codes)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Writes the machine without its network to one file, completely or not at all.
+
+        Args:
+            path: the file; ``load_machine`` reads it.
+
+        Raises:
+            ValueError: a missing folder.
+        """
+        record = {name: getattr(self, name) for name in _PLAIN}
+        record["contexts"] = [self.divergence.contexts]
+        record["contexts"] += [] if self.hmm_divergence is None else [self.hmm_divergence.contexts]
+        tensors = {name: getattr(self.operators, name) for name in _OPERATORS}
+        tensors |= {"singular_values": self.singular_values, "steps": self.divergence.steps}
+        if self.hmm_tables is not None and self.hmm_divergence is not None:
+            tensors |= {f"hmm_{name}": part for name, part in self.hmm_tables._asdict().items()}
+            tensors["hmm_steps"] = self.hmm_divergence.steps
+        for length, (parents, symbols) in enumerate(self.futures.levels):
+            tensors |= {f"parents_{length}": parents, f"symbols_{length}": symbols}
+        return write_tensors(path, {"record": json.dumps(record), "tensors": tensors}, "machine")
 
     def __str__(self) -> str:
         shown = self.singular_values[: self.states + _SHOWN].tolist()
@@ -108,10 +184,17 @@ class Machine:
         below = " ".join(f"{value:.2g}" for value in shown[self.states :])
         rate, error = self.entropy_rate
         lines = [
-            f"machine of {self.states} states, from {self.plan}",
+            f"machine of {self.states} states ({self.kind}), from {self.asked}",
             f"  singular values {values} | {below}",
             f"  floor           {self.floor:.3g} ({self.floor_from})",
             f"  KL(network ‖ machine) {self.divergence}",
+        ]
+        if self.hmm_divergence is not None:
+            hmm = self.hmm_divergence
+            lines.append(
+                f"  KL(network ‖ hidden Markov model) {hmm.mean:.3g} ± {hmm.standard_error:.1g}"
+            )
+        lines += [
             f"  entropy rate    {rate:.5f} ± {error:.1g} nats",
             f"  normalisation   off by {self.normalisation:.1g}",
         ]
@@ -129,153 +212,52 @@ class Machine:
 
 
 @boundary
-def machine_of(
-    network: object,
-    head: nn.Module | None = None,
-    embedding: nn.Module | None = None,
-    *,
-    states: int | None = None,
-    regret: float | None = None,
-    other: object | None = None,
-    tolerance: float = 1e-3,
-    largest: int = 16,
-    prefixes: int = 1500,
-    suffixes: int = 130,
-    samples: int = 1000,
-    length: int = 24,
-    gigabytes: float = 4.0,
-    seed: int = 0,
-    progress: bool = False,
-) -> Machine:
-    r"""Reads the machine off a network: only the network's own law of sequences is asked.
-
-    The Hankel matrix F(u, v) = p(v | u) over words u of the past and v of the future has the rank
-    of the smallest machine with linear belief; its singular vectors give the machine's operators.
-    How many directions count is fixed by, in this order, ``states``; a floor, the larger one of
-    √``regret`` and of the distance between the matrices of two trainings (``other``); or
-    ``tolerance``: the fewest states with KL(network ‖ machine) below it.
+def load_machine(path: str | os.PathLike[str]) -> Machine:
+    """Reads a machine written by ``Machine.save``; nothing is unpickled.
 
     Args:
-        network: ``torch.nn.LSTM``, ``GRU`` or ``RNN`` in evaluation mode with its ``head``, or a
-            :class:`SequenceLaw` (``PrefixLaw`` makes one of a function), or a known model.
-        head: from the network's outputs to scores of the V symbols.
-        embedding: from codes to the network's inputs; None: one-hot vectors.
-        states: number of states; None: it is found.
-        regret: KL(truth ‖ network) a step, nats, where it is known: held-out loss minus entropy.
-        other: the law of another training of the network, as a :class:`SequenceLaw`.
-        tolerance: nats a step.
-        largest: most states that are tried.
-        prefixes: most words of the past; all of up to some length, or drawn if these would be
-            shorter than four symbols.
-        suffixes: most words of the future; likewise, two symbols.
-        samples: sequences of the network that machines are compared on, and as many fresh ones.
-        length: of each, and of drawn pasts.
-        gigabytes: of memory that the moments may take.
-        seed: of all draws.
-        progress: show bars, which say time and memory first.
+        path: the file.
 
     Returns:
-        The machine, which prints its figures.
+        The machine, without the law of its network.
 
     Raises:
-        ValueError: a network in training mode or reading backward, a head or an embedding of the
-            wrong size, NaN or probabilities that do not sum to 1, more symbols than fit into
-            memory, or a bad option.
+        ValueError: a missing or damaged file, or one of something else; names the file.
 
-    Source: Hsu, Kakade & Zhang (2012); Ayache, Eyraud & Goudian (2018); docs/science.md, I10.
-
-    >>> import torch
-    >>> from beliefzoo.inference import machine_of
-    >>> _ = torch.manual_seed(0)
-    >>> lstm, head = torch.nn.LSTM(2, 4).eval(), torch.nn.Linear(4, 2)  # in practice trained ones
-    >>> found = machine_of(lstm, head, states=2)
-    >>> found.states, found.divergence.mean < 1e-3
-    (2, True)
+    >>> import pathlib, tempfile
+    >>> from beliefzoo.inference import load_machine, machine_of
+    >>> from beliefzoo.models import golden_mean
+    >>> found = machine_of(golden_mean(), samples=20, refine=False)
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     load_machine(found.save(pathlib.Path(folder) / "machine.pt")).states
+    2
     """
-    law = law_of(network, head, embedding)
-    counts = {"largest": largest, "prefixes": prefixes, "suffixes": suffixes, "length": length}
-    for name, value in counts.items():
-        require_count(value, name)
-    require_count(samples, "samples", 2)
-    require_count(states, "states", optional=True)
-    for name, number in ("tolerance", tolerance), ("gigabytes", gigabytes):
-        require_positive(number, name)
-    if regret is not None:
-        require_positive(regret, "regret", zero=True)
-    require_seed(seed, optional=False)
-    plan = plan_of(
-        law, prefixes=prefixes, suffixes=suffixes, length=length, gigabytes=gigabytes, seed=seed
-    )
-    spectrum = spectrum_of(law, plan, seed=seed, progress=progress)
-    floor, floor_from = _floor(law, spectrum, regret, other, seed)
-    most = min(max(largest, states or 1), spectrum.rank(0))
-    codes, told = sampled(law, samples, length, seed + 1)
-    curve = [_distance(spectrum.operators(rank), codes, told) for rank in range(1, most + 1)]
-    if states is not None:
-        require(states <= most, "states", f"needs at most {most}, the rank of the law", states)
-    chosen = _chosen(spectrum, curve, states, floor, floor_from, tolerance)
-    operators = spectrum.operators(chosen.states)
-    fresh, fresh_told = sampled(law, samples, length, seed + 2)
-    machine = OperatorLaw.of(operators)
-    return Machine(
-        operators,
-        chosen.states,
-        spectrum.singular_values,
-        chosen.floor,
-        chosen.floor_from,
-        spectrum.ranks(chosen.floor),
-        tuple(curve),
-        LawDivergence.of(kl(fresh_told, log_conditionals(machine, fresh)), fresh),
-        chosen.small,
-        plan,
-        law,
-    )
-
-
-class _Choice(NamedTuple):
-    states: int
-    floor: float
-    floor_from: str
-    small: bool
-
-
-def _chosen(
-    spectrum: Spectrum,
-    curve: list[float],
-    states: int | None,
-    floor: float,
-    floor_from: str,
-    tolerance: float,
-) -> _Choice:
-    """The number of states: as given, by the floor, or by the tolerance."""
-    rank, most = spectrum.rank(floor), len(curve)
-    if floor_from:
-        ranks = spectrum.ranks(floor)
-        steady = len(ranks) < 2 or ranks[-1] <= ranks[-2]
-        return _Choice(states or min(rank, most), floor, floor_from, steady and rank <= most)
-    within = next((n for n, nats in enumerate(curve, 1) if nats <= tolerance), most)
-    count = states or within
-    values = spectrum.singular_values
-    floor = max(float(values[count]) if count < len(values) else 0.0, spectrum.rounding)
-    said = f"the first direction left out; KL <= {tolerance:g} is reached with {within} states"
-    small = curve[within - 1] <= tolerance
-    if not small:
-        said = f"the first direction left out; KL <= {tolerance:g} is not reached"
-    return _Choice(count, floor, said, small)
-
-
-def _floor(
-    law: SequenceLaw, spectrum: Spectrum, regret: float | None, other: object, seed: int
-) -> tuple[float, str]:
-    """The larger one of the floors that are known, and its name; no name if there is none."""
-    known = []
-    if regret is not None:
-        known.append((math.sqrt(regret), "square root of the regret"))
-    if other is not None:
-        apart = difference_of(law, law_of(other), spectrum.plan, seed=seed)
-        known.append((apart, "distance to the matrix of the other training"))
-    return max(known, default=(spectrum.rounding, ""))
-
-
-def _distance(operators: ObservableOperators, codes: Tensor, told: Tensor) -> float:
-    return float(kl(told, log_conditionals(OperatorLaw.of(operators), codes)).mean())
+    content = read_tensors(path, {"record": str, "tensors": dict}, "machine")
+    with reading(path, "a machine"):
+        record, tensors = json.loads(content["record"]), content["tensors"]
+        operators = ObservableOperators(*(tensors[name] for name in _OPERATORS))
+        OperatorLaw.of(operators)  # which checks the shapes
+        contexts = [tuple(map(tuple, each)) for each in record.pop("contexts")]
+        divergences = [
+            replace(LawDivergence.of(tensors[name], None), contexts=each)
+            for name, each in zip(("steps", "hmm_steps"), contexts, strict=False)
+        ]
+        lengths = range(sum(name.startswith("parents_") for name in tensors))
+        futures = Words(tuple((tensors[f"parents_{n}"], tensors[f"symbols_{n}"]) for n in lengths))
+        hmm = None
+        if len(contexts) > 1:
+            hmm = Tables(*(tensors[f"hmm_{name}"] for name in Tables._fields))
+        for name in ("ranks", "curve"):
+            record[name] = tuple(record[name])
+        record["starts"] = tuple(map(tuple, record["starts"]))
+        plain: dict[str, Any] = {name: record[name] for name in _PLAIN}
+        return Machine(
+            operators=operators,
+            singular_values=tensors["singular_values"],
+            divergence=divergences[0],
+            hmm_tables=hmm,
+            hmm_divergence=divergences[1] if len(contexts) > 1 else None,
+            law=None,
+            futures=futures,
+            **plain,
+        )
