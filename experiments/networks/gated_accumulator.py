@@ -370,6 +370,6 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     cases = (*EXACT, *VIOLATING)
     return {
         "gates": drawings.gates(posterior, figures, cases),
-        "memory": drawings.memory(posterior, ("accumulator", "leaking_accumulator")),
+        "memory": drawings.memory(posterior, ("accumulator", *VIOLATING)),
         "distances": drawings.distances(figures, cases),
     }

@@ -15,6 +15,7 @@ import math
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,13 +25,10 @@ from ...inference import (
     BeliefGuide,
     LSTMFilter,
     NaturalLSTMFilter,
-    evidence_gap,
     fit,
-    gate_identity,
-    update_agreement,
 )
 from ...inference.arviz_groups import Idata
-from ...inference.networks.gate_identity import PARTS, bayes_factors
+from ...inference.networks.gate_identity import PARTS
 from ...models import HiddenMarkovModel, LinearGaussianSSM, Sequences
 from ...models.randomness import one_thread
 from ..command.report import Array, Outcome, record
@@ -44,7 +42,7 @@ from ..command.seeds import (
     stream,
     summary,
 )
-from ..parts.gates import best_unit, of_the_observation_alone, overgrown
+from ..parts.gates import KL, gate_figures, gate_rows, of_the_observation_alone, overgrown
 from ..parts.random_models import settling, stay_or_redraw, switching
 from ..parts.training import GradientSteps, Simulated, positive
 from .drawings.natural_gates import draw
@@ -56,7 +54,7 @@ __all__ = ["SMOKE", "Settings", "draw", "run"]
 NETWORKS = "divided", "undivided", "free"
 """Natural cells whose work is divided, or not, and an LSTM with a free linear read-out."""
 
-KL, FREE = "kl_filter_per_step", "kl_times_that_of_the_free_lstm"
+FREE = "kl_times_that_of_the_free_lstm"
 
 REACH = {
     **{f"over_models.{group}.divided.{KL}.largest": ("<=", 1e-4) for group in ("given", "drawn")},
@@ -271,32 +269,13 @@ def trained(
         if states <= 2:
             climb(guide, data[: settings.last_sequences], settings.last_steps)
         test = heldout(settings, name)
-        figures = figures_of(settings, guide, test)
+        measured = partial(gate_figures, test=test, changes=settings.changes, seed=settings.seed)
+        figures = measured(guide)
         if kind == "divided":
             fresh.calibrate(data)
-            figures["untrained"] = figures_of(settings, fresh, test)
-            figures["overgrown"] = figures_of(settings, overgrown(guide, settings.overgrown), test)
+            figures["untrained"] = measured(fresh)
+            figures["overgrown"] = measured(overgrown(guide, settings.overgrown))
     return figures, guide
-
-
-def figures_of(settings: Settings, guide: BeliefGuide, test: Sequences) -> dict[str, Any]:
-    """Distances to the exact filter, and gates beside the factors of Bayes' rule."""
-    gap = evidence_gap(guide, test)
-    figures: dict[str, Any] = {
-        KL: gap.kl_filter_per_step,
-        "evidence_gap_per_step": gap.gap_per_step,
-    }
-    if guide.model.belief.discrete:
-        update = update_agreement(guide, test, changes=settings.changes, seed=settings.seed)
-        figures["update_r_squared"] = update.r_squared
-    if isinstance(guide.filter, NaturalLSTMFilter):
-        found = gate_identity(guide, test)
-        for part in PARTS:
-            figures[f"{part}_r_squared"] = found.worst(part)
-            figures[f"{part}_slope"] = float(np.mean([unit[part].slope for unit in found.units]))
-    else:
-        figures["best_unit_correlation"] = best_unit(guide, test)
-    return figures
 
 
 # --- the experiment -------------------------------------------------------------------------------
@@ -357,22 +336,8 @@ def _record(
     names = list(guides)
     shown: dict[str, list[Array]] = defaultdict(list)
     for name, guide in guides.items():
-        own = guide.filter
-        assert isinstance(own, NaturalLSTMFilter)
-        test = heldout(settings, name)[: settings.shown]
-        with torch.no_grad(), one_thread():
-            gates = own.gates(guide.model.laws({}, test))
-            bayes = bayes_factors(guide.model, test)
-        scale = float(own.natural_scale[0])
-        i, f, g, c = (gates[key][:, :, 0, 0].double() for key in "ifgc")
-        rows = {
-            "forget_gate": f[:, 1:],
-            "kept": scale * f[:, 1:] * c[:, :-1],
-            "written": scale * (i * g)[:, 1:],
-            "before": bayes["before"][..., 0],
-            "exact_kept": bayes["kept"][..., 0],
-            "exact_written": bayes["written"][..., 0],
-        }
+        with one_thread():
+            rows = gate_rows(guide, heldout(settings, name)[: settings.shown])
         for key, value in rows.items():
             shown[key].append(value.numpy())
 

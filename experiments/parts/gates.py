@@ -7,13 +7,21 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from ...inference import BeliefGuide, LSTMFilter
-from ...inference.networks.gate_identity import LEAST_CELL, bayes_factors
+from ...inference import (
+    BeliefGuide,
+    LSTMFilter,
+    NaturalLSTMFilter,
+    evidence_gap,
+    gate_identity,
+    update_agreement,
+)
+from ...inference.networks.gate_identity import LEAST_CELL, PARTS, bayes_factors
 from ...models import HiddenMarkovModel, Model, NodeGate, Sequences, node_states
 
 
@@ -126,8 +134,60 @@ def renamed(pairs: Pairs) -> list[Pairs]:
 
 # Forget gates of an LSTM beside the factor of Bayes' rule
 
+KL = "kl_filter_per_step"
+"""Of a network's belief from the exact filter's, in reports."""
+
 BINS = 40
 """Of the observation, for the best function of it."""
+
+
+def gate_figures(guide: BeliefGuide, test: Sequences, *, changes: int, seed: int) -> dict[str, Any]:
+    """Distances to the exact filter, and gates beside the factors of Bayes' rule.
+
+    Args:
+        guide: of a model with known parameters.
+        test: sequences that its network was not trained on.
+        changes: changed histories of every sequence, for the update of networks without units.
+        seed: of the changes.
+    """
+    gap = evidence_gap(guide, test)
+    figures: dict[str, Any] = {
+        KL: gap.kl_filter_per_step,
+        "evidence_gap_per_step": gap.gap_per_step,
+    }
+    if guide.model.belief.discrete:
+        update = update_agreement(guide, test, changes=changes, seed=seed)
+        figures["update_r_squared"] = update.r_squared
+    if isinstance(guide.filter, NaturalLSTMFilter):
+        found = gate_identity(guide, test)
+        for part in PARTS:
+            figures[f"{part}_r_squared"] = found.worst(part)
+            figures[f"{part}_slope"] = float(np.mean([unit[part].slope for unit in found.units]))
+    else:
+        figures["best_unit_correlation"] = best_unit(guide, test)
+    return figures
+
+
+def gate_rows(guide: BeliefGuide, test: Sequences) -> dict[str, Tensor]:
+    """c before a step, what gate, kept and written part of the first cell are, and should be.
+
+    Each (N, T − 1), from the second step on.
+    """
+    own = guide.filter
+    assert isinstance(own, NaturalLSTMFilter)
+    with torch.no_grad():
+        gates = own.gates(guide.model.laws({}, test))
+        bayes = bayes_factors(guide.model, test)
+    scale = float(own.natural_scale[0])
+    i, f, g, c = (gates[key][:, :, 0, 0].double() for key in "ifgc")
+    return {
+        "forget_gate": f[:, 1:],
+        "kept": scale * f[:, 1:] * c[:, :-1],
+        "written": scale * (i * g)[:, 1:],
+        "before": bayes["before"][..., 0],
+        "exact_kept": bayes["kept"][..., 0],
+        "exact_written": bayes["written"][..., 0],
+    }
 
 
 def best_unit(guide: BeliefGuide, test: Sequences) -> float:
@@ -161,12 +221,9 @@ def of_the_observation_alone(model: Model, test: Sequences) -> float:
     of the sequences, tested on the second half; a missing y_t has a bin of its own. One feature."""
     bayes = bayes_factors(model, test)
     kept, before = bayes["kept"][..., 0], bayes["before"][..., 0]
-    target, y, inside = (
-        kept / before,
-        test.values[:, 1:, 0].double().contiguous(),
-        before.abs() > LEAST_CELL,
-    )
-    seen = test.mask[:, 1:, 0]
+    target, inside = kept / before, (before.abs() > LEAST_CELL) & test.step_mask[:, 1:]
+    y, seen = (each.reshape(len(kept), -1)[:, 1:] for each in (test.values, test.mask))
+    y = y.double().contiguous()
     half = torch.zeros_like(inside)
     half[: len(half) // 2] = True
     edges = y[half & seen].quantile(torch.linspace(0, 1, BINS + 1, dtype=y.dtype)[1:-1])

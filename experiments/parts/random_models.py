@@ -177,6 +177,26 @@ def switching(random: Random) -> HiddenMarkovModel:
     )
 
 
+def speaking(family: str, states: int, random: Random) -> HiddenMarkovModel:
+    """States that last some steps and emit symbols, counts, or reals of unit noise.
+
+    Args:
+        family: ``"categorical"``, ``"poisson"`` or ``"gaussian"``.
+        states: their number; there are three more symbols.
+        random: of the parameters.
+    """
+    moves = _moves(random, states)
+    if family == "categorical":
+        probs = random.dirichlet(np.full(states + 3, 0.7), states)
+        model = HiddenMarkovModel(states, Categorical(states + 3))
+        return model.with_parameters(**moves, probs=probs)
+    if family == "poisson":
+        rate = _between(random, 0.5, 12, states)
+        return HiddenMarkovModel(states, "poisson").with_parameters(**moves, rate=rate)
+    values = {"mean": random.normal(0, 1.5, states), "scale": np.ones(states)}
+    return HiddenMarkovModel(states, "gaussian").with_parameters(**moves, **values)
+
+
 def stay_or_redraw(states: int, random: Random) -> HiddenMarkovModel:
     """T = (1 − ε) I + ε 1 π'; means on a circle in the plane, unit variance."""
     rate = random.uniform(0.05, 0.2)

@@ -23,8 +23,10 @@ WITHOUT_DRAWS = {
     "fits-in-any-unit",
     "gate-identity",
     "grid-beliefs",
+    "learned-too",
     "natural-gates",
     "policy-reading",
+    "random-chains",
     "relaxed-cell",
     "written-gates",
 }

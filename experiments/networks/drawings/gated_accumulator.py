@@ -46,7 +46,8 @@ def gates(posterior: Idata, figures: Figures, cases: Sequence[str]) -> Figure:
 def memory(posterior: Idata, cases: Sequence[str]) -> Figure:
     """One sequence: its memory, the exact mean, and the networks of the first seed."""
     known, drawn = group(posterior, "constant_data"), group(posterior, "posterior")
-    figure, axes = plt.subplots(2, 1, figsize=(9, 6), sharex=True, layout="constrained")
+    size = 9, 3 * len(cases)
+    figure, axes = plt.subplots(len(cases), 1, figsize=size, sharex=True, layout="constrained")
     for axis, case in zip(axes, cases, strict=True):
         own = known.isel(heldout=0)
         step = own["step"].values
