@@ -65,6 +65,7 @@ from .guides.guide import BeliefGuide, ForwardGuide, Guide, MeanFieldGuide, Post
 from .guides.particles import Particles, particle_filter
 from .guides.regimes import RegimeGuide
 from .guides.sampled_bits import SampledBitGuide
+from .machines.baum_welch import BaumWelch, baum_welch
 from .machines.certificates import LawDivergence, law_divergence
 from .machines.laws import NetworkLaw, PrefixLaw, SequenceLaw, next_log_probabilities
 from .machines.machine import Machine, load_machine
@@ -117,6 +118,7 @@ __all__ = [
     "Agreement",
     "AlphaVectors",
     "Answers",
+    "BaumWelch",
     "BayesianRecurrentFilter",
     "BeliefGuide",
     "BeliefReadout",
@@ -200,6 +202,7 @@ __all__ = [
     "WeightedEvidence",
     "Wrapped",
     "WrappedComparison",
+    "baum_welch",
     "belief_events",
     "belief_readout",
     "collapsed",

@@ -307,6 +307,7 @@ INFERENCE: dict[str, Arguments] = {
     "RegimeGuide": lambda: {"model": REGIMES, "filter": inference.LSTMFilter(2)},
     "SampledBitGuide": lambda: {"model": NODE, "filter": inference.SigmoidFilter()},
     "StochasticCell": {"lstm": LSTM},
+    "baum_welch": {"model": LabelledHMM(2, 2), "data": CODES, "steps": 2},
     "belief_events": {"model": SYMBOLS, "data": CODES},
     "belief_readout": {"features": torch.ones(6, 3, 2), "beliefs": BELIEFS},
     "compare": lambda: {"models": {"a": exported(), "b": exported()}},

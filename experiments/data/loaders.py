@@ -14,11 +14,20 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ...models import POMDP, Sequences, read_pomdp
+from ...models import (
+    POMDP,
+    LabelledHMM,
+    Sequences,
+    read_automaton,
+    read_pomdp,
+    read_strings,
+)
 
 _SERIES = Path(__file__).parent
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -68,6 +77,24 @@ _TRANSPLANTS = (
     "panel/cav.csv",
     "a21beacd07fea540edac41e1705690794e3a16ce354be5aea3ab44798ca51db0",
 )
+
+_FLOORS = {
+    14: 116.7919,
+    28: 52.7435,
+    33: 31.8650,
+    38: 21.4458,
+    45: 24.0422,  # hidden Markov models
+    30: 22.9260,
+    31: 41.2136,
+    39: 10.0020,
+    29: 24.0308,  # automata
+    24: 38.7288,
+    42: 16.0038,
+    7: 51.2243,  # deterministic automata
+}
+"""The score of the true machine of each set of strings, as the challenge has published it."""
+
+_PARTS = ("train.gz", "test.gz", "model.txt", "solution.txt")
 
 _PROBLEMS = {
     "1d": (
@@ -395,6 +422,52 @@ def load_problem(name: str) -> POMDP:
     return read_pomdp(path, unset="reset" if name == "mini-hall2" else "refuse")
 
 
+class StringProblem(NamedTuple):
+    """Strings of a known machine, of the PAutomaC challenge (Verwer, Eyraud & de la Higuera 2014).
+
+    Every string ends with the end symbol, see ``as_strings``.
+    """
+
+    train: Sequences
+    """Strings to learn from; many are there several times."""
+    test: Sequences
+    """1000 different strings."""
+    symbols: int
+    """Number of symbols V without the end."""
+    machine: LabelledHMM
+    """The machine that drew them."""
+    chances: Tensor
+    """p of the test strings under it, as published, normalised over them, (1000,)."""
+
+
+def load_strings(problem: int) -> StringProblem:
+    """Strings of one of twelve problems of the PAutomaC challenge.
+
+    Args:
+        problem: 14, 28, 33, 38, 45 (hidden Markov models), 29, 30, 31, 39 (automata), 7, 24, 42
+            (deterministic automata).
+
+    Raises:
+        ValueError: another problem, or where BELIEFZOO_DATA is not set or does not hold its files,
+            or the score of the published chances is not the published one.
+    """
+    if problem not in _FLOORS:
+        raise ValueError(f"problem must be one of {sorted(_FLOORS)}; got {problem!r}")
+    paths = [_in_data_folder(f"strings/{problem}.{part}") for part in _PARTS]
+    (train, symbols), (test, _) = map(read_strings, paths[:2])
+    machine = read_automaton(paths[2], symbols)
+    listed = [float(word) for word in paths[3].read_text(encoding="utf-8").split()[1:]]
+    chances = torch.tensor(listed, dtype=torch.float64)
+    chances /= chances.sum()
+    floor = float(2 ** -(chances * chances.log2()).sum())
+    if len(chances) != len(test) or abs(floor - _FLOORS[problem]) > 1e-4:
+        raise ValueError(
+            f"{paths[3]} must have the chances of the {len(test)} test strings, of score "
+            f"{_FLOORS[problem]}; got {len(chances)} of score {floor:.4f}"
+        )
+    return StringProblem(train, test, symbols, machine, chances)
+
+
 def _series(name: str, feature: str) -> Sequences:
     """A yearly series of the package."""
     table = np.loadtxt(_SERIES / f"{name}.csv", delimiter=",", skiprows=1, dtype=np.int64)
@@ -419,6 +492,15 @@ def _pitch_names() -> Iterator[str]:
 
 def _from_data_folder(relative: str, sha256: str) -> Path:
     """A file below the folder BELIEFZOO_DATA, its checksum verified."""
+    path = _in_data_folder(relative)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != sha256:
+        raise ValueError(f"{relative} must have the SHA-256 {sha256}; the file there has {found}")
+    return path
+
+
+def _in_data_folder(relative: str) -> Path:
+    """A file below the folder BELIEFZOO_DATA."""
     named = os.environ.get("BELIEFZOO_DATA")
     if not named:
         raise ValueError(
@@ -428,7 +510,4 @@ def _from_data_folder(relative: str, sha256: str) -> Path:
     path = Path(named) / relative
     if not path.is_file():
         raise ValueError(f"BELIEFZOO_DATA must name a folder that holds {relative}; got {named!r}")
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
-    if found != sha256:
-        raise ValueError(f"{relative} must have the SHA-256 {sha256}; the file there has {found}")
     return path

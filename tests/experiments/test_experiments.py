@@ -17,7 +17,7 @@ from beliefzoo.experiments.command.report import setting_notes
 from beliefzoo.inference.arviz_groups import group, read
 from checkout import ROOT
 
-READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "unemployment"}
+READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "strings", "unemployment"}
 WITHOUT_DRAWS = {
     "coupled-nodes",
     "fits-in-any-unit",
@@ -28,6 +28,7 @@ WITHOUT_DRAWS = {
     "policy-reading",
     "random-chains",
     "relaxed-cell",
+    "strings",
     "written-gates",
 }
 """What they save are figures over networks, fits or data sets, no draws of a posterior."""
