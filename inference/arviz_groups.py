@@ -3,7 +3,7 @@
 ArviZ 0.x keeps results in an `InferenceData`, ArviZ 1.x in an `xarray.DataTree`. Every function
 here gives and takes whichever the installed ArviZ uses, and a file written under one major reads
 under the other. This is the only module of the library that imports ArviZ, and it needs nothing
-else but numpy, xarray and netCDF4. ArviZ and xarray are loaded when first needed.
+else but numpy, xarray, netCDF4 and ``pareto``. ArviZ and xarray are loaded when first needed.
 
 References:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, JMLR 25.
@@ -25,12 +25,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, cast
 
 import numpy as np
+
+from .pareto import LEAST_WEIGHTS, k_threshold, log_sum_exp, smooth
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -58,8 +59,6 @@ GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 """Groups that `build` knows."""
 
 _ROOM = 2**16  # bytes: a disk with less room is full
-_LEAST_WEIGHTS = 25  # a fifth of them is the tail, and a Pareto fit needs five points
-_EQUAL = 1e-3  # a tail this narrow in log weights is float32 rounding as likely as not
 
 
 @cache
@@ -264,85 +263,6 @@ def _path(given: str | os.PathLike[str]) -> Path:
     return Path(given)
 
 
-def k_threshold(draws: int) -> float:
-    """Largest Pareto k̂ at which importance weights of so many draws can be relied on.
-
-        min(1 - 1 / log10 S, 0.7),   S = draws
-
-    Args:
-        draws: number of draws S.
-
-    Raises:
-        ValueError: fewer than two draws.
-
-    Source: Vehtari et al. (2024).
-
-    >>> from beliefzoo.inference.arviz_groups import k_threshold
-    >>> round(k_threshold(100), 2), k_threshold(100_000)
-    (0.5, 0.7)
-    """
-    if draws < 2:
-        raise ValueError(f"draws must be at least 2; got {draws}")
-    return min(1.0 - 1.0 / math.log10(draws), 0.7)
-
-
-def pareto_k(log_weights: ArrayLike) -> float:
-    """Shape k̂ of the generalized Pareto tail of importance weights.
-
-    For weights w_s = p(x_s) / q(x_s) of draws x_s from q, moments of w of order 1/k̂ and above
-    are infinite: above 0.5 the variance, above 1 the mean. Compare with `k_threshold`.
-
-    Args:
-        log_weights: log w_s, any shape, at least 25 values, up to a constant. -inf is a weight of
-            zero.
-
-    Returns:
-        k̂; 0 if the weights of the tail are equal to one part in a thousand, inf if the Pareto fit
-        fails, as it does when too few weights differ from zero in float64.
-
-    Raises:
-        ValueError: too few weights, NaN, +inf, or no positive weight.
-
-    >>> import numpy as np
-    >>> from beliefzoo.inference.arviz_groups import pareto_k
-    >>> x = np.random.default_rng(0).normal(size=5000)  # from q = N(0, 1)
-    >>> wide = -np.log(2) - x**2 / 8 + x**2 / 2  # p = N(0, 4), whose weights have no variance
-    >>> pareto_k(np.zeros(100)), pareto_k(wide) > 0.5
-    (0.0, True)
-    """
-    _, k = _smooth(_weights(log_weights)[None], 1.0)
-    return float(k[0])
-
-
-def psis_log_mean(log_weights: ArrayLike) -> float:
-    """Log of the mean importance weight, with Pareto-smoothed tail.
-
-        log( 1/S Σ_s w̃_s ),   w̃ = w with its largest values replaced by quantiles of the fitted
-                              Pareto tail, none above the largest w
-
-    With log w_s = log p(x_s, y) - log q(x_s) this is the importance-corrected log evidence. It is
-    reliable if `pareto_k` of the same weights is below `k_threshold`.
-
-    Args:
-        log_weights: as in `pareto_k`, but not up to a constant.
-
-    Raises:
-        ValueError: as `pareto_k`.
-
-    >>> import numpy as np
-    >>> from beliefzoo.inference.arviz_groups import psis_log_mean
-    >>> round(psis_log_mean(np.full(100, -3.0)), 6)
-    -3.0
-    """
-    raw = _weights(log_weights)
-    smoothed, k = _smooth(raw[None], 1.0)
-    body = np.argsort(raw, kind="stable")[-_tail_length(raw.size, 1.0) - 1]
-    if math.isinf(k[0]) or math.isinf(raw[body]):  # not smoothed
-        return float(_log_sum_exp(raw[None])[0]) - math.log(raw.size)
-    # Smoothing keeps the weights below the tail, so any of them gives the normalising constant.
-    return float(raw[body] - smoothed[0, body]) - math.log(raw.size)
-
-
 class ConvergenceWarning(UserWarning):
     """Says that a fit may not have arrived, or that its posterior cannot be relied on.
 
@@ -511,16 +431,16 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
     """
     draws = _unit_log_likelihood(idata, unit)
     samples = draws.shape[1]
-    if samples < _LEAST_WEIGHTS:
-        raise ValueError(f"idata must hold at least {_LEAST_WEIGHTS} draws; got {samples}")
+    if samples < LEAST_WEIGHTS:
+        raise ValueError(f"idata must hold at least {LEAST_WEIGHTS} draws; got {samples}")
     if not np.isfinite(draws).all():
         bad = int(np.argmin(np.isfinite(draws).all(1)))
         raise ValueError(
             f"log_likelihood over {unit!r} must be finite, or NaN in all draws of a padded unit; "
             f"unit {bad} holds {draws[bad][~np.isfinite(draws[bad])][0]}"
         )
-    weights, k = _smooth(-draws, _relative_efficiency(idata, draws))
-    elpd_i = _log_sum_exp(weights + draws)
+    weights, k = smooth(-draws, _relative_efficiency(idata, draws))
+    elpd_i = log_sum_exp(weights + draws)
     limit = k_threshold(samples)
     if (bad := int((k > limit).sum())) > 0:
         warnings.warn(
@@ -530,7 +450,7 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
             ConvergenceWarning,
             stacklevel=2,
         )
-    in_sample = _log_sum_exp(draws) - math.log(samples)
+    in_sample = log_sum_exp(draws) - math.log(samples)
     return LeaveOneOut(
         elpd=float(elpd_i.sum()),
         se=_standard_error(elpd_i),
@@ -752,67 +672,6 @@ def _recoded(
         attrs = {key: value for key, value in old.attrs.items() if key != _ESCAPED}
         variables[name] = old.dims, texts, attrs | ({_ESCAPED: 1} if escaped else {})
     return dataset.assign(variables)
-
-
-def _weights(log_weights: ArrayLike) -> NDArray[np.float64]:
-    """Checked log weights, flat."""
-    weights = np.asarray(log_weights, dtype=np.float64).ravel()
-    if weights.size < _LEAST_WEIGHTS:
-        raise ValueError(f"log_weights must be at least {_LEAST_WEIGHTS}; got {weights.size}")
-    if np.isnan(weights).any() or np.isposinf(weights).any():
-        raise ValueError("log_weights must be finite or -inf; got NaN or +inf")
-    if np.isneginf(weights).all():
-        raise ValueError("log_weights must hold a positive weight; all are -inf")
-    return weights
-
-
-def _tail_length(samples: int, efficiency: float) -> int:
-    """Weights in the tail, the longer where the two majors round apart."""
-    return math.ceil(min(samples / 5.0, 3.0 * math.sqrt(samples / efficiency)))
-
-
-def _smooth(
-    log_weights: NDArray[np.float64], efficiency: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smoothed, normalised log weights and k̂ of each row, shape (rows, samples).
-
-    Rows without a tail to fit keep their weights. ArviZ 0.23 calls their k̂ infinite, 1.x raises or
-    divides by zero.
-    """
-    rows, samples = log_weights.shape
-    tail = np.sort(log_weights, axis=1)[:, -_tail_length(samples, efficiency) - 1 :]
-    k = np.full(rows, np.inf)
-    normalised = log_weights - _log_sum_exp(log_weights)[:, None]
-    with np.errstate(invalid="ignore"):  # -inf - -inf where most weights are zero
-        equal = tail[:, -1] - tail[:, 1] < _EQUAL
-    k[equal] = 0.0
-    # Below this the weight relative to the largest is zero in float64.
-    fits = ~equal & (tail[:, 0] - tail[:, -1] > math.log(np.finfo(np.float64).tiny))
-    if fits.any():
-        smoothed, fitted = _arviz_psis(log_weights[fits], efficiency)
-        good = np.isfinite(fitted) & ~np.isnan(smoothed).any(axis=1)
-        chosen = np.flatnonzero(fits)[good]
-        normalised[chosen], k[chosen] = smoothed[good], fitted[good]
-    return normalised, k
-
-
-def _arviz_psis(
-    log_weights: NDArray[np.float64], efficiency: float
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """ArviZ's own routine: 0.x takes log weights, 1.x log-likelihoods, which it negates."""
-    with np.errstate(all="ignore"):  # overflow on the way is harmless, the caller looks at the end
-        if _is_arviz_1():
-            array_stats = import_module("arviz_stats.base").array_stats
-            smoothed, k = array_stats.psislw(-log_weights, r_eff=efficiency)
-        else:
-            smoothed, k = _arviz().psislw(log_weights, reff=efficiency)
-    return np.asarray(smoothed), np.asarray(k)
-
-
-def _log_sum_exp(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Log of the sum of exponentials of each row, none of which is all -inf."""
-    largest = values.max(axis=1)
-    return np.asarray(largest + np.log(np.exp(values - largest[:, None]).sum(axis=1)))
 
 
 def _standard_error(values: NDArray[np.float64]) -> float:

@@ -44,7 +44,7 @@ _WORDS = {
 
 
 def boundary(call: Call) -> Call:
-    """Let a function, or the constructor of a class, refuse arguments of a wrong kind by name.
+    """Let a function, or the constructors of a class, refuse arguments of a wrong kind by name.
 
     Flags are checked before, since anything may be taken for true. Other errors than ``ValueError``
     become one if there is an argument that its annotation does not admit, and stay themselves if
@@ -53,10 +53,11 @@ def boundary(call: Call) -> Call:
     imported for type checkers alone are not read.
 
     Args:
-        call: the function or class; a dataclass after ``dataclass`` has made its constructor.
+        call: the function or class; a dataclass after ``dataclass`` has made its constructor. Of a
+            class the public class methods refuse too, since most are constructors.
 
     Returns:
-        The function, or the same class with another constructor.
+        The function, or the same class with other constructors.
 
     >>> @boundary
     ... def half(n: int, *, rounded: bool = False) -> float:
@@ -72,6 +73,9 @@ def boundary(call: Call) -> Call:
     """
     if inspect.isclass(call):
         call.__init__ = _checked(call.__init__, call)  # type: ignore[method-assign]
+        for name, own in list(vars(call).items()):
+            if isinstance(own, classmethod) and not name.startswith("_"):
+                setattr(call, name, classmethod(_checked(own.__func__, None)))
         return call
     checked: Call = _checked(call, None)
     return checked
@@ -103,6 +107,9 @@ def admits(hint: Any, value: object) -> bool:
         kind, "_is_runtime_protocol", False
     )
     return plain_protocol or (isinstance(value, kind) and not isinstance(value, type))
+
+
+_FLAGS: tuple[Any, ...] = (bool, bool | None)
 
 
 def is_dense(value: object) -> bool:
@@ -175,7 +182,7 @@ def _checked(call: Any, owner: type | None) -> Any:
         except TypeError:
             return call(*args, **kwargs)  # which says what is missing or unknown
         known = {name: (hint, given[name]) for name, hint in hints().items() if name in given}
-        _refuse({name: (hint, value) for name, (hint, value) in known.items() if hint is bool})
+        _refuse({name: asked for name, asked in known.items() if asked[0] in _FLAGS})
         try:
             return call(*args, **kwargs)
         except ValueError:

@@ -10,6 +10,7 @@ from numbers import Integral, Real
 from os import PathLike
 from typing import Literal, TypeGuard
 
+import torch
 from torch import Tensor
 
 Impossible = Literal["raise", "missing"]
@@ -128,6 +129,20 @@ def require_last(value: object, size: int, argument: str) -> None:
         f"needs a tensor with {size} entries along the last axis",
         shape,
     )
+
+
+def require_alike(**tensors: Tensor) -> None:
+    """Raise ``ValueError`` unless all are tables of the shape of the first."""
+    (first, like), *others = tensors.items()
+    require(like.ndim == 2, first, "needs two axes", tuple(like.shape))
+    for name, one in others:
+        shape = tuple(like.shape)
+        require(tuple(one.shape) == shape, name, f"needs the shape {shape} of {first}", one.shape)
+
+
+def require_mask(value: Tensor, argument: str) -> None:
+    """Raise ``ValueError`` unless it is a tensor of True and False."""
+    require(value.dtype == torch.bool, argument, "must be a tensor of bool", value.dtype)
 
 
 _MANY_DIGITS = re.compile(r"(?<![\w.])\d+\.\d{5,}(?:e[+-]?\d+)?")

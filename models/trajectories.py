@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints, transform_to
 
+from .boundary import boundary
+from .checks import require_alike, require_mask
+
 
 class Chain(NamedTuple):
     """A chain of K discrete states and its observations, for N sequences padded to T steps.
@@ -114,8 +117,11 @@ class SparseMoves(NamedTuple):
     states: int
 
     @classmethod
+    @boundary
     def listed(cls, log_moves: Tensor, target: Tensor, inside: Tensor) -> Self:
         """Build from a table (K, M) of moves, their targets, and which of them exist."""
+        require_alike(log_moves=log_moves, target=target, inside=inside)
+        require_mask(inside, "inside")
         origin = torch.arange(len(target)).unsqueeze(-1).expand_as(target)
         return cls(log_moves[inside], origin[inside], target[inside], len(target))
 

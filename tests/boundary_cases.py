@@ -8,7 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
+import xarray as xr
 from pyro import distributions as dist
 
 from beliefzoo import inference
@@ -55,6 +57,7 @@ LEVEL = LinearGaussianSSM(LocalLevel()).with_parameters(
     level_variance=1.0, observation_variance=1.0
 )
 DATA = Sequences.from_arrays([[1, 0, 7], [6, 5]])
+TABLE = [[[0.9, 0.1], [0.2, 0.8]]]
 CODES = Sequences.from_arrays([[0, 1, 1], [1, 0]] * 3, codes=True)
 ASKED = {"model": HMM, "data": DATA}
 LEVELS = {"model": LEVEL, "data": DATA}
@@ -189,6 +192,56 @@ def gap() -> dict[str, Any]:
 
 
 Arguments = dict[str, Any] | Callable[[], dict[str, Any]]
+
+ALONG = {
+    "times": [[0.5, 1.0, 4.0], [0.0, 2.0]],
+    "actions": [[0, 1, 0], [1, 1]],
+    "rewards": [[0.5, 1.0, 4.0], [0.0, 2.0]],
+    "inputs": [[1.0, 2.0, 4.0], [0.0, 2.0]],
+}
+FRAME = pd.DataFrame({"id": list("aab"), "t": [0, 1, 0], "y": [1.0, 2.0, 3.0], "u": [1, 0, 1]})
+PAIR = torch.ones(2, 3)
+
+CONSTRUCTORS: dict[str, Arguments] = {
+    "Sequences.from_arrays": {"arrays": [[1.0, 0.0, 7.0], [6.0, 5.0]], **ALONG},
+    "Sequences.from_array": {"array": [[1.0, 0.0, 7.0], [6.0, 5.0, NAN]], "times": [0, 1, 2]},
+    "Sequences.from_tensors": {"values": PAIR, "mask": PAIR > 0, "lengths": torch.tensor([3, 2])},
+    "Sequences.from_frame": {
+        "frame": FRAME,
+        "sequence": "id",
+        "time": "t",
+        "columns": ["y"],
+        "action": "u",
+        "units": {"y": "mm"},
+    },
+    "Sequences.from_xarray": {"array": xr.DataArray([[1.0, 2.0]], dims=("sequence", "time"))},
+    "Sequences.from_text": {"strings": ["ab", "ca"], "alphabet": "abc"},
+    "POMDP.from_tables": {"transition": TABLE, "observation": TABLE, "initial": [0.5, 0.5]},
+    "LabelledHMM.from_tables": {"initial": [1.0], "tables": [[[0.5]], [[0.25]]], "end": [0.25]},
+    "LabelledHMM.from_hmm": {"hmm": SYMBOLS},
+    "LabelledHMM.unifilar": {"next_states": [[0, 1], [-1, 0]]},
+    "LawDivergence.of": {"steps": PAIR, "codes": torch.zeros(2, 3, dtype=torch.int64)},
+    "Rewards.of_table": {"table": [[[[1.0]]]]},
+    "SparseMoves.listed": {
+        "log_moves": torch.zeros(2, 1),
+        "target": torch.zeros(2, 1, dtype=torch.int64),
+        "inside": torch.ones(2, 1, dtype=torch.bool),
+    },
+    "Agreement.of": {"network": PAIR, "bayes": PAIR, "inside": PAIR > 0},
+    "EventTable.of": {
+        "event": "reset",
+        "names": ("no", "yes"),
+        "groups": torch.zeros(2, 3, dtype=torch.int64),
+        "values": PAIR.double(),
+    },
+    "GaussianBeliefs.of_moments": {"mean": torch.zeros(1), "covariance": torch.ones(1, 1)},
+    "NoMemory.under": {"model": tiger(), "policy": Uniform(), "episodes": 2, "length": 2},
+    "ObservableOperators.of_triples": lambda: {
+        "triples": inference.symbol_triples(CODES),
+        "rank": 1,
+    },
+}
+"""Other ways to make objects of public classes."""
 
 MODELS: dict[str, Arguments] = {
     "ActionSequence": {"actions": (0, 1)},

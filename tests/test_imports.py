@@ -134,6 +134,7 @@ WINGS = {
         ("persistence",),
     ),
     "inference": (
+        ("pareto",),
         ("arviz_groups",),
         ("exact",),
         ("queries",),
@@ -231,7 +232,9 @@ def test_the_arviz_file_needs_numpy_and_arviz_alone(path: Path) -> None:
     outside = {
         name for name in imports_of(path) if name.split(".")[0] not in sys.stdlib_module_names
     }
-    assert outside == among(outside, "numpy", "xarray", *ARVIZ)
+    assert outside == among(outside, "numpy", "xarray", "beliefzoo.inference.pareto", *ARVIZ)
+    beside = top_level_imports(path.with_name("pareto.py"))
+    assert not among(beside, "torch", "pyro", "beliefzoo")
 
 
 @every_file

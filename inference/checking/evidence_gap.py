@@ -12,15 +12,16 @@ from torch import Tensor
 from ...models import DiscreteLaws, LinearGaussianLaws, Sequences, TrajectoryLaws
 from ...models.beliefs import divergence
 from ...models.boundary import boundary
+from ...models.checks import Impossible
 from ..exact import chains as exact
 from ..exact import gaussian as exact_gaussian
 from ..filters.gaussian_beliefs import GaussianBeliefs
 from ..filters.linear_likelihood import LinearLikelihood
 from ..fitting.record import Fit
-from ..guides.guide import Guide, Posterior
+from ..guides.guide import Guide, Posterior, parameters_of
 from ..queries.batches import BATCH
 from ..queries.linear import arguments
-from ..queries.possible import require_possible
+from ..queries.possible import possible_data, require_possible
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ class EvidenceGap:
 
 
 @boundary
-def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
+def evidence_gap(
+    fitted: Fit | Guide, data: Sequences, *, impossible: Impossible = "raise"
+) -> EvidenceGap:
     """Compares a guide with exact inference at the posterior medians of the parameters.
 
     log p(y) − ELBO is the divergence KL(q ‖ p) of the guide's posterior q over whole paths from the
@@ -132,6 +135,8 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
     Args:
         fitted: a fit, or a guide on its own.
         data: sequences, seen in training or not.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Evidence, bound, and errors of every step.
@@ -160,6 +165,8 @@ def evidence_gap(fitted: Fit | Guide, data: Sequences) -> EvidenceGap:
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     guide.model.check_values(data)  # not `check`: only a fit needs more data
     medians = {name: value.double() for name, value in guide.median().items()}
+    if impossible != "raise":
+        data = possible_data(parameters_of(guide, medians), data, impossible)
     parts = []
     with torch.no_grad():
         for batch in data.batches(BATCH):

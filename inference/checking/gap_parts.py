@@ -14,12 +14,13 @@ from ...models import DiscreteLaws, HiddenMarkovModel, LinearGaussianLaws, Seque
 from ...models.beliefs import Belief, divergence
 from ...models.boundary import boundary
 from ...models.chains.nodes import node_log_probabilities, product_law
-from ...models.checks import require, require_count
+from ...models.checks import Impossible, require, require_count
 from ...models.data.summary import missing_elements
 from ..exact import chains as exact
 from ..fitting.record import Fit
 from ..guides.guide import Guide, Posterior, parameters_of
 from ..guides.posteriors import Backward, Forward, MeanField, PathPosterior
+from ..queries.possible import possible_data
 from . import best_gaussian
 from .best_causal import best_causal_forward, best_causal_mean_field, highest_degree
 from .best_chains import DiscreteFamily, best_free
@@ -171,7 +172,12 @@ class GapParts:
 
 @boundary
 def gaps(
-    fitted: Fit | Guide, data: Sequences, *, degree: int | None = None, seed: int = 0
+    fitted: Fit | Guide,
+    data: Sequences,
+    *,
+    degree: int | None = None,
+    seed: int = 0,
+    impossible: Impossible = "raise",
 ) -> GapParts:
     """Divides the evidence gap of a guide into parts, at the posterior medians of the parameters.
 
@@ -198,6 +204,8 @@ def gaps(
         degree: degree of the polynomials in beliefs for the dynamic program; None: 4, or less for
             many states.
         seed: of the beliefs that it simulates.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         The parts of every sequence.
@@ -217,9 +225,11 @@ def gaps(
     """
     if degree is not None:
         require_count(degree, "degree")
-    whole = evidence_gap(fitted, data)  # checks the arguments
+    whole = evidence_gap(fitted, data, impossible=impossible)  # checks the arguments
     guide = guide_of(fitted, "fitted")
     medians = {name: value.double() for name, value in guide.median().items()}
+    if impossible != "raise":
+        data = possible_data(parameters_of(guide, medians), data, impossible)
     with torch.no_grad():
         laws = guide.model.laws(medians, data)
         posterior = guide.posterior(laws)

@@ -15,13 +15,13 @@ from ...models.boundary import boundary
 from ...models.checks import require_count
 from ...models.emissions.emission import Parameters
 from ...models.randomness import seeded
-from ..arviz_groups import k_threshold, pareto_k, psis_log_mean
 from ..exact import chains as exact
 from ..fitting import objectives
 from ..fitting.draws import batches, blocks, draw_parameters, draw_paths, for_batch
 from ..fitting.objectives import log_mean_exp
 from ..fitting.record import Fit
 from ..guides.guide import Guide
+from ..pareto import k_threshold, pareto_k, psis_log_mean
 from ..queries.evidence import log_evidence
 from .evidence_gap import guide_of
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...models import Sequences
 from ...models.boundary import boundary
-from ...models.checks import require, require_count
+from ...models.checks import require, require_alike, require_count
 from .evidence_gap import EvidenceGap, standard_error
 
 
@@ -43,8 +43,10 @@ class EventTable:
     share: Tensor
 
     @classmethod
+    @boundary
     def of(cls, event: str, names: Sequence[str], groups: Tensor, values: Tensor) -> EventTable:
         """Groups values (N, T) by ``groups`` (N, T), indices into ``names`` or −1 for none."""
+        require_alike(groups=groups, values=values)
         rows = []
         whole = float(values[groups >= 0].sum())
         for place in range(len(names)):

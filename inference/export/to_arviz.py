@@ -16,13 +16,14 @@ from ...models import Model, Sequences
 from ...models.boundary import boundary
 from ...models.checks import require_count, warn
 from ...models.randomness import seeded
-from ..arviz_groups import ConvergenceWarning, Idata, build, k_threshold
+from ..arviz_groups import ConvergenceWarning, Idata, build
 from ..checking.importance import corrected_evidence, is_point, k_hat
 from ..filters.recurrent import RecurrentFilter
 from ..fitting.draws import draw_prior
 from ..fitting.nuts import NutsFit
 from ..fitting.provenance import source_commit
 from ..fitting.record import Fit
+from ..pareto import k_threshold
 from ..queries.batches import read_actions, require_read
 from . import continuous as export_continuous
 from . import discrete as export_discrete
@@ -133,9 +134,9 @@ def to_arviz(
 
     Of ArviZ's functions those that need several chains (r_hat, ESS, plots of ranks) are for NUTS;
     the draws of a guide are summarised by ``az.summary(idata, kind="stats")``, and 1.x refuses
-    ranks of one chain. ``az.plot_loo_pit``, ``az.plot_ppc_pit`` and ``az.plot_ppc_rootogram`` take
-    one sequence, ``idata.isel(sequence=0)``, the first with ``predictive_draws`` equal to
-    ``draws``.
+    ranks of one chain. ``az.plot_ppc_pit`` and ``az.plot_ppc_rootogram`` take one sequence,
+    ``idata.isel(sequence=0)``; so does ``az.plot_loo_pit`` if the data have no other, with
+    ``predictive_draws`` equal to ``draws``.
 
     Args:
         result: the result of ``fit`` or ``nuts``.

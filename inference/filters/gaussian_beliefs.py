@@ -11,6 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ...models.boundary import boundary
+from ...models.checks import require
+
 LOG_2PI = math.log(2 * math.pi)
 
 
@@ -35,8 +38,13 @@ class GaussianBeliefs:
     scale: Tensor
 
     @classmethod
+    @boundary
     def of_moments(cls, mean: Tensor, covariance: Tensor) -> GaussianBeliefs:
         """Makes beliefs of means and covariances (…, D, D), which may be singular."""
+        size = mean.shape[-1:] * 2
+        shape = tuple(covariance.shape)
+        fits = mean.ndim > 0 and covariance.shape[-2:] == size
+        require(fits, "covariance", f"needs {tuple(size)} for the last axes", shape)
         return cls(mean, square_root(covariance))
 
     @property

@@ -133,6 +133,7 @@ class ObservableOperators:
     operators: Tensor
 
     @classmethod
+    @boundary
     def of_triples(cls, triples: Tensor, rank: int) -> Self:
         """Computes the operators from moments (…, S, S, S), indexed by time: one set for each.
 

@@ -22,11 +22,12 @@ from ...models.data.folders import Data
 from ...models.data.storage import reading, write_tensors
 from ...models.emissions.identified import unconstrained_size
 from ...models.randomness import seeded
-from ..arviz_groups import ConvergenceWarning, k_threshold, pareto_k
+from ..arviz_groups import ConvergenceWarning
 from ..filters.recurrent import channel_scale
 from ..filters.slot import ExactFilter
 from ..guides.guide import BeliefGuide, Guide
 from ..guides.parameters import POINTS
+from ..pareto import k_threshold, pareto_k
 from .checkpoints import digest_of, fingerprint, made_with, read_checkpoint
 from .criteria import COUNTED, extent_of
 from .direct import (

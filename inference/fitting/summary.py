@@ -10,8 +10,8 @@ import torch
 
 from ...models import Sequences
 from ...models.randomness import seeded
-from ..arviz_groups import k_threshold
 from ..guides.parameters import POINTS
+from ..pareto import k_threshold
 from .ascent import ALIKE
 from .criteria import InformationCriteria, extent_of
 from .direct import WEIGHTS

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...models import Sequences
 from ...models.boundary import boundary
-from ...models.checks import require, require_count, require_seed
+from ...models.checks import require, require_alike, require_count, require_seed
 from ..checking.evidence_gap import standard_error
 from ..filters.spectral import ObservableOperators
 from .hankel import Words, spelled, word_probabilities
@@ -65,10 +65,14 @@ class LawDivergence:
     contexts: tuple[tuple[str, float], ...]
 
     @classmethod
+    @boundary
     def of(
         cls, steps: Tensor, codes: Tensor | None, names: tuple[str, ...] | None = None
     ) -> LawDivergence:
         """Summarises KL (N, T) before each symbol of codes (N, T); None: no pasts are listed."""
+        require_alike(steps=steps, **({} if codes is None else {"codes": codes}))
+        named = codes is None or names is None or int(codes.max()) < len(names)
+        require(named, "names", "needs one for each code", names)
         lengths = torch.full((len(steps),), steps.shape[1])
         worst: dict[str, float] = {}
         order = steps.flatten().argsort(descending=True, stable=True)

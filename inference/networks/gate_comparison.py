@@ -23,12 +23,12 @@ from torch import Tensor
 from ...models import Model, Sequences
 from ...models.beliefs import divergence
 from ...models.boundary import boundary
-from ...models.checks import require
+from ...models.checks import Impossible, require
 from ..exact import chains as exact
 from ..queries import answers as queries
 from ..queries.batches import BATCH
 from ..queries.chains import require_discrete
-from ..queries.possible import require_possible
+from ..queries.possible import possible_data, require_possible
 from .readouts import mean_readout
 
 _HEAD = ("gate", "quantity", "best unit", "correlation", "R², all units")
@@ -37,12 +37,16 @@ GATES = ("i", "f", "o")
 """The gates of an LSTM, by torch's names."""
 
 
-def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
+def posterior_quantities(
+    model: Model, data: Sequences, *, impossible: Impossible = "raise"
+) -> dict[str, Tensor]:
     """Quantities of the exact filter at every step; the module defines them.
 
     Args:
         model: with an exact filter and known parameters.
         data: N sequences of at most T steps.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         (N, T) float64 by name, zero beyond the length. At the first step ``staying`` is 0.
@@ -60,6 +64,8 @@ def posterior_quantities(model: Model, data: Sequences) -> dict[str, Tensor]:
     (['information gain', 'staying', 'surprise'], array([0., 1., 0., 1.]))
     """
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
+    if impossible != "raise":
+        data = possible_data(model, data, impossible)
     if getattr(model, "has_paths", False):
         return _of_states(model, data)
     require(

@@ -24,12 +24,13 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.boundary import boundary
-from ...models.checks import require
+from ...models.checks import Impossible, require
 from ..export.gates import Recurrent, gates, model_of
 from ..export.sample import as_array
 from ..queries import answers as queries
 from ..queries.batches import BATCH
 from ..queries.chains import require_discrete
+from ..queries.possible import possible_data
 from .gate_comparison import posterior_quantities
 
 if TYPE_CHECKING:
@@ -40,12 +41,16 @@ _SAME = 1e-9
 
 
 @boundary
-def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
+def belief_events(
+    model: Model, data: Sequences, *, impossible: Impossible = "raise"
+) -> dict[str, Tensor]:
     """Quantities of the exact belief over discrete states at every step; the module defines them.
 
     Args:
         model: with discrete states and known parameters.
         data: N sequences of at most T steps, with actions if the model has them.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         (N, T) float64 by name, zero beyond the length. At the first step ``carried information``
@@ -64,6 +69,8 @@ def belief_events(model: Model, data: Sequences) -> dict[str, Tensor]:
     """
     fits = getattr(model, "has_paths", False)
     require(fits, "model", "needs discrete states", model)
+    if impossible != "raise":
+        data = possible_data(model, data, impossible)
     out = posterior_quantities(model, data)
     parts = [_of_batch(model, batch) for batch in data.batches(BATCH)]
     for name in parts[0]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from ...models import Model, Sequences
 from ...models.boundary import boundary
 from ...models.chains.nodes import node_states
-from ...models.checks import require, require_count
+from ...models.checks import require, require_alike, require_count, require_mask
 from ...models.randomness import seeded
 from ..exact import chains as exact
 from ..export.gates import network_and_model
@@ -57,8 +57,11 @@ class Agreement:
     steps: int
 
     @classmethod
+    @boundary
     def of(cls, network: Tensor, bayes: Tensor, inside: Tensor) -> Agreement:
         """Compares (N, T) with (N, T) at the steps of a mask (N, T)."""
+        require_alike(network=network, bayes=bayes, inside=inside)
+        require_mask(inside, "inside")
         x, y = (torch.where(inside, each, 0).double() for each in (bayes, network))
         count = inside.sum(-1).double()
         sums = torch.stack([count, x.sum(-1), y.sum(-1), (x * x).sum(-1), (x * y).sum(-1)], -1)

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol, cast
 
 import torch
 from torch import Tensor
 
 from ...models import DiscreteLaws, Model, Sequences, TrajectoryLaws
-from ...models.emissions.observations import mean_of
+from ...models.emissions.observations import mean_of, symbols_of
 from ...models.randomness import seeded
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -26,8 +26,10 @@ class Forecast:
         state_probability: (N, H, K), exact.
         mean: expected observation (N, H, F), for codes the probability of each symbol; exact, but
             with inputs or lags in the emission the mean of the draws (for codes then None); NaN in
-            columns of symbols beside others.
+            columns of symbols beside others, which have no mean but ``symbols``.
         draws: simulated continuations (S, N, H[, F]), for all other questions.
+        symbols: of columns of symbols beside others, by name, the probability of each symbol
+            (N, H, symbols); exact where the mean is.
 
     >>> from beliefzoo.inference import forecast
     >>> from beliefzoo.models import HiddenMarkovModel, Sequences
@@ -43,6 +45,7 @@ class Forecast:
     state_probability: Tensor
     mean: Tensor | None
     draws: Tensor
+    symbols: Mapping[str, Tensor] = field(default_factory=dict)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Returns the quantile q of the draws, (N, H[, F]); of several q, (Q, N, H[, F]).
@@ -122,5 +125,6 @@ class ChainAnswers:
         if mean is None and not kind.codes:
             channels = kind.encode(drawn.flatten(0, 1).double())
             mean = channels.unflatten(0, drawn.shape[:2]).mean(0)
-        mean = None if mean is None else mean_of(kind, mean)
-        return Forecast(chance, mean, drawn)
+        if mean is None:
+            return Forecast(chance, None, drawn)
+        return Forecast(chance, mean_of(kind, mean), drawn, symbols_of(kind, mean))

@@ -20,6 +20,7 @@ from ...models.checks import Impossible, require_choice, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import one_hot
 from .batches import Future, from_last_step, quantile
+from .possible import seen_at
 
 
 @dataclass(frozen=True)
@@ -145,12 +146,28 @@ def mixture_kalman(
     >>> found.regimes[0, :, 1].numpy().round(2)  # probability of the wild regime
     array([0.5 , 0.06, 0.01, 1.  , 1.  ])
     """
-    require_count(particles, "particles", 2)
     require_count(draws, "draws")
+    return possible_particles(model, data, particles, draws, seed, impossible)[0]
+
+
+def possible_particles(
+    model: SwitchingLinearSSM,
+    data: Sequences,
+    particles: int,
+    draws: int,
+    seed: int,
+    impossible: Impossible,
+) -> tuple[RegimeParticles, SwitchingLaws]:
+    """``mixture_kalman``, and the laws for the data without what was treated as missing."""
+    require_count(particles, "particles", 2)
     require_choice(impossible, "impossible", ("raise", "missing"))
     model.check(data)
     with seeded(seed), torch.no_grad():
-        return _Run(model.laws({}, data), particles, impossible).result(draws)
+        run = _Run(model.laws({}, data), particles, impossible)
+        found, laws = run.result(draws), run.laws
+        if not torch.equal(run.seen, laws.data.mask):
+            laws = model.laws({}, seen_at(laws.data, run.seen))
+    return found, laws
 
 
 def forecast_regimes(
@@ -188,6 +205,7 @@ class _Run:
     def __init__(self, laws: SwitchingLaws, particles: int, impossible: Impossible) -> None:
         self.laws = laws
         self.impossible = impossible
+        self.seen = laws.data.mask.clone()
         self.size = particles
         self.noise = laws.noise
         self.variance = laws.observation_scale.square()
@@ -260,7 +278,7 @@ class _Run:
         log_weight, total, *moved = self._conditioned(log_prior, mean, covariance, mask, t)
         lost = ~total.isfinite()
         if self.impossible == "missing" and bool(lost.any()):
-            seen = mask & ~lost.unsqueeze(-1)
+            seen = self.seen[:, t] = mask & ~lost.unsqueeze(-1)
             log_weight, total, *moved = self._conditioned(log_prior, mean, covariance, seen, t)
         mean, covariance = moved
         self._check(total, t)

@@ -39,7 +39,7 @@ def possible_data(model: Model, data: Sequences, impossible: Impossible) -> Sequ
         part = laws.data.mask
         mask[done : done + len(part), : part.shape[1]] = part
         done += len(part)
-    return data if bool((mask == data.mask).all()) else _seen(data, mask)
+    return data if bool((mask == data.mask).all()) else seen_at(data, mask)
 
 
 def require_possible(laws: TrajectoryLaws) -> None:
@@ -84,9 +84,9 @@ def _possible(model: Model, laws: TrajectoryLaws, impossible: Impossible) -> Tra
         if lagged:  # what is possible after the first depends on its value
             where = where & (where.cumsum(-1) == 1)
         gone = where if data.is_codes else where.unsqueeze(-1)
-        laws = model.laws({}, _seen(data, data.mask & ~gone))
+        laws = model.laws({}, seen_at(data, data.mask & ~gone))
 
 
-def _seen(data: Sequences, mask: Tensor) -> Sequences:
+def seen_at(data: Sequences, mask: Tensor) -> Sequences:
     """The same data, observed at ``mask`` alone."""
     return data._derived(values=data.values.masked_fill(~mask, 0), mask=mask)

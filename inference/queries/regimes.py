@@ -9,11 +9,11 @@ from torch import Tensor
 
 from ...models import Sequences, SwitchingLaws, SwitchingLinearSSM
 from ...models.boundary import boundary
-from ...models.checks import require, require_count
+from ...models.checks import Impossible, require, require_count
 from ...models.trajectories import one_hot
 from ..exact import chains as exact
 from .answers import MostLikely
-from .mixture_kalman import mixture_kalman
+from .mixture_kalman import possible_particles
 from .regime_moments import conditional_evidence, expected_first, regime_scores, state_chain
 
 
@@ -55,6 +55,7 @@ def smooth_regimes(
     tolerance: float = 1e-8,
     particles: int = 50,
     seed: int = 0,
+    impossible: Impossible = "raise",
 ) -> SmoothedRegimes:
     """Smooths regimes and state by coordinate ascent on the factorised bound.
 
@@ -69,6 +70,8 @@ def smooth_regimes(
         tolerance: stop when no bound grows by more, in nats per step.
         particles: number of particles for the start, see :func:`mixture_kalman`.
         seed: of the particles.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         Probabilities of regimes, moments of the state, and the bound.
@@ -95,9 +98,8 @@ def smooth_regimes(
     True
     """
     _check(model, sweeps)
-    found = mixture_kalman(model, data, particles=particles, draws=particles, seed=seed)
+    found, laws = possible_particles(model, data, particles, particles, seed, impossible)
     with torch.no_grad():
-        laws = model.laws({}, data)
         weight = one_hot(found.paths, model.regimes, laws.drift.dtype).mean(0)
         bounds: list[Tensor] = []
         for _ in range(sweeps):
@@ -125,6 +127,7 @@ def most_likely_regimes(
     sweeps: int = 100,
     particles: int = 50,
     seed: int = 0,
+    impossible: Impossible = "raise",
 ) -> MostLikely:
     """Most likely path of regimes, argmax_s log p(y, s), with the state integrated out.
 
@@ -138,6 +141,8 @@ def most_likely_regimes(
         sweeps: largest number of sweeps.
         particles: number of particles for the start, see :func:`mixture_kalman`.
         seed: of the particles.
+        impossible: at an observation of probability 0 given those before it, ``"raise"`` a
+            ``ValueError`` that names sequence and step, or treat it as ``"missing"``.
 
     Returns:
         The paths (N, T), and log p(y, s) of each, (N,) nats.
@@ -158,9 +163,8 @@ def most_likely_regimes(
     [[0, 0, 0, 1, 1]]
     """
     _check(model, sweeps)
-    found = mixture_kalman(model, data, particles=particles, draws=particles, seed=seed)
+    found, laws = possible_particles(model, data, particles, particles, seed, impossible)
     with torch.no_grad():
-        laws = model.laws({}, data)
         paths, log_joint = _best(laws, found.paths)
         for _ in range(sweeps):
             chain = state_chain(laws, one_hot(paths, model.regimes, laws.drift.dtype))

@@ -7,11 +7,11 @@ import hashlib
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,13 +22,19 @@ from ..boundary import boundary
 from ..checks import require_path
 from . import padding, tables
 from .arrays import as_numbers
+from .folder_files import (
+    ALONG,
+    header_of,
+    lengths_of,
+    named_files,
+    read_names,
+    require_inside,
+    write_names,
+)
 from .parts import distinct, positions, split_bounds
 from .sequences import Sequences
 
 Array = npt.NDArray[Any]
-
-_ALONG = ("times", "actions", "rewards", "inputs")
-_BESIDE = ("lengths", *_ALONG)
 
 _AT_ONCE = 2**22
 """Numbers, padding included, that a pass over all files holds in memory."""
@@ -38,30 +44,6 @@ _BLOCK = 1024
 
 _HASHED = 2**30
 """Bytes up to which it reads everything, which takes a second or two."""
-
-
-class _Header(NamedTuple):
-    """Type, shape and place of the numbers, as the header of a file gives them."""
-
-    dtype: np.dtype[Any]
-    shape: tuple[int, ...]
-    order: Literal["C", "F"]
-    offset: int
-    size: int
-    """Bytes of the file, header and numbers."""
-
-    @property
-    def steps(self) -> int:
-        return self.shape[0]
-
-    @property
-    def columns(self) -> int:
-        return 1 if len(self.shape) == 1 else self.shape[1]
-
-    @property
-    def kind(self) -> str:
-        """``"whole"``, or the name of a floating type."""
-        return self.dtype.newbyteorder("=").name if self.dtype.kind == "f" else "whole"
 
 
 @boundary
@@ -81,12 +63,17 @@ class SequenceFolder:
     files and keeps none of them mapped: the memory needed grows with the number of sequences (24
     bytes each), not with their sizes.
 
+    A file ``beliefzoo.json``, which ``write_folder`` writes beside the data of ``Sequences``, says
+    whether they are codes, and names and units; what is given here replaces it.
+
     Args:
         path: the folder.
         codes: the values are categories 0, 1, 2, …, of any whole type (floating with NaN where
-            some are missing).
+            some are missing). None: as ``beliefzoo.json`` says, or numbers.
         features: names of the features.
         symbols: names of the codes.
+        input_names: names of the input columns.
+        units: of features, input columns and ``"time"``, by their names, as text.
 
     Raises:
         ValueError: there is no such folder or no such file in it; or, naming the file, one is a
@@ -107,30 +94,52 @@ class SequenceFolder:
         self,
         path: str | os.PathLike[str],
         *,
-        codes: bool = False,
+        codes: bool | None = None,
         features: Iterable[object] | None = None,
         symbols: Iterable[object] | None = None,
+        input_names: Iterable[object] | None = None,
+        units: Mapping[str, str] | None = None,
     ) -> None:
         require_path(path)
         self.path = Path(path)
         if not self.path.is_dir():
             raise ValueError(f"path must be a folder; got {os.fspath(path)!r}")
-        if symbols is not None and not codes:
+        known = read_names(self.path)
+        self.is_codes: bool = known.get("codes", False) if codes is None else codes
+        if symbols is not None and not self.is_codes:
             raise ValueError("symbols name integer codes; needs codes=True")
-        self.is_codes = codes
-        self._names, self._parts = _named_files(self.path)
+        self._names, self._parts = named_files(self.path)
         self._headers = [
-            {part: _header(self._file(name, part), part) for part in ("values", *self._parts)}
+            {part: header_of(self._file(name, part), part) for part in ("values", *self._parts)}
             for name in self._names
         ]
         self.n_features = self._agreed()
         self._index()
-        plain = ("code",) if codes else range(self.n_features)
-        self.features = padding.names(() if features is None else features, "features", plain)
-        self.symbols = None if symbols is None else padding.names(symbols, "symbols")
+        if self.is_codes != known.get("codes", self.is_codes):
+            known = {}  # read as something else: the names are of other things
+        self._name({"features": features, "symbols": symbols, "input_names": input_names}, known)
+        self.units = self._units_of(units, known.get("units", {}))
         self._checks: tuple[Callable[[Sequences], None], ...] = ()
 
     # Opening
+
+    def _name(self, given: Mapping[str, Iterable[object] | None], known: Mapping[str, Any]) -> None:
+        """Name features, symbols and input columns as given, or else as known, or else 0, 1, …"""
+        features, symbols, inputs = (
+            known.get(name) if one is None else one for name, one in given.items()
+        )
+        plain = ("code",) if self.is_codes else range(self.n_features)
+        columns = self._headers[0]["inputs"].columns if "inputs" in self._parts else 0
+        self.features = padding.names(() if features is None else features, "features", plain)
+        self.symbols = None if symbols is None else padding.names(symbols, "symbols")
+        named = () if inputs is None else inputs
+        self.input_names = padding.names(named, "input_names", range(columns))
+
+    def _units_of(self, given: object, known: Mapping[str, str]) -> dict[str, str]:
+        have = (*self.features, *self.input_names, *(("time",) * ("times" in self._parts)))
+        if given is None:  # columns that were renamed have lost theirs
+            return {name: unit for name, unit in known.items() if name in have}
+        return padding.units(given, have)
 
     def _file(self, name: str, part: str) -> Path:
         return self.path / (f"{name}.npy" if part == "values" else f"{name}.{part}.npy")
@@ -174,7 +183,7 @@ class SequenceFolder:
         for name, header in zip(self._names, self._headers, strict=True):
             beside = self._file(name, "lengths")
             if beside.exists():
-                lengths.append(_lengths(beside, header["values"].steps))
+                lengths.append(lengths_of(beside, header["values"].steps))
             else:
                 lengths.append(np.array([header["values"].steps]))
         counts = [len(one) for one in lengths]
@@ -220,10 +229,11 @@ class SequenceFolder:
 
     def __repr__(self) -> str:
         kind = "codes" if self.is_codes else "numbers"
+        units = f", units={self.units}" if self.units else ""
         return (
             f"SequenceFolder({os.fspath(self.path)!r}, n_sequences={len(self)}, "
             f"max_length={self.max_length}, n_features={self.n_features}, "
-            f"n_steps={self.n_steps}, {kind})"
+            f"n_steps={self.n_steps}, {kind}{units})"
         )
 
     # Parts
@@ -251,8 +261,8 @@ class SequenceFolder:
             rows = slice(self._begin[one], self._begin[one] + self._length[one])
             for part in names:
                 arrays[part][n] = np.array(mapped[part][rows])
-        read = tables.read_arrays(arrays.pop("values"), {p: arrays.get(p) for p in _ALONG})
-        along = {part: read.get(part) for part in _ALONG}
+        read = tables.read_arrays(arrays.pop("values"), {p: arrays.get(p) for p in ALONG})
+        along = {part: read.get(part) for part in ALONG}
         fields: dict[str, Any] = padding.canonical(
             read["values"], None, read["lengths"], along, codes=self.is_codes, blank=True
         )
@@ -261,6 +271,8 @@ class SequenceFolder:
             labels=distinct([self._label(n) for n in chosen]),
             features=self.features,
             symbols=self.symbols,
+            input_names=self.input_names,
+            units=self.units,
         )
         for check in self._checks:
             check(data)
@@ -268,7 +280,7 @@ class SequenceFolder:
 
     def _mapped(self, file: int, part: str) -> Array:
         path, header = self._file(self._names[file], part), self._headers[file][part]
-        _require_inside(self.path, [path.name])  # it may have become one since
+        require_inside(self.path, [path.name])  # it may have become one since
         try:
             size = path.stat().st_size
         except OSError as error:
@@ -384,7 +396,8 @@ class SequenceFolder:
         parts = ("values", *self._parts)
         files = [self._file(name, part) for name in self._names for part in parts]
         whole = sum(path.stat().st_size for path in files) <= _HASHED
-        digest = hashlib.sha256(repr((self.is_codes, self.features, self.symbols)).encode())
+        named = self.is_codes, self.features, self.symbols, self.input_names, self.units
+        digest = hashlib.sha256(repr(named).encode())
         for number, name in enumerate(self._names):
             for part in ("values", *self._parts):
                 path = self._file(name, part)
@@ -419,9 +432,10 @@ def write_folder(
     Args:
         sequences: an iterable of arrays (steps,) or (steps, features), NaN = missing, whole or of
             one floating type, which is gone through once; or ``Sequences``, of which all but the
-            names is written.
+            labels is written, names and units into ``beliefzoo.json``.
         path: a folder that does not exist, or is empty. It appears when everything is written.
-        codes: the numbers are categories 0, 1, 2, … (``Sequences`` know this by themselves).
+        codes: the numbers are categories 0, 1, 2, … (``Sequences`` know this by themselves); the
+            folder says so in ``beliefzoo.json``.
         file_size: bytes after which another file is begun; also the memory that is needed.
 
     Returns:
@@ -461,95 +475,15 @@ def write_folder(
             np.save(temporary / f"{number:06d}.lengths.npy", lengths)
         if not any(temporary.iterdir()):
             raise ValueError("sequences must hold at least one array; got none")
+        if isinstance(sequences, Sequences):
+            write_names(temporary, sequences)
+        elif codes:
+            write_names(temporary, None)
         temporary.replace(target)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return target
-
-
-# Files
-
-
-def _named_files(path: Path) -> tuple[list[str], tuple[str, ...]]:
-    """Sorted names of the files with values, and which kinds of ``_ALONG`` lie beside them."""
-    found = {file.name for file in path.glob("*.npy") if not file.name.startswith(".")}
-    beside = {file for file in found if file.removesuffix(".npy").endswith(_suffixes())}
-    names = sorted(file.removesuffix(".npy") for file in found - beside)
-    if not names:
-        raise ValueError(f"path must be a folder of .npy files; got none in {os.fspath(path)!r}")
-    _require_inside(path, sorted(found))
-    for file in sorted(beside):
-        if f"{file.removesuffix('.npy').rpartition('.')[0]}.npy" not in found:
-            raise ValueError(
-                f"path: {file!r} must lie beside the file that it belongs to; got none"
-            )
-    parts = tuple(part for part in _ALONG if any(f"{name}.{part}.npy" in found for name in names))
-    for part in parts:
-        for name in names:
-            if f"{name}.{part}.npy" not in found:
-                raise ValueError(
-                    f"path: all files or none must have {part} beside them; "
-                    f"got no {f'{name}.{part}.npy'!r}"
-                )
-    return names, parts
-
-
-def _suffixes() -> tuple[str, ...]:
-    return tuple(f".{part}" for part in _BESIDE)
-
-
-def _require_inside(folder: Path, names: Iterable[str]) -> None:
-    """Raise ``ValueError`` for a file that is a link out of its folder."""
-    inside = folder.resolve()
-    for name in names:
-        file = folder / name
-        if file.is_symlink() and not file.resolve().is_relative_to(inside):
-            raise ValueError(
-                f"path: {name!r} must lie in the folder itself; got a link to "
-                f"{os.fspath(file.resolve())!r}"
-            )
-
-
-def _mapped(path: Path) -> np.memmap[Any, Any]:
-    """Map the numbers of a file into memory without reading them."""
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # a damaged header may raise anything
-        raise ValueError(
-            f"path: {path.name!r} must be a whole .npy file of numbers ({error})"
-        ) from error
-    size, told = path.stat().st_size, mapped.offset + mapped.nbytes
-    if size != told:
-        raise ValueError(f"path: {path.name!r} must have {told} bytes by its header; got {size}")
-    return mapped
-
-
-def _header(path: Path, part: str) -> _Header:
-    mapped = _mapped(path)
-    wide = part in ("values", "inputs")
-    if mapped.ndim not in ((1, 2) if wide else (1,)) or 0 in mapped.shape:
-        shape = "(steps,) or (steps, columns)" if wide else "(steps,)"
-        raise ValueError(
-            f"path: {path.name!r} must have shape {shape}, no size 0; got {mapped.shape}"
-        )
-    if mapped.dtype.kind not in "biuf":
-        raise ValueError(f"path: {path.name!r} must hold numbers; got dtype {mapped.dtype}")
-    order: Literal["C", "F"] = "C" if mapped.flags.c_contiguous else "F"
-    size = mapped.offset + mapped.nbytes
-    return _Header(mapped.dtype, mapped.shape, order, mapped.offset, size)
-
-
-def _lengths(path: Path, steps: int) -> Array:
-    mapped = _mapped(path)
-    whole = mapped.ndim == 1 and mapped.dtype.kind in "iu" and len(mapped) > 0
-    if not whole or mapped.min() < 1 or mapped.sum() != steps:
-        told = f"sum {mapped.sum()}" if whole else f"{mapped.dtype} of shape {mapped.shape}"
-        raise ValueError(
-            f"path: {path.name!r} must hold whole numbers >= 1 that sum to {steps}, the rows of "
-            f"the file beside it; got {told}"
-        )
-    return np.array(mapped, dtype=np.int64)
 
 
 # Writing
@@ -559,7 +493,7 @@ def _rows_of(data: Sequences) -> Iterator[dict[str, Array]]:
     """The sequences one by one, without padding, each with what goes with its steps."""
     for one in data.batches(1):
         rows = {"values": one.arrays()[0]}
-        for part in _ALONG:
+        for part in ALONG:
             along = getattr(one, part)
             if along is not None:
                 rows[part] = along[0].cpu().numpy()

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require_seed
 from . import padding, tables
 from .grids import on_grid
@@ -29,6 +30,7 @@ Array = npt.NDArray[Any]
 _PER_STEP = ("values", "mask", "times", "actions", "rewards", "inputs")
 
 
+@boundary
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class Sequences:
     """N sequences of at most T steps with F features: padded, immutable and checked.

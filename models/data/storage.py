@@ -17,6 +17,7 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -192,7 +193,7 @@ def reading(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # classes that a file names may raise anything
-        if isinstance(error, ValueError) and not isinstance(error, UnicodeError):
+        if isinstance(error, ValueError) and not isinstance(error, UnicodeError | JSONDecodeError):
             said = str(error) if repr(name) in str(error) else f"{error} (in {name!r})"
             raise ValueError(said) from error
         raise ValueError(

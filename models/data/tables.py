@@ -240,6 +240,7 @@ def _listed(names: Any) -> list[Hashable] | None:
     if names is None:
         return None
     single = isinstance(names, str | bytes | tuple) or not isinstance(names, Iterable)
+    single = single or getattr(names, "ndim", 1) == 0
     return [names] if single else list(names)
 
 
@@ -283,6 +284,7 @@ def _read_long(
     lengths = np.bincount(group)
 
     def padded(name: Hashable) -> Tensor:
+        _require_no_text(frame[name], name, codes)
         return _pad(as_numbers(frame[name], f"column {name!r}")[order], lengths)
 
     read: Padded = {"labels": labels, "lengths": torch.from_numpy(lengths)}
@@ -306,6 +308,24 @@ def _read_long(
         read["inputs"] = torch.stack([padded(name) for name in inputs], dim=2)
         read["input_names"] = inputs
     return read
+
+
+def _require_no_text(column: Any, name: Hashable, codes: bool) -> None:
+    """Raise ``ValueError`` for symbols as strings or categories, with the readings there are."""
+    known = getattr(column.dtype, "categories", None)
+    met = as_array(column, f"column {name!r}") if known is None else np.array(known, object)
+    if not cells.is_text(met):
+        return
+    text = [str(one) for one in met if isinstance(one, str)]
+    text = sorted({*text}) if known is None else text
+    shown = text[:3]
+    codes_of = ", ".join(f"{one!r}: {code}" for code, one in enumerate(shown))
+    more = ", …" * (len(text) > len(shown))
+    alone = "" if codes else "; codes=True reads a column alone as symbols"
+    raise ValueError(
+        f"column {name!r} must hold numbers; got {shown[0]!r} (symbols beside numbers are codes: "
+        f"frame[{name!r}].map({{{codes_of}{more}}}){alone})"
+    )
 
 
 def _times_of(frame: Any, sequence: Hashable | None, time: Hashable | None) -> Array | None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import is_number, require
 
 Array = npt.NDArray[np.float64]
@@ -81,6 +82,7 @@ class Rewards:
         require(not others, "reward", "must be finite", others[:1])
 
     @classmethod
+    @boundary
     def of_table(cls, table: npt.ArrayLike | Tensor) -> Rewards:
         """Make rewards from an array (A|1, K|1, K|1, S|1).
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 from torch.distributions.utils import lazy_property
 
-from ..checks import require
+from ..checks import is_number, require
 from .observations import bounds_of, requirement
 
 
@@ -71,6 +71,9 @@ class Prior:
 Setting = float | tuple[float, ...] | Interval | Prior
 """What is said of an argument: its value (or one a feature), where it lies, or its prior."""
 
+Scaling = tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]
+"""Middle and width of the priors of parameters, by name."""
+
 Given = float | npt.ArrayLike | Tensor | constraints.Constraint | Distribution | Interval | Prior
 """What a user says of an argument."""
 
@@ -87,7 +90,8 @@ def setting(name: str, given: Given) -> Setting:
             raise ValueError(f"{name}: needs a constraint on single real numbers, got {given}")
         return interval
     try:
-        numbers = np.asarray(np.nan if isinstance(given, str) else given, dtype=np.float64)
+        none = isinstance(given, str | bool | np.bool_)
+        numbers = np.asarray(np.nan if none else given, dtype=np.float64)
     except (TypeError, ValueError):
         numbers = np.full(1, np.nan)
     fits = numbers.ndim < 2 and numbers.size > 0 and bool(np.isfinite(numbers).all())
@@ -98,6 +102,46 @@ def setting(name: str, given: Given) -> Setting:
         repr(given),
     )
     return float(numbers) if numbers.ndim == 0 else tuple(numbers.tolist())
+
+
+def settings_of(given: object) -> dict[str, Setting]:
+    """Settings by name, of pairs (name, setting) or a mapping.
+
+    Raises:
+        ValueError: anything else, or a setting that is none.
+    """
+    pairs: Any = given.items() if isinstance(given, Mapping) else given
+    listed = isinstance(pairs, Collection) and not isinstance(pairs, str)
+    fits = listed and all(_is_row(pair, 2) for pair in pairs)
+    require(fits, "settings", "must be pairs such as (('df', 4.0),)", repr(given))
+    return {name: setting(name, value) for name, value in pairs}
+
+
+def scaling_of(given: object, features: int) -> Scaling:
+    """Triples (parameter, c, w), with one finite c and one w > 0 per feature.
+
+    Raises:
+        ValueError: anything else.
+    """
+    rows: Any = given
+    fits = isinstance(rows, tuple | list) and all(_is_row(row, 3) for row in rows)
+    require(fits, "scaling", "must be triples such as (('loc', (0.0,), (1.0,)),)", repr(given))
+    made = []
+    for name, *both in rows:
+        for one, positive in zip(both, (False, True), strict=True):
+            fits = isinstance(one, tuple | list) and len(one) in (1, features)
+            fits = fits and all(
+                is_number(x) and math.isfinite(x) and (x > 0 or not positive) for x in one
+            )
+            wanted = f"needs {'numbers > 0' if positive else 'finite numbers'} for {name!r}, one"
+            require(fits, "scaling", f"{wanted} or one a feature ({features})", repr(one))
+        made.append((name, *(tuple(map(float, one)) for one in both)))
+    return tuple(made)
+
+
+def _is_row(value: object, size: int) -> bool:
+    """Whether it is a tuple or list of so many, the first of which is a name."""
+    return isinstance(value, tuple | list) and len(value) == size and isinstance(value[0], str)
 
 
 def _prior(name: str, given: Distribution) -> Prior:

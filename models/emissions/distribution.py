@@ -19,7 +19,19 @@ from ..boundary import boundary
 from ..checks import require, require_count
 from ..data.sequences import Sequences
 from ..randomness import TURNS
-from .arguments import VECTORS, Given, Interval, Prior, Setting, arguments_of, interval_of, setting
+from .arguments import (
+    VECTORS,
+    Given,
+    Interval,
+    Prior,
+    Scaling,
+    Setting,
+    arguments_of,
+    interval_of,
+    scaling_of,
+    setting,
+    settings_of,
+)
 from .emission import (
     Emission,
     Parameters,
@@ -111,7 +123,7 @@ class FromDistribution(Emission):
     family: Callable[..., Distribution]
     features: int
     settings: tuple[tuple[str, Setting], ...]
-    scaling: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]
+    scaling: Scaling
 
     def __init__(
         self,
@@ -119,7 +131,7 @@ class FromDistribution(Emission):
         features: int = 1,
         *,
         settings: tuple[tuple[str, Setting], ...] = (),
-        scaling: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...] = (),
+        scaling: Scaling = (),
         **arguments: Given,
     ) -> None:
         kind = family if isinstance(family, type) else Distribution
@@ -136,8 +148,8 @@ class FromDistribution(Emission):
         fields = {
             "family": family,
             "features": int(features),
-            "settings": tuple({**dict(settings), **given}.items()),
-            "scaling": tuple(scaling),
+            "settings": tuple({**settings_of(settings), **given}.items()),
+            "scaling": scaling_of(scaling, int(features)),
         }
         for name, field in fields.items():
             object.__setattr__(self, name, field)

@@ -300,6 +300,12 @@ class Mixed:
                 parts[number] = torch.full_like(parts[number][..., :1], torch.nan)
         return torch.cat(parts, -1)
 
+    def symbols_of(self, channels: Tensor) -> dict[str, Tensor]:
+        """Return the chances (…, symbols) of every column of symbols, by its name."""
+        parts = channels.split([kind.channels for kind in self.kinds], -1)
+        found = zip(self.kinds, self.places, parts, strict=True)
+        return {self.columns[place.start]: part for kind, place, part in found if kind.codes}
+
     def of_channels(self, numbers: Tensor, symbols: float | bool | None = None) -> Tensor:
         """Return numbers of the columns (…, F) for every channel (…, C) that is made of them.
 
@@ -333,6 +339,11 @@ def of_channels(kind: Observations, numbers: Tensor, symbols: float | bool | Non
 def mean_of(kind: Observations, channels: Tensor) -> Tensor:
     """Return means of the channels of a kind by its features, see ``Mixed``."""
     return kind.mean_of(channels) if isinstance(kind, Mixed) else channels
+
+
+def symbols_of(kind: Observations, channels: Tensor) -> dict[str, Tensor]:
+    """Return the chances of the symbols beside other columns, see ``Mixed``."""
+    return kind.symbols_of(channels) if isinstance(kind, Mixed) else {}
 
 
 def _side_by_side(sizes: list[int]) -> tuple[slice, ...]:

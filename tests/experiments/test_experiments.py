@@ -78,7 +78,7 @@ def test_smoke_run(
     def save_with_title(figure: Figure, path: Any, **options: Any) -> None:
         titles = [axis.get_title(place) for axis in figure.axes for place in ("center", "left")]
         if not figure.get_suptitle() and not any(titles):
-            untitled.append(Path(path).name)
+            untitled.append(str(getattr(path, "name", path)))  # a path, or an open file
         save(figure, path, **options)
 
     monkeypatch.setattr(Figure, "savefig", save_with_title)

@@ -1,4 +1,4 @@
-"""ArviZ groups: shapes, files, Pareto tails, leave-one-out, and the other ArviZ major."""
+"""ArviZ groups: shapes, files, leave-one-out, and the other ArviZ major."""
 
 import json
 import os
@@ -8,7 +8,6 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,12 @@ from beliefzoo.inference.arviz_groups import (
     compare,
     convergence,
     group,
-    k_threshold,
     loo,
-    pareto_k,
-    psis_log_mean,
     read,
     replacing,
     write,
 )
+from beliefzoo.inference.pareto import pareto_k, psis_log_mean
 from checkout import ROOT
 
 CHAINS, DRAWS, SEQUENCES, TIME, STATES = 2, 5, 3, 4, 2
@@ -271,128 +268,6 @@ def test_paths_that_cannot_be_are_named(tmp_path: Path) -> None:
         read(part)
 
 
-# --- Pareto tails
-
-
-def textbook_psis(log_weights: Any) -> tuple[Any, float]:
-    """Vehtari et al. (2024), algorithm 1, with the fit of Zhang and Stephens (2009), by loops."""
-    weights = np.exp(np.asarray(log_weights) - np.max(log_weights))
-    order = np.argsort(weights)
-    length = round(min(0.2 * weights.size, 3 * np.sqrt(weights.size)))
-    cut = weights[order[-length - 1]]
-    excess = weights[order[-length:]] - cut
-    trials = 30 + int(np.sqrt(length))
-    quartile = excess[int(length / 4 + 0.5) - 1]
-    theta = [
-        1 / excess[-1] + (1 - np.sqrt(trials / (j - 0.5))) / (3 * quartile)
-        for j in range(1, trials + 1)
-    ]
-    profile = []
-    for b in theta:
-        k = np.mean(np.log1p(-b * excess))
-        profile.append(length * (np.log(-b / k) - k - 1))
-    posterior = np.exp(np.array(profile) - max(profile))
-    b = float(np.dot(posterior / posterior.sum(), theta))
-    k = float(np.mean(np.log1p(-b * excess)))
-    sigma = -k / b
-    k = (length * k + 10 * 0.5) / (length + 10)
-    for j in range(length):
-        quantile = cut + stats.genpareto.ppf((j + 0.5) / length, k, scale=sigma)
-        weights[order[-length + j]] = min(quantile, 1.0)
-    return np.log(weights) + np.max(log_weights), k
-
-
-@pytest.mark.parametrize("scale", [0.3, 1.0, 3.0, 30.0])
-def test_psis_is_the_published_algorithm(scale: float) -> None:
-    log_weights = scale * np.random.default_rng(1).normal(size=10_000)
-    smoothed, k = textbook_psis(log_weights)
-    assert pareto_k(log_weights) == pytest.approx(k, abs=1e-6)
-    largest = smoothed.max()
-    expected = largest + np.log(np.mean(np.exp(smoothed - largest)))
-    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-6)
-
-
-@pytest.mark.parametrize("k", [0.2, 0.5, 0.9, 1.3])
-def test_the_shape_of_pareto_weights_is_found(k: float) -> None:
-    # w^(1/k) of exponential log w. The fit's sd is about (1 + k)/√948 < 0.075: 4 sd, false
-    # failures below 1e-4 a case; seeded.
-    log_weights = k * np.random.default_rng(2).exponential(size=100_000)
-    assert pareto_k(log_weights) == pytest.approx(k, abs=0.3)
-    assert pareto_k(-log_weights) < 0.1  # bounded weights: the sign cannot be the wrong one
-
-
-def test_k_ignores_scale_shape_and_order() -> None:
-    log_weights = np.random.default_rng(3).normal(size=(4, 250))
-    k = pareto_k(log_weights)
-    assert pareto_k(log_weights + 1e3) == pytest.approx(k, abs=1e-9)
-    assert pareto_k(log_weights.ravel()[::-1]) == pytest.approx(k, abs=1e-12)
-
-
-def test_the_corrected_mean_is_the_evidence() -> None:
-    # θ ~ N(0, 1), y | θ ~ N(θ, 1), y = 1.3: p(y) = N(y; 0, 2), posterior N(y/2, 1/2).
-    # The proposal is twice as wide as the posterior: var(w)/mean(w)² = 2/√1.75 - 1 = 0.51, so
-    # the standard error is 0.0023 and 0.015 six of them: false failures below 1e-8; seeded.
-    rng, y = np.random.default_rng(4), 1.3
-    proposal = stats.norm(y / 2, 2 * np.sqrt(0.5))
-    theta = proposal.rvs(100_000, random_state=rng)
-    joint = stats.norm.logpdf(theta) + stats.norm.logpdf(y, theta)
-    log_weights = joint - proposal.logpdf(theta)
-    expected = stats.norm.logpdf(y, 0, np.sqrt(2))
-    assert pareto_k(log_weights) < 0.5
-    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=0.015)
-    # The exact posterior as proposal: every weight is the evidence.
-    posterior = stats.norm(y / 2, np.sqrt(0.5))
-    log_weights = joint - posterior.logpdf(theta)
-    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-12)
-
-
-def test_equal_weights_have_no_tail() -> None:
-    assert pareto_k(np.full(100, -3.0)) == 0.0
-    assert psis_log_mean(np.full(100, -3.0)) == pytest.approx(-3.0, abs=1e-12)
-    # So is what rounding leaves of equal weights, float32 ties among them.
-    noise = np.random.default_rng(7).normal(size=1000)
-    for nearly in (-3.0 + 1e-13 * noise, (-340.0 + 1e-4 * noise).astype(np.float32)):
-        assert pareto_k(nearly) == 0.0
-        assert psis_log_mean(nearly) == pytest.approx(nearly.mean(dtype=np.float64), abs=1e-5)
-    # Most draws impossible: the mean shrinks with their number.
-    for possible in (50, 20):
-        some = np.concatenate([np.full(100 - possible, -np.inf), np.full(possible, -3.0)])
-        assert pareto_k(some) == 0.0
-        assert psis_log_mean(some) == pytest.approx(-3.0 + np.log(possible / 100), abs=1e-12)
-
-
-def test_weights_carried_by_few_draws_are_given_up() -> None:
-    log_weights = np.full(100, -np.inf)
-    log_weights[:3] = [0.0, 1.0, 2.0]
-    assert pareto_k(log_weights) == np.inf
-    expected = np.log(np.sum(np.exp([0.0, 1.0, 2.0])) / 100)
-    assert psis_log_mean(log_weights) == pytest.approx(expected, abs=1e-12)
-    assert pareto_k(np.linspace(-1e6, 0.0, 1000)) == np.inf
-
-
-@pytest.mark.parametrize("function", [pareto_k, psis_log_mean])
-@pytest.mark.parametrize(
-    ("log_weights", "message"),
-    [
-        (np.zeros(24), "log_weights must be at least 25; got 24"),
-        (np.array([np.nan] + [0.0] * 30), "log_weights must be finite or -inf; got NaN"),
-        (np.array([np.inf] + [0.0] * 30), "log_weights must be finite or -inf; got NaN or .inf"),
-        (np.full(30, -np.inf), "log_weights must hold a positive weight"),
-    ],
-)
-def test_bad_weights_are_refused(function: Any, log_weights: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        function(log_weights)
-
-
-def test_threshold() -> None:
-    assert k_threshold(100) == pytest.approx(0.5)
-    assert k_threshold(1000) == pytest.approx(2 / 3)
-    assert k_threshold(2200) == k_threshold(10**6) == 0.7
-    with pytest.raises(ValueError, match="draws must be at least 2; got 1"):
-        k_threshold(1)
-
-
 # --- leave-one-out
 
 Y = np.array([-1.2, 0.3, 0.4, 1.9, 0.8, -0.5, 1.1, 0.2])
@@ -584,15 +459,14 @@ def test_convergence_of_nothing_is_refused() -> None:
 SECOND_ENVIRONMENT = ROOT / ".cache" / "arviz1"
 
 IN_SECOND_ENVIRONMENT = """
-import importlib.util, json, sys, warnings
+import importlib, json, sys, types, warnings
 import numpy as np, xarray as xr
 
-module_path, given, made = sys.argv[1:]
-spec = importlib.util.spec_from_file_location("arviz_groups", module_path)
-groups = importlib.util.module_from_spec(spec)
-sys.modules["arviz_groups"] = groups
+folder, given, made = sys.argv[1:]
+alone = sys.modules["alone"] = types.ModuleType("alone")
+alone.__path__ = [folder]  # the two modules, without what else the package loads
 warnings.simplefilter("error")
-spec.loader.exec_module(groups)
+groups, pareto = (importlib.import_module(f"alone.{name}") for name in ("arviz_groups", "pareto"))
 assert not {"torch", "pyro", "beliefzoo"} & set(sys.modules)
 
 idata = groups.read(given)
@@ -613,10 +487,10 @@ print(json.dumps({
     "refused": refused,
     "attrs": dict(again.attrs),
     "groups": sorted(whole.children),
-    "k": groups.pareto_k(log_weights),
-    "equal": groups.pareto_k(np.zeros(100)),
-    "few": groups.pareto_k(np.array([0.0, 1.0] + [-np.inf] * 98)),
-    "log_mean": groups.psis_log_mean(log_weights),
+    "k": pareto.pareto_k(log_weights),
+    "equal": pareto.pareto_k(np.zeros(100)),
+    "few": pareto.pareto_k(np.array([0.0, 1.0] + [-np.inf] * 98)),
+    "log_mean": pareto.psis_log_mean(log_weights),
     "elpd": groups.loo(idata, unit="time").elpd,
     "p": groups.loo(idata, unit="time").p,
     "k_i": groups.loo(idata, unit="time").pareto_k.tolist(),
@@ -670,7 +544,7 @@ def test_the_two_majors_read_each_other_and_agree(tmp_path: Path) -> None:
     script.write_text(textwrap.dedent(IN_SECOND_ENVIRONMENT))
     inherited = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run(
-        [str(python), str(script), arviz_groups.__file__, str(given), str(made)],
+        [str(python), str(script), str(Path(arviz_groups.__file__).parent), str(given), str(made)],
         capture_output=True,
         text=True,
         env=inherited,
@@ -695,12 +569,3 @@ def test_the_two_majors_read_each_other_and_agree(tmp_path: Path) -> None:
     np.testing.assert_allclose(there["k_i"], here.pareto_k, atol=0.02)
     assert there["table"] == [0.0, 0.0]
     assert there["convergence"] == pytest.approx(list(vars(convergence(idata)).values()), rel=0.01)
-
-
-@pytest.mark.skipif(version("arviz") < "1", reason="0.x has no part for statistics alone")
-def test_pareto_k_loads_no_plots() -> None:
-    """A Bayesian fit asks for it, and should not take the seconds that ArviZ takes to load."""
-    ask = "import sys, numpy; from beliefzoo.inference import arviz_groups"
-    ask += "; arviz_groups.pareto_k(numpy.arange(50.0)); print('arviz' in sys.modules)"
-    run = subprocess.run([sys.executable, "-c", ask], check=True, capture_output=True, text=True)
-    assert run.stdout.split() == ["False"]

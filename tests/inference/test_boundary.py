@@ -5,13 +5,14 @@ Each name is called with arguments that fit, one of which is replaced by each of
 """
 
 import inspect
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from beliefzoo import inference, models
-from boundary_cases import INFERENCE, MODELS, WRONG
+from boundary_cases import CONSTRUCTORS, INFERENCE, MODELS, WRONG
 
 THEIRS = {
     ("fit.callback", int): "a function like any other; what it raises is the user's own",
@@ -32,16 +33,21 @@ def tried(name: str, argument: inspect.Parameter) -> list[Any]:
     ]
 
 
+CALLS = {name: (models, fits) for name, fits in MODELS.items()}
+CALLS |= {name: (inference, fits) for name, fits in INFERENCE.items()}
+for one in CONSTRUCTORS:
+    CALLS[one] = (models if hasattr(models, one.split(".")[0]) else inference, CONSTRUCTORS[one])
+
+
 @pytest.mark.filterwarnings("ignore")  # of what is accepted
-@pytest.mark.parametrize(
-    ("module", "name"), [(models, n) for n in MODELS] + [(inference, n) for n in INFERENCE]
-)
+@pytest.mark.parametrize("name", CALLS)
 def test_wrong_arguments_end_in_value_errors(
-    module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert name in module.__all__
+    module, fits = CALLS[name]
+    assert name.split(".")[0] in module.__all__
     monkeypatch.chdir(tmp_path)  # for what is written
-    call, fits = getattr(module, name), (MODELS if module is models else INFERENCE)[name]
+    call = attrgetter(name)(module)
     fits = fits() if callable(fits) else fits
     said = {}
     for argument in inspect.signature(call).parameters.values():
@@ -58,25 +64,35 @@ def test_wrong_arguments_end_in_value_errors(
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("module", "name"), [(models, n) for n in MODELS] + [(inference, n) for n in INFERENCE]
-)
+@pytest.mark.parametrize("name", CALLS)
 def test_the_arguments_of_these_tests_fit(
-    module: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Otherwise every wrong value would end in the error of another argument."""
     monkeypatch.chdir(tmp_path)
-    fits = (MODELS if module is models else INFERENCE)[name]
-    getattr(module, name)(**(fits() if callable(fits) else fits))
+    module, fits = CALLS[name]
+    attrgetter(name)(module)(**(fits() if callable(fits) else fits))
+
+
+def constructors_of(kind: type) -> list[str]:
+    """Names of the public class methods of ours."""
+    own = {name: value for base in kind.__mro__ for name, value in vars(base).items()}
+    return [
+        name
+        for name, value in own.items()
+        if isinstance(value, classmethod) and not name.startswith("_")
+        if value.__func__.__module__.startswith("beliefzoo.")
+    ]
 
 
 def test_every_public_call_is_tried() -> None:
     """But for records, protocols, bases, warnings, and what takes no arguments."""
-    called = {*MODELS, *INFERENCE}
+    called = {*CALLS}
     for module in (models, inference):
         for name in module.__all__:
             thing = getattr(module, name)
             if isinstance(thing, type):
+                assert {f"{name}.{other}" for other in constructors_of(thing)} <= called
                 record = hasattr(thing, "_fields") or "__dataclass_fields__" in vars(thing)
                 base = inspect.isabstract(thing) or getattr(thing, "_is_protocol", False)
                 if record or base or issubclass(thing, Exception | inference.ExactFilter):

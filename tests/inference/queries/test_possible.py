@@ -1,6 +1,7 @@
 """An observation of probability 0: every query names it, or treats it as missing on request."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,15 @@ from beliefzoo.inference import (
     ExactFilter,
     NoMemory,
     ParticleTracker,
+    belief_events,
+    components,
     evidence_gap,
     filter,
     forecast,
+    gaps,
     log_evidence,
     mixture_kalman,
+    most_likely_regimes,
     most_likely_states,
     particle_filter,
     posterior_quantities,
@@ -24,6 +29,8 @@ from beliefzoo.inference import (
     sample_states,
     smooth,
     smooth_pairs,
+    smooth_regimes,
+    standardised_innovations,
     step_log_likelihood,
     track,
 )
@@ -35,6 +42,8 @@ from beliefzoo.models import (
     ExactTracker,
     Gaussian,
     HiddenMarkovModel,
+    LinearGaussianSSM,
+    LocalLevel,
     Regression,
     Sequences,
     SwitchingLinearSSM,
@@ -112,9 +121,43 @@ def test_the_evidence_is_minus_infinity() -> None:
 def test_measures_of_guides_and_gates_refuse_it() -> None:
     data = possible_and_not()[0]
     guide = BeliefGuide(left_right(), ExactFilter())
-    for ask in (lambda: evidence_gap(guide, data), lambda: posterior_quantities(guide.model, data)):
+    possible = possible_and_not()[1]
+    asks: dict[str, Callable[..., Any]] = {
+        "evidence_gap": partial(evidence_gap, guide),
+        "gaps": partial(gaps, guide),
+        "posterior_quantities": partial(posterior_quantities, guide.model),
+        "belief_events": partial(belief_events, guide.model),
+    }
+    for ask in asks.values():
         with pytest.raises(ValueError, match="sequence 'b', step 1, got 3"):
-            ask()
+            ask(data)
+        with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing', got"):
+            ask(data, impossible="reset")
+        some, wanted = ask(data, impossible="missing"), ask(possible)
+        for one, other in zip(values_of(some), values_of(wanted), strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def values_of(found: Any) -> list[Any]:
+    fields = (found if isinstance(found, dict) else vars(found)).values()
+    return [value for value in fields if isinstance(value, torch.Tensor)]
+
+
+def test_linear_models_have_no_such_observations() -> None:
+    """Normal densities are positive; the logarithm of one that is not a number is refused."""
+    model = LinearGaussianSSM(LocalLevel())
+    model = model.with_parameters(level_variance=1.0, observation_variance=1.0)
+    far, beyond = (Sequences.from_arrays([[0.1, y, 0.3]]) for y in (1e150, 1e200))
+    for query in (log_evidence, step_log_likelihood):
+        assert query(model, far).isfinite().all()
+        with pytest.raises(ValueError, match="too large: the recursion of sequence 0 overflowed"):
+            query(model, beyond)
+    moments = filter, predict, smooth, components, lambda m, d: forecast(m, d, 2, draws=5, seed=0)
+    for query in (*moments, standardised_innovations):
+        for data in (far, beyond):  # linear in the data: nothing overflows
+            found = query(model, data)
+            found = found["level"] if isinstance(found, dict) else found
+            assert getattr(found, "mean", found)[0, 1:].isfinite().all()
 
 
 def test_a_step_left_out_is_missing_for_lags_too() -> None:
@@ -214,9 +257,17 @@ def test_regimes_treat_it_as_missing_on_request() -> None:
         torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
     ahead = forecast(model, some, 2, draws=5, seed=0, impossible="missing")
     torch.testing.assert_close(ahead.draws, forecast(model, gaps, 2, draws=5, seed=0).draws)
+    for query in (smooth_regimes, most_likely_regimes):
+        with pytest.raises(ValueError, match="sequence '0' at step 1"):
+            query(model, some, particles=16)
+        again, without = query(model, some, impossible="missing"), query(model, gaps)
+        for one, other in zip(vars(again).values(), vars(without).values(), strict=True):
+            torch.testing.assert_close(one, other)
 
 
-@pytest.mark.parametrize("query", [particle_filter, mixture_kalman])
+@pytest.mark.parametrize(
+    "query", [particle_filter, mixture_kalman, smooth_regimes, most_likely_regimes]
+)
 def test_particles_refuse_another_policy(query: Callable[..., Any]) -> None:
     model = left_right() if query is particle_filter else SwitchingLinearSSM(2, 1)
     with pytest.raises(ValueError, match="impossible: must be 'raise' or 'missing', got 'reset'"):

@@ -150,6 +150,40 @@ def test_sequences_are_written_with_all_that_goes_with_their_steps(tmp_path):
     assert same(SequenceFolder(write_folder(codes, tmp_path / "c"), codes=True)[:], codes)
 
 
+def test_names_and_units_are_written_and_compared(tmp_path):
+    """A folder knows them as its data do, and so does a model fitted to it."""
+    named = {"features": ["rt", "size"], "input_names": ["dose"]}
+    units = {"rt": "ms", "dose": "mg", "time": "s"}
+    rows = [[[1.0, 2.0], [3.0, 1.0]], [[2.0, 2.0]]]
+    along = {"times": [[0.5, 1.0], [0.0]], "inputs": [[[1.0], [0.0]], [[1.0]]]}
+    data = Sequences.from_arrays(rows, **along, **named, units=units)
+    path = write_folder(data, tmp_path / "data")
+    folder = SequenceFolder(path)
+    assert folder[1].units == folder.split([1, 1], seed=0)[0].units == folder.units == units
+    assert (folder[:].features, folder[:].input_names) == (("rt", "size"), ("dose",))
+    assert "units={'rt': 'ms'" in repr(folder)
+    assert SequenceFolder(path, features=["a", "size"]).units == {"dose": "mg", "time": "s"}
+    seconds = SequenceFolder(path, units={"rt": "s"})
+    assert seconds.units == {"rt": "s"}
+    assert seconds.fingerprint() != folder.fingerprint()
+    model = HiddenMarkovModel(1, Gaussian(2)).named_after(folder)
+    assert model.names.units == units
+    with pytest.raises(ValueError, match=r"data\.units: must be 'ms' for 'rt', .* got 's'"):
+        model.check_values(seconds[:])
+    with pytest.raises(ValueError, match="units must be of 'rt', 'size', 'dose', 'time'; got 'x'"):
+        SequenceFolder(path, units={"x": "s"})
+    with pytest.raises(ValueError, match=r"beliefzoo\.json.* does not have its checksum"):
+        (path / "beliefzoo.json").write_text(
+            (path / "beliefzoo.json").read_text().replace('"ms"', '"µs"')
+        )
+        SequenceFolder(path)
+    letters = Sequences.from_text("abca", alphabet="abc")
+    assert SequenceFolder(write_folder(letters, tmp_path / "letters"))[:].symbols == tuple("abc")
+    codes = SequenceFolder(write_folder([[0, 1], [2]], tmp_path / "codes", codes=True))
+    assert codes[:].is_codes
+    assert not SequenceFolder(codes.path, codes=False)[:].is_codes
+
+
 def test_a_sample_is_bounded_seeded_and_in_order(tmp_path):
     folder = SequenceFolder(one_file_each([np.full(5, n) for n in range(50)], tmp_path / "d"))
     first = folder.sample(7, seed=1).values[:, 0, 0].tolist()

@@ -497,7 +497,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "absent column": (lambda: Sequences.from_frame(FRAME, time="T"), "column 'T'; got"),
     "column of words": (
         lambda: Sequences.from_frame(FRAME, sequence="id", time="t"),
-        r"column 'name' must hold numbers; got '.*' \(codes=True reads strings as symbols",
+        r"'name' must hold numbers; got 'p' \(.*\['name'\].map\({'p': 0, 'q': 1}\); codes=True",
     ),
     "time of words": (
         lambda: Sequences.from_frame(FRAME, time="name", columns="x"),
@@ -534,7 +534,7 @@ BAD: dict[str, tuple[Any, str]] = {
     ),
     "categories": (
         lambda: Sequences.from_frame(FRAME.astype({"name": "category"}), columns=["x", "name"]),
-        r"column 'name' must hold numbers; got '.*' \(codes=True reads strings as symbols",
+        r"'name' must hold numbers; got 'p' \(.*\['name'\].map\({'p': 0, 'q': 1}\); codes=True",
     ),
     "not a DataArray": (lambda: Sequences.from_xarray(np.ones(3)), "got ndarray with dimensions"),
     "foreign dimension": (

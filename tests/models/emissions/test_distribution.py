@@ -606,6 +606,18 @@ def test_a_model_with_a_function_is_not_saved(tmp_path):
         (lambda: FromDistribution(dist.Categorical), "family: .*see .* Categorical.* got Categ"),
         (lambda: FromDistribution(dist.Delta), "v: needs a value, a constraint or a prior"),
         (
+            lambda: FromDistribution(dist.StudentT, settings=(("df", "four"),)),
+            "df: needs a finite number .* got 'four'",
+        ),
+        (
+            lambda: FromDistribution(dist.StudentT, settings=(4.0,)),
+            r"settings: must be pairs such as \(\('df', 4.0\),\), got \(4.0,\)",
+        ),
+        (
+            lambda: FromDistribution(dist.Gamma, scaling=(("rate", (0.0,), (-1.0,)),)),
+            "scaling: needs numbers > 0 for 'rate'",
+        ),
+        (
             lambda: FromDistribution(dist.Gamma, scaling=(("size", (0.0,), (1.0,)),)),
             r"scaling: needs names of \['concentration', 'rate'\], got \['size'\]",
         ),

@@ -273,7 +273,7 @@ def test_states_are_sorted_by_the_first_channel_that_can():
 
 
 def test_a_forecast_has_the_mean_of_each_column():
-    """A mean of numbers and bits, by hand; none of symbols."""
+    """A mean of numbers and bits, by hand; of symbols, which have none, their probabilities."""
     emission = Independent(rt=Gaussian(), kind=Categorical(3), hit=Bernoulli())
     model = HiddenMarkovModel(2, emission).with_parameters(
         **CHAIN, **RT, kind_probs=[[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], hit_probs=[0.9, 0.3]
@@ -284,6 +284,9 @@ def test_a_forecast_has_the_mean_of_each_column():
     expected = chance @ torch.tensor([[-1.0, 0.9], [2.0, 0.3]], dtype=torch.float64)
     torch.testing.assert_close(found.mean[:, 0, [0, 2]], expected)
     assert bool(found.mean[..., 1].isnan().all())
+    assert list(found.symbols) == ["kind"]
+    probs = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.2, 0.7]], dtype=torch.float64)
+    torch.testing.assert_close(found.symbols["kind"][:, 0], chance @ probs)
     drawn = found.draws.double().mean(0)  # 20 000 draws: 5 standard errors of at most 2 / 141
     assert float((drawn - found.mean)[..., [0, 2]].abs().max()) < 0.08
     assert set(found.draws[..., 1].unique().tolist()) == {0, 1, 2}
