@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -12,6 +14,8 @@ from ...command.seeds import Figures
 CASES = ("one_gaussian_node", "two_gaussian_nodes", "one_node_of_bits")
 _COLORS = {"emitted": "tab:blue", "acting": "tab:red"}
 _LABELS = {"emitted": "y is emitted by the nodes", "acting": "y acts on the nodes"}
+_TITLES = {name: name.replace("_", " ").replace("gaussian", "Gaussian") for name in CASES}
+_LEVEL: dict[str, Any] = {"color": "black", "lw": 0.7, "label": "neither reading ahead"}
 
 
 def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
@@ -34,8 +38,8 @@ def _draw_evidence(posterior: Idata, figures: Figures) -> Figure:
             right = f"picked right {figures[name][reading]['share_picked']:.0%}"
             label = f"{_LABELS[reading]}:\n{right} (95 %: {low:.0%} to {high:.0%})"
             axis.plot(ahead, rank, ".", color=color, label=label)
-        axis.plot([0, 0], [0, 1], "k-", lw=0.7)
-        axis.set(title=name.replace("_", " "), ylim=(0, 1.45), yticks=np.linspace(0, 1, 6))
+        axis.plot([0, 0], [0, 1], **_LEVEL)
+        axis.set(title=_TITLES[name], ylim=(0, 1.55), yticks=np.linspace(0, 1, 6))
         axis.set_xlabel("held-out evidence, emitted − acting (nats)")
         axis.legend(frameon=False, fontsize=7, loc="upper left")
     axes[0].set_ylabel("share of the data sets")
@@ -43,7 +47,7 @@ def _draw_evidence(posterior: Idata, figures: Figures) -> Figure:
 
 
 def _draw_memory(figures: Figures) -> Figure:
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6, 5), layout="constrained")
     rows = list(figures["by_switch_rate"].values())
     rates = np.array([row["switch_rate"] for row in rows])
     for place, (reading, color) in enumerate(_COLORS.items()):
@@ -53,7 +57,8 @@ def _draw_memory(figures: Figures) -> Figure:
         label = f"{_LABELS[reading]} (mean, 95 %)"
         axis.errorbar(rates, mean, np.abs(ends.T - mean), fmt="o-", ms=4, color=color, label=label)
         known = [row[reading]["nats_ahead_at_true_parameters"] for row in rows]
-        axis.plot(rates, known, "--", lw=1, color=color)
+        told = f"{_LABELS[reading]}: the models that made the data"
+        axis.plot(rates, known, "--", lw=1, marker="_", color=color, label=told)
         for rate, at, share in zip(rates, ends[:, place], shares, strict=True):
             offset = (0, -12 if place == 0 else 6)
             axis.annotate(
@@ -65,13 +70,14 @@ def _draw_memory(figures: Figures) -> Figure:
                 fontsize=7,
                 color=color,
             )
-    axis.axhline(0, color="black", lw=0.7)
+    axis.axhline(0, **_LEVEL)
+    axis.margins(y=0.12)
     axis.set(
         xlabel="chance of the node to switch (½: no memory, the readings coincide)",
         ylabel="held-out evidence of the true reading\nbefore that of the other (nats)",
-        title="One Gaussian node (dashed: the models that made the data;\nnumbers: share right)",
+        title="One Gaussian node (numbers: share of data sets read right)",
     )
-    axis.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside lower center")
     return figure
 
 
@@ -84,16 +90,16 @@ def _draw_gates(posterior: Idata, figures: Figures) -> Figure:
             learned = learned.reshape(len(learned), -1)
             x = np.arange(learned.shape[1]) + (place - 0.5) * 0.3
             half = 1.96 * learned.std(0, ddof=1) / np.sqrt(len(learned))
-            axis.plot(np.broadcast_to(x, learned.shape).T, learned.T, ".", color=color, ms=2)
-            axis.errorbar(x, learned.mean(0), half, fmt="_", color="black", capsize=3)
-            axis.plot([], [], "o", color=color, ms=4, label=_LABELS[reading])
-        axis.hlines(written, np.arange(len(written)) - 0.4, np.arange(len(written)) + 0.4, "0.5")
-        axis.set(title=name.replace("_", " "), xlabel="weight of the gate (grey: the truth)")
+            axis.plot(np.broadcast_to(x, learned.shape).T, learned.T, ".", color=color, ms=3)
+            told = None if place else "mean, 95 %"
+            axis.errorbar(x, learned.mean(0), half, fmt="_", color="black", capsize=3, label=told)
+            axis.plot([], [], "o", color=color, ms=4, label=f"{_LABELS[reading]}, a data set")
+        ends = np.arange(len(written)) + np.array([[-0.4], [0.4]])
+        axis.hlines(written, *ends, "0.5", label="the truth")
+        axis.set(title=_TITLES[name], xlabel="weight of the gate")
         nodes, inputs = group(posterior, "constant_data")[f"{name}_written"].shape
-        reads = inputs - nodes - 1
-        names = [*[r"$W_h$"] * nodes, *[r"$W_y$"] * reads, "$b$"] * nodes
-        axis.set_xticks(range(len(written)), names)
-    axes[0].set_ylabel("learned from the nodes' bits\n(black: mean, 95 %)")
+        axis.set_xticks(range(len(written)), _weight_names(nodes, inputs - nodes - 1), fontsize=8)
+    axes[0].set_ylabel("learned from the nodes' bits")
     axes[0].legend(frameon=False, fontsize=7)
     last, places = axes[-1], np.arange(len(CASES))
     rows = [figures[name]["gate_alone"] for name in CASES]
@@ -106,10 +112,27 @@ def _draw_gates(posterior: Idata, figures: Figures) -> Figure:
     last.errorbar(
         places + 0.2, mean, spread, fmt="s", color="tab:green", label="control: gates differ"
     )
-    last.axhline(0, color="black", lw=0.7)
-    last.set_xticks(places, [name.replace("_", " ").replace(" ", "\n", 1) for name in CASES])
+    last.axhline(0, color="black", lw=0.7, label="no gain")
+    last.set_xticks(places, [_TITLES[name].replace(" ", "\n", 1) for name in CASES])
     last.set(
         ylabel="gain of two gates over one (nats a pair)", title="the gate alone", ylim=(-2, None)
     )
     last.legend(frameon=False, fontsize=7)
     return figure
+
+
+def _weight_names(nodes: int, reads: int) -> list[str]:
+    """Names of the weights of every gate in turn, numbered if there are several of a kind."""
+
+    def named(kind: str, *places: tuple[int, int]) -> str:
+        """A name; the pairs are a place and how many there are."""
+        digits = "".join(str(place + 1) for place, count in places if count > 1)
+        return f"${kind}^{{{digits}}}$" if digits else f"${kind}$"
+
+    names = []
+    for gate in range(nodes):
+        own = gate, nodes
+        names += [named("W_h", own, (other, nodes)) for other in range(nodes)]
+        names += [named("W_y", own, (other, reads)) for other in range(reads)]
+        names.append(named("b", own))
+    return names
