@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
+from .rewards import MOST, Rewards
+
 Array = npt.NDArray[np.float64]
 
 RESERVED = frozenset(
@@ -28,9 +30,6 @@ _ROUNDED = 1e-5
 
 _LARGEST = 2**27
 """Entries that the tables of T and of O may have: a gibibyte."""
-
-_MOST_REWARDS = 2**24
-"""Entries that the table of R may have, along the axes that it depends on."""
 
 _MOST_NAMES = 2**18
 """States, actions or observations that there may be."""
@@ -64,7 +63,7 @@ class Problem(NamedTuple):
     """T(z' | z, a), (A, K, K)."""
     observation: Array
     """O(o | a, z'), (A, K, S)."""
-    reward: Array
+    reward: Rewards
     """R(a, z, z', o), (A|1, K|1, K|1, S|1): of size 1 along an axis that it does not depend on."""
 
 
@@ -394,7 +393,7 @@ class _Reader:
         # 0 − x instead of −x, so that a cost of zero does not become a negative zero.
         self.rewards.append((where, 0.0 - numbers if self.costs else numbers))
 
-    def _compact_rewards(self) -> Array:
+    def _compact_rewards(self) -> Rewards:
         """The rewards in a table that has size 1 along every axis that no entry names."""
         shape = [1, 1, 1, 1]
         axes = ("actions", "states", "states", "observations")
@@ -402,14 +401,8 @@ class _Reader:
             for axis in range(4):
                 if axis >= len(where) or where[axis] != _ALL:
                     shape[axis] = len(self.names[axes[axis]])
-        if math.prod(shape) > _MOST_REWARDS:
-            size = " × ".join(map(str, shape))
-            self.words.fail(
-                "rewards that depend on axes (action, state, state_to, observation) with at most "
-                "2^24 entries",
-                self.rewards_at,
-                size,
-            )
+        if math.prod(shape) > MOST:
+            return self._sparse_rewards(tuple(shape))
         table = np.zeros(shape)
         for where, numbers in self.rewards:
             self._count(table[where].size, self.rewards_at)
@@ -417,7 +410,30 @@ class _Reader:
         for axis in range(4):
             first = table.take([0], axis)
             table = first if np.array_equal(np.broadcast_to(first, table.shape), table) else table
-        return table
+        return Rewards.of_table(table)
+
+    def _sparse_rewards(self, shape: tuple[int, ...]) -> Rewards:
+        """The entries that lines set, of which the last one counts at each place."""
+        places, values, held = [np.zeros(0, np.int64)], [np.zeros(0)], 0
+        for where, numbers in self.rewards:
+            chosen = (*where, *(_ALL,) * (4 - len(where)))
+            axes = [np.arange(size)[one] for one, size in zip(chosen, shape, strict=True)]
+            sizes = tuple(len(axis) for axis in axes)
+            held += math.prod(sizes)
+            if held > MOST:
+                self.words.fail(
+                    "at most 2^24 rewards in a table of "
+                    f"{' × '.join(map(str, shape))} (action, state, state_to, observation)",
+                    self.rewards_at,
+                    str(held),
+                )
+            self._count(math.prod(sizes), self.rewards_at)
+            places.append(np.ravel_multi_index(np.ix_(*axes), shape).ravel())
+            values.append(np.broadcast_to(numbers, sizes).ravel())
+        flat, earned = np.concatenate(places)[::-1], np.concatenate(values)[::-1]
+        kept, first = np.unique(flat, return_index=True)
+        there = earned[first] != 0
+        return Rewards(shape, tuple(earned[first][there].tolist()), tuple(kept[there].tolist()))
 
     def _check_rows(self, section: str) -> None:
         sums = self.tables[section].sum(-1)

@@ -203,13 +203,11 @@ def _lines(model: POMDP) -> Iterator[str]:
     yield from _law("T", moves)
     yield from _law("O", values["probs"].numpy())
     if model.reward is not None:
-        table = model.reward.table.numpy()
-        for place in np.argwhere(table != 0):
+        for place, earned in zip(*model.reward.entries(), strict=True):
             # The format writes an axis of size 1 as *.
-            names = (
-                "*" if size == 1 else str(at) for at, size in zip(place, table.shape, strict=True)
-            )
-            yield f"R: {' : '.join(names)} {float(table[tuple(place)])!r}"
+            sizes = zip(place, model.reward.shape, strict=True)
+            names = ("*" if size == 1 else str(at) for at, size in sizes)
+            yield f"R: {' : '.join(names)} {float(earned)!r}"
 
 
 def _names(names: tuple[str, ...], argument: str) -> str:

@@ -526,7 +526,7 @@ class World:
         if model.reward is None:
             return torch.zeros(model.states, dtype=torch.bool)
         moves = self._values.get("transition", torch.ones(1, 1, 1, dtype=torch.float64)) > 0
-        over = ~((model.reward.table != 0).any(-1) & moves).any(-1).any(0)
+        over = ~(model.reward.paying & moves).any(-1).any(0)
         while True:  # the largest set of them that no action leaves
             stays = over & ~(moves & ~over).any(-1).any(0)
             if torch.equal(stays, over):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +17,9 @@ from ..boundary import boundary
 from ..checks import is_number, require
 
 Array = npt.NDArray[np.float64]
+
+MOST = 2**24
+"""Entries of a table; of larger ones those that are not zero are held."""
 
 
 class Tables(NamedTuple):
@@ -52,9 +57,12 @@ class Rewards:
     Args:
         shape: (A|1, K|1, K|1, S|1).
         values: the entries, the last axis running fastest.
+        places: where the entries stand if all others are zero, counted with the last axis running
+            fastest, in increasing order; None if none is left out.
 
     Raises:
-        ValueError: another number of axes or entries, or entries that are not finite.
+        ValueError: another number of axes or entries, places out of order or range, or entries that
+            are not finite.
 
     >>> rewards = Rewards.of_table([[-1.0, -1.0], [-100.0, 10.0]])  # R(a, z)
     >>> rewards.shape
@@ -63,6 +71,7 @@ class Rewards:
 
     shape: tuple[int, ...]
     values: tuple[float, ...]
+    places: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for argument in ("shape", "values"):
@@ -72,12 +81,18 @@ class Rewards:
         set_ = object.__setattr__  # a frozen dataclass
         set_(self, "shape", tuple(int(size) for size in self.shape))
         set_(self, "values", tuple(float(value) for value in self.values))
+        count = math.prod(self.shape) if self.places is None else len(self.places)
         require(
-            len(self.shape) == 4 and int(np.prod(self.shape)) == len(self.values),
+            len(self.shape) == 4 and count == len(self.values),
             "reward",
             "needs four axes (action, state, state_to, observation) and an entry for each place",
             f"shape {self.shape} and {len(self.values)} entries",
         )
+        if self.places is not None:
+            ends = (-1, *self.places, math.prod(self.shape))
+            fits = all(low < high for low, high in pairwise(ends))
+            wanted = "must be in increasing order within the shape"
+            require(fits, "reward.places", wanted, f"{self.places[:9]} for {self.shape}")
         others = [value for value in self.values if not np.isfinite(value)]
         require(not others, "reward", "must be finite", others[:1])
 
@@ -101,8 +116,36 @@ class Rewards:
 
     @cached_property
     def table(self) -> Tensor:
-        """The rewards, (A|1, K|1, K|1, S|1) float64."""
-        return torch.tensor(self.values, dtype=torch.float64).reshape(self.shape)
+        """The rewards, (A|1, K|1, K|1, S|1) float64.
+
+        Raises:
+            ValueError: more than 2^24 of them.
+        """
+        values = torch.tensor(self.values, dtype=torch.float64)
+        if self.places is not None:
+            few = math.prod(self.shape) <= MOST
+            require(few, "reward", "needs at most 2^24 entries to be a table", self.shape)
+            at = torch.tensor(self.places, dtype=torch.int64)
+            values = torch.zeros(math.prod(self.shape), dtype=torch.float64).index_put(
+                (at,), values
+            )
+        return values.reshape(self.shape)
+
+    def entries(self) -> tuple[npt.NDArray[np.int64], Array]:
+        """Return where rewards that are not zero stand, (entries, 4), and which they are."""
+        values = np.array(self.values)
+        places = np.arange(len(values)) if self.places is None else np.array(self.places, np.int64)
+        there = values != 0
+        found = np.unravel_index(places[there], self.shape)
+        return np.stack(found, -1).astype(np.int64), values[there]
+
+    @cached_property
+    def paying(self) -> Tensor:
+        """Whether a move may earn something, (A|1, K|1, K|1) bool."""
+        where, _ = self.entries()
+        found = torch.zeros(self.shape[:3], dtype=torch.bool)
+        found[tuple(torch.from_numpy(where[:, :3].T))] = True
+        return found
 
     def check(self, actions: int, states: int, symbols: int | None) -> None:
         """Raise ``ValueError`` unless the rewards fit a process of these sizes."""
@@ -125,10 +168,20 @@ class Rewards:
             place if size > 1 else torch.zeros_like(place)
             for place, size in zip(places, self.shape, strict=True)
         )
-        return self.table[tuple(index)]
+        if self.places is None:
+            return self.table[tuple(index)]
+        flat = torch.zeros((), dtype=torch.int64)
+        for place, size in zip(index, self.shape, strict=True):
+            flat = flat * size + place
+        known = torch.tensor((*self.places, -1), dtype=torch.int64)
+        values = torch.tensor((*self.values, 0.0), dtype=torch.float64)
+        at = torch.searchsorted(known[:-1], flat)
+        return torch.where(known[at] == flat, values[at], 0)
 
     def expected(self, transition: Array, observation: Array | None) -> Array:
         """Return Σ_z' T(z'|z,a) Σ_o O(o|a,z') R(a, z, z', o), (A, K)."""
+        if self.places is not None:
+            return self._expected_of_entries(transition, observation)
         table = self.table.numpy()
         actions, states = transition.shape[:2]
         if table.shape[3] > 1:
@@ -144,3 +197,20 @@ class Rewards:
         if ours.shape[1] == 1:
             return np.asarray(np.einsum("azj,aj->az", transition, ours[:, 0]))
         return np.asarray(np.einsum("azj,azj->az", transition, ours))
+
+    def _expected_of_entries(self, transition: Array, observation: Array | None) -> Array:
+        """``expected``, entry by entry; an axis of size 1 stands for all of its places."""
+        actions, states = transition.shape[:2]
+        found = np.zeros((actions, states))
+        for where, value in zip(*self.entries(), strict=True):
+            a, z, to, seen = (
+                slice(None) if size == 1 else int(place)
+                for place, size in zip(where, self.shape, strict=True)
+            )
+            told = np.ones((actions, states))
+            if self.shape[3] > 1:
+                assert observation is not None  # the shape was checked with the process
+                told = np.broadcast_to(observation[:, :, seen], (actions, states))
+            chance = (transition[:, :, to] * told[:, None, to]).reshape(actions, states, -1).sum(-1)
+            found[a, z] += value * chance[a, z]
+        return found

@@ -223,9 +223,9 @@ def test_one_state_is_enough(tmp_path: Path) -> None:
         ),
         (
             "discount: 1\nvalues: cost\nactions: 1\nstates: 1000\nobservations: 1000\n"
-            "T: * identity\nO: * uniform\nR: 0 : 1 : 2 : 3 4\n",
-            "line 8, column 1: needs rewards that depend on axes (action, state, state_to, "
-            "observation) with at most 2^24 entries, got 1 × 1000 × 1000 × 1000",
+            "T: * identity\nO: * uniform\nR: 0 : 1 : 2 : 3 4\nR: * : * : * : * 4\n",
+            "line 9, column 1: needs at most 2^24 rewards in a table of 1 × 1000 × 1000 × 1000 "
+            "(action, state, state_to, observation), got 1000000001",
         ),
         (HEAD + f"T: {'9' * 9999} identity", "needs '*', a name or a number from 0 to 1 (actions)"),
         ("states: a b a", "line 1, column 13: needs states of different names, got 'a'"),
@@ -556,3 +556,22 @@ def test_costs_and_a_discount_of_one(shared_data: Path) -> None:
     failed = model.state_names.index("failed")
     last = model.action_names.index("structural-repair-and-ut-inspect")
     assert model.tables().reward[last, failed] == -4018
+
+
+def test_few_rewards_in_a_large_table_are_held_alone(tmp_path: Path) -> None:
+    """A table of 10^9 entries, of which the last line at a place counts."""
+    lines = ["discount: 0.9", "values: reward", "states: 1000", "actions: 1", "observations: 1000"]
+    lines += ["T: * identity", "O: * uniform", "R: 0 : 3 : 3 : 5 1", "R: 0 : 3 : 3 : 5 2"]
+    path = tmp_path / "large.POMDP"
+    path.write_text("\n".join([*lines, "R: * : 4 : 4 : * 7", "R: 0 : 4 : 4 : 1 0", ""]))
+    tracemalloc.start()
+    model = read_pomdp(path)
+    assert model.reward is not None
+    assert (model.reward.shape, len(model.reward.values)) == ((1, 1000, 1000, 1000), 1000)
+    earned = model.tables().reward[0]
+    assert tracemalloc.get_traced_memory()[1] < 2**28
+    tracemalloc.stop()
+    np.testing.assert_allclose(earned[2:6], [0, 0.002, 6.993, 0])
+    assert read_pomdp(write_pomdp(model, tmp_path / "again.POMDP")).reward == model.reward
+    with pytest.raises(ValueError, match="reward: needs at most 2\\^24 entries to be a table"):
+        _ = model.reward.table

@@ -191,6 +191,14 @@ def test_expected_rewards_are_sums() -> None:
         for a, k, j, o in itertools.product(range(3), range(2), range(2), range(3)):
             found[a, k] += MOVES[a, k, j] * TOLD[a, j, o] * full[a, k, j, o]
         np.testing.assert_allclose(model.tables().reward, found, atol=1e-12)
+        places = np.flatnonzero(part)  # those that are not zero alone
+        few = Rewards(part.shape, tuple(part.ravel()[places]), tuple(map(int, places)))
+        np.testing.assert_allclose(process(reward=few).tables().reward, found, atol=1e-12)
+        whole = Rewards.of_table(part)
+        steps = [torch.randint(size, (60,)) for size in table.shape]
+        torch.testing.assert_close(few.of(*steps), whole.of(*steps))
+        assert torch.equal(few.table, whole.table)
+        assert torch.equal(few.paying, whole.paying)
 
 
 def test_a_policy_acts_on_what_it_sees() -> None:
