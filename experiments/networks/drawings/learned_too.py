@@ -31,9 +31,13 @@ def _draw_gates(posterior: Idata) -> Figure:
         row[0].set(xlabel="c before, nats", ylabel="f", title=f"{name.replace('_', ' ')}: forget")
         for axis, part in zip(row[1:], ("kept", "written"), strict=True):
             axis.plot(one[f"exact_{part}"], one[part], ".", ms=1.5, alpha=0.4)
-            axis.axline((0, 0), slope=1, color="black", lw=0.7)
+            ends = [np.nanmin(one[f"exact_{part}"]), np.nanmax(one[f"exact_{part}"])]
+            axis.plot(ends, ends, color="black", lw=0.7)
             axis.set(xlabel="Bayes' rule, nats", ylabel="LSTM, nats", title=part)
-    axes[0, 0].legend(frameon=False, markerscale=4)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(
+        handles, labels, loc="outside lower center", ncols=2, frameon=False, markerscale=4
+    )
     return figure
 
 
