@@ -26,7 +26,7 @@ from torch.distributions import constraints
 
 from ...inference import BeliefGuide, ExactFilter, fit
 from ...inference.arviz_groups import Idata, group
-from ...inference.fitting.ascent import ALIKE
+from ...inference.fitting.points.ascent import ALIKE
 from ...inference.queries.evidence import log_evidence
 from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.randomness import seeded

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -18,17 +18,25 @@ from torch import Tensor
 
 
 class Frames(NamedTuple):
-    """Statistics of all steps, (S, J), of N sequences one after the other, and their lengths."""
+    """Statistics of all steps, (S, J), of N sequences one after the other, their lengths, and the
+    greatest size of each statistic, (J,)."""
 
     statistics: Tensor
     lengths: Tensor
+    largest: Tensor
+
+    @classmethod
+    def of(cls, statistics: Tensor, lengths: Tensor) -> Self:
+        """Those of sequences with these statistics and lengths."""
+        return cls(statistics, lengths, statistics.abs().amax(0))
 
 
 class Expected(NamedTuple):
     """What is expected of the states given all observations, at M points of the parameters."""
 
     evidence: Tensor
-    """log p(y), (M,); −∞ where a state's likelihood vanishes beside all others."""
+    """log p(y), (M,); −∞ where a state's likelihood vanishes beside all others, or digits are lost.
+    """
     first: Tensor
     """First states, (M, K)."""
     moves: Tensor
@@ -53,7 +61,7 @@ def expected(initial: Tensor, moves: Tensor, coefficients: Tensor, frames: Frame
     shapes = (count,), (count, states), (count, states, states), (count, states, size)
     found = tuple(torch.zeros(shape, dtype=torch.float64) for shape in shapes)
     chain = tuple(x.contiguous().numpy() for x in (initial, moves, coefficients))
-    given = frames.statistics.numpy(), frames.lengths.numpy()
+    given = tuple(x.numpy() for x in frames)
     room = tuple(x.numpy() for x in found)
     tasks: list[Callable[[], None]] = [
         partial(expect, np.arange(*part), chain, *given, room) for part in cut(count)

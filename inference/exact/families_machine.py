@@ -18,6 +18,26 @@ Array = NDArray[np.float64]
 _fast: Any = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
 
 
+LARGEST = 1e8
+"""Products of coefficients and statistics up to which their sum keeps eight digits of a nat."""
+
+
+# Infinite coefficients, and NaN, are to be told from others.
+@compiled(nogil=True, error_model="numpy")
+def _reach(coefficients: Array, largest: Array) -> float:
+    """The greatest Σ_j |c_kj| |s_j| of any state; NaN if there is any."""
+    found = 0.0
+    for k in range(len(coefficients)):
+        total = 0.0
+        for j in range(len(largest)):
+            total += abs(coefficients[k, j]) * largest[j]
+        if not total <= found:
+            found = total
+            if found != found:
+                return found
+    return found
+
+
 @_fast
 def _likelihoods(coefficients: Array, statistics: Array, table: Array) -> float:
     """table[t, k] = exp(Σ_j c_kj s_tj − top_t), the greatest of each step being 1; Σ top_t."""
@@ -111,6 +131,7 @@ def expect(
     chain: tuple[Array, Array, Array],
     statistics: Array,
     lengths: NDArray[np.int64],
+    largest: Array,
     found: tuple[Array, Array, Array, Array],
 ) -> None:
     """Log evidence and expected counts of some points of the parameters.
@@ -120,8 +141,10 @@ def expect(
         chain: p(z_1) (M, K), moves (M, K, K), coefficients (M, K, J).
         statistics: of all steps of all sequences, one after the other, (S, J).
         lengths: of the sequences, (N,).
+        largest: greatest size of each statistic, (J,).
         found: is filled with log p(y) (M,), first states (M, K), moves (M, K, K), statistics
-            (M, K, J); log p(y) is −∞ where a scaled probability vanishes.
+            (M, K, J); log p(y) is −∞ where a scaled probability vanishes, or where products of
+            coefficients and statistics are so large that their sum would lose its digits.
     """
     initial, moves, coefficients = chain
     evidence, first, moved, expected = found
@@ -129,6 +152,9 @@ def expect(
     table, alphas = np.empty((steps, states)), np.empty((steps, states))
     inverses = np.empty(steps)
     for m in points:
+        if not _reach(coefficients[m], largest) < LARGEST:  # also NaN
+            evidence[m] = -np.inf
+            continue
         begin, total = 0, 0.0
         for length in lengths:
             own, part = statistics[begin : begin + length], table[:length]

@@ -15,12 +15,12 @@ from ...models.randomness import TURNS, seeded
 from ..arviz_groups import ConvergenceWarning
 from ..filters.slot import ExactFilter
 from ..guides.guide import Guide
-from .direct import (
-    is_direct,
-)
 from .objectives import OBJECTIVES, Objective
 from .parallel import Fabric, Processes
-from .point import PointRun
+from .points.direct import (
+    is_direct,
+)
+from .points.point import PointRun
 from .record import Fit
 from .run import Run
 from .settings import FitSettings

@@ -32,7 +32,7 @@ from ...models.emissions.identified import unconstrained_size
 from ...models.priors import in_double
 from ...models.randomness import TURNS, one_thread, seeded
 from ..queries.evidence import log_evidence
-from .families import Products
+from .points.families import Products
 from .progress import Progress, progress_of
 from .provenance import versions
 from .start import Start, require_start, starting_values

@@ -12,12 +12,12 @@ from torch import Tensor
 from ...models import Model, Sequences
 from ..guides.guide import Guide, parameters_of
 from ..guides.parameters import POINTS
-from .ascent import ALIKE
 from .criteria import Extent
-from .direct import (
+from .objectives import Objective
+from .points.ascent import ALIKE
+from .points.direct import (
     curvature_of,
 )
-from .objectives import Objective
 from .settings import FitSettings
 from .standard_errors import StandardErrors, standard_errors
 from .summary import Plain, Summary, ending, summarise

@@ -30,7 +30,10 @@ from ..guides.parameters import POINTS
 from ..pareto import k_threshold, pareto_k
 from .checkpoints import digest_of, fingerprint, made_with, read_checkpoint
 from .criteria import COUNTED, extent_of
-from .direct import (
+from .minibatches import Minibatches
+from .objectives import LOSSES, Batch, Objective
+from .parallel import Processes
+from .points.direct import (
     HEAVIEST,
     WEIGHTS,
     covariance_of,
@@ -39,9 +42,6 @@ from .direct import (
     weights_of,
     work,
 )
-from .minibatches import Minibatches
-from .objectives import LOSSES, Batch, Objective
-from .parallel import Processes
 from .progress import progress_of
 from .provenance import versions
 from .record import Ending, Fit, NonFiniteLossError

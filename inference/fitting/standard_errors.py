@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ...models import Model
 from ..guides.coordinates import Coordinates
-from .ascent import LEAST
-from .scalars import Scalars, scalars_at
+from .points.ascent import LEAST
+from .points.scalars import Scalars, scalars_at
 
 WEAK = 0.01
 """Curvature below which a logarithm or logit is not determined, nats per unit²: its standard error

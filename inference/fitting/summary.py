@@ -12,10 +12,10 @@ from ...models import Sequences
 from ...models.randomness import seeded
 from ..guides.parameters import POINTS
 from ..pareto import k_threshold
-from .ascent import ALIKE
 from .criteria import InformationCriteria, extent_of
-from .direct import WEIGHTS
-from .scalars import labels
+from .points.ascent import ALIKE
+from .points.direct import WEIGHTS
+from .points.scalars import labels
 from .standard_errors import StandardErrors
 
 if TYPE_CHECKING:

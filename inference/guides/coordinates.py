@@ -49,12 +49,14 @@ class Coordinates(nn.Module):
     unit: Tensor
     scale_free: Tensor
     """Coordinates that are logarithms or logits, (P,) bool."""
+    transforms: dict[str, Transform]
+    """g, by parameter."""
 
     def __init__(
         self, priors: Priors, units: Parameters, centre: Parameters, *, redundant: bool = False
     ) -> None:
         super().__init__()
-        self._transforms: dict[str, Transform] = {}
+        self.transforms = {}
         self._shapes: dict[str, torch.Size] = {}
         middles, widths = [torch.zeros(0)], [torch.zeros(0)]
         free = [torch.zeros(0, dtype=torch.bool)]
@@ -69,7 +71,7 @@ class Coordinates(nn.Module):
                     f"start[{name!r}]: needs values inside the support {prior.support}, "
                     f"got {value.tolist()}"
                 )
-            self._transforms[name], self._shapes[name] = transform, middle.shape
+            self.transforms[name], self._shapes[name] = transform, middle.shape
             middles.append(middle.flatten())
             own = torch.zeros(()).bool() if find is transform_to else has_unit(prior)
             free.append(~own.expand(middle.shape).flatten())
@@ -105,13 +107,13 @@ class Coordinates(nn.Module):
 
     def values(self, v: Tensor) -> dict[str, Tensor]:
         """Return the parameters at coordinates (…, P), by name."""
-        return {name: self._transforms[name](x) for name, x in self.free(v).items()}
+        return {name: self.transforms[name](x) for name, x in self.free(v).items()}
 
     def log_jacobians(self, v: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return log |dθ/dv| of every parameter, (…), at coordinates (…, P) and their values."""
         found = {}
         for name, x in self.free(v).items():
-            own: Tensor = self._transforms[name].log_abs_det_jacobian(x, values[name])
+            own: Tensor = self.transforms[name].log_abs_det_jacobian(x, values[name])
             leading = v.ndim - 1
             stretch = self.unit[self.slices[name]].log().sum()
             found[name] = (
@@ -122,7 +124,7 @@ class Coordinates(nn.Module):
     def at(self, values: Parameters) -> Tensor:
         """Return the coordinates (P,) of parameter values."""
         parts = [
-            self._transforms[name].inv(values[name].double()).flatten() for name in self._shapes
+            self.transforms[name].inv(values[name].double()).flatten() for name in self._shapes
         ]
         x = torch.cat(parts) if parts else self.centre
         return (x - self.centre) / self.unit

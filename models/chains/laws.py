@@ -22,7 +22,7 @@ from ..trajectories import BandedMoves, LowRankMoves, Moves, SparseMoves, safe_l
 if TYPE_CHECKING:
     from .hmm import HiddenMarkovModel
 
-_WORST_CONDITION = 1e12
+WORST_CONDITION = 1e12
 """Largest entry of (I − P + 1 1')⁻¹ at which four digits of the stationary law are still right."""
 
 
@@ -184,9 +184,17 @@ class CountedEmission(Protocol):
         """
 
 
+def itself(law: InitialLaw | TransitionLaw) -> str | None:
+    """The parameter that is a law's table of probabilities, if its own class names one."""
+    name: str | None = vars(type(law)).get("itself")
+    return name
+
+
 @dataclass(frozen=True)
 class FreeInitial:
     """p(z_1) is a parameter: initial ~ Dirichlet(1, …)."""
+
+    itself = "initial"
 
     def priors(self, states: int) -> Priors:
         return {"initial": dist.Dirichlet(torch.ones(states))}
@@ -238,7 +246,7 @@ def stationary(transition: Tensor) -> Tensor:
     recurrent = _recurrent(matrix > 0)
     identity = torch.eye(size, dtype=torch.float64, device=transition.device)
     inverse, info = torch.linalg.inv_ex(identity - matrix + 1)
-    regular = bool((info == 0).all()) and bool((inverse.abs() < _WORST_CONDITION).all())
+    regular = bool((info == 0).all()) and bool((inverse.abs() < WORST_CONDITION).all())
     if recurrent is None or not regular:
         raise ValueError(
             "initial='stationary': needs a transition matrix with a single closed class of states; "
@@ -286,6 +294,7 @@ class MatrixTransition:
     concentration: float = 1.0
     sticky: float = 0.0
     inputs = 0
+    itself = "transition"
 
     def __post_init__(self) -> None:
         require_positive(self.concentration, "concentration")

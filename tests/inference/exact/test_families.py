@@ -19,7 +19,7 @@ def problem(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, Fr
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=g, dtype=torch.float64)
 
-    frames = Frames(draw(sum(LENGTHS), SIZE), torch.tensor(LENGTHS))
+    frames = Frames.of(draw(sum(LENGTHS), SIZE), torch.tensor(LENGTHS))
     first, moves = draw(POINTS, STATES).softmax(-1), draw(POINTS, STATES, STATES).softmax(-1)
     return first, moves, draw(POINTS, STATES, SIZE), frames
 
@@ -63,7 +63,7 @@ def test_a_likelihood_that_vanishes_is_minus_infinity():
     first = torch.tensor([[0.0, 1.0]]).double()
     moves = torch.eye(2).double()[None]
     coefficients = torch.tensor([[[0.0], [-1e9]]]).double()
-    frames = Frames(torch.ones(3, 1).double(), torch.tensor([3]))
+    frames = Frames.of(torch.ones(3, 1).double(), torch.tensor([3]))
     assert expected(first, moves, coefficients, frames).evidence.tolist() == [-torch.inf]
 
 
@@ -71,7 +71,7 @@ def test_a_likelihood_that_vanishes_is_minus_infinity():
 def test_threads_change_nothing(count):
     first, moves, coefficients, frames = problem()
     many = [x.repeat(count, *[1] * (x.ndim - 1)) for x in (first, moves, coefficients)]
-    long = Frames(frames.statistics.repeat(400, 1), torch.tensor(LENGTHS * 400))
+    long = Frames.of(frames.statistics.repeat(400, 1), torch.tensor(LENGTHS * 400))
     found = expected(*many, long)
     with one_thread():
         alone = expected(*many, long)

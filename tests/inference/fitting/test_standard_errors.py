@@ -12,7 +12,7 @@ from scipy.stats import poisson
 import oracles
 from beliefzoo.experiments.data.loaders import load_earthquakes, load_nile
 from beliefzoo.inference import BeliefGuide, ExactFilter, FitSettings, LSTMFilter, fit
-from beliefzoo.inference.fitting.scalars import Scalars, scalars_at
+from beliefzoo.inference.fitting.points.scalars import Scalars, scalars_at
 from beliefzoo.inference.fitting.standard_errors import standard_errors
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import (

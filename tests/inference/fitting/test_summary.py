@@ -14,7 +14,7 @@ from beliefzoo.inference import (
     information_criteria,
     log_evidence,
 )
-from beliefzoo.inference.fitting.scalars import labels
+from beliefzoo.inference.fitting.points.scalars import labels
 from beliefzoo.inference.fitting.summary import SHOWN
 from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences, tiger
 

@@ -7,23 +7,23 @@ from typing import NamedTuple, TypeGuard
 import torch
 from torch import Tensor
 
-from ...models import Model, Sequences
-from ...models.data.folders import Data
-from ...models.emissions.identified import unconstrained_size
-from ...models.randomness import seeded
-from ..guides.coordinates import Coordinates
-from ..guides.guide import BeliefGuide, Guide
-from ..guides.parameters import POINTS
-from ..queries.evidence import log_evidence
+from ....models import Model, Sequences
+from ....models.data.folders import Data
+from ....models.emissions.identified import unconstrained_size
+from ....models.randomness import seeded
+from ...guides.coordinates import Coordinates
+from ...guides.guide import BeliefGuide, Guide
+from ...guides.parameters import POINTS
+from ...queries.evidence import log_evidence
+from ..draws import batches, blocks
+from ..minibatches import SMALLEST_SPLIT
+from ..parallel import Processes
+from ..settings import FitSettings
+from ..start import starting_values
 from .ascent import CURVED, curvature_at
-from .draws import batches, blocks
 from .endings import doubts
 from .landscape import Landscape, Prior, Recorded
 from .maximum import maximise
-from .minibatches import SMALLEST_SPLIT
-from .parallel import Processes
-from .settings import FitSettings
-from .start import starting_values
 
 LARGEST = 2000
 """Parameters up to which a point estimate is found by L-BFGS on all data."""

@@ -10,14 +10,14 @@ from itertools import cycle, islice
 import torch
 from torch import Tensor
 
-from ...models import Model, Sequences
-from ...models.randomness import seeded
-from ..guides.coordinates import Coordinates
+from ....models import Model, Sequences
+from ....models.randomness import seeded
+from ...guides.coordinates import Coordinates
+from ..parallel import Processes
+from ..start import Start, checked_start
 from .ascent import FINISHED, LOOSE, Ascent, ascend
 from .climb import Climbs, Each, climb
 from .landscape import Landscape, Prior, Recorded
-from .parallel import Processes
-from .start import Start, checked_start
 
 STARTS = 20
 """Starts where they cost little: laws take many points at once, and long data are screened."""

@@ -7,12 +7,12 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from beliefzoo.inference.fitting import landscape, maximum
-from beliefzoo.inference.fitting.ascent import Ascent
-from beliefzoo.inference.fitting.climb import climb
-from beliefzoo.inference.fitting.families import Products
-from beliefzoo.inference.fitting.landscape import Landscape
 from beliefzoo.inference.fitting.parallel import Processes
+from beliefzoo.inference.fitting.points import landscape, maximum
+from beliefzoo.inference.fitting.points.ascent import Ascent
+from beliefzoo.inference.fitting.points.climb import climb
+from beliefzoo.inference.fitting.points.families import Products
+from beliefzoo.inference.fitting.points.landscape import Landscape
 from beliefzoo.inference.fitting.start import starting_values
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import (

@@ -7,15 +7,15 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from ...models import Sequences
-from ..guides.coordinates import Coordinates
+from ....models import Sequences
+from ...guides.coordinates import Coordinates
+from ..progress import Progress, progress_of
+from ..record import Ending, Fit
+from ..run import Run
 from .ascent import Ascent
 from .endings import doubts
 from .landscape import Landscape, Prior, Recorded
 from .maximum import maximise
-from .progress import Progress, progress_of
-from .record import Ending, Fit
-from .run import Run
 
 
 class PointRun(Run):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from ...models import Model
-from ...models.emissions.misclassification import Subsimplices
-from ...models.priors import IncreasingVector, SortedRows, elementary
-from ..guides.coordinates import Coordinates
+from ....models import Model
+from ....models.emissions.misclassification import Subsimplices
+from ....models.priors import IncreasingVector, SortedRows, elementary
+from ...guides.coordinates import Coordinates
 
 
 class Scalars(NamedTuple):

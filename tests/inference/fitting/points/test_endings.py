@@ -19,8 +19,8 @@ from beliefzoo.inference import (
     save_fit,
     to_arviz,
 )
-from beliefzoo.inference.fitting.ascent import Ascent
-from beliefzoo.inference.fitting.endings import doubts
+from beliefzoo.inference.fitting.points.ascent import Ascent
+from beliefzoo.inference.fitting.points.endings import doubts
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences
 

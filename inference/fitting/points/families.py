@@ -6,25 +6,25 @@ the coefficients of the statistics, and the recursion over the steps in machine 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from ...models import Model, Sequences
-from ...models.chains.hmm import Laws
-from ...models.emissions.emission import ExponentialFamily, Parameters, in_products
-from ..exact.families import Expected, Frames, expected
+from ....models import Model, Sequences
+from ....models.chains.hmm import Laws
+from ....models.emissions.emission import ExponentialFamily, Parameters, in_products
+from ...exact.families import Expected, Frames, expected
+from .maps import Array
+from .tables import Tables
 
 STATES = 16
 """States up to which this recursion is the fastest one."""
 
 NUMBERS = 2**24
 """Statistics of all steps that are kept, 128 MiB."""
-
-_LARGEST = 1e8
-"""Products of coefficients and statistics up to which their sum keeps eight digits of a nat."""
 
 
 class Products(NamedTuple):
@@ -35,14 +35,16 @@ class Products(NamedTuple):
         family: its emission law.
         data: the data.
         frames: the statistics.
-        largest: greatest size of each statistic, (J,).
+        tables: p(z_1) and T, if they are parameters or known.
+        known: known parameters of the emission.
     """
 
     model: Model
     family: ExponentialFamily
     data: Sequences
     frames: Frames
-    largest: Tensor
+    tables: Tables | None
+    known: Parameters
 
     @classmethod
     def of(cls, model: Model, data: Sequences, values: Parameters) -> Self | None:
@@ -75,8 +77,9 @@ class Products(NamedTuple):
         whole = family.statistics(y, mask)
         assert whole is not None  # as some of it
         statistics = whole[data.step_mask].contiguous()
-        frames = Frames(statistics, data.lengths)
-        return cls(model, family, data, frames, statistics.abs().amax(0))
+        frames = Frames.of(statistics, data.lengths)
+        known = {name: x for name, x in model.own_known.items() if name in law.dims()}
+        return cls(model, family, data, frames, Tables.of(model), known)
 
     def chain(self, values: Parameters) -> tuple[Tensor, Tensor, Tensor]:
         """log p(z_1) (M, K), log T (M, K, K) and coefficients (M, K, J) at values of M points."""
@@ -93,16 +96,43 @@ class Products(NamedTuple):
 
     def expected(self, log_initial: Tensor, log_moves: Tensor, coefficients: Tensor) -> Expected:
         """log p(y) and what is counted; −∞ where this recursion cannot tell."""
-        with torch.no_grad():
-            reach = (coefficients.abs() @ self.largest).amax(-1)
-            sound = reach < _LARGEST  # not where it is infinite, or NaN
-            safe = torch.where(sound[:, None, None], coefficients, 0)
-            found = expected(log_initial.exp(), log_moves.exp(), safe, self.frames)
-            return found._replace(evidence=torch.where(sound, found.evidence, -torch.inf))
+        return expected(log_initial.exp(), log_moves.exp(), coefficients, self.frames)
 
     def log_evidence(self, values: Parameters) -> Tensor:
         """log p(y) at values of M points, (M,); differentiable; −∞ as ``expected``."""
         return _Evidence.apply(self, *self.chain(values))  # type: ignore[no-any-return, no-untyped-call]
+
+    def slopes(self, values: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+        """log p(y) at values of M points, (M,), −∞ as ``expected``; its derivatives by the values.
+
+        Raises:
+            ValueError: there is no chain at one of them.
+        """
+        own = {name: x for name, x in values.items() if name not in _TABLES or not self.tables}
+        given = {name: torch.from_numpy(x).requires_grad_() for name, x in own.items()}
+        if self.tables is None:
+            evidence = self.log_evidence(given)
+            return evidence.detach().numpy(), _slopes(evidence.sum(), given)
+        tables = self.tables(values)
+        coefficients = self.family.coefficients({**self.known, **given})
+        first, moves, scores = (
+            x.expand(len(next(iter(values.values()))), *x.shape[1:])
+            for x in (*map(torch.from_numpy, tables), coefficients.detach())
+        )
+        found = expected(first, moves, scores, self.frames)
+        slopes = self.tables.back(tables, (found.first.numpy(), found.moves.numpy()))
+        if given:
+            slopes |= _slopes((coefficients * found.statistics).sum(), given)
+        return found.evidence.numpy(), slopes
+
+
+_TABLES = "initial", "transition"
+
+
+def _slopes(total: Tensor, values: Mapping[str, Tensor]) -> dict[str, Array]:
+    """The derivatives by values."""
+    found = torch.autograd.grad(total, list(values.values()), materialize_grads=True)
+    return {name: x.numpy() for name, x in zip(values, found, strict=True)}
 
 
 class _Evidence(torch.autograd.Function):

@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from ...models import Model
-from ..guides.coordinates import Coordinates
+from ....models import Model
+from ...guides.coordinates import Coordinates
 from .ascent import Ascent
 from .scalars import labels, scalars_at
 

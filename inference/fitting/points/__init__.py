@@ -1,0 +1,1 @@
+"""Point estimates: the highest point of the exact evidence, from many starts."""
