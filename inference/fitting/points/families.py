@@ -102,7 +102,7 @@ class Products(NamedTuple):
         """log p(y) at values of M points, (M,); differentiable; −∞ as ``expected``."""
         return _Evidence.apply(self, *self.chain(values))  # type: ignore[no-any-return, no-untyped-call]
 
-    def slopes(self, values: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
+    def at(self, values: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
         """log p(y) at values of M points, (M,), −∞ as ``expected``; its derivatives by the values.
 
         Raises:

@@ -14,6 +14,7 @@ from ...guides.coordinates import Coordinates
 from ...queries.evidence import log_evidence
 from ...queries.linear import evidences, require_linear
 from ..parallel import Processes
+from .affine import Affine
 from .families import Products
 from .maps import Maps
 
@@ -77,8 +78,10 @@ class Landscape:
         own = data[rows] if processes.size > 1 else data
         alone = processes.size == 1
         centre = coordinates.values(torch.zeros(coordinates.size, dtype=torch.float64))
-        self._products = Products.of(model, own, centre) if alone else None
         self._maps = Maps(coordinates)
+        self._short: Products | Affine | None = None
+        if alone:
+            self._short = Products.of(model, own, centre) or Affine.of(model, own, self._maps)
         self._together = model.draws_together or self._one_series(own)
         self._per_sequence = own.max_length * max(model.scored_at_once, model.states)
         size = max(1, NUMBERS // self._per_sequence)
@@ -86,10 +89,10 @@ class Landscape:
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return heights (M,) and gradients (M, P) at points (M, P); −inf and 0 without a value."""
-        if self._products is None:
+        if self._short is None:
             return self._in_laws(points)
         try:
-            heights, gradients = self._by(self._products, points)
+            heights, gradients = self._by(self._short, points)
         except ValueError:  # one of the points has no law
             return self._in_laws(points)
         rows = ~(heights.isfinite() & gradients.isfinite().all(-1))
@@ -97,10 +100,10 @@ class Landscape:
             heights[rows], gradients[rows] = self._in_laws(points[rows])
         return heights, gradients
 
-    def _by(self, products: Products, points: Tensor) -> tuple[Tensor, Tensor]:
-        """The same by the statistics of the data; not finite where these cannot tell."""
+    def _by(self, short: Products | Affine, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The same without laws; not finite where that cannot tell."""
         with np.errstate(all="ignore"):  # of points that are asked again
-            heights, slopes = products.slopes(self._maps.values(points.numpy()))
+            heights, slopes = short.at(self._maps.values(points.numpy()))
             found = torch.from_numpy(heights), torch.from_numpy(self._maps.back(slopes))
         if self._prior == "none":
             return found

@@ -142,6 +142,11 @@ class Maps:
             for name, transform in space.transforms.items()
         ]
 
+    @property
+    def size(self) -> int:
+        """Number of coordinates P."""
+        return len(self._centre)
+
     def values(self, points: Array) -> dict[str, Array]:
         """Return the parameters at points (M, P), each (M, …)."""
         x = self._centre + self._unit * points

@@ -9,10 +9,12 @@ import torch
 
 from beliefzoo.inference.fitting.parallel import Processes
 from beliefzoo.inference.fitting.points import landscape, maximum
+from beliefzoo.inference.fitting.points.affine import Affine
 from beliefzoo.inference.fitting.points.ascent import Ascent
 from beliefzoo.inference.fitting.points.climb import climb
 from beliefzoo.inference.fitting.points.families import Products
 from beliefzoo.inference.fitting.points.landscape import Landscape
+from beliefzoo.inference.fitting.points.maps import Maps
 from beliefzoo.inference.fitting.start import starting_values
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import (
@@ -226,6 +228,30 @@ def test_points_of_a_linear_model_are_evaluated_together_as_each_alone(dynamics)
     alone = [whole(point) for point in points.split(1)]
     for one, parts in zip(together, zip(*alone, strict=True), strict=True):
         torch.testing.assert_close(one, torch.cat(parts), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("prior", ["none", "coordinates"])
+@pytest.mark.parametrize(
+    ("dynamics", "offset"), [(LocalLevel(), 1e9), (SERIES["trend and season"], 1e6)]
+)
+def test_noises_give_what_the_laws_give(dynamics, offset, prior, monkeypatch):
+    data = reals()
+    data = dataclasses.replace(data, values=(data.values + offset) * data.mask)
+    model = LinearGaussianSSM(dynamics).adapted_to(data)
+    space = space_of(model, data)
+    assert Affine.of(model, data, Maps(space)) is not None
+    points = points_in(space, 4)
+    found = seen(model, data, space, prior)(points)
+    monkeypatch.setattr(landscape.Affine, "of", lambda *_: None)
+    by_laws = seen(model, data, space, prior)(points)
+    torch.testing.assert_close(found[0], by_laws[0], rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(found[1], by_laws[1], rtol=1e-7, atol=1e-7)
+
+
+def test_chains_that_depend_on_more_than_noises_are_asked_for_their_laws():
+    data = Sequences.from_arrays([reals().values[0, :30, 0]])
+    model = LinearGaussianSSM(Autoregressive(2)).adapted_to(data)
+    assert Affine.of(model, data, Maps(space_of(model, data))) is None
 
 
 def ended(*heights: float, why: str = "converged") -> Ascent:
