@@ -65,9 +65,9 @@ def _support(prior: Any) -> Any:
 def dimension(compute: Callable[[Parameters], Tensor], priors: Priors) -> int:
     """Dimension of the set of values of a function of parameters with these priors.
 
-    It is the rank of the Jacobian at a point drawn from the priors, the larger of two; the numbers
-    that the function returns are mixed at random into a few more than there are parameters. Points
-    that the function refuses by a ``ValueError`` are passed over.
+    It is the rank of the Jacobian at a point drawn from the priors, the larger of two unless the
+    first is full; the numbers that the function returns are mixed at random into a few more than
+    there are parameters. Points that the function refuses by a ``ValueError`` are passed over.
 
     Raises:
         ValueError: more parameters than can be counted in this way, or no point is accepted.
@@ -86,7 +86,7 @@ def dimension(compute: Callable[[Parameters], Tensor], priors: Priors) -> int:
         except ValueError:
             if attempt == _ATTEMPTS - 1 and not found:
                 raise
-        if len(found) == 2:
+        if len(found) == 2 or found[-1:] == [size]:
             break
     return max(found)
 
