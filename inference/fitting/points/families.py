@@ -115,10 +115,9 @@ class Products(NamedTuple):
             return evidence.detach().numpy(), _slopes(evidence.sum(), given)
         tables = self.tables(values)
         coefficients = self.family.coefficients({**self.known, **given})
-        first, moves, scores = (
-            x.expand(len(next(iter(values.values()))), *x.shape[1:])
-            for x in (*map(torch.from_numpy, tables), coefficients.detach())
-        )
+        count = len(next(iter(values.values())))
+        first, moves = (torch.from_numpy(x).expand(count, *x.shape[1:]) for x in tables)
+        scores = coefficients.detach().expand(count, *coefficients.shape[-2:])
         found = expected(first, moves, scores, self.frames)
         slopes = self.tables.back(tables, (found.first.numpy(), found.moves.numpy()))
         if given:

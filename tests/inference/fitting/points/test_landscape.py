@@ -80,6 +80,10 @@ CHAINS = {
             [np.stack([np.linspace(3, 9, 12), np.arange(12) % 5], 1)], features=["time", "errors"]
         ),
     ),
+    "known emissions": (
+        HiddenMarkovModel(2, "poisson").with_parameters(rate=[35.0, 45.0]),
+        counts(),
+    ),
     "known means": (HiddenMarkovModel(2, "gaussian").with_parameters(mean=[4.9e4, 5.1e4]), reals()),
 }
 
