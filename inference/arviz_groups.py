@@ -14,6 +14,7 @@ References:
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
@@ -59,6 +60,8 @@ GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 """Groups that `build` knows."""
 
 _ROOM = 2**16  # bytes: a disk with less room is full
+_SEAL = re.compile(rb"beliefzoo netcdf ([0-9a-f]{64})\n")
+_SEAL_SIZE = 82
 
 
 @cache
@@ -193,6 +196,7 @@ def write(idata: Idata, path: str | os.PathLike[str]) -> None:
     tree = _tree({name: _escaped(one) for name, one in _datasets(idata).items()}, idata.attrs)
     with replacing(path) as unfinished:
         tree.to_netcdf(unfinished, engine="netcdf4", format="NETCDF4", encoding=encoding)
+        _seal(unfinished)
 
 
 def read(path: str | os.PathLike[str]) -> Idata:
@@ -221,6 +225,7 @@ def read(path: str | os.PathLike[str]) -> Idata:
 
     if not _path(path).is_file():
         raise FileNotFoundError(f"path must be a NetCDF file; there is none at {path}")
+    _require_seal(_path(path))
     try:
         with xr.open_datatree(path, engine="netcdf4") as tree:
             nodes = tree.children.items()
@@ -228,6 +233,29 @@ def read(path: str | os.PathLike[str]) -> Idata:
             return _assemble(datasets, tree.attrs)
     except (OSError, RuntimeError) as error:
         raise ValueError(f"path must be a complete NetCDF file; {path}: {error}") from error
+
+
+def _seal(path: Path) -> None:
+    """Append the checksum of a file, which HDF5 does not read, to it."""
+    with path.open("rb+") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        file.write(b"beliefzoo netcdf %b\n" % digest.encode())
+
+
+def _require_seal(path: Path) -> None:
+    """Raise ``ValueError`` for a file that ends in the checksum of other bytes: HDF5 may crash."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - _SEAL_SIZE))
+        left, sealed = file.tell(), _SEAL.fullmatch(file.read())
+        if sealed is None:  # written by ArviZ
+            return
+        file.seek(0)
+        digest = hashlib.sha256()
+        while left and (block := file.read(min(left, 2**20))):
+            digest.update(block)
+            left -= len(block)
+    if digest.hexdigest().encode() != sealed[1]:
+        raise ValueError(f"path must be a complete NetCDF file; {path}: other bytes than written")
 
 
 @contextmanager
