@@ -40,6 +40,10 @@ _SHOWN = 12
 """Symbols of a past that are printed: the last ones."""
 
 
+_BURN_IN, _ONWARD, _PATHS = 100, 150, 4000
+"""Steps left out and kept of paths that entropy rates are measured on, and their number."""
+
+
 @dataclass(frozen=True)
 class LawDivergence:
     """KL between the next-symbol laws of two laws, step by step; by :func:`law_divergence`.
@@ -192,3 +196,11 @@ def update_divergence(
             told = machine.next_log_probabilities(onward)
             found.append(kl(asked(law, state), told))
     return LawDivergence.of(torch.stack(found, 1), codes[:, 1:])
+
+
+def entropy_rate(law: SequenceLaw, *, seed: int = 0) -> tuple[float, float]:
+    """Mean entropy of the next symbol on long paths of a law, nats, and its standard error."""
+    log_p = sampled(law, _PATHS, _BURN_IN + _ONWARD, seed)[1][:, _BURN_IN:]
+    p = log_p.exp()
+    each = -torch.where(p > 0, p * log_p, 0).sum(-1).mean(-1)
+    return float(each.mean()), float(each.std()) / math.sqrt(len(each))

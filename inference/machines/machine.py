@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...models import LabelledHMM, Sequences
@@ -19,7 +17,7 @@ from ...models.checks import require_count
 from ...models.data.storage import read_tensors, reading, write_tensors
 from ..checking.sample_statistics import SampleComparison, compare_samples
 from ..filters.spectral import ObservableOperators
-from .certificates import LawDivergence, codes_of, update_divergence
+from .certificates import LawDivergence, codes_of, entropy_rate, update_divergence
 from .hankel import Words
 from .laws import OperatorLaw, SequenceLaw, sampled
 from .refinement import Tables
@@ -29,9 +27,6 @@ _OPERATORS = ("basis", "start", "end", "operators")
 
 _SHOWN = 8
 """Singular values that are printed, beyond those of the machine."""
-
-_BURN_IN, _ONWARD, _PATHS = 100, 150, 4000
-"""Steps left out and kept of paths that the entropy rate is measured on."""
 
 
 @dataclass(frozen=True)
@@ -123,11 +118,7 @@ class Machine:
 
         The mean entropy of the next symbol on long paths of the machine.
         """
-        told = sampled(OperatorLaw.of(self.operators), _PATHS, _BURN_IN + _ONWARD, 0)[1]
-        log_p = told[:, _BURN_IN:]
-        p = log_p.exp()
-        each = -torch.where(p > 0, p * log_p, 0).sum(-1).mean(-1)
-        return float(each.mean()), float(each.std()) / math.sqrt(len(each))
+        return entropy_rate(OperatorLaw.of(self.operators))
 
     @property
     def normalisation(self) -> float:

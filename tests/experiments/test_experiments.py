@@ -24,6 +24,7 @@ WITHOUT_DRAWS = {
     "gate-identity",
     "grid-beliefs",
     "learned-too",
+    "machine-of-an-lstm",
     "natural-gates",
     "policy-reading",
     "random-chains",
