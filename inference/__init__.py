@@ -71,6 +71,7 @@ from .machines.laws import NetworkLaw, PrefixLaw, SequenceLaw, next_log_probabil
 from .machines.machine import Machine, load_machine
 from .machines.merging import merge_states
 from .machines.reading import machine_of
+from .machines.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 from .networks.constructed import (
     ConstructedCell,
     ConstructedFilter,
@@ -88,7 +89,6 @@ from .networks.lstm_samples import lstm_log_likelihood, sample_lstm
 from .networks.network_inputs import fold_embedding
 from .networks.readouts import BeliefReadout, Readouts, belief_readout, lstm_readouts, mean_readout
 from .networks.stochastic_cell import CellLaw, StochasticCell
-from .networks.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 from .queries.answers import (
     MostLikely,
     filter,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from beliefzoo.experiments.networks.parts.random_machines import Counter
 from beliefzoo.inference import NetworkLaw, law_divergence, load_machine, machine_of
 from beliefzoo.inference.machines.certificates import kl
 from beliefzoo.inference.machines.hankel import Words, word_probabilities
@@ -57,26 +58,6 @@ def test_fewer_states_are_farther_and_are_found_by_tolerance() -> None:
     worst = two.divergence.contexts[0]
     assert worst[1] == pytest.approx(float(two.divergence.steps.max()))
     assert two.update_error().mean > 0.01
-
-
-class Counter:
-    """Brackets: one opens with probability ½, and closes, if one is open, with probability ½.
-
-    Without open bracket a dot comes instead. The number of open ones is the state: no finite
-    machine has this law.
-    """
-
-    symbols = 3
-
-    def start(self, n: int) -> tuple[Tensor, ...]:
-        return (torch.zeros(n, dtype=torch.int64),)
-
-    def read(self, state: tuple[Tensor, ...], codes: Tensor) -> tuple[Tensor, ...]:
-        return ((state[0] + (codes == 0).long() - (codes == 1).long()).clamp_min(0),)
-
-    def next_log_probabilities(self, state: tuple[Tensor, ...]) -> Tensor:
-        closes = (state[0] > 0).double()
-        return (torch.stack([torch.ones_like(closes), closes, 1 - closes], -1) / 2).log()
 
 
 def test_a_counter_has_no_small_machine_and_is_flagged() -> None:

@@ -14,11 +14,13 @@ from beliefzoo.inference import (
     LSTMFilter,
     compare_wrapped,
     load_fit,
+    log_evidence,
+    lstm_log_likelihood,
     save_fit,
     wrap,
 )
 from beliefzoo.inference.arviz_groups import group, read, write
-from beliefzoo.inference.networks import wrapping
+from beliefzoo.inference.machines import wrapping
 from beliefzoo.models import (
     Categorical,
     DeepMarkovModel,
@@ -266,3 +268,23 @@ def test_an_lstm_behind_an_embedding_is_folded_first() -> None:
     for given in (torch.nn.Sequential(embedding, lstm), lstm):
         with pytest.raises(ValueError, match=r"lstm: .*fold_embedding\(lstm, embedding\)"):
             wrap(given, model, data)  # type: ignore[arg-type]
+
+
+def test_without_data_the_law_of_the_lstm_itself_is_examined():
+    """KL(LSTM ‖ model) is the sum over all words of four symbols; four standard errors apart."""
+    torch.manual_seed(2)
+    lstm, output = forgetful_lstm(read_out=False)
+    nn.init.normal_(output.weight)
+    model = memoryless()
+    with pytest.raises(ValueError, match=r"^output: must be the LSTM's head"):
+        wrap(lstm, model)
+    options = {"settings": FEW, "samples": 2000, "windows": 0, "sequences": 40, "length": 4}
+    found = wrap(lstm, model, output=output, **options)
+    assert found.heldout.max_length == 4
+    codes = torch.cartesian_prod(*[torch.arange(3)] * 4)
+    words = Sequences.from_tensors(codes.unsqueeze(-1), codes=True)
+    p, q = lstm_log_likelihood(lstm, output, words).sum(-1), log_evidence(model, words)
+    expected = float((p.exp() * (p - q)).sum()) / 4
+    assert abs(found.law.mean - expected) < 4 * found.law.standard_error
+    assert found.figures["kl_lstm_model_per_step"] == found.law.mean
+    assert "KL(LSTM ‖ model)" in str(found)

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ...models import Model, Sequences
+from ...models import Categorical, HiddenMarkovModel, Model, Sequences
 from ...models.boundary import boundary
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count, require_seed
@@ -37,12 +37,14 @@ from ..fitting.record import Fit
 from ..fitting.settings import FitSettings
 from ..guides.guide import BeliefGuide
 from ..guides.parameters import Uncertainty
+from ..networks.gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
+from ..networks.lstm_samples import check_output, lstm_log_likelihood, sample_lstm
+from ..networks.network_inputs import EMBEDDED, check_lstm, network_inputs
+from ..networks.readouts import Readouts, lstm_readouts, untrained_like
 from ..queries import answers as queries
 from ..queries.chains import require_discrete
-from .gate_comparison import BestUnit, GateComparison, compare_gates, posterior_quantities
-from .lstm_samples import check_output, lstm_log_likelihood, sample_lstm
-from .network_inputs import EMBEDDED, check_lstm, network_inputs
-from .readouts import Readouts, lstm_readouts, untrained_like
+from .certificates import LawDivergence, law_divergence
+from .laws import NetworkLaw
 
 READ_STEPS = 20_000
 """Steps of held-out sequences that read-outs and gates are compared on; more say little more."""
@@ -69,6 +71,8 @@ class Wrapped:
             without a head.
         samples: comparison of samples of the LSTM (first) and of the model (second); None
             without a head.
+        law: KL(LSTM ‖ model) of the next-symbol laws along fresh sequences of the LSTM; None
+            without a head, and of other models than hidden Markov ones of symbols.
         notes: what was left out, and why.
 
     >>> import torch
@@ -92,6 +96,7 @@ class Wrapped:
     untrained_gates: GateComparison
     lstm_score: Tensor | None
     samples: SampleComparison | None
+    law: LawDivergence | None
     notes: tuple[str, ...]
 
     @property
@@ -125,6 +130,9 @@ class Wrapped:
             out["lstm_log_probability_per_step"] = self.lstm_score_per_step
         if self.samples is not None:
             out["samples"] = _plain_samples(self.samples)
+        if self.law is not None:
+            out["kl_lstm_model_per_step"] = self.law.mean
+            out["kl_lstm_model_standard_error"] = self.law.standard_error
         return out
 
     def to_arviz(self, *, draws: int = 500, seed: int = 0, sequences: int = 100) -> Idata:
@@ -152,6 +160,8 @@ class Wrapped:
         parts += ["the same of an untrained network", str(self.untrained_gates)]
         if self.samples is not None:
             parts += ["samples: LSTM (first) beside model (second)", str(self.samples)]
+        if self.law is not None:
+            parts.append(f"KL(LSTM ‖ model) {self.law}")
         return "\n".join([*parts, *self.notes])
 
 
@@ -159,7 +169,7 @@ class Wrapped:
 def wrap(
     lstm: nn.LSTM,
     model: Model,
-    data: Sequences,
+    data: Sequences | None = None,
     *,
     output: nn.Module | None = None,
     fine_tune: bool = False,
@@ -169,20 +179,23 @@ def wrap(
     settings: FitSettings | None = None,
     windows: int = 2,
     samples: int = 500,
+    sequences: int = 1000,
+    length: int = 24,
     seed: int = 0,
     progress: bool = False,
 ) -> Wrapped:
     """Fits a model around an LSTM that serves as its filter, and measures how well it does.
 
-    ``data`` determine which law of sequences is examined: those that the LSTM was trained on, or,
-    to learn what the LSTM itself has captured, ``sample_lstm(lstm, output, …)``.
+    ``data`` determine which law of sequences is examined: by default the LSTM's own, from which
+    they are drawn. Fitted to the text that it was trained on, a model and its belief say how well
+    the LSTM remembers letters instead (docs/science.md, I10).
 
     Args:
         lstm: ``torch.nn.LSTM`` that reads forward, of one or more layers: symbols as one-hot
             vectors (see :func:`fold_embedding`), numbers as they are. It is copied.
         model: a model with an exact filter: hidden Markov, linear-Gaussian or of binary nodes.
             Known parameters stay fixed.
-        data: sequences to fit to.
+        data: sequences to fit to; None: drawn from the LSTM, which needs its head ``output``.
         output: the LSTM's head for the next symbol, from h_t to scores of x_{t+1}; with it the
             LSTM is scored and sampled as a language model. None: not done.
         fine_tune: also train the LSTM's weights.
@@ -193,6 +206,8 @@ def wrap(
         windows: controls of the read-outs read the last 1 … ``windows`` inputs.
         samples: number of sequences drawn from LSTM and model each, as long as those held out; 0:
             none.
+        sequences: number of sequences drawn for ``data=None``.
+        length: of each.
         seed: of the split, the fit, the controls and the samples.
         progress: show a progress bar of the fit.
 
@@ -219,8 +234,13 @@ def wrap(
     _check_model(model)
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
-    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     require_seed(seed, optional=False)
+    if data is None:
+        needed = "must be the LSTM's head for the next symbol, to draw from it (or there is data=…)"
+        require(output is not None, "output", needed, None)
+        assert output is not None
+        data = sample_lstm(lstm, output, sequences, length, seed=seed)
+    require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     require(
         settings is None or isinstance(settings, FitSettings),
         "settings",
@@ -306,6 +326,7 @@ def _measured(
         with torch.no_grad():
             return compare_gates(recurrent_gates(one, x), quantities, read.step_mask, seed=seed)
 
+    law = _law(lstm, output, model, test, samples, seed)
     scored = None if output is None else lstm_log_likelihood(lstm, output, test).sum(-1)
     drawn, notes = _drawn(fitted, lstm, output, test, samples, seed)
     return Wrapped(
@@ -318,8 +339,27 @@ def _measured(
         gates_of(untrained_like(network.network, seed)),
         scored,
         drawn,
+        law,
         notes,
     )
+
+
+def _law(
+    lstm: nn.LSTM,
+    output: nn.Module | None,
+    model: Model,
+    test: Sequences,
+    samples: int,
+    seed: int,
+) -> LawDivergence | None:
+    """KL of the next-symbol laws, where the model has one that stays the same."""
+    known = isinstance(model, HiddenMarkovModel) and isinstance(model.emission, Categorical)
+    alike = not (model.inputs or model.actions or model.timed)
+    if output is None or not known or not alike or samples < 2:
+        return None
+    network = NetworkLaw(copy.deepcopy(lstm).eval(), copy.deepcopy(output).eval())
+    longest = int(test.lengths.max())
+    return law_divergence(network, model, sequences=samples, length=longest, seed=seed + 2)
 
 
 def _first_steps(data: Sequences, steps: int) -> Sequences:
