@@ -235,18 +235,9 @@ def wrap(
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
     require_seed(seed, optional=False)
-    if data is None:
-        needed = "must be the LSTM's head for the next symbol, to draw from it (or there is data=…)"
-        require(output is not None, "output", needed, None)
-        assert output is not None
-        data = sample_lstm(lstm, output, sequences, length, seed=seed)
+    data = _drawn_from(lstm, output, sequences, length, seed) if data is None else data
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
-    require(
-        settings is None or isinstance(settings, FitSettings),
-        "settings",
-        "must be FitSettings, or None",
-        repr(settings),
-    )
+    _check_settings(settings)
     if output is not None:
         require(data.is_codes, "output", "is a head for symbols; needs none", "data of numbers")
         check_output(lstm, output)
@@ -273,6 +264,24 @@ def wrap(
         guide = BeliefGuide(model, network, parameters=parameters)
     fitted = fit(model, guide, train, settings=settings or _FIT, seed=seed, progress=progress)
     return _measured(fitted, lstm, output, test, windows, samples, seed)
+
+
+def _drawn_from(
+    lstm: nn.LSTM, output: nn.Module | None, sequences: int, length: int, seed: int
+) -> Sequences:
+    needed = "must be the LSTM's head for the next symbol, to draw from it (or there is data=…)"
+    require(output is not None, "output", needed, None)
+    assert output is not None
+    return sample_lstm(lstm, output, sequences, length, seed=seed)
+
+
+def _check_settings(settings: object) -> None:
+    require(
+        settings is None or isinstance(settings, FitSettings),
+        "settings",
+        "must be FitSettings, or None",
+        repr(settings),
+    )
 
 
 def _check_model(model: Model) -> None:
