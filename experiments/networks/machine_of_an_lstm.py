@@ -309,16 +309,21 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     del figures
     runs = group(posterior, "runs")
     figure, (left, right_axis) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    for place, name in enumerate(runs["network"].values):
+    names = [str(name) for name in runs["network"].values]
+    processes = list(dict.fromkeys(name.rpartition("_")[0] for name in names))
+    for place, name in enumerate(names):
         one = runs.isel(network=place)
         values, states = one["singular_values"].values.clip(1e-6), int(one["states"])
-        left.plot(np.full(states, place), values[:states], "k_", ms=8)
-        left.plot(np.full(10 - states, place), values[states:], "_", color="0.7", ms=8)
+        for part, color in (values[:states], "k"), (values[states:], "0.7"):
+            left.plot(np.full(len(part), place), part, "_", color=color, ms=8)
         left.plot([place - 0.4, place + 0.4], [float(one["floor"])] * 2, "C3", lw=0.8)
-        color = f"C{sum(map(ord, str(name).rpartition('_')[0])) % 10}"
-        right_axis.plot(float(one["regret"]), float(one["kl_truth_machine"]), "o", color=color)
+        process = name.rpartition("_")[0]
+        label = process if name == f"{process}_0" else None
+        color = f"C{processes.index(process) % 10}"
+        spot = float(one["regret"]), float(one["kl_truth_machine"])
+        right_axis.plot(*spot, "o", color=color, label=label)
     left.set(yscale="log", ylabel="singular value", title="Directions above the floor (red)")
-    left.set_xticks(range(len(runs["network"])), runs["network"].values, rotation=90, fontsize=6)
+    left.set_xticks(range(len(names)), names, rotation=90, fontsize=6)
     ends = [float(runs["regret"].min()) / 2, float(runs["regret"].max()) * 2]
     right_axis.plot(ends, ends, "k", lw=0.7)
     right_axis.set(
@@ -326,6 +331,7 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
         yscale="log",
         xlabel="KL(truth ‖ network), nats a step",
         ylabel="KL(truth ‖ machine)",
-        title="Below the line the machine is nearer to the truth than its network",
+        title="Nearer to the truth than its network: below the line",
     )
+    right_axis.legend(fontsize=7)
     return {"machines": figure}
