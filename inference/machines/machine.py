@@ -15,11 +15,15 @@ from ...models import LabelledHMM, Sequences
 from ...models.boundary import boundary
 from ...models.checks import require_count
 from ...models.data.storage import read_tensors, reading, write_tensors
+from ..arviz_groups import Idata
 from ..checking.sample_statistics import SampleComparison, compare_samples
+from ..export.to_arviz import to_arviz
 from ..filters.spectral import ObservableOperators
+from ..fitting.settings import FitSettings
 from .certificates import LawDivergence, codes_of, entropy_rate, update_divergence
 from .hankel import Words
 from .laws import OperatorLaw, SequenceLaw, sampled
+from .posterior import Sampler, check_posterior, masked, posterior
 from .refinement import Tables
 
 _PLAIN = ("kind", "states", "floor", "floor_from", "ranks", "curve", "starts", "small", "asked")
@@ -147,6 +151,90 @@ class Machine:
         else:
             codes = codes_of(law, data)
         return update_divergence(law, self.operators, self.futures, codes)
+
+    def to_arviz(
+        self,
+        *,
+        sequences: int = 200,
+        length: int | None = None,
+        draws: int = 500,
+        tolerance: float = 1e-3,
+        sampler: Sampler = "normal",
+        settings: FitSettings | None = None,
+        seed: int = 0,
+    ) -> Idata:
+        r"""Exports the posterior of the hidden Markov model given sequences of the network.
+
+        .. math:: p(\theta \mid y) \propto p(\theta) \prod_{n=1}^N p(y_n \mid \theta),
+            \qquad y_n \sim \text{network}
+
+        It begins at ``hmm`` and has its states, its zeros and flat priors. **How wide it is, is
+        your choice:** the network gives as many sequences as are asked for, and intervals shrink as
+        1/√N. They say what N sequences tell of the machine, not how far the network's law is from
+        one, which ``hmm_divergence`` says.
+
+        Groups are those of :func:`to_arviz`; ``observed_data`` are the sequences, and
+        ``attrs["machine"]`` holds ``figures``, with N and the zeros' tolerance, as JSON. Tables
+        without enough zeros have directions that change no law (``LabelledHMM``): the normal
+        posterior is then warned of by its k̂, and ``sampler="nuts"`` is exact, but slow.
+
+        Args:
+            sequences: N, fresh ones of the network.
+            length: of each, in steps; None: as in ``divergence``.
+            draws: of the parameters; of NUTS for each of two chains.
+            tolerance: entries of p(x, z' | z) up to this are zero, unless a sequence needs them:
+                then up to a tenth of it, and so on. If p(z_1) has such an entry, it is known.
+            sampler: ``"normal"``: :func:`fit` of a joint normal on the unconstrained scale;
+                ``"nuts"``: :func:`nuts`.
+            settings: of :func:`fit`, their start replaced; None: 200 small steps.
+            seed: of sequences, fit and draws.
+
+        Returns:
+            `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
+
+        Raises:
+            ValueError: a bad argument, a machine made without ``refine``, or one that was read from
+                a file, without its network.
+
+        >>> from beliefzoo.inference import FitSettings, arviz_groups, machine_of
+        >>> from beliefzoo.models import golden_mean
+        >>> found = machine_of(golden_mean(), samples=20, restarts=0)
+        >>> few = FitSettings(steps=2)
+        >>> idata = found.to_arviz(sequences=20, draws=20, settings=few)
+        >>> arviz_groups.group(idata, "posterior")["probs"].dims
+        ('chain', 'draw', 'state', 'symbol')
+        """
+        check_posterior(sequences, length, draws, tolerance, sampler, settings, seed)
+        law, hmm = self._network(), self.hmm
+        steps = length or self.divergence.steps.shape[1]
+        codes = sampled(law, sequences, steps, seed)[0]
+        data = Sequences.from_tensors(codes.unsqueeze(-1), codes=True)
+        begun = masked(hmm, data, float(tolerance))
+        result = posterior(begun, data, sampler=sampler, draws=draws, settings=settings, seed=seed)
+        exported = to_arviz(result, data, draws=draws, seed=seed, state_draws=min(draws, 100))
+        own = {"sequences": sequences, "length": steps, "tolerance": begun.tolerance}
+        exported.attrs["machine"] = json.dumps(self.figures | own)
+        return exported
+
+    @property
+    def figures(self) -> dict[str, object]:
+        """The main numbers, plain values; divergences in nats a step."""
+        far = {"machine": self.divergence, "hmm": self.hmm_divergence}
+        out: dict[str, object] = {
+            "states": self.states,
+            "kind": self.kind,
+            "small": self.small,
+            "singular_values": self.singular_values[: self.states + _SHOWN].tolist(),
+            "floor": self.floor,
+            "floor_from": self.floor_from,
+            "ranks": list(self.ranks),
+            "kl_by_states": list(self.curve),
+        }
+        for name, one in far.items():
+            if one is not None:
+                out[f"kl_network_{name}"] = one.mean
+                out[f"kl_network_{name}_standard_error"] = one.standard_error
+        return out
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes the machine without its network to one file, completely or not at all.

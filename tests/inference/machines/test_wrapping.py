@@ -140,7 +140,7 @@ def test_real_numbers_are_wrapped_without_sampling():
     )
     data = level.sample(40, 8, seed=0).data
     lstm = nn.LSTM(1, 6)
-    found = wrap(lstm, level, data, settings=MANY)
+    found = wrap(lstm, level, data, settings=FEW)
     assert found.gap.gap_per_step > 0
     assert found.readouts.state["hc"].decoder_kl is None
     assert found.readouts.window[2].r_squared > found.readouts.window[1].r_squared
