@@ -3,7 +3,8 @@ machine code.
 
 The filter treats flat directions of the first state exactly, P = P* + κ P∞ with κ → ∞ (Koopman
 1997; Durbin & Koopman 2012, 5.2), and the derivatives are the smoothed disturbances and their
-precisions (Koopman & Shephard 1992). Compiled on first use and kept on disk by numba.
+precisions (Koopman & Shephard 1992). Compiled on first use and kept on disk by numba; loops over
+entries, as expressions of whole arrays take many times as long to compile.
 """
 
 import math
@@ -29,23 +30,44 @@ _WIDE = 1e10
 
 
 @_fast
-def _moved(matrix: Array, by: Array, out: Array, room: Array) -> None:
-    """out = by matrix by', of a symmetric matrix."""
+def _moved(matrix: Array, by: Array, back: bool, room: Array) -> None:
+    """A symmetric matrix becomes by matrix by', or by' matrix by on the way back."""
     d = len(by)
     for i in range(d):
         for j in range(d):
             room[i, j] = 0.0
         for k in range(d):
-            if by[i, k] != 0.0:
+            factor = by[k, i] if back else by[i, k]
+            if factor != 0.0:
                 for j in range(d):
-                    room[i, j] += by[i, k] * matrix[k, j]
+                    room[i, j] += factor * matrix[k, j]
     for i in range(d):
         for j in range(i + 1):
             total = 0.0
             for k in range(d):
-                total += room[i, k] * by[j, k]
-            out[i, j] = total
-            out[j, i] = total
+                total += room[i, k] * (by[k, j] if back else by[j, k])
+            matrix[i, j] = total
+            matrix[j, i] = total
+
+
+@_fast
+def _turned(x: Array, by: Array, back: bool, room: Array) -> None:
+    """x becomes by x, or by' x on the way back."""
+    d = len(x)
+    for i in range(d):
+        room[i] = 0.0
+        for k in range(d):
+            room[i] += (by[k, i] if back else by[i, k]) * x[k]
+    for i in range(d):
+        x[i] = room[i]
+
+
+@_fast
+def _dot(x: Array, y: Array) -> float:
+    total = 0.0
+    for i in range(len(x)):
+        total += x[i] * y[i]
+    return total
 
 
 @_fast
@@ -61,18 +83,35 @@ def _seen(p: Array, loading: Array, out: Array) -> float:
 
 
 @_fast
-def _predicted(a: Array, matrices: tuple[Array, Array], law: tuple[Array, Array, Array]) -> None:
-    """The state one step later; P∞ stays as it is where it has no columns."""
+def _predicted(
+    a: Array,
+    matrices: tuple[Array, Array],
+    law: tuple[Array, Array, Array],
+    flat: bool,
+    room: tuple[Array, Array],
+) -> None:
+    """The state one step later; P∞ stays as it is where nothing is flat any more."""
     by, shift, noise = law
     p, infinite = matrices
-    room, out = np.empty_like(p), np.empty_like(p)
-    new = by @ a
-    a[:] = new + shift
-    _moved(p, by, out, room)
-    p[:] = out + noise
-    if len(infinite) > 0:
-        _moved(infinite, by, out, room)
-        infinite[:] = out
+    _turned(a, by, False, room[0])
+    _moved(p, by, False, room[1])
+    for i in range(len(a)):
+        a[i] += shift[i]
+        for j in range(len(a)):
+            p[i, j] += noise[i, j]
+    if flat:
+        _moved(infinite, by, False, room[1])
+
+
+@_fast
+def _from_flat(flat: Array, infinite: Array) -> float:
+    """P∞ = flat flat'; returns its trace."""
+    trace = 0.0
+    for i in range(len(flat)):
+        for j in range(len(flat)):
+            infinite[i, j] = _dot(flat[i], flat[j])
+        trace += infinite[i, i]
+    return trace
 
 
 @_fast
@@ -97,39 +136,42 @@ def _filtered(
     transition, offset, loading, intercept, mean = law
     first, noise, observed = noises
     gains, innovations, variances, exact = kept
-    a, p, infinite = mean.copy(), first.copy(), flat @ flat.T
-    pz, iz, none = np.empty_like(a), np.empty_like(a), np.empty((0, 0))
-    rank, size = flat.shape[1], np.trace(infinite)
+    d = len(mean)
+    a, p, infinite = mean.copy(), first.copy(), np.empty((d, d))
+    pz, iz, room = np.empty(d), np.empty(d), (np.empty(d), np.empty((d, d)))
+    rank, size = flat.shape[1], _from_flat(flat, infinite)
     total, least, most = 0.0, np.inf, 0.0
     for t in range(len(y)):
         if t > 0:
             s = t - 1
             moves = transition[min(s, len(transition) - 1)], offset[min(s, len(offset) - 1)]
             own = moves[0], moves[1], noise[min(s, len(noise) - 1)]
-            _predicted(a, (p, infinite if rank > 0 else none), own)
+            _predicted(a, (p, infinite), own, rank > 0, room)
         if not seen[t]:
             continue
         z = loading[min(t, len(loading) - 1)]
-        v = y[t] - intercept[min(t, len(intercept) - 1)] - z @ a
+        v, squared = y[t] - intercept[min(t, len(intercept) - 1)] - _dot(z, a), _dot(z, z)
         f = _seen(p, z, pz) + observed[min(t, len(observed) - 1)]
         share = _seen(infinite, z, iz) if rank > 0 else 0.0
         innovations[t] = v
-        exact[t] = share > _SOUND * size * (z @ z)
+        exact[t] = share > _SOUND * size * squared
         if exact[t]:
             total -= 0.5 * (math.log(share) + LOG_2PI)
-            gains[t] = iz / share
+            for i in range(d):
+                gains[t, i] = iz[i] / share
             _determined(p, infinite, gains[t], pz, iz, f)
             rank -= 1
         else:
-            if share > _NOTHING * size * (z @ z) or not f > 0.0:
+            if share > _NOTHING * size * squared or not f > 0.0:
                 return -np.inf
             variances[t], least, most = f, min(least, f), max(most, f)
             total -= 0.5 * (math.log(f) + LOG_2PI + v * v / f)
-            gains[t] = pz / f
-            for i in range(len(a)):
-                for j in range(len(a)):
+            for i in range(d):
+                gains[t, i] = pz[i] / f
+                for j in range(d):
                     p[i, j] -= gains[t, i] * pz[j]
-        a += gains[t] * v
+        for i in range(d):
+            a[i] += gains[t, i] * v
     return total if rank == 0 and most <= _WIDE * least else -np.inf
 
 
@@ -147,7 +189,7 @@ def _smoothed(
     to_first, to_noise, to_observed = found
     d = gains.shape[1]
     r, n = np.zeros(d), np.zeros((d, d))
-    room, out, nk = np.empty((d, d)), np.empty((d, d)), np.empty(d)
+    room, nk = (np.empty(d), np.empty((d, d))), np.empty(d)
     for t in range(len(gains) - 1, -1, -1):
         if seen[t]:
             z, k = loading[min(t, len(loading) - 1)], gains[t]
@@ -169,10 +211,9 @@ def _smoothed(
             for j in range(d):
                 sums[i, j] += 0.5 * (r[i] * r[j] - n[i, j])
         if t > 0:
-            by = transition[min(t - 1, len(transition) - 1)].T
-            r = by @ r
-            _moved(n, by, out, room)
-            n[:] = out
+            by = transition[min(t - 1, len(transition) - 1)]
+            _turned(r, by, True, room[0])
+            _moved(n, by, True, room[1])
 
 
 @_fast

@@ -343,9 +343,9 @@ class _Target:
         widths = {}
         for name, zero in origin.items():
             unit = self.width[name]
-            curvature = torch.empty_like(zero)
+            curvature = torch.empty(zero.shape, dtype=zero.dtype)
             for index in range(zero.numel()):
-                moved = zero.clone()
+                moved = zero.clone(memory_format=torch.contiguous_format)
                 moved.view(-1)[index] = _STEP
                 there, _ = potential_grad(self.potential, {**origin, name: moved})
                 difference = (there[name] - here[name]).reshape(-1)[index]

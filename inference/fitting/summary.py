@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -57,8 +58,18 @@ class Estimate:
     def __str__(self) -> str:
         if self.note:
             return f"{self.name}: {self.value:.5g} ({self.note})"
-        ends = f"[{self.low:.5g}, {self.high:.5g}]"
-        return f"{self.name}: {self.value:.5g} ± {self.error:.3g} {ends}"
+        value, low, high = self.shown
+        return f"{self.name}: {value} ± {self.error:.3g} [{low}, {high}]"
+
+    @property
+    def shown(self) -> tuple[str, str, str]:
+        """Value and ends of the interval, with five digits, or two more than the error leaves."""
+        digits, size = 5, max(abs(self.low), abs(self.high))
+        if 0 < self.error < math.inf and 0 < size < math.inf:
+            digits = math.floor(math.log10(size)) - math.floor(math.log10(self.error)) + 2
+            digits = min(max(digits, 5), sys.float_info.dig + 2)
+        value, low, high = (f"{x:.{digits}g}" for x in (self.value, self.low, self.high))
+        return value, low, high
 
 
 @dataclass(frozen=True)
@@ -144,8 +155,9 @@ def _table(columns: tuple[str, str, str, str], rows: tuple[Estimate, ...]) -> li
     """The lines of the table; where there is no interval, the reason stands in its place."""
     cells = []
     for row in rows:
-        rest = [f"{row.error:.3g}", f"{row.low:.5g}", f"{row.high:.5g}"]
-        cells.append([row.name, f"{row.value:.5g}", *(["–", "", row.note] if row.note else rest)])
+        value, low, high = row.shown
+        rest = [f"{row.error:.3g}", low, high]
+        cells.append([row.name, value, *(["–", "", row.note] if row.note else rest)])
     first = max(len(row[0]) for row in cells)
     figures = [["", *columns], *(row for row in cells if row[2] != "–")]
     wide = [max(len(row[place]) for row in figures) for place in range(1, 5)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -43,6 +44,15 @@ class BaumWelch:
     model: HiddenMarkovModel
     evidence: tuple[float, ...]
     settled: bool
+
+    def __str__(self) -> str:
+        end = "settled" if self.settled else "steps used up: try more"
+        lines = [f"{self.model!r}", f"  evidence  {self.evidence[-1]:.4f} nats"]
+        lines.append(f"  steps     {len(self.evidence) - 1}, {end}")
+        for name, value in self.model.known.items():
+            rows = str(value.numpy().round(4)).splitlines()
+            lines += [f"  {name:<10}  {rows[0]}", *(f"{'':14}{row}" for row in rows[1:])]
+        return "\n".join(lines)
 
 
 @boundary
@@ -154,8 +164,10 @@ def _weights(weights: npt.ArrayLike | Tensor | None, data: Sequences) -> Tensor:
     if weights is None:
         return torch.ones(len(data), dtype=torch.float64)
     given = as_tensor("weights", weights)
-    fits = tuple(given.shape) == (len(data),) and bool((given >= 0).all()) and bool(given.sum() > 0)
-    require(fits, "weights", f"needs {len(data)} numbers >= 0, not all 0", tuple(given.shape))
+    shape = tuple(given.shape)
+    require(shape == (len(data),), "weights", f"needs one number a sequence, {len(data)}", shape)
+    least, total = float(given.min()), float(given.sum())
+    require(least >= 0 and 0 < total < math.inf, "weights", "needs numbers >= 0, not all 0", least)
     return given
 
 

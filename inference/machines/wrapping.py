@@ -235,7 +235,7 @@ def wrap(
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
     require_seed(seed, optional=False)
-    data = _drawn_from(lstm, output, sequences, length, seed) if data is None else data
+    data = _drawn_from(lstm, output, model, sequences, length, seed) if data is None else data
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     _check_settings(settings)
     if output is not None:
@@ -267,11 +267,20 @@ def wrap(
 
 
 def _drawn_from(
-    lstm: nn.LSTM, output: nn.Module | None, sequences: int, length: int, seed: int
+    lstm: nn.LSTM,
+    output: nn.Module | None,
+    model: Model,
+    sequences: int,
+    length: int,
+    seed: int,
 ) -> Sequences:
     needed = "must be the LSTM's head for the next symbol, to draw from it (or there is data=…)"
     require(output is not None, "output", needed, None)
     assert output is not None
+    endless = model.observations.codes and not getattr(model, "ends", False)
+    needed = "needs a model of symbols without an end, as the LSTM draws them"
+    require(endless, "model", needed, repr(model))
+    require_count(length, "length", 2)
     return sample_lstm(lstm, output, sequences, length, seed=seed)
 
 

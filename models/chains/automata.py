@@ -14,7 +14,7 @@ from torch import Tensor
 from ..boundary import boundary
 from ..checks import require, require_count, require_path
 from ..data.sequences import Sequences
-from .labelled import LabelledHMM
+from .labelled import ROUNDED, LabelledHMM
 
 _ENTRY = re.compile(r"\(\s*(\d+(?:\s*,\s*\d+)*)\s*\)\s+(\S+)\s*$")
 """A line of a section: the places in brackets, and the number."""
@@ -90,7 +90,9 @@ def read_strings(path: str | PathLike[str]) -> tuple[Sequences, int]:
         fits = bool(numbers) and len(numbers) == numbers[0] + 1
         require(fits, f"{path}, line {number}", "needs a length and so many codes", line)
         found.append(numbers[1:])
-    require(len(found) == count, f"{path}", f"needs {count} strings, as line 1 says", len(found))
+    more = len([line for line in lines[count + 1 :] if line.strip()])
+    told = len(found) + more
+    require(told == count, f"{path}", f"needs {count} strings, as line 1 says", told)
     return as_strings(found, symbols), symbols
 
 
@@ -144,7 +146,10 @@ def read_automaton(path: str | PathLike[str], symbols: int | None = None) -> Lab
         require(False, f"{path}, section T", requirement, "none")
     going = (1 - stop).unsqueeze(-1) * told
     tables = (going.unsqueeze(-1) * moves).transpose(0, 1)
-    return LabelledHMM.from_tables(_filled(found["I"], states), tables, stop)
+    first = _filled(found["I"], states)
+    total = float(first.sum())
+    require(abs(total - 1) < ROUNDED, f"{path}, section I", "needs a sum of 1", f"{total:.6g}")
+    return LabelledHMM.from_tables(first, tables, stop)
 
 
 def _filled(entries: dict[tuple[int, ...], float], *shape: int) -> Tensor:

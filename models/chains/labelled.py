@@ -25,7 +25,7 @@ from .laws import InitialLaw
 END = "(end)"
 """Name of the end symbol among the labels of an axis."""
 
-_ROUNDED = 1e-5
+ROUNDED = 1e-5
 """Rows of probabilities that miss a sum of 1 by more than this are refused."""
 
 _SEEN = 1e-3
@@ -173,7 +173,7 @@ class LabelledHMM(HiddenMarkovModel):
             require(fits, "end", f"needs {states} numbers >= 0", stop.tolist())
             told = torch.cat([told, stop.unsqueeze(-1)], -1)
         total = told.sum(-1)
-        for state in ((total - 1).abs() > _ROUNDED).nonzero().flatten().tolist()[:1]:
+        for state in ((total - 1).abs() > ROUNDED).nonzero().flatten().tolist()[:1]:
             row = f"tables: rows must sum to 1 over symbols, next states and end; state {state}"
             raise ValueError(f"{row} does not, got {float(total[state]):.6g}")
         known = {"probs": told / total.unsqueeze(-1)}

@@ -78,6 +78,11 @@ class Rewards:
             given = getattr(self, argument)
             fits = isinstance(given, tuple | list) and all(is_number(x) for x in given)
             require(fits, f"reward.{argument}", "must be a tuple of numbers", repr(given)[:99])
+        if self.places is not None:
+            fits = isinstance(self.places, tuple | list)
+            fits = fits and all(is_number(x) and x % 1 == 0 for x in self.places)
+            wanted = "must be whole numbers, or None"
+            require(fits, "reward.places", wanted, repr(self.places)[:99])
         set_ = object.__setattr__  # a frozen dataclass
         set_(self, "shape", tuple(int(size) for size in self.shape))
         set_(self, "values", tuple(float(value) for value in self.values))

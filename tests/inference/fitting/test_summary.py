@@ -15,7 +15,7 @@ from beliefzoo.inference import (
     log_evidence,
 )
 from beliefzoo.inference.fitting.points.scalars import labels
-from beliefzoo.inference.fitting.summary import SHOWN
+from beliefzoo.inference.fitting.summary import SHOWN, Estimate
 from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences, tiger
 
 DATA = load_earthquakes()
@@ -123,3 +123,11 @@ def test_the_ending_is_plain():
     assert told["starts"] == len(told["restart_bounds"]) == told["restarts_agreeing"] == 2
     assert 0 <= told["gradient_norm"] < 0.1
     assert set(fitted("ml", method="adam", steps=2).ending) == {"why_ended", "starts"}
+
+
+def test_estimates_keep_the_digits_that_their_errors_leave() -> None:
+    rows = Estimate("mean[0]", 1000001.98712, 0.0557, 1000001.87, 1000002.09)
+    assert str(rows) == "mean[0]: 1000001.987 ± 0.0557 [1000001.87, 1000002.09]"
+    assert str(Estimate("a", 1.000000123, 5.27e-8, 1.00000002, 1.0000002)).startswith(
+        "a: 1.000000123"
+    )

@@ -140,7 +140,7 @@ def test_hmmlearn_takes_the_same_steps() -> None:
 @pytest.mark.parametrize(
     ("message", "options"),
     [
-        ("weights: needs 5 numbers >= 0", {"weights": [1.0]}),
+        ("weights: needs one number a sequence, 5, got .1,.", {"weights": [1.0]}),
         ("estimate: must be", {"estimate": "bayes"}),
         ("start: needs the same model with", {"start": LabelledHMM(2, 2, ends=True)}),
         ("start: needs the same model", {"start": machine(0).with_parameters(), "states": 3}),

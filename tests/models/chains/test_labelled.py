@@ -421,3 +421,16 @@ def test_broken_strings_are_named(tmp_path: Path, message: str, text: str) -> No
         read_strings(path)
     with pytest.raises(ValueError, match="path: needs a file of text"):
         read_strings(tmp_path / "absent.gz")
+
+
+def test_strings_beyond_those_announced_and_half_a_first_law_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "few.txt"
+    path.write_text("1 3\n1 0\n1 0\n")
+    with pytest.raises(ValueError, match="needs 1 strings, as line 1 says"):
+        read_strings(path)
+    path.write_text(
+        "I: (state)\n (0) 0.5\nF: (state)\n (0) 0.5\nS: (state,symbol)\n (0,0) 1\n"
+        "T: (state,symbol,state)\n (0,0,0) 1.0\n"
+    )
+    with pytest.raises(ValueError, match=r"section I.*needs a sum of 1"):
+        read_automaton(path)
