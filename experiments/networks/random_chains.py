@@ -175,11 +175,11 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
     for key, marker, color, label in parts:
         for number, column in enumerate(runs[key].values.T):
             axis.plot(*(column, rows, marker), color=color, ms=5, label=None if number else label)
-    axis.axvline(NEAR, color="black", ls=":", lw=0.8)
+    axis.axvline(NEAR, color="black", ls=":", lw=0.8, label="set")
     axis.set_yticks(rows, [name.removeprefix("model_").replace("_", " ") for name in names])
     axis.invert_yaxis()
     near = round(float(figures["share_near"]) * len(names))
     title = f"One LSTM, one setting: {near} of {len(names)} chains within {NEAR:g} nats a step"
     axis.set(xscale="log", xlabel="nats per step", title=title)
-    axis.legend(frameon=False, loc="lower right", fontsize=8)
+    figure.legend(frameon=False, loc="outside lower center", ncols=4, fontsize=8)
     return {"gaps": figure}

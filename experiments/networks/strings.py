@@ -328,7 +328,7 @@ def draw(posterior: Idata, figures: Figures) -> dict[str, Figure]:
         axis.plot(places, above.clip(1e-5), mark, color=color, label=label)
     for share in (0.01, 0.05):
         axis.axhline(share, color="grey", linewidth=0.8, linestyle=":")
-        axis.annotate(f"{share:.0%}", (places[-1] + 0.4, share), color="grey")
+        axis.annotate(f"{share:.0%}", (1, share), xycoords=("axes fraction", "data"), color="grey")
     axis.set_xticks(places, [str(number) for number in runs["problem"].values])
     axis.set(yscale="log", xlabel="problem", ylabel="score / floor − 1")
     axis.set_title("Strings of known machines: perplexity above the floor")
