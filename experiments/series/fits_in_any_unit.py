@@ -9,10 +9,13 @@ so if it has not converged, or if only one of its starts reached its height.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,7 +33,7 @@ from ...inference.fitting.points.ascent import ALIKE
 from ...inference.queries.evidence import log_evidence
 from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.randomness import seeded
-from ..command.report import Outcome, record
+from ..command.report import Outcome, record, write_text
 from ..command.seeds import Repeated, at_least, falls_short, over_seeds, stream
 from ..parts.random_models import FAMILIES, Array, Random
 
@@ -67,6 +70,9 @@ class Settings(Repeated):
     """Units are 10 to the power of minus this to this."""
     offset: float = 6.0
     """Offsets are up to 10 to this power standard deviations."""
+    climbs: str = ""
+    """A folder that keeps where the climbs ended, a file a case: a run that was interrupted, or
+    that compares other fits to the same climbs, reads them there."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -177,6 +183,20 @@ def _base(support: Any) -> Any:
 
 def best_known(settings: Settings, one: Case, seed: int) -> list[float]:
     """Where climbs on the standardised data end, nats, but for those at poles of the likelihood."""
+    if not settings.climbs:
+        return _climbed(settings, one, seed)
+    data = np.nan_to_num(one.standard.values.double().numpy()).tobytes()
+    key = f"{settings.restarts} {settings.steps} {seed} {one.model!r}".encode()
+    path = Path(settings.climbs) / f"{hashlib.sha256(key + data).hexdigest()[:32]}.json"
+    if path.exists():
+        return [float(height) for height in json.loads(path.read_text())]
+    heights = _climbed(settings, one, seed)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(heights))
+    return heights
+
+
+def _climbed(settings: Settings, one: Case, seed: int) -> list[float]:
     model = one.model.scaled_to(one.standard)
     free = Free(model)
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from beliefzoo.experiments.series import fits_in_any_unit as experiment
 from beliefzoo.experiments.series.fits_in_any_unit import (
     FAMILIES,
     Free,
@@ -101,3 +102,13 @@ def test_a_miss_is_said_or_silent():
 def test_families_are_checked():
     with pytest.raises(ValueError, match=r"families: needs some of .* got \('normal',\)"):
         Settings(families=("normal",))
+
+
+def test_climbs_are_kept_and_used_again(tmp_path, monkeypatch):
+    settings = Settings(restarts=2, steps=5, climbs=str(tmp_path / "climbs"))
+    one = case(settings, "gaussian", 0)
+    found = best_known(settings, one, 1)
+    monkeypatch.setattr(experiment, "minimize", None)
+    assert best_known(settings, one, 1) == found
+    with pytest.raises(TypeError):
+        best_known(settings, one, 2)  # other starts, so other climbs
