@@ -67,9 +67,11 @@ from .guides.regimes import RegimeGuide
 from .guides.sampled_bits import SampledBitGuide
 from .machines.baum_welch import BaumWelch, baum_welch
 from .machines.certificates import LawDivergence, law_divergence
-from .machines.laws import NetworkLaw, PrefixLaw, SequenceLaw, next_log_probabilities
+from .machines.known_laws import next_log_probabilities
+from .machines.laws import SequenceLaw
 from .machines.machine import Machine, load_machine
 from .machines.merging import merge_states
+from .machines.network_laws import NetworkLaw, PrefixLaw
 from .machines.reading import machine_of
 from .machines.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
 from .networks.constructed import (

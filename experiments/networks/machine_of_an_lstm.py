@@ -24,7 +24,8 @@ from torch import Tensor
 from ...inference import LawDivergence, NetworkLaw, SequenceLaw, law_divergence, machine_of
 from ...inference.arviz_groups import Idata, group
 from ...inference.machines.certificates import entropy_rate
-from ...inference.machines.laws import OperatorLaw, sampled
+from ...inference.machines.known_laws import OperatorLaw
+from ...inference.machines.laws import sampled
 from ...models import golden_mean, mess3, random_random_xor, zero_one_random
 from ...models.randomness import generator_from, seeded
 from ..command.report import Outcome, record

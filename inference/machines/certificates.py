@@ -21,11 +21,11 @@ from ...models.checks import require, require_alike, require_count, require_seed
 from ..checking.evidence_gap import standard_error
 from ..filters.spectral import ObservableOperators
 from .hankel import Words, spelled, word_probabilities
+from .known_laws import OperatorLaw, law_of, renews
 from .laws import (
-    OperatorLaw,
     SequenceLaw,
     asked,
-    law_of,
+    ends_of,
     log_conditionals,
     read_checked,
     require_codes,
@@ -52,7 +52,7 @@ class LawDivergence:
         mean: over all steps, nats a step.
         standard_error: of the mean, over sequences.
         quantile: 99 % of the steps have less.
-        steps: (N, T) nats.
+        steps: (N, T) nats; 0 after the end of shorter sequences.
         contexts: the worst pasts, and the KL after each.
 
     >>> from beliefzoo.inference import LawDivergence
@@ -71,26 +71,34 @@ class LawDivergence:
     @classmethod
     @boundary
     def of(
-        cls, steps: Tensor, codes: Tensor | None, names: tuple[str, ...] | None = None
+        cls,
+        steps: Tensor,
+        codes: Tensor | None,
+        names: tuple[str, ...] | None = None,
+        lengths: Tensor | None = None,
     ) -> LawDivergence:
         """Summarises KL (N, T) before each symbol of codes (N, T); None: no pasts are listed."""
         require_alike(steps=steps, **({} if codes is None else {"codes": codes}))
         named = codes is None or names is None or int(codes.max()) < len(names)
         require(named, "names", "needs one for each code", names)
-        lengths = torch.full((len(steps),), steps.shape[1])
+        if lengths is None:
+            lengths = torch.full((len(steps),), steps.shape[1])
+        inside = torch.arange(steps.shape[1]) < lengths.unsqueeze(-1)
+        steps = torch.where(inside, steps, 0)
         worst: dict[str, float] = {}
-        order = steps.flatten().argsort(descending=True, stable=True)
-        for place in order.tolist() if codes is not None else ():
+        order = torch.where(inside, steps, -1).flatten().argsort(descending=True, stable=True)
+        for place in order[: int(lengths.sum())].tolist() if codes is not None else ():
             assert codes is not None
             row, step = divmod(place, steps.shape[1])
             word = spelled(codes[row, max(0, step - _SHOWN) : step], names)
             worst.setdefault("…" * (step > _SHOWN) + word, float(steps[row, step]))
             if len(worst) == _CONTEXTS:
                 break
+        within = steps[inside]
         return cls(
-            float(steps.mean()),
+            float(within.mean()),
             standard_error(steps.sum(-1), lengths),
-            float(steps.flatten().quantile(0.99)) if steps.numel() <= 2**24 else math.nan,
+            float(within.quantile(0.99)) if within.numel() <= 2**24 else math.nan,
             steps,
             tuple(worst.items()),
         )
@@ -121,7 +129,8 @@ def law_divergence(
             (``HiddenMarkovModel``, ``LabelledHMM``, ``LabelledChain``, ``ObservableOperators``).
         other: the same.
         data: sequences without missing symbols whose pasts are compared; None: sequences drawn from
-            ``law``, with which the mean is the divergence of whole sequences.
+            ``law``, with which the mean is the divergence of whole sequences. Laws of strings are
+            compared on one string after another.
         sequences: number of sequences to draw.
         length: of each.
         seed: of these draws.
@@ -130,7 +139,8 @@ def law_divergence(
         Mean, spread, and the worst pasts.
 
     Raises:
-        ValueError: laws of different symbols, or data that the laws do not know.
+        ValueError: laws of different symbols, a law of strings and another one, or data that the
+            laws do not know.
 
     >>> from beliefzoo.inference import law_divergence
     >>> from beliefzoo.models import golden_mean
@@ -141,15 +151,20 @@ def law_divergence(
     """
     one, two = law_of(law), law_of(other)
     require(two.symbols == one.symbols, "other", f"must have {one.symbols} symbols", two.symbols)
+    if ends_of(one) != ends_of(two):
+        argument, law = ("law", one) if ends_of(two) else ("other", two)
+        needed = "must begin anew after its last symbol, which ends strings of the other law"
+        require(renews(law), argument, needed, "a law that goes on")
     require_count(sequences, "sequences", 2)
     require_count(length, "length")
     require_seed(seed, optional=False)
+    lengths = None
     if data is None:
         codes, told = sampled(one, sequences, length, seed)
     else:
-        codes = codes_of(one, data)
+        codes, lengths = codes_of(one, data)
         told = log_conditionals(one, codes)
-    return LawDivergence.of(kl(told, log_conditionals(two, codes)), codes)
+    return LawDivergence.of(kl(told, log_conditionals(two, codes)), codes, lengths=lengths)
 
 
 def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
@@ -158,23 +173,27 @@ def kl(log_p: Tensor, log_q: Tensor) -> Tensor:
     return torch.where(p > 0, p * (log_p - log_q), 0).sum(-1).clamp_min(0)
 
 
-def codes_of(law: SequenceLaw, data: Sequences) -> Tensor:
-    """Codes (N, T) of sequences of one length without missing symbols.
+def codes_of(law: SequenceLaw, data: Sequences) -> tuple[Tensor, Tensor]:
+    """Codes (N, T), 0 after the end of shorter sequences, and lengths (N,), of complete sequences.
 
     Raises:
-        ValueError: other data, or symbols that the law does not know.
+        ValueError: missing symbols, other data, or symbols that the law does not know.
     """
     fits = isinstance(data, Sequences) and data.is_codes
     require(fits, "data", "must be Sequences of symbols (codes=True)", type(data).__name__)
-    whole = bool(data.mask.all()) and bool((data.lengths == data.max_length).all())
-    require(whole, "data", "needs sequences of one length without missing symbols", data)
-    codes = data.codes()
+    missing = int((data.step_mask & ~data.observed_steps).sum())
+    require(missing == 0, "data", "needs every symbol", f"{missing} missing")
+    codes = data.codes().where(data.step_mask, 0)
     require_codes(law, codes)
-    return codes
+    return codes, data.lengths
 
 
 def update_divergence(
-    law: SequenceLaw, operators: ObservableOperators, words: Words, codes: Tensor
+    law: SequenceLaw,
+    operators: ObservableOperators,
+    words: Words,
+    codes: Tensor,
+    lengths: Tensor | None = None,
 ) -> LawDivergence:
     r"""Is the law's own update Bayes' rule of the machine? KL step by step, on codes (N, T).
 
@@ -183,6 +202,8 @@ def update_divergence(
     machine predicts from b(u) by one application of its Bayes rule. Errors of earlier steps do not
     enter, and what lies outside the machine's directions counts.
     """
+    longest = codes.shape[1] if lengths is None else int(lengths.max())
+    require(longest > 1, "data", "needs a sequence of two symbols or more", f"{longest} at most")
     machine = OperatorLaw.of(operators)
     state, found = law.start(len(codes)), []
     for step, column in enumerate(codes.unbind(1)):
@@ -195,7 +216,8 @@ def update_divergence(
             state = read_checked(law, state, column)
             told = machine.next_log_probabilities(onward)
             found.append(kl(asked(law, state), told))
-    return LawDivergence.of(torch.stack(found, 1), codes[:, 1:])
+    later = None if lengths is None else lengths - 1
+    return LawDivergence.of(torch.stack(found, 1), codes[:, 1:], lengths=later)
 
 
 def entropy_rate(law: SequenceLaw, *, seed: int = 0) -> tuple[float, float]:

@@ -8,6 +8,9 @@ so that the squares of the singular values of :math:`\sqrt{w} F` are the second 
 law predicts. Its rank is the number of states of the smallest machine with linear belief. From
 :math:`\sqrt{w} F = U S V'` comes that machine, :math:`A_x = S^{-1} U' \sqrt{w} F_x V`.
 
+Of strings the words u have not ended and nothing follows the end in v; the operator of the end
+comes out as s b_0, s the probability that the string ends, as a new string begins after it.
+
 The matrix is never held: blocks of rows pass by and leave a triangular factor and the moments
 F'F_x. So its singular values are exact to rounding, and memory does not grow with the rows.
 """
@@ -27,7 +30,7 @@ from ...models.checks import require
 from ...models.randomness import generator_from
 from ..filters.spectral import ObservableOperators
 from ..fitting.progress import progress_of
-from .laws import SequenceLaw, State, asked, read_checked, taken
+from .laws import SequenceLaw, State, asked, ends_of, read_checked, taken
 
 ROUNDING = 1e-9
 """Singular values below this share of the largest are rounding."""
@@ -51,12 +54,13 @@ class Words:
     levels: tuple[tuple[Tensor, Tensor], ...]
 
     @classmethod
-    def every(cls, symbols: int, longest: int) -> Words:
-        """All words of up to ``longest`` symbols."""
-        levels = []
-        for length in range(longest):
-            place = torch.arange(symbols ** (length + 1))
-            levels.append((place // symbols, place % symbols))
+    def every(cls, symbols: int, longest: int, *, ends: bool = False) -> Words:
+        """All words of up to ``longest`` symbols; with ``ends`` nothing follows the last symbol."""
+        levels, open_ = [], torch.zeros(1, dtype=torch.int64)
+        for _ in range(longest):
+            codes = torch.arange(symbols).repeat(len(open_))
+            levels.append((open_.repeat_interleave(symbols), codes))
+            open_ = (codes < symbols - ends).nonzero().squeeze(1)
         return cls(tuple(levels))
 
     @classmethod
@@ -122,6 +126,8 @@ class Plan:
         length: longest past.
         suffixes: the futures.
         enumerated: all pasts of up to ``length`` symbols, or drawn ones.
+        symbols: of the law.
+        ends: whether the last of these ends a string.
     """
 
     prefixes: int
@@ -129,6 +135,7 @@ class Plan:
     suffixes: Words
     enumerated: bool
     symbols: int
+    ends: bool
 
     @property
     def bytes(self) -> int:
@@ -165,16 +172,22 @@ def plan_of(
     Raises:
         ValueError: more memory than is allowed.
     """
-    v = law.symbols
-    past, future = _longest(v, prefixes), _longest(v, suffixes)
+    v, ends = law.symbols, ends_of(law)
+    past = min(_longest(v - ends, prefixes, ends=False), max(length, 4))
+    future = min(_longest(v, suffixes, ends=ends), max(length, 2))
     enumerated = past >= 4
-    words = Words.every(v, future) if future >= 2 else _drawn_words(law, suffixes, length, seed)
+    words = (
+        Words.every(v, future, ends=ends)
+        if future >= 2
+        else _drawn_words(law, suffixes, length, seed)
+    )
     made = Plan(
-        sum(v**k for k in range(past + 1)) if enumerated else prefixes,
+        sum((v - ends) ** k for k in range(past + 1)) if enumerated else prefixes,
         past if enumerated else length,
         words,
         enumerated,
         v,
+        ends,
     )
     require(
         made.bytes <= gigabytes * 2**30,
@@ -186,12 +199,13 @@ def plan_of(
     return made
 
 
-def _longest(symbols: int, most: int) -> int:
+def _longest(symbols: int, most: int, *, ends: bool) -> int:
     """Longest length L with at most ``most`` words of up to L symbols."""
-    length, words = 0, 1
-    while words + symbols ** (length + 1) <= most:
+    length, words, level = 0, 1, symbols
+    while words + level <= most:
         length += 1
-        words += symbols**length
+        words += level
+        level *= symbols - ends
     return length
 
 
@@ -219,8 +233,15 @@ def _drawn_words(law: SequenceLaw, most: int, length: int, seed: int) -> Words:
             for size in range(2, longest + 1):
                 if len(found) + 1 >= most:
                     return Words.of(found)
-                found.add(tuple(row[first : first + size]))
+                found.add(_up_to_the_end(row[first : first + size], law))
     return Words.of(found)
+
+
+def _up_to_the_end(word: list[int], law: SequenceLaw) -> tuple[int, ...]:
+    end = law.symbols - 1
+    if ends_of(law) and end in word:
+        word = word[: word.index(end) + 1]
+    return tuple(word)
 
 
 def _blocks(law: SequenceLaw, plan: Plan, rows: int, seed: int) -> Iterator[Rows]:
@@ -246,7 +267,10 @@ def _enumerated(law: SequenceLaw, plan: Plan) -> Iterator[tuple[State, Tensor]]:
     for length in range(plan.length + 1):
         yield state, p / (plan.length + 1)
         if length < plan.length:
-            p = (p.unsqueeze(1) * asked(law, state).exp()).flatten()
+            told = asked(law, state).exp()
+            if plan.ends:
+                told[:, -1] = 0  # what follows the end is known: a start
+            p = (p.unsqueeze(1) * told).flatten()
             possible = p.nonzero().squeeze(1)
             owner, codes = possible // law.symbols, possible % law.symbols
             state, p = read_checked(law, taken(state, owner), codes), p[possible]
@@ -321,7 +345,7 @@ def spectrum_of(law: SequenceLaw, plan: Plan, *, seed: int, progress: bool) -> S
     factor = torch.zeros(0, size, dtype=torch.float64)
     cross = torch.zeros(v, size, size, dtype=torch.float64)
     own = torch.zeros(1 if every else v, size, size, dtype=torch.float64)
-    rows, done = _rows_of(law, plan), 0
+    rows, done, weight = _rows_of(law, plan), 0, 0.0
     said = f"Hankel matrix, {plan}, {_memory(plan)}, {_seconds(law, plan)}"
     with progress_of(plan.prefixes, "past", shown=progress, desc=said) as bar:
         for block in _blocks(law, plan, rows, seed):
@@ -339,7 +363,9 @@ def spectrum_of(law: SequenceLaw, plan: Plan, *, seed: int, progress: bool) -> S
                     own[code] += left.mT @ now[block.owner[own_rows]]
             bar.update(len(now))
             done += len(now)
+            weight += float(block.weight.sum())
         bar.update(plan.prefixes - done)  # the words that are impossible
+    factor, own, cross = factor / math.sqrt(weight), own / weight, cross / weight
     _, values, basis = torch.linalg.svd(factor, full_matrices=False)
     first = word_probabilities(law, law.start(1), plan.suffixes)[0]
     v_ = basis.mT
@@ -357,13 +383,14 @@ def difference_of(law: SequenceLaw, other: SequenceLaw, plan: Plan, *, seed: int
         other.symbols == law.symbols, "other", f"must have {law.symbols} symbols", other.symbols
     )
     both = _Pair(law, other)
-    factor = torch.zeros(0, plan.suffixes.count, dtype=torch.float64)
+    factor, weight = torch.zeros(0, plan.suffixes.count, dtype=torch.float64), 0.0
     for block in _blocks(both, plan, _rows_of(law, plan), seed):
         ours, theirs = both.split(block.state)
         gap = word_probabilities(law, ours, plan.suffixes)
         gap -= word_probabilities(other, theirs, plan.suffixes)
         factor = _triangle(torch.cat([factor, gap * block.weight.sqrt().unsqueeze(1)]))
-    return float(torch.linalg.matrix_norm(factor, 2))
+        weight += float(block.weight.sum())
+    return float(torch.linalg.matrix_norm(factor, 2)) / math.sqrt(weight)
 
 
 class _Pair:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ...models import LabelledHMM, Sequences
 from ...models.boundary import boundary
-from ...models.checks import require_count
+from ...models.checks import require, require_count
 from ...models.data.storage import read_tensors, reading, write_tensors
 from ..arviz_groups import Idata
 from ..checking.sample_statistics import SampleComparison, compare_samples
@@ -22,11 +22,15 @@ from ..filters.spectral import ObservableOperators
 from ..fitting.settings import FitSettings
 from .certificates import LawDivergence, codes_of, entropy_rate, update_divergence
 from .hankel import Words
-from .laws import OperatorLaw, SequenceLaw, sampled
+from .known_laws import OperatorLaw
+from .laws import SequenceLaw, sampled
 from .posterior import Sampler, check_posterior, masked, posterior
 from .refinement import Tables
 
-_PLAIN = ("kind", "states", "floor", "floor_from", "ranks", "curve", "starts", "small", "asked")
+_PLAIN = (
+    *("kind", "states", "floor", "floor_from", "ranks", "curve", "starts", "small", "asked"),
+    "ends",
+)
 _OPERATORS = ("basis", "start", "end", "operators")
 
 _SHOWN = 8
@@ -53,6 +57,8 @@ class Machine:
         starts: of the hidden Markov model, and the KL that each came to in a few iterations.
         small: whether a small machine was found: the rank has stopped growing with the futures.
         asked: which words the Hankel matrix is made of, in words.
+        ends: whether these are strings: their end is the last symbol of ``operators``, after which
+            a new string begins.
         law: the network's; None once the machine was read from a file.
         futures: the words of the future that define the machine's coordinates.
 
@@ -77,6 +83,7 @@ class Machine:
     starts: tuple[tuple[str, float], ...]
     small: bool
     asked: str
+    ends: bool
     law: SequenceLaw | None = field(repr=False)
     futures: Words = field(repr=False)
 
@@ -90,10 +97,14 @@ class Machine:
         if self.hmm_tables is None:
             raise ValueError("refine: must be True for a hidden Markov model, got False")
         start, tables, _ = self.hmm_tables
+        if self.ends:
+            return LabelledHMM.from_tables(start, tables[:-1], self.hmm_tables.stop)
         return LabelledHMM.from_tables(start, tables)
 
     def samples(self, n: int = 500, *, seed: int = 0) -> SampleComparison:
         """Compares sequences of the network (first) and of the machine, as ``compare_samples``.
+
+        Of a law of strings each holds one string after another.
 
         Args:
             n: number of sequences of each.
@@ -120,7 +131,8 @@ class Machine:
     def entropy_rate(self) -> tuple[float, float]:
         """Entropy rate of the machine, nats, and its standard error.
 
-        The mean entropy of the next symbol on long paths of the machine.
+        The mean entropy of the next symbol on long paths of the machine; of strings, one after
+        another.
         """
         return entropy_rate(OperatorLaw.of(self.operators))
 
@@ -138,19 +150,20 @@ class Machine:
         machine predicts from its belief one symbol before.
 
         Args:
-            data: sequences of one length; None: 200 fresh ones of the network.
+            data: sequences, for instance strings with their ends; None: 200 fresh ones of the
+                network.
             seed: of these.
 
         Raises:
             ValueError: data that the law does not know, or a machine that was read from a file,
                 without its network.
         """
-        law = self._network()
+        law, lengths = self._network(), None
         if data is None:
             codes = sampled(law, 200, self.divergence.steps.shape[1], seed)[0]
         else:
-            codes = codes_of(law, data)
-        return update_divergence(law, self.operators, self.futures, codes)
+            codes, lengths = codes_of(law, data)
+        return update_divergence(law, self.operators, self.futures, codes, lengths)
 
     def to_arviz(
         self,
@@ -193,8 +206,8 @@ class Machine:
             `arviz.InferenceData` (ArviZ 0.x) or `xarray.DataTree` (1.x).
 
         Raises:
-            ValueError: a bad argument, a machine made without ``refine``, or one that was read from
-                a file, without its network.
+            ValueError: a bad argument, a machine of strings, one made without ``refine``, or one
+                that was read from a file, without its network.
 
         >>> from beliefzoo.inference import FitSettings, arviz_groups, machine_of
         >>> from beliefzoo.models import golden_mean
@@ -206,6 +219,7 @@ class Machine:
         """
         check_posterior(sequences, length, draws, tolerance, sampler, settings, seed)
         law, hmm = self._network(), self.hmm
+        require(not self.ends, "found", "must be of sequences without end", "a machine of strings")
         steps = length or self.divergence.steps.shape[1]
         codes = sampled(law, sequences, steps, seed)[0]
         data = Sequences.from_tensors(codes.unsqueeze(-1), codes=True)
@@ -224,6 +238,7 @@ class Machine:
             "states": self.states,
             "kind": self.kind,
             "small": self.small,
+            "ends": self.ends,
             "singular_values": self.singular_values[: self.states + _SHOWN].tolist(),
             "floor": self.floor,
             "floor_from": self.floor_from,
@@ -326,6 +341,7 @@ def load_machine(path: str | os.PathLike[str]) -> Machine:
         hmm = None
         if len(contexts) > 1:
             hmm = Tables(*(tensors[f"hmm_{name}"] for name in Tables._fields))
+        record.setdefault("ends", False)
         for name in ("ranks", "curve"):
             record[name] = tuple(record[name])
         record["starts"] = tuple(map(tuple, record["starts"]))

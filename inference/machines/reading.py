@@ -8,11 +8,12 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from ...models.boundary import boundary
-from ...models.checks import require, require_count, require_positive, require_seed
+from ...models.checks import require, require_count, require_flag, require_positive, require_seed
 from ..filters.spectral import ObservableOperators
 from .certificates import LawDivergence, kl
 from .hankel import Spectrum, difference_of, plan_of, spectrum_of
-from .laws import OperatorLaw, SequenceLaw, law_of, log_conditionals, sampled
+from .known_laws import OperatorLaw, law_of
+from .laws import SequenceLaw, ends_of, log_conditionals, sampled
 from .machine import Machine
 from .refinement import (
     Refined,
@@ -30,6 +31,7 @@ def machine_of(
     head: nn.Module | None = None,
     embedding: nn.Module | None = None,
     *,
+    ends: bool = False,
     states: int | None = None,
     regret: float | None = None,
     other: object | None = None,
@@ -53,11 +55,17 @@ def machine_of(
     √``regret`` and of the distance between the matrices of two trainings (``other``); or
     ``tolerance``: the fewest states with KL(network ‖ machine) below it.
 
+    A network may be a law of strings: the last of its symbols ends one, and the probabilities of
+    all finite strings sum to 1, or what is missing is that of never ending. It is asked for one
+    string after another. The end is the last symbol of the operators, and the hidden Markov model
+    has ``ends=True``.
+
     Args:
         network: ``torch.nn.LSTM``, ``GRU`` or ``RNN`` in evaluation mode with its ``head``, or a
             :class:`SequenceLaw` (``PrefixLaw`` makes one of a function), or a known model.
         head: from the network's outputs to scores of the V symbols.
         embedding: from codes to the network's inputs; None: one-hot vectors.
+        ends: whether the last symbol of ``head`` ends a string; of other laws it is known.
         states: number of states; None: it is found.
         regret: KL(truth ‖ network) a step, nats, where it is known: held-out loss minus entropy.
         other: the law of another training of the network, as a :class:`SequenceLaw`.
@@ -94,8 +102,12 @@ def machine_of(
     >>> found = machine_of(lstm, head, states=2)
     >>> found.states, found.divergence.mean < 1e-3
     (2, True)
+    >>> found = machine_of(lstm, torch.nn.Linear(4, 3), ends=True, states=1, samples=20)
+    >>> found.hmm  # of strings: the third score is that of the end
+    LabelledHMM(states=1, symbols=2, ends=True, known=['probs'])
     """
-    law = law_of(network, head, embedding)
+    require_flag(ends, "ends")
+    law = law_of(network, head, embedding, ends=ends)
     counts = {"largest": largest, "prefixes": prefixes, "suffixes": suffixes, "length": length}
     for name, value in counts.items():
         require_count(value, name)
@@ -119,7 +131,7 @@ def machine_of(
         hmm, tried = refined_hmm(
             operators, law, plan.suffixes, fit, restarts=restarts, seed=seed, progress=progress
         )
-        machines += [hmm, refined_operators(operators, fit)]
+        machines += [hmm, refined_operators(operators, fit, ends=ends_of(law))]
     best = min(machines, key=lambda one: float(_apart(one.machine.law(), judge).mean()))
     return _measured(law, spectrum, chosen, curve, operators, machines, best, tried, fresh)
 
@@ -171,6 +183,7 @@ def _measured(
         starts=tried,
         small=chosen.small,
         asked=str(plan),
+        ends=plan.ends,
         law=law,
         futures=plan.suffixes,
     )

@@ -21,7 +21,8 @@ from ...models.randomness import generator_from, seeded
 from ..filters.spectral import ObservableOperators
 from ..fitting.progress import progress_of
 from .hankel import Words, word_probabilities
-from .laws import OperatorLaw, SequenceLaw, read_checked, taken
+from .known_laws import OperatorLaw
+from .laws import SequenceLaw, ends_of, read_checked, taken
 
 _SMALLEST = 1e-6
 """Operators may give less in the course of a climb; the logarithm stops there."""
@@ -59,11 +60,25 @@ class Target(NamedTuple):
 
 
 class Tables(NamedTuple):
-    """A machine as numbers: b_0 (r,), A (V, r, r), e (r,)."""
+    """A machine as numbers: b_0 (r,), A (V, r, r), e (r,).
+
+    Of strings the last operator is that of the end, s b_0: a new string begins.
+    """
 
     start: Tensor
     tables: Tensor
     end: Tensor
+
+    @classmethod
+    def of_strings(cls, start: Tensor, tables: Tensor, end: Tensor, stop: Tensor) -> Tables:
+        """Of operators of the symbols (V − 1, r, r) and the probability of the end, stop (r,)."""
+        anew = torch.outer(stop, start / (start @ end)).unsqueeze(0)
+        return cls(start, torch.cat([tables, anew]), end)
+
+    @property
+    def stop(self) -> Tensor:
+        """Probability that the string ends, if these are strings, as b · stop."""
+        return self.tables[-1] @ self.end
 
     def distance(self, target: Target) -> Tensor:
         """KL(network ‖ machine) a step, with a gradient."""
@@ -120,15 +135,18 @@ def observable(machine: Tables, words: Words) -> ObservableOperators:
     return ObservableOperators(basis, machine.start, machine.end, machine.tables.mT)
 
 
-def refined_operators(operators: ObservableOperators, target: Target) -> Refined:
+def refined_operators(operators: ObservableOperators, target: Target, *, ends: bool) -> Refined:
     """Operators moved towards the network; those given, if that brings nothing."""
     given = from_operators(operators)
-    parts = [part.clone().requires_grad_() for part in given]
+    made: Callable[..., Tables] = Tables.of_strings if ends else Tables
+    parts = [given.start, given.tables[:-1], given.end, given.stop] if ends else [*given]
+    parts = [part.clone().requires_grad_() for part in parts]
     with torch.no_grad():
         before = float(given.distance(target))
-    _climb(lambda: Tables(*parts), parts, target.first(_FEW), _LONG // 2)
-    found = Tables(*(part.detach() for part in parts))
+    _climb(lambda: made(*parts), parts, target.first(_FEW), _LONG // 2)
     with torch.no_grad():
+        found = made(*parts)
+        found = Tables(*(part.detach() for part in found))
         after = float(found.distance(target))
     if after < before:
         return Refined(found, after, "refined")
@@ -154,31 +172,37 @@ def refined_hmm(
     found = []
     with progress_of(len(starts) + 1, "start", shown=progress, desc="hidden Markov model") as bar:
         for name, machine in starts:
-            found.append(_softened_climb(machine, target.first(_FEW), _SHORT)._replace(kind=name))
+            one = _softened_climb(machine, target.first(_FEW), _SHORT, ends=ends_of(law))
+            found.append(one._replace(kind=name))
             bar.update()
         best = found[0]
         for one in found[1:]:
             best = one if one.distance * _EQUAL < best.distance else best
-        end = _softened_climb(best.machine, target, _LONG)
+        end = _softened_climb(best.machine, target, _LONG, ends=ends_of(law))
         bar.update()
     tried = tuple((one.kind, one.distance) for one in found)
     return end._replace(kind="hidden Markov model"), tried
 
 
-def _softened_climb(machine: Tables, target: Target, steps: int) -> Refined:
+def _softened_climb(machine: Tables, target: Target, steps: int, *, ends: bool) -> Refined:
     """Descends from tables of probabilities, in their logarithms."""
-    k = len(machine.start)
-    joint = machine.tables.permute(1, 0, 2).flatten(1)
-    parts = [
-        part.clamp_min(_SOFTEST if steps <= _SHORT else _SMALLEST**2).log().clone()
-        for part in (machine.start, joint)
-    ]
-    for part in parts:
-        part.requires_grad_()
+    k, start, tables = len(machine.start), machine.start, machine.tables
+    if ends:
+        anew, tables = tables[-1].sum(0), tables[:-1]
+        start = anew / anew.sum() if float(anew.sum()) > 0 else start
+    joint = tables.permute(1, 0, 2).flatten(1)
+    if ends:
+        joint = torch.cat([joint, machine.stop.unsqueeze(-1)], 1)
+    least = _SOFTEST if steps <= _SHORT else _SMALLEST**2
+    parts = [part.clamp_min(least).log().clone().requires_grad_() for part in (start, joint)]
+    ones = torch.ones(k, dtype=torch.float64)
 
     def made() -> Tables:
-        tables = parts[1].softmax(-1).reshape(k, -1, k).permute(1, 0, 2)
-        return Tables(parts[0].softmax(-1), tables, torch.ones(k, dtype=torch.float64))
+        first, rows = parts[0].softmax(-1), parts[1].softmax(-1)
+        moves = rows[:, : rows.shape[1] - ends].reshape(k, -1, k).permute(1, 0, 2)
+        if ends:
+            return Tables.of_strings(first, moves, ones, rows[:, -1])
+        return Tables(first, moves, ones)
 
     _climb(made, parts, target, steps)
     with torch.no_grad():
@@ -241,7 +265,7 @@ def _starts(
     r, v = len(operators.start), law.symbols
     few = target.codes[:_FEW]
     points = beliefs_of(law, operators, words, few)
-    late = points.shape[1] // 2  # once the network knows where it is
+    late = 0 if ends_of(law) else points.shape[1] // 2  # once the network knows where it is
     settled, codes = points[:, late:], few[:, late:]
     yield "clusters", _clustered(settled, codes, v, r, seed)
     generator = generator_from(seed)

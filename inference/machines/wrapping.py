@@ -44,7 +44,7 @@ from ..networks.readouts import Readouts, lstm_readouts, untrained_like
 from ..queries import answers as queries
 from ..queries.chains import require_discrete
 from .certificates import LawDivergence, law_divergence
-from .laws import NetworkLaw
+from .network_laws import NetworkLaw
 
 READ_STEPS = 20_000
 """Steps of held-out sequences that read-outs and gates are compared on; more say little more."""

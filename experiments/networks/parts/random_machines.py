@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ....inference.machines.hankel import plan_of, spectrum_of
-from ....inference.machines.laws import OperatorLaw
+from ....inference.machines.known_laws import OperatorLaw
 from ....models import LabelledChain, labelled_chain
 
 Kind = Literal["hmm", "automaton"]

@@ -16,7 +16,8 @@ from beliefzoo.inference.machines.hankel import (
     spectrum_of,
     word_probabilities,
 )
-from beliefzoo.inference.machines.laws import OperatorLaw, SequenceLaw
+from beliefzoo.inference.machines.known_laws import OperatorLaw
+from beliefzoo.inference.machines.laws import SequenceLaw
 from beliefzoo.models import LabelledChain, golden_mean, labelled_chain, mess3, random_random_xor
 
 Word = tuple[int, ...]

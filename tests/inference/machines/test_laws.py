@@ -17,7 +17,8 @@ from beliefzoo.inference import (
     machine_of,
     next_log_probabilities,
 )
-from beliefzoo.inference.machines.laws import OperatorLaw, log_conditionals, sampled
+from beliefzoo.inference.machines.known_laws import OperatorLaw
+from beliefzoo.inference.machines.laws import log_conditionals, sampled
 from beliefzoo.models import (
     Categorical,
     HiddenMarkovModel,

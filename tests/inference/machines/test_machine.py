@@ -13,7 +13,8 @@ from beliefzoo.experiments.networks.parts.random_machines import Counter
 from beliefzoo.inference import NetworkLaw, law_divergence, load_machine, machine_of
 from beliefzoo.inference.machines.certificates import kl
 from beliefzoo.inference.machines.hankel import Words, word_probabilities
-from beliefzoo.inference.machines.laws import OperatorLaw, log_conditionals, sampled
+from beliefzoo.inference.machines.known_laws import OperatorLaw
+from beliefzoo.inference.machines.laws import log_conditionals, sampled
 from beliefzoo.inference.machines.refinement import Tables, Target, observable
 from beliefzoo.models import (
     LabelledChain,
@@ -90,9 +91,9 @@ def test_what_is_printed() -> None:
 
 def test_update_errors_are_asked_of_data_that_fit() -> None:
     found = machine_of(golden_mean(), **SMALL)
-    ragged = Sequences.from_arrays([[1, 1, 0], [1, 1]], codes=True)
-    with pytest.raises(ValueError, match=r"^data: needs sequences of one length"):
-        found.update_error(ragged)
+    gappy = Sequences.from_arrays([[1, 1, None], [1, 0, 1]], codes=True)
+    with pytest.raises(ValueError, match=r"^data: needs every symbol"):
+        found.update_error(gappy)
     with pytest.raises(ValueError, match=r"^states: needs at most 2"):
         machine_of(golden_mean(), states=3, **SMALL)
 
