@@ -32,6 +32,10 @@ from .decisions.particle_tracker import ParticleTracker
 from .decisions.planning import mdp_values, qmdp, value_iteration
 from .decisions.plans import AlphaVectors, History, Plan, load_plan
 from .decisions.trackers import FilterTracker, NoMemory, track
+from .diagnosis.belief_calibration import BeliefCalibration, belief_calibration
+from .diagnosis.diagnose import diagnose
+from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
+from .diagnosis.record import Check, Diagnosis
 from .exact.potentials import filter_beliefs
 from .export.gates import export_gates, gates
 from .export.to_arviz import to_arviz
@@ -122,11 +126,13 @@ __all__ = [
     "Answers",
     "BaumWelch",
     "BayesianRecurrentFilter",
+    "BeliefCalibration",
     "BeliefGuide",
     "BeliefReadout",
     "BestUnit",
     "CRFFilter",
     "CellLaw",
+    "Check",
     "Component",
     "ConstructedCell",
     "ConstructedFilter",
@@ -134,6 +140,7 @@ __all__ = [
     "Convergence",
     "ConvergenceWarning",
     "DeepGuide",
+    "Diagnosis",
     "Distance",
     "ElmanFilter",
     "Estimate",
@@ -182,6 +189,7 @@ __all__ = [
     "Plan",
     "Posterior",
     "PrefixLaw",
+    "PseudoResiduals",
     "Readouts",
     "RecurrentAgent",
     "RegimeForecast",
@@ -205,6 +213,7 @@ __all__ = [
     "Wrapped",
     "WrappedComparison",
     "baum_welch",
+    "belief_calibration",
     "belief_events",
     "belief_readout",
     "collapsed",
@@ -215,6 +224,7 @@ __all__ = [
     "components",
     "construct",
     "convergence",
+    "diagnose",
     "evidence_gap",
     "export_gates",
     "failing_conditions",
@@ -252,6 +262,7 @@ __all__ = [
     "posterior_quantities",
     "predict",
     "predictive_check",
+    "pseudo_residuals",
     "qmdp",
     "read",
     "recurrent_gates",

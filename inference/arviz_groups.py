@@ -55,7 +55,7 @@ _SAMPLED_GROUPS = (
     "sample_stats",
 )
 _FIXED_GROUPS = ("observed_data", "constant_data")
-_FREE_GROUPS = ("posterior_states", "gates", "runs")
+_FREE_GROUPS = ("posterior_states", "gates", "runs", "diagnosis")
 GROUPS = _SAMPLED_GROUPS + _FIXED_GROUPS + _FREE_GROUPS
 """Groups that `build` knows."""
 
@@ -95,8 +95,8 @@ def build(
             `constant_data` it has only the variable's dims. In `posterior_states` a variable has
             exactly the dims given, `chain` and `draw` included if it has these, since draws of
             states are large and often fewer than those of the parameters; likewise in `gates`, the
-            gates of a network, and in `runs`, figures over seeds, data sets or networks. A group
-            without variables is left out.
+            gates of a network, in `runs`, figures over seeds, data sets or networks, and in
+            `diagnosis`, the checks of a fit. A group without variables is left out.
         dims: variable name -> names of its dimensions; a variable not named has none beyond
             chain and draw. The key "group/variable" applies to one group only.
         coords: dimension -> labels, distinct and as many as the dimension is long. The key

@@ -143,6 +143,7 @@ WINGS = {
         ("fitting",),
         ("checking",),
         ("export",),
+        ("diagnosis",),
         ("networks",),
         ("machines",),
         ("decisions",),

@@ -216,6 +216,24 @@ class Laws(ChainLaws):
         known = ~(missing.unsqueeze(-1) if seen.ndim == 3 else missing)
         return self.draw(paths, past=(past, seen & known))
 
+    def draw_each(self, paths: Tensor) -> Tensor:
+        """Draw the observation of every step of paths (N, T), each given the data before it."""
+        lags = self.emission.lags
+        if not lags:
+            return self.draw(paths)
+        paths, shift = paths.clamp_min(0), self._shift
+        parts = [
+            torch.cat([part.new_zeros(len(part), lags, *part.shape[2:]), part], 1)
+            for part in self.emission.observed(self.data)
+        ]  # nothing was observed before the first step
+        drawn = []
+        for t in range(paths.shape[1]):
+            y, mask = (part[:, t : t + lags] for part in parts)
+            here = None if shift is None else shift[..., t : t + 1, :, :]
+            now = paths[:, t : t + 1]
+            drawn.append(self._emission.continued(self.parameters, now, here, (y, mask)))
+        return torch.cat(drawn, 1)
+
     def expected(self, chance: Tensor) -> Tensor | None:
         """Return E[y] after the first step, (N, T-1, F), given probabilities of the states (N, T-1,
         K).

@@ -107,6 +107,10 @@ class LabelledLaws(Laws):
         ended = torch.rand(paths.shape).to(probs) < probs[paths, -1]
         return y.masked_fill(ended.cumsum(-1) > 0, going)
 
+    def draw_each(self, paths: Tensor) -> Tensor:
+        """Draw the symbol of every step of paths (N, T), whatever the others are."""
+        return self.draw(paths.reshape(-1, 1)).reshape(paths.shape)
+
     def draw_on(self, paths: Tensor, before: Sequences) -> Tensor:
         """Draw symbols after the first step of paths (N, T), which is the last step of ``before``;
         a string that has ended stays so.
