@@ -548,6 +548,74 @@ def compare(models: Mapping[str, Idata], unit: str = "sequence") -> Any:
     return xr.Dataset(rows, coords={"model": order}).to_dataframe()
 
 
+def by_step(idata: Idata) -> Idata:
+    """Lays the observed steps of all sequences of an export on one axis ``step``.
+
+    For functions of ArviZ that take one axis of observations, such as ``az.plot_loo_pit``,
+    ``az.plot_ppc_pit`` and ``az.plot_ppc_rootogram``. Draws are those with a replication of the
+    data: export with ``predictive_draws`` equal to ``draws`` for all.
+
+    Leave-one-out is then of the terms log p(y_t | y_1 … y_{t-1}, θ), as ``loo(idata, "time")``.
+    Replications are of whole sequences with new states, so transforms say whether the law of a
+    single step fits, and those of neighbours depend on each other as the steps do.
+
+    Args:
+        idata: the result of ``to_arviz``.
+
+    Returns:
+        ``observed_data`` and ``posterior_predictive`` with ``obs`` (step[, feature]), the sequence
+        and time of each step as coordinates, counts and codes whole; ``log_likelihood`` likewise,
+        if ``idata`` has it, its ``step_log_likelihood`` and a single feature; ``posterior``.
+
+    Raises:
+        ValueError: no ``obs`` (sequence, time[, feature]), or none that was observed.
+
+    >>> from beliefzoo.inference import arviz_groups, by_step
+    >>> idata = arviz_groups.build(
+    ...     {"observed_data": {"obs": [[1.0, 0.0, 2.0], [9.0, float("nan"), float("nan")]]}},
+    ...     dims={"obs": ["sequence", "time"]},
+    ... )
+    >>> arviz_groups.group(by_step(idata), "observed_data")["obs"].values.tolist()
+    [1.0, 0.0, 2.0, 9.0]
+    """
+    import xarray as xr
+
+    given = _datasets(idata)
+    obs = given.get("observed_data", xr.Dataset()).get("obs")
+    if obs is None or not {"sequence", "time"} <= set(obs.dims):
+        came = "none" if obs is None else f"one of {obs.dims}"
+        raise ValueError(f"idata must have observations (sequence, time[, feature]); got {came}")
+    seen = obs.notnull()
+    seen = seen.any("feature") if "feature" in obs.dims else seen
+    places = np.flatnonzero(seen.transpose("sequence", "time"))
+    if not places.size:
+        raise ValueError("idata must have an observed step; got none")
+
+    def laid(variable: xr.DataArray) -> xr.DataArray:
+        steps = variable.stack(step=("sequence", "time")).isel(step=places).reset_index("step")
+        return steps.transpose(..., "step", *(["feature"] * ("feature" in steps.dims)))
+
+    out = {"observed_data": laid(obs).to_dataset(name="obs")}
+    out |= {name: given[name] for name in ("posterior",) if name in given}
+    terms = given.get("sample_stats", xr.Dataset()).get("step_log_likelihood")
+    if terms is not None and "log_likelihood" in given and "feature" not in obs.coords:
+        out["log_likelihood"] = laid(terms).to_dataset(name="obs")
+    if "posterior_predictive" in given:
+        replicas = laid(given["posterior_predictive"]["obs"])
+        if "log_likelihood" in given:  # else the draws of a point estimate, which are all the same
+            out = {name: _of_draws(dataset, replicas) for name, dataset in out.items()}
+        out["posterior_predictive"] = replicas.to_dataset(name="obs")
+        if bool((replicas == replicas.round()).all()):  # counts, which were floats beside a NaN
+            for name in ("observed_data", "posterior_predictive"):
+                out[name] = out[name].astype(np.int64)
+    return _assemble(out, idata.attrs)
+
+
+def _of_draws(dataset: xr.Dataset, like: xr.DataArray) -> xr.Dataset:
+    """The draws of a group that another variable has too."""
+    return dataset.sel(draw=like["draw"]) if "draw" in dataset.dims else dataset
+
+
 def _check_scopes(*entries: Mapping[str, Any]) -> None:
     for name in (name for part in entries for name in part if "/" in name):
         if name.split("/")[0] not in GROUPS:

@@ -363,6 +363,7 @@ INFERENCE: dict[str, Arguments] = {
     "baum_welch": {"model": LabelledHMM(2, 2), "data": CODES, "steps": 2},
     "belief_events": {"model": SYMBOLS, "data": CODES},
     "belief_readout": {"features": torch.ones(6, 3, 2), "beliefs": BELIEFS},
+    "by_step": lambda: {"idata": exported()},
     "compare": lambda: {"models": {"a": exported(), "b": exported()}},
     "compare_gates": compared,
     "compare_samples": {"a": CODES, "b": CODES, "lags": 1, "longest": 2},

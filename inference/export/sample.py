@@ -72,8 +72,8 @@ class Rows(NamedTuple):
     labels: Array
 
 
-def sample_of(result: Fit | NutsFit, draws: int) -> Sample:
-    """The draws of the parameters of NUTS, or ``draws`` draws from a guide."""
+def sample_of(result: Fit | NutsFit, draws: int, chains: int = 1) -> Sample:
+    """The draws of the parameters of NUTS, or ``draws`` from a guide in so many equal parts."""
     if isinstance(result, NutsFit):
         some = next(iter(result.draws.values()))
         chains, kept = some.shape[:2]
@@ -86,7 +86,7 @@ def sample_of(result: Fit | NutsFit, draws: int) -> Sample:
     values = {name: value.detach() for name, value in drawn.values.items()}
     prior = log_prior(result.model, values, draws)
     log_q = None if is_point(result.guide) else drawn.log_q
-    return Sample(values, 1, draws, prior, log_q, constant)
+    return Sample(values, chains, draws // chains, prior, log_q, constant)
 
 
 def shown(model: Model, values: Parameters, draws: int = 1) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.boundary import boundary
-from ...models.checks import require_count, warn
+from ...models.checks import require, require_count, warn
 from ...models.randomness import seeded
 from ..arviz_groups import ConvergenceWarning, Idata, build
 from ..checking.importance import corrected_evidence, is_point, k_hat
@@ -73,6 +73,7 @@ def to_arviz(
     data: Sequences,
     *,
     draws: int = 1000,
+    chains: int = 1,
     seed: int = 0,
     state_draws: int = 100,
     predictive_draws: Draws = "auto",
@@ -132,16 +133,18 @@ def to_arviz(
     Observed and replicated codes and counts are integers if none is missing, as ArviZ's functions
     of discrete data ask.
 
-    Of ArviZ's functions those that need several chains (r_hat, ESS, plots of ranks) are for NUTS;
-    the draws of a guide are summarised by ``az.summary(idata, kind="stats")``, and 1.x refuses
-    ranks of one chain. ``az.plot_ppc_pit`` and ``az.plot_ppc_rootogram`` take one sequence,
-    ``idata.isel(sequence=0)``; so does ``az.plot_loo_pit`` if the data have no other, with
+    Of ArviZ's functions those that compare chains (r_hat, ESS, plots of ranks) are for NUTS; the
+    draws of a guide are summarised by ``az.summary(idata, kind="stats")``. They are independent, so
+    that any parts of them are chains that agree: with ``chains=4`` such functions work, and say
+    nothing of the guide. Functions that take one axis of observations (``az.plot_loo_pit``,
+    ``az.plot_ppc_pit``, ``az.plot_ppc_rootogram``) take ``by_step(idata)``, with
     ``predictive_draws`` equal to ``draws``.
 
     Args:
         result: the result of ``fit`` or ``nuts``.
         data: sequences, usually those that were fitted.
         draws: draws of a guide's parameters; of NUTS all are exported.
+        chains: equal parts of these, shown as chains; NUTS has its own, a point estimate one.
         seed: of all draws; torch's global generator is left unchanged.
         state_draws: number of draws of the hidden states, from draws of the parameters evenly
             spaced.
@@ -176,12 +179,12 @@ def to_arviz(
     ('sequence', 'time', 'state')
     """
     replications = predictive_draws, prior_draws
-    wanted = _Wanted(draws, seed, state_draws, *replications, forecast, steps, gates)
+    wanted = _Wanted(draws, chains, seed, state_draws, *replications, forecast, steps, gates)
     along = Along(inputs=inputs, times=times, actions=actions)
     wanted.check(result, data, along)
     data = result.model.names.read(data)
     with seeded(seed), torch.no_grad():
-        sample = sample_of(result, draws)
+        sample = sample_of(result, draws, chains)
         model = result.model
         sample, places = aligned(result, data, sample) if relabel else (sample, None)
         keep = wanted.keeps_steps(sample, data)
@@ -250,6 +253,7 @@ class _Wanted:
     """The requested output."""
 
     draws: int
+    chains: int
     seed: int
     state_draws: int
     predictive_draws: Draws
@@ -265,8 +269,10 @@ class _Wanted:
             )
         if not isinstance(data, Sequences):
             raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
-        for name, least in (("draws", 1), ("state_draws", 1), ("seed", 0), ("forecast", 0)):
+        counts = {"draws": 1, "chains": 1, "state_draws": 1, "seed": 0, "forecast": 0}
+        for name, least in counts.items():
             require_count(getattr(self, name), name, least)
+        self._check_chains(result)
         for name in ("predictive_draws", "prior_draws"):
             if getattr(self, name) != "auto":
                 require_count(getattr(self, name), name, 0)
@@ -285,6 +291,15 @@ class _Wanted:
         model.check_values(data)  # not `check`: only a fit needs more data
         if self.forecast:
             _check_future(model, (len(data), self.forecast), along)
+
+    def _check_chains(self, result: Fit | NutsFit) -> None:
+        if self.chains == 1:
+            return
+        varies = isinstance(result, Fit) and result.model.priors and not is_point(result.guide)
+        needed = "must be 1 unless draws are a guide's and differ"
+        require(bool(varies), "chains", needed, self.chains)
+        even = self.draws % self.chains == 0
+        require(even, "chains", f"must divide the number of draws, {self.draws}", self.chains)
 
     def keeps_steps(self, sample: Sample, data: Sequences) -> bool:
         """Whether step by step log-likelihoods are kept in ``sample_stats``."""

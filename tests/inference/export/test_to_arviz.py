@@ -27,6 +27,7 @@ from beliefzoo.inference import (
     LSTMFilter,
     MeanFieldGuide,
     arviz_groups,
+    by_step,
     filter,
     fit,
     forecast,
@@ -1019,7 +1020,7 @@ PLOTS = (
         else ("posterior", "ppc", "density", "rank")
     ),
 )
-"""Of either major. Those of ranks compare chains, so 1.x refuses the one chain of a guide."""
+"""Of either major. Those of ranks compare chains, so they want more than the one of a guide."""
 
 
 @plotting
@@ -1036,20 +1037,116 @@ def test_arviz_plots(plot: str, pair: dict[str, Any]) -> None:
 
 
 @plotting
-@pytest.mark.parametrize("plot", ["plot_loo_pit", "plot_ppc_pit"])
-def test_arviz_plots_of_probability_integral_transforms(plot: str) -> None:
-    """They take one sequence, with a replication of the data for every draw."""
+def test_parts_of_a_guides_draws_are_chains_that_arviz_ranks() -> None:
+    from matplotlib import pyplot as plt
+
+    result = fitted(belief_guide(counts()), START)
+    some = FEW | {"draws": 40, "predictive_draws": 40, "state_draws": 40}
+    whole, parts = to_arviz(result, RAGGED, **some), to_arviz(result, RAGGED, **some, chains=4)
+    for name in ("posterior", "posterior_predictive", "sample_stats", "log_likelihood"):
+        one, four = (group(idata, name) for idata in (whole, parts))
+        assert (four.sizes["chain"], four.sizes["draw"]) == (4, 10)
+        for variable in one.data_vars:
+            joined = four[variable].stack(all=("chain", "draw")).transpose("all", ...)
+            np.testing.assert_array_equal(joined, one[variable][0])
+    (az.plot_rank if hasattr(az, "plot_rank") else az.plot_rank_dist)(parts, var_names=["rate"])
+    plt.close("all")
+    assert arviz_groups.convergence(parts).r_hat < 1.2  # of 10 draws each, all independent
+
+
+@pytest.mark.parametrize(("chains", "said"), [(3, "must divide the number of draws, 40"), (0, "")])
+def test_parts_are_equal(chains: int, said: str) -> None:
+    with pytest.raises(ValueError, match=f"chains: {said}"):
+        to_arviz(fitted(belief_guide(counts())), RAGGED, **FEW | {"draws": 40}, chains=chains)
+
+
+def test_only_a_guides_draws_have_parts() -> None:
+    guide = BeliefGuide(counts(), ExactFilter(), parameters="ml")
+    for result in (nuts_counts(), fitted(guide, START)):
+        with pytest.raises(ValueError, match="chains: must be 1 unless draws are a guide's"):
+            to_arviz(result, RAGGED, **FEW, chains=2)
+
+
+@plotting
+@pytest.mark.parametrize("plot", ["plot_loo_pit", "plot_ppc_pit", "plot_ppc_rootogram"])
+@pytest.mark.parametrize("sequences", [1, 3])
+def test_arviz_plots_of_the_steps_of_all_sequences(plot: str, sequences: int) -> None:
+    """They take one axis of observations, which ``by_step`` makes; of every draw replications."""
     from matplotlib import pyplot as plt
 
     if not hasattr(az, plot):
         pytest.skip("ArviZ 1.x alone has it")
-    model = HiddenMarkovModel(1, Gaussian())
-    data = Sequences.from_arrays([np.random.default_rng(0).normal(size=40)])
-    result = fitted(belief_guide(model), {"mean": [0.0], "scale": [1.0]})
-    idata = to_arviz(result, data, **FEW | {"draws": 100, "predictive_draws": 100})
+    counted = "rootogram" in plot
+    model = HiddenMarkovModel(1, "poisson" if counted else Gaussian())
+    random = np.random.default_rng(0)
+    drawn = (random.poisson(4, n) if counted else random.normal(size=n) for n in (40, 25, 30))
+    data = Sequences.from_arrays([*drawn][:sequences])
+    start = {"rate": [4.0]} if counted else {"mean": [0.0], "scale": [1.0]}
+    some = FEW | {"draws": 100, "predictive_draws": 100}
+    idata = to_arviz(fitted(belief_guide(model), start), data, **some)
     named = {} if hasattr(az, "plot_ppc_pit") else {"y": "obs"}
-    getattr(az, plot)(idata.isel(sequence=0), **named)
+    getattr(az, plot)(by_step(idata), **named)
     plt.close("all")
+
+
+def test_steps_of_all_sequences_on_one_axis(tmp_path: Path) -> None:
+    data = Sequences.from_arrays([[3, 9, math.nan, 12], [math.nan], [7, 5]], labels=["a", "b", "c"])
+    some = FEW | {"draws": 30, "predictive_draws": 7}
+    whole = to_arviz(fitted(belief_guide(counts()), START), data, **some)
+    idata = by_step(whole)
+    observed = group(idata, "observed_data")["obs"]
+    assert observed.values.tolist() == [3, 9, 12, 7, 5]
+    assert observed["sequence"].values.tolist() == ["a", "a", "a", "c", "c"]
+    assert observed["time"].values.tolist() == [0, 1, 3, 0, 1]
+    draws = group(whole, "posterior_predictive")["draw"].values
+    for name, source, variable in (
+        ("log_likelihood", "sample_stats", "step_log_likelihood"),
+        ("posterior_predictive", "posterior_predictive", "obs"),
+    ):
+        long, wide = group(idata, name)["obs"], group(whole, source)[variable].sel(draw=draws)
+        assert long.dims == ("chain", "draw", "step")
+        for step in range(5):
+            at = {"sequence": observed["sequence"].values[step], "time": [0, 1, 3, 0, 1][step]}
+            np.testing.assert_array_equal(long[..., step], wide.sel(at))
+    posterior = group(whole, "posterior").sel(draw=draws)
+    np.testing.assert_array_equal(group(idata, "posterior")["rate"], posterior["rate"])
+    arviz_groups.write(idata, tmp_path / "steps.nc")
+    assert group(arviz_groups.read(tmp_path / "steps.nc"), "observed_data")["obs"].equals(observed)
+
+
+def test_leave_one_out_of_steps_is_the_same_on_one_axis() -> None:
+    some = FEW | {"draws": 400, "predictive_draws": 400}
+    idata = to_arviz(fitted(belief_guide(counts()), START), quakes(6, 5), **some)
+    ours, theirs = arviz_groups.loo(idata, "time"), arviz_groups.loo(by_step(idata), "step")
+    assert theirs.elpd == pytest.approx(ours.elpd, rel=1e-12)
+    assert elpd_of(az.loo(by_step(idata))) == pytest.approx(ours.elpd, rel=1e-6)
+
+
+def test_steps_of_features_and_of_point_estimates_have_no_leave_one_out() -> None:
+    """A term is of all features together, and a point estimate has one draw alone."""
+    both = Sequences.from_arrays([[[1.0, 2.0], [2.0, math.nan]], [[0.5, 1.0]]])
+    gaussian = fitted(belief_guide(HiddenMarkovModel(1, Gaussian(2))))
+    point = fitted(BeliefGuide(counts(), ExactFilter(), parameters="ml"), START)
+    for result, data, shape in ((gaussian, both, (3, 2)), (point, RAGGED, None)):
+        steps = by_step(to_arviz(result, data, **FEW))
+        assert "log_likelihood" not in names_of(steps)
+        observed = group(steps, "observed_data")["obs"]
+        assert shape in (None, observed.shape)
+        replicas = group(steps, "posterior_predictive")["obs"]
+        assert replicas.shape[2:] == observed.shape
+    one = to_arviz(gaussian, both, **FEW)
+    chosen = one.sel(feature=group(one, "observed_data")["feature"].values[0])
+    assert "log_likelihood" not in names_of(by_step(chosen))
+
+
+def test_what_has_no_steps_is_refused() -> None:
+    for variables, dims, said in (
+        ({"posterior": {"rate": [[1.0]]}}, {}, r"\(sequence, time\[, feature\]\); got none"),
+        ({"observed_data": {"obs": [1.0]}}, {"obs": ["time"]}, r"got one of \('time',\)"),
+        ({"observed_data": {"obs": [[math.nan]]}}, {"obs": ["sequence", "time"]}, "observed step"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            by_step(arviz_groups.build(variables, dims=dims))
 
 
 def test_the_summary_of_a_guide_needs_no_second_chain(pair: dict[str, Any], caplog: Any) -> None:
@@ -1148,7 +1245,7 @@ def test_counts_are_exported_as_integers() -> None:
     for name in ("observed_data", "posterior_predictive", "prior_predictive", "predictions"):
         assert group(idata, name)["obs"].dtype == np.int64
     if hasattr(az, "plot_ppc_rootogram"):
-        az.plot_ppc_rootogram(idata.isel(sequence=0))
+        az.plot_ppc_rootogram(by_step(idata))
     gappy = to_arviz(fitted(belief_guide(counts()), START), RAGGED, **settings)
     assert group(gappy, "observed_data")["obs"].dtype == np.float64
 
