@@ -6,8 +6,9 @@ import math
 
 import torch
 
-from ....models import Model
+from ....models import Model, Sequences
 from ...guides.coordinates import Coordinates
+from ..standard_errors import UNDETERMINED, standard_errors
 from .ascent import Ascent
 from .scalars import labels, scalars_at
 
@@ -52,6 +53,43 @@ def _not_converged(found: Ascent, model: Model, space: Coordinates) -> str:
     if found.why == "stalled":
         advice = "no step gained anything; try another settings.start, or a larger tolerance"
     return f"not converged, {found.why}: {gain}, the gradient is {slope:.2g} nats a unit; {advice}"
+
+
+@torch.no_grad()
+def too_few(
+    found: Ascent, model: Model, space: Coordinates, data: Sequences, tolerance: float
+) -> tuple[str, ...]:
+    """Returns a sentence if some parameters may be anything, since there are no more observations
+    than parameters and flat first states; else none.
+    """
+    seen = int(data.mask.sum())
+    flat = _flat(model, space, found, data) * int(data.observed_steps.any(-1).sum())
+    if found.curvature is None or seen > space.size + flat:
+        return ()
+    errors = standard_errors(model, space, found.point, found.curvature, tolerance=tolerance)
+    loose = [
+        label
+        for name, reasons in errors.reasons.items()
+        for label, reason in zip(
+            labels(model, name, errors.estimates[name].shape), reasons, strict=True
+        )
+        if reason == UNDETERMINED
+    ]
+    if not loose:
+        return ()
+    firsts = f" and {flat} flat first states" if flat else ""
+    return (
+        f"the data do not determine {_named(loose)}: {seen} observed numbers are too few for "
+        f"{space.size} parameters{firsts}; fix some, use parameters='map' with priors that say "
+        "more, or a smaller model",
+    )
+
+
+def _flat(model: Model, space: Coordinates, found: Ascent, data: Sequences) -> int:
+    """Directions of the first state with a flat prior."""
+    laws: object = model.laws(space.values(found.point), data)
+    directions = getattr(laws, "diffuse", None)
+    return 0 if directions is None else int(directions.shape[-1])
 
 
 def _moved(found: Ascent, model: Model, space: Coordinates) -> list[str]:

@@ -13,7 +13,7 @@ from ..progress import Progress, progress_of
 from ..record import Ending, Fit
 from ..run import Run
 from .ascent import Ascent
-from .endings import doubts
+from .endings import doubts, too_few
 from .landscape import Landscape, Prior, Recorded
 from .maximum import maximise
 
@@ -95,4 +95,7 @@ class PointRun(Run):
         self.step = len(found.values) - 1
         flat = float(found.gradient.abs().max()) if len(found.gradient) else 0.0
         said = doubts(found, self.model, space)
+        data = self.batches.train
+        if found.why == "converged" and isinstance(data, Sequences):
+            said += too_few(found, self.model, space, data, self.settings.tolerance)
         self.ended = Ending(found.why, found.why == "converged", flat, found.curvature, said)

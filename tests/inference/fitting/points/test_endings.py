@@ -150,3 +150,38 @@ def test_patience_and_frozen_weights_say_why_they_ended():
     assert result.why_ended == "no better bound on held-out sequences"
     assert len(result.losses) < 40
     assert "no better bound on held-out sequences" in str(result)
+
+
+@pytest.mark.parametrize(
+    ("ys", "words"),
+    [
+        ([[1.0]], "level_variance, observation_variance: 1 .* 2 parameters and 1 flat first"),
+        ([[1.0, 2.0]], "level_variance: 2 observed numbers"),
+        ([[1.0], [2.0]], "level_variance, observation_variance: .* and 2 flat first states"),
+        ([[1.0, 4.0], [2.0, 1.0]], "level_variance, observation_variance: 4 observed numbers"),
+    ],
+)
+def test_variances_that_too_few_numbers_leave_open_are_named(ys, words):
+    """Of series of two with flat levels the evidence knows q + 2 r alone, of one nothing."""
+    model, data = LinearGaussianSSM(LocalLevel()), Sequences.from_arrays(ys)
+    with pytest.warns(ConvergenceWarning, match=f"do not determine {words}"):
+        result = fitted(model, data)
+    assert len(result.warnings) == 1
+    assert result.warnings[0] in str(result)
+
+
+def test_what_few_numbers_determine_is_not_warned_of():
+    """A maximum at the boundary, variances that are known, and a prior that says enough."""
+    level = LinearGaussianSSM(LocalLevel())
+    three = Sequences.from_arrays([[1.0, 2.5, 1.2]])
+    assert fitted(level, three).warnings == ()
+    two = Sequences.from_arrays([[1.0, 2.0]])
+    assert fitted(level.with_parameters(level_variance=0.0), two).warnings == ()
+    guide = BeliefGuide(level, ExactFilter(), parameters="map")
+    assert fit(level, guide, two, progress=False).warnings == ()
+
+
+def test_moves_from_a_state_that_is_left_by_the_end_are_not_determined():
+    """Of two counts by two states, the second state's moves have no part in the evidence."""
+    with pytest.warns(ConvergenceWarning, match=r"transition\[1, 0\], transition\[1, 1\]: 2 obs"):
+        fitted(HiddenMarkovModel(2, "poisson"), Sequences.from_arrays([[1, 2]]))
