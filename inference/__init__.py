@@ -15,6 +15,7 @@ from .arviz_groups import (
     compare,
     convergence,
     loo,
+    prior_sensitivity,
     read,
     write,
 )
@@ -264,6 +265,7 @@ __all__ = [
     "posterior_quantities",
     "predict",
     "predictive_check",
+    "prior_sensitivity",
     "pseudo_residuals",
     "qmdp",
     "read",

@@ -7,6 +7,8 @@ else but numpy, xarray, netCDF4 and ``pareto``. ArviZ and xarray are loaded when
 
 References:
     Vehtari, Simpson, Gelman, Yao and Gabry (2024), Pareto smoothed importance sampling, JMLR 25.
+    Kallioinen, Paananen, Bürkner and Vehtari (2024), Detecting and diagnosing prior and likelihood
+    sensitivity with power-scaling, Statistics and Computing 34.
     Vehtari, Gelman and Gabry (2017), Practical Bayesian model evaluation using leave-one-out
     cross-validation and WAIC, Statistics and Computing 27.
 """
@@ -52,6 +54,7 @@ _SAMPLED_GROUPS = (
     "prior",
     "prior_predictive",
     "log_likelihood",
+    "log_prior",
     "sample_stats",
 )
 _FIXED_GROUPS = ("observed_data", "constant_data")
@@ -90,13 +93,14 @@ def build(
 
     Args:
         groups: group name -> variable name -> array. In `posterior`, `posterior_predictive`,
-            `predictions`, `prior`, `prior_predictive`, `log_likelihood` and `sample_stats` an
-            array has shape (chain, draw, *dims of the variable); in `observed_data` and
-            `constant_data` it has only the variable's dims. In `posterior_states` a variable has
-            exactly the dims given, `chain` and `draw` included if it has these, since draws of
-            states are large and often fewer than those of the parameters; likewise in `gates`, the
-            gates of a network, in `runs`, figures over seeds, data sets or networks, and in
-            `diagnosis`, the checks of a fit. A group without variables is left out.
+            `predictions`, `prior`, `prior_predictive`, `log_likelihood`, `log_prior` and
+            `sample_stats` an array has shape (chain, draw, *dims of the variable); in
+            `observed_data` and `constant_data` it has only the variable's dims. In
+            `posterior_states` a variable has exactly the dims given, `chain` and `draw` included if
+            it has these, since draws of states are large and often fewer than those of the
+            parameters; likewise in `gates`, the gates of a network, in `runs`, figures over seeds,
+            data sets or networks, and in `diagnosis`, the checks of a fit. A group without
+            variables is left out.
         dims: variable name -> names of its dimensions; a variable not named has none beyond
             chain and draw. The key "group/variable" applies to one group only.
         coords: dimension -> labels, distinct and as many as the dimension is long. The key
@@ -423,6 +427,62 @@ def convergence(idata: Idata) -> Convergence:
         raise ValueError("idata: convergence needs a parameter that varies, got constants alone")
     r_hat, bulk, tail = zip(*worst, strict=True)
     return Convergence(max(r_hat), min(bulk), min(tail))
+
+
+def prior_sensitivity(idata: Idata) -> Any:
+    """Tells how far the posterior moves when the prior, or the likelihood, counts a little more.
+
+    The draws are weighted by p(θ)^(α−1), or p(y | θ)^(α−1), with α = .99 and 1.01; the sensitivity
+    is the cumulative Jensen–Shannon distance of the weighted law of a number from its own, a
+    doubling of α. Above .05 in both columns prior and data may contradict each other; above it in
+    the prior alone, the data say little.
+
+    Args:
+        idata: the result of ``to_arviz``, of a fit whose parameters have a spread.
+
+    Returns:
+        A pandas DataFrame, one row per number that varies, columns ``prior`` and ``likelihood``.
+
+    Raises:
+        ValueError: no log prior or log-likelihood of draws, as for point estimates.
+
+    Source: Kallioinen, Paananen, Bürkner & Vehtari (2024).
+
+    >>> import numpy as np
+    >>> from beliefzoo.inference import arviz_groups, prior_sensitivity
+    >>> mean = np.random.default_rng(0).normal(5, 0.7, size=(1, 4000))  # of N(0, 1) and N(10, 1)
+    >>> idata = arviz_groups.build(
+    ...     {
+    ...         "posterior": {"mean": mean},
+    ...         "log_prior": {"joint": -(mean**2) / 2},
+    ...         "log_likelihood": {"obs": -((10 - mean) ** 2) / 2},
+    ...     },
+    ...     dims={},
+    ... )
+    >>> (prior_sensitivity(idata) > 0.05).loc["mean"].tolist()
+    [True, True]
+    """
+    import xarray as xr
+
+    for needed in ("log_prior", "log_likelihood"):
+        group(idata, needed)
+    new, parts = _is_arviz_1(), ("prior", "likelihood")
+    with np.errstate(invalid="ignore"):  # of numbers that do not vary, which are left out
+        found = [
+            _arviz().psense(idata, group=part) if new else _arviz().psens(idata, component=part)
+            for part in parts
+        ]
+    rows: dict[str, list[float]] = {}
+    for name, variable in group(idata, "posterior").data_vars.items():
+        spread = variable.std(_SAMPLES)
+        for place in np.ndindex(*spread.shape):
+            if float(spread.values[place]) > 0:
+                at = [str(spread[dim].values[i]) for dim, i in zip(spread.dims, place, strict=True)]
+                label = f"{name}[{', '.join(at)}]" if at else str(name)
+                rows[label] = [float(each[name].values[place]) for each in found]
+    columns = zip(parts, zip(*rows.values(), strict=True), strict=True)
+    data = {part: ("number", list(values)) for part, values in columns}
+    return xr.Dataset(data, coords={"number": list(rows)}).to_dataframe()
 
 
 def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:

@@ -135,6 +135,7 @@ def exported() -> Any:
     groups = {
         "posterior": {"rate": np.random.default_rng(0).normal(size=(4, 40))},
         "log_likelihood": {"obs": np.random.default_rng(0).normal(size=(4, 40, 3))},
+        "log_prior": {"joint": np.random.default_rng(0).normal(size=(4, 40))},
         "posterior_predictive": {"obs": np.random.default_rng(0).normal(size=(4, 40, 3, 5))},
         "observed_data": {"obs": np.zeros((3, 5))},
     }
@@ -415,6 +416,7 @@ INFERENCE: dict[str, Arguments] = {
     "gates": {"network": LSTM, "data": torch.ones(2, 3, 2)},
     "gates_and_beliefs": {"network": LSTM, "data": CODES, "model": SYMBOLS},
     "importance": lambda: {**fitted(), "draws": 25},
+    "prior_sensitivity": lambda: {"idata": exported()},
     "information_criteria": {"result": HMM, "data": DATA},
     "innovation_tests": {"model": LEVEL, "data": Sequences.from_arrays([range(12)]), "lags": 2},
     "loo": lambda: {"idata": exported()},

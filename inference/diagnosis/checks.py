@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +20,9 @@ from ..queries.answers import smooth
 from .belief_calibration import BeliefCalibration
 from .pseudo_residuals import PseudoResiduals
 from .record import Check, Verdict
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 RISE = 1.0, 10.0
 """Nats that the loss of all data still falls by in the last tenth of the steps: passes, look."""
@@ -36,6 +40,9 @@ P = 0.01, 0.0001
 
 MISCALIBRATION = 0.01, 0.05
 """Expected calibration error, which counts if it is no chance: passes, look."""
+
+SENSITIVE = 0.05
+"""Sensitivity to a doubling of the prior's power."""
 
 TAIL = 0.005
 """Share of replications beyond the data in one direction: passes above."""
@@ -192,6 +199,23 @@ def residual_checks(found: PseudoResiduals) -> list[Check]:
             says = "too few residuals to tell"
         out.append(Check(f"residuals {name}, p", p, verdict, _from(P), "Dunn & Smyth 1996", says))
     return out
+
+
+def prior(table: DataFrame) -> Check:
+    """How much the prior says, of the number that it moves most."""
+    worst = str(table["prior"].idxmax())
+    value, data = float(table.loc[worst, "prior"]), float(table.loc[worst, "likelihood"])
+    informed = f"prior and data may contradict each other on {worst}"
+    verdict: Verdict = "passes" if value <= SENSITIVE else "look"
+    weak = f"the data say little of {worst}, the prior much"
+    return Check(
+        "largest sensitivity to the prior",
+        value,
+        verdict,
+        f"passes to {SENSITIVE:g}",
+        "Kallioinen et al. 2024",
+        "" if verdict == "passes" else informed if data > SENSITIVE else weak,
+    )
 
 
 def _smallest(values: Tensor) -> float:

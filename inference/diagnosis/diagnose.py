@@ -10,7 +10,7 @@ import torch
 from ...models import Model, Sequences
 from ...models.boundary import boundary
 from ...models.checks import require_count
-from ..arviz_groups import ConvergenceWarning, Idata
+from ..arviz_groups import ConvergenceWarning, Idata, prior_sensitivity
 from ..checking.evidence_gap import evidence_gap
 from ..checking.importance import importance, is_point
 from ..checking.predictive_check import Statistic, predictive_check
@@ -43,6 +43,7 @@ def diagnose(
     - Of a point estimate: its gradient, and how many starts reached its height. Of a variational
       fit: what the last steps still gained, and Pareto k̂ of its draws. Of NUTS: r̂, effective
       sample sizes, divergences.
+    - Of a posterior: how much the prior says, see ``prior_sensitivity``.
     - Of discrete states: the expected steps in the rarest one; whether the guide's beliefs are
       calibrated on simulated sequences; how far its bound is below the exact evidence.
     - Of the model, at the medians of the parameters (after NUTS, at their means): whether
@@ -101,6 +102,8 @@ def diagnose(
         )
         model = _fitted(result, data, draws)
         found, left_out = _of_method(result, data, idata, draws, seed)
+        if "log_prior" in idata:
+            found.append(checks.prior(prior_sensitivity(idata)))
         residuals = _of_residuals(model, data, draws, seed, found, left_out)
         calibration = _of_states(result, model, data, seed, found, left_out)
         table = predictive_check(idata, statistics)

@@ -96,6 +96,8 @@ def to_arviz(
       or more sequences, log p(y_t | y_1 … y_{t-1}, θ) (time) of a single one. Units without
       observation are left out. A point estimate has none, nor have known parameters: their
       leave-one-out would be their fit, see ``information_criteria``.
+    - ``log_prior``: ``joint`` = log p(θ), which ``prior_sensitivity`` and ArviZ's own functions of
+      power-scaling read; not of a point estimate.
     - ``sample_stats``: ``lp`` = log p(θ) + log p(y | θ), ``log_prior``; of a guide ``log_q`` = log
       q(θ), of NUTS ``diverging`` and ``acceptance_rate`` (the mean of its chain);
       ``sequence_log_likelihood`` (sequence) and ``step_log_likelihood`` (sequence, time), NaN
@@ -197,6 +199,7 @@ def to_arviz(
             "log_likelihood": (
                 {} if sample.constant else _log_likelihood(sample, data, evidence, by_step)
             ),
+            "log_prior": {} if sample.constant else {"joint": sample.shaped(sample.log_prior)},
             "posterior_states": states.arrays,
             "observed_data": {"obs": observed_values(model, data)},
             "constant_data": _constant_data(model, data),

@@ -308,6 +308,33 @@ def test_leaving_one_out_of_a_conjugate_model() -> None:
     assert (result.unit, result.draws, result.unreliable) == ("time", 20_000, 0)
 
 
+def test_sensitivity_tells_a_prior_that_contradicts_from_one_that_agrees() -> None:
+    """Mean of a normal law of variance 1, one observation, prior N(0, variance)."""
+    noise = np.random.default_rng(0).normal(size=(4, 2000))
+
+    def found(observed: float, variance: float) -> list[float]:
+        shrunk = variance / (1 + variance)
+        mean = shrunk * observed + np.sqrt(shrunk) * noise
+        values = {"mean": mean, "pair": np.stack([mean, np.zeros_like(mean)], -1)}
+        groups = {
+            "posterior": values,
+            "log_prior": {"joint": -(mean**2) / 2 / variance},
+            "log_likelihood": {"obs": -((observed - mean) ** 2) / 2},
+        }
+        idata = arviz_groups.build(groups, dims={"pair": ["place"]})
+        table = arviz_groups.prior_sensitivity(idata)
+        assert list(table.index) == ["mean", "pair[0]"]  # what is constant is left out
+        assert table.loc["mean"].tolist() == pytest.approx(table.loc["pair[0]"].tolist())
+        row: list[float] = table.loc["mean"].tolist()
+        return row
+
+    assert [value > 0.05 for value in found(8.0, 1.0)] == [True, True]  # they contradict
+    assert [value > 0.05 for value in found(1.0, 1e4)] == [False, True]  # a wide prior
+    assert [value > 0.05 for value in found(1.0, 1e-4)] == [True, False]  # the data say little
+    with pytest.raises(ValueError, match="log_prior"):
+        arviz_groups.prior_sensitivity(arviz_groups.build({"posterior": {"x": noise}}, dims={}))
+
+
 def test_leave_one_out_is_arviz_own() -> None:
     az = pytest.importorskip("arviz")
     idata = conjugate(Y, draws=500)
