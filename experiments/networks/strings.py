@@ -150,6 +150,7 @@ def fitted(
         strings.fit.data,
         weights=strings.fit.weights,
         estimate=estimate,  # type: ignore[arg-type]
+        restarts=1,  # compared by their validation strings
         steps=settings.steps,
         seed=stream(settings, 1, model.states, number),
     ).model

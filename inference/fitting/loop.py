@@ -121,6 +121,19 @@ def fit(
     return result
 
 
+def _check_guide(model: Model, guide: Guide) -> None:
+    if not isinstance(guide, Guide):
+        raise ValueError(f"guide: must be a guide, for instance a BeliefGuide, got {guide!r}")
+    if guide.model is not model:
+        came = f"one for {guide.model}"
+        if repr(guide.model) == repr(model):
+            came = (
+                "one for another object that looks alike, whose priors or known values may differ: "
+                "fit(guide.model, guide, …) fits that one"
+            )
+        raise ValueError(f"guide: must be made from the model that is fitted, {model}, got {came}")
+
+
 def _check(
     model: Model,
     guide: Guide,
@@ -129,12 +142,7 @@ def _check(
     heldout: Data | None,
     checkpoint: str | os.PathLike[str] | None,
 ) -> None:
-    if not isinstance(guide, Guide):
-        raise ValueError(f"guide: must be a guide, for instance a BeliefGuide, got {guide!r}")
-    if guide.model is not model:
-        raise ValueError(
-            f"guide: must be made from the model that is fitted, {model}, got one for {guide.model}"
-        )
+    _check_guide(model, guide)
     if objective not in OBJECTIVES:
         raise ValueError(f"objective: must be one of {OBJECTIVES}, got {objective!r}")
     if objective == "fivo" and model.belief.discrete:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.distributions import Dirichlet, kl_divergence
+from torch.special import xlogy
 
 from ...models import HiddenMarkovModel, LabelledHMM, Sequences
 from ...models.boundary import boundary
@@ -22,6 +24,9 @@ from ..exact import chains as exact
 _NUMBERS = 2**20
 """Numbers in a table over sequences, steps and states that is held at once."""
 
+_ROUNDING = 1e-13
+"""Relative size of gains that rounding makes."""
+
 Estimate = Literal["ml", "map", "variational"]
 
 
@@ -33,7 +38,11 @@ class BaumWelch:
         model: with known parameters; of ``"variational"`` their posterior means.
         evidence: Σ_n w_n log p(x_n) before every step, in nats; of ``"variational"`` of the
             weights that stand for the parameters, which is no log density.
-        settled: whether the last step gained less than asked for.
+        left: nats that further steps would gain, if gains go on shrinking as the last two did; NaN
+            after fewer than two steps.
+        settled: whether that is less than asked for.
+        heights: what each start came to, highest first: the log likelihood, with the log prior for
+            ``"map"``, or the lower bound of ``"variational"``, in nats.
 
     >>> from beliefzoo.models import LabelledHMM, as_strings
     >>> found = baum_welch(LabelledHMM(1, 2, ends=True), as_strings([[0, 1], [0]], 2))
@@ -43,12 +52,18 @@ class BaumWelch:
 
     model: HiddenMarkovModel
     evidence: tuple[float, ...]
+    left: float
     settled: bool
+    heights: tuple[float, ...]
 
     def __str__(self) -> str:
-        end = "settled" if self.settled else "steps used up: try more"
+        end = f"{self.left:.1g} nats left to gain"
+        end = f"settled, {end}" if self.settled else f"used up, {end} or more: try more steps"
         lines = [f"{self.model!r}", f"  evidence  {self.evidence[-1]:.4f} nats"]
         lines.append(f"  steps     {len(self.evidence) - 1}, {end}")
+        if len(self.heights) > 1:
+            below = self.heights[0] - self.heights[1]
+            lines.append(f"  starts    {len(self.heights)}, the second best {below:.2g} nats below")
         for name, value in self.model.known.items():
             rows = str(value.numpy().round(4)).splitlines()
             lines += [f"  {name:<10}  {rows[0]}", *(f"{'':14}{row}" for row in rows[1:])]
@@ -63,7 +78,8 @@ def baum_welch(
     weights: npt.ArrayLike | Tensor | None = None,
     estimate: Estimate = "map",
     start: HiddenMarkovModel | None = None,
-    steps: int = 200,
+    restarts: int = 5,
+    steps: int = 500,
     gain: float = 1e-5,
     seed: int = 0,
 ) -> BaumWelch:
@@ -86,9 +102,12 @@ def baum_welch(
             probability under another law, for which the fit then has the least divergence. None: 1.
         estimate: ``"ml"``, ``"map"`` or ``"variational"``.
         start: the same model with known parameters, to begin at; None: at random.
-        steps: at most.
-        gain: in nats per unit of weight, less than which ends the fit.
-        seed: of the random start.
+        restarts: random starts, of which the highest end counts.
+        steps: of each at most.
+        gain: in nats per unit of weight; a fit ends when further steps would gain less. Gains
+            shrink by a constant factor near a maximum, so that what is left is d² / (d' − d)
+            after gains d' and d. Slow fits shrink little, and small gains are no end.
+        seed: of the random starts.
 
     Returns:
         The fitted model.
@@ -107,31 +126,98 @@ def baum_welch(
     (True, -4.159)
     """
     _check(model, data, estimate, start)
+    require_count(restarts, "restarts")
     require_count(steps, "steps")
     require_positive(gain, "gain")
     require_seed(seed, optional=False)
     weight = _weights(weights, data)
-    prior = {name: _pseudo_counts(model, name) for name in model.all_priors}
-    if start is None:
-        with seeded(seed):
+    fit = _Fit(
+        model,
+        list(_parts(model, data, weight)),
+        {name: _pseudo_counts(model, name) for name in model.all_priors},
+        estimate,
+        steps,
+        gain * float(weight.sum()),
+    )
+    begins = [start.own_known] if start is not None else _random(model, data, restarts, seed)
+    ended = [fit.climb(values) for values in begins]
+    best = max(ended, key=lambda one: one.height)
+    heights = sorted((one.height for one in ended), reverse=True)
+    known = model.with_parameters(**best.values)
+    return BaumWelch(known, best.trace, best.left, best.left < fit.least, tuple(heights))
+
+
+class _End(NamedTuple):
+    """Where a start came to."""
+
+    values: dict[str, Tensor]
+    trace: tuple[float, ...]
+    left: float
+    height: float
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """What all starts have in common."""
+
+    model: HiddenMarkovModel
+    parts: list[tuple[Sequences, Tensor]]
+    prior: dict[str, Tensor]
+    estimate: Estimate
+    steps: int
+    least: float
+
+    def climb(self, start: Mapping[str, Tensor]) -> _End:
+        """Steps from some values until little is left to gain."""
+        values, trace = dict(start), list[float]()
+        law = None
+        while True:
+            counts, evidence = _counted(self.model, self.parts, values)
+            requirement = "must be possible under the start"
+            require(evidence > -torch.inf, "data", requirement, "probability 0")
+            trace.append(evidence)
+            left = _left(trace)
+            if left < self.least or len(trace) > self.steps:
+                break
+            law = {name: counts[name] + self.prior[name] for name in values}
+            values = {name: _row(counts[name], self.prior[name], self.estimate) for name in values}
+        height = trace[-1] + self._prior_term(values, law)
+        if self.estimate == "variational":
+            values = {name: _shares(counts[name] + self.prior[name]) for name in values}
+        return _End(values, tuple(trace), left, height)
+
+    def _prior_term(self, values: dict[str, Tensor], law: dict[str, Tensor] | None) -> float:
+        """log p(θ) up to a constant, or −KL of the law of θ from its prior; 0 for ``"ml"``."""
+        if self.estimate == "map":
+            inside = {name: x.clamp_min(1e-300) for name, x in values.items()}
+            return sum(float(xlogy(self.prior[n] - 1, x).sum()) for n, x in inside.items())
+        if self.estimate == "ml" or law is None:
+            return 0.0
+        pairs = [(Dirichlet(law[name]), Dirichlet(self.prior[name])) for name in law]
+        return -sum(float(kl_divergence(*pair).sum()) for pair in pairs)
+
+
+def _left(trace: list[float]) -> float:
+    """Nats that steps have left to gain: the sum of a geometric series; NaN after fewer than two.
+
+    What rounding makes of gains has no rate, and counts as nothing left.
+    """
+    if len(trace) < 3:
+        return math.nan
+    before, last = abs(trace[-2] - trace[-3]), abs(trace[-1] - trace[-2])
+    if last <= _ROUNDING * max(1.0, abs(trace[-1])):
+        return 0.0
+    return last**2 / (before - last) if last < before else math.inf
+
+
+def _random(
+    model: HiddenMarkovModel, data: Sequences, restarts: int, seed: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """Values to start from, drawn one after the other from one seed."""
+    for number in range(restarts if model.states > 1 else 1):
+        with seeded(seed + 7919 * number):
             values = dict(_drawn(model, data))
-    else:
-        values = dict(start.own_known)
-    parts = list(_parts(model, data, weight))
-    trace: list[float] = []
-    least = gain * float(weight.sum())
-    while True:
-        counts, evidence = _counted(model, parts, values)
-        requirement = "must be possible under the start"
-        require(evidence > -torch.inf, "data", requirement, "probability 0")
-        settled = bool(trace) and abs(evidence - trace[-1]) < least
-        trace.append(evidence)
-        if settled or len(trace) > steps:
-            break
-        values = {name: _row(counts[name], prior[name], estimate) for name in values}
-    if estimate == "variational":
-        values = {name: _shares(counts[name] + prior[name]) for name in values}
-    return BaumWelch(model.with_parameters(**values), tuple(trace), settled)
+        yield values
 
 
 def _check(

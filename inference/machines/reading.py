@@ -76,7 +76,8 @@ def machine_of(
         suffixes: most words of the future; likewise, two symbols.
         samples: sequences of the network that machines are fitted to, as many others on which they
             are compared, and as many fresh ones that the winner is measured on.
-        length: of each, and of drawn pasts.
+        length: of each, and of drawn pasts; 2 or more, and longer than the network's memory: what
+            it remembers beyond is in no figure.
         refine: move the operators towards the network, and fit a hidden Markov model (with moves
             that may depend on the symbol) from them, both with the network's own next-symbol laws.
         restarts: starts of the hidden Markov model in corners of what the network predicts, besides
@@ -110,7 +111,7 @@ def machine_of(
     law = law_of(network, head, embedding, ends=ends)
     counts = {"largest": largest, "prefixes": prefixes, "suffixes": suffixes, "length": length}
     for name, value in counts.items():
-        require_count(value, name)
+        require_count(value, name, 2 if name == "length" else 1)
     _check(restarts, samples, states, tolerance, gigabytes, regret, seed)
     plan = plan_of(
         law, prefixes=prefixes, suffixes=suffixes, length=length, gigabytes=gigabytes, seed=seed

@@ -82,13 +82,18 @@ def read_strings(path: str | PathLike[str]) -> tuple[Sequences, int]:
     """
     lines = _lines(path)
     head = _whole(lines[0].split(), path, 1)
-    require(len(head) == 2, f"{path}, line 1", "needs numbers of strings and symbols", lines[0])
+    fits = len(head) == 2 and min(head) > 0
+    needed = "needs numbers of strings and symbols, both above 0"
+    require(fits, f"{path}, line 1", needed, repr(lines[0][:60]))
     count, symbols = head
     found = []
     for number, line in enumerate(lines[1 : count + 1], 2):
         numbers = _whole(line.split(), path, number)
         fits = bool(numbers) and len(numbers) == numbers[0] + 1
-        require(fits, f"{path}, line {number}", "needs a length and so many codes", line)
+        require(fits, f"{path}, line {number}", "needs a length and so many codes", repr(line[:60]))
+        most = max(numbers[1:], default=0)
+        needed = f"needs codes 0 to {symbols - 1}, as line 1 says"
+        require(most < symbols, f"{path}, line {number}", needed, most)
         found.append(numbers[1:])
     more = len([line for line in lines[count + 1 :] if line.strip()])
     told = len(found) + more
@@ -200,6 +205,6 @@ def _lines(path: str | PathLike[str]) -> list[str]:
     try:
         raw = Path(path).read_bytes()
         text = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-        return text.decode("utf-8").splitlines() or [""]
+        return text.decode("utf-8-sig").splitlines() or [""]
     except (OSError, EOFError, UnicodeDecodeError) as error:
         raise ValueError(f"path: needs a file of text, or of it compressed, got {path}") from error

@@ -410,7 +410,8 @@ def test_bad_arguments():
     other = HiddenMarkovModel(2, "poisson")
     known = model.with_parameters(initial=[0.5, 0.5], transition=[[0.5, 0.5]] * 2, rate=[1.0, 2.0])
     cases = [
-        ((other, guide, data), {}, "guide: must be made from the model"),
+        ((other, guide, data), {}, r"object that looks alike.* fit\(guide.model, guide, …\)"),
+        ((HiddenMarkovModel(3, "poisson"), guide, data), {}, "got one for HiddenMarkovModel"),
         ((model, "guide", data), {}, "guide: must be a guide, for instance"),
         (
             (model, guide, data.values),

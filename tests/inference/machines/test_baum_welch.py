@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,6 +138,55 @@ def test_hmmlearn_takes_the_same_steps() -> None:
     np.testing.assert_allclose(found.model.known["probs"], peer.emissionprob_, atol=1e-10)
 
 
+@pytest.mark.parametrize("estimate", ["ml", "map", "variational"])
+def test_of_several_starts_the_highest_counts(estimate: str) -> None:
+    """Their heights beside those of the same starts one by one."""
+    data = machine(0).sample(40, 12, seed=0).data
+    more = 0.5 if estimate == "map" else -0.5
+    model = LabelledHMM(3, 2, ends=True, concentration=1 + more, symbol_concentration=1 + more)
+    some: dict[str, Any] = {"estimate": estimate, "steps": 20}
+    found = baum_welch(model, data, restarts=3, seed=4, **some)
+    each = [baum_welch(model, data, restarts=1, seed=4 + 7919 * n, **some) for n in range(3)]
+    heights = sorted((one.heights[0] for one in each), reverse=True)
+    np.testing.assert_allclose(found.heights, heights, rtol=1e-12)
+    best = max(each, key=lambda one: one.heights[0])
+    assert found.evidence == best.evidence
+    assert "3, the second best" in str(found)
+
+
+def test_a_height_is_the_density_or_its_lower_bound() -> None:
+    """Of one state the bound is log p(x), a ratio of Dirichlet constants."""
+    data = as_strings(WORDS, 2)
+    counts, prior = torch.tensor([4.0, 6, 5]).double(), torch.full((3,), 0.5).double()
+    bound = baum_welch(
+        LabelledHMM(1, 2, ends=True, symbol_concentration=0.5), data, estimate="variational"
+    ).heights[0]
+    exact = [x.lgamma().sum() - x.sum().lgamma() for x in (counts + prior, prior)]
+    assert bound == pytest.approx(float(exact[0] - exact[1]), abs=1e-9)
+    found = baum_welch(LabelledHMM(1, 2, ends=True, symbol_concentration=2.0), data, estimate="map")
+    told = found.model.known["probs"][0]
+    np.testing.assert_allclose(told, (counts + 1) / 18, atol=1e-12)
+    density = float(((counts + 1) * told.log()).sum())
+    assert found.heights[0] == pytest.approx(density, abs=1e-9)
+
+
+def test_a_slow_fit_has_not_settled() -> None:
+    """Gains below the one asked for are no end where they shrink slowly."""
+    data = machine(0).sample(200, 12, seed=0).data
+    model = LabelledHMM(4, 2, ends=True)
+    short = baum_welch(model, data, estimate="ml", restarts=1, steps=40, gain=1e-3)
+    last = short.evidence[-1] - short.evidence[-2]
+    assert last < 1e-3 * 200
+    assert not short.settled
+    assert "or more: try more steps" in str(short)
+    long = baum_welch(model, data, estimate="ml", restarts=1, steps=3000, gain=5e-5)
+    left = long.evidence[-1] - short.evidence[-1]
+    assert left > 10 * last
+    assert short.left > 0.02 * left
+    assert long.settled
+    assert long.left < 5e-5 * 200
+
+
 @pytest.mark.parametrize(
     ("message", "options"),
     [
@@ -145,6 +195,7 @@ def test_hmmlearn_takes_the_same_steps() -> None:
         ("start: needs the same model with", {"start": LabelledHMM(2, 2, ends=True)}),
         ("start: needs the same model", {"start": machine(0).with_parameters(), "states": 3}),
         ("steps: must be a whole number", {"steps": 0}),
+        ("restarts: must be a whole number", {"restarts": 0}),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(message: str, options: dict[str, object]) -> None:

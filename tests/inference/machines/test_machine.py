@@ -94,6 +94,8 @@ def test_update_errors_are_asked_of_data_that_fit() -> None:
     gappy = Sequences.from_arrays([[1, 1, None], [1, 0, 1]], codes=True)
     with pytest.raises(ValueError, match=r"^data: needs every symbol"):
         found.update_error(gappy)
+    with pytest.raises(ValueError, match=r"^length: must be a whole number >= 2"):
+        machine_of(golden_mean(), **SMALL | {"length": 1})  # one symbol shows no memory
     with pytest.raises(ValueError, match=r"^states: needs at most 2"):
         machine_of(golden_mean(), states=3, **SMALL)
 

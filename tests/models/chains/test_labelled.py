@@ -409,7 +409,12 @@ def test_a_broken_machine_is_named(tmp_path: Path, message: str, text: str) -> N
     ("message", "text"),
     [
         ("line 1: needs numbers of strings and symbols", "3\n"),
-        ("line 2: needs a length and so many codes, got 2 0", "1 2\n2 0\n"),
+        ("line 1: needs numbers of strings and symbols", "\n1 2\n1 0\n"),
+        ("line 1: needs numbers of strings and symbols, both above 0, got '0 2'", "0 2\n"),
+        ("line 1: needs numbers of strings and symbols, both above 0, got '1 0'", "1 0\n0\n"),
+        ("line 2: needs a length and so many codes, got '2 0'", "1 2\n2 0\n"),
+        ("line 3: needs a length and so many codes, got ''", "2 2\n1 0\n\n1 1\n"),
+        ("line 3: needs codes 0 to 1, as line 1 says, got 2", "2 2\n1 0\n1 2\n"),
         ("line 2: needs whole numbers >= 0, got 1 a", "1 2\n1 a\n"),
         ("needs 2 strings, as line 1 says, got 1", "2 2\n1 0\n"),
     ],
@@ -421,6 +426,20 @@ def test_broken_strings_are_named(tmp_path: Path, message: str, text: str) -> No
         read_strings(path)
     with pytest.raises(ValueError, match="path: needs a file of text"):
         read_strings(tmp_path / "absent.gz")
+
+
+def test_a_mark_of_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """Some editors put one before UTF-8; UTF-16 is no text here, and the file is named."""
+    path = tmp_path / "marked.txt"
+    for read, text in (
+        (read_strings, "2 3\n2 0 2\n0\n\n"),
+        (read_automaton, "I: (state)\n (0) 1.0\nF: (state)\n (0) 1.0\n"),
+    ):
+        path.write_text(text, encoding="utf-8-sig")
+        read(path)
+        path.write_text(text, encoding="utf-16")
+        with pytest.raises(ValueError, match=f"needs a file of text.*{path.name}"):
+            read(path)
 
 
 def test_strings_beyond_those_announced_and_half_a_first_law_are_refused(tmp_path: Path) -> None:
