@@ -38,7 +38,7 @@ class OperatorLaw:
         ValueError: shapes that do not belong together, or numbers that are not finite.
 
     >>> import torch
-    >>> from beliefzoo.inference.machines.laws import OperatorLaw
+    >>> from beliefzoo.inference.machines.known_laws import OperatorLaw
     >>> from beliefzoo.models import golden_mean
     >>> law = OperatorLaw.of(golden_mean())
     >>> law.next_log_probabilities(law.read(law.start(2), torch.tensor([0, 1]))).exp()

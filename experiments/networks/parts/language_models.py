@@ -21,11 +21,13 @@ class LanguageModel(nn.Module):
         self.output = nn.Linear(hidden_size, symbols)
 
     def forward(self, codes: Tensor) -> Tensor:
-        """Mean of −log p(x_t | x_1 … x_{t-1}) over codes (N, T), nats."""
-        x = nn.functional.one_hot(codes[:, :-1], self.symbols).to(self.output.weight)
+        """Mean of −log p(x_t | x_1 … x_{t-1}) over codes (N, T), nats; a code of −1 is none."""
+        read = codes[:, :-1].clamp_min(0)
+        x = nn.functional.one_hot(read, self.symbols).to(self.output.weight)
         h = self.lstm(x)[0]
         before = torch.cat([torch.zeros_like(h[:, :1]), h], 1)
-        return nn.functional.cross_entropy(self.output(before).flatten(0, 1), codes.flatten())
+        scores = self.output(before).flatten(0, 1)
+        return nn.functional.cross_entropy(scores, codes.flatten(), ignore_index=-1)
 
 
 def train(

@@ -11,6 +11,7 @@ import torch
 
 from beliefzoo.experiments.data.loaders import load_strings
 from beliefzoo.experiments.networks import strings as experiment
+from beliefzoo.experiments.networks.parts import string_networks
 from beliefzoo.experiments.networks.parts.string_laws import (
     Counted,
     Spectral,
@@ -19,6 +20,7 @@ from beliefzoo.experiments.networks.parts.string_laws import (
     score,
 )
 from beliefzoo.inference import log_evidence
+from beliefzoo.inference.machines.known_laws import OperatorLaw
 from beliefzoo.models import LabelledHMM, as_strings
 
 WORDS = [[0, 1, 0], [0, 1], [], [1, 1, 0, 0], [0, 1], [0]]
@@ -126,3 +128,24 @@ def test_sizes_grow_until_two_gain_nothing(monkeypatch: pytest.MonkeyPatch) -> N
     assert (size, valid) == (3, -2.0)
     assert tried == [2, 3, 4, 5]
     assert np.isfinite(valid)
+
+
+def test_strings_have_the_probability_that_their_machine_gives() -> None:
+    machine = LabelledHMM.from_tables(
+        [0.3, 0.7], [[[0.1, 0.1], [0.0, 0.3]], [[0.0, 0.4], [0.1, 0.0]]], end=[0.4, 0.6]
+    )
+    words = counted(as_strings([*WORDS, [1] * 9], 2), 2)
+    found = string_networks.string_log_prob(OperatorLaw.of(machine), words)
+    torch.testing.assert_close(found, log_evidence(machine, words.data))
+
+
+def test_the_loss_of_a_network_is_that_of_its_law(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over all symbols of strings as often as they are there, and so are its batches."""
+    words = counted(as_strings(WORDS, 2), 2)
+    monkeypatch.setattr(string_networks, "_BATCH", 4)
+    law, loss = string_networks.string_network(words, words, 2, 3, epochs=2, seed=0)
+    total = float((words.weights * string_networks.string_log_prob(law, words)).sum())
+    assert loss == pytest.approx(-total / 18, abs=1e-5)
+    seen = string_networks._batches(words, torch.Generator().manual_seed(0))
+    rows = [row[row >= 0].tolist() for batch in seen for piece in batch for row in piece]
+    assert sorted(rows) == sorted([*word, 2] for word in WORDS)
