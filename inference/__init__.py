@@ -36,6 +36,7 @@ from .decisions.plans import AlphaVectors, History, Plan, load_plan
 from .decisions.trackers import FilterTracker, NoMemory, track
 from .diagnosis.belief_calibration import BeliefCalibration, belief_calibration
 from .diagnosis.diagnose import diagnose
+from .diagnosis.leave_future_out import LeaveFutureOut, leave_future_out
 from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
 from .diagnosis.record import Check, Diagnosis
 from .exact.potentials import filter_beliefs
@@ -170,6 +171,7 @@ __all__ = [
     "InnovationTests",
     "LSTMFilter",
     "LawDivergence",
+    "LeaveFutureOut",
     "LeaveOneOut",
     "LinearForecast",
     "MEMMFilter",
@@ -245,6 +247,7 @@ __all__ = [
     "information_criteria",
     "innovation_tests",
     "law_divergence",
+    "leave_future_out",
     "load_fit",
     "load_machine",
     "load_plan",

@@ -477,6 +477,11 @@ INFERENCE: dict[str, Arguments] = {
     "most_likely_states": ASKED,
     "posterior_quantities": ASKED,
     "predict": ASKED,
+    "leave_future_out": lambda: {
+        "refit": lambda past: fitted()["result"],
+        "data": DATA,
+        "first": 1,
+    },
     "pseudo_residuals": {**ASKED, "draws": 2},
     "qmdp": {"problem": tiger()},
     "sample_states": ASKED,

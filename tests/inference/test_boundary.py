@@ -16,6 +16,7 @@ from boundary_cases import CONSTRUCTORS, INFERENCE, MODELS, WRONG
 
 THEIRS = {
     ("fit.callback", int): "a function like any other; what it raises is the user's own",
+    ("leave_future_out.refit", int): "the same",
     ("nuts.jobs", -1): "all cores: a pool of processes, for seconds",
 }
 """Values that fit, and why they are not tried."""
