@@ -169,7 +169,8 @@ def compare_samples(
 
 def _check_set(name: str, data: Sequences, steps: int) -> None:
     codes = isinstance(data, Sequences) and data.is_codes
-    require(codes, name, "must be Sequences of symbols", type(data).__name__)
+    came = "Sequences of numbers" if isinstance(data, Sequences) else type(data).__name__
+    require(codes, name, "must be Sequences of symbols", came)
     require(len(data) >= 2, name, "needs two sequences or more", len(data))
     missing = int((data.step_mask & ~data.mask).sum())
     require(not missing, name, "needs symbols at every step", f"{missing} missing")

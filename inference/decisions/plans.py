@@ -15,6 +15,9 @@ from ...models import BeliefPolicy
 from ...models.checks import require
 from ...models.data.storage import read_tensors, reading, write_tensors
 
+_ROUNDED = 1e-3
+"""Distance of a sum of probabilities from 1 that networks in float32 leave, and more."""
+
 
 @dataclass(frozen=True, eq=False)
 class AlphaVectors:
@@ -65,6 +68,10 @@ class AlphaVectors:
         states = self.vectors.shape[1]
         fits = belief.ndim > 0 and belief.shape[-1] == states
         require(fits, "belief", f"needs {states} states last", tuple(belief.shape))
+        off = (belief.sum(-1) - 1).abs()  # NaN is near nothing
+        fits = bool((off < _ROUNDED).all()) and bool((belief > -_ROUNDED).all())
+        needed = "needs probabilities that sum to 1 over the states"
+        require(fits, "belief", needed, f"a sum that is off by {float(off.max()):.3g}")
         return belief @ self.vectors.T
 
 

@@ -14,7 +14,7 @@ from ...models import Model, Sequences, TrajectoryLaws
 from ...models.beliefs import Belief, DiscreteBelief, GaussianBelief
 from ...models.boundary import boundary
 from ...models.chains.nodes import product_law
-from ...models.checks import require_positive
+from ...models.checks import require, require_count, require_positive
 from ...models.emissions.observations import Observations, of_channels
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
@@ -39,6 +39,14 @@ Reading = Literal["observations", "likelihoods", "both"]
 
 
 Memory = Literal["h", "c", "hc"]
+
+
+_MOST_LAYERS = 1000
+"""More are a mistake, or a damaged file: they would be built one by one for hours."""
+
+
+_MOST_WEIGHTS = 2**32
+"""Weights between units up to which a network is built: 16 GiB."""
 
 
 _SCALED_ON = 256
@@ -109,9 +117,7 @@ class RecurrentFilter(nn.Module):
         require_positive(gain, "gain")
         _require_one_of("reads", reads, get_args(Reading))
         _require_one_of("direction", direction, get_args(Direction))
-        for name, value in (("hidden_size", hidden_size), ("layers", layers)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name}: must be a whole number >= 1, got {value!r}")
+        _require_size(hidden_size, layers)
         if network is not None:
             if not isinstance(network, self.kind) or network.proj_size:
                 raise ValueError(
@@ -128,8 +134,8 @@ class RecurrentFilter(nn.Module):
         elif frozen:
             raise ValueError("frozen: needs a network of your own (network=…) to keep as it is")
         self.frozen = frozen
-        self.hidden_size = hidden_size
-        self.layers = layers
+        self.hidden_size = int(hidden_size)
+        self.layers = int(layers)
         self.reads = reads
         self.direction: Direction = direction
         self.gaps = gaps
@@ -553,6 +559,16 @@ def _moments(values: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     shift = (values * weight).sum((0, 1)) / count
     spread = (((values - shift).square() * weight).sum((0, 1)) / count).sqrt()
     return shift, torch.where(spread > 0, spread, 1)
+
+
+def _require_size(hidden_size: int, layers: int) -> None:
+    """Raise ``ValueError`` for what is no size of a network, or would be built for ever."""
+    require_count(layers, "layers")
+    require_count(hidden_size, "hidden_size")
+    require(layers <= _MOST_LAYERS, "layers", f"must be at most {_MOST_LAYERS}", layers)
+    weights = 8 * int(layers) * int(hidden_size) ** 2
+    needed = f"must give at most {_MOST_WEIGHTS} weights, which are {_MOST_WEIGHTS >> 28} GiB"
+    require(weights <= _MOST_WEIGHTS, "hidden_size", needed, f"{hidden_size}: {weights}")
 
 
 def _require_one_of(name: str, value: str, choices: tuple[str, ...]) -> None:

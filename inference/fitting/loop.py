@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...models import Model, SequenceFolder, Sequences
 from ...models.boundary import boundary
-from ...models.checks import warn
+from ...models.checks import require, warn
 from ...models.data.folders import Data
 from ...models.randomness import TURNS, seeded
 from ..arviz_groups import ConvergenceWarning
@@ -104,6 +104,8 @@ def fit(
     if not isinstance(settings, FitSettings):
         raise ValueError(f"settings: must be FitSettings, got {settings!r}")
     _check(model, guide, data, objective, heldout, checkpoint)
+    fits = callback is None or callable(callback)
+    require(fits, "callback", "must be a function of step and guide, or None", repr(callback))
     processes = Processes(fabric)
     kind = PointRun if is_direct(guide, data, objective, settings, heldout) else Run
     with TURNS:
@@ -154,9 +156,11 @@ def _check(
         raise ValueError("objective: nothing to fit with ExactFilter and all parameters known")
     if objective in ("rws", "forward_kl") and isinstance(guide.filter, ExactFilter):
         raise ValueError(f"objective: {objective!r} trains a network, got ExactFilter")
-    if checkpoint is not None and not Path(checkpoint).absolute().parent.is_dir():
-        raise ValueError(
-            f"checkpoint: needs a file in an existing folder, got {os.fspath(checkpoint)!r}"
+    if checkpoint is not None:
+        path = Path(checkpoint).absolute()
+        fits = path.parent.is_dir() and not path.is_dir()
+        require(
+            fits, "checkpoint", "needs a file in an existing folder", repr(os.fspath(checkpoint))
         )
     for name, part in ("data", data), ("heldout", heldout):
         if part is None and name == "heldout":

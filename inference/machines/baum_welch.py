@@ -242,7 +242,10 @@ def _check(
     if start is not None:
         same = type(start) is type(model) and start.own_known.keys() == model.all_priors.keys()
         same = same and start.configuration.keys() == model.configuration.keys()
-        same = same and start.states == model.states
+        same = same and all(
+            start.own_known[name].shape == prior.event_shape
+            for name, prior in model.all_priors.items()
+        )
         require(same, "start", "needs the same model with known parameters", repr(start))
 
 
@@ -252,8 +255,8 @@ def _weights(weights: npt.ArrayLike | Tensor | None, data: Sequences) -> Tensor:
     given = as_tensor("weights", weights)
     shape = tuple(given.shape)
     require(shape == (len(data),), "weights", f"needs one number a sequence, {len(data)}", shape)
-    least, total = float(given.min()), float(given.sum())
-    require(least >= 0 and 0 < total < math.inf, "weights", "needs numbers >= 0, not all 0", least)
+    fits = bool((given >= 0).all()) and 0 < float(given.sum()) < math.inf
+    require(fits, "weights", "needs finite numbers >= 0, not all 0", given.tolist()[:5])
     return given
 
 

@@ -138,10 +138,14 @@ def sampled(law: SequenceLaw, n: int, length: int, seed: int) -> tuple[Tensor, T
     return torch.stack(codes, 1), torch.stack(told, 1)
 
 
+_NOT_WHOLE = torch.bool, torch.float16, torch.bfloat16, torch.float32, torch.float64
+
+
 def require_codes(law: SequenceLaw, codes: Tensor, argument: str = "data") -> None:
     """Raises ``ValueError`` unless these are sequences (N, T) of the law's symbols, N, T >= 1."""
-    whole = isinstance(codes, Tensor) and codes.ndim == 2 and not codes.is_floating_point()
-    require(whole, argument, "needs whole numbers (N, T)", shape_of(codes))
+    whole = isinstance(codes, Tensor) and codes.ndim == 2 and codes.dtype not in _NOT_WHOLE
+    came = f"{codes.dtype} {shape_of(codes)}" if isinstance(codes, Tensor) else shape_of(codes)
+    require(whole, argument, "needs whole numbers (N, T)", came)
     require(codes.numel() > 0, argument, "needs one sequence of one symbol or more", "none")
     span = int(codes.min()), int(codes.max())
     known = span[0] >= 0 and span[1] < law.symbols

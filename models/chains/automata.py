@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import re
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from os import PathLike
 from pathlib import Path
 
@@ -49,7 +50,8 @@ def as_strings(words: Iterable[Sequence[int]], symbols: int) -> Sequences:
     values = torch.full((len(listed), int(lengths.max())), int(symbols))
     for n, word in enumerate(listed):
         for code in word:
-            fits = isinstance(code, int) and 0 <= code < symbols
+            whole = isinstance(code, Integral) and not isinstance(code, bool)
+            fits = whole and 0 <= code < symbols
             require(fits, "words", f"needs codes 0 to {symbols - 1}", f"{code!r} in string {n}")
         values[n, : len(word)] = torch.tensor(word, dtype=torch.int64)
     return Sequences.from_tensors(values, lengths=lengths, codes=True)

@@ -1,5 +1,6 @@
 """Plans: bounds on either side of values that are known or enumerated, and policies that earn."""
 
+import math
 from itertools import product
 
 import numpy as np
@@ -221,6 +222,17 @@ def test_bad_arguments(kind):
 def test_a_belief_of_another_size_is_refused():
     with pytest.raises(ValueError, match=r"belief: needs 2 states last, got \(3,\)"):
         qmdp(tiger()).act([0.1, 0.2, 0.7])
+
+
+@pytest.mark.parametrize(
+    "belief", [[0.5, math.nan], [math.inf, 0.0], [0.9, 0.2], [1.5, -0.5], [50, 50]]
+)
+def test_what_is_no_belief_is_refused(belief):
+    """The largest of numbers that are none is the first: an action would come out, of nothing."""
+    plan = value_iteration(tiger(), gap=5.0)
+    for ask in (plan.value, plan.act):
+        with pytest.raises(ValueError, match="belief: needs probabilities that sum to 1"):
+            ask(belief)
 
 
 def test_many_beliefs_at_once():

@@ -183,6 +183,9 @@ def test_a_users_network_drops_in():
     [
         (lambda: LSTMFilter(0), "hidden_size: must be a whole number >= 1, got 0"),
         (lambda: LSTMFilter(4, layers=0), "layers"),
+        (lambda: LSTMFilter(4, layers=2**70), "layers: must be below"),
+        (lambda: GRUFilter(1, layers=2**20), "layers: must be at most 1000, got 1048576"),
+        (lambda: ElmanFilter(2**17), "hidden_size: must give at most 4294967296 weights"),
         (lambda: LSTMFilter(4, reads="entrails"), "reads: .* got 'entrails'"),
         (lambda: GRUFilter(network=nn.LSTM(1, 2)), "network: must be a torch.nn.GRU"),
         (lambda: LSTMFilter(network=nn.LSTM(1, 4, proj_size=2)), "without projection"),

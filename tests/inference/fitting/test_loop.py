@@ -419,6 +419,8 @@ def test_bad_arguments():
             "data: must be Sequences or a SequenceFolder, got Tensor",
         ),
         ((model, guide, data), {"objective": "em"}, "got 'em'"),
+        ((model, guide, data), {"callback": "print"}, "callback: must be a function of step"),
+        ((model, guide, data), {"checkpoint": "."}, r"checkpoint: needs a file .*, got '\.'"),
         ((model, guide, Sequences.from_arrays([[-1.0, 2.0]])), {}, "whole numbers >= 0"),
         ((model, guide, Sequences.from_arrays([[1]])), {}, "2 states need at least as many"),
         ((known, BeliefGuide(known, ExactFilter()), data), {}, "nothing to fit"),

@@ -164,6 +164,10 @@ def test_only_filters_are_made_as_filters(name, saved):
             {"filter": {"kind": "beliefzoo.inference:LSTMFilter", "arguments": {"layers": 0}}},
             "layers: must be a whole number >= 1",
         ),
+        (  # whose network would be built for ever
+            {"filter": {"kind": "beliefzoo.inference:LSTMFilter", "arguments": {"layers": 2**70}}},
+            "layers: must be below",
+        ),
         ({"guide": 3}, "whose 'guide' is of type str, got .*fit' with 3"),
         ({"objective": "likelihood"}, r"objective: must be one of .*got 'likelihood' \(in '"),
         ({"objective": 3}, "whose 'objective' is of type str"),

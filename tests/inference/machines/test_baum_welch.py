@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -194,14 +195,19 @@ def test_a_slow_fit_has_not_settled() -> None:
         ("estimate: must be", {"estimate": "bayes"}),
         ("start: needs the same model with", {"start": LabelledHMM(2, 2, ends=True)}),
         ("start: needs the same model", {"start": machine(0).with_parameters(), "states": 3}),
+        ("start: needs the same model", {"start": machine(0), "symbols": 3}),
+        ("weights: needs finite numbers >= 0, not all 0, got .1.0, inf", {
+            "weights": [1, math.inf, 1, 1, 1]
+        }),
         ("steps: must be a whole number", {"steps": 0}),
         ("restarts: must be a whole number", {"restarts": 0}),
     ],
 )  # fmt: skip
 def test_bad_input_is_named(message: str, options: dict[str, object]) -> None:
-    model = LabelledHMM(int(options.pop("states", 2)), 2, ends=True)  # type: ignore[call-overload]
+    sizes = (int(options.pop(name, 2)) for name in ("states", "symbols"))  # type: ignore[call-overload]
+    model = LabelledHMM(*sizes, ends=True)
     with pytest.raises(ValueError, match=message):
-        baum_welch(model, as_strings(WORDS, 2), **options)  # type: ignore[arg-type]
+        baum_welch(model, as_strings(WORDS, model.symbols), **options)  # type: ignore[arg-type]
 
 
 def test_models_and_data_that_do_not_fit_are_named() -> None:

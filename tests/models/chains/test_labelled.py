@@ -378,6 +378,7 @@ def test_published_probabilities(problem: int, shared_data: Path) -> None:
          lambda: log_evidence(machine(np.random.default_rng(0), 2, 2, True),
                               Sequences.from_arrays([[2, 0]], codes=True))),
         ("words: needs codes 0 to 1, got 2 in string 0", lambda: as_strings([[2]], 2)),
+        ("words: needs codes 0 to 1, got True in string 0", lambda: as_strings([[True]], 2)),
         ("beliefs: ", lambda: LabelledHMM(2, 2).next_symbol(torch.ones(3))),
         ("probs: needs in every row a probability > 0 of what is allowed",
          lambda: LabelledHMM.unifilar([[0, -1]]).with_parameters(probs=[[0, 1]]).known),
@@ -426,6 +427,12 @@ def test_broken_strings_are_named(tmp_path: Path, message: str, text: str) -> No
         read_strings(path)
     with pytest.raises(ValueError, match="path: needs a file of text"):
         read_strings(tmp_path / "absent.gz")
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8", "int32"])
+def test_codes_may_be_of_numpy(kind: str) -> None:
+    words = [np.array([0, 1, 1], kind), np.array([], kind)]
+    assert [one.tolist() for one in as_strings(words, 2).arrays()] == [[0, 1, 1, 2], [2]]
 
 
 def test_a_mark_of_byte_order_is_no_part_of_a_file(tmp_path: Path) -> None:
