@@ -9,10 +9,11 @@ BIN := .venv/bin
 RUN := .venv/.installed
 TOOLS := .venv/.installed-tools
 PEERS := .venv/.installed-bench
+SITE := .venv/.installed-docs
 NEWEST := .venv-newest/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo bench test newest fuzz check format build clean
+.PHONY: help venv demo bench test newest fuzz check docs format build clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  \1\t\2/' | expand -t 12
@@ -81,6 +82,13 @@ check: $(TOOLS) ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(SITE) ## build the site into docs/_build/html, with every example run
+	$(BIN)/python -m sphinx -W -n --keep-going -b html docs docs/_build/html $(ARGS)
+
+$(SITE): $(RUN)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[docs]'
+	@touch $@
+
 format: $(TOOLS) ## apply the formatter and the safe lint fixes
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -89,5 +97,5 @@ build: $(TOOLS) ## build sdist and wheel into dist
 	$(BIN)/python -m build --no-isolation
 
 clean: ## remove build products and caches (.venv and runs stay)
-	rm -rf build dist *.egg-info src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf build dist docs/_build *.egg-info src/*.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find models inference experiments tests src -name __pycache__ -type d -prune -exec rm -rf {} +

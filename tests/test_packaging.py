@@ -146,8 +146,8 @@ def test_constraints_pin_every_dependency_to_a_version_that_is_allowed() -> None
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = dict(line.split("==") for line in lines if not line.startswith("#"))
     versions = {canonicalize_name(name): version for name, version in pins.items()}
-    extras = project()["optional-dependencies"]
-    for declared in [*project()["dependencies"], *extras["test"], *extras["check"]]:
+    dependencies, extras = project()["dependencies"], project()["optional-dependencies"]
+    for declared in sum((extras[name] for name in ("test", "check", "docs")), dependencies):
         requirement = Requirement(declared)
         pinned = versions[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(pinned), declared

@@ -100,7 +100,7 @@ class MountainHike:
         return PointParticles(self)
 
     def draw_first(self, shape: tuple[int, ...]) -> Tensor:
-        """Draw first states, (*shape, 3)."""
+        """Draw first states, of the shape with a last axis of 3."""
         states = torch.tensor([*_START, 0], dtype=torch.float64).expand(*shape, -1).clone()
         if self.rotated:
             states[..., 2] = torch.randint(4, shape).double()

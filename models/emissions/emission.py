@@ -24,7 +24,10 @@ from ..data.sequences import Sequences
 from .observations import Observations
 
 Parameters = Mapping[str, Tensor]
+"""Values of parameters by name; each may have leading axes of draws."""
+
 Priors = dict[str, dist.TorchDistribution]
+"""Priors of parameters by name."""
 
 
 class Emission(ABC):
