@@ -45,7 +45,7 @@ def _flat(tensor: Tensor, leading: Sequence[int], trailing: int) -> tuple[Tensor
     own = tensor.shape[: tensor.ndim - trailing]
     entries = torch.arange(math.prod(own)).reshape(own).expand(*leading)
     flat = tensor.detach().reshape(math.prod(own), *tensor.shape[tensor.ndim - trailing :])
-    return flat.contiguous(), entries.reshape(-1).numpy()
+    return flat.contiguous(), entries.reshape(-1).contiguous().numpy()
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Rows:
     def shares(self) -> list[Array]:
         """Rows dealt out to the threads, each share by falling length."""
         threads = min(torch.get_num_threads(), len(self.order))
-        return [self.order[start::threads] for start in range(threads)]
+        return [np.ascontiguousarray(self.order[start::threads]) for start in range(threads)]
 
     def shaped(self, tensor: Tensor) -> Tensor:
         """(B, …) with the axes (*D, N, …)."""
@@ -599,7 +599,7 @@ def log_messages(
     rows, steps = _as_rows(log_transition, lengths, choice, log_beliefs, log_predicted)
     messages = torch.empty_like(steps[0])
     transposed = rows.log_matrices.exp().mT.contiguous()
-    law = transposed.numpy(), rows.log_matrices.mT.numpy(), rows.steps
+    law = transposed.numpy(), rows.log_matrices.mT.contiguous().numpy(), rows.steps
     shared = *law, rows.lengths, floor_of(messages.dtype)
     _in_parts(machine.messages_in_logs, np.arange(len(messages)), shared, (*steps, messages))
     return rows.shaped(messages)

@@ -21,10 +21,16 @@ from numba import config, njit
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
-    """A decorator like ``numba.njit`` with these options, whose code is kept on disk."""
+    """A decorator like ``numba.njit`` with these options, whose code is kept on disk.
+
+    Functions named with an underscore are for compiled code alone: without the entry from Python
+    (a call from there is a crash) they compile faster.
+    """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        made = njit(cache=_has_place(), **options)(function)
+        inner = function.__name__.startswith("_")
+        entries: Any = {"no_cfunc_wrapper": True, "no_cpython_wrapper": inner}
+        made = njit(cache=_has_place(), **entries, **options)(function)
         _save_if_possible(made)
         return made
 

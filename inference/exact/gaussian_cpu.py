@@ -154,12 +154,12 @@ class _Filter:
     def of(cls, given: System, layout: Layout) -> _Filter:
         given = System._make([x.detach().contiguous() for x in given])
         blocks, chain_of = _blocks(layout)
-        arrays = [x.numpy() for x in given[1:-1]]
+        arrays = [x.numpy() for x in given[2:-1]]
         matrices = given.transition, given.noise, given.loading, given.observation_noise
         return cls(
             given,
             layout,
-            machine.System._make([*arrays, layout.mask.contiguous().numpy(), arrays[3]]),
+            machine.System._make([*arrays, layout.mask.contiguous().numpy()]),
             Chains(layout.sequences.numpy(), layout.ends.numpy()),
             Rows(
                 given.values.numpy(),
@@ -195,7 +195,7 @@ class _Filter:
     @cached_property
     def rooted_system(self) -> machine.System:
         """The system with roots of the noise."""
-        return self.system._replace(noise_root=semidefinite_factor(self.given.noise).numpy())
+        return self.system._replace(noise=semidefinite_factor(self.given.noise).numpy())
 
     def gains(
         self,
@@ -222,10 +222,11 @@ class _Filter:
         )
         failed = np.full((g, 2), -1)
         system = self.rooted_system if rooted else self.system
-        law = system, self.chains, start, stop, self.constant, rooted
+        law = system, self.chains, start, stop, self.constant
         shared = *law, ahead.numpy(), found, failed
         work = g * s * (4 * d**3 + 4 * f * d * d)
-        together([partial(machine.gains, share, *shared) for share in _shares(g)], work)
+        kernel = machine.gains_of_roots if rooted else machine.gains
+        together([partial(kernel, share, *shared) for share in _shares(g)], work)
         if (failed[:, 0] >= 0).any():
             chain = int(np.flatnonzero(failed[:, 0] >= 0)[0])
             raise no_variance(int(self.chains.sequences[chain]), *map(int, failed[chain]))
@@ -251,8 +252,8 @@ class _Filter:
         self, start: int, stop: int, found: Gains, ahead: Tensor, out: Sequence[Tensor]
     ) -> None:
         """Innovations, predicted and filtered means of a stretch into ``out``."""
-        law = self.system, self.chains, self.rows, start, stop, found, ahead.numpy()
-        arrays = [x.numpy() for x in out]
+        law = self.system, self.chains, self.rows, start, stop, found.at, found.gain, found.factor
+        arrays = [x.numpy() for x in (ahead, *out)]
         tasks = [partial(machine.means, *part, *law, *arrays) for part in self.parts()]
         together(tasks, self.work)
 
@@ -346,7 +347,7 @@ class _Whitening:
             first, last = one.rows.chains[begin], one.rows.chains[end - 1]
             pair = [np.zeros_like(x) if single else x[first : last + 1] for x in out]
             own.append(pair)
-            law = one.system, one.chains, one.rows, start, stop, found
+            law = one.system, one.chains, one.rows, start, stop, found.at, found.gain, found.factor
             arrays = *law, *(x.numpy() for x in tensors), first, *pair, sums.of(place)
             tasks.append(partial(machine.means_gradient, begin, end, *arrays))
         together(tasks, 3 * one.work)

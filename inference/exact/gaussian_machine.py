@@ -200,14 +200,12 @@ GROUND = 1e-13
 class System(NamedTuple):
     """The chain's arrays, float64; the entry of sequence n and step t as above."""
 
-    covariance: Array
-    """(N|1, 1, D, D)"""
     transition: Array
     """(N|1, T-1|1, D, D)"""
     offset: Array
     """(N|1, T-1|1, D)"""
     noise: Array
-    """(N|1, T-1|1, D, D)"""
+    """(N|1, T-1|1, D, D); for the recursion of roots its root, lower triangles"""
     loading: Array
     """(N|1, T|1, F, D)"""
     intercept: Array
@@ -216,8 +214,6 @@ class System(NamedTuple):
     """(N|1, T|1, F, F)"""
     mask: Array
     """(N, T, F)"""
-    noise_root: Array
-    """(N|1, T-1|1, D, D), lower triangles"""
 
 
 class Chains(NamedTuple):
@@ -268,49 +264,6 @@ class Gains(NamedTuple):
     """X (G, S, D, D), V' X = A P, of the filtered P"""
     left: Array
     """Y (G, S, D, D), Y' Y = P - X' X: the covariance given the state after"""
-
-
-class Room(NamedTuple):
-    """Scratch of the kernels."""
-
-    square: Array
-    """(D, D)"""
-    further: Array
-    """(D, D)"""
-    small: Array
-    """(F, F)"""
-    wide: Array
-    """(F, D)"""
-    other: Array
-    """(F, D)"""
-    above: Array
-    """(F, F + D), the rows of an update that become L' and M"""
-    below: Array
-    """(D, F + D), those that become the root of the filtered covariance"""
-    ahead: Array
-    """(D, 2 D), the rows of a prediction that become its root"""
-    left: Array
-    """(D, 2 D), those that become what is left of the state before"""
-    sizes: Array
-    """(D,), predicted variances"""
-    line: Array
-
-
-@_fast
-def _room(size: int, features: int) -> Room:
-    return Room(
-        np.empty((size, size)),
-        np.empty((size, size)),
-        np.empty((features, features)),
-        np.empty((features, size)),
-        np.empty((features, size)),
-        np.empty((features, features + size)),
-        np.empty((size, features + size)),
-        np.empty((size, 2 * size)),
-        np.empty((size, 2 * size)),
-        np.empty(size),
-        np.empty(2 * size + features),
-    )
 
 
 @_fast
@@ -421,10 +374,8 @@ def _update(
     p: int,
     gain: Array,
     factor: Array,
-    filtered: Array,
-    room: Room,
 ) -> int:
-    """M, L and the filtered covariance of one step; p, or which element has no variance left."""
+    """M and L of one step; p, or which element has no variance left."""
     size = len(predicted)
     for i in range(p):
         f = which[i]
@@ -439,16 +390,9 @@ def _update(
                 total += gain[i, j] * loading[which[k], j]
             factor[i, k] = total
     possible: int = _cholesky(factor, p)
-    if possible < p:
-        return possible
-    _divide(factor, p, gain)
-    if not p:
-        for i in range(size):
-            for j in range(size):
-                filtered[i, j] = predicted[i, j]
-        return p
-    _joseph(predicted, loading, noise, which, p, gain, factor, filtered, room)
-    return p
+    if possible == p:
+        _divide(factor, p, gain)
+    return possible
 
 
 @_fast
@@ -460,12 +404,17 @@ def _joseph(  # noqa: C901 - one sweep
     p: int,
     gain: Array,
     factor: Array,
+    turned: Array,
+    carried: Array,
+    rest: Array,
+    moved: Array,
     filtered: Array,
-    room: Room,
 ) -> None:
-    """(I - K C) P (I - K C)' + K R K' with K = M' L^-1: what is left of P is not a difference."""
+    """(I - K C) P (I - K C)' + K R K' with K = M' L^-1: what is left of P is not a difference.
+
+    ``turned``, ``carried`` (F, D) and ``rest``, ``moved`` (D, D) are room.
+    """
     size = len(predicted)
-    turned, carried, rest, moved = room.wide, room.other, room.square, room.further
     for i in range(p):
         for j in range(size):
             turned[i, j] = gain[i, j]
@@ -475,9 +424,9 @@ def _joseph(  # noqa: C901 - one sweep
             rest[i, j] = 0
         rest[i, i] = 1
         for k in range(p):
-            x, c = turned[k, i], loading[which[k]]
+            x, f = turned[k, i], which[k]
             for j in range(size):
-                rest[i, j] -= x * c[j]
+                rest[i, j] -= x * loading[f, j]
     _product(rest, predicted, moved)
     for k in range(p):
         for j in range(size):
@@ -611,29 +560,35 @@ def _take_rows(line: Array, k: int, width: int, rows: Array) -> None:
 
 @_fast
 def _lay_out(
-    loading: Array, which: Array, p: int, root: Array, noise_root: Array, room: Room
+    loading: Array,
+    which: Array,
+    p: int,
+    root: Array,
+    noise_root: Array,
+    above: Array,
+    below: Array,
+    sizes: Array,
 ) -> None:
-    """The rows (R^1/2, 0) in room.above and (U C', U) in room.below; variances in room.sizes."""
+    """The rows (R^1/2, 0) in ``above`` and (U C', U) in ``below``; variances in ``sizes``."""
     size = len(root)
-    above, below = room.above, room.below
     for i in range(p):
         for j in range(p):
             above[i, j] = noise_root[j, i] if j >= i else 0.0
         for j in range(p, p + size):
             above[i, j] = 0
     for j in range(size):
-        room.sizes[j] = 0
+        sizes[j] = 0
     for r in range(size):
         for i in range(p):
-            c = loading[which[i]]
+            f = which[i]
             total = 0.0
             for j in range(r, size):
-                total += root[r, j] * c[j]
+                total += root[r, j] * loading[f, j]
             below[r, i] = total
         for j in range(size):
             x = root[r, j] if j >= r else 0.0
             below[r, p + j] = x
-            room.sizes[j] += x * x
+            sizes[j] += x * x
 
 
 @_fast
@@ -645,15 +600,20 @@ def _update_root(
     root: Array,
     gain: Array,
     factor: Array,
-    room: Room,
+    above: Array,
+    below: Array,
+    sizes: Array,
+    line: Array,
 ) -> int:
-    """M and L of one step, and the root of the filtered covariance in room.below[:, p:]; p, or
-    which element has no variance left."""
+    """M and L of one step, and the root of the filtered covariance in below[:, p:]; p, or which
+    element has no variance left.
+
+    ``above`` (F, F + D) has the rows that become (L', M), ``sizes`` gets the predicted variances.
+    """
     size = len(root)
-    above, below = room.above, room.below
     _root(noise, which, p, factor)
-    _lay_out(loading, which, p, root, factor, room)
-    _fold(above, below, p, p + size, room.line)
+    _lay_out(loading, which, p, root, factor, above, below, sizes)
+    _fold(above, below, p, p + size, line)
     for i in range(p):
         whole = 0.0
         for j in range(i + 1):
@@ -665,7 +625,7 @@ def _update_root(
         for j in range(size):
             gain[i, j] = above[i, p + j]
     if p:
-        _forget(room.sizes, p, below)
+        _forget(sizes, p, below)
     return p
 
 
@@ -698,15 +658,24 @@ def _square(root: Array, first: int, triangular: bool, out: Array) -> None:
 
 
 @_fast
-def _predict_root(transition: Array, noise_root: Array, p: int, wide: bool, room: Room) -> None:
-    """The rows (U A', U) below the root of Q, folded: U being room.below[:, p:].
+def _predict_root(
+    transition: Array,
+    noise_root: Array,
+    p: int,
+    wide: bool,
+    root: Array,
+    sizes: Array,
+    ahead: Array,
+    left: Array,
+    line: Array,
+) -> None:
+    """The rows (U A', U) below the root of Q, folded: U being root[:, p:].
 
-    Then room.ahead is (V, X) and room.left (0, Y), X and Y with ``wide`` alone. For these V is
+    Then ``ahead`` is (V, X) and ``left`` (0, Y), X and Y with ``wide`` alone. For these V is
     inverted: in directions without variance its rounding errors would look like knowledge of other
     directions, if there were not a little noise above them.
     """
     size = len(transition)
-    ahead, left, root = room.ahead, room.left, room.below
     for i in range(size):
         for j in range(size):
             ahead[i, j] = noise_root[j, i] if j >= i else 0.0
@@ -714,7 +683,7 @@ def _predict_root(transition: Array, noise_root: Array, p: int, wide: bool, room
             bound = 0.0
             for j in range(size):
                 ahead[i, size + j] = 0
-                bound += abs(transition[i, j]) * math.sqrt(room.sizes[j])
+                bound += abs(transition[i, j]) * math.sqrt(sizes[j])
             ahead[i, i] = max(ahead[i, i], GROUND * bound)
     for r in range(size):
         for i in range(size):
@@ -725,7 +694,7 @@ def _predict_root(transition: Array, noise_root: Array, p: int, wide: bool, room
         if wide:
             for j in range(size):
                 left[r, size + j] = root[r, p + j]
-    _fold(ahead, left, size, 2 * size if wide else size, room.line)
+    _fold(ahead, left, size, 2 * size if wide else size, line)
 
 
 @_fast
@@ -757,7 +726,6 @@ def gains(
     start: int,
     stop: int,
     constant: bool,
-    rooted: bool,
     ahead: Array,
     out: Gains,
     failed: Array,
@@ -765,24 +733,19 @@ def gains(
     """Gains of the chains ``share`` from step ``start`` to ``stop``.
 
     ``ahead`` (G, D, D) is the predicted covariance of the first step, and afterwards that of the
-    step behind the last; or its root (upper triangular), if the recursion is to be ``rooted``.
-    Where the matrices do not change in time (``constant``) and the same features are observed as
-    before, a predicted covariance that is the last one up to rounding leads to the same gains ever
-    after, up to the rounding errors that the recursion makes itself: both are of order ε / (1 - ρ),
-    ρ being the rate at which it converges. So they are taken over.
+    step behind the last. Where the matrices do not change in time (``constant``) and the same
+    features are observed as before, a predicted covariance that is the last one up to rounding
+    leads to the same gains ever after, up to the rounding errors that the recursion makes itself:
+    both are of order ε / (1 - ρ), ρ being the rate at which it converges. So they are taken over.
 
     ``failed`` (G, 2) gets the step and feature without variance, if any.
     """
     size, features = ahead.shape[1], system.mask.shape[2]
     which = np.empty(features, np.int64)
-    room, now = _room(size, features), np.empty((size, size))
-    wide = len(out.ahead) > 0
+    turned, carried = np.empty((features, size)), np.empty((features, size))
+    rest, moved = np.empty((size, size)), np.empty((size, size))
     for g in share:
-        n, root = chains.sequences[g], ahead[g]
-        if rooted:
-            _square(root, 0, True, now)
-        else:
-            _copy(root, now)
+        n, now = chains.sequences[g], ahead[g]
         last, steady = -1, False  # the last entry made
         for t in range(start, min(stop, chains.ends[g])):
             same = constant and t > start and _same_mask(system.mask, n, t)
@@ -795,73 +758,90 @@ def gains(
             out.at[g, t - start] = last
             _copy(now, out.predicted[g, last])
             p = _observed(system.mask, n, t, which)
-            possible = _condition(system, n, t, which, p, rooted, now, root, out, g, last, room)
+            gain, factor, after = out.gain[g, last], out.factor[g, last], out.filtered[g, last]
+            loading, noise = _of(system.loading, n, t), _of(system.observation_noise, n, t)
+            possible = _update(now, loading, noise, which, p, gain, factor)
             if possible < p:
-                failed[g, 0] = t
-                failed[g, 1] = which[possible]
+                failed[g, 0], failed[g, 1] = t, which[possible]
                 break
-            factor = out.factor[g, last]
-            out.log_determinants[g, t - start] = _log_determinant(factor, which, p, out, g)
+            if p:
+                part = turned, carried, rest, moved
+                _joseph(now, loading, noise, which, p, gain, factor, *part, after)
+            else:
+                _copy(now, after)
+            found = _log_determinant(factor, which, p, out.least[g], out.most[g])
+            out.log_determinants[g, t - start] = found
             if t + 1 < system.mask.shape[1]:
-                after = out.filtered[g, last]
-                _advance(system, n, t, p, rooted, wide, after, room, root, now)
-            if wide:
-                _keep(system.mask.shape[1], t, p, room, out, g, last)
-        if not rooted:
-            _copy(now, root)
+                _predict(_of(system.transition, n, t), _of(system.noise, n, t), after, rest, now)
 
 
 @_fast
-def _condition(
+def gains_of_roots(
+    share: Array,
     system: System,
-    n: int,
-    t: int,
-    which: Array,
-    p: int,
-    rooted: bool,
-    now: Array,
-    root: Array,
+    chains: Chains,
+    start: int,
+    stop: int,
+    constant: bool,
+    ahead: Array,
     out: Gains,
-    g: int,
-    place: int,
-    room: Room,
-) -> int:
-    """M, L and the filtered covariance of one step; p, or which element has no variance left."""
-    loading, noise = _of(system.loading, n, t), _of(system.observation_noise, n, t)
-    gain, factor, after = out.gain[g, place], out.factor[g, place], out.filtered[g, place]
-    if not rooted:
-        found: int = _update(now, loading, noise, which, p, gain, factor, after, room)
-        return found
-    possible: int = _update_root(loading, noise, which, p, root, gain, factor, room)
-    _square(room.below, p, False, after)
-    return possible
-
-
-@_fast
-def _advance(
-    system: System,
-    n: int,
-    t: int,
-    p: int,
-    rooted: bool,
-    wide: bool,
-    after: Array,
-    room: Room,
-    root: Array,
-    now: Array,
+    failed: Array,
 ) -> None:
-    """The predicted covariance of the next step, and its root if ``rooted``."""
-    transition = _of(system.transition, n, t)
-    if rooted:
-        _predict_root(transition, _of(system.noise_root, n, t), p, wide, room)
-        _copy_columns(room.ahead, 0, root)
+    """The same by the recursion of roots; ``ahead`` has roots of covariances, upper triangular."""
+    size, features, steps = ahead.shape[1], system.mask.shape[2], system.mask.shape[1]
+    which, now = np.empty(features, np.int64), np.empty((size, size))
+    above, below = np.empty((features, features + size)), np.empty((size, features + size))
+    beyond, left = np.empty((size, 2 * size)), np.empty((size, 2 * size))
+    sizes, line = np.empty(size), np.empty(2 * size + features)
+    wide = len(out.ahead) > 0
+    for g in share:
+        n, root = chains.sequences[g], ahead[g]
         _square(root, 0, True, now)
-    else:
-        _predict(transition, _of(system.noise, n, t), after, room.square, now)
+        last, steady = -1, False
+        for t in range(start, min(stop, chains.ends[g])):
+            same = constant and t > start and _same_mask(system.mask, n, t)
+            steady = same and (steady or _settled(now, out.predicted[g, last]))
+            if steady:
+                out.at[g, t - start] = last
+                out.log_determinants[g, t - start] = out.log_determinants[g, t - start - 1]
+                continue
+            last += 1
+            out.at[g, t - start] = last
+            _copy(now, out.predicted[g, last])
+            p = _observed(system.mask, n, t, which)
+            factor, room = out.factor[g, last], (above, below, sizes, line)
+            law = _of(system.loading, n, t), _of(system.observation_noise, n, t)
+            possible = _update_root(*law, which, p, root, out.gain[g, last], factor, *room)
+            if possible < p:
+                failed[g, 0], failed[g, 1] = t, which[possible]
+                break
+            _square(below, p, False, out.filtered[g, last])
+            found = _log_determinant(factor, which, p, out.least[g], out.most[g])
+            out.log_determinants[g, t - start] = found
+            if t + 1 < steps:
+                moves = _of(system.transition, n, t), _of(system.noise, n, t)
+                _predict_root(*moves, p, wide, below, sizes, beyond, left, line)
+                _copy_columns(beyond, 0, root)
+                _square(root, 0, True, now)
+            if wide:
+                followed = t + 1 < steps
+                _keep(followed, beyond, 0, out.ahead[g, last])
+                _keep(followed, beyond, size, out.across[g, last])
+                _copy_columns(
+                    left if followed else below, size if followed else p, out.left[g, last]
+                )
 
 
 @_fast
-def _log_determinant(factor: Array, which: Array, p: int, out: Gains, g: int) -> float:
+def _keep(followed: bool, x: Array, first: int, out: Array) -> None:
+    """out = columns of x from ``first`` on; zero at the last step, which has no other after it."""
+    for i in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[i, j] = x[i, first + j] if followed else 0.0
+
+
+@_fast
+def _log_determinant(factor: Array, which: Array, p: int, least: Array, most: Array) -> float:
     """log det L L'; the variances are taken note of."""
     total = 0.0
     for i in range(p):
@@ -870,23 +850,9 @@ def _log_determinant(factor: Array, which: Array, p: int, out: Gains, g: int) ->
         for k in range(i + 1):
             variance += factor[i, k] * factor[i, k]
         f = which[i]
-        out.least[g, f] = min(out.least[g, f], variance)
-        out.most[g, f] = max(out.most[g, f], variance)
+        least[f] = min(least[f], variance)
+        most[f] = max(most[f], variance)
     return 2 * total
-
-
-@_fast
-def _keep(steps: int, t: int, p: int, room: Room, out: Gains, g: int, place: int) -> None:
-    """What the smoother needs of a step; after the last one there is no other."""
-    size = len(room.left)
-    if t + 1 < steps:
-        _copy_columns(room.ahead, 0, out.ahead[g, place])
-        _copy_columns(room.ahead, size, out.across[g, place])
-        _copy_columns(room.left, size, out.left[g, place])
-        return
-    _clear(out.ahead[g, place])
-    _clear(out.across[g, place])
-    _copy_columns(room.below, p, out.left[g, place])
 
 
 @_fast
@@ -900,11 +866,12 @@ def _copy_columns(x: Array, first: int, out: Array) -> None:
 @_fast
 def _innovate(
     values: Array,
-    rows: Rows,
-    block: int,
+    members: Array,
+    ends: Array,
+    sequences: Array,
     t: int,
-    system: System,
     loading: Array,
+    intercept: Array,
     which: Array,
     p: int,
     mean: Array,
@@ -912,7 +879,6 @@ def _innovate(
 ) -> None:
     """out[:p] = y - C m - d, zero for rows that have ended."""
     size = len(mean)
-    intercept = system.intercept
     step = min(t, intercept.shape[1] - 1)
     for i in range(p):
         f = which[i]
@@ -923,11 +889,11 @@ def _innovate(
             for lane in range(LANES):
                 out[i, lane] -= x * mean[j, lane]
         for lane in range(LANES):
-            r = rows.blocks[block, lane]
-            if r < 0 or t >= rows.ends[r]:
+            r = members[lane]
+            if r < 0 or t >= ends[r]:
                 out[i, lane] = 0
             elif r < len(values):
-                n = min(rows.sequences[r], len(intercept) - 1)
+                n = min(sequences[r], len(intercept) - 1)
                 out[i, lane] += values[r, t, f] - intercept[n, step, f]
 
 
@@ -991,35 +957,35 @@ def _load(table: Array, rows: Array, t: int, out: Array) -> None:
 
 
 @_fast
-def _store(mean: Array, rows: Rows, block: int, t: int, table: Array) -> None:
+def _store(mean: Array, members: Array, ends: Array, t: int, table: Array) -> None:
     """table[row of the lane, t] = mean[:, lane], of rows that have not ended."""
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        if r >= 0 and t < rows.ends[r]:
+        r = members[lane]
+        if r >= 0 and t < ends[r]:
             for i in range(len(mean)):
                 table[r, t, i] = mean[i, lane]
 
 
 @_fast
 def _store_observed(
-    whitened: Array, rows: Rows, block: int, t: int, which: Array, p: int, table: Array
+    whitened: Array, members: Array, ends: Array, t: int, which: Array, p: int, table: Array
 ) -> None:
-    """The same for the observed elements."""
+    """The same for the observed elements, and rows that are in the table."""
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        if r >= 0 and t < rows.ends[r]:
+        r = members[lane]
+        if 0 <= r < len(table) and t < ends[r]:
             for i in range(p):
                 table[r, t, which[i]] = whitened[i, lane]
 
 
 @_fast
-def _last_of(rows: Rows, block: int) -> int:
+def _last_of(members: Array, ends: Array) -> int:
     """The number of steps of the longest row of a block."""
     last = 0
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
+        r = members[lane]
         if r >= 0:
-            last = max(last, rows.ends[r])
+            last = max(last, ends[r])
     return last
 
 
@@ -1032,7 +998,9 @@ def means(
     rows: Rows,
     start: int,
     stop: int,
-    found: Gains,
+    at: Array,
+    gain: Array,
+    factor: Array,
     ahead: Array,
     whitened: Array,
     predicted: Array,
@@ -1040,6 +1008,7 @@ def means(
 ) -> None:
     """Whitened innovations, predicted and filtered means of the blocks ``begin`` … ``end``.
 
+    ``at``, ``gain``, ``factor`` are those of ``Gains``.
     ``ahead`` (rows, D) is the predicted mean of the first step, and afterwards that of the step
     behind the last. ``filtered`` is of length 0 where it is not asked for.
     """
@@ -1047,35 +1016,39 @@ def means(
     which = np.empty(features, np.int64)
     now, after = np.empty((size, LANES)), np.empty((size, LANES))
     e = np.empty((features, LANES))
+    values, ends, sequences = rows.values, rows.ends, rows.sequences
     for block in range(begin, end):
         g = rows.chains[block]
-        n = chains.sequences[g]
-        _resume(ahead, rows.blocks[block], now)
-        for t in range(start, min(stop, _last_of(rows, block))):
-            u = found.at[g, t - start]
-            _store(now, rows, block, t, predicted)
+        n, members = chains.sequences[g], rows.blocks[block]
+        _resume(ahead, members, now)
+        for t in range(start, min(stop, _last_of(members, ends))):
+            u = at[g, t - start]
+            _store(now, members, ends, t, predicted)
             p = _observed(system.mask, n, t, which)
-            loading = _of(system.loading, n, t)
-            _innovate(rows.values, rows, block, t, system, loading, which, p, now, e)
-            _divide(found.factor[g, u], p, e)
-            _store_observed(e, rows, block, t, which, p, whitened)
+            law = _of(system.loading, n, t), system.intercept
+            _innovate(values, members, ends, sequences, t, *law, which, p, now, e)
+            _divide(factor[g, u], p, e)
+            _store_observed(e, members, ends, t, which, p, whitened)
             _copy(now, after)
-            _add_gain(found.gain[g, u], p, e, after)
+            _add_gain(gain[g, u], p, e, after)
             if len(filtered):
-                _store(after, rows, block, t, filtered)
+                _store(after, members, ends, t, filtered)
             if t + 1 < system.mask.shape[1]:
                 _product(_of(system.transition, n, t), after, now)
-                _add_offset(system.offset, rows, block, t, now)
-        _leave(now, rows.blocks[block], ahead)
+                _add_offset(system.offset, members, sequences, len(values), t, now)
+        _leave(now, members, ahead)
 
 
 @_fast
-def _add_offset(offset: Array, rows: Rows, block: int, t: int, out: Array) -> None:
+def _add_offset(
+    offset: Array, members: Array, sequences: Array, valued: int, t: int, out: Array
+) -> None:
+    """out += b of the rows that have values, the first ``valued``."""
     step = min(t, offset.shape[1] - 1)
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        if 0 <= r < len(rows.values):
-            n = min(rows.sequences[r], len(offset) - 1)
+        r = members[lane]
+        if 0 <= r < valued:
+            n = min(sequences[r], len(offset) - 1)
             for i in range(len(out)):
                 out[i, lane] += offset[n, step, i]
 
@@ -1096,14 +1069,40 @@ class Adjoints(NamedTuple):
 
 
 @_fast
-def _add_pairs(a: Array, b: Array, sign: float, out: Array) -> None:
-    """out += sign Σ_lanes a b'."""
-    for i in range(len(a)):
-        for j in range(len(b)):
+def _add_pairs(
+    sign: float, a: Array, places: Array, count: int, b: Array, width: int, out: Array
+) -> None:
+    """out[places[:count], :width] += sign Σ_lanes a b'."""
+    for i in range(count):
+        for j in range(width):
             total = 0.0
             for lane in range(LANES):
                 total += a[i, lane] * b[j, lane]
-            out[i, j] += sign * total
+            out[places[i], j] += sign * total
+
+
+@_fast
+def _add_lanes(
+    sign: float,
+    x: Array,
+    places: Array,
+    count: int,
+    members: Array,
+    ends: Array,
+    sequences: Array,
+    valued: int,
+    t: int,
+    out: Array,
+) -> None:
+    """out[sequence of the lane's row, t, places[:count]] += sign x[:count, lane], of rows that have
+    values, the first ``valued``, and have not ended."""
+    step = min(t, out.shape[1] - 1)
+    for lane in range(LANES):
+        r = members[lane]
+        if 0 <= r < valued and t < ends[r]:
+            owner = min(sequences[r], len(out) - 1)
+            for i in range(count):
+                out[owner, step, places[i]] += sign * x[i, lane]
 
 
 @_fast
@@ -1115,7 +1114,9 @@ def means_gradient(
     rows: Rows,
     start: int,
     stop: int,
-    found: Gains,
+    at: Array,
+    gain: Array,
+    factor: Array,
     whitened: Array,
     predicted: Array,
     upstream: Array,
@@ -1125,7 +1126,7 @@ def means_gradient(
     to_factor: Array,
     out: Adjoints,
 ) -> None:
-    """The adjoint of ``means``, from the last step back.
+    """The adjoint of ``means``, from the last step back; ``at``, ``gain``, ``factor`` as there.
 
     ``upstream`` (rows, T, F) is the gradient in the whitened innovations; ``carry`` (rows, D) that
     in the predicted means of step ``stop``, and afterwards of step ``start``. ``to_gain`` (·, S, F,
@@ -1140,29 +1141,41 @@ def means_gradient(
         np.empty((size, LANES)),
     )
     e, v = np.empty((features, LANES)), np.empty((features, LANES))
+    ends, every = rows.ends, np.arange(max(size, features))
     for block in range(begin, end):
         g = rows.chains[block]
-        n = chains.sequences[g]
-        members = rows.blocks[block]
+        n, members = chains.sequences[g], rows.blocks[block]
+        lanes = members, ends, rows.sequences, len(rows.values)
         _resume(carry, members, ahead)
-        for t in range(min(stop, _last_of(rows, block)) - 1, start - 1, -1):
-            u = found.at[g, t - start]
+        for t in range(min(stop, _last_of(members, ends)) - 1, start - 1, -1):
+            u = at[g, t - start]
             p = _observed(system.mask, n, t, which)
-            gain = found.gain[g, u]
-            _load_observed(whitened, rows, block, t, which, p, e)
-            _load_observed(upstream, rows, block, t, which, p, v)
+            own = gain[g, u]
+            _load_observed(whitened, members, ends, t, which, p, e)
+            _load_observed(upstream, members, ends, t, which, p, v)
             _load(predicted, members, t, before)
+            # From the adjoint of the next prediction A (m + M' e) + b to that of the filtered mean.
             if t + 1 < system.mask.shape[1]:
-                _transition_adjoint(
-                    system, rows, block, n, t, ahead, before, e, gain, p, after, out
-                )
+                if len(out.transition):
+                    _copy(before, after)
+                    _add_gain(own, p, e, after)
+                    _add_pairs(1.0, ahead, every, size, after, size, _of(out.transition, n, t))
+                if len(out.offset):
+                    _add_lanes(1.0, ahead, every, size, *lanes, t, out.offset)
+                _product_turned(_of(system.transition, n, t), ahead, after)
             else:
                 _clear(after)
-            _add_gain_turned(gain, p, 1.0, after, v)
-            _divide_turned(found.factor[g, u], p, v)
-            _add_pairs(e[:p], after, 1.0, to_gain[g - first_chain, t - start])
-            _add_pairs(v[:p], e[:p], 1.0, to_factor[g - first_chain, t - start])
-            _observation_adjoint(system, rows, block, n, t, which, p, v, before, out)
+            _add_gain_turned(own, p, 1.0, after, v)
+            _divide_turned(factor[g, u], p, v)
+            _add_pairs(1.0, e, every, p, after, size, to_gain[g - first_chain, t - start])
+            _add_pairs(1.0, v, every, p, e, p, to_factor[g - first_chain, t - start])
+            # From the adjoint v of y - C m - d to loading, intercept and values.
+            if len(out.loading):
+                _add_pairs(-1.0, v, which, p, before, size, _of(out.loading, n, t))
+            if len(out.intercept):
+                _add_lanes(-1.0, v, which, p, *lanes, t, out.intercept)
+            if len(out.values):
+                _store_observed(v, members, ends, t, which, p, out.values)
             _copy(after, ahead)
             _add_loading(_of(system.loading, n, t), which, p, -1.0, v, ahead)
         _leave(ahead, members, carry)
@@ -1170,83 +1183,14 @@ def means_gradient(
 
 @_fast
 def _load_observed(
-    table: Array, rows: Rows, block: int, t: int, which: Array, p: int, out: Array
+    table: Array, members: Array, ends: Array, t: int, which: Array, p: int, out: Array
 ) -> None:
     """out[:p, lane] = the observed elements of table[row of the lane, t], 0 beyond its end."""
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        inside = r >= 0 and t < rows.ends[r]
+        r = members[lane]
+        inside = r >= 0 and t < ends[r]
         for i in range(p):
             out[i, lane] = table[r, t, which[i]] if inside else 0.0
-
-
-@_fast
-def _transition_adjoint(
-    system: System,
-    rows: Rows,
-    block: int,
-    n: int,
-    t: int,
-    ahead: Array,
-    before: Array,
-    e: Array,
-    gain: Array,
-    p: int,
-    after: Array,
-    out: Adjoints,
-) -> None:
-    """From the adjoint of the next prediction A (m + M' e) + b to that of the filtered mean."""
-    size = len(ahead)
-    transition = _of(system.transition, n, t)
-    if len(out.transition):
-        _copy(before, after)
-        _add_gain(gain, p, e, after)
-        _add_pairs(ahead, after, 1.0, _of(out.transition, n, t))
-    if len(out.offset):
-        step = min(t, out.offset.shape[1] - 1)
-        for lane in range(LANES):
-            r = rows.blocks[block, lane]
-            if 0 <= r < len(rows.values):
-                owner = min(rows.sequences[r], len(out.offset) - 1)
-                for i in range(size):
-                    out.offset[owner, step, i] += ahead[i, lane]
-    _product_turned(transition, ahead, after)
-
-
-@_fast
-def _observation_adjoint(
-    system: System,
-    rows: Rows,
-    block: int,
-    n: int,
-    t: int,
-    which: Array,
-    p: int,
-    v: Array,
-    before: Array,
-    out: Adjoints,
-) -> None:
-    """From the adjoint v of y - C m - d to loading, intercept and values."""
-    if len(out.loading):
-        loading = _of(out.loading, n, t)
-        for i in range(p):
-            for j in range(len(before)):
-                total = 0.0
-                for lane in range(LANES):
-                    total += v[i, lane] * before[j, lane]
-                loading[which[i], j] -= total
-    step = min(t, out.intercept.shape[1] - 1)
-    for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        if r < 0 or r >= len(rows.values) or t >= rows.ends[r]:
-            continue
-        if len(out.intercept):
-            owner = min(rows.sequences[r], len(out.intercept) - 1)
-            for i in range(p):
-                out.intercept[owner, step, which[i]] -= v[i, lane]
-        if len(out.values):
-            for i in range(p):
-                out.values[r, t, which[i]] = v[i, lane]
 
 
 @_fast
@@ -1297,26 +1241,33 @@ def gains_gradient(
     """
     size, features = carry.shape[1], system.mask.shape[2]
     which = np.empty(features, np.int64)
-    room, after = _room(size, features), np.empty((size, size))
+    after, moved = np.empty((size, size)), np.empty((size, size))
+    twice, small = np.empty((features, size)), np.empty((features, features))
     for g in share:
         n, ahead = chains.sequences[g], carry[g]
         for t in range(min(stop, chains.ends[g]) - 1, start - 1, -1):
             u = found.at[g, t - start]
             if t + 1 < chains.ends[g]:
                 transition = _of(system.transition, n, t)
-                _product(ahead, transition, room.square)
-                _product_turned(transition, room.square, after)
+                _product(ahead, transition, moved)
+                _product_turned(transition, moved, after)
                 if len(out.transition):
-                    _add_product(2.0, room.square, found.filtered[g, u], _of(out.transition, n, t))
+                    _add_product(2.0, moved, found.filtered[g, u], _of(out.transition, n, t))
                 if len(out.noise):
                     _add(ahead, _of(out.noise, n, t))
             else:
                 _clear(after)
             p = _observed(system.mask, n, t, which)
             a, b, weight = to_gain[g, t - start], to_factor[g, t - start], upstream[g, t]
-            _update_adjoint(found.gain[g, u], found.factor[g, u], p, a, b, weight, after, room)
-            predicted = found.predicted[g, u]
-            _covariance_adjoint(system, n, t, which, p, predicted, a, b, after, room.wide, out)
+            _update_adjoint(found.gain[g, u], found.factor[g, u], p, a, b, weight, after, small)
+            # From the adjoints of C P and S = C P C' + R to R, C, and P, added to ``after``.
+            loading = _of(system.loading, n, t)
+            _of_products(loading, which, p, a, b, twice)
+            if len(out.observation_noise):
+                _add_observed(b, which, p, _of(out.observation_noise, n, t))
+            if len(out.loading):
+                _add_lines(twice, which, p, found.predicted[g, u], _of(out.loading, n, t))
+            _add_symmetric(loading, which, p, a, after)
             _copy(after, ahead)
 
 
@@ -1346,9 +1297,12 @@ def _update_adjoint(
     to_factor: Array,
     weight: float,
     after: Array,
-    room: Room,
+    small: Array,
 ) -> None:
-    """From the adjoints of M, L and P - M' M: that of C P in to_gain, of S in to_factor."""
+    """From the adjoints of M, L and P - M' M: that of C P in to_gain, of S in to_factor.
+
+    ``small`` (F, F) is room.
+    """
     size = len(after)
     for i in range(p):
         for j in range(size):
@@ -1364,57 +1318,56 @@ def _update_adjoint(
                 total += to_gain[i, j] * gain[k, j]
             to_factor[i, k] = -total
         to_factor[i, i] += 2 * weight / factor[i, i]
-    _factor_adjoint(factor, p, to_factor, room.small)
+    _factor_adjoint(factor, p, to_factor, small)
     for i in range(p):
         for k in range(p):
-            to_factor[i, k] = room.small[i, k]
+            to_factor[i, k] = small[i, k]
 
 
 @_fast
-def _covariance_adjoint(  # noqa: C901 - one sweep
-    system: System,
-    n: int,
-    t: int,
-    which: Array,
-    p: int,
-    predicted: Array,
-    to_product: Array,
-    to_square: Array,
-    after: Array,
-    twice: Array,
-    out: Adjoints,
+def _of_products(
+    loading: Array, which: Array, p: int, to_product: Array, to_square: Array, twice: Array
 ) -> None:
-    """From the adjoints of C P and S = C P C' + R to R, C, and P, which is added to ``after``."""
-    size = len(after)
-    loading = _of(system.loading, n, t)
-    if len(out.observation_noise):
-        noise = _of(out.observation_noise, n, t)
-        for i in range(p):
-            for k in range(p):
-                noise[which[i], which[k]] += to_square[i, k]
+    """Adds the adjoint of S, times C, to that of C P; ``twice`` adds it twice."""
     for i in range(p):
-        for j in range(size):
+        for j in range(loading.shape[1]):
             total = 0.0
             for k in range(p):
                 total += to_square[i, k] * loading[which[k], j]
             twice[i, j] = to_product[i, j] + 2 * total
             to_product[i, j] += total
-    if len(out.loading):
-        to_loading = _of(out.loading, n, t)
-        for i in range(p):
-            f = which[i]
-            for k in range(size):
-                x = twice[i, k]
-                for j in range(size):
-                    to_loading[f, j] += x * predicted[k, j]
-    for i in range(size):
+
+
+@_fast
+def _add_observed(x: Array, which: Array, p: int, out: Array) -> None:
+    """out[which, which] += x."""
+    for i in range(p):
+        for k in range(p):
+            out[which[i], which[k]] += x[i, k]
+
+
+@_fast
+def _add_lines(a: Array, which: Array, p: int, b: Array, out: Array) -> None:
+    """out[which] += a b."""
+    for i in range(p):
+        f = which[i]
+        for k in range(len(b)):
+            x = a[i, k]
+            for j in range(len(b)):
+                out[f, j] += x * b[k, j]
+
+
+@_fast
+def _add_symmetric(loading: Array, which: Array, p: int, to_product: Array, out: Array) -> None:
+    """The symmetric part of out + 2 C' to_product."""
+    for i in range(len(out)):
         for j in range(i + 1):
-            total = after[i, j] + after[j, i]
+            total = out[i, j] + out[j, i]
             for k in range(p):
-                c = loading[which[k]]
-                total += c[i] * to_product[k, j] + c[j] * to_product[k, i]
-            after[i, j] = 0.5 * total
-            after[j, i] = 0.5 * total
+                f = which[k]
+                total += loading[f, i] * to_product[k, j] + loading[f, j] * to_product[k, i]
+            out[i, j] = 0.5 * total
+            out[j, i] = 0.5 * total
 
 
 # --- the smoother ---------------------------------------------------------------------------------
@@ -1495,12 +1448,12 @@ def smooth_means(
     for block in range(begin, end):
         g = rows.chains[block]
         members = rows.blocks[block]
-        last = _last_of(rows, block)
+        last = _last_of(members, rows.ends)
         for t in range(last - 1, -1, -1):
             u = found.at[g, t]
             _load(filtered, members, t, here)
             if t + 1 < last:
-                _surprise(smoothed, predicted, rows, block, t + 1, ahead)
+                _surprise(smoothed, predicted, members, rows.ends, t + 1, ahead)
                 _divide_root(found.ahead[g, u], ahead)
                 across = found.across[g, u]
                 for k in range(size):
@@ -1508,17 +1461,17 @@ def smooth_means(
                         x = across[k, i]
                         for lane in range(LANES):
                             here[i, lane] += x * ahead[k, lane]
-            _store(here, rows, block, t, smoothed)
+            _store(here, members, rows.ends, t, smoothed)
 
 
 @_fast
 def _surprise(
-    smoothed: Array, predicted: Array, rows: Rows, block: int, t: int, out: Array
+    smoothed: Array, predicted: Array, members: Array, ends: Array, t: int, out: Array
 ) -> None:
     """out = smoothed - predicted mean of a step, zero for rows that have ended."""
     for lane in range(LANES):
-        r = rows.blocks[block, lane]
-        inside = r >= 0 and t < rows.ends[r]
+        r = members[lane]
+        inside = r >= 0 and t < ends[r]
         for i in range(len(out)):
             out[i, lane] = smoothed[r, t, i] - predicted[r, t, i] if inside else 0.0
 

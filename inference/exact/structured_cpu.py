@@ -264,7 +264,7 @@ class Chain:
     def shares(self) -> list[Array]:
         """Sequences dealt out to the threads, each share by falling length."""
         threads = len(cut(len(self.order)))
-        return [self.order[start::threads] for start in range(threads)]
+        return [np.ascontiguousarray(self.order[start::threads]) for start in range(threads)]
 
     def new(self, *shape: int) -> Tensor:
         return torch.empty(shape, dtype=self.dtype)
