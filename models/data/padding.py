@@ -131,6 +131,8 @@ def floating(numbers: Tensor, name: str, where: Tensor) -> Tensor:
     if numbers.is_floating_point():
         return numbers
     plain = numbers.to(torch.get_default_dtype())
+    if numbers.element_size() <= 2 and plain.element_size() >= 4:  # float32 has all of 16 bits
+        return plain
     return plain if bool((_kept(plain, numbers) | ~where).all()) else exactly(numbers, name, where)
 
 
