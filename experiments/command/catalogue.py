@@ -27,6 +27,7 @@ import dataclasses
 import difflib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -94,12 +95,17 @@ def _found(packages: Sequence[str]) -> dict[str, tuple[str, str]]:
                 continue
             spec = module.module_finder.find_spec(module.name, None)
             source = Path(spec.origin) if spec and spec.origin else None
-            docstring = ast.get_docstring(ast.parse(source.read_bytes())) if source else None
+            docstring = _docstring(source.read_bytes()) if source else None
             if not docstring:
                 raise ValueError(f"{module.name} must begin with a docstring that gives its title")
             title = docstring.splitlines()[0].rstrip(".")
             found[module.name.replace("_", "-")] = (f"{package}.{module.name}", title)
     return dict(sorted(found.items()))
+
+
+@lru_cache  # a process that is asked again, for the next job or test, reads but does not parse
+def _docstring(source: bytes) -> str | None:
+    return ast.get_docstring(ast.parse(source))
 
 
 def load(name: str) -> Experiment:
