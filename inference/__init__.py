@@ -35,6 +35,7 @@ from .decisions.planning import mdp_values, qmdp, value_iteration
 from .decisions.plans import AlphaVectors, History, Plan, load_plan
 from .decisions.trackers import FilterTracker, NoMemory, track
 from .diagnosis.belief_calibration import BeliefCalibration, belief_calibration
+from .diagnosis.calibrate import Calibration, calibrate
 from .diagnosis.diagnose import diagnose
 from .diagnosis.leave_future_out import LeaveFutureOut, leave_future_out
 from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
@@ -134,6 +135,7 @@ __all__ = [
     "BeliefReadout",
     "BestUnit",
     "CRFFilter",
+    "Calibration",
     "CellLaw",
     "Check",
     "Component",
@@ -221,6 +223,7 @@ __all__ = [
     "belief_events",
     "belief_readout",
     "by_step",
+    "calibrate",
     "collapsed",
     "compare",
     "compare_gates",
