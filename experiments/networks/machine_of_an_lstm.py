@@ -4,11 +4,17 @@ LSTMs learn to predict sequences of processes whose machines are known. Then eac
 own law of sequences and nothing else: the singular values of the Hankel matrix of that law say how
 many states it has, and the machine that is read off it is held against the network and against the
 truth, which neither has seen. Controls: a network that was not trained, one whose training was
-stopped early, and a counter of brackets, which no finite machine is.
+stopped stopped early, and a counter of brackets, which no finite machine is.
+
+Whether the network's update is Bayes' rule of its machine is asked of differences: two pasts that
+differ in their last symbol lead to two beliefs of the network, and the update turns these into two
+others. Beside it stand the same network untrained, with weights four times too large, and a law
+that knows the last two symbols alone, each in the network's place.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,7 +27,14 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ...inference import LawDivergence, NetworkLaw, SequenceLaw, law_divergence, machine_of
+from ...inference import (
+    LawDivergence,
+    Machine,
+    NetworkLaw,
+    SequenceLaw,
+    law_divergence,
+    machine_of,
+)
 from ...inference.arviz_groups import Idata, group
 from ...inference.machines.certificates import entropy_rate
 from ...inference.machines.known_laws import OperatorLaw
@@ -31,6 +44,7 @@ from ...models.randomness import generator_from, seeded
 from ..command.report import Outcome, record
 from ..command.seeds import Figures, Repeated, at_least, falls_short, over_seeds, stream
 from .parts.language_models import LanguageModel, train
+from .parts.last_symbols import LastTwoSymbols
 from .parts.random_machines import Counter, Kind, even, random_machine, smallest_direction
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -57,6 +71,8 @@ REACH = {
     "known.share_of_transitions_within_03": (">=", 1.0),
     "random.visible_with_the_right_number_of_states": (">=", 16),
     "all.share_no_farther_from_the_truth_than_the_network": (">=", 0.8),
+    "known.share_with_an_update_nearer_to_bayes_than_all_controls": (">=", 1.0),
+    "known.median_update_r_squared": (">=", 0.9),
     "controls.untrained_kl_of_truth_and_machine": (">=", 0.1),
     "controls.stopped_early_states": ("<=", 4),
     "controls.counters_with_a_small_machine": ("<=", 0),
@@ -144,7 +160,8 @@ def measured(settings: Settings, name: str, number: int) -> dict[str, Any]:
     """One network: trained, read, and held against the truth."""
     truth = truth_of(settings, name, number)
     seed = stream(settings, [*KNOWN, "random", *CONTROLS].index(name), number)
-    law = _trained(settings, truth.law, name, seed)
+    language = _trained(settings, truth.law, name, seed)
+    law = _law(language)
 
     def apart(one: SequenceLaw, machine: object, place: int) -> LawDivergence:
         return law_divergence(
@@ -175,6 +192,8 @@ def measured(settings: Settings, name: str, number: int) -> dict[str, Any]:
     if truth.states:
         assert isinstance(truth.law, OperatorLaw)
         out["smallest_singular_value_of_the_truth"] = smallest_direction(truth.law, truth.states)
+    if name in KNOWN:
+        out["update"] = _updates(settings, found, language, seed)
     if truth.tables is not None and found.states == truth.states:
         out["transition_error"] = up_to_names(found.hmm.tables().tables, truth.tables)
     return out
@@ -183,7 +202,36 @@ def measured(settings: Settings, name: str, number: int) -> dict[str, Any]:
 CONTROLS = "untrained", "stopped_early", "counter"
 
 
-def _trained(settings: Settings, truth: SequenceLaw, name: str, seed: int) -> NetworkLaw:
+OVERGROWN = 4
+"""Factor of the weights of a network that does not forget."""
+
+
+def _updates(
+    settings: Settings, found: Machine, language: LanguageModel, seed: int
+) -> dict[str, dict[str, float]]:
+    """R² and slope of the network's update, and of controls in its place, beside Bayes' rule."""
+    with seeded(seed):
+        untrained = LanguageModel(language.symbols, settings.hidden_size)
+    overgrown = copy.deepcopy(language)
+    with torch.no_grad():
+        for weight in overgrown.lstm.parameters():
+            weight.mul_(OVERGROWN)
+    law = _law(language)
+    laws = {
+        "network": law,
+        "untrained": _law(untrained),
+        "overgrown": _law(overgrown),
+        "last_two_symbols": LastTwoSymbols(law, settings.samples, settings.length, seed + 4),
+    }
+    told = {name: found.update_agreement(network=one, seed=seed) for name, one in laws.items()}
+    return {name: {"r_squared": one.r_squared, "slope": one.slope} for name, one in told.items()}
+
+
+def _law(language: LanguageModel) -> NetworkLaw:
+    return NetworkLaw(language.lstm.eval(), language.output)
+
+
+def _trained(settings: Settings, truth: SequenceLaw, name: str, seed: int) -> LanguageModel:
     with seeded(seed):
         language = LanguageModel(truth.symbols, settings.hidden_size)
     steps = {"untrained": 0, "stopped_early": settings.early_steps}.get(
@@ -198,7 +246,7 @@ def _trained(settings: Settings, truth: SequenceLaw, name: str, seed: int) -> Ne
 
     if steps:
         train(language, batches(), steps=steps, learning_rate=1e-2)
-    return NetworkLaw(language.lstm.eval(), language.output)
+    return language
 
 
 def _padded(values: Tensor) -> list[float]:
@@ -258,6 +306,10 @@ def summaries(each: Mapping[str, Figures]) -> dict[str, Any]:
             "share_of_entropy_rates_within_a_thousandth": _share(
                 known, lambda one: one["entropy_rate_error"] <= 1e-3
             ),
+            "share_with_an_update_nearer_to_bayes_than_all_controls": _share(known, _nearest),
+            "median_update_r_squared": float(
+                np.median([one["update"]["network"]["r_squared"] for one in known])
+            ),
         }
         if unifilar:
             within = sum(error <= 0.03 for error in told)
@@ -299,6 +351,11 @@ def is_visible(one: Figures) -> bool:
     """Whether all directions of the truth stand out of what the training left of noise."""
     smallest = float(one["smallest_singular_value_of_the_truth"])
     return smallest > VISIBLE * math.sqrt(float(one["regret"]))
+
+
+def _nearest(one: Figures) -> bool:
+    told = {name: each["r_squared"] for name, each in one["update"].items()}
+    return bool(told["network"] > max(told[name] for name in told if name != "network"))
 
 
 def _share(ones: Sequence[Figures], holds: Callable[[Figures], bool]) -> float:

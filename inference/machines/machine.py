@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...models import LabelledHMM, Sequences
@@ -20,12 +21,14 @@ from ..checking.sample_statistics import SampleComparison, compare_samples
 from ..export.to_arviz import to_arviz
 from ..filters.spectral import ObservableOperators
 from ..fitting.settings import FitSettings
+from ..networks.gate_identity import Agreement
 from .certificates import LawDivergence, codes_of, entropy_rate, update_divergence
 from .hankel import Words
-from .known_laws import OperatorLaw
+from .known_laws import OperatorLaw, law_of
 from .laws import SequenceLaw, sampled
 from .posterior import Sampler, check_posterior, masked, posterior
 from .refinement import Tables
+from .updates import changed_updates
 
 _PLAIN = (
     *("kind", "states", "floor", "floor_from", "ranks", "curve", "starts", "small", "asked"),
@@ -164,6 +167,54 @@ class Machine:
         else:
             codes, lengths = codes_of(law, data)
         return update_divergence(law, self.operators, self.futures, codes, lengths)
+
+    def update_agreement(
+        self,
+        data: Sequences | None = None,
+        *,
+        network: object | None = None,
+        changes: int = 6,
+        seed: int = 0,
+    ) -> Agreement:
+        r"""How does the network's update pass a difference on? As :func:`update_agreement`.
+
+        Two histories u, u' of the network differ in their last symbol; both go on with x. Compared
+        are the network's own belief and Bayes' rule B_x of the machine, which begins at it:
+
+        .. math:: b(u'x) - b(ux), \qquad B_x(b(u')) - B_x(b(u))
+
+        in the machine's coordinates, the network's own word for the futures: nothing is fitted.
+        Gates of a network without natural units have nothing of Bayes' rule to be compared with
+        (:func:`gate_identity`); this holds in any coordinates of its state.
+
+        Args:
+            data: sequences; None: 200 fresh ones of the network.
+            network: a control in the network's place, a law of the same symbols: untrained, say, or
+                one that knows the last symbols alone.
+            changes: steps at which all sequences are changed, each to a symbol that the law draws.
+            seed: of steps, changes and sequences.
+
+        Raises:
+            ValueError: as for ``update_error``, or a control of other symbols.
+
+        >>> from beliefzoo.inference import machine_of
+        >>> from beliefzoo.models import mess3
+        >>> found = machine_of(mess3(), samples=50, refine=False)
+        >>> round(found.update_agreement().r_squared, 6)
+        1.0
+        """
+        own = self._network()
+        law = own if network is None else law_of(network)
+        require(law.symbols == own.symbols, "network", f"needs {own.symbols} symbols", law.symbols)
+        require_count(changes, "changes")
+        if data is None:
+            codes = sampled(own, 200, self.divergence.steps.shape[1], seed)[0]
+            lengths = torch.full((len(codes),), codes.shape[1])
+        else:
+            codes, lengths = codes_of(own, data)
+        return changed_updates(
+            law, self.operators, self.futures, codes, lengths, changes=changes, seed=seed
+        )
 
     def to_arviz(
         self,
