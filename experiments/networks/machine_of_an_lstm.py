@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -38,14 +38,20 @@ from ...inference import (
 from ...inference.arviz_groups import Idata, group
 from ...inference.machines.certificates import entropy_rate
 from ...inference.machines.known_laws import OperatorLaw
-from ...inference.machines.laws import sampled
 from ...models import golden_mean, mess3, random_random_xor, zero_one_random
-from ...models.randomness import generator_from, seeded
+from ...models.randomness import seeded
 from ..command.report import Outcome, record
 from ..command.seeds import Figures, Repeated, at_least, falls_short, over_seeds, stream
 from .parts.language_models import LanguageModel, train
 from .parts.last_symbols import LastTwoSymbols
-from .parts.random_machines import Counter, Kind, even, random_machine, smallest_direction
+from .parts.random_machines import (
+    Counter,
+    Kind,
+    batches_of,
+    even,
+    random_machine,
+    smallest_direction,
+)
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -224,7 +230,10 @@ def _updates(
         "last_two_symbols": LastTwoSymbols(law, settings.samples, settings.length, seed + 4),
     }
     told = {name: found.update_agreement(network=one, seed=seed) for name, one in laws.items()}
-    return {name: {"r_squared": one.r_squared, "slope": one.slope} for name, one in told.items()}
+    parts = {name: {"r_squared": one.r_squared, "slope": one.slope} for name, one in told.items()}
+    for part in parts.values():  # a network without memory has no changes that could be explained
+        part.update({key: 0.0 for key, value in part.items() if not math.isfinite(value)})
+    return parts
 
 
 def _law(language: LanguageModel) -> NetworkLaw:
@@ -237,15 +246,9 @@ def _trained(settings: Settings, truth: SequenceLaw, name: str, seed: int) -> La
     steps = {"untrained": 0, "stopped_early": settings.early_steps}.get(
         name, settings.training_steps
     )
-    generator = generator_from(seed)
-
-    def batches() -> Iterator[Tensor]:
-        while True:
-            fresh = int(torch.randint(2**31, (), generator=generator))
-            yield sampled(truth, settings.batch, settings.length, fresh)[0]
-
     if steps:
-        train(language, batches(), steps=steps, learning_rate=1e-2)
+        batches = batches_of(truth, settings.batch, settings.length, seed)
+        train(language, batches, steps=steps, learning_rate=1e-2)
     return language
 
 

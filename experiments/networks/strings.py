@@ -37,6 +37,7 @@ from torch import Tensor
 
 from ...inference import baum_welch, log_evidence, machine_of
 from ...inference.arviz_groups import Idata, group
+from ...inference.machines.hankel import ROUNDING
 from ...models import Categorical, HiddenMarkovModel, LabelledHMM, MatrixTransition
 from ...models.checks import require
 from ..command.report import Array, Outcome, record
@@ -93,7 +94,7 @@ class Settings:
     """Sizes of the LSTM that are tried."""
     epochs: int = 30
     """Epochs of its training, at most: it ends when the validation strings gain nothing."""
-    machine_states: tuple[int, ...] = (6, 12, 20, 32)
+    machine_states: tuple[int, ...] = (6, 12, 20, 30)
     """States of the machine that are tried in turn, until two of them in a row gain nothing."""
     samples: int = 500
     """Sequences of the LSTM that the machine is fitted to: strings, one after another…"""
@@ -293,9 +294,11 @@ def networks(settings: Settings, strings: Strings) -> dict[str, Found]:
     valid = strings.valid.mean(string_log_prob(law, strings.valid))
     out = {"lstm": Found(valid, string_log_prob(law, strings.test), settings.units[best])}
     machine: Found | None = None
-    vain = 0
+    vain, rank = 0, settings.machine_states[0]
     for states in settings.machine_states:
-        found = machine_of(
+        if states > rank:
+            break
+        read = machine_of(
             law,
             states=states,
             prefixes=600,
@@ -304,7 +307,9 @@ def networks(settings: Settings, strings: Strings) -> dict[str, Found]:
             length=settings.length,
             restarts=1,
             seed=stream(settings, 3, states),
-        ).hmm
+        )
+        found, values = read.hmm, read.singular_values
+        rank = int((values > ROUNDING * values[0]).sum())
         gained = strings.valid.mean(log_evidence(found, strings.valid.data).clamp_min(-1e3))
         vain += 1
         if machine is None or gained > machine.valid:

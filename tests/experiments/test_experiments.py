@@ -30,6 +30,7 @@ WITHOUT_DRAWS = {
     "random-chains",
     "relaxed-cell",
     "strings",
+    "two-trainings",
     "written-gates",
 }
 """What they save are figures over networks, fits or data sets, no draws of a posterior."""

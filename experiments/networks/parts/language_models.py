@@ -24,10 +24,28 @@ class LanguageModel(nn.Module):
         """Mean of −log p(x_t | x_1 … x_{t-1}) over codes (N, T), nats; a code of −1 is none."""
         read = codes[:, :-1].clamp_min(0)
         x = nn.functional.one_hot(read, self.symbols).to(self.output.weight)
-        h = self.lstm(x)[0]
+        h = self.network(x)[0]
         before = torch.cat([torch.zeros_like(h[:, :1]), h], 1)
         scores = self.output(before).flatten(0, 1)
         return nn.functional.cross_entropy(scores, codes.flatten(), ignore_index=-1)
+
+    @property
+    def network(self) -> nn.RNNBase:
+        """The recurrent network."""
+        return self.lstm
+
+
+class GRULanguageModel(LanguageModel):
+    """The same with a GRU."""
+
+    def __init__(self, symbols: int, hidden_size: int) -> None:
+        super().__init__(symbols, hidden_size)
+        del self.lstm
+        self.gru = nn.GRU(symbols, hidden_size, batch_first=True)
+
+    @property
+    def network(self) -> nn.RNNBase:
+        return self.gru
 
 
 def train(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from functools import cache
 from typing import Literal
 
@@ -11,7 +12,9 @@ from torch import Tensor
 
 from ....inference.machines.hankel import plan_of, spectrum_of
 from ....inference.machines.known_laws import OperatorLaw
+from ....inference.machines.laws import SequenceLaw, sampled
 from ....models import LabelledChain, labelled_chain
+from ....models.randomness import generator_from
 
 Kind = Literal["hmm", "automaton"]
 
@@ -66,6 +69,14 @@ def _automaton(states: int, rng: np.random.Generator) -> Tensor:
     emits = rng.dirichlet(np.full(SYMBOLS, 0.5), states)
     moves = rng.dirichlet(np.full(states, 0.05), (SYMBOLS, states))
     return torch.from_numpy(emits.T[:, :, None] * moves)
+
+
+def batches_of(law: SequenceLaw, batch: int, length: int, seed: int) -> Iterator[Tensor]:
+    """Fresh sequences of a law without end, (batch, length) each."""
+    generator = generator_from(seed)
+    while True:
+        fresh = int(torch.randint(2**31, (), generator=generator))
+        yield sampled(law, batch, length, fresh)[0]
 
 
 class Counter:
