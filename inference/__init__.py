@@ -81,7 +81,8 @@ from .machines.machine import Machine, load_machine
 from .machines.merging import merge_states
 from .machines.network_laws import NetworkLaw, PrefixLaw
 from .machines.reading import machine_of
-from .machines.wrapping import Wrapped, WrappedComparison, compare_wrapped, wrap
+from .machines.wrapped_comparison import WrappedComparison, compare_wrapped
+from .machines.wrapping import Wrapped, wrap
 from .networks.constructed import (
     ConstructedCell,
     ConstructedFilter,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Self
 
 import torch
@@ -80,7 +80,7 @@ class OperatorLaw:
             return law
         if isinstance(machine, ObservableOperators):
             return cls(machine.start, machine.operators.mT, machine.end)
-        initial, tables = _tables_of(machine)
+        initial, tables = tables_of(machine)
         return cls(initial, tables)
 
     def start(self, n: int) -> State:
@@ -100,20 +100,29 @@ class OperatorLaw:
         return (told / told.sum(-1, keepdim=True)).log()
 
 
-def _tables_of(model: HiddenMarkovModel) -> tuple[Tensor, Tensor]:
-    """p(z_1) and p(x_t, z_{t+1} | z_t) = O(z_t, x) T(z_t, z_{t+1}) of a model of symbols."""
+def tables_of(
+    model: HiddenMarkovModel, values: Mapping[str, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """p(z_1) and p(x_t, z_{t+1} | z_t) of a model of symbols, at values of what is unknown.
+
+    Raises:
+        ValueError: another model, unknown parameters without values, or moves that differ between
+            steps.
+    """
     fits = isinstance(model, HiddenMarkovModel) and isinstance(model.emission, Categorical)
     require(fits, "law", "must be a law of symbols: a network, or a model of them", repr(model))
     alike = not (model.inputs or model.actions or model.timed)
     require(alike, "law", "must move alike at all steps", model)
     like = Sequences.from_tensors(model.observations.blank(1, 2), codes=True)
-    laws = model.laws({}, like)
+    laws = model.laws(values or {}, like)
     initial = laws.log_initial[0].exp().double()
+    emits = laws.emission.mean(laws.parameters).double().mT.unsqueeze(-1)
     moves = torch.ones(1, 1, dtype=torch.float64)
-    if model.states > 1:
+    if model.states > 1 and isinstance(model, LabelledHMM):
+        moves = laws.parameters["transition"].double()
+    elif model.states > 1:
         moves = laws.log_transition[0, 0].exp().double()
-    emits = laws.emission.mean(laws.parameters).double()
-    return initial, emits.mT.unsqueeze(-1) * moves
+    return initial, emits * moves
 
 
 def law_of(

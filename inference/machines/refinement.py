@@ -27,10 +27,10 @@ from .laws import SequenceLaw, ends_of, read_checked, taken
 _SMALLEST = 1e-6
 """Operators may give less in the course of a climb; the logarithm stops there."""
 
-_SHORT, _LONG = 40, 150
+SHORT, LONG = 40, 150
 """Iterations after which starts are compared, and at the end."""
 
-_FEW = 300
+FEW = 300
 """Sequences on which starts are compared."""
 
 _SOFTEST = 1e-4
@@ -143,7 +143,7 @@ def refined_operators(operators: ObservableOperators, target: Target, *, ends: b
     parts = [part.clone().requires_grad_() for part in parts]
     with torch.no_grad():
         before = float(given.distance(target))
-    _climb(lambda: made(*parts), parts, target.first(_FEW), _LONG // 2)
+    climb(lambda: made(*parts), parts, target.first(FEW), LONG // 2)
     with torch.no_grad():
         found = made(*parts)
         found = Tables(*(part.detach() for part in found))
@@ -172,13 +172,13 @@ def refined_hmm(
     found = []
     with progress_of(len(starts) + 1, "start", shown=progress, desc="hidden Markov model") as bar:
         for name, machine in starts:
-            one = _softened_climb(machine, target.first(_FEW), _SHORT, ends=ends_of(law))
+            one = _softened_climb(machine, target.first(FEW), SHORT, ends=ends_of(law))
             found.append(one._replace(kind=name))
             bar.update()
         best = found[0]
         for one in found[1:]:
             best = one if one.distance * _EQUAL < best.distance else best
-        end = _softened_climb(best.machine, target, _LONG, ends=ends_of(law))
+        end = _softened_climb(best.machine, target, LONG, ends=ends_of(law))
         bar.update()
     tried = tuple((one.kind, one.distance) for one in found)
     return end._replace(kind="hidden Markov model"), tried
@@ -193,7 +193,7 @@ def _softened_climb(machine: Tables, target: Target, steps: int, *, ends: bool) 
     joint = tables.permute(1, 0, 2).flatten(1)
     if ends:
         joint = torch.cat([joint, machine.stop.unsqueeze(-1)], 1)
-    least = _SOFTEST if steps <= _SHORT else _SMALLEST**2
+    least = _SOFTEST if steps <= SHORT else _SMALLEST**2
     parts = [part.clamp_min(least).log().clone().requires_grad_() for part in (start, joint)]
     ones = torch.ones(k, dtype=torch.float64)
 
@@ -204,13 +204,13 @@ def _softened_climb(machine: Tables, target: Target, steps: int, *, ends: bool) 
             return Tables.of_strings(first, moves, ones, rows[:, -1])
         return Tables(first, moves, ones)
 
-    _climb(made, parts, target, steps)
+    climb(made, parts, target, steps)
     with torch.no_grad():
         found = made()
         return Refined(found, float(found.distance(target)), "")
 
 
-def _climb(made: Callable[[], Tables], parts: Sequence[Tensor], target: Target, steps: int) -> None:
+def climb(made: Callable[[], Tables], parts: Sequence[Tensor], target: Target, steps: int) -> None:
     """L-BFGS on the distance; the best parameters met are left in the parts."""
     optimizer = torch.optim.LBFGS(
         list(parts), max_iter=steps, history_size=20, line_search_fn="strong_wolfe",
@@ -263,7 +263,7 @@ def _starts(
 ) -> Iterator[tuple[str, Tables]]:
     """Hidden Markov models around what the network predicts; one at random if that is too flat."""
     r, v = len(operators.start), law.symbols
-    few = target.codes[:_FEW]
+    few = target.codes[:FEW]
     points = beliefs_of(law, operators, words, few)
     late = 0 if ends_of(law) else points.shape[1] // 2  # once the network knows where it is
     settled, codes = points[:, late:], few[:, late:]

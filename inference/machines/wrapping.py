@@ -11,14 +11,13 @@ import copy
 import dataclasses
 import json
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ...models import Categorical, HiddenMarkovModel, Model, Sequences
+from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.boundary import boundary
 from ...models.chains.nodes import node_probabilities
 from ...models.checks import require, require_count, require_seed
@@ -26,7 +25,7 @@ from ...models.data.names import Names
 from ...models.emissions.emission import Emission
 from ...models.randomness import seeded
 from ..arviz_groups import Idata
-from ..checking.evidence_gap import EvidenceGap, evidence_gap, standard_error
+from ..checking.evidence_gap import EvidenceGap, evidence_gap
 from ..checking.sample_statistics import SampleComparison, compare_samples
 from ..export.to_arviz import to_arviz
 from ..filters.recurrences import recurrent_gates
@@ -44,7 +43,10 @@ from ..networks.readouts import Readouts, lstm_readouts, untrained_like
 from ..queries import answers as queries
 from ..queries.chains import require_discrete
 from .certificates import LawDivergence, law_divergence
+from .laws import log_conditionals
 from .network_laws import NetworkLaw
+from .projection import has_law, projected
+from .refinement import Target
 
 READ_STEPS = 20_000
 """Steps of held-out sequences that read-outs and gates are compared on; more say little more."""
@@ -187,8 +189,12 @@ def wrap(
     """Fits a model around an LSTM that serves as its filter, and measures how well it does.
 
     ``data`` determine which law of sequences is examined: by default the LSTM's own, from which
-    they are drawn. Fitted to the text that it was trained on, a model and its belief say how well
-    the LSTM remembers letters instead (docs/science.md, I10).
+    they are drawn. A model of symbols is then fitted to what the LSTM says of the next symbol
+    after each past: its unknown parameters are where KL(LSTM ‖ model) is least, without the noise
+    of drawn symbols, and without a prior. Only the belief's head is learned from the sequences.
+
+    Fitted to the text that it was trained on, a model and its belief say how well the LSTM
+    remembers letters instead (docs/science.md, I10).
 
     Args:
         lstm: ``torch.nn.LSTM`` that reads forward, of one or more layers: symbols as one-hot
@@ -200,7 +206,8 @@ def wrap(
             LSTM is scored and sampled as a language model. None: not done.
         fine_tune: also train the LSTM's weights.
         memory: what the belief is read off: ``"h"``, ``"c"``, or both, ``"hc"``.
-        parameters: posterior of the model's parameters, as of ``BeliefGuide``.
+        parameters: posterior of the model's parameters, as of ``BeliefGuide``; another one than
+            ``"map"`` is that given the sequences, also without ``data``.
         heldout: sequences to measure on, or the share of ``data`` to hold out for that.
         settings: of the fit.
         windows: controls of the read-outs read the last 1 … ``windows`` inputs.
@@ -235,6 +242,7 @@ def wrap(
     require_count(windows, "windows", 0)
     require_count(samples, "samples", 0)
     require_seed(seed, optional=False)
+    own = data is None and parameters == "map"
     data = _drawn_from(lstm, output, model, sequences, length, seed) if data is None else data
     require(isinstance(data, Sequences), "data", "must be Sequences", type(data).__name__)
     _check_settings(settings)
@@ -258,11 +266,15 @@ def wrap(
         + EMBEDDED * model.observations.codes,
         f"input_size={lstm.input_size}",
     )
+    settings = settings or _FIT
+    if own and output is not None and has_law(model) and model.priors:
+        model = _nearest(lstm, output, model, train, settings, seed)
+        settings = dataclasses.replace(settings, start="kmeans")  # nothing is left to start
     kept = copy.deepcopy(lstm).to(torch.get_default_dtype())
     with seeded(seed):  # the head's first weights
         network = LSTMFilter(network=kept, memory=memory, frozen=not fine_tune)
         guide = BeliefGuide(model, network, parameters=parameters)
-    fitted = fit(model, guide, train, settings=settings or _FIT, seed=seed, progress=progress)
+    fitted = fit(model, guide, train, settings=settings, seed=seed, progress=progress)
     return _measured(fitted, lstm, output, test, windows, samples, seed)
 
 
@@ -282,6 +294,23 @@ def _drawn_from(
     require(endless, "model", needed, repr(model))
     require_count(length, "length", 2)
     return sample_lstm(lstm, output, sequences, length, seed=seed)
+
+
+def _nearest(
+    lstm: nn.LSTM,
+    output: nn.Module,
+    model: HiddenMarkovModel,
+    train: Sequences,
+    settings: FitSettings,
+    seed: int,
+) -> HiddenMarkovModel:
+    codes = train.codes()
+    target = Target(codes, log_conditionals(_law_of(lstm, output), codes))
+    return projected(model, target, start=settings.start, seed=seed)
+
+
+def _law_of(lstm: nn.LSTM, output: nn.Module) -> NetworkLaw:
+    return NetworkLaw(copy.deepcopy(lstm).eval(), copy.deepcopy(output).eval())
 
 
 def _check_settings(settings: object) -> None:
@@ -371,11 +400,9 @@ def _law(
     seed: int,
 ) -> LawDivergence | None:
     """KL of the next-symbol laws, where the model has one that stays the same."""
-    known = isinstance(model, HiddenMarkovModel) and isinstance(model.emission, Categorical)
-    alike = not (model.inputs or model.actions or model.timed)
-    if output is None or not known or not alike or samples < 2:
+    if output is None or not has_law(model) or samples < 2:
         return None
-    network = NetworkLaw(copy.deepcopy(lstm).eval(), copy.deepcopy(output).eval())
+    network = _law_of(lstm, output)
     longest = int(test.lengths.max())
     return law_divergence(network, model, sequences=samples, length=longest, seed=seed + 2)
 
@@ -432,136 +459,6 @@ def _drawn(
     theirs = model.sample(samples, longest, seed=seed + 1).data
     lags = min(10, longest - 1)
     return compare_samples(ours, theirs, model=model, lags=lags, seed=seed), tuple(notes)
-
-
-@dataclass(frozen=True)
-class WrappedComparison:
-    """Several models around one LSTM on the same held-out sequences; by :func:`compare_wrapped`.
-
-    Attributes:
-        names: names of the models.
-        evidence: log p(data) / steps of every model with its exact filter, nats.
-        elbo: the bound with the LSTM as its filter, nats per step.
-        elbo_behind: how far each bound is below the highest.
-        elbo_behind_standard_error: of these paired differences, over sequences; 0 of the best.
-        decoder_kl: KL(exact filter ‖ best linear read-out of h and c), nats per step.
-        information: KL(exact filter ‖ its mean), the information in the belief, nats per step.
-
-    >>> from beliefzoo.inference import WrappedComparison
-    >>> found = WrappedComparison(
-    ...     names=("2 states", "3 states"), evidence=(-1.05, -1.01), elbo=(-1.06, -1.02),
-    ...     elbo_behind=(0.04, 0.0), elbo_behind_standard_error=(0.03, 0.0),
-    ...     decoder_kl=(0.02, 0.05), information=(0.3, 0.4),
-    ... )
-    >>> found.preferred_by_elbo, found.held
-    ('3 states', '2 states')
-    """
-
-    names: tuple[str, ...]
-    evidence: tuple[float, ...]
-    elbo: tuple[float, ...]
-    elbo_behind: tuple[float, ...]
-    elbo_behind_standard_error: tuple[float, ...]
-    decoder_kl: tuple[float | None, ...]
-    information: tuple[float | None, ...]
-
-    @property
-    def preferred_by_evidence(self) -> str:
-        """The model with the highest evidence."""
-        return self.names[max(range(len(self.names)), key=self.evidence.__getitem__)]
-
-    @property
-    def preferred_by_elbo(self) -> str:
-        """The model with the highest bound: evidence minus the cost of the LSTM as its filter."""
-        return self.names[max(range(len(self.names)), key=self.elbo.__getitem__)]
-
-    @property
-    def held(self) -> str:
-        """The first model in the given order whose bound is within two standard errors of the best.
-
-        With models in the order of their sizes: the smallest number of states that describes the
-        LSTM's state as well as any.
-        """
-        for number, name in enumerate(self.names):
-            if self.elbo_behind[number] <= 2 * self.elbo_behind_standard_error[number]:
-                return name
-        return self.preferred_by_elbo
-
-    def __str__(self) -> str:
-        head = ("model", "evidence", "ELBO", "behind", "decoder KL", "of nats")
-        lines = ["  {:<22}{:>10}{:>10}{:>20}{:>12}{:>9}".format(*head)]
-        for n, name in enumerate(self.names):
-            behind = f"{self.elbo_behind[n]:.4f} ± {self.elbo_behind_standard_error[n]:.4f}"
-            kl, information = self.decoder_kl[n], self.information[n]
-            lines.append(
-                f"  {name:<22}{self.evidence[n]:>10.4f}{self.elbo[n]:>10.4f}{behind:>20}"
-                f"{'' if kl is None else f'{kl:.2e}':>12}"
-                f"{'' if information is None else f'{information:.3f}':>9}"
-            )
-        lines.append(
-            f"preferred by evidence: {self.preferred_by_evidence}; by ELBO: "
-            f"{self.preferred_by_elbo}; held: {self.held}"
-        )
-        return "\n".join(lines)
-
-
-@boundary
-def compare_wrapped(wrapped: Mapping[str, Wrapped] | Sequence[Wrapped]) -> WrappedComparison:
-    """Compares several models around the same LSTM by evidence and bound.
-
-    Args:
-        wrapped: results of :func:`wrap`, by name, or in a list, then named by their states.
-
-    Returns:
-        The figures of every model, in nats per step.
-
-    Raises:
-        ValueError: fewer than two, equal names, or different held-out sequences.
-
-    >>> import torch
-    >>> from beliefzoo.inference import FitSettings, compare_wrapped, wrap
-    >>> from beliefzoo.models import Categorical, HiddenMarkovModel, mess3
-    >>> _ = torch.manual_seed(0)
-    >>> lstm, options = torch.nn.LSTM(3, 4, batch_first=True), {"windows": 0}
-    >>> data, options["settings"] = mess3().model.sample(12, 6, seed=0).data, FitSettings(steps=5)
-    >>> models = [HiddenMarkovModel(states, Categorical(3)) for states in (1, 2)]
-    >>> found = compare_wrapped([wrap(lstm, model, data, **options) for model in models])
-    >>> found.names
-    ('1 state', '2 states')
-    """
-    many = isinstance(wrapped, Mapping | Sequence)
-    require(many, "wrapped", "must be a mapping or a list", type(wrapped).__name__)
-    each = list(wrapped.values() if isinstance(wrapped, Mapping) else wrapped)
-    for one in each:
-        require(isinstance(one, Wrapped), "wrapped", "needs results of wrap", type(one).__name__)
-    require(len(each) >= 2, "wrapped", "needs two models or more", len(each))
-    if isinstance(wrapped, Mapping):
-        names = tuple(wrapped)
-    else:
-        names = tuple(f"{one.states} state{'s' * (one.states > 1)}" for one in each)
-        equal = len(set(names)) < len(names)
-        require(not equal, "wrapped", "needs names", "models of equal sizes")
-    for one in each[1:]:
-        same = all(
-            torch.equal(getattr(one.heldout, part), getattr(each[0].heldout, part))
-            for part in ("lengths", "values", "mask")
-        )
-        require(same, "wrapped", "must be measured on the same held-out sequences", "others")
-    best = max(each, key=lambda one: one.gap.elbo_per_step)
-    behind = [best.gap.elbo - one.gap.elbo for one in each]
-    steps = best.heldout.n_steps
-    rates = [float(one.sum()) / steps for one in behind]
-    errors = [standard_error(one, best.heldout.lengths) for one in behind]
-    read = [one.readouts.state["hc"] for one in each]
-    return WrappedComparison(
-        names,
-        tuple(one.gap.evidence_per_step for one in each),
-        tuple(one.gap.elbo_per_step for one in each),
-        tuple(rates),
-        tuple(errors),
-        tuple(one.decoder_kl for one in read),
-        tuple(one.information for one in read),
-    )
 
 
 def _slug(words: str) -> str:
