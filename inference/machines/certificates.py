@@ -83,6 +83,11 @@ class LawDivergence:
         require(named, "names", "needs one for each code", names)
         if lengths is None:
             lengths = torch.full((len(steps),), steps.shape[1])
+        whole = tuple(lengths.shape) == (len(steps),) and not lengths.is_floating_point()
+        fits = whole and bool(((lengths >= 0) & (lengths <= steps.shape[1])).all())
+        fits = fits and bool(lengths.any())
+        needed = f"needs {len(steps)} whole numbers from 0 to {steps.shape[1]}, not all 0"
+        require(fits, "lengths", needed, lengths.tolist())
         inside = torch.arange(steps.shape[1]) < lengths.unsqueeze(-1)
         steps = torch.where(inside, steps, 0)
         worst: dict[str, float] = {}

@@ -14,6 +14,9 @@ from .arrays import as_array, as_numbers
 
 Array = npt.NDArray[Any]
 
+_NEVER = np.datetime64("NaT", "us")
+"""A missing stamp; NumPy deprecates those without a unit."""
+
 
 def stamps_of(given: Any, name: str) -> Array:
     """Stamps as datetime64, timedelta64 or numbers, in the shape in which they came.
@@ -43,7 +46,7 @@ def stamps_of(given: Any, name: str) -> Array:
         array = np.asarray(given, object)
         there = ~cells.missing(array)
         if isinstance(next(iter(array[there]), 0), str | datetime.date | np.datetime64):
-            dates = np.full(array.shape, np.datetime64("NaT"), "datetime64[us]")
+            dates = np.full(array.shape, _NEVER)
             dates[there] = cells.dates_of(array[there], name)
             return dates
         return cells.numbers_of(array, name)
@@ -64,7 +67,7 @@ def days(stamps: list[Array], names: list[str]) -> list[Array]:
         raise ValueError(f"{names[0]} must all be of one kind; got {shown}")
     if kinds == {"M"}:
         met = [one[~np.isnat(one)] for one in stamps]
-        first = min((one.min() for one in met if one.size), default=np.datetime64("NaT"))
+        first = min((one.min() for one in met if one.size), default=_NEVER)
         stamps = [one - first for one in stamps]
     return [np.asarray(one / np.timedelta64(1, "D")) for one in stamps]
 

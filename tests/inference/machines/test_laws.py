@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from beliefzoo.inference import (
+    LawDivergence,
     NetworkLaw,
     PrefixLaw,
     SequenceLaw,
@@ -175,6 +176,12 @@ def test_wrong_networks_and_laws_are_named() -> None:
     unknown = next_log_probabilities
     refused("prefixes", "symbols 0 … 1", lambda: unknown(OperatorLaw.of(golden_mean()), [[2]]))
     refused("prefixes", "one or more", lambda: unknown(OperatorLaw.of(golden_mean()), []))
+    known = OperatorLaw.of(golden_mean())
+    refused("prefixes", "whole numbers", lambda: unknown(known, [[0.0]]))
+    refused("prefixes", "whole numbers", lambda: unknown(known, [[True]]))  # would be a mask
+    for lengths in (torch.tensor(1.5), torch.zeros(0), torch.tensor([1, 4]), torch.tensor([0, 0])):
+        with pytest.raises(ValueError, match="lengths: needs 2 whole numbers from 0 to 3, not all"):
+            LawDivergence.of(torch.ones(2, 3), None, lengths=lengths)
     data = Sequences.from_arrays([[0, 2, 1]] * 2, codes=True)
     refused("data", "symbols 0 … 1", lambda: law_divergence(golden_mean(), golden_mean(), data))
     refused("other", "2 symbols", lambda: law_divergence(golden_mean(), mess3()))

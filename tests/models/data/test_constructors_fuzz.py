@@ -41,7 +41,7 @@ def scalar(pick: Pick) -> Any:
             *(0, 1, 2, -1, 0.5, 1.0, -0.0, 1e300, 5e-324, INF, -INF, NAN, None, True, HUGE),
             *(2**53 + 1, 1j, "a", "b", "", "1.5", "2026-03-01", "2026-13-45", b"x", Fraction(1, 3)),
             *(Decimal("0.1"), Decimal("NaN"), Decimal("Infinity"), DAY, pd.NA, pd.NaT, np.nan),
-            *(np.datetime64("NaT"), np.float32(2), np.int8(3), object(), [], {}),
+            *(np.datetime64("NaT", "us"), np.float32(2), np.int8(3), object(), [], {}),
             *(pd.Timestamp("2026-03-01", tz="UTC"), pd.Period("2026-03", "M")),
             datetime.datetime(2026, 3, 1, tzinfo=datetime.UTC),
         ]
