@@ -252,7 +252,7 @@ def distorted(content: Any, rng: random.Random) -> Any:
         del held[name]
     elif way == 2 and isinstance(held[name], torch.Tensor):
         held[name] = rng.choice(
-            [torch.zeros(3, 0), torch.ones(1, dtype=torch.bool), held[name][:0]]
+            [torch.zeros(3, 0), torch.ones(1, dtype=torch.bool), held[name].flatten()[:0]]
         )
     else:
         held[name] = copy.deepcopy(rng.choice(ODD))
