@@ -196,9 +196,7 @@ def to_arviz(
         groups: Groups = {
             "posterior": sample.arrays(shown(model, sample.values, sample.total)),
             "sample_stats": _sample_stats(result, sample, evidence, by_step if keep else None),
-            "log_likelihood": (
-                {} if sample.constant else _log_likelihood(sample, data, evidence, by_step)
-            ),
+            "log_likelihood": _log_likelihood(sample, data, evidence, by_step),
             "log_prior": {} if sample.constant else {"joint": sample.shaped(sample.log_prior)},
             "posterior_states": states.arrays,
             "observed_data": {"obs": observed_values(model, data)},
@@ -359,7 +357,9 @@ def _sample_stats(
 def _log_likelihood(
     sample: Sample, data: Sequences, evidence: Array, steps: Array | None
 ) -> dict[str, Array]:
-    """The units of leave-one-out: sequences, or the steps of a single one."""
+    """The units of leave-one-out: sequences, or the steps of a single one; none if all are alike."""
+    if sample.constant:
+        return {}
     seen = as_array(data.observed_steps)
     if len(data) > 1:
         return {"obs": sample.shaped(evidence[:, seen.any(1)])}
