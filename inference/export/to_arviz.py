@@ -357,7 +357,7 @@ def _sample_stats(
 def _log_likelihood(
     sample: Sample, data: Sequences, evidence: Array, steps: Array | None
 ) -> dict[str, Array]:
-    """The units of leave-one-out: sequences, or the steps of a single one; none if all are alike."""
+    """The units of leave-one-out: sequences, or the steps of a single one; none of equal draws."""
     if sample.constant:
         return {}
     seen = as_array(data.observed_steps)

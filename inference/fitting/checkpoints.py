@@ -65,6 +65,8 @@ def read_checkpoint(path: Path | None, fingerprint: str) -> dict[str, Any] | Non
         )
     whole = all(isinstance(one, Tensor) and one.ndim == 2 for one in saved["answers"])
     require(whole, "path", "needs a checkpoint with answers (M, 1 + P)", repr(os.fspath(path)))
+    whole = all(isinstance(one, Tensor) for one in saved["start"].values())
+    require(whole, "path", "needs a checkpoint with a start of tensors", repr(os.fspath(path)))
     then, now = saved["made_with"], made_with()
     other = {n: (then.get(n), v) for n, v in now.items() if then.get(n) != v}
     if other:
