@@ -290,3 +290,19 @@ def test_fuzz_content_of_other_types_is_refused_or_read(saved: Saved, rng: rando
         saved.path.write_bytes(whole)
     assert said
     assert [one for one in said if saved.path.name not in one] == []
+
+
+@pytest.mark.parametrize("odd", [-1, None, [1.0]])
+def test_a_checkpoint_whose_start_holds_no_tensors_is_refused(
+    everything: dict[str, Saved], odd: object
+) -> None:
+    saved = everything["checkpoint"]
+    whole = saved.path.read_bytes()
+    content = read_tensors(saved.path, {}, "checkpoint")
+    start = dict.fromkeys(content["start"], odd)
+    assert start
+    try:
+        write_tensors(saved.path, content | {"start": start}, "checkpoint")
+        assert "a start of tensors" in refused(saved)
+    finally:
+        saved.path.write_bytes(whole)
