@@ -23,7 +23,7 @@ html_title = f"beliefzoo {release}"
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "making"]
-suppress_warnings = ["myst.header"]  # a card begins below the title that its record gives
+suppress_warnings = ["myst-nb.lexer"]  # of cells that are not run, with nb_execution_mode=off
 
 # Pages with cells run in kernels that inherit these; nothing is read from or sent to the network.
 os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"

@@ -14,6 +14,7 @@ from checkout import ROOT
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
+from making.cards import ZOO, record_of, records  # noqa: E402
 from making.names import FACES, pages, public_names, said_of  # noqa: E402
 
 PAGES = sorted(
@@ -87,3 +88,46 @@ def test_the_configuration_names_what_exists() -> None:
     }
     assert len(values) == 2
     assert all((DOCS / path).exists() for paths in values.values() for path in paths)
+
+
+def members() -> set[str]:
+    """Public models, and public functions that build one under a name of its own."""
+    models = importlib.import_module("beliefzoo.models")
+    things = {name: getattr(models, name) for name in models.__all__}
+    kinds = {
+        name
+        for name, thing in things.items()
+        if inspect.isclass(thing) and issubclass(thing, models.Model)
+    }
+    builders = {
+        name
+        for name, thing in things.items()
+        if inspect.isfunction(thing)
+        and thing.__annotations__.get("return") in kinds
+        and name[0].isupper()
+    }
+    return (kinds | builders) - {"Model"}
+
+
+def test_every_model_has_a_card() -> None:
+    assert sorted(card["member"] for card in records().values()) == sorted(members())
+
+
+def test_the_gallery_shows_every_card() -> None:
+    text = (ZOO / "index.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```\{gallery\}\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+    assert sorted(shown.split()) == sorted(records())
+
+
+def test_a_card_without_a_field_is_refused() -> None:
+    page = (ZOO / "pomdp.md").read_text(encoding="utf-8")
+    assert record_of(page, "pomdp.md")["member"] == "POMDP"
+    with pytest.raises(ValueError, match=r"docs/zoo/pomdp.md: a card needs .* none of \['use'\]"):
+        record_of(re.sub(r"  use: >-\n(    .*\n)+", "", page), "pomdp.md")
+    with pytest.raises(ValueError, match="a card needs"):
+        record_of("# A page without a record", "other.md")
+
+
+def test_every_card_has_an_example() -> None:
+    pages = [(ZOO / f"{name}.md").read_text(encoding="utf-8") for name in records()]
+    assert all("\n## Example\n" in page and "```{code-cell}" in page for page in pages)
