@@ -510,6 +510,10 @@ class Model(ABC):
         del data
         raise ValueError(f"start: 'frames' is for models of discrete states, got {self}")
 
+    def starts_from_frames(self, data: Sequences, count: int) -> list[dict[str, Tensor]]:
+        """Return what ``start_from_frames`` does, several times with other frames."""
+        return [self.start_from_frames(data) for _ in range(count)]
+
     @property
     def m_step(self) -> MStep | None:
         """The M-step of EM, if ``start`` is improved by EM; otherwise None."""

@@ -15,7 +15,13 @@ from .chains_machine import _exp
 from .compiled import compiled
 
 Array = NDArray[np.float64]
-_fast: Any = compiled(nogil=True, error_model="numpy", fastmath={"reassoc", "contract", "nsz"})
+OPTIONS: Any = {
+    "nogil": True,
+    "error_model": "numpy",
+    "fastmath": {"reassoc", "contract", "nsz"},
+}
+_fast: Any = compiled(**OPTIONS, _nrt=False)
+"""Of functions that allocate nothing, which spares the compiler the counting of references."""
 
 
 LARGEST = 1e8
@@ -23,7 +29,7 @@ LARGEST = 1e8
 
 
 # Infinite coefficients, and NaN, are to be told from others.
-@compiled(nogil=True, error_model="numpy")
+@compiled(nogil=True, error_model="numpy", _nrt=False)
 def _reach(coefficients: Array, largest: Array) -> float:
     """The greatest Σ_j |c_kj| |s_j| of any state; NaN if there is any."""
     found = 0.0
@@ -95,15 +101,17 @@ def _backward(
     moves: Array,
     table: Array,
     statistics: Array,
-    alphas: Array,
-    inverses: Array,
+    room: tuple[Array, Array, Array, Array],
     found: tuple[Array, Array, Array],
 ) -> None:
     """Adds the expected first states, moves and statistics of one sequence to ``found``."""
     first, moved, expected = found
     length, states = table.shape
     size = statistics.shape[1]
-    beta, coming = np.ones(states), np.empty(states)
+    _, alphas, inverses, coming = room
+    beta, coming = coming[0], coming[1]
+    for k in range(states):
+        beta[k] = 1.0
     for t in range(length - 1, -1, -1):
         for k in range(states):
             chance = alphas[t, k] * beta[k]
@@ -126,6 +134,40 @@ def _backward(
 
 
 @_fast
+def counts_of(
+    initial: Array,
+    moves: Array,
+    coefficients: Array,
+    frames: tuple[Array, NDArray[np.int64], Array],
+    room: tuple[Array, Array, Array, Array],
+    found: tuple[Array, Array, Array],
+) -> float:
+    """Log evidence at one point of the parameters; −∞ as ``expect`` says.
+
+    Args:
+        initial, moves, coefficients: p(z_1) (K,), T (K, K), c (K, J).
+        frames: statistics of all steps of all sequences, one after the other, (S, J), the lengths
+            of the sequences (N,), and the greatest size of each statistic, (J,).
+        room: two tables (T, K), numbers (T,) and (2, K) to write to.
+        found: first states (K,), moves (K, K) and statistics (K, J) to which is added.
+    """
+    statistics, lengths, largest = frames
+    if not _reach(coefficients, largest) < LARGEST:  # also NaN
+        return -np.inf
+    table, alphas, inverses, _ = room
+    begin, total = 0, 0.0
+    for length in lengths:
+        own, part = statistics[begin : begin + length], table[:length]
+        total += _likelihoods(coefficients, own, part)
+        total += _forward(initial, moves, part, alphas, inverses)
+        if total == -np.inf:
+            break
+        _backward(moves, part, own, room, found)
+        begin += length
+    return total
+
+
+@compiled(**OPTIONS)
 def expect(
     points: Array,
     chain: tuple[Array, Array, Array],
@@ -139,9 +181,7 @@ def expect(
     Args:
         points: which of them, (m,).
         chain: p(z_1) (M, K), moves (M, K, K), coefficients (M, K, J).
-        statistics: of all steps of all sequences, one after the other, (S, J).
-        lengths: of the sequences, (N,).
-        largest: greatest size of each statistic, (J,).
+        statistics, lengths, largest: see ``counts_of``.
         found: is filled with log p(y) (M,), first states (M, K), moves (M, K, K), statistics
             (M, K, J); log p(y) is −∞ where a scaled probability vanishes, or where products of
             coefficients and statistics are so large that their sum would lose its digits.
@@ -149,20 +189,9 @@ def expect(
     initial, moves, coefficients = chain
     evidence, first, moved, expected = found
     states, steps = initial.shape[1], lengths.max()
-    table, alphas = np.empty((steps, states)), np.empty((steps, states))
-    inverses = np.empty(steps)
+    tables = np.empty((steps, states)), np.empty((steps, states))
+    room = (*tables, np.empty(steps), np.empty((2, states)))
+    frames = statistics, lengths, largest
     for m in points:
-        if not _reach(coefficients[m], largest) < LARGEST:  # also NaN
-            evidence[m] = -np.inf
-            continue
-        begin, total = 0, 0.0
-        for length in lengths:
-            own, part = statistics[begin : begin + length], table[:length]
-            total += _likelihoods(coefficients[m], own, part)
-            total += _forward(initial[m], moves[m], part, alphas, inverses)
-            if total == -np.inf:
-                break
-            counts = first[m], moved[m], expected[m]
-            _backward(moves[m], part, own, alphas, inverses, counts)
-            begin += length
-        evidence[m] = total
+        counts = first[m], moved[m], expected[m]
+        evidence[m] = counts_of(initial[m], moves[m], coefficients[m], frames, room, counts)

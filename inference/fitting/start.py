@@ -60,22 +60,30 @@ def starting_values(
     require_start(start)
     data = data.sample(seed=seed) if isinstance(data, SequenceFolder) else data
     model.check(data)
-    return checked_start(model, model.names.read(data), start, seed)
+    found = checked_starts(model, model.names.read(data), start, seed, 1)
+    return {name: value[0] for name, value in found.items()}
 
 
-def checked_start(
-    model: Model, data: Sequences, start: Start | Mapping[str, Tensor], seed: int
+def checked_starts(
+    model: Model, data: Sequences, start: Start | Mapping[str, Tensor], seed: int, count: int
 ) -> dict[str, Tensor]:
-    """The same for data that the model has checked and read."""
-    given = _inside(model, start) if isinstance(start, Mapping) else {}
+    """Several starts, (count, …) by name, for data that the model has checked and read."""
+    given: list[dict[str, Tensor]] = []
+    if isinstance(start, Mapping):
+        given = [_inside(model, start)] * count
     with seeded(seed), torch.no_grad():
-        values = {name: prior.sample() for name, prior in model.priors.items()}
+        values = {n: prior.sample(torch.Size([count])) for n, prior in model.priors.items()}
         if values and start in ("kmeans", "frames"):
-            given = _read_off(model, data, start)
+            given = _read_off(model, data, start, count)
     for name, prior in model.priors.items():
+        own = [one[name] for one in given if name in one]
+        if len(own) < count:
+            continue
+        told = torch.stack(own).double()
         # A user's prior can exclude the value estimated from the data: keep the prior's draw.
-        if name in given and bool(support_of(prior).check(given[name]).all()):
-            values[name] = given[name]
+        inside = support_of(prior).check(told).reshape(count, -1).all(-1)
+        shape = (count, *[1] * (told.ndim - 1))
+        values[name] = torch.where(inside.reshape(shape), told, values[name].double())
     return {name: value.double() for name, value in values.items()}
 
 
@@ -87,10 +95,13 @@ def require_start(start: object, argument: str = "start") -> None:
     require(named or by_name, argument, requirement, repr(start))
 
 
-def _read_off(model: Model, data: Sequences, start: str) -> dict[str, Tensor]:
+def _read_off(model: Model, data: Sequences, start: str, count: int) -> list[dict[str, Tensor]]:
     data = data.to("cpu")
-    values = model.start(data) if start == "kmeans" else model.start_from_frames(data)
-    return values if model.m_step is None else start_by_em(model, data, values)
+    if start == "kmeans":
+        found = [model.start(data) for _ in range(count)]
+    else:
+        found = model.starts_from_frames(data, count)
+    return found if model.m_step is None else [start_by_em(model, data, one) for one in found]
 
 
 def _inside(model: Model, start: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -122,11 +122,12 @@ class Coordinates(nn.Module):
         return found
 
     def at(self, values: Parameters) -> Tensor:
-        """Return the coordinates (P,) of parameter values."""
-        parts = [
-            self.transforms[name].inv(values[name].double()).flatten() for name in self._shapes
-        ]
-        x = torch.cat(parts) if parts else self.centre
+        """Return the coordinates (…, P) of parameter values, which may have leading axes."""
+        parts = []
+        for name, shape in self._shapes.items():
+            free: Tensor = self.transforms[name].inv(values[name].double())
+            parts.append(free.reshape(*free.shape[: free.ndim - len(shape)], math.prod(shape)))
+        x = torch.cat(parts, -1) if parts else self.centre
         return (x - self.centre) / self.unit
 
 

@@ -43,7 +43,7 @@ from .laws import (
     TransitionLaw,
 )
 from .node_laws import HarmoniumTransition, SigmoidTransition
-from .start import start_of_chain
+from .start import start_of_chain, starts_of_chain
 
 Ordering = bool | str | tuple[str, int]
 """What states are sorted by: their location, a parameter of the emission, or a column of one."""
@@ -531,6 +531,12 @@ class HiddenMarkovModel(Model):
     def start_from_frames(self, data: Sequences) -> dict[str, Tensor]:
         """Return values as ``start`` does, with random frames as centres of the clusters."""
         return start_of_chain(self, data, lloyd=False)
+
+    def starts_from_frames(self, data: Sequences, count: int) -> list[dict[str, Tensor]]:
+        """Return what ``start_from_frames`` does, several times with other frames."""
+        if type(self).start_from_frames is not HiddenMarkovModel.start_from_frames:
+            return super().starts_from_frames(data, count)
+        return starts_of_chain(self, self.names.read(data), count)
 
     @property
     def m_step(self) -> MStep | None:

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 from torch.distributions import biject_to, constraints
 
-from ..clusters import Array, generator, kmeans
+from ..clusters import Array, at_random, generator, kmeans
 from ..data.moments import overall_moments
 from ..data.sequences import Sequences
+from ..emissions.emission import Emission, closed_forms
 from ..priors import elementary, support_of
 from .laws import OwnStart, ScaledLaw
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 FRAMES = 20_000
 """Most frames that are clustered and used to estimate the laws; a start needs no more."""
+
+_NUMBERS = 2**22
+"""Steps × states × starts that are estimated at once."""
 
 _CERTAINTY, _CERTAINTY_OF_SYMBOLS = 0.95, 0.8
 """Share of its own cluster in a state's law; the rest is the law of all frames.
@@ -55,13 +59,28 @@ def start_of_chain(
         data: sequences of the model's kind.
         lloyd: whether to cluster by k-means; otherwise random frames are the centres.
     """
+    return starts_of_chain(model, data, 1, lloyd=lloyd)[0]
+
+
+def starts_of_chain(
+    model: HiddenMarkovModel, data: Sequences, count: int, *, lloyd: bool = False
+) -> list[dict[str, Tensor]]:
+    """Estimate several starting values, which differ where centres are random."""
     found = None
     if isinstance(model.emission, OwnStart):
         found = model.emission.start_chain(model, data, lloyd=lloyd)
-    return _from_clusters(model, data, lloyd) if found is None else found
+    if found is not None:
+        law: OwnStart = model.emission  # type: ignore[assignment]
+        others = (law.start_chain(model, data, lloyd=lloyd) for _ in range(count - 1))
+        return [found, *(one for one in others if one is not None)]
+    size = max(1, _NUMBERS // (data.mask.numel() * model.states))
+    parts = (min(size, count - done) for done in range(0, count, size))
+    return [one for part in parts for one in _from_clusters(model, data, lloyd, part)]
 
 
-def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> dict[str, Tensor]:
+def _from_clusters(
+    model: HiddenMarkovModel, data: Sequences, lloyd: bool, count: int
+) -> list[dict[str, Tensor]]:
     emission, states = model.emission, model.states
     y, mask = emission.observed(data)
     y = y if emission.codes else y.double()
@@ -70,27 +89,47 @@ def _from_clusters(model: HiddenMarkovModel, data: Sequences, lloyd: bool) -> di
     seen = seen.nonzero()
     some = seen[torch.randperm(len(seen))[:FRAMES]].unbind(1)
     if named is not None:
-        labels = named
+        labels = named.expand(count, *named.shape)
     elif _located(model):
         one = torch.ones(len(some[0]), 1, dtype=torch.float64)
-        labels = _nearest(model, data, emission.start(y[some], mask[some], one))
+        nearest = _nearest(model, data, emission.start(y[some], mask[some], one))
+        labels = nearest.expand(count, *nearest.shape)
     else:
-        labels = clustered(model, y, mask, some, lloyd)
+        labels = clustered(model, y, mask, some, lloyd, count)
     sure = _CERTAINTY_OF_SYMBOLS if emission.codes else _CERTAINTY
-    own = torch.nn.functional.one_hot(labels[some], states).double()
-    share = (own.sum(0) + 1) / (len(own) + states)
-    laws = emission.start(y[some], mask[some], sure * own + (1 - sure) * share)
-    counts = _transition_counts(labels, states)
-    order = torch.arange(states) if named is not None else _order(model, laws, counts)
-    laws = _named(model, laws, order)
-    labels = torch.where(labels >= 0, order.argsort()[labels], -1)
-    first = labels[:, 0]
-    initial = torch.bincount(first[first >= 0], minlength=states).double() + 1
+    own = torch.nn.functional.one_hot(labels[:, some[0], some[1]], states).double()
+    share = (own.sum(1, keepdim=True) + 1) / (own.shape[1] + states)
+    weights = sure * own + (1 - sure) * share
     law = model.transition
     if isinstance(law, ScaledLaw):
         law = law.scaled_to(data)  # rates per unit of time need the gaps
-    transition = law.start(_transition_counts(labels, states))
-    return {**laws, **transition, **model.initial_law.start(initial / initial.sum())}
+    first = torch.stack([(labels[:, :, 0] == k).sum(-1) for k in range(states)], -1).double() + 1
+    found = []
+    several = zip(
+        _laws_of(emission, y[some], mask[some], weights),
+        _transition_counts(labels, states),
+        first / first.sum(-1, keepdim=True),
+        strict=True,
+    )
+    for laws, counts, initial in several:
+        order = torch.arange(states) if named is not None else _order(model, laws, counts)
+        transition = law.start(counts[order][:, order])
+        started = model.initial_law.start(initial[order])
+        found.append({**_named(model, laws, order), **transition, **started})
+    return found
+
+
+def _laws_of(
+    emission: Emission, y: Tensor, mask: Tensor, weights: Tensor
+) -> list[dict[str, Tensor]]:
+    """The laws of states for frames y (M, …) and each of the weights (S, M, K)."""
+    if not closed_forms(emission):
+        return [emission.start(y, mask, weight) for weight in weights]
+    # These families estimate every state by itself.
+    count, _, states = weights.shape
+    every = emission.start(y, mask, weights.transpose(0, 1).flatten(1))
+    parts = {name: x.unflatten(0, (count, states)).unbind() for name, x in every.items()}
+    return [{name: part[s] for name, part in parts.items()} for s in range(count)]
 
 
 # Frames to states: labels (N, T), −1 where nothing was observed
@@ -119,20 +158,31 @@ def _nearest(model: HiddenMarkovModel, data: Sequences, common: Mapping[str, Ten
 
 
 def clustered(
-    model: HiddenMarkovModel, y: Tensor, mask: Tensor, some: tuple[Tensor, ...], lloyd: bool
+    model: HiddenMarkovModel,
+    y: Tensor,
+    mask: Tensor,
+    some: tuple[Tensor, ...],
+    lloyd: bool,
+    count: int = 1,
 ) -> Tensor:
-    """Labels of the steps by k-means of symbols, of frames, or of windows of frames."""
+    """Labels of the steps, (S, N, T), by clusters of symbols, of frames, or of windows of frames.
+
+    ``lloyd`` asks for k-means; otherwise ``count`` times random centres.
+    """
     emission, states = model.emission, model.states
     if emission.codes:
-        labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd)
+        labels = _cluster_symbols(y, mask, emission.encoding_size, states, lloyd, count)
         if labels is not None:
             return labels
     x = _standardised(emission.coordinates(y, mask).double())
     if not _varied(x[some], states):
         x = _windows(x)
     steps = mask if mask.ndim == 2 else mask.any(-1)
-    labels = torch.full(steps.shape, -1)
-    labels[steps] = kmeans(x[some].numpy(), x[steps].numpy(), states, lloyd=lloyd)
+    labels = torch.full((count, *steps.shape), -1)
+    sample, frames = x[some].numpy(), x[steps].numpy()
+    labels[:, steps] = (
+        kmeans(sample, frames, states) if lloyd else at_random(sample, frames, states, count)
+    )
     return labels
 
 
@@ -155,7 +205,9 @@ def _windows(x: Tensor, reach: int = 4) -> Tensor:
     return torch.cat([padded[:, s : s + x.shape[1]] for s in range(2 * reach + 1)], -1)
 
 
-def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: bool) -> Tensor | None:
+def _cluster_symbols(
+    y: Tensor, seen: Tensor, size: int, states: int, lloyd: bool, count: int
+) -> Tensor | None:
     """Clusters of symbols by their neighbours; None if there are too few symbols."""
     columns = min(size, _NEIGHBOURS)
     group = torch.randperm(size) % columns
@@ -168,21 +220,28 @@ def _cluster_symbols(y: Tensor, seen: Tensor, size: int, states: int, lloyd: boo
     context = (counts[used] / use[used].unsqueeze(-1)).sqrt()
     if len(context.unique(dim=0)) < states:
         return None
-    member = torch.zeros(size, dtype=torch.int64)
+    member = torch.zeros(count, size, dtype=torch.int64)
     x = context.numpy()
-    member[used] = kmeans(x, x, states, lloyd=lloyd, weight=use[used].numpy())
-    return torch.where(seen, member[y], -1)
+    if lloyd:
+        member[:, used] = kmeans(x, x, states, weight=use[used].numpy())
+    else:
+        member[:, used] = at_random(x, x, states, count)
+    return torch.where(seen, member[:, y], -1)
 
 
 # Names of the states
 
 
 def _transition_counts(labels: Tensor, states: int) -> Tensor:
-    """Counts of consecutive labels, with one expected visit per state that favours staying."""
-    pairs = (labels[:, :-1] >= 0) & (labels[:, 1:] >= 0)
-    flat = labels[:, :-1][pairs] * states + labels[:, 1:][pairs]
-    counts = torch.bincount(flat, minlength=states * states).double().reshape(states, states)
-    return counts + 1.0 / states + 0.5 * torch.eye(states, dtype=torch.float64)
+    """Counts (S, K, K) of consecutive labels (S, N, T), with one expected visit per state that
+    favours staying."""
+    before, after = labels[..., :-1], labels[..., 1:]
+    pairs = (before >= 0) & (after >= 0)
+    place = torch.arange(len(labels))[:, None, None] * states + before
+    flat = (place * states + after)[pairs]
+    counts = torch.bincount(flat, minlength=len(labels) * states * states).double()
+    eye = torch.eye(states, dtype=torch.float64)
+    return counts.reshape(-1, states, states) + 1.0 / states + 0.5 * eye
 
 
 def _order(model: HiddenMarkovModel, laws: Mapping[str, Tensor], counts: Tensor) -> Tensor:

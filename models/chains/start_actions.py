@@ -132,7 +132,7 @@ def _labels(law: ActionEmission, model: HiddenMarkovModel, data: Sequences, lloy
         labels = given.score(model.known, y, mask).argmax(-1)
     else:
         y = y if law.codes else y.double()
-        labels = clustered(model, y, mask, seen.nonzero().unbind(1), lloyd)
+        labels = clustered(model, y, mask, seen.nonzero().unbind(1), lloyd)[0]
     return torch.where(seen, labels, -1)
 
 

@@ -13,6 +13,7 @@ from ..checks import require_count, require_positive, require_scales
 from ..data.sequences import Sequences
 from ..trajectories import invert, safe_log
 from .emission import (
+    ClosedForm,
     Emission,
     Parameters,
     Priors,
@@ -106,6 +107,10 @@ class Categorical(Emission):
     def coefficients(self, parameters: Parameters) -> Tensor:
         """log p of every symbol, (…draws, K, V)."""
         return parameters["probs"].double().log()
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        one = torch.ones(self.symbols, dtype=torch.float64)
+        return (ClosedForm("symbols", ("probs",), 0 * one, one),)
 
 
 _LARGEST_RATE = 1e15
@@ -202,6 +207,9 @@ class Poisson(Emission):
         logs, one = (rate / self._typical).log(), torch.ones_like(rate[..., :1])
         return torch.cat([logs, self._typical - rate, one], -1)
 
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        return (ClosedForm("counts", ("rate",), 0 * self._typical, self._typical),)
+
     @property
     def _typical(self) -> Tensor:
         return torch.tensor(self.typical, dtype=torch.float64).expand(self.features)
@@ -295,6 +303,10 @@ class Bernoulli(Emission):
         """log p of a one, and of a zero."""
         probs = self.mean(parameters).double()
         return torch.cat([probs.log(), torch.log1p(-probs)], -1)
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        one = torch.ones(self.features, dtype=torch.float64)
+        return (ClosedForm("bits", ("probs",), 0 * one, one),)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import repeat
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, runtime_checkable
 
 import pyro.distributions as dist
 import torch
@@ -319,16 +319,48 @@ class ExponentialFamily(Protocol):
         """Return c, (…draws, K, J) float64."""
 
 
+class ClosedForm(NamedTuple):
+    """Coefficients of ``ExponentialFamily`` that machine code can compute.
+
+    Attributes:
+        kind: ``"normal"`` has the statistics and coefficients of ``Gaussian``, ``"counts"`` of
+            ``Poisson``, ``"symbols"`` of ``Categorical``, ``"bits"`` of ``Bernoulli``.
+        parameters: their names, in the model.
+        location, unit: of the features, (F,) each; of symbols (V,).
+    """
+
+    kind: Literal["normal", "counts", "symbols", "bits"]
+    parameters: tuple[str, ...]
+    location: Tensor
+    unit: Tensor
+
+
+@runtime_checkable
+class Closed(Protocol):
+    """An exponential family whose coefficients have closed forms."""
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        """Return the forms, in the order of the statistics; none if a part of the law has none."""
+
+
 def in_products(law: Emission) -> ExponentialFamily | None:
     """The law, if it says its statistics, and of the same ``score`` that it has; otherwise None."""
     if not isinstance(law, ExponentialFamily):
         return None
+    return law if _said_together(law, "score", "statistics", "coefficients") else None
+
+
+def closed_forms(law: object) -> tuple[ClosedForm, ...]:
+    """The closed forms of its coefficients, if it says them together; otherwise none."""
+    if not isinstance(law, Closed) or not _said_together(law, "coefficients", "closed_forms"):
+        return ()
+    return law.closed_forms()
+
+
+def _said_together(law: object, *names: str) -> bool:
+    """Whether one class defines these methods, none of which a derived one changes alone."""
     kinds = type(law).__mro__
-    same = {
-        next(kind for kind in kinds if name in vars(kind))
-        for name in ("score", "statistics", "coefficients")
-    }
-    return law if len(same) == 1 else None
+    return len({next(kind for kind in kinds if name in vars(kind)) for name in names}) == 1
 
 
 # Parameters of one number per feature, such as a rate, have shape (state,) for a single feature and

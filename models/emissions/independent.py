@@ -13,7 +13,15 @@ from torch import Tensor
 from ..boundary import boundary
 from ..checks import require
 from ..data.sequences import Sequences
-from .emission import Emission, Parameters, Priors, axis_labels, in_products
+from .emission import (
+    ClosedForm,
+    Emission,
+    Parameters,
+    Priors,
+    axis_labels,
+    closed_forms,
+    in_products,
+)
 from .observations import Mixed, naming
 
 Value = TypeVar("Value")
@@ -305,6 +313,17 @@ class Independent(Emission):
         parts = [law.coefficients(one.own(parameters)) for one, law in laws if law is not None]
         lead = torch.broadcast_shapes(*(part.shape[:-1] for part in parts))
         return torch.cat([part.expand(*lead, part.shape[-1]) for part in parts], -1)
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        """The forms of all channels; none if one has none."""
+        found: list[ClosedForm] = []
+        for channel in self.channels:
+            own = closed_forms(channel.family)
+            if not own:
+                return ()
+            names = channel.parameters
+            found += (x._replace(parameters=tuple(names[n] for n in x.parameters)) for x in own)
+        return tuple(found)
 
     def _of(self, channel: Channel, y: Tensor) -> Tensor:
         return self.observations.of_kind(channel.place, y)

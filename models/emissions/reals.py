@@ -16,6 +16,7 @@ from ..data.moments import overall_moments
 from ..data.sequences import Sequences
 from ..trajectories import safe_log
 from .emission import (
+    ClosedForm,
     Emission,
     Parameters,
     Priors,
@@ -259,6 +260,9 @@ class Gaussian(_Real):
         precision = (spread / scale).square()
         constant = 0.5 * (precision * mean.square() + math.log(2 * math.pi)) + scale.log()
         return torch.cat([-0.5 * precision, precision * mean, -constant], -1)
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        return (ClosedForm("normal", ("mean", "scale"), *self._units),)
 
     @property
     def _units(self) -> tuple[Tensor, Tensor]:

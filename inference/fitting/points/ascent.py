@@ -213,7 +213,7 @@ class _Finisher:
         if not height > value + 1e-12 * abs(value):
             return None
         if self.each is not None:
-            self.each(points[best], height)
+            self.each(points[best], height, 1)
         return points[best], height, gradients[best]
 
     def _verdict(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,10 +16,13 @@ Heights = Callable[[Tensor], tuple[Tensor, Tensor]]
 """A function of points (M, P): its values (M,) in nats and its gradients (M, P); −inf and zeros
 where there is no value."""
 
+Prior = Literal["none", "parameters", "coordinates"]
+"""Which density counts beside the likelihood, see ``Landscape``."""
+
 Ending = Literal["converged", "steps used up", "unbounded", "stalled"]
 
-Each = Callable[[Tensor, float], None]
-"""Called after a step with the highest point (P,) and its height."""
+Each = Callable[[Tensor, float, int], None]
+"""Called after steps with the highest point (P,), its height, and the number of steps."""
 
 RANGE = 20.0
 """Logarithms and logits move by at most so much from where they start: a factor of 5e8. A
@@ -48,6 +51,89 @@ _HOPELESS = 30.0
 
 _RISE = 1e-4
 """Share of the gain that the gradient promises that a step must have (Armijo)."""
+
+
+RULES = _RECENT, LONGEST, _RISE, float(_TRIED)
+"""The same for machine code."""
+
+SLICE = 16
+"""Steps that climbers of machine code take before they are compared."""
+
+
+class Climbers(NamedTuple):
+    """Climbs in machine code on their way, each a row of numbers.
+
+    Args:
+        rows: all that they remember, (M, W).
+        size: number of coordinates P.
+        memory: number of steps that L-BFGS remembers.
+    """
+
+    rows: Array
+    size: int
+    memory: int
+
+    @classmethod
+    def of(cls, starts: Array, memory: int = _MEMORY) -> Self:
+        """New ones at starts (M, P)."""
+        from .climb_machine import GAINS, MOVES
+
+        count, size = starts.shape
+        rows = np.zeros((count, (MOVES + 2 * memory) * size + GAINS + _RECENT + memory))
+        rows[:, :size] = starts
+        return cls(rows, size, memory)
+
+    @property
+    def points(self) -> Array:
+        """(M, P)"""
+        return self.rows[:, : self.size]
+
+    @property
+    def gradients(self) -> Array:
+        """(M, P)"""
+        return self.rows[:, self.size : 2 * self.size]
+
+    @property
+    def heights(self) -> Array:
+        """(M,) nats."""
+        from .climb_machine import HEIGHT
+
+        return self._singles[:, HEIGHT]
+
+    @property
+    def gained(self) -> Array:
+        """What the last steps gained, (M,) nats."""
+        from .climb_machine import GAINS
+
+        found: Array = self._singles[:, GAINS : GAINS + _RECENT].sum(-1)
+        return found
+
+    @property
+    def states(self) -> Array:
+        """Whether they move, (M,), see ``climb_machine``."""
+        from .climb_machine import STATE
+
+        return self._singles[:, STATE]
+
+    @property
+    def _singles(self) -> Array:
+        from .climb_machine import MOVES
+
+        return self.rows[:, (MOVES + 2 * self.memory) * self.size :]
+
+
+@runtime_checkable
+class Machine(Protocol):
+    """Heights on which climbs are machine code, if they can be."""
+
+    @property
+    def climbs(self) -> bool:
+        """Whether they can."""
+
+    def advance(
+        self, climbers: Climbers, reach: Tensor, steps: int, tolerance: float
+    ) -> tuple[Climbers, Array]:
+        """The climbers after so many more evaluations, at most, and their heights (S, M)."""
 
 
 class Climbs(NamedTuple):
@@ -179,11 +265,19 @@ class _Party:
         recent = self._gains.sum(0)
         arrived = recent < tolerance
         arrived |= (self._promise < 0.1 * tolerance) & (self._gains[0] < 0.1 * tolerance)
-        # The measure are climbs that have arrived, and not at the end of their range.
-        inside = np.abs(self.points) < np.where(np.isfinite(self._reach), RUNNING, np.inf)
-        best = self.heights.max(where=arrived & inside.all(-1), initial=-np.inf)
-        behind = best - self.heights > np.maximum(_BEHIND, _HOPELESS * recent)
+        behind = _behind(self.points, self.heights, recent, arrived, self._reach)
         self.moving &= ~(arrived | behind | (self._tried > _TRIED))
+
+
+def _behind(points: Array, heights: Array, recent: Array, arrived: Array, reach: Array) -> Array:
+    """Which climbs, (M,) bool, will not reach the best of those that have arrived.
+
+    The measure are climbs that have arrived, and not at the end of their range.
+    """
+    inside = np.abs(points) < np.where(np.isfinite(reach), RUNNING, np.inf)
+    best = heights.max(where=arrived & inside.all(-1), initial=-np.inf)
+    found: Array = heights < best - np.maximum(_BEHIND, _HOPELESS * recent)
+    return found
 
 
 def climb(
@@ -207,16 +301,81 @@ def climb(
         tolerance: nats.
         each: called after every step.
     """
-    party = _Party(heights, starts, reach_of(bounded))
+    reach = reach_of(bounded)
+    if not isinstance(heights, Machine) or not heights.climbs:
+        return _by_turns(heights, starts, reach, steps, tolerance, each)
+    found, left = _by_machine(heights, starts, reach, steps, tolerance, each)
+    if not left.any():
+        return found
+    rows = torch.from_numpy(left)
+    others = _by_turns(heights, starts[rows], reach, steps, tolerance, each)
+    return _joined(found, others, rows)
+
+
+def _by_turns(
+    heights: Heights,
+    starts: Tensor,
+    reach: Tensor,
+    steps: int,
+    tolerance: float,
+    each: Each | None,
+) -> Climbs:
+    """All climbs take a step, and then the next one."""
+    party = _Party(heights, starts, reach)
     trace = [party.heights.copy()]
     while party.moving.any() and len(trace) <= steps:
         party.step(tolerance)
         trace.append(party.heights.copy())
         if each is not None:
             best = int(party.heights.argmax())
-            each(torch.from_numpy(party.points[best].copy()), float(party.heights[best]))
+            each(torch.from_numpy(party.points[best].copy()), float(party.heights[best]), 1)
     ends = party.points, party.heights, party.gradients, np.stack(trace), party.moving
     return Climbs(*(torch.from_numpy(x) for x in ends))
+
+
+def _by_machine(
+    machine: Machine,
+    starts: Tensor,
+    reach: Tensor,
+    steps: int,
+    tolerance: float,
+    each: Each | None,
+) -> tuple[Climbs, Array]:
+    """Climbs in machine code, and which of them it had to leave, (M,) bool."""
+    from .climb_machine import BLOCKED, ENDED, MOVING
+
+    climbers, _ = machine.advance(Climbers.of(starts.numpy()), reach, 0, tolerance)
+    traces, done = [climbers.heights[None].copy()], 0
+    while (climbers.states == MOVING).any() and done < steps:
+        size = min(SLICE, steps - done)
+        climbers, trace = machine.advance(climbers, reach, size, tolerance)
+        traces.append(trace)
+        done += len(trace)
+        arrived = climbers.states == ENDED
+        found = climbers.points, climbers.heights, climbers.gained
+        behind = _behind(*found, arrived, reach.numpy())
+        climbers.states[behind & (climbers.states == MOVING)] = ENDED
+        if each is not None:
+            best = int(climbers.heights.argmax())
+            point = torch.from_numpy(climbers.points[best].copy())
+            each(point, float(climbers.heights[best]), len(trace))
+    moving = climbers.states == MOVING
+    ends = climbers.points, climbers.heights, climbers.gradients, np.concatenate(traces), moving
+    return Climbs(*(torch.from_numpy(x.copy()) for x in ends)), climbers.states == BLOCKED
+
+
+def _joined(some: Climbs, others: Climbs, rows: Tensor) -> Climbs:
+    """Climbs of which those in some rows are others."""
+    length = max(len(some.trace), len(others.trace))
+    long, short = (
+        torch.cat([one.trace, one.trace[-1:].expand(length - len(one.trace), -1)])
+        for one in (some, others)
+    )
+    long[:, rows] = short
+    ends = some._replace(trace=long)
+    for name in ("points", "heights", "gradients", "moving"):
+        getattr(ends, name)[rows] = getattr(others, name)
+    return ends
 
 
 def reach_of(bounded: Tensor) -> Tensor:

@@ -21,8 +21,9 @@ from ..parallel import Processes
 from ..settings import FitSettings
 from ..start import starting_values
 from .ascent import CURVED, curvature_at
+from .climb import Prior
 from .endings import doubts
-from .landscape import Landscape, Prior, Recorded
+from .landscape import Landscape, Recorded
 from .maximum import maximise
 
 LARGEST = 2000
@@ -122,7 +123,7 @@ def laplace(
     alone = Processes(None)
     seen = Landscape(model, data, space, prior="coordinates", processes=alone)
     found = maximise(
-        Recorded(seen, [], lambda: None),
+        Recorded(seen, [], lambda _: None),
         model,
         space,
         data,

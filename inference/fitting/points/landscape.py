@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
 
 import numpy as np
 import torch
@@ -15,8 +14,10 @@ from ...queries.evidence import log_evidence
 from ...queries.linear import evidences, require_linear
 from ..parallel import Processes
 from .affine import Affine
+from .climb import Climbers, Prior
+from .closed import Closed
 from .families import Products
-from .maps import Maps
+from .maps import Array, Maps
 
 NUMBERS = 2**21
 """Numbers over sequences, time and states in one table (16 MiB)."""
@@ -28,27 +29,50 @@ class Recorded:
     Args:
         landscape: what is asked.
         known: answers of an earlier run, in order.
-        each: called after every new answer.
+        each: called after every new answer with the number of evaluations of a climb in it.
     """
 
     def __init__(
-        self, landscape: Landscape, known: Sequence[Tensor], each: Callable[[], None]
+        self, landscape: Landscape, known: Sequence[Tensor], each: Callable[[int], None]
     ) -> None:
         self._landscape, self.answers, self._each = landscape, list(known), each
         self._asked = 0
 
     def __call__(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """Return heights (M,) and gradients (M, P) at points (M, P)."""
-        if self._asked == len(self.answers):
+
+        def ask() -> Tensor:
             heights, gradients = self._landscape(points)
-            self.answers.append(torch.cat([heights.unsqueeze(-1), gradients], -1))
-            self._each()
-        self._asked += 1
-        answer = self.answers[self._asked - 1]
+            return torch.cat([heights.unsqueeze(-1), gradients], -1)
+
+        answer = self._answer(ask, 1)
         return answer[:, 0].clone(), answer[:, 1:].clone()
 
+    @property
+    def climbs(self) -> bool:
+        """Whether climbs on it are machine code."""
+        return self._landscape.climbs
 
-Prior = Literal["none", "parameters", "coordinates"]
+    def advance(
+        self, climbers: Climbers, reach: Tensor, steps: int, tolerance: float
+    ) -> tuple[Climbers, Array]:
+        """The same climbers later, see ``Machine``."""
+
+        def ask() -> Tensor:
+            found, trace = self._landscape.advance(climbers, reach, steps, tolerance)
+            return torch.from_numpy(np.concatenate([found.rows, trace.T], -1))
+
+        answer = self._answer(ask, steps).numpy()
+        width = climbers.rows.shape[1]
+        rows, trace = answer[:, :width].copy(), answer[:, width:].T.copy()
+        return climbers._replace(rows=rows), trace
+
+    def _answer(self, ask: Callable[[], Tensor], evaluations: int) -> Tensor:
+        if self._asked == len(self.answers):
+            self.answers.append(ask())
+            self._each(evaluations)
+        self._asked += 1
+        return self.answers[self._asked - 1]
 
 
 class Landscape:
@@ -82,6 +106,9 @@ class Landscape:
         self._short: Products | Affine | None = None
         if alone:
             self._short = Products.of(model, own, centre) or Affine.of(model, own, self._maps)
+        self._closed: Closed | None = None
+        if isinstance(self._short, Products):
+            self._closed = Closed.of(self._short, coordinates, prior)
         self._together = model.draws_together or self._one_series(own)
         self._per_sequence = own.max_length * max(model.scored_at_once, model.states)
         size = max(1, NUMBERS // self._per_sequence)
@@ -92,13 +119,28 @@ class Landscape:
         if self._short is None:
             return self._in_laws(points)
         try:
-            heights, gradients = self._by(self._short, points)
+            if self._closed is not None:
+                heights, gradients = map(torch.from_numpy, self._closed.at(points.numpy()))
+            else:
+                heights, gradients = self._by(self._short, points)
         except ValueError:  # one of the points has no law
             return self._in_laws(points)
         rows = ~(heights.isfinite() & gradients.isfinite().all(-1))
         if bool(rows.any()):
             heights[rows], gradients[rows] = self._in_laws(points[rows])
         return heights, gradients
+
+    @property
+    def climbs(self) -> bool:
+        """Whether climbs on it are machine code."""
+        return self._closed is not None
+
+    def advance(
+        self, climbers: Climbers, reach: Tensor, steps: int, tolerance: float
+    ) -> tuple[Climbers, Array]:
+        """The climbers after so many more evaluations, at most, and their heights (S, M)."""
+        assert self._closed is not None  # it climbs
+        return self._closed.advance(climbers, reach.numpy(), steps, tolerance)
 
     def _by(self, short: Products | Affine, points: Tensor) -> tuple[Tensor, Tensor]:
         """The same without laws; not finite where that cannot tell."""

@@ -110,13 +110,24 @@ def _steps(transform: Transform) -> list[_Step]:
     kind = type(transform)
     if kind is transforms.AffineTransform:
         ends = (transform.loc, transform.scale)  # type: ignore[attr-defined]
-        return [_Affine(*(torch.as_tensor(end).double().numpy() for end in ends))]
+        shift, factor = (torch.as_tensor(end).double().numpy() for end in ends)
+        same = bool((shift == 0).all() and (factor == 1).all())  # numbers above zero have it
+        return [] if same else [_Affine(shift, factor)]
     known: dict[type[Transform], type[_Step]] = {
         transforms.ExpTransform: _Exp,
         transforms.SigmoidTransform: _Logistic,
         transforms.StickBreakingTransform: _Sticks,
     }
     return [known[kind]()] if kind in known else [_Graph(transform)]
+
+
+def kind_of(transform: Transform) -> str | None:
+    """``real``, ``exp``, ``logistic`` or ``sticks``; None for any other map."""
+    kinds = [type(step) for step in _steps(transform)]
+    if not kinds:
+        return "real"
+    names: dict[type, str] = {_Exp: "exp", _Logistic: "logistic", _Sticks: "sticks"}
+    return names.get(kinds[0]) if len(kinds) == 1 else None
 
 
 class Maps:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
-from itertools import cycle, islice
 
 import torch
 from torch import Tensor
@@ -14,10 +13,10 @@ from ....models import Model, Sequences
 from ....models.randomness import seeded
 from ...guides.coordinates import Coordinates
 from ..parallel import Processes
-from ..start import Start, checked_start
+from ..start import Start, checked_starts
 from .ascent import FINISHED, LOOSE, Ascent, ascend
-from .climb import Climbs, Each, climb
-from .landscape import Landscape, Prior, Recorded
+from .climb import Climbs, Each, Prior, climb
+from .landscape import Landscape, Recorded
 
 STARTS = 20
 """Starts where they cost little: laws take many points at once, and long data are screened."""
@@ -83,11 +82,12 @@ def maximise(
     if count > FINISHED and data.n_steps > 2 * SCREENED:
         part = data[: max(1, SCREENED // data.max_length)].head(SCREENED)
     batches = 1 if starts or count < FINISHED or part is not data else BATCHES
-    every = _starts(model, space, part, start, batches * count, seed)
     best: Ascent | None = None
-    while points := [*islice(every, count)]:
-        sent = torch.stack(points)
-        if part is not data and len(points) > FINISHED:
+    for batch in range(batches):
+        sent = _starts(model, space, part, start, range(batch * count, (batch + 1) * count), seed)
+        if not len(sent):  # the user says where
+            break
+        if part is not data and len(sent) > FINISHED:
             seen = Landscape(model, part, space, prior=prior, processes=Processes(None))
             found = climb(seen, sent, bounded=space.scale_free, steps=steps, tolerance=10 * LOOSE)
             sent = _best(found)
@@ -129,38 +129,46 @@ def _starts(
     space: Coordinates,
     sample: Sequences,
     start: Start | Mapping[str, Tensor],
-    count: int,
+    numbers: range,
     seed: int,
-) -> Iterator[Tensor]:
-    """Coordinates to start from: as the settings say, then others that differ."""
-    yield torch.zeros(space.size, dtype=torch.float64)  # the coordinates are centred there
+) -> Tensor:
+    """Coordinates (M, P) to start from: as the settings say, then others that differ."""
+    points = torch.zeros(len(numbers), space.size, dtype=torch.float64)
     if isinstance(start, Mapping):
-        return  # the user says where
+        return points[: int(0 in numbers)]  # the coordinates are centred there
     clusters = type(model).start_from_frames is not Model.start_from_frames and not model.tied
     own_kinds = KINDS_OF_SYMBOLS if model.observations.codes else KINDS
-    kinds = cycle(own_kinds if start in ("kmeans", "frames") and clusters else [start])
-    for number, kind in zip(range(1, count), kinds, strict=False):
-        own = seed + 7919 * number
-        if kind == "kmeans":  # no clusters: noise about the first
-            with seeded(own):
-                noise = torch.randn(space.size, dtype=torch.float64)
-            yield _SHAKEN * noise
-            continue
-        values = checked_start(model, sample, "prior" if kind == "prior" else "frames", own)
-        yield space.at(_sticky(values, own) if kind == "sticky" else values)
+    kinds = own_kinds if start in ("kmeans", "frames") and clusters else [start]
+    every = ["" if n == 0 else kinds[(n - 1) % len(kinds)] for n in numbers]
+    own = seed + 7919 * (numbers.start + 1)
+    if "kmeans" in every:  # no clusters: noise about the first
+        with seeded(own):
+            noise = torch.randn(points.shape, dtype=torch.float64)
+        return noise * torch.tensor([[_SHAKEN * (kind != "")] for kind in every])
+    drawn = [row for row, kind in enumerate(every) if kind == "prior"]
+    if drawn:
+        points[drawn] = space.at(checked_starts(model, sample, "prior", own, len(drawn)))
+    estimated = [row for row, kind in enumerate(every) if kind in ("frames", "sticky")]
+    if estimated:
+        values = checked_starts(model, sample, "frames", own + 1, len(estimated))
+        sticky = torch.tensor([every[row] == "sticky" for row in estimated])
+        points[estimated] = space.at(_sticky(values, sticky, own))
+    return points
 
 
-def _sticky(values: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """The same values with states that are kept for some time, all equally likely at first."""
+def _sticky(values: dict[str, Tensor], rows: Tensor, seed: int) -> dict[str, Tensor]:
+    """The same starts (M, …), of which those in some rows keep states for some time and have all
+    states equally likely at first."""
     table, first = values.get("transition"), values.get("initial")
-    if table is None or table.ndim != 2 or table.shape[0] != table.shape[1]:
+    if table is None or table.ndim != 3 or table.shape[1] != table.shape[2]:
         return values
-    size = len(table)
+    size = table.shape[1]
     with seeded(seed):
         low, high = (math.log(share) for share in _LEAVING)
-        leaves = torch.empty((), dtype=torch.float64).uniform_(low, high).exp()
+        leaves = torch.empty(len(table), 1, 1, dtype=torch.float64).uniform_(low, high).exp()
     unit = torch.eye(size, dtype=torch.float64)
-    values = values | {"transition": (1 - leaves) * unit + leaves / size}
-    if first is not None and first.shape == (size,):
-        values["initial"] = torch.full_like(first, 1 / size)
+    kept = (1 - leaves) * unit + leaves / size
+    values = values | {"transition": torch.where(rows[:, None, None], kept, table)}
+    if first is not None and first.shape == (len(rows), size):
+        values["initial"] = torch.where(rows[:, None], 1 / size, first)
     return values

@@ -13,8 +13,9 @@ from ..progress import Progress, progress_of
 from ..record import Ending, Fit
 from ..run import Run
 from .ascent import Ascent
+from .climb import Prior
 from .endings import doubts, too_few
-from .landscape import Landscape, Prior, Recorded
+from .landscape import Landscape, Recorded
 from .maximum import maximise
 
 
@@ -22,6 +23,8 @@ class PointRun(Run):
     """The state of such a fit while it runs."""
 
     redundant = False
+    asked_for = 0
+    """Evaluations of a climb that were not known from an earlier run."""
 
     def finish(self) -> Fit:
         """A point estimate by L-BFGS from several starts."""
@@ -66,19 +69,24 @@ class PointRun(Run):
         """Heights and gradients that were computed."""
         return self.asked.answers
 
-    def _after(self, bar: Progress, point: Tensor, value: float) -> None:
-        """Shows a step, and calls the callback every now and then."""
-        self.step += 1
-        bar.update()
+    def _after(self, bar: Progress, point: Tensor, value: float, steps: int) -> None:
+        """Shows steps, and calls the callback every now and then."""
+        before, every = self.step, self.settings.evaluate_every
+        self.step += steps
+        bar.update(steps)
         bar.set_postfix({"nats per step": f"{value / self.batches.n_steps:.5f}"}, refresh=False)
-        if self.callback is not None and self.step % self.settings.evaluate_every == 0:
+        if self.callback is None:
+            return
+        for step in range(before - before % every + every, self.step + 1, every):
             self._place(point)
             self.guide.eval()
             with torch.no_grad():
-                self.callback(self.step, self.guide)
+                self.callback(step, self.guide)
 
-    def _save_sometimes(self) -> None:
-        if len(self.asked.answers) % self.settings.checkpoint_every == 0:
+    def _save_sometimes(self, evaluations: int) -> None:
+        every = self.settings.checkpoint_every
+        before, self.asked_for = self.asked_for, self.asked_for + evaluations
+        if before // every < self.asked_for // every:
             self._save()
 
     def _place(self, point: Tensor) -> None:
