@@ -492,9 +492,8 @@ class Run:
         if self.model.tied and nodes is None:
             return  # known states may be rarely visited
         data = self.batches.train[: 4 * self.settings.batch_size]
-        with torch.no_grad():
-            marginals = self.guide.posterior(self.model.laws(self.guide.median(), data)).mean
-        visits = marginals.sum((0, 1)) / marginals.sum() * self.model.states
+        visits = self._visits(data)
+        visits = visits / visits.sum() * self.model.states
         if nodes is not None:  # of 2^k states many may well be rare
             _warn_of_still_nodes(visits / self.model.states)
             return
@@ -504,6 +503,13 @@ class Run:
                 f"fit: states {dead} are hardly ever visited; try more restarts, another start, or "
                 "fewer states",
             )
+
+    def _visits(self, data: Sequences) -> Tensor:
+        """Expected visits of the states, (K,)."""
+        with torch.no_grad():
+            posterior = self.guide.posterior(self.model.laws(self.guide.median(), data))
+            found: Tensor = posterior.mean.sum((0, 1))
+        return found
 
 
 def _require_near_zero(data: Sequences) -> None:

@@ -135,37 +135,27 @@ def _judge(singles: Array, rules: Any, tolerance: float) -> None:
 
 
 @_fast
-def _begin(
-    singles: Array, vectors: Array, reach: Array, rules: Any, own: Any, height: float
-) -> None:
-    """A climber whose height and gradient were just found."""
-    for i in range(len(reach)):
-        vectors[POINT, i], vectors[GRADIENT, i] = own[0][0, i], own[0][1, i]
-    singles[HEIGHT] = height
-    singles[STATE] = MOVING if height > -np.inf else BLOCKED
-    for i in range(rules[1]):
-        singles[GAINS + i] = np.inf
-    _aim(singles, vectors, reach, rules, own)
-
-
-@_fast
-def _step(
-    singles: Array, vectors: Array, reach: Array, rules: Any, own: Any, height: float
-) -> None:
-    """A climber after a step was tried: it goes there, or shortens its step."""
-    point, gradient = own[0][0], own[0][1]
+def _accept(singles: Array, vectors: Array, rules: Any, tried: Array, height: float) -> bool:
+    """Moves a climber to the point that was tried, or shortens its step; a new one begins there."""
+    point, gradient = tried[0], tried[1]
     gain = height - singles[HEIGHT]
-    rounding = 1e-10 * (1.0 + abs(singles[HEIGHT]))
-    if not gain >= rules[3] * singles[LENGTH] * singles[PROMISE] - rounding:
-        _shorten(singles, height)
-        return
-    _remember(singles, vectors, rules[0], point, gradient)
+    if singles[STATE] == NEW:
+        singles[STATE] = MOVING if height > -np.inf else BLOCKED
+        gain = np.inf
+        for i in range(rules[1]):
+            singles[GAINS + i] = np.inf
+    else:
+        rounding = 1e-10 * (1.0 + abs(singles[HEIGHT]))
+        if not gain >= rules[3] * singles[LENGTH] * singles[PROMISE] - rounding:
+            _shorten(singles, height)
+            return False
+        _remember(singles, vectors, rules[0], point, gradient)
     for i in range(len(point)):
         vectors[POINT, i], vectors[GRADIENT, i] = point[i], gradient[i]
     for i in range(rules[1] - 1, 0, -1):
         singles[GAINS + i] = singles[GAINS + i - 1]
     singles[HEIGHT], singles[GAINS] = height, gain
-    _aim(singles, vectors, reach, rules, own)
+    return True
 
 
 @compiled(**OPTIONS)
@@ -203,16 +193,14 @@ def advance(
         s = -1 if singles[STATE] == NEW else 0
         while s < len(trace):
             if s < 0 or singles[STATE] == MOVING:
-                length = singles[LENGTH]
                 for i in range(size):
-                    y = vectors[POINT, i] + length * vectors[WAY, i]
+                    y = vectors[POINT, i] + singles[LENGTH] * vectors[WAY, i]
                     point[i] = min(max(y, -reach[i]), reach[i])
                 height = height_of(point, form, frames, of_height, gradient)
-                if s < 0:
-                    _begin(singles, vectors, reach, rules, own, height)
-                else:
+                if _accept(singles, vectors, rules, own[0], height):
+                    _aim(singles, vectors, reach, rules, own)
+                if s >= 0:
                     needed[0] = max(needed[0], s + 1)
-                    _step(singles, vectors, reach, rules, own, height)
                     _judge(singles, rules, tolerance)
             if s >= 0:
                 trace[s, m] = singles[HEIGHT]

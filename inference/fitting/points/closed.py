@@ -107,23 +107,38 @@ class Closed(NamedTuple):
         """The climbers after so many evaluations each, at most, and their heights, (S, M)."""
         from ...exact.chains_cpu import cut, together
         from .climb_machine import advance  # numba is loaded when first needed
-        from .closed_machine import room_for
 
         found = climbers._replace(rows=climbers.rows.copy())
         parts = [slice(*part) for part in cut(len(found.rows))]
         traces = [np.empty((steps, part.stop - part.start)) for part in parts]
         needed = np.zeros(len(parts), dtype=np.int64)
-        size, memory = climbers.size, climbers.memory
-        rules = reach, (memory, *RULES), tolerance
+        rules = reach, (climbers.memory, *RULES), tolerance
         tasks: list[Callable[[], None]] = []
         for number, (part, trace) in enumerate(zip(parts, traces, strict=True)):
-            room = room_for(*self), (np.empty((3, size)), np.empty(memory))
-            given = (*rules, *self, room, trace, needed[number:])
+            given = (*rules, *self, self._room(climbers), trace, needed[number:])
             tasks.append(partial(advance, found.rows[part], *given))
         states, statistics = self.form[2][2:]
         products = len(self.frames[0]) * int(states * (states + statistics))
         together(tasks, (steps + 1) * len(found.rows) * products)
         return found, np.concatenate(traces, -1)[: needed.max()]
+
+    def visits(self, point: Array) -> Array | None:
+        """Expected visits of the states (K,) at a point (P,); None where it cannot tell."""
+        from .climb_machine import advance
+
+        new = Climbers.of(point[None], memory=0)
+        room = self._room(new)
+        rules = np.full(len(point), np.inf), (0, *RULES), 0.0
+        advance(new.rows, *rules, *self, room, np.empty((0, 1)), np.zeros(1, dtype=np.int64))
+        first, moved = room[0][4]
+        found: Array = first + moved.sum(0)
+        return found if np.isfinite(new.heights[0]) else None
+
+    def _room(self, climbers: Climbers) -> Any:
+        from .closed_machine import room_for
+
+        vectors = np.empty((3, climbers.size))
+        return room_for(*self), (vectors, np.empty(climbers.memory))
 
 
 def _blocks(

@@ -142,6 +142,11 @@ class Landscape:
         assert self._closed is not None  # it climbs
         return self._closed.advance(climbers, reach.numpy(), steps, tolerance)
 
+    def visits(self, point: Tensor) -> Tensor | None:
+        """Expected visits of the states (K,) at a point (P,); None if there is no machine code."""
+        found = None if self._closed is None else self._closed.visits(point.double().numpy())
+        return None if found is None else torch.from_numpy(found)
+
     def _by(self, short: Products | Affine, points: Tensor) -> tuple[Tensor, Tensor]:
         """The same without laws; not finite where that cannot tell."""
         with np.errstate(all="ignore"):  # of points that are asked again

@@ -39,7 +39,7 @@ class PointRun(Run):
         shared = self.processes
         prior: Prior = "parameters" if self.guide.uncertainty == "map" else "none"
         space = posterior.coordinates
-        landscape = Landscape(model, train, space, prior=prior, processes=shared)
+        self.landscape = landscape = Landscape(model, train, space, prior=prior, processes=shared)
         known = [] if self.resumed is None else self.resumed["answers"]
         bar = progress_of(None, "step", shown=self.progress and shared.first, desc="fit ml/map")
         with bar:
@@ -88,6 +88,13 @@ class PointRun(Run):
         before, self.asked_for = self.asked_for, self.asked_for + evaluations
         if before // every < self.asked_for // every:
             self._save()
+
+    def _visits(self, data: Sequences) -> Tensor:
+        """Expected visits of the states, by machine code of all data where there is some."""
+        posterior = self.guide.parameter_posterior
+        assert posterior is not None  # there are unknown parameters
+        found = self.landscape.visits(posterior.mean.detach())
+        return super()._visits(data) if found is None else found
 
     def _place(self, point: Tensor) -> None:
         posterior = self.guide.parameter_posterior
