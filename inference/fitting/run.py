@@ -429,6 +429,8 @@ class Run:
             self.unwritten = True
 
     def _restore(self, saved: dict[str, Any]) -> None:
+        if saved["best"] is not None:  # which is read at the end alone
+            self.guide.load_state_dict(saved["best"])
         self.guide.load_state_dict(saved["guide"])
         assert self.optimizer is not None  # made before
         self.optimizer.load_state_dict(saved["optimizer"])
