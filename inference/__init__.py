@@ -40,6 +40,7 @@ from .diagnosis.diagnose import diagnose
 from .diagnosis.leave_future_out import LeaveFutureOut, leave_future_out
 from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
 from .diagnosis.record import Check, Diagnosis
+from .diagnosis.report import report
 from .exact.potentials import filter_beliefs
 from .export.gates import export_gates, gates
 from .export.to_arviz import to_arviz
@@ -277,6 +278,7 @@ __all__ = [
     "qmdp",
     "read",
     "recurrent_gates",
+    "report",
     "sample_lstm",
     "sample_states",
     "save_fit",

@@ -491,6 +491,7 @@ INFERENCE: dict[str, Arguments] = {
         "first": 1,
     },
     "pseudo_residuals": {**ASKED, "draws": 2},
+    "report": lambda: {**fitted(), "path": "page.html", "diagnosis": inference.Diagnosis((), {})},
     "qmdp": {"problem": tiger()},
     "sample_states": ASKED,
     "smooth": ASKED,

@@ -100,7 +100,7 @@ def diagnose(
             prior_draws=0,
             steps=False,
         )
-        model = _fitted(result, data, draws)
+        model = fitted_model(result, data)
         found, left_out = _of_method(result, data, idata, draws, seed)
         if "log_prior" in idata:
             found.append(checks.prior(prior_sensitivity(idata)))
@@ -111,11 +111,11 @@ def diagnose(
     return Diagnosis(tuple(found), left_out, residuals, calibration, table)
 
 
-def _fitted(result: Fit | NutsFit, data: Sequences, draws: int) -> Model:
-    """The model at the medians of a guide, or at the means of chains in one labelling."""
+def fitted_model(result: Fit | NutsFit, data: Sequences) -> Model:
+    """Returns the model at the medians of a guide, or at the means of chains in one labelling."""
     if isinstance(result, Fit):
         return result.fitted
-    sample, _ = aligned(result, data, sample_of(result, draws))
+    sample, _ = aligned(result, data, sample_of(result, 1))
     return result.model.with_parameters(**{n: x.mean(0) for n, x in sample.values.items()})
 
 
