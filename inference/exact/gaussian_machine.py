@@ -1135,11 +1135,8 @@ def means_gradient(
     """
     size, features = carry.shape[1], system.mask.shape[2]
     which = np.empty(features, np.int64)
-    ahead, after, before = (
-        np.empty((size, LANES)),
-        np.empty((size, LANES)),
-        np.empty((size, LANES)),
-    )
+    ahead, after = np.empty((size, LANES)), np.empty((size, LANES))
+    before = np.empty((size, LANES))
     e, v = np.empty((features, LANES)), np.empty((features, LANES))
     ends, every = rows.ends, np.arange(max(size, features))
     for block in range(begin, end):
@@ -1148,8 +1145,7 @@ def means_gradient(
         lanes = members, ends, rows.sequences, len(rows.values)
         _resume(carry, members, ahead)
         for t in range(min(stop, _last_of(members, ends)) - 1, start - 1, -1):
-            u = at[g, t - start]
-            p = _observed(system.mask, n, t, which)
+            u, p = at[g, t - start], _observed(system.mask, n, t, which)
             own = gain[g, u]
             _load_observed(whitened, members, ends, t, which, p, e)
             _load_observed(upstream, members, ends, t, which, p, v)
