@@ -15,7 +15,7 @@ from ...guides.coordinates import Coordinates
 from ..parallel import Processes
 from ..start import Start, checked_starts
 from .ascent import FINISHED, LOOSE, Ascent, ascend
-from .climb import Climbs, Each, Prior, climb
+from .climb import Climbs, Each, Machine, Prior, climb
 from .landscape import Landscape, Recorded
 
 STARTS = 20
@@ -47,14 +47,17 @@ _SHAKEN = 1.0
 """Standard deviation of the noise on further starts of models without clusters, in units."""
 
 
-def number_of_starts(model: Model) -> int:
-    """Starts that are tried: one where EM has compared several, few where each costs the same."""
+def number_of_starts(model: Model, cheap: bool = False) -> int:
+    """Starts that are tried: one where EM has compared several, few where each costs the same.
+
+    Where climbs are ``cheap``, those that have more maxima get twice as many.
+    """
     if model.m_step is not None:
         return 1
     if not model.draws_together:
         return STARTS // 5
     hard = model.has_paths and (model.states > _FEW or model.observations.codes)
-    return MORE_STARTS if hard else STARTS
+    return MORE_STARTS * (1 + cheap) if hard else STARTS
 
 
 def maximise(
@@ -77,7 +80,8 @@ def maximise(
     a number of ``starts`` there are as many as the model asks for, and as many again while only one
     of them has reached the best height.
     """
-    count = starts or number_of_starts(model)
+    cheap = isinstance(landscape, Machine) and landscape.climbs
+    count = starts or number_of_starts(model, cheap)
     part = data
     if count > FINISHED and data.n_steps > 2 * SCREENED:
         part = data[: max(1, SCREENED // data.max_length)].head(SCREENED)
