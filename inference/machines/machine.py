@@ -183,7 +183,8 @@ class Machine:
 
         .. math:: b(u'x) - b(ux), \qquad B_x(b(u')) - B_x(b(u))
 
-        in the machine's coordinates, the network's own word for the futures: nothing is fitted.
+        in the machine's coordinates, the network's own word for the futures: nothing is fitted. An
+        x of probability below .05 after u or u' is left out.
         Gates of a network without natural units have nothing of Bayes' rule to be compared with
         (:func:`gate_identity`); this holds in any coordinates of its state.
 

@@ -13,9 +13,10 @@ from .hankel import Words, word_probabilities
 from .known_laws import OperatorLaw
 from .laws import SequenceLaw, State, asked, read_checked, taken
 
-_LEAST = 1e-3
-"""A symbol that is less probable after one of the two pasts is not read: beliefs after it are as
-good as noise."""
+_LEAST = 0.05
+"""A symbol that is less probable after one of the two pasts is not read: what a network believes
+after that which hardly comes is noise. Of an LSTM trained on RRXOR, R² is .992 to .995 from .02 to
+.2, and .29 at .001."""
 
 _AT_ONCE = 256
 
