@@ -158,10 +158,15 @@ def _witness(vector: Array, others: Array, least: float) -> Array | None:
 
     max δ subject to b·(v - w) ≥ δ for all others w, Σ b = 1, b ≥ 0.
     """
-    from scipy.optimize import linprog  # loaded when first needed
-
     scale = least / _NOTHING
     states = len(vector)
+    if states == 2:
+        share = _highest((vector - others) / scale)
+        belief = np.array([1 - share, share])
+        return belief if ((vector - others) @ belief).min() / scale > _NOTHING else None
+
+    from scipy.optimize import linprog  # loaded when first needed
+
     solved = linprog(
         np.append(np.zeros(states), -1.0),
         A_ub=np.column_stack([(others - vector) / scale, np.ones(len(others))]),
@@ -174,5 +179,30 @@ def _witness(vector: Array, others: Array, least: float) -> Array | None:
     )
     if solved.status != 0:
         raise ArithmeticError(f"a linear program was not solved: {solved.message}")
-    belief: Array = solved.x[:states]
+    belief = np.asarray(solved.x[:states])
     return belief if solved.x[-1] > _NOTHING else None
+
+
+def _highest(lines: Array) -> float:
+    """Where in [0, 1] the least of lines, given by their values at 0 and at 1, is highest.
+
+    Two lines, one rising and one falling, cross above the highest point. The line that is least
+    there takes the place of one of them, until none is below the crossing.
+    """
+    slopes = lines[:, 1] - lines[:, 0]
+    rising = np.lexsort((slopes, lines[:, 0]))[0]
+    falling = np.lexsort((-slopes, lines[:, 1]))[0]
+    if slopes[rising] <= 0:
+        return 0.0
+    if slopes[falling] >= 0:
+        return 1.0
+    while True:
+        share = (lines[falling, 0] - lines[rising, 0]) / (slopes[rising] - slopes[falling])
+        values = lines[:, 0] + share * slopes
+        least = values.argmin()
+        if slopes[least] == 0 or values[least] >= min(values[rising], values[falling]):
+            return float(share)
+        if slopes[least] > 0:
+            rising = least
+        else:
+            falling = least

@@ -23,13 +23,14 @@ def test_tiger_over_fifteen_steps():
     assert plan.value([0.5, 0.5]).item() == pytest.approx(9.7284247446776746, abs=1e-12)
 
 
+@pytest.mark.parametrize("states", [2, 3])
 @pytest.mark.parametrize(("seed", "discount"), [(0, 0.9), (1, 1.0), (2, 0.5), (3, 0.0)])
-def test_every_stage_is_what_enumeration_gives(seed, discount):
-    tables = random_tables(seed, actions=2, symbols=2, discount=discount)
+def test_every_stage_is_what_enumeration_gives(seed, discount, states):
+    tables = random_tables(seed, states=states, actions=2, symbols=2, discount=discount)
     plan = solve_horizon(tables, 4)
-    beliefs = np.random.default_rng(seed).dirichlet(np.ones(3), 3)
+    beliefs = np.random.default_rng(seed).dirichlet(np.ones(states), 3)
     for steps, stage in enumerate(plan.stages, start=1):
-        for belief in (*beliefs, *np.eye(3)):
+        for belief in (*beliefs, *np.eye(states)):
             assert float(stage.value(belief)) == pytest.approx(
                 tree_value(tables, belief, steps), abs=1e-9
             )
