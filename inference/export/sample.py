@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...models import Model, Sequences
 from ...models.emissions.emission import Parameters
+from ...models.emissions.observations import are_whole
 from ..checking.importance import is_point
 from ..fitting.draws import draw_parameters, log_prior
 from ..fitting.nuts import NutsFit
@@ -129,20 +130,14 @@ def one_feature(y: Tensor) -> Tensor:
 def observed_values(model: Model, data: Sequences) -> Array:
     """The observations as the family reads them; codes and counts are whole, or NaN if missing."""
     y, mask = (one_feature(x) for x in model.observations.read(data))
-    if are_whole(model) and bool(mask.all()):
+    if are_whole(model.observations) and bool(mask.all()):
         return as_array(y.long())
     return np.where(as_array(mask), as_array(y.double()), np.nan)
 
 
-def are_whole(model: Model) -> bool:
-    """Whether observations are codes or whole numbers alone, which ArviZ asks of integers."""
-    kind = model.observations
-    return kind.codes or bool(getattr(getattr(kind, "support", None), "is_discrete", False))
-
-
 def as_observed(model: Model, drawn: Tensor) -> Tensor:
     """Complete observations, of which codes and counts are whole."""
-    return drawn.long() if are_whole(model) else drawn
+    return drawn.long() if are_whole(model.observations) else drawn
 
 
 def observed_shape(model: Model, data: Sequences) -> torch.Size:

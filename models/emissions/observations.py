@@ -108,6 +108,11 @@ class Observations(Protocol):
         """Return the values as floats (N, T, channels); codes are one-hot."""
 
 
+def are_whole(kind: Observations) -> bool:
+    """Return whether observations of a kind are codes or whole numbers alone."""
+    return kind.codes or bool(getattr(getattr(kind, "support", None), "is_discrete", False))
+
+
 @dataclass(frozen=True)
 class Symbols:
     """One of ``size`` symbols a step, coded 0 to size − 1.
