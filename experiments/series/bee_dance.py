@@ -99,6 +99,7 @@ class Settings(Units):
 
 SMOKE: Mapping[str, object] = {
     "source": "simulation",
+    "sticky": 1.0,
     "replicates": 1,
     "steps": 3,
     "simulated_steps": 3,
@@ -275,7 +276,8 @@ def _fit_switching(settings: Settings, train: Sequences, regimes: int, seed: int
             bound="conditional" if regimes > 1 else "factorised",  # the same for one regime
             draws=settings.draws,
         )
-    chosen = FitSettings(steps=settings.steps, holdout=0.0, patience=None)
+    how: dict[str, Any] = {"steps": settings.steps, "holdout": 0.0, "patience": None}
+    chosen = FitSettings(**how, sleep_steps=min(FitSettings.sleep_steps, settings.steps))
     result = fit(model, guide, pieces, settings=chosen, seed=seed, progress=False)
     if regimes > 1 and settings.simulated_steps:
         _learn_from_simulations(result, pieces, settings.simulated_steps, seed)

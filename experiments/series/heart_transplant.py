@@ -85,12 +85,12 @@ class Settings(Units, bayes.GuideSettings, bayes.NutsSettings):
 SMOKE: Mapping[str, object] = {
     **bayes.SMOKE_CHAINS,
     **bayes.SMOKE_GUIDES,
-    "patients": 40,
+    "patients": 20,
     "steps": 5,
     "warmup": 5,
     "chain_draws": 10,
     "hidden_size": 4,
-    "network_patients": 40,
+    "network_patients": 20,
     "network_steps": 3,
     "source": "simulated",
 }
@@ -341,7 +341,9 @@ def _network(
         chosen = torch.randint(len(data), (settings.network_patients,))
         train = known.simulate({}, data[chosen]).data
         guide = BeliefGuide(known, LSTMFilter(settings.hidden_size, gaps=gaps))
-    how = FitSettings(steps=settings.network_steps, batch_size=128, holdout=0.05)
+    steps = settings.network_steps
+    sleep = min(FitSettings.sleep_steps, steps)
+    how = FitSettings(steps=steps, sleep_steps=sleep, batch_size=128, holdout=0.05)
     result = fit(known, guide, train, settings=how, seed=settings.seed, progress=False)
     assert isinstance(result.guide, BeliefGuide)
     return result.guide
