@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -98,15 +99,15 @@ class Diagnosis:
 
     def __str__(self) -> str:
         names = [*(check.name for check in self.checks), *self.left_out, ""]
-        width = max(map(len, names)) + 1
+        width = max(map(_places, names)) + 1
         lines = [f"{'check':<{width}}{'figure':>10}  verdict"]
         for check in self.checks:
-            figure = f"{check.name:<{width}}{f'{check.value:.4g}':>10}"
+            figure = f"{_padded(check.name, width)}{f'{check.value:.4g}':>10}"
             lines.append(f"{figure}  {check.verdict:<8} {check.limits} ({check.source})")
             lines += textwrap.wrap(
                 check.advice, _WIDTH, initial_indent="    ", subsequent_indent="    "
             )
-        lines += [f"{name:<{width}}{'–':>10}  {why}" for name, why in self.left_out.items()]
+        lines += [f"{_padded(name, width)}{'–':>10}  {why}" for name, why in self.left_out.items()]
         counts = [sum(check.verdict == each for check in self.checks) for each in VERDICTS]
         return "\n".join([*lines, "{} passes, {} look, {} fail".format(*counts)])
 
@@ -154,3 +155,12 @@ class Diagnosis:
         from .drawing import draw
 
         return draw(self)
+
+
+def _places(text: str) -> int:
+    """Places that a text takes: marks such as the hat of k̂ take none."""
+    return sum(not unicodedata.combining(sign) for sign in text)
+
+
+def _padded(text: str, width: int) -> str:
+    return text + " " * (width - _places(text))
