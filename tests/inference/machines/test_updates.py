@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from beliefzoo.inference import Machine, NetworkLaw, law_divergence, machine_of
+from beliefzoo.inference import (
+    BeliefGuide,
+    ExactFilter,
+    Machine,
+    NetworkLaw,
+    law_divergence,
+    machine_of,
+    update_agreement,
+)
 from beliefzoo.inference.machines.known_laws import OperatorLaw
 from beliefzoo.models import LabelledHMM, Sequences, golden_mean, mess3, random_random_xor
 
@@ -86,3 +94,13 @@ def test_what_cannot_be_compared_is_named() -> None:
         machine().update_agreement(changes=0)
     with pytest.raises(ValueError, match=r"^data: needs a sequence of two symbols"):
         machine().update_agreement(Sequences.from_arrays([[0], [1]], codes=True))
+
+
+@pytest.mark.parametrize("ends", [False, True])
+def test_the_exact_filter_agrees_where_symbols_choose_the_move(ends: bool) -> None:
+    """For guides: of a labelled chain the changed symbol changes the move too."""
+    model = LabelledHMM(3, 4, ends=ends)
+    drawn = model.sample(20, 12, seed=0)
+    known = model.with_parameters(**drawn.parameters)
+    found = update_agreement(BeliefGuide(known, ExactFilter()), drawn.data)
+    assert (found.r_squared, found.slope) == (pytest.approx(1.0), pytest.approx(1.0))
