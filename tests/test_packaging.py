@@ -72,7 +72,7 @@ def contents(wheel: Path) -> dict[str, bytes]:
 def expected_files() -> set[str]:
     """All modules of the root folders, their data and templates, the top level and py.typed."""
     inside = [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    inside += [*ROOT.glob("experiments/data/*.csv"), *ROOT.glob("experiments/templates/*.html.j2")]
+    inside += [*ROOT.glob("experiments/data/*.csv"), *ROOT.glob("*/**/templates/*.html.j2")]
     return {
         "beliefzoo/__init__.py",
         "beliefzoo/py.typed",
