@@ -48,8 +48,7 @@ def write_tensors(path: str | os.PathLike[str], content: Mapping[str, object], k
     """
     held = io.BytesIO()  # torch's writer does not say why it cannot write
     torch.save(dict(content), held)
-    body = held.getbuffer()
-    with whole_file(path) as file:
+    with held.getbuffer() as body, whole_file(path) as file:
         file.write(f"beliefzoo {kind} {hashlib.sha256(body).hexdigest()}\n".encode())
         file.write(body)
     return Path(path)
