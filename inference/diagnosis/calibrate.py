@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import tempfile
 import warnings
@@ -206,7 +207,7 @@ def calibrate(
             work,
             jobs,
             nowhere if folder is None else folder,
-            name=f"calibrate {name} {model!r} {draws} {like!r}",
+            name=f"calibrate {name} {model!r} {draws} {_fingerprint(model, like, seed)}",
             workers=workers,
             progress=progress,
         )
@@ -223,9 +224,7 @@ def _replicate(
 ) -> dict[str, int]:
     """Ranks of the quantities in one replication."""
     seed = int(np.random.SeedSequence([job["seed"], job["replication"]]).generate_state(1)[0])
-    with seeded(seed):
-        truth = {name: prior.sample().double() for name, prior in model.priors.items()}
-        data = model.simulate(truth, like).data
+    truth, data = _simulated(model, like, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # the ranks say what they would
         result = method(model, data, seed)
@@ -245,6 +244,19 @@ def _replicate(
             heights = _heights(model, together, data, draws + 1)
             ranks[LIKELIHOOD] = _rank(heights[0], heights[1:])
     return ranks
+
+
+def _simulated(model: Model, like: Sequences, seed: int) -> tuple[dict[str, Tensor], Sequences]:
+    with seeded(seed):
+        truth = {name: prior.sample().double() for name, prior in model.priors.items()}
+        return truth, model.simulate(truth, like).data
+
+
+def _fingerprint(model: Model, like: Sequences, seed: int) -> str:
+    """Tells priors and data apart that print alike: a digest of one simulation."""
+    truth, data = _simulated(model, like, seed)
+    parts = [*truth.values(), data.values, data.mask, data.lengths]
+    return hashlib.sha256(b"".join(part.numpy().tobytes() for part in parts)).hexdigest()[:16]
 
 
 def _heights(model: Model, values: Mapping[str, Tensor], data: Sequences, draws: int) -> Tensor:

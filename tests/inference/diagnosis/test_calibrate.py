@@ -100,6 +100,13 @@ def test_failures_are_kept_and_results_used_again(tmp_path):
     again = calibrate(failing, MODEL, LIKE, **options)
     assert np.array_equal(found.ranks, again.ranks)
     assert f"{len(found.failures)} failed" in str(found)
+    other = HiddenMarkovModel(
+        1,
+        "poisson",
+        priors={"rate": dist.Gamma(torch.tensor([9.0]), torch.tensor([RATE])).to_event(1)},
+    )
+    assert repr(other) == repr(MODEL)
+    assert not np.array_equal(calibrate(failing, other, LIKE, **options).ranks, found.ranks)
 
 
 def test_refusals():
