@@ -87,9 +87,9 @@ class Family:
         if "lag_weight" in values:
             return np.asarray(values["lag_weight"][k, lag - 1] @ phi)
         first, bias, last = (values[f"lag{lag}_{name}"] for name in ("weight0", "bias0", "weight1"))
-        unit = getattr(getattr(self.emission, "base", None), "spread", 1.0)
+        unit = spread_of(getattr(self.emission, "base", None))
         hidden = np.tanh(phi / unit @ first + bias) - np.tanh(bias)
-        return np.asarray(unit * hidden @ last)
+        return np.asarray(unit * (hidden @ last))
 
     def log_likelihood(self, values: Values, states: int, at: Around) -> Floats:
         """log O_k(y_t), (T, K), one number at a time."""
@@ -111,6 +111,14 @@ class Family:
                         shift = shift + self.of_lag(values, k, lag, phi)
                 out[t, k] = self.density(p, np.where(seen, at.y[t], 0), seen, shift)
         return out
+
+
+def spread_of(emission: object) -> Floats:
+    """The unit of a family's numbers; of several families side by side, of each."""
+    parts = getattr(emission, "families", None)
+    if parts is None:
+        return np.asarray(getattr(emission, "spread", 1.0))
+    return np.concatenate([np.broadcast_to(spread_of(one), one.shift_size) for one in parts])
 
 
 # --- families

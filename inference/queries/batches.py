@@ -169,10 +169,11 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     y = data.values.new_zeros(len(data), steps + 1, *data.values.shape[2:])
     rows, last = torch.arange(len(data)), data.lengths - 1
     along: dict[str, Any] = {}
-    if model.moved_by_observations:  # the last one is known, those of the future are not
+    seen = torch.ones_like(y, dtype=torch.bool)
+    if model.moved_by_observations:  # the last one may be known, those of the future are not
         y[:, 0] = data.values[rows, last]
-        along["mask"] = torch.zeros_like(y, dtype=torch.bool)
-        along["mask"][:, 0] = data.mask[rows, last]
+        seen = torch.zeros_like(seen)
+        seen[:, 0] = data.mask[rows, last]
     if model.inputs:
         inputs, shape = future.inputs, (len(data), steps, model.inputs)
         came = None if inputs is None else tuple(inputs.shape)
@@ -190,7 +191,8 @@ def from_last_step(model: Model, data: Sequences, future: Future) -> Sequences:
     if model.timed:
         assert data.times is not None  # checked with the data
         along["times"] = times_ahead(data.times[rows, last], steps, future.times)
-    return model.scheduled(Sequences.from_tensors(y, codes=data.is_codes, **along))
+    blank = Sequences.from_tensors(y, codes=data.is_codes, **along)
+    return model.scheduled(blank._derived(mask=seen))
 
 
 def require_read(model: Model, **future: object) -> None:

@@ -13,6 +13,7 @@ import torch
 import oracles
 from beliefzoo.inference import (
     filter,
+    forecast,
     log_evidence,
     most_likely_states,
     predict,
@@ -460,3 +461,17 @@ def test_strings_beyond_those_announced_and_half_a_first_law_are_refused(tmp_pat
     )
     with pytest.raises(ValueError, match=r"section I.*needs a sum of 1"):
         read_automaton(path)
+
+
+def test_forecasts_go_on_where_the_last_symbols_are_missing():
+    """As from a step more that is missing, though no sequence has a last symbol."""
+    model = LabelledHMM(3, 2)
+    drawn = model.sample(2, 6, seed=0)
+    known = model.with_parameters(**drawn.parameters)
+    symbols = drawn.data.values.double().reshape(2, 6)
+    symbols[:, -1] = torch.nan
+    data = Sequences.from_arrays(list(symbols.numpy()), codes=True)
+    longer = torch.cat([symbols, symbols.new_full((2, 1), torch.nan)], 1)
+    found = forecast(known, data, steps=1, draws=2, seed=0).state_probability[:, 0]
+    more = predict(known, Sequences.from_arrays(list(longer.numpy()), codes=True))[:, -1]
+    torch.testing.assert_close(found, more)
