@@ -70,7 +70,7 @@ def ended(fit: Fit) -> Check:
             "gradient at the end",
             fit.gradient_norm,
             "passes" if fit.converged else bad,
-            f"within {fit.settings.tolerance:g} nats of a maximum",
+            f"passes if converged to {fit.settings.tolerance:g} nats",
             "own",
             "" if fit.converged else f"not converged: {words}. {' '.join(fit.warnings)}".strip(),
         )

@@ -102,8 +102,8 @@ def leave_future_out(
         data: sequences that run along the same steps; a step beyond the length of one counts 0.
         first: steps that the first fit knows.
         horizon: steps h that are predicted together.
-        threshold: largest k̂ to go on with; None: min(1 − 1 / log10 S, 0.7). 0 fits at every
-            time.
+        threshold: largest k̂ to go on with; None: min(1 − 1 / log10 S, 0.7); −∞
+            fits at every time.
         draws: draws S of a guide's parameters; of NUTS all are used.
         seed: of the draws.
 

@@ -69,7 +69,7 @@ def test_weighted_draws_agree_with_the_closed_form(horizon):
     assert len(found.refits) < len(found.steps)  # the weights carried some draws on
 
 
-def test_a_threshold_of_zero_fits_at_every_time():
+def test_a_threshold_below_all_fits_at_every_time():
     found = leave_future_out(exact_draws, DATA, first=26, threshold=-math.inf)
     assert found.refits == (26, 27, 28, 29)
     assert np.isnan(found.k_hat).all()
