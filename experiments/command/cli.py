@@ -1,4 +1,4 @@
-"""The command line: `beliefzoo list`, and `run`, `sweep` or `bench` with a NAME."""
+"""The command line: `beliefzoo list`, `compile`, and `run`, `sweep` or `bench` with a NAME."""
 
 from __future__ import annotations
 
@@ -37,11 +37,13 @@ usage: beliefzoo list
        beliefzoo bench list
        beliefzoo bench NAME [--smoke] [--threads N] [--out DIR] [--force] [--SETTING VALUE ...]
        beliefzoo bench NAME --help
+       beliefzoo compile
        beliefzoo --version
 
 `list` names the experiments, `bench list` the benchmarks; `run NAME --help` and `bench NAME --help`
 show every setting with its default and why; `sweep` runs an experiment for every combination of
-values, once a seed, and resumes where it was.
+values, once a seed, and resumes where it was; `compile` makes all machine code at once, which first
+calls would wait for.
 """
 
 
@@ -101,9 +103,16 @@ def _dispatch(arguments: Sequence[str]) -> int:
             return run_sweep(name, rest)
         case ["bench", name, *rest] if not name.startswith("-"):
             _bench(name, rest)
+        case ["compile"]:
+            from .compiling import compile_all
+
+            compile_all()
         case ["--version"]:
             print(f"beliefzoo {__version__}")
-        case ["-h" | "--help"] | ["run" | "sweep" | "bench" | "list", "-h" | "--help"]:
+        case ["-h" | "--help"] | [
+            "run" | "sweep" | "bench" | "list" | "compile",
+            "-h" | "--help",
+        ]:
             print(_USAGE, end="")
         case ["run" | "sweep"]:
             raise ValueError(
@@ -116,7 +125,7 @@ def _dispatch(arguments: Sequence[str]) -> int:
         case _:
             got = " ".join(arguments) or "nothing"
             raise ValueError(
-                f"the command must be list, run, sweep or bench; got {got}\n\n{_USAGE}"
+                f"the command must be list, run, sweep, bench or compile; got {got}\n\n{_USAGE}"
             )
     return 0
 

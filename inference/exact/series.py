@@ -6,9 +6,10 @@ one recursion in machine code, and one back for all derivatives.
 
 from __future__ import annotations
 
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -82,6 +83,46 @@ class Series(NamedTuple):
         data = self.law, noises, self.flat, self.values, self.seen
         series_machine.slopes(*data, evidence, found)
         return evidence, found
+
+
+class _Evidence(torch.autograd.Function):
+    """log p(y) of a series as a function of its three noises, each at one point."""
+
+    @staticmethod
+    def forward(ctx: Any, series: Series, *noises: Tensor) -> Tensor:
+        found, slopes = series.slopes(Noises(*(_array(x)[None] for x in noises)))
+        ctx.save_for_backward(*(torch.from_numpy(x[0]) for x in slopes))
+        return torch.from_numpy(found)[0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Any) -> tuple[Any, ...]:
+        return None, *(upstream[0] * slope for slope in ctx.saved_tensors)
+
+
+def by_noises(chain: LinearChain, values: Tensor, mask: Tensor) -> Tensor | None:
+    """log p(y) of sequences of one feature, (N,), as ``gaussian.log_evidence`` has it.
+
+    The machine code for this is compiled in a third of the time of that for any chain.
+
+    Returns:
+        Nats, differentiable in the noises alone; None where other parts have derivatives, there are
+        several features, or digits would be lost.
+    """
+    noises = chain.initial_covariance, chain.noise, chain.observation_noise
+    others = {id(part) for part in chain} - set(map(id, noises))
+    moved = any(part.requires_grad for part in chain if id(part) in others)
+    if moved or values.shape[-1] > 1 or values.device.type != "cpu":
+        return None
+    first, noise, observed = (x.double() for x in (*noises[:2], noises[2][..., 0, 0]))
+    found = [
+        _Evidence.apply(  # type: ignore[no-untyped-call]
+            Series.of(chain, values, mask, row),
+            *(x[min(row, len(x) - 1)] for x in (first, noise, observed)),
+        )
+        for row in range(len(values))
+    ]
+    total = torch.stack(found)
+    return total if bool(total.isfinite().all()) else None
 
 
 def _array(x: Tensor) -> Array:

@@ -14,7 +14,9 @@ from ...models import Model, Parameters, Priors, Sequences
 from ...models.data.folders import Data
 from ...models.emissions.identified import EXTRA, dimension, unconstrained_size
 from ...models.randomness import seeded
+from ..exact.series import by_noises
 from ..queries.evidence import log_evidence as evidence_of
+from ..queries.linear import arguments
 
 _STEPS, _STEPS_PER_COMPONENT = 50, 4
 """Steps on which the parameters of continuous states are counted: more than a season and its lags,
@@ -102,7 +104,10 @@ def _linear_dimension(model: Model, priors: Priors, data: Sequences) -> int:
 
 
 def _evidence(model: Model, values: Parameters, data: Sequences) -> Tensor:
-    evidence = evidence_of(model.laws(values, data))
+    laws = model.laws(values, data)
+    evidence = None if laws.linear is None else by_noises(*arguments(laws.linear)[:3])
+    if evidence is None:
+        evidence = evidence_of(laws)
     # Flat first states leave a constant undetermined, which must not count.
     return evidence[1:] - evidence[:1]
 

@@ -27,7 +27,7 @@ from matplotlib.image import imread
 
 import beliefzoo
 from beliefzoo.experiments import series as package
-from beliefzoo.experiments.command import report
+from beliefzoo.experiments.command import compiling, report
 from beliefzoo.experiments.command.cli import main
 from beliefzoo.experiments.command.folders import check_folder
 from beliefzoo.experiments.command.report import leaves, plain, readable, setting_notes
@@ -558,8 +558,8 @@ def refused(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "the command must be list, run, sweep or bench; got nothing"),
-        (["walk"], "the command must be list, run, sweep or bench; got walk"),
+        ([], "the command must be list, run, sweep, bench or compile; got nothing"),
+        (["walk"], "the command must be list, run, sweep, bench or compile; got walk"),
         (["run"], "NAME must be one of .*toy-coin.*; got none"),
         (["sweep"], "NAME must be one of .*toy-coin.*; got none"),
         (["sweep", "toy-con"], "NAME must be one of .*'toy-con'; did you mean toy-coin?"),
@@ -1078,3 +1078,10 @@ def test_a_folder_that_is_not_for_this_sweep(
     path.write_text(content)
     refused(capsys, message, "sweep", "toy-coin", "--out", "here", whole=True)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("group", compiling.GROUPS)
+def test_everything_that_has_machine_code_can_be_called_ahead(group: str) -> None:
+    used = list(compiling.GROUPS[group]())
+    assert len(used) == len(set(used))
+    assert sum("point estimate" in one for one in used) >= 2

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from beliefzoo.inference.exact import gaussian
-from beliefzoo.inference.exact.series import Noises, Series
+from beliefzoo.inference.exact.series import Noises, Series, by_noises
 
 SIZE, STEPS, POINTS = 3, 12, 4
 
@@ -93,3 +93,22 @@ def test_levels_far_from_zero_keep_their_digits():
     near = Series.of(chain, y, mask, 0).slopes(noises)[0]
     far = Series.of(chain, y + 2.0**40, mask, 0).slopes(noises)[0]
     assert far == pytest.approx(near, abs=1e-12)
+
+
+@pytest.mark.parametrize("flat", [0, 2])
+def test_evidence_of_sequences_is_differentiable_in_noises_alone(flat):
+    chain, _ = case(flat, False, seed=flat)
+    y = torch.randn(3, STEPS, 1, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
+    mask = torch.ones_like(y, dtype=torch.bool)
+    mask[1, 5:] = False
+    names = "initial_covariance", "noise", "observation_noise"
+    noises = [getattr(chain, name).requires_grad_() for name in names]
+    found, expected = by_noises(chain, y, mask), gaussian.log_evidence(chain, y, mask)
+    assert found is not None
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+    weights = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    own = torch.autograd.grad(found @ weights, noises)
+    for mine, other in zip(own, torch.autograd.grad(expected @ weights, noises), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-8, atol=1e-9)
+    chain.transition.requires_grad_()
+    assert by_noises(chain, y, mask) is None
