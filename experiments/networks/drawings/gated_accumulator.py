@@ -12,8 +12,15 @@ from matplotlib.figure import Figure
 from ....inference.arviz_groups import Idata, group
 from ...command.seeds import Figures
 
+_TARGETS = {
+    "lstm_of_one_unit": "squared error to the simulated memory",
+    "lstm_of_one_unit_by_the_elbo": "ELBO of what is observed",
+}
+"""What a cell was trained by."""
+
 _COLORS = {
     "lstm_of_one_unit": "tab:red",
+    "lstm_of_one_unit_by_the_elbo": "tab:orange",
     "elman_of_one_unit": "tab:blue",
     "elman_with_as_many_weights": "tab:cyan",
 }
@@ -30,16 +37,23 @@ def gates(posterior: Idata, figures: Figures, cases: Sequence[str]) -> Figure:
     for row, case in zip(axes, cases, strict=True):
         for axis, (gate, quantity, word) in zip(row, parts, strict=True):
             exact = known[f"{case}_exact_{quantity}"].values[:, 1:]
-            ours = known[f"{case}_lstm_of_one_unit_{gate}"].values[:, 1:]
-            axis.plot(
-                exact.ravel()[::3], ours.ravel()[::3], ".", ms=1.5, alpha=0.4, color="tab:red"
-            )
+            key = f"{word}_gate_correlation" if gate != "g" else "candidate_correlation"
+            found = []
+            for cell, target in _TARGETS.items():
+                ours = known[f"{case}_{cell}_{gate}"].values[:, 1:]
+                dots = exact.ravel()[::3], ours.ravel()[::3]
+                axis.plot(*dots, ".", ms=1.5, alpha=0.4, color=_COLORS[cell])
+                axis.plot([], [], ".", color=_COLORS[cell], label=target)
+                found.append(f"{figures[case][cell][key]:.4f}")
             axis.axline((0, 0), slope=1, color="black", lw=0.7)
             axis.set(xlabel=labels[gate], ylabel=f"{word} gate {gate}".replace("te gate", "te"))
-            key = f"{word}_gate_correlation" if gate != "g" else "candidate_correlation"
-            found = figures[case]["lstm_of_one_unit"][key]
-            axis.set_title(f"{_words(case)}\nr = {found:.4f}", fontsize=9)
-    figure.suptitle("LSTM of one unit; dots: first seed, r: mean over seeds", fontsize=10)
+            axis.set_title(f"{_words(case)}\nr = {', '.join(found)}", fontsize=9)
+    handles, words = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, words, loc="outside lower center", ncols=2, frameon=False, markerscale=2)
+    figure.suptitle(
+        "LSTM of one unit; dots: first seed, r: means over seeds, in the order of the targets",
+        fontsize=10,
+    )
     return figure
 
 
@@ -73,7 +87,7 @@ def distances(figures: Figures, cases: Sequence[str]) -> Figure:
     """Squared distances from the exact mean, one dot a seed."""
     kinds: tuple[str, ...] = ("mean_without_reading", "untrained_lstm_of_one_unit")
     kinds += ("gates_at_their_prior_probabilities", "elman_of_one_unit")
-    kinds += ("elman_with_as_many_weights", "lstm_of_one_unit")
+    kinds += ("elman_with_as_many_weights", *_TARGETS)
     path = "squared_distance_from_exact_mean"
     figure, axis = plt.subplots(figsize=(9, 4), layout="constrained")
     for place, kind in enumerate(kinds):
@@ -97,4 +111,9 @@ def distances(figures: Figures, cases: Sequence[str]) -> Figure:
 
 
 def _words(name: str) -> str:
-    return name.replace("_", " ").replace("lstm", "LSTM").replace("elman", "Elman")
+    return (
+        name.replace("_", " ")
+        .replace("lstm", "LSTM")
+        .replace("elman", "Elman")
+        .replace("elbo", "ELBO")
+    )
