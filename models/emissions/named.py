@@ -15,6 +15,7 @@ from torch.distributions import Distribution, constraints
 from ..checks import require
 from .arguments import Given, Setting
 from .distribution import FromDistribution
+from .gamma_ratio import log_gamma_ratio
 
 Scaling = tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]
 
@@ -82,6 +83,14 @@ class NegativeBinomialOfMean(dist.NegativeBinomial):
 
     def __init__(self, mean: Tensor, size: Tensor) -> None:
         super().__init__(size, logits=mean.log() - size.log(), validate_args=False)
+        self._mean = mean
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Return the log probability of counts, with all digits also where it is nearly Poisson."""
+        size, mean = self.total_count, self._mean
+        ways = log_gamma_ratio(size, value) - torch.lgamma(value + 1)
+        out: Tensor = ways + torch.xlogy(value, mean) - (size + value) * torch.log1p(mean / size)
+        return out
 
 
 @dataclass(frozen=True, init=False, repr=False)

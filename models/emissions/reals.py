@@ -29,6 +29,7 @@ from .emission import (
     per_feature,
     wide,
 )
+from .gamma_ratio import log_gamma_ratio
 from .observations import Vectors
 
 Setting = float | tuple[float, ...]
@@ -40,6 +41,8 @@ _WIDEST = 3.0
 _FRAMES, _ENOUGH = 100_000, 10
 """Most frames whose quarters are measured, and how many a quarter needs at least."""
 
+
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 _FOLLOWS = {"follows": "spread"}
 """Mark of a factor of ``spread`` that data set unless the user has set ``spread``."""
@@ -569,11 +572,12 @@ class StudentT(_Real):
     ) -> Tensor:
         scale = over_time(wide(parameters["scale"], self.features), 2)
         freedom = over_time(wide(parameters["freedom"], self.features), 2)
-        law = dist.StudentT(freedom, 0.0, scale, validate_args=False)
+        constant = log_gamma_ratio(freedom / 2, 0.5) - scale.log() - _HALF_LOG_2PI
 
         def score(y: Tensor, mask: Tensor, shift: Tensor | None) -> Tensor:
-            residual = self._residual(parameters, y, shift)
-            return torch.where(mask.unsqueeze(-2), law.log_prob(residual), 0).sum(-1)
+            distance = (self._residual(parameters, y, shift) / scale).square()
+            density = constant - 0.5 * (freedom + 1) * torch.log1p(distance / freedom)
+            return torch.where(mask.unsqueeze(-2), density, 0).sum(-1)
 
         return in_blocks(score, y, mask, shift, parameters["mean"].numel())
 

@@ -231,10 +231,10 @@ class _Finisher:
         largest = float(slope.abs().max()) if len(slope) else 0.0
         finest = max(self.tolerance, _ROUNDING * (1 + abs(value)))
         arrived = promise < finest if promise is not None else largest < _FLAT
-        running = self.bounded & (point.abs() > RUNNING)
+        running = self.bounded & (point.abs() > RUNNING) & (slope.abs() > STEEP)
         why: Ending = "converged" if arrived else "stalled"
         if not arrived and self.left <= 0:
-            why, outward = "steps used up", outward | (running & (slope.abs() > STEEP))
+            why, outward = "steps used up", outward | running
         elif not arrived and bool(running.any()) and not (promise or 0) < SPENT:
             why, outward = "unbounded", outward | running
         if bool((end & outward).any()):

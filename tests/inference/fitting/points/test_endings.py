@@ -16,13 +16,14 @@ from beliefzoo.inference import (
     LSTMFilter,
     fit,
     load_fit,
+    log_evidence,
     save_fit,
     to_arviz,
 )
 from beliefzoo.inference.fitting.points.ascent import Ascent
 from beliefzoo.inference.fitting.points.endings import doubts
 from beliefzoo.inference.guides.coordinates import Coordinates
-from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences
+from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences, StudentT
 
 COUNTS = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1, 12, 7]])
 
@@ -185,3 +186,21 @@ def test_moves_from_a_state_that_is_left_by_the_end_are_not_determined():
     """Of two counts by two states, the second state's moves have no part in the evidence."""
     with pytest.warns(ConvergenceWarning, match=r"transition\[1, 0\], transition\[1, 1\]: 2 obs"):
         fitted(HiddenMarkovModel(2, "poisson"), Sequences.from_arrays([[1, 2]]), restarts=1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 4])
+def test_a_law_that_ends_as_a_simpler_one_has_a_maximum_there(seed, recwarn):
+    random = np.random.default_rng(seed)
+    level = np.where(np.cumsum(random.random(160) < 0.1) % 2, 1.0, -1.0)
+    data = Sequences.from_arrays([level + random.uniform(-0.6, 0.6, 160)])  # no heavy tails
+    heights = []
+    for family in ("gaussian", StudentT()):
+        model = HiddenMarkovModel(2, family)
+        guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+        result = fit(model, guide, data, seed=0, progress=False)
+        assert result.converged
+        heights.append(float(log_evidence(result.fitted, data).sum()))
+        best = float(result.restart_bounds.max()) * data.n_steps
+        assert heights[-1] == pytest.approx(best, abs=1e-6)
+    assert heights[1] == pytest.approx(heights[0], abs=1e-3)
+    assert not recwarn
