@@ -161,6 +161,12 @@ def _covariance(
     both = scalars.low.isfinite() & scalars.high.isfinite()
     moved = torch.where(both, scalars.natural, scalars.natural - start).abs()
     far = bounded & (moved > torch.where(both, _FAR_LOGIT, _FAR))
+    # A climb can start close to an end, where only what the data pulled there has a curvature: as
+    # many nats as they would lose with a probability of one, times the probability.
+    below, above = scalars.values - scalars.low, scalars.high - scalars.values
+    pull = ((unit * scalars.slopes[:, stuck]).abs() > _ONE_SIDED).double()
+    pull = pull @ curvature.diagonal()[stuck].abs() / torch.minimum(below, above)
+    far &= ~both | (pull * (below + above) > WEAK)
     there = scalars.natural.isinf()
     reasons = []
     for place in range(len(largest)):

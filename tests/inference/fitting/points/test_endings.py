@@ -93,6 +93,10 @@ def test_a_series_without_noise_is_named():
         fitted(LinearGaussianSSM(LocalLevel()), Sequences.from_arrays([[5.0] * 6]))
 
 
+def as_tensors(values):
+    return {name: torch.tensor(x, dtype=torch.float64) for name, x in values.items()}
+
+
 def ascent(**changes):
     zero = torch.zeros(1, dtype=torch.float64)
     found = Ascent(zero, -10.0, zero, "converged", (), (-10.0,), (-10.0,), None, None)
@@ -182,10 +186,20 @@ def test_what_few_numbers_determine_is_not_warned_of():
     assert fit(level, guide, two, progress=False).warnings == ()
 
 
-def test_moves_from_a_state_that_is_left_by_the_end_are_not_determined():
-    """Of two counts by two states, the second state's moves have no part in the evidence."""
+@pytest.mark.parametrize("last", [0.5, 0.007, 1e-5])
+def test_moves_from_a_state_that_is_left_by_the_end_are_not_determined(last):
+    """Of two counts by two states, the second state's moves have no part in the evidence, wherever
+    their climb starts; the first state's are at the boundary."""
+    model, data = HiddenMarkovModel(2, "poisson"), Sequences.from_arrays([[1, 2]])
+    start = {"transition": [[0.5, 0.5], [last, 1 - last]], "rate": [1.2, 1.8]}
     with pytest.warns(ConvergenceWarning, match=r"transition\[1, 0\], transition\[1, 1\]: 2 obs"):
-        fitted(HiddenMarkovModel(2, "poisson"), Sequences.from_arrays([[1, 2]]), restarts=1)
+        result = fitted(model, data, restarts=1, start=as_tensors(start))
+    assert result.standard_errors().reasons["transition"][:2] == ("at the boundary",) * 2
+
+
+def test_many_starts_do_not_hide_what_is_not_determined():
+    with pytest.warns(ConvergenceWarning, match=r"do not determine transition\[\d, 0\]"):
+        fitted(HiddenMarkovModel(2, "poisson"), Sequences.from_arrays([[1, 2]]))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 4])
