@@ -1,9 +1,12 @@
 r"""Exact inference for chains whose emissions are exponential families, at many points at once.
 
-.. math:: \log O_k(y_t) = \sum_j c_{kj} s_j(y_t)
+.. math:: \log O_k(y_t) = \sum_j c_{kj} s_j(y_t) - \tfrac12 \sum_q \Big(\sum_{j \in q} c_{kj}
+    s_j(y_t)\Big)^2
 
-The expected numbers of first states, of moves, and the expected statistics are what EM counts, and
-the derivatives of log p(y) by log p(z_1), log T and c.
+where the first sum is over the columns before the first square q. The expected numbers of first
+states, of moves, and the expected statistics (of columns in a square: times minus the residual
+that is squared) are the derivatives of log p(y) by log p(z_1), log T and c; without squares they
+are what EM counts.
 """
 
 from __future__ import annotations
@@ -18,17 +21,22 @@ from torch import Tensor
 
 
 class Frames(NamedTuple):
-    """Statistics of all steps, (S, J), of N sequences one after the other, their lengths, and the
-    greatest size of each statistic, (J,)."""
+    """Statistics of all steps, (S, J), of N sequences one after the other, their lengths, the
+    greatest size of each statistic, (J,), and first column and end of each square, (Q, 2), after
+    all other columns."""
 
     statistics: Tensor
     lengths: Tensor
     largest: Tensor
+    squares: Tensor
 
     @classmethod
-    def of(cls, statistics: Tensor, lengths: Tensor) -> Self:
-        """Those of sequences with these statistics and lengths."""
-        return cls(statistics, lengths, statistics.abs().amax(0))
+    def of(
+        cls, statistics: Tensor, lengths: Tensor, squares: tuple[tuple[int, int], ...] = ()
+    ) -> Self:
+        """Those of sequences with these statistics and lengths, and the columns of each square."""
+        columns = torch.tensor(squares, dtype=torch.int64).reshape(-1, 2)
+        return cls(statistics, lengths, statistics.abs().amax(0), columns)
 
 
 class Expected(NamedTuple):
@@ -42,7 +50,7 @@ class Expected(NamedTuple):
     moves: Tensor
     """Moves, (M, K, K)."""
     statistics: Tensor
-    """Statistics in each state, (M, K, J)."""
+    """Statistics in each state, (M, K, J), of columns in a square times minus the residual."""
 
 
 def expected(initial: Tensor, moves: Tensor, coefficients: Tensor, frames: Frames) -> Expected:
@@ -64,7 +72,7 @@ def expected(initial: Tensor, moves: Tensor, coefficients: Tensor, frames: Frame
     given = tuple(x.numpy() for x in frames)
     room = tuple(x.numpy() for x in found)
     tasks: list[Callable[[], None]] = [
-        partial(expect, np.arange(*part), chain, *given, room) for part in cut(count)
+        partial(expect, np.arange(*part), chain, given, room) for part in cut(count)
     ]
     together(tasks, count * len(frames.statistics) * states * (states + size))
     return Expected(*found)

@@ -319,20 +319,43 @@ class ExponentialFamily(Protocol):
         """Return c, (…draws, K, J) float64."""
 
 
+@runtime_checkable
+class Residuals(Protocol):
+    r"""An exponential family some of whose sums of products are residuals.
+
+    .. math:: \log O_k(y_t) = \sum_j c_{kj} \, s_j - \tfrac12 \sum_q \Big(\sum_{j \in q} c_{kj} \,
+        s_j\Big)^2
+
+    where the first sum is over the columns before the first square q. The residuals of a linear
+    regression are such sums: multiplied out, they would lose the digits of small ones.
+    """
+
+    def squares(self) -> tuple[tuple[int, int], ...]:
+        """Return first column and end of every square, which follow each other up to the last
+        column; none if a part of the law has no statistics."""
+
+    def statistics(self, y: Tensor, mask: Tensor, inputs: Tensor | None = None) -> Tensor | None:
+        """Return s as ``ExponentialFamily`` does, of observations with inputs (N, T, U)."""
+
+
 class ClosedForm(NamedTuple):
     """Coefficients of ``ExponentialFamily`` that machine code can compute.
 
     Attributes:
         kind: ``"normal"`` has the statistics and coefficients of ``Gaussian``, ``"counts"`` of
-            ``Poisson``, ``"symbols"`` of ``Categorical``, ``"bits"`` of ``Bernoulli``.
-        parameters: their names, in the model.
+            ``Poisson``, ``"symbols"`` of ``Categorical``, ``"bits"`` of ``Bernoulli``, ``"lines"``
+            of ``Regression`` with a ``Gaussian``.
+        parameters: their names, in the model; of lines those of inputs and lags last, if there are.
         location, unit: of the features, (F,) each; of symbols (V,).
+        inputs, lags: of lines, how many.
     """
 
-    kind: Literal["normal", "counts", "symbols", "bits"]
+    kind: Literal["normal", "counts", "symbols", "bits", "lines"]
     parameters: tuple[str, ...]
     location: Tensor
     unit: Tensor
+    inputs: int = 0
+    lags: int = 0
 
 
 @runtime_checkable

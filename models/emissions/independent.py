@@ -296,7 +296,9 @@ class Independent(Emission):
         return reduce(torch.add, parts)
 
     def statistics(self, y: Tensor, mask: Tensor) -> Tensor | None:
-        """The statistics of all channels side by side; None if one has none."""
+        """The statistics of all channels side by side; None if one has none, or a regression."""
+        if self.inputs or self.lags:
+            return None
         parts = []
         for channel in self.channels:
             law = in_products(channel.family)

@@ -15,8 +15,17 @@ from ..data.moments import FAR, input_moments
 from ..data.requirements import UnreadWarning, require_near
 from ..data.sequences import Sequences
 from ..randomness import seeded
-from .emission import Emission, Parameters, Priors, along_paths, axis_labels, require_still
+from .emission import (
+    ClosedForm,
+    Emission,
+    Parameters,
+    Priors,
+    along_paths,
+    axis_labels,
+    require_still,
+)
 from .identified import redundant_by_rank
+from .lines import Lines, lines_of
 from .observations import Observations
 from .perceptron import Perceptron
 
@@ -231,6 +240,32 @@ class Regression(Emission):
                 moved[..., lag:, :, :] = past[..., :-lag, :, :]
                 shift = _plus(shift, self._lag_shift(parameters, moved, lag))
         return self.base.score(parameters, y, mask, shift)
+
+    def statistics(self, y: Tensor, mask: Tensor, inputs: Tensor | None = None) -> Tensor | None:
+        """The columns of ``Lines``; None for other bases than a Gaussian, and for networks."""
+        return None if self._lines is None else self._lines.statistics(y, mask, inputs)
+
+    def squares(self) -> tuple[tuple[int, int], ...]:
+        """The columns of every feature's residual."""
+        return () if self._lines is None else self._lines.squares()
+
+    def coefficients(self, parameters: Parameters) -> Tensor:
+        """The coefficients of these columns."""
+        assert self._lines is not None  # there are statistics
+        return self._lines.coefficients(parameters)
+
+    def closed_forms(self) -> tuple[ClosedForm, ...]:
+        """The form of a Gaussian whose mean is linear in inputs and lags; otherwise none."""
+        if self._lines is None:
+            return ()
+        form = self._lines.form
+        names = [*form.parameters]
+        names += ["input_weight"] * (self.inputs > 0) + ["lag_weight"] * (self.lags > 0)
+        return (ClosedForm("lines", tuple(names), *form[2:4], self.inputs, self.lags),)
+
+    @property
+    def _lines(self) -> Lines | None:
+        return None if self.width else lines_of(self.base, self.inputs, self.lags)
 
     def from_inputs(self, parameters: Parameters, inputs: Tensor | None) -> Tensor | None:
         if not self.inputs:

@@ -25,7 +25,7 @@ from .families import Products
 from .maps import Array, kind_of
 
 _MAPS = {"real": 0, "exp": 1, "logistic": 2, "sticks": 3}
-_CHANNELS = {"normal": 0, "counts": 1, "symbols": 2, "bits": 3}
+_CHANNELS = {"normal": 0, "counts": 1, "symbols": 2, "bits": 3, "lines": 4}
 _WIDTHS = {"normal": 3, "counts": 2, "symbols": 1, "bits": 2}
 """Statistics a feature; counts have one more together."""
 
@@ -37,8 +37,9 @@ class Closed(NamedTuple):
 
     Args:
         form: blocks (B, 6): kind of map, places in x and θ, rows, their size, and whether the prior
-            is normal in the logarithm; channels (C, 5): kind, features, place in the statistics,
-            places of up to two parameters in θ; tables: places of p(z_1), −1 where it is
+            is normal in the logarithm; channels (C, 9): kind, features, place in the statistics,
+            places of up to two parameters in θ, of weights of inputs and of lags, their numbers;
+            tables: places of p(z_1), −1 where it is
             stationary, and T in θ, K, J; the worst condition and the constant of the log prior; θ
             where it is known; the prior of every unknown parameter (D, 5), without rows where none
             counts; units (J, 2); centre and unit of the coordinates (P, 2).
@@ -166,10 +167,20 @@ def _channels(
     for form in forms:
         features = len(form.unit)
         own = [places[name] for name in form.parameters]
-        channels.append([_CHANNELS[form.kind], features, at, own[0], own[-1]])
+        last = (own[2], own[-1]) if form.kind == "lines" else (0, 0)
+        sizes = form.inputs, form.lags
+        channels.append([_CHANNELS[form.kind], features, at, own[0], own[:2][-1], *last, *sizes])
         units[at : at + features] = torch.stack([form.location, form.unit], -1).numpy()
-        at += _WIDTHS[form.kind] * features + (form.kind == "counts")
+        at += _width(form)
     return np.array(channels), units
+
+
+def _width(form: ClosedForm) -> int:
+    """Number of statistics."""
+    features = len(form.unit)
+    if form.kind == "lines":
+        return features * (3 + form.inputs + 2 * form.lags * features)
+    return _WIDTHS[form.kind] * features + (form.kind == "counts")
 
 
 class _Law(NamedTuple):

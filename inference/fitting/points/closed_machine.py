@@ -18,14 +18,14 @@ Array = NDArray[np.float64]
 Whole = NDArray[np.int64]
 Form = tuple[Whole, Whole, Whole, Array, Array, Array, Array, Array]
 """See ``Closed``."""
-Frames = tuple[Array, Whole, Array]
+Frames = tuple[Array, Whole, Array, Whole]
 
 _fast: Any = compiled(**OPTIONS, _nrt=False)
 
 REAL, EXP, LOGISTIC, STICKS = range(4)
 """Maps of a block: its numbers as they are, exp, 1 / (1 + exp −x), shares of what is left."""
 
-NORMAL, COUNTS, SYMBOLS, BITS = range(4)
+NORMAL, COUNTS, SYMBOLS, BITS, LINES = range(5)
 """Emissions of a channel."""
 
 _LEAST = float(np.finfo(np.float64).tiny)
@@ -61,11 +61,72 @@ def _values(x: Array, blocks: Whole, theta: Array) -> None:
 
 
 @_fast
+def _line_coefficients(theta: Array, channel: Whole, units: Array, k: int, found: Array) -> None:
+    """Coefficients of the residuals of a state, see ``Regression.statistics``."""
+    size, j, one, two = channel[1], channel[2], channel[3], channel[4]
+    inputs, lags = channel[7], channel[8]
+    for f in range(size):
+        scale, at = theta[two + k * size + f], j + size + f * (2 + inputs + 2 * lags * size)
+        found[k, j + f] = -0.5 * _WIDE - math.log(scale)
+        found[k, at] = units[j + f, 1] / scale
+        found[k, at + 1] = (units[j + f, 0] - theta[one + k * size + f]) / scale
+        at += 2
+        for u in range(inputs):
+            found[k, at + u] = -theta[channel[5] + (k * size + f) * inputs + u] / scale
+        at += inputs
+        for lag in range(lags):
+            row = channel[6] + ((k * lags + lag) * size + f) * size
+            for e in range(size):
+                weight = theta[row + e] / scale
+                found[k, at] = -weight * units[j + e, 1]
+                found[k, at + 1] = weight * (theta[one + k * size + e] - units[j + e, 0])
+                at += 2
+
+
+@_fast
+def _line_slopes(
+    theta: Array,
+    channel: Whole,
+    units: Array,
+    k: int,
+    coefficients: Array,
+    expected: Array,
+    slopes: Array,
+) -> None:
+    """Derivatives by the parameters of a state, from those by its coefficients."""
+    size, j, one, two = channel[1], channel[2], channel[3], channel[4]
+    inputs, lags = channel[7], channel[8]
+    for f in range(size):
+        scale, at = theta[two + k * size + f], j + size + f * (2 + inputs + 2 * lags * size)
+        along = expected[k, j + f]
+        for i in range(at, at + 2 + inputs + 2 * lags * size):
+            along += expected[k, i] * coefficients[k, i]
+        slopes[two + k * size + f] -= along / scale
+        slopes[one + k * size + f] -= expected[k, at + 1] / scale
+        at += 2
+        for u in range(inputs):
+            slopes[channel[5] + (k * size + f) * inputs + u] -= expected[k, at + u] / scale
+        at += inputs
+        for lag in range(lags):
+            row = channel[6] + ((k * lags + lag) * size + f) * size
+            for e in range(size):
+                mean, seen = one + k * size + e, expected[k, at + 1]
+                own = (theta[mean] - units[j + e, 0]) * seen - units[j + e, 1] * expected[k, at]
+                slopes[row + e] += own / scale
+                slopes[mean] += theta[row + e] / scale * seen
+                at += 2
+
+
+@_fast
 def _coefficients(theta: Array, channels: Whole, units: Array, found: Array) -> None:
     """Coefficients of the statistics, (K, J)."""
     for c in range(len(channels)):
         kind, size, j = channels[c, 0], channels[c, 1], channels[c, 2]
         one, two = channels[c, 3], channels[c, 4]
+        if kind == LINES:
+            for k in range(len(found)):
+                _line_coefficients(theta, channels[c], units, k, found)
+            continue
         if kind == COUNTS:
             found[:, j + 2 * size] = 1.0
         for k in range(len(found)):
@@ -91,12 +152,21 @@ def _coefficients(theta: Array, channels: Whole, units: Array, found: Array) -> 
 
 @_fast
 def _emission_slopes(
-    theta: Array, channels: Whole, units: Array, expected: Array, slopes: Array
+    theta: Array,
+    channels: Whole,
+    units: Array,
+    coefficients: Array,
+    expected: Array,
+    slopes: Array,
 ) -> None:
     """Derivatives by the parameters, of probabilities of symbols by their logarithms."""
     for c in range(len(channels)):
         kind, size, j = channels[c, 0], channels[c, 1], channels[c, 2]
         one, two = channels[c, 3], channels[c, 4]
+        if kind == LINES:
+            for k in range(len(expected)):
+                _line_slopes(theta, channels[c], units, k, coefficients, expected, slopes)
+            continue
         for k in range(len(expected)):
             for f in range(size):
                 place = one + k * size + f
@@ -291,7 +361,7 @@ def height_of(point: Array, form: Any, frames: Any, room: Any, gradient: Array) 
     total = counts_of(tables[0], tables[1], coefficients, frames, steps, found)
     if not total > -np.inf:
         return -np.inf
-    _emission_slopes(theta, channels, units, expected, slopes)
+    _emission_slopes(theta, channels, units, coefficients, expected, slopes)
     _table_slopes(places, square[1], tables, counts, slopes)
     if len(prior):
         total += numbers[1] + _log_prior(theta, blocks, prior, slopes)

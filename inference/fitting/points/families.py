@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ....models import Model, Sequences
 from ....models.chains.hmm import Laws
-from ....models.emissions.emission import ExponentialFamily, Parameters, in_products
+from ....models.emissions.emission import ExponentialFamily, Parameters, Residuals, in_products
 from ...exact.families import Expected, Frames, expected
 from .maps import Array
 from .tables import Tables
@@ -54,7 +54,7 @@ class Products(NamedTuple):
         """
         if not (model.exact and model.draws_together and model.has_paths):
             return None
-        if model.inputs or model.timed or model.states > STATES:
+        if model.timed or model.states > STATES:
             return None
         if data.values.device.type != "cpu":
             return None
@@ -68,16 +68,19 @@ class Products(NamedTuple):
         if laws.matrices.shape[-4:-2] != (1, 1) or laws.log_initial.shape[-2] != 1:
             return None
         law, family = laws.emission, in_products(laws.emission)
-        if family is None or law.lags or law.given(data) is not law:
+        if family is None or law.given(data) is not law:
+            return None
+        if (law.lags or law.inputs) and not isinstance(family, Residuals):
             return None
         y, mask = law.observed(data)
-        some = family.statistics(y[:1, :1], mask[:1, :1])
+        some = _statistics(family, y[:1, :1], mask[:1, :1], data)
         if some is None or data.n_steps * some.shape[-1] > NUMBERS:
             return None
-        whole = family.statistics(y, mask)
+        whole = _statistics(family, y, mask, data)
         assert whole is not None  # as some of it
         statistics = whole[data.step_mask].contiguous()
-        frames = Frames.of(statistics, data.lengths)
+        squares = family.squares() if isinstance(family, Residuals) else ()
+        frames = Frames.of(statistics, data.lengths, squares)
         known = {name: x for name, x in model.own_known.items() if name in law.dims()}
         return cls(model, family, data, frames, Tables.of(model), known)
 
@@ -123,6 +126,18 @@ class Products(NamedTuple):
         if given:
             slopes |= _slopes((coefficients * found.statistics).sum(), given)
         return found.evidence.numpy(), slopes
+
+
+def _statistics(
+    family: ExponentialFamily, y: Tensor, mask: Tensor, data: Sequences
+) -> Tensor | None:
+    """The statistics of the first of the data, (N, T, J)."""
+    if not isinstance(family, Residuals):
+        return family.statistics(y, mask)
+    inputs = data.inputs
+    if inputs is not None:
+        inputs = inputs[: y.shape[0], : y.shape[1]]
+    return family.statistics(y, mask, inputs)
 
 
 _TABLES = "initial", "transition"

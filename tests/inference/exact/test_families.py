@@ -58,6 +58,31 @@ def test_counts_are_those_of_all_paths():
             np.testing.assert_allclose(have[m], want, rtol=1e-11, atol=1e-11, err_msg=name)
 
 
+def test_squares_are_those_of_all_paths():
+    """Derivatives of columns in a square are by finite differences of the sums over paths."""
+    first, moves, coefficients, frames = problem()
+    squares = ((1, 3), (3, 4))
+    frames = Frames.of(frames.statistics, frames.lengths, squares)
+    got = expected(first, moves, coefficients, frames)
+
+    def evidence(m: int, c: torch.Tensor) -> float:
+        total = 0.0
+        for s in frames.statistics.split(LENGTHS):
+            parts = [s[:, a:b] @ c[:, a:b].T for a, b in ((0, 1), *squares)]
+            table = (parts[0] - 0.5 * parts[1] ** 2 - 0.5 * parts[2] ** 2).numpy()
+            total += by_paths(first[m].numpy(), moves[m].numpy(), table, s.numpy())[0]
+        return total
+
+    for m in range(POINTS):
+        own = coefficients[m]
+        assert float(got.evidence[m]) == pytest.approx(evidence(m, own), rel=1e-11)
+        for place in np.ndindex(*own.shape):
+            step = torch.zeros_like(own)
+            step[place] = 1e-5
+            slope = (evidence(m, own + step) - evidence(m, own - step)) / 2e-5
+            assert float(got.statistics[m][place]) == pytest.approx(slope, rel=1e-6, abs=1e-7)
+
+
 def test_a_likelihood_that_vanishes_is_minus_infinity():
     """State 1 alone can follow, where it is a billion nats less likely than state 0."""
     first = torch.tensor([[0.0, 1.0]]).double()

@@ -20,6 +20,7 @@ from beliefzoo.models import (
     HiddenMarkovModel,
     Independent,
     Poisson,
+    Regression,
     Sequences,
     StudentT,
 )
@@ -44,6 +45,15 @@ def series(kind: str, features: int = 1) -> Sequences:
     return Sequences.from_arrays(arrays)
 
 
+def with_inputs(data: Sequences) -> Sequences:
+    """The same with two columns of inputs, each in a unit of its own."""
+    rng = np.random.default_rng(1)
+    arrays = [np.where(m, y, np.nan) for y, m in zip(data.values, data.mask, strict=True)]
+    inputs = [[1e-3, 40.0] * rng.normal(size=(n, 2)) for n in data.lengths]
+    arrays = [y[:n] for y, n in zip(arrays, data.lengths, strict=True)]
+    return Sequences.from_arrays(arrays, inputs=inputs)
+
+
 CHAINS = {
     "gaussian": (HiddenMarkovModel(2, "gaussian"), series("reals")),
     "two features": (HiddenMarkovModel(3, Gaussian(2)), series("reals", 2)),
@@ -63,6 +73,29 @@ CHAINS = {
     "mixed": (
         HiddenMarkovModel(2, Independent(time=Gaussian(), errors=Poisson(), right=Bernoulli())),
         series("mixed"),
+    ),
+    "a lag": (HiddenMarkovModel(2, Regression(Gaussian(), lags=1)), series("reals")),
+    "lags of two features": (
+        HiddenMarkovModel(2, Regression(Gaussian(2), lags=3)),
+        series("reals", 2),
+    ),
+    "inputs": (
+        HiddenMarkovModel(3, Regression(Gaussian(), inputs=2), initial="stationary"),
+        with_inputs(series("reals")),
+    ),
+    "lags and inputs": (
+        HiddenMarkovModel(2, Regression(Gaussian(2), lags=1, inputs=2)),
+        with_inputs(series("reals", 2)),
+    ),
+    "known lags": (
+        HiddenMarkovModel(2, Regression(Gaussian(), lags=1)).with_parameters(
+            lag_weight=[[[[0.9]]], [[[-0.2]]]]
+        ),
+        series("reals"),
+    ),
+    "known centres of lags": (
+        HiddenMarkovModel(2, Regression(Gaussian(), lags=2)).with_parameters(mean=[4.9e4, 5.1e4]),
+        series("reals"),
     ),
     "priors of one's own": (
         HiddenMarkovModel(
@@ -168,7 +201,36 @@ def test_forms_of_another_law_are_not_taken():
     assert closed_forms(Wider()) == ()
     assert closed_forms(StudentT()) == ()
     assert closed_forms(Independent(one=Gaussian(), two=StudentT())) == ()
+    assert closed_forms(Regression(Wider(), lags=1)) == ()
+    assert closed_forms(Regression(Gaussian(), lags=1, width=2)) == ()
+    assert closed_forms(Regression(Poisson(), lags=1)) == ()
     assert len(closed_forms(Independent(one=Gaussian(), two=Poisson()))) == 2
+
+
+def test_residuals_far_smaller_than_the_data_keep_their_digits():
+    """A wave that two lags foretell to a billionth, against sums in long double."""
+    x = np.sin(0.3 * np.arange(200)) + 1e-9 * np.random.default_rng(0).normal(size=200)
+    data = Sequences.from_arrays([x])
+    model = HiddenMarkovModel(1, Regression(Gaussian(), lags=2)).adapted_to(data)
+    weights = torch.tensor([2 * np.cos(0.3), -1.0]).double().reshape(1, 2, 1, 1)
+    at = {"mean": torch.zeros(1), "scale": torch.tensor([2.4e-9]), "lag_weight": weights}
+    space = Coordinates(model.priors, model.units, at)
+    y, (a, b) = x.astype(np.longdouble), weights.flatten().numpy().astype(np.longdouble)
+    residual = y.copy()
+    residual[1:] -= a * y[:-1]
+    residual[2:] -= b * y[:-2]
+    z = (residual / np.longdouble(float(at["scale"]))) ** 2
+    expected = -0.5 * z.sum() - len(y) * np.log(float(at["scale"]) * np.sqrt(2 * np.pi))
+    heights, _ = seen(model, data, space)(torch.zeros(1, space.size, dtype=torch.float64))
+    assert float(heights) == pytest.approx(float(expected), rel=1e-10)
+
+
+def test_a_regression_beside_another_channel_is_left_to_its_laws():
+    model = HiddenMarkovModel(2, Independent(a=Regression(Gaussian(), lags=1), b=Gaussian()))
+    data = series("reals", 2)
+    space = space_of(model.adapted_to(data), data)
+    found = Landscape(model.adapted_to(data), data, space, prior="none", processes=ALONE)
+    assert not found.climbs
 
 
 @pytest.mark.parametrize("prior", [dist.HalfNormal(50.0), dist.Weibull(50.0, 2.0)])
