@@ -67,6 +67,12 @@ def possible(case: Drawn) -> bool:
     return always
 
 
+def left(case: Drawn) -> bool:
+    """Whether something is observed once impossible steps are masked: sequences need that."""
+    possible(case)
+    return any(not np.isnan(at.y).all() for at in case.around)
+
+
 def check(case: Drawn) -> None:
     """By the compiled recursions, by those of torch, or by those of the law's structure."""
     with pytest.MonkeyPatch.context() as patch:
@@ -161,9 +167,8 @@ def check_slope(case: Drawn) -> bool:
     Five points h = 2e-5 apart: a derivative is off by h⁴ / 30 times the fifth one, which may be 1e9
     where the noise is small, and by rounding of 1e-16 / h times the evidence.
     """
-    if "Laplace" in case.name:  # has a kink
+    if "Laplace" in case.name or not left(case):  # has a kink
         return False
-    possible(case)
     rng = np.random.default_rng(0)
     curves = {name: curve(case, name, rng) for name in case.values}
     h = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -184,7 +189,7 @@ def check_slope(case: Drawn) -> bool:
 
 @pytest.mark.cases(CASES // 2)
 def test_fuzz_gradients_are_those_of_the_sum_over_paths() -> None:
-    assert each(range(0, CASES, 2), draw, check_slope) > CASES // 3
+    assert each(range(CASES // 2), draw, check_slope) > CASES // 3
 
 
 # --- invariances
@@ -197,7 +202,6 @@ def alike(found: Tensor, expected: Tensor) -> None:
 
 def alone(case: Drawn) -> bool:
     """Batches, and the padding that they bring, change nothing; nor does the order."""
-    possible(case)
     model, data = case.model.with_parameters(**case.values), case.data
     whole, beliefs = log_evidence(model, data), smooth(model, data)
     for n, length in enumerate(data.lengths.tolist()):
@@ -211,7 +215,6 @@ def permuted(case: Drawn) -> bool:
     """States that have no order can be numbered otherwise."""
     if not case.model.reorderable or case.model.states == 1:
         return False
-    possible(case)
     order = np.random.default_rng(1).permutation(case.model.states)
     dims, values = case.model.parameter_dims(), dict(case.values)
     for name, axes in dims.items():
@@ -230,7 +233,6 @@ def merged(case: Drawn) -> bool:
     kinds = MatrixTransition | InputTransition | LowRankTransition
     if k == 1 or "initial" not in case.values or not isinstance(law, kinds):
         return False
-    possible(case)
     values, dims = dict(case.values), case.model.parameter_dims()
     for name, axes in dims.items():
         for place, axis in enumerate(axes):
@@ -257,7 +259,6 @@ def cut(case: Drawn) -> bool:
         return False
     if "deaths" in case.name or max(len(at.y) for at in case.around) == 1:
         return False
-    possible(case)
     n = int(np.argmax([len(at.y) for at in case.around]))
     at, known = case.around[n], model.with_parameters(**case.values)
     half = len(at.y) // 2
@@ -266,16 +267,14 @@ def cut(case: Drawn) -> bool:
         y = at.y[steps]
         read = {name: getattr(at, name) for name in ("inputs", "times")}
         along = {name: [row[steps]] for name, row in read.items() if row is not None}
-        if np.isnan(y).all():
-            y = np.where(np.isnan(y), np.nan, y)
         made = [y[:, 0] if model.emission.codes else y]
         return Sequences.from_arrays(made, codes=model.emission.codes, **along)
 
+    if any(np.isnan(at.y[steps]).all() for steps in (slice(half), slice(half, None))):
+        return False  # sequences need something observed
     one = replace(case, around=[at]).data
     begun = predict(known, one)[0, half].numpy()
     later = model.with_parameters(**{**case.values, "initial": begun / begun.sum()})
-    if any(np.isnan(at.y[steps]).all() for steps in (slice(half), slice(half, None))):
-        return False  # sequences need something observed
     first, rest = part(slice(half)), part(slice(half, len(at.y)))
     total = log_evidence(known, first) + log_evidence(later, rest)
     alike(total, log_evidence(known, one))
@@ -300,7 +299,6 @@ def moved(case: Drawn) -> bool:
     of_own_unit = {"node_loading", "emission_from", "lag1_weight0"}
     if of_own_unit & set(values) or case.model.actions:
         return False
-    possible(case)
     around = []
     for at in case.around:
         y = c * at.y + b if located else at.y
@@ -325,7 +323,6 @@ def moved(case: Drawn) -> bool:
 
 def in_single(case: Drawn) -> None:
     """Known values of another precision are the numbers that they are."""
-    possible(case)
     values = {name: torch.tensor(value).float() for name, value in case.values.items()}
     same = {name: value.double() for name, value in values.items()}
     model, there = (case.model.with_parameters(**v) for v in (same, values))
@@ -337,7 +334,6 @@ def reversed_in_time(case: Drawn) -> bool:
     k, reads = case.model.states, case.model.emission
     if k == 1 or reads.lags or case.model.inputs or case.model.actions or not plain(case):
         return False
-    possible(case)
     rng = np.random.default_rng(2)
     weight = rng.gamma(1.0, size=(k, k))
     weight = weight + weight.T
@@ -376,10 +372,22 @@ def plain(case: Drawn) -> bool:
     )
 
 
-INVARIANCES = (alone, permuted, merged, cut, moved, in_single, reversed_in_time)
+INVARIANCES = {
+    alone: 0.4,
+    permuted: 0.25,
+    merged: 0.1,
+    cut: 0.2,
+    moved: 0.2,
+    in_single: 0.95,
+    reversed_in_time: 0.3,
+}
+"""Claims, and the least share of the cases that each must be tried on. Some cases are of other
+families; in five of a thousand all that is observed is impossible, and no data are left."""
 
 
 @pytest.mark.cases(CASES // 2)
 @pytest.mark.parametrize("claim", INVARIANCES, ids=lambda claim: claim.__name__)
 def test_fuzz_what_changes_nothing(claim: Callable[[Drawn], bool]) -> None:
-    assert each(range(1, CASES, 2), draw, claim) > 0
+    numbers = range(CASES // 2, CASES)
+    tried = each(numbers, draw, lambda case: left(case) and claim(case))
+    assert tried > INVARIANCES[claim] * len(numbers)
