@@ -320,7 +320,7 @@ class _Run:
         self.failures = _read_failures(origin)
         self.pending = [job for job in jobs if job.key not in self.done]
         _result_folder(origin).mkdir(parents=True, exist_ok=True)
-        for job in self.pending:  # left by a run that was killed
+        for job in jobs:  # left by a run that was killed, of jobs with a result too
             _mark(origin, job).unlink(missing_ok=True)
         for place in (origin.folder, _result_folder(origin)):
             remove_unfinished(place)

@@ -334,8 +334,12 @@ def test_a_job_that_is_sent_again_after_a_death_does_not_kill_again(out: Path) -
 
 def test_marks_of_a_run_that_was_killed_do_not_matter(out: Path) -> None:
     key = run(square, jobs(2), out).keys[1]
-    (out / "jobs" / f"{key}.json").rename(out / "jobs" / f"{key}.running")
+    result, mark = (out / "jobs" / f"{key}{suffix}" for suffix in (".json", ".running"))
+    result.rename(mark)
     assert run(square, jobs(2), out).computed == 1
+    mark.touch()  # killed between writing the result and removing the mark
+    assert run(square, jobs(2), out).computed == 0
+    assert not mark.exists()
 
 
 def test_errors_of_the_backend_itself_are_raised(out: Path) -> None:
