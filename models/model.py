@@ -393,6 +393,19 @@ class Model(ABC):
         """True if the numbers of the states have no meaning, so that states can be exchanged."""
         return False
 
+    def undecided(self, given: Parameters) -> str:
+        """Say which names no data can settle, as those of states that can be exchanged; or "".
+
+        Args:
+            given: starting values of a fit, which settle names as known parameters do.
+        """
+        del given
+        return ""
+
+    def unnamed(self) -> Self:
+        """Return the same model with numbers for the names of its states."""
+        return self
+
     @property
     def draws_together(self) -> bool:
         """True if ``laws`` takes values with leading axes of draws."""

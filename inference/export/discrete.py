@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ...models import Emission, Model, Sequences
 from ...models.chains.labelled_laws import unseen
+from ...models.chains.renaming import exchangeable, ordered
 from ...models.emissions.emission import Parameters
 from ...models.trajectories import sample_chain
 from ..exact import chains as exact
@@ -19,7 +20,6 @@ from ..fitting.record import Fit
 from ..guides.guide import Guide
 from ..queries import answers as queries
 from .beliefs import average_beliefs
-from .labels import exchangeable, ordered
 from .sample import (
     Along,
     Array,

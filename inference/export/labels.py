@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models import Model, Sequences
-from ...models.emissions.emission import Parameters
-from ..fitting.draws import log_prior
+from ...models.chains.renaming import exchangeable, ordered
 from ..fitting.nuts import NutsFit
 from ..fitting.record import Fit
 from .beliefs import average_beliefs
@@ -62,23 +61,3 @@ def _visits(model: Model, data: Sequences, sample: Sample, chain: int) -> Tensor
     rows = chosen.rows.reshape(sample.chains, -1)[chain]
     smoothed: Array = average_beliefs(model, data, sample.at(rows), len(rows))[0]
     return torch.from_numpy(smoothed).nan_to_num(0)
-
-
-def ordered(model: Model, values: Parameters, order: Tensor) -> dict[str, Tensor]:
-    """The values with all their state axes in the new order; they have a leading axis of draws."""
-    out = dict(values)
-    for name, dims in model.parameter_dims().items():
-        for axis, dim in enumerate(dims, 1):
-            if name in out and dim in ("state", "state_to"):
-                out[name] = out[name].index_select(axis, order)
-    return out
-
-
-def exchangeable(model: Model, values: Parameters, order: Tensor) -> bool:
-    """Whether the prior leaves the order of the states open, at the first of the draws.
-
-    Otherwise draws in another order would belong to another posterior.
-    """
-    one = {name: value[:1] for name, value in values.items()}
-    here, there = (log_prior(model, v, 1) for v in (one, ordered(model, one, order)))
-    return torch.allclose(here, there, rtol=1e-6, atol=1e-6)

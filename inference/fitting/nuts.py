@@ -35,7 +35,7 @@ from ..queries.evidence import log_evidence
 from .points.families import Products
 from .progress import Progress, progress_of
 from .provenance import versions
-from .start import Start, require_start, starting_values
+from .start import Start, require_start, starting_values, with_settled_names
 
 JITTER = 1.0
 """Standard deviation of the chains' starts, in units of the posterior's width at the start."""
@@ -214,7 +214,7 @@ def nuts(
     _check(model, data, seed, jobs)
     data = model.names.read(data)
     with TURNS:
-        model = model.adapted_to(data)
+        model = with_settled_names(model.adapted_to(data), start, "nuts")
     dense = unconstrained_size(model.priors) <= SMALL if full_mass is None else full_mass
     settings = NutsSettings(chains, draws, warmup, start, target_accept, max_tree_depth, dense)
     if isinstance(start, Mapping):

@@ -46,7 +46,7 @@ from .progress import progress_of
 from .provenance import versions
 from .record import Ending, Fit, NonFiniteLossError
 from .settings import HOLDOUT, FitSettings
-from .start import starting_values
+from .start import starting_values, with_settled_names
 
 DEAD_SHARE = 1e-3
 """A state with less than this share of the expected visits of an average state is dead."""
@@ -128,6 +128,7 @@ class Run:
         """The guide with priors on the scale of the data, as this fit needs it."""
         model, sample = self.model, self.batches.sample
         self.model = model.adapted_to(sample) if model.priors else model.named_after(sample)
+        self.model = with_settled_names(self.model, self.settings.start, "fit")
         own = guide.of(self.model)
         if own.uncertainty in POINTS and self.redundant:
             own.in_redundant_coordinates()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from ...models import Model, SequenceFolder, Sequences
-from ...models.checks import require
+from ...models.checks import require, warn
 from ...models.data.folders import Data
 from ...models.priors import support_of
 from ...models.randomness import seeded
@@ -62,6 +62,16 @@ def starting_values(
     model.check(data)
     found = checked_starts(model, model.names.read(data), start, seed, 1)
     return {name: value[0] for name, value in found.items()}
+
+
+def with_settled_names(model: Model, start: Start | Mapping[str, Tensor], caller: str) -> Model:
+    """The model without names that neither data nor start settle, of which the user is warned."""
+    given = _inside(model, start) if isinstance(start, Mapping) else {}
+    said = model.undecided(given)
+    if not said:
+        return model
+    warn(f"{caller}: {said}")
+    return model.unnamed()
 
 
 def checked_starts(

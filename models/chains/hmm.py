@@ -34,6 +34,7 @@ from .laws import (
     InitialLaw,
     MatrixTransition,
     ModelCheck,
+    NameCheck,
     NamedAxes,
     NaturalLaw,
     ScaledLaw,
@@ -449,9 +450,19 @@ class HiddenMarkovModel(Model):
         """
         dims = self.parameter_dims()
         known = any({"state", "state_to"} & set(dims[name]) for name in self._known)
+        return not known and self.alike_by_law
+
+    @property
+    def alike_by_law(self) -> bool:
+        """True if the laws treat all states alike, so that only parameters tell them apart."""
         laws = self.transition, self.emission
         fixed = any(not getattr(law, "reorderable", True) for law in laws)
-        return not (known or fixed or self.nodes is not None or self.tied)
+        return not (fixed or self.nodes is not None or self.tied)
+
+    def undecided(self, given: Parameters) -> str:
+        laws = self.transition, self.emission
+        told = (law.undecided(self, given) for law in laws if isinstance(law, NameCheck))
+        return "; ".join(filter(None, told))
 
     def coords(self) -> Coords:
         """Return labels along the axes of states and parameters."""

@@ -18,6 +18,7 @@ from ..data.requirements import require_inputs
 from ..data.sequences import Sequences
 from ..emissions.emission import Emission, Parameters, Priors
 from ..trajectories import BandedMoves, LowRankMoves, Moves, SparseMoves, safe_log
+from .renaming import Named
 
 if TYPE_CHECKING:
     from .hmm import HiddenMarkovModel
@@ -72,6 +73,14 @@ class ModelCheck(Protocol):
 
     def check_model(self, model: ChainModel) -> None:
         """Raise ``ValueError`` unless the law can be part of the model."""
+
+
+@runtime_checkable
+class NameCheck(Protocol):
+    """A law whose parameters have names that data may leave open."""
+
+    def undecided(self, model: Named, given: Parameters) -> str:
+        """Say which; see ``Model.undecided``."""
 
 
 @runtime_checkable

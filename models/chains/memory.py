@@ -9,9 +9,10 @@ the recursion of a memory cell, c_t = f_t c_{t-1} + i_t g_t, whose gates are pos
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
+from itertools import permutations, product
 from typing import NamedTuple, Self
 
 import pyro.distributions as dist
@@ -28,6 +29,7 @@ from ..emissions.reals import Gaussian
 from ..trajectories import SparseMoves, safe_log
 from .hmm import HiddenMarkovModel
 from .laws import ChainModel
+from .renaming import Named, left_open
 from .start_memory import start_of_memory
 
 LARGEST_CAPACITY = 500
@@ -442,6 +444,55 @@ class MemoryEmission(Emission):
         scaled = self._family.scaled_to(data)
         return replace(self, location=scaled.location, spread=scaled.spread)
 
+    def undecided(self, model: Named, given: Parameters) -> str:
+        """Say which causes may stand for another, or for their opposite; see ``Model.undecided``.
+
+        Without a leak, observations depend on the causes of their own step alone, which are drawn
+        anew; with one, on a memory whose sign is that of the values.
+        """
+        causes = self.transition.chances
+        if not {*causes} <= {*model.parameter_dims()}:  # causes that last
+            return ""
+        open_: set[str] = set()
+        for order, opposite in self._renamings:
+            moved = {causes[k] for k, old in enumerate(order) if k != old or opposite[k]}
+            if not moved <= open_ and left_open(
+                model, given, partial(self._renamed, order, opposite)
+            ):
+                open_ |= moved
+        names = ", ".join(repr(name) for name in causes if name in open_)
+        return names and (
+            f"nothing tells {names} from one another or from their opposites: data and priors are "
+            "as likely if they are exchanged, and what is said of the memory may hold for another. "
+            "Starting values (start={…}) or known values (with_parameters) of 'loading' would "
+            "settle it"
+        )
+
+    @property
+    def _renamings(self) -> Iterator[tuple[tuple[int, ...], tuple[bool, ...]]]:
+        """Which old cause each cause is, and whether it is the opposite of it."""
+        count = len(self.transition.chances)
+        same = tuple(range(count))
+        if self.leak:
+            yield same, (*[False] * (count - 1), True)
+            return
+        yield from product(permutations(same), product((False, True), repeat=count))
+
+    def _renamed(
+        self, order: tuple[int, ...], opposite: tuple[bool, ...], values: Parameters
+    ) -> dict[str, Tensor]:
+        """Values with a leading axis of draws under which all data have the same density."""
+        out, causes = dict(values), self.transition.chances
+        for k, old in enumerate(order):
+            if causes[old] in values:
+                chance = values[causes[old]]
+                out[causes[k]] = 1 - chance if opposite[k] else chance
+        if "loading" in values:
+            signs = [-1.0 if turned else 1.0 for turned in (*opposite, *[opposite[-1]] * self.leak)]
+            rows = values["loading"][:, [*order, *[len(order)] * self.leak]]
+            out["loading"] = rows * rows.new_tensor(signs).unsqueeze(-1)
+        return out
+
     def precision(self, parameters: Parameters) -> Tensor:
         """Return B s⁻² B', (…draws, channels, channels): how far channels share features."""
         weighted = parameters["loading"] / parameters["scale"].square().unsqueeze(-2)
@@ -476,6 +527,10 @@ def GatedAccumulator(
 
     a memory cell with f = P(u=1|y), i = P(v=1|y), g = E[x|y] = tanh of half the log odds; see
     docs/science.md, I7.
+
+    Data do not tell which cause is which: without a leak all three can be exchanged, and each with
+    its opposite; with one, positive and negative can. A fit warns unless ``loading``, as known or
+    starting values, settles it.
 
     Args:
         capacity: longest sequence; the memory is a whole number of at most this size.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy.typing as npt
 import pyro
@@ -15,6 +16,7 @@ from torch import Tensor
 from ..boundary import boundary
 from ..chains.actions import ActionEmission, ActionTransition
 from ..chains.hmm import HiddenMarkovModel, named_emission
+from ..chains.renaming import states_alike
 from ..checks import brief, require, require_count, require_share
 from ..data.padding import names
 from ..data.sequences import Sequences
@@ -60,6 +62,10 @@ class POMDP(HiddenMarkovModel):
 
     Parameters: ``initial`` (K,), ``transition`` (A, K, K), those of the emission with a first axis
     of actions (``probs`` (A, K, S)), and with learned rewards ``reward`` and ``reward_scale``.
+
+    Data tell states apart, but not which is which. A fit of a process whose states nothing tells
+    apart warns, and replaces their names by numbers; starting values of the emission, a known
+    parameter, or a prior that differ between the states settle their names.
 
     Args:
         states: number of hidden states K, or their names.
@@ -224,6 +230,31 @@ class POMDP(HiddenMarkovModel):
     def reorderable(self) -> bool:
         """True if the states have neither names nor numbers with a meaning."""
         return not self.has_names and super().reorderable
+
+    def undecided(self, given: Parameters) -> str:
+        if not self.alike_by_law or not (self.has_names or self.reward):
+            return super().undecided(given)
+        # What is seen of a state is its name; of a first state a fit may end far off.
+        given = {name: given[name] for name in self.emission.dims() if name in given}
+        for pair in states_alike(self, given):
+            apart = self.reward is not None and not self.reward.alike(*pair)
+            if not (self.has_names or apart):
+                continue
+            names = " and ".join(repr(self.state_names[state]) for state in pair)
+            lost = ["names of states are replaced by numbers"] * self.has_names
+            lost += ["the rewards, which are given by state, may be exchanged"] * apart
+            return (
+                f"nothing tells the states {names} apart: data and priors are as likely if they "
+                f"are exchanged; {', and '.join(lost)}. Starting values of the emission "
+                "(start={{…}}), a known parameter (with_parameters) or a prior that differ between "
+                "them would settle it"
+            )
+        return ""
+
+    def unnamed(self) -> Self:
+        out = copy.copy(self)
+        out.state_names = tuple(str(state) for state in range(self.states))
+        return out
 
     def coords(self) -> Coords:
         """Return names of states, actions and observations; numbers for states without names."""

@@ -152,6 +152,18 @@ class Rewards:
         found[tuple(torch.from_numpy(where[:, :3].T))] = True
         return found
 
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two states earn the same, so that rewards do not change if they are exchanged."""
+        where, values = self.entries()
+        turned = where.copy()
+        for axis in (1, 2):
+            if self.shape[axis] > 1:
+                turned[where[:, axis] == one, axis] = other
+                turned[where[:, axis] == other, axis] = one
+        before, after = (np.ravel_multi_index(tuple(x.T), self.shape) for x in (where, turned))
+        order = after.argsort()
+        return np.array_equal(before, after[order]) and np.array_equal(values, values[order])
+
     def check(self, actions: int, states: int, symbols: int | None) -> None:
         """Raise ``ValueError`` unless the rewards fit a process of these sizes."""
         sizes = actions, states, states, symbols or 1

@@ -376,7 +376,8 @@ def test_names_reach_the_export(first: bool) -> None:
     model = POMDP(["left", "right"], ["x", "y", "z"], actions=["a", "b", "c"], first=first)
     data = known(first).rollout(Uniform(), 20, 8, seed=10).data
     guide = BeliefGuide(model, LSTMFilter(3))
-    found = fit(model, guide, data, settings=SHORT, progress=False)
+    settings = replace(SHORT, start={"probs": known(first).known["probs"]})
+    found = fit(model, guide, data, settings=settings, progress=False)
     actions = torch.zeros(20, 2).long()
     exported = to_arviz(
         found,
@@ -483,7 +484,14 @@ def test_fits_are_kept_and_taken_up_again(tmp_path: Path) -> None:
     data = known().rollout(Uniform(), 16, 6, seed=12).data
 
     def fitted(steps: int, **options: object) -> object:
-        settings = FitSettings(steps=steps, batch_size=8, sleep_steps=1, holdout=0, patience=None)
+        settings = FitSettings(
+            steps=steps,
+            batch_size=8,
+            sleep_steps=1,
+            holdout=0,
+            patience=None,
+            start={"probs": known().known["probs"]},
+        )
         torch.manual_seed(1)
         guide = BeliefGuide(model, LSTMFilter(3))
         return fit(model, guide, data, settings=settings, progress=False, **options)  # type: ignore[arg-type]

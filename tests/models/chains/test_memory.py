@@ -238,7 +238,8 @@ def test_a_fit_from_scratch_runs_and_exports_in_the_models_order() -> None:
     data = reset_plain().sample(30, 8, seed=0).data
     guide = BeliefGuide(model, LSTMFilter(4))
     settings = FitSettings(steps=3, sleep_steps=2, restart_steps=2, holdout=0, patience=None)
-    result = fit(model, guide, data, settings=settings, progress=False)
+    with pytest.warns(UserWarning, match="nothing tells 'keep', 'positive' from one another"):
+        result = fit(model, guide, data, settings=settings, progress=False)
     exported = to_arviz(result, data, draws=10, state_draws=5, predictive_draws=3, prior_draws=3)
     posterior = group(exported, "posterior")
     assert posterior["loading"].dims == ("chain", "draw", "channel", "feature")
