@@ -50,7 +50,8 @@ def boundary(call: Call) -> Call:
     become one if there is an argument that its annotation does not admit, and stay themselves if
     there is none. True and False are no numbers, NaN is none, a class is no instance of itself, and
     a tensor is dense, real, in memory, and of a type that torch computes with. Annotations that are
-    imported for type checkers alone are not read.
+    imported for type checkers alone are not read. Scalars of NumPy are passed on as numbers of
+    Python.
 
     Args:
         call: the function or class; a dataclass after ``dataclass`` has made its constructor. Of a
@@ -177,6 +178,7 @@ def _checked(call: Any, owner: type | None) -> Any:
 
     @functools.wraps(call)
     def checked(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = tuple(map(_plain, args)), {n: _plain(v) for n, v in kwargs.items()}
         try:
             given = signature.bind(*args, **kwargs).arguments
         except TypeError:
@@ -192,6 +194,11 @@ def _checked(call: Any, owner: type | None) -> Any:
             raise
 
     return checked
+
+
+def _plain(value: Any) -> Any:
+    """A scalar of NumPy as the number of Python that it is, which JSON and torch take too."""
+    return value.item() if isinstance(value, np.bool_ | np.integer | np.floating) else value
 
 
 def _refuse(given: Mapping[str, tuple[Any, object]]) -> None:

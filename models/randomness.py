@@ -33,7 +33,7 @@ def seeded(seed: int | None) -> Iterator[None]:
             yield
             return
         with torch.random.fork_rng(devices=[]):
-            _seed(seed)
+            _seed(int(seed))
             yield
 
 
@@ -53,7 +53,7 @@ def generator_from(seed: int | None) -> torch.Generator:
         with TURNS:
             first = torch.randint(2**62, ())
     else:
-        first = torch.randint(2**62, (), generator=torch.Generator().manual_seed(seed))
+        first = torch.randint(2**62, (), generator=torch.Generator().manual_seed(int(seed)))
     return torch.Generator().manual_seed(int(first))
 
 

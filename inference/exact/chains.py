@@ -31,6 +31,7 @@ On the CPU the recursions are compiled by numba (``chains_cpu``), elsewhere they
 import math
 from collections.abc import Mapping
 from importlib import import_module
+from numbers import Integral
 from typing import Any, Protocol, cast
 
 import torch
@@ -243,7 +244,7 @@ def _check_model(
 
 
 def _check_count(name: str, value: int) -> None:
-    if not isinstance(value, int) or value < 1:
+    if not isinstance(value, Integral) or value < 1:
         raise ValueError(f"{name} must be a whole number >= 1; got {value!r}")
 
 

@@ -10,6 +10,7 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
+from ..boundary import boundary
 from ..checks import require, require_count, require_finite, require_flag, require_positive
 from ..data.sequences import Sequences
 from ..emissions.counts import Categorical
@@ -124,6 +125,7 @@ class ActionTransition:
         require_actions(data, self.actions, "ActionTransition")
 
 
+@boundary
 @dataclass(frozen=True)
 class ActionEmission(Emission):
     r"""An emission law for each action: o_{t+1} ~ O(· | z_{t+1}, a_t).

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from ..beliefs import DiscreteBelief
+from ..boundary import boundary
 from ..checks import brief, require, require_count, require_positive
 from ..data.folders import Data, SequenceFolder
 from ..data.sequences import Sequences
@@ -257,6 +258,7 @@ class Laws(ChainLaws):
         return Emitted(states, self.score, self.draw, event)
 
 
+@boundary
 class HiddenMarkovModel(Model):
     r"""A hidden Markov model with K discrete states.
 

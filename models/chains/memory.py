@@ -306,6 +306,7 @@ class EmptyMemory:
         return {}
 
 
+@boundary
 @dataclass(frozen=True)
 class MemoryEmission(Emission):
     r"""Observations of a memory model: features that depend linearly on the causes of the step.

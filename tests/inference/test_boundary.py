@@ -9,6 +9,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from beliefzoo import inference, models
@@ -73,6 +74,29 @@ def test_the_arguments_of_these_tests_fit(
     monkeypatch.chdir(tmp_path)
     module, fits = CALLS[name]
     attrgetter(name)(module)(**(fits() if callable(fits) else fits))
+
+
+def as_scalars(value: object) -> list[Any]:
+    """A number of Python as a scalar of NumPy."""
+    scalar = {bool: np.bool_, int: np.int64, float: np.float64}.get(type(value))
+    return [] if scalar is None else [scalar(value)]
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", CALLS)
+def test_scalars_of_numpy_are_numbers(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of a call at once: what fits and defaults, and seeds."""
+    module, fits = CALLS[name]
+    call = attrgetter(name)(module)
+    monkeypatch.chdir(tmp_path)
+    fits = dict(fits() if callable(fits) else fits)
+    for argument in inspect.signature(call).parameters.values():
+        usual = 3 if argument.name == "seed" else argument.default
+        for scalar in as_scalars(fits.get(argument.name, usual)):
+            fits[argument.name] = scalar
+    call(**fits)
 
 
 def constructors_of(kind: type) -> list[str]:
