@@ -26,6 +26,7 @@ WITHOUT_DRAWS = {
     "learned-too",
     "machine-of-an-lstm",
     "natural-gates",
+    "own-models",
     "policy-reading",
     "random-chains",
     "relaxed-cell",
