@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ...models import Model, Sequences
 from ...models.boundary import boundary
+from ...models.checks import require
 from ..fitting.criteria import InformationCriteria, free_parameters
 from ..fitting.record import Fit
 from ..queries.answers import log_evidence
@@ -31,8 +32,9 @@ def information_criteria(
         The criteria.
 
     Raises:
-        ValueError: a fit that does not maximise the likelihood, a model with unknown parameters, a
-            negative number of parameters, or data that the model cannot emit.
+        ValueError: a fit that does not maximise the likelihood, or data of another size than its
+            own; a model with unknown parameters, a negative number of parameters, or data that the
+            model cannot emit.
 
     Source: Zucchini, MacDonald & Langrock (2016).
 
@@ -51,6 +53,7 @@ def information_criteria(
                 "result: information criteria are defined at the maximum of the likelihood; needs "
                 f"a fit with parameters='ml', got {result.guide.uncertainty!r}"
             )
+        _require_fitted_to(data, result)
         model, priors = result.fitted, result.model.priors
     elif isinstance(result, Model):
         model, priors = result, result.all_priors
@@ -66,3 +69,13 @@ def information_criteria(
         parameters=count,
         observations=int(data.observed_steps.sum()),
     )
+
+
+def _require_fitted_to(data: Sequences, fit: Fit) -> None:
+    """Raise ``ValueError`` for data that cannot be those of the fit, by their size."""
+    if fit.extent is None or not isinstance(data, Sequences):
+        return
+    own, came = fit.extent[:2], (len(data), data.n_steps)
+    words = "{} sequences, {} steps in all".format
+    requirement = f"must be those of the fit, {words(*own)} (held-out ones are not among them)"
+    require(own == came, "data", requirement, words(*came))

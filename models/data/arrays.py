@@ -37,7 +37,7 @@ def as_array(given: object, name: str) -> Array:
             columns = [column.astype(object) for column in columns]
         return np.column_stack(columns) if columns else np.empty((len(data), 0))
     try:
-        return np.asarray(data)
+        return cells.unmixed(data)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} must be a rectangular array of numbers; {error}") from error
 

@@ -19,6 +19,16 @@ Array = npt.NDArray[Any]
 _ISO = re.compile(r"\d{4}-\d\d(-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?)?Z?")
 
 
+def unmixed(given: object) -> Array:
+    """An array; of objects where strings stand beside others, of which NumPy makes strings too.
+
+    NaN would become the string "nan".
+    """
+    array = np.asarray(given)
+    listed = array.dtype.kind in "US" and not hasattr(given, "dtype")
+    return np.asarray(given, object) if listed else array
+
+
 def is_missing(value: object) -> bool:
     """Whether an entry stands for a missing value: None, NaN, pd.NA or NaT."""
     if value is None or type(value).__name__ in ("NAType", "NaTType"):

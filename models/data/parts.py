@@ -18,6 +18,11 @@ def positions(index: int | slice | Sequence[int] | Tensor | Array, n: int) -> Te
     if isinstance(index, slice):
         chosen = np.arange(n)[index]
     else:
+        if isinstance(index, tuple):
+            raise ValueError(
+                f"index must be one index, of sequences ({[*index]!r} is a list of them; part.head "
+                f"takes steps); got {index!r}"
+            )
         chosen = np.asarray(index.cpu() if isinstance(index, Tensor) else index)
         if chosen.dtype == bool and chosen.shape == (n,):
             chosen = np.flatnonzero(chosen)

@@ -38,7 +38,7 @@ def stamps_of(given: Any, name: str) -> Array:
         given = given.to_numpy(dtype="datetime64[ns]")
     if not hasattr(given, "iloc") and not isinstance(given, Tensor):
         try:
-            given = np.asarray(given)
+            given = cells.unmixed(given)
         except (TypeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{name} must be a rectangular array of times; {error}") from error
     kind = getattr(given.dtype, "kind", "")

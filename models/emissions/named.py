@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from ..checks import require
+from ..checks import require, warn
+from ..data.sequences import Sequences
 from .arguments import Given, Setting
 from .distribution import FromDistribution
 from .gamma_ratio import log_gamma_ratio
@@ -20,6 +21,9 @@ from .gamma_ratio import log_gamma_ratio
 Scaling = tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...]
 
 _POSITIVE = constraints.positive
+
+TURNS = 4
+"""Angles of more turns than these are taken for degrees."""
 
 
 class GammaOfMean(dist.Gamma):
@@ -274,7 +278,8 @@ class VonMises(_Named):
 
     Parameters ``loc``, the mean direction in radians, and ``concentration`` c, (K,) for one
     feature, otherwise (K, F). Priors, missing elements and settings are those of
-    ``FromDistribution``. Angles may be given in any turn. The states are sorted by ``loc``, and a
+    ``FromDistribution``. Angles may be given in any turn; of many turns, which may be degrees, a
+    model warns. The states are sorted by ``loc``, and a
     ``Regression`` acts on it; ``mean`` is the mean direction.
 
     Args:
@@ -293,6 +298,16 @@ class VonMises(_Named):
     """
 
     law = Angles
+
+    def check(self, data: Sequences) -> None:
+        """Raise ``ValueError`` if the data are no angles; warn if they look like degrees."""
+        super().check(data)
+        most = float(data.values.abs().max())
+        if most > TURNS * 2 * math.pi:
+            warn(
+                f"data: VonMises takes angles in radians, got {most:g}, more than {TURNS} turns; "
+                "numpy.deg2rad makes radians of degrees, and % (2 * numpy.pi) takes turns off"
+            )
 
 
 class NegativeBinomial(_Named):

@@ -166,3 +166,14 @@ def test_bad_input():
     symbols = Sequences.from_arrays([[-1.0, 2.0]])
     with pytest.raises(ValueError, match="data: Poisson needs"):
         information_criteria(result.fitted, symbols)
+
+
+def test_other_data_than_those_of_the_fit_are_refused() -> None:
+    data = Sequences.from_arrays([[0, 1, 7, 9], [8, 2, 1]])
+    model = HiddenMarkovModel(1, "poisson")
+    guide = BeliefGuide(model, ExactFilter(), parameters="ml")
+    result = fit(model, guide, data, progress=False)
+    assert information_criteria(result, data).observations == 7
+    for other, came in ((data[0], "1 sequences, 4 steps"), (data.head(3), "2 sequences, 6 steps")):
+        with pytest.raises(ValueError, match=f"data: must be those of the fit, 2 .* got {came}"):
+            information_criteria(result, other)

@@ -298,6 +298,21 @@ def test_none_is_missing(read: Callable[[list[object]], Sequences]) -> None:
         read([1.5, None, 1j])
 
 
+@pytest.mark.parametrize("gap", [None, float("nan"), pd.NA])
+def test_gaps_beside_strings_are_no_strings(gap: object) -> None:
+    """NumPy makes "nan" of NaN in a list of strings, and "1" of 1."""
+    for data in (
+        Sequences.from_arrays([["a", gap, "b"]], codes=True),
+        Sequences.from_array([["a", gap, "b"]], codes=True),
+    ):
+        assert data.symbols == ("a", "b")
+        assert data.mask.tolist() == [[True, False, True]]
+    with pytest.raises(ValueError, match=r"must hold strings, as it has one; got 1$"):
+        Sequences.from_arrays([["a", 1, gap]], codes=True)
+    with pytest.raises(ValueError, match="times must be finite; got nan in sequence 0"):
+        Sequences.from_arrays([[1.0, 2.0]], times=[["2020-01-01", float("nan")]])
+
+
 # Tensors of every kind
 
 KINDS = [

@@ -46,6 +46,7 @@ from beliefzoo.models import (
     Poisson,
     Regression,
     Sequences,
+    VonMises,
     load_model,
     save_model,
 )
@@ -719,3 +720,11 @@ def test_decisions_and_deep_models_take_any_distribution():
     assert deep.values.shape == (3, 5, 2)
     with pytest.raises(ValueError, match="emission: needs a distribution whose mean or median"):
         DeepMarkovModel(2, FromDistribution(dist.Gamma)).sample(3, 5, seed=0)
+
+
+def test_angles_that_look_like_degrees_are_warned_of() -> None:
+    model = HiddenMarkovModel(1, VonMises()).with_parameters(loc=[0.0], concentration=[1.0])
+    turns = Sequences.from_arrays([[0.5, 0.5 + 6 * np.pi, -3.0]])
+    log_evidence(model, turns)
+    with pytest.warns(UserWarning, match="angles in radians, got 270, more than 4 turns"):
+        log_evidence(model, Sequences.from_arrays([[0.0, 90.0, 270.0]]))
