@@ -29,7 +29,6 @@ from torch.distributions import constraints
 
 from ...inference import BeliefGuide, ExactFilter, fit
 from ...inference.arviz_groups import Idata, group
-from ...inference.fitting.points.ascent import ALIKE
 from ...inference.queries.evidence import log_evidence
 from ...models import HiddenMarkovModel, Model, Sequences
 from ...models.randomness import seeded
@@ -275,12 +274,11 @@ def compared(settings: Settings, family: str, number: int) -> dict[str, float]:
         height = float(log_evidence(result.fitted.laws({}, one.data)).sum()) - one.constant
     heights = best_known(settings, one, stream(settings, list(FAMILIES).index(family), number, 1))
     best = max([height, *heights])
-    starts = result.restart_bounds * one.data.n_steps
     return {
         "missed_by": best - height,
         "converged": float(bool(result.converged)),
-        "starts_agreeing": float((starts > starts.max() - ALIKE).sum()),
-        "starts": float(len(starts)),
+        "starts_agreeing": float(result.restarts_agreeing or 0),
+        "starts": float(len(result.restart_bounds)),
         "climbs_that_found_it": sum(h > best - NEAR for h in heights) / settings.restarts,
         "seconds": seconds,
     }

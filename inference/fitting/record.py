@@ -93,11 +93,14 @@ class Fit:
 
     @property
     def restarts_agreeing(self) -> int | None:
-        """Starts that reached the best height of a point estimate by L-BFGS; otherwise None."""
+        """Starts that reached the height of a point estimate by L-BFGS; otherwise None.
+
+        Those that rose above it, without end, are not among them.
+        """
         if self.converged is None or self.extent is None:
             return None
-        below = (self.restart_bounds.max() - self.restart_bounds) * self.extent.steps
-        return int((below < ALIKE).sum())
+        apart = (self.restart_bounds + self.losses[-1]).abs() * self.extent.steps
+        return int((apart < ALIKE).sum())
 
     def standard_errors(
         self, level: float = 0.95, *, data: Sequences | None = None

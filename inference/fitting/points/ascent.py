@@ -76,8 +76,13 @@ class Ascent:
 
     @property
     def agreeing(self) -> int:
-        """Starts that reached the best height."""
-        return sum(height > self.value - ALIKE for height in self.heights)
+        """Starts that reached the best height; those that rose above it have no maximum."""
+        return sum(abs(height - self.value) < ALIKE for height in self.heights)
+
+    @property
+    def above(self) -> int:
+        """Starts that rose above it, without end."""
+        return sum(height >= self.value + ALIKE for height in self.heights)
 
 
 def ascend(

@@ -29,12 +29,15 @@ def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
         said.append(_unbounded(found, model, space))
     elif found.why != "converged":
         said.append(_not_converged(found, model, space))
-    heights = sorted(found.heights, reverse=True)
-    if len(heights) >= _FEW and found.agreeing == 1 and found.why != "unbounded":
+    starts = len(found.heights)
+    if starts >= _FEW and found.agreeing == 1 and found.why != "unbounded":
+        lower = [found.value - height for height in found.heights if height < found.value]
+        told = (
+            f"the next is {min(lower):.3g} nats below" if lower else "all others rose without end"
+        )
         said.append(
-            f"only one of {len(heights)} starts reached the best height, the next is "
-            f"{heights[0] - heights[1]:.3g} nats below: there may be a higher one; try more "
-            "settings.restarts"
+            f"only one of {starts} starts reached the best height, {told}: there may be a higher "
+            "one; try more settings.restarts"
         )
     return tuple(said)
 

@@ -25,6 +25,7 @@ from beliefzoo.inference.fitting.points.endings import doubts
 from beliefzoo.inference.guides.coordinates import Coordinates
 from beliefzoo.models import HiddenMarkovModel, LinearGaussianSSM, LocalLevel, Sequences, StudentT
 
+ONE = HiddenMarkovModel(1, "poisson")
 COUNTS = Sequences.from_arrays([[1, 0, 1, 9, 8, 9, 0, 1, 12, 7]])
 
 
@@ -103,6 +104,13 @@ def ascent(**changes):
     return dataclasses.replace(found, **changes)
 
 
+def test_starts_that_rose_without_end_do_not_agree():
+    found = ascent(heights=(-3.0, -9.9, -10.0, -12.0))
+    assert (found.agreeing, found.above) == (2, 1)
+    alone = doubts(ascent(heights=(-3.0, -4.0, -10.0, -12.0)), ONE, Coordinates(ONE.priors, {}, {}))
+    assert re.search("only one of 4 starts .* 2 nats below", alone[0])
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -115,8 +123,7 @@ def ascent(**changes):
     ],
 )
 def test_words(changes, words):
-    model = HiddenMarkovModel(1, "poisson")
-    found = doubts(ascent(**changes), model, Coordinates(model.priors, {}, {}))
+    found = doubts(ascent(**changes), ONE, Coordinates(ONE.priors, {}, {}))
     assert len(found) == len(words)
     assert all(re.search(word, said) for word, said in zip(words, found, strict=True))
 

@@ -190,7 +190,6 @@ WITHOUT = {
     "a score of its own": HiddenMarkovModel(2, Twice()),
     "student": HiddenMarkovModel(2, StudentT()),
     "full": HiddenMarkovModel(2, FullGaussian(2)),
-    "regression": HiddenMarkovModel(2, Regression(Gaussian(), lags=1)),
     "a distribution": HiddenMarkovModel(2, FromDistribution(dist.Normal)),
 }
 
@@ -198,6 +197,13 @@ WITHOUT = {
 @pytest.mark.parametrize("model", WITHOUT.values(), ids=WITHOUT)
 def test_other_laws_say_no_statistics(model):
     assert in_products(model.emission) is None
+
+
+@pytest.mark.parametrize("base", [Poisson(), StudentT()])
+def test_regressions_of_other_families_are_left_to_their_laws(base):
+    model = HiddenMarkovModel(2, Regression(base, lags=1)).adapted_to(counts())
+    space = space_of(model, counts())
+    assert Products.of(model, counts(), centre_of(space)) is None
 
 
 def test_channels_without_statistics_have_none_together():
