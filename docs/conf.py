@@ -74,7 +74,6 @@ def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (mathml.inline, None), (mathml.block, None))
     app.connect("source-read", reference.expanded)
     app.connect("source-read", reference.anchored)
-    app.connect("source-read", reference.from_readme)
     app.connect("autodoc-process-docstring", reference.as_text)
     app.connect("autodoc-skip-member", reference.hidden)
     gallery.connect(app)

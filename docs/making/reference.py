@@ -7,7 +7,7 @@ import re
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .names import ROOT, Public, public_names, said_of
+from .names import Public, public_names, said_of
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -26,15 +26,6 @@ def expanded(app: Sphinx, page: str, source: list[str]) -> None:
 def anchored(app: Sphinx, page: str, source: list[str]) -> None:
     """Turns anchors in headings, as README pages have them, into targets."""
     source[0] = re.sub(r'^(#+ .*?) *<a id="([\w-]+)"></a>$', r"(\2)=\n\1", source[0], flags=re.M)
-
-
-def from_readme(app: Sphinx, page: str, source: list[str]) -> None:
-    """Puts a section of the README, without its heading, in the place of ``% README: HEADING``."""
-    found = re.search(r"^% README: (.+)$", source[0], flags=re.M)
-    if found:
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        section = readme.split(f"\n{found[1]}\n", 1)[1].split("\n## ", 1)[0]
-        source[0] = source[0].replace(found[0], section.replace("\n### ", "\n## "))
 
 
 def _written(line: str) -> str:
