@@ -7,17 +7,16 @@ comes with the extra ``pomdp``, when they are first asked for.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from .arviz_groups import (
+from .arviz_groups.files import read, write
+from .arviz_groups.groups import by_step
+from .arviz_groups.judgements import (
     Convergence,
     ConvergenceWarning,
     LeaveOneOut,
-    by_step,
     compare,
     convergence,
     loo,
     prior_sensitivity,
-    read,
-    write,
 )
 from .checking.criteria import information_criteria
 from .checking.evidence_gap import EvidenceGap, evidence_gap

@@ -223,18 +223,19 @@ def test_exact_inference_knows_tensors_alone(path: Path) -> None:
 
 @every_file
 def test_arviz_is_imported_in_one_file(path: Path) -> None:
-    if path != ROOT / "inference" / "arviz_groups.py":
+    if path != ROOT / "inference" / "arviz_groups" / "groups.py":
         assert not among(imports_of(path), *ARVIZ)
 
 
-@files("inference/arviz_groups.py")
-def test_the_arviz_file_needs_numpy_and_arviz_alone(path: Path) -> None:
-    """It is also run where neither torch nor this package is installed."""
+@files("inference/arviz_groups/*.py")
+def test_the_arviz_files_need_numpy_and_arviz_alone(path: Path) -> None:
+    """They are also run where neither torch nor this package is installed."""
     outside = {
         name for name in imports_of(path) if name.split(".")[0] not in sys.stdlib_module_names
     }
-    assert outside == among(outside, "numpy", "xarray", "beliefzoo.inference.pareto", *ARVIZ)
-    beside = top_level_imports(path.with_name("pareto.py"))
+    own = ("beliefzoo.inference.pareto", "beliefzoo.inference.arviz_groups")
+    assert outside == among(outside, "numpy", "xarray", *own, *ARVIZ)
+    beside = top_level_imports(ROOT / "inference" / "pareto.py")
     assert not among(beside, "torch", "pyro", "beliefzoo")
 
 

@@ -10,9 +10,6 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parents[2]
 FACES = ("models", "inference")
 
-TOP = {"arviz_groups": "export"}
-"""Modules beside the wings that are documented with one of them; the others with ``"ground"``."""
-
 
 class Public(NamedTuple):
     """A name on a face.
@@ -53,8 +50,7 @@ def _of_face(face: str) -> list[Public]:
 
 def _wing(module: str, face: str) -> str:
     first = module.split(".")[0]
-    folder = (ROOT / face / first).is_dir()
-    return first if folder else TOP.get(first, "ground")
+    return first if (ROOT / face / first).is_dir() else "ground"
 
 
 def said_of(public: Public) -> str:

@@ -43,6 +43,7 @@ from beliefzoo.inference.arviz_groups import group
 from beliefzoo.inference.export.discrete import replicate
 from beliefzoo.inference.fitting import draws
 from beliefzoo.inference.fitting.nuts import NutsFit, NutsSettings
+from beliefzoo.inference.pareto import k_threshold
 from beliefzoo.models import (
     BandedTransition,
     Bernoulli,
@@ -883,7 +884,7 @@ def test_a_guide_that_is_the_posterior_has_equal_weights() -> None:
     assert found.log_evidence == pytest.approx(evidence, abs=1e-4)
     assert found.elbo == pytest.approx(evidence, abs=1e-4)
     assert found.reliable
-    assert found.threshold == arviz_groups.k_threshold(200)
+    assert found.threshold == k_threshold(200)
     assert f"{evidence:.4f}"[:8] in str(found)
     assert importance(result.guide, data, draws=200).log_weights == pytest.approx(found.log_weights)
 
