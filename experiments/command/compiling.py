@@ -89,3 +89,5 @@ def _uses(name: str, model: Model, features: int = 1) -> Iterator[str]:
     if isinstance(found, HiddenMarkovModel):
         calls.most_likely_states(found, data)
     yield f"queries, {name}"
+    calls.nuts(model, data, chains=1, draws=1, warmup=1, progress=False)
+    yield f"draws by NUTS, {name}"

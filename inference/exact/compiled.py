@@ -8,10 +8,12 @@ user's own among the temporary files; without one, everything is compiled anew.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 import tempfile
 import warnings
+import zlib
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -32,6 +34,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         entries: Any = {"no_cfunc_wrapper": True, "no_cpython_wrapper": inner}
         made = njit(cache=_has_place(), **entries, **options)(function)
         _save_if_possible(made)
+        _only_beside_the_same_callees(made)
         return made
 
     return decorate
@@ -88,3 +91,23 @@ def _save_if_possible(made: Any) -> None:
             save(*arguments)
 
     kept.save_overload = attempt  # type: ignore[union-attr]
+
+
+def _only_beside_the_same_callees(made: Any) -> None:
+    """Makes kept code count only while all machine code of the library is as it was.
+
+    Numba looks at the file of a function alone, though functions of other files are part of its
+    code: after a change there it would go on with the old ones, and give wrong numbers silently.
+    """
+    file = getattr(getattr(made, "_cache", None), "_cache_file", None)
+    stamp = getattr(file, "_source_stamp", None)
+    if stamp is not None:
+        file._source_stamp = stamp, _all_machine_code()  # type: ignore[union-attr]
+
+
+@cache
+def _all_machine_code() -> int:
+    """A checksum over all files with machine code."""
+    root = Path(__file__).resolve().parent.parent
+    contents = (path.read_bytes() for path in sorted(root.rglob("*_machine.py")))
+    return functools.reduce(lambda total, content: zlib.crc32(content, total), contents, 0)

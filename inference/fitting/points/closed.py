@@ -7,22 +7,24 @@ and all parameters are reals, exponentials, logistic functions or sticks of the 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import numpy as np
-import pyro.distributions as dist
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ....models.chains.laws import WORST_CONDITION
 from ....models.emissions.emission import ClosedForm, Parameters, closed_forms
 from ...guides.coordinates import Coordinates
 from .climb import RULES, Climbers, Prior
+from .densities import Density
 from .families import Products
 from .maps import Array, kind_of
+
+if TYPE_CHECKING:
+    from ..no_u_turn_machine import Chain
 
 _MAPS = {"real": 0, "exp": 1, "logistic": 2, "sticks": 3}
 _CHANNELS = {"normal": 0, "counts": 1, "symbols": 2, "bits": 3, "lines": 4}
@@ -36,13 +38,14 @@ class Closed(NamedTuple):
     θ are all parameters one after the other, the unknown ones first.
 
     Args:
-        form: blocks (B, 6): kind of map, places in x and θ, rows, their size, and whether the prior
-            is normal in the logarithm; channels (C, 9): kind, features, place in the statistics,
-            places of up to two parameters in θ, of weights of inputs and of lags, their numbers;
-            tables: places of p(z_1), −1 where it is
-            stationary, and T in θ, K, J; the worst condition and the constant of the log prior; θ
-            where it is known; the prior of every unknown parameter (D, 5), without rows where none
-            counts; units (J, 2); centre and unit of the coordinates (P, 2).
+        form: blocks (B, 7): kind of map, places in x and θ, rows, their size, whether the prior is
+            normal in the logarithm, and whether the numbers are ordered; channels (C, 9): kind,
+            features, place in the statistics, places of up to two parameters in θ, of weights of
+            inputs and of lags, their numbers; tables: places of p(z_1), −1 where it is stationary,
+            and T in θ, K, J; the worst condition, the constant of the log prior, and whether the
+            volume of ordered numbers counts; θ where it is known; the prior of every unknown
+            parameter (D, 5), without rows where none counts; units (J, 2); centre and unit of the
+            coordinates (P, 2).
         frames: statistics of the data, see ``Frames``.
     """
 
@@ -67,20 +70,13 @@ class Closed(NamedTuple):
         ends = np.cumsum([0, *(x.numel() for x in theta.values())]).tolist()
         places = dict(zip(theta, ends, strict=False))
         blocks = _blocks(space, places, values)
-        laws = [_law(products.model.priors[name], x) for name, x in values.items()]
-        if blocks is None or (prior != "none" and None in laws):
+        density = Density.of(products.model.priors, space, prior)
+        if blocks is None or (prior != "none" and density is None):
             return None
-        table, constant = np.zeros((0, 5)), 0.0
-        if prior != "none":
-            found = [law for law in laws if law is not None]
-            blocks[:, 5] = [law.of_logarithm for law in found]
-            table = np.concatenate([law.table for law in found])
-            constant = sum(law.constant for law in found)
-        if prior == "coordinates":  # |dθ/dx| is 1, θ, θ (1 − θ), and of sticks Π θ
-            kinds = np.repeat(blocks[:, 0], blocks[:, 3] * blocks[:, 4])
-            table[:, 0] += kinds > _MAPS["real"]
-            table[:, 1] += kinds == _MAPS["logistic"]
-            constant += float(space.unit.log().sum())
+        table, constant, volume = np.zeros((0, 5)), 0.0, False
+        if density is not None:
+            blocks[:, 5] = density.of_logarithm[blocks[:, 2]]
+            table, constant, volume = density.table, density.constant, density.volume
         states, size = products.model.states, products.frames.statistics.shape[1]
         channels, units = _channels(forms, places, size)
         first = -1 if tables.stationary else places["initial"]
@@ -88,7 +84,7 @@ class Closed(NamedTuple):
             blocks,
             channels,
             np.array([first, places["transition"], states, size]),
-            np.array([WORST_CONDITION, constant]),
+            np.array([WORST_CONDITION, constant, volume]),
             torch.cat([x.double().flatten() for x in theta.values()]).numpy(),
             table,
             units,
@@ -118,10 +114,24 @@ class Closed(NamedTuple):
         for number, (part, trace) in enumerate(zip(parts, traces, strict=True)):
             given = (*rules, *self, self._room(climbers), trace, needed[number:])
             tasks.append(partial(advance, found.rows[part], *given))
-        states, statistics = self.form[2][2:]
-        products = len(self.frames[0]) * int(states * (states + statistics))
-        together(tasks, (steps + 1) * len(found.rows) * products)
+        together(tasks, (steps + 1) * len(found.rows) * self._products)
         return found, np.concatenate(traces, -1)[: needed.max()]
+
+    def walk(self, chains: Sequence[Chain], until: int) -> None:
+        """Moves chains of the no-U-turn sampler on, each until it has taken so many steps or waits
+        at a point of which this code tells no height."""
+        from ...exact.chains_cpu import together
+        from ..no_u_turn_machine import advance  # numba is loaded when first needed
+        from .closed_machine import room_for
+
+        tasks = [partial(advance, chain, until, *self, room_for(*self)) for chain in chains]
+        together(tasks, until * len(chains) * self._products)
+
+    @property
+    def _products(self) -> int:
+        """Products of a height."""
+        states, statistics = self.form[2][2:]
+        return len(self.frames[0]) * int(states * (states + statistics))
 
     def visits(self, point: Array) -> Array | None:
         """Expected visits of the states (K,) at a point (P,); None where it cannot tell."""
@@ -153,10 +163,11 @@ def _blocks(
             return None
         shape = values[name].shape
         rows, size = values[name].numel(), 1
-        if kind == "sticks":
+        if kind.entry == "sticks":
             rows, size = math.prod(shape[:-1]), shape[-1]
-        found.append([_MAPS[kind], space.slices[name].start, places[name], rows, size, 0])
-    return np.array(found, dtype=np.int64).reshape(-1, 6)
+        at = space.slices[name].start, places[name]
+        found.append([_MAPS[kind.entry], *at, rows, size, 0, kind.ordered])
+    return np.array(found, dtype=np.int64).reshape(-1, 7)
 
 
 def _channels(
@@ -181,42 +192,3 @@ def _width(form: ClosedForm) -> int:
     if form.kind == "lines":
         return features * (3 + form.inputs + 2 * form.lags * features)
     return _WIDTHS[form.kind] * features + (form.kind == "counts")
-
-
-class _Law(NamedTuple):
-    """α log θ + β log(1 − θ) − γ θ − ½ (δ (u − ε))² + constant, u being θ or its logarithm."""
-
-    table: Array
-    """α, β, γ, δ and ε of every number, (D, 5)."""
-    of_logarithm: bool
-    constant: float
-
-
-def _law(prior: Any, at: Tensor) -> _Law | None:
-    """A prior in this form, its constant by its density at some values; None if it has none."""
-    base = prior
-    while isinstance(base, dist.Independent):
-        base = base.base_dist
-    zero = torch.zeros_like(at)
-    kind = type(base)
-    if kind is dist.Dirichlet:
-        columns = [base.concentration - 1, zero, zero, zero, zero]
-    elif kind is dist.Gamma:
-        columns = [base.concentration - 1, zero, base.rate, zero, zero]
-    elif kind is dist.Beta:
-        columns = [base.concentration1 - 1, base.concentration0 - 1, zero, zero, zero]
-    elif kind is dist.Normal:
-        columns = [zero, zero, zero, 1 / base.scale, base.loc]
-    elif kind is dist.LogNormal:
-        columns = [zero - 1, zero, zero, 1 / base.scale, base.loc]
-    else:
-        return None
-    table = torch.stack([x.double().expand(at.shape).flatten() for x in columns], -1)
-    y = at.flatten()
-    alpha, beta, gamma, delta, centre = table.unbind(-1)
-    of_logarithm = kind is dist.LogNormal
-    inside = torch.where(beta == 0, 0, beta * torch.log1p(-y))
-    own = torch.where(alpha == 0, 0, alpha * y.log()) + inside - gamma * y
-    own = own - 0.5 * (delta * ((y.log() if of_logarithm else y) - centre)).square()
-    constant = float(prior.log_prob(at)) - float(own.sum())
-    return _Law(table.numpy(), of_logarithm, constant)

@@ -34,8 +34,9 @@ _WIDE = math.log(2 * math.pi)
 
 
 @_fast
-def _values(x: Array, blocks: Whole, theta: Array) -> None:
-    """Parameters from unconstrained numbers."""
+def _values(x: Array, blocks: Whole, theta: Array) -> float:
+    """Parameters from unconstrained numbers; the logarithm of the volume that ordering takes."""
+    stretched = 0.0
     for b in range(len(blocks)):
         kind, at, to, rows = blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3]
         size = blocks[b, 4]
@@ -51,13 +52,19 @@ def _values(x: Array, blocks: Whole, theta: Array) -> None:
                 theta[to] = left
                 to += 1
             continue
+        last = 0.0
         for i in range(rows * size):
             y = x[at + i]
+            if blocks[b, 6]:
+                stretched += y if i else 0.0
+                last += math.exp(y) if i else y
+                y = last
             if kind == EXP:
                 y = math.exp(y)
             elif kind == LOGISTIC:
                 y = min(max(1.0 / (1.0 + math.exp(-y)), _LEAST), _MOST)
             theta[to + i] = y
+    return stretched
 
 
 @_fast
@@ -277,8 +284,10 @@ def _table_slopes(
 
 
 @_fast
-def _back(x: Array, theta: Array, slopes: Array, blocks: Whole, found: Array) -> None:
-    """Derivatives by unconstrained numbers."""
+def _back(
+    x: Array, theta: Array, slopes: Array, blocks: Whole, stretch: float, found: Array
+) -> None:
+    """Derivatives by unconstrained numbers; ``stretch`` is that by the volume of ordering."""
     for b in range(len(blocks)):
         kind, at, to, rows = blocks[b, 0], blocks[b, 1], blocks[b, 2], blocks[b, 3]
         size = blocks[b, 4]
@@ -292,12 +301,16 @@ def _back(x: Array, theta: Array, slopes: Array, blocks: Whole, found: Array) ->
                     found[at + i] = slopes[to + i] - share * after
                 at, to = at + size - 1, to + size
             continue
-        for i in range(rows * size):
+        above = 0.0
+        for i in range(rows * size - 1, -1, -1):
             y, slope = theta[to + i], slopes[to + i]
             if kind == EXP:
                 slope *= y
             elif kind == LOGISTIC:
                 slope *= y * (1.0 - y)
+            if blocks[b, 6]:
+                above += slope
+                slope = stretch + math.exp(x[at + i]) * above if i else above
             found[at + i] = slope
 
 
@@ -352,7 +365,7 @@ def height_of(point: Array, form: Any, frames: Any, room: Any, gradient: Array) 
     for i in range(len(point)):
         x[i] = space[i, 0] + space[i, 1] * point[i]
         gradient[i] = 0.0
-    _values(x, blocks, theta)
+    stretched = _values(x, blocks, theta)
     if not _tables(theta, form, square, *tables):
         return -np.inf
     _coefficients(theta, channels, units, coefficients)
@@ -365,7 +378,8 @@ def height_of(point: Array, form: Any, frames: Any, room: Any, gradient: Array) 
     _table_slopes(places, square[1], tables, counts, slopes)
     if len(prior):
         total += numbers[1] + _log_prior(theta, blocks, prior, slopes)
-    _back(x, theta, slopes, blocks, gradient)
+    total += numbers[2] * stretched
+    _back(x, theta, slopes, blocks, numbers[2], gradient)
     sound = abs(total) < np.inf
     for i in range(len(point)):
         gradient[i] *= space[i, 1]

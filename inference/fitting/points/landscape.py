@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,8 +17,12 @@ from ..parallel import Processes
 from .affine import Affine
 from .climb import Climbers, Prior
 from .closed import Closed
+from .densities import Density
 from .families import Products
 from .maps import Array, Maps
+
+if TYPE_CHECKING:
+    from ..no_u_turn_machine import Chain
 
 NUMBERS = 2**21
 """Numbers over sequences, time and states in one table (16 MiB)."""
@@ -106,6 +111,8 @@ class Landscape:
         self._short: Products | Affine | None = None
         if alone:
             self._short = Products.of(model, own, centre) or Affine.of(model, own, self._maps)
+        density = Density.of(model.priors, coordinates, prior)
+        self._density = None if density is not None and density.volume else density
         self._closed: Closed | None = None
         if isinstance(self._short, Products):
             self._closed = Closed.of(self._short, coordinates, prior)
@@ -142,6 +149,11 @@ class Landscape:
         assert self._closed is not None  # it climbs
         return self._closed.advance(climbers, reach.numpy(), steps, tolerance)
 
+    def walk(self, chains: Sequence[Chain], until: int) -> None:
+        """Moves chains on in machine code, see ``Closed``."""
+        assert self._closed is not None  # it climbs
+        self._closed.walk(chains, until)
+
     def visits(self, point: Tensor) -> Tensor | None:
         """Expected visits of the states (K,) at a point (P,); None if there is no machine code."""
         found = None if self._closed is None else self._closed.visits(point.double().numpy())
@@ -150,9 +162,14 @@ class Landscape:
     def _by(self, short: Products | Affine, points: Tensor) -> tuple[Tensor, Tensor]:
         """The same without laws; not finite where that cannot tell."""
         with np.errstate(all="ignore"):  # of points that are asked again
-            heights, slopes = short.at(self._maps.values(points.numpy()))
+            values = self._maps.values(points.numpy())
+            heights, slopes = short.at(values)
+            if self._density is not None:
+                own, more = self._density.at(values)
+                heights = heights + own
+                slopes = {name: slopes.get(name, 0.0) + x for name, x in more.items()}
             found = torch.from_numpy(heights), torch.from_numpy(self._maps.back(slopes))
-        if self._prior == "none":
+        if self._prior == "none" or self._density is not None:
             return found
         prior = self._of_prior(points)
         return found[0] + prior[:, 0], found[1] + prior[:, 1:]

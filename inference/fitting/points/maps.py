@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pyro.distributions.transforms import OrderedTransform
 from torch import Tensor
 from torch.distributions import Transform, transforms
 
@@ -77,6 +78,23 @@ class _Sticks:
         return weight[..., :-1] - self._share * (weight[..., :-1] + after)
 
 
+class _Ordered:
+    """Reals (…, K) -> the first one, and increasing numbers after it, whose distances are exp."""
+
+    def __call__(self, x: Array) -> Array:
+        self._distances = np.exp(x)
+        self._distances[..., 0] = 1
+        y = self._distances.copy()
+        y[..., 0] = x[..., 0]
+        found: Array = y.cumsum(-1)
+        return found
+
+    def back(self, upstream: Array) -> Array:
+        after = np.cumsum(upstream[..., ::-1], -1)[..., ::-1]
+        found: Array = after * self._distances
+        return found
+
+
 class _Graph:
     """Any other map of torch."""
 
@@ -117,17 +135,33 @@ def _steps(transform: Transform) -> list[_Step]:
         transforms.ExpTransform: _Exp,
         transforms.SigmoidTransform: _Logistic,
         transforms.StickBreakingTransform: _Sticks,
+        OrderedTransform: _Ordered,
     }
     return [known[kind]()] if kind in known else [_Graph(transform)]
 
 
-def kind_of(transform: Transform) -> str | None:
-    """``real``, ``exp``, ``logistic`` or ``sticks``; None for any other map."""
+class Kind(NamedTuple):
+    """A map that machine code knows.
+
+    Args:
+        entry: ``real``, ``exp``, ``logistic`` or ``sticks``.
+        ordered: whether the numbers are ordered before.
+    """
+
+    entry: str
+    ordered: bool
+
+
+def kind_of(transform: Transform) -> Kind | None:
+    """The kind of a map; None for one that is of no such kind."""
     kinds = [type(step) for step in _steps(transform)]
-    if not kinds:
-        return "real"
+    ordered = kinds[:1] == [_Ordered]
     names: dict[type, str] = {_Exp: "exp", _Logistic: "logistic", _Sticks: "sticks"}
-    return names.get(kinds[0]) if len(kinds) == 1 else None
+    rest = kinds[ordered:]
+    if not rest:
+        return Kind("real", ordered)
+    entry = names.get(rest[0]) if len(rest) == 1 else None
+    return None if entry is None else Kind(entry, ordered)
 
 
 class Maps:

@@ -105,3 +105,29 @@ def test_a_full_disk_costs_the_saving_alone(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(type(made._cache), "_save_overload", full)
     assert made(2) == 3
+
+
+def test_code_is_made_anew_when_a_function_that_it_calls_has_changed(tmp_path: Path) -> None:
+    """Of two files in a copy of the package's tree, where numba alone keeps the old answer."""
+    folder = tmp_path / "exact"
+    folder.mkdir()
+    shutil.copy(compiled.__file__, folder / "compiled.py")
+    (tmp_path / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    head = "from .compiled import compiled\n"
+    (folder / "outer_machine.py").write_text(
+        head + "from .inner_machine import _inner\n\n\n"
+        "@compiled()\ndef outer():\n    return _inner()\n"
+    )
+    found = []
+    for answer in ("1", "2"):
+        body = f"@compiled()\ndef _inner():\n    return {answer}\n"
+        (folder / "inner_machine.py").write_text(head + "\n\n" + body)
+        code = "from exact.outer_machine import outer; print(outer())"
+        done = subprocess.run(
+            [sys.executable, "-B", "-c", code],
+            env=os.environ | {"PYTHONPATH": os.fspath(tmp_path)},
+            capture_output=True, text=True, check=True, timeout=120,
+        )  # fmt: skip
+        found.append(done.stdout.strip())
+    assert found == ["1", "2"]

@@ -17,8 +17,8 @@ import pytest
 import torch
 from scipy import stats
 
-from beliefzoo.inference import starting_values
-from beliefzoo.inference.fitting.nuts import NutsFit, _Target, nuts
+from beliefzoo.inference.fitting.no_u_turn import Widths, landscape_of
+from beliefzoo.inference.fitting.nuts import NutsFit, NutsSettings, nuts
 from beliefzoo.models import (
     Categorical,
     FullGaussian,
@@ -26,6 +26,8 @@ from beliefzoo.models import (
     GaussianMixture,
     HiddenMarkovModel,
     InputTransition,
+    LinearGaussianSSM,
+    LocalLevel,
     LowRankGaussian,
     Sequences,
     StudentT,
@@ -297,17 +299,30 @@ def test_bad_model_and_data() -> None:
 
 @pytest.mark.parametrize("unit", [1e-9, 1e6])
 def test_the_target_has_no_unit(unit):
-    """The same density up to a constant, and coordinates of the same width, whatever the unit."""
+    """The same density up to a constant, and the same widths, whatever the unit."""
     y = np.random.default_rng(0).normal(size=40)
+    settings = NutsSettings(1, 1, 1, "kmeans", 0.9, 8, True)
     found = []
     for scale in (1.0, unit):
         data = Sequences.from_arrays([scale * y])
         model = HiddenMarkovModel(2, "gaussian", ordered=True).adapted_to(data)
-        target = _Target(model, data, starting_values(model, data))
-        x = {name: torch.zeros_like(v) for name, v in target.centre.items()}
-        there = {name: v + 0.3 for name, v in x.items()}
-        rise = float(target.potential(there) - target.potential(x))
-        widths = torch.cat([(target.width[n] / model.units[n]).flatten() for n in x])
-        found.append((rise, widths))
+        landscape = landscape_of(model, data, settings, 0)
+        origin = torch.zeros(landscape.coordinates.size, dtype=torch.float64)
+        heights, _ = landscape(torch.stack([origin, origin + 0.3]))
+        widths = Widths.at(landscape, origin, dense=True)
+        found.append((float(heights[1] - heights[0]), widths.covariance))
     assert found[1][0] == pytest.approx(found[0][0], abs=1e-4)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-4, atol=1e-4)
+
+
+def structural() -> tuple[LinearGaussianSSM, Sequences]:
+    level = np.random.default_rng(1).normal(size=30).cumsum()
+    return LinearGaussianSSM(LocalLevel()), Sequences.from_arrays([level])
+
+
+def test_a_chain_in_machine_code_does_not_depend_on_those_beside_it() -> None:
+    for model, data in (structural(), categorical()):
+        several, one = short(model, data, chains=3, draws=8), short(model, data, draws=8)
+        for name, draws in several.draws.items():
+            assert torch.equal(draws[:1], one.draws[name])
+        assert torch.equal(several.log_density[:1], one.log_density)

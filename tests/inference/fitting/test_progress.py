@@ -31,8 +31,7 @@ def test_logs_get_a_line_for_each_fit(capsys: pytest.CaptureFixture[str]) -> Non
     assert "\r" not in said
     patterns = (
         r"fit elbo: 120/120 steps in \d\d:\d\d, loss=-?\d+\.\d+",
-        r"chain 0: 10/10 steps in \d\d:\d\d.*",
-        r"chain 1: 10/10 steps in \d\d:\d\d.*",
+        r"chains 0 to 1: 20/20 steps in \d\d:\d\d.*",
         r"\d+ trials in \d\d:\d\d, bounds=.* to .*",
     )
     for pattern, line in zip(patterns, said.splitlines(), strict=True):

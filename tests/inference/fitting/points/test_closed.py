@@ -97,6 +97,9 @@ CHAINS = {
         HiddenMarkovModel(2, Regression(Gaussian(), lags=2)).with_parameters(mean=[4.9e4, 5.1e4]),
         series("reals"),
     ),
+    "ordered rates": (HiddenMarkovModel(3, "poisson", ordered=True), series("counts")),
+    "ordered means": (HiddenMarkovModel(2, "gaussian", ordered=True), series("reals")),
+    "ordered shares": (HiddenMarkovModel(3, "bernoulli", ordered=True), series("bits")),
     "priors of one's own": (
         HiddenMarkovModel(
             2, "poisson", priors={"rate": dist.LogNormal(3.0, 1.0).expand([2]).to_event(1)}
