@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from numba import config, njit
+from numba.core.sigutils import normalize_signature
 
 
 def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
@@ -34,6 +35,7 @@ def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
         entries: Any = {"no_cfunc_wrapper": True, "no_cpython_wrapper": inner}
         made = njit(cache=_has_place(), **entries, **options)(function)
         _save_if_possible(made)
+        _load_only_what_was_asked_for(made)
         _only_beside_the_same_callees(made)
         return made
 
@@ -91,6 +93,26 @@ def _save_if_possible(made: Any) -> None:
             save(*arguments)
 
     kept.save_overload = attempt  # type: ignore[union-attr]
+
+
+def _load_only_what_was_asked_for(made: Any) -> None:
+    """Makes code that was compiled for other types than its index says be compiled anew.
+
+    Two processes that compile a function at the same time, each for types of its own, can give
+    their code the same name, of which the index keeps the types of the one and the file the code of
+    the other. It would run, and read arrays of another layout.
+    """
+    kept = getattr(made, "_cache", None)
+    load = getattr(kept, "load_overload", None)
+    if load is None:
+        return
+
+    def attempt(signature: Any, context: Any) -> Any:
+        found = load(signature, context)
+        asked, _ = normalize_signature(signature)  # type: ignore[no-untyped-call]
+        return found if found is None or tuple(found.signature.args) == tuple(asked) else None
+
+    kept.load_overload = attempt  # type: ignore[union-attr]
 
 
 def _only_beside_the_same_callees(made: Any) -> None:

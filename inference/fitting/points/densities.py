@@ -61,7 +61,8 @@ class Density(NamedTuple):
         if prior == "coordinates":
             constant += float(space.unit.log().sum())
         table = np.concatenate(rows)
-        return cls(tuple(values), table[:, :5], table[:, 5] > 0, constant, volume)
+        rest = np.ascontiguousarray(table[:, :5])  # one layout for machine code
+        return cls(tuple(values), rest, table[:, 5] > 0, constant, volume)
 
     def at(self, values: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Return the log density at values (M, …), (M,), and its derivatives by the values."""

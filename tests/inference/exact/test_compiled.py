@@ -107,27 +107,48 @@ def test_a_full_disk_costs_the_saving_alone(monkeypatch: pytest.MonkeyPatch) -> 
     assert made(2) == 3
 
 
-def test_code_is_made_anew_when_a_function_that_it_calls_has_changed(tmp_path: Path) -> None:
-    """Of two files in a copy of the package's tree, where numba alone keeps the old answer."""
-    folder = tmp_path / "exact"
-    folder.mkdir()
-    shutil.copy(compiled.__file__, folder / "compiled.py")
-    (tmp_path / "__init__.py").touch()
+def package_with(folder: Path, **files: str) -> Path:
+    """A package ``exact`` of compiled functions, beside a copy of what compiles them."""
+    place = folder / "exact"
+    place.mkdir()
+    shutil.copy(compiled.__file__, place / "compiled.py")
     (folder / "__init__.py").touch()
-    head = "from .compiled import compiled\n"
-    (folder / "outer_machine.py").write_text(
-        head + "from .inner_machine import _inner\n\n\n"
-        "@compiled()\ndef outer():\n    return _inner()\n"
-    )
-    found = []
-    for answer in ("1", "2"):
-        body = f"@compiled()\ndef _inner():\n    return {answer}\n"
-        (folder / "inner_machine.py").write_text(head + "\n\n" + body)
-        code = "from exact.outer_machine import outer; print(outer())"
-        done = subprocess.run(
-            [sys.executable, "-B", "-c", code],
-            env=os.environ | {"PYTHONPATH": os.fspath(tmp_path)},
-            capture_output=True, text=True, check=True, timeout=120,
-        )  # fmt: skip
-        found.append(done.stdout.strip())
-    assert found == ["1", "2"]
+    (place / "__init__.py").touch()
+    for name, code in files.items():
+        (place / f"{name}.py").write_text("from .compiled import compiled\n" + code)
+    return place
+
+
+def printed(folder: Path, code: str) -> list[str]:
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code],
+        env=os.environ | {"PYTHONPATH": os.fspath(folder)},
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return done.stdout.split()
+
+
+def test_code_is_made_anew_when_a_function_that_it_calls_has_changed(tmp_path: Path) -> None:
+    """It lies in another file, of which numba alone takes no notice."""
+    inner = "@compiled()\ndef _inner():\n    return {}\n"
+    outer = "from .inner_machine import _inner\n@compiled()\ndef outer():\n    return _inner()\n"
+    place = package_with(tmp_path, inner_machine=inner.format(1), outer_machine=outer)
+    call = "from exact.outer_machine import outer; print(outer())"
+    assert printed(tmp_path, call) == ["1"]
+    (place / "inner_machine.py").write_text("from .compiled import compiled\n" + inner.format(2))
+    assert printed(tmp_path, call) == ["2"]
+
+
+def test_code_of_other_types_is_not_taken(tmp_path: Path) -> None:
+    """As two processes leave it behind that compile the same function at the same time: the name of
+    the code for every second number, and in its file the code for all numbers in turn."""
+    code = "@compiled()\ndef total(x):\n    found = 0.0\n    for i in range(len(x)):\n"
+    place = package_with(tmp_path, sums_machine=code + "        found += x[i]\n    return found\n")
+    call = "import numpy as np; from exact.sums_machine import total; x = np.arange(6.0); "
+    assert printed(tmp_path, call + "print(total(x), total(x[::2]))") == ["15.0", "6.0"]
+    one, two = sorted(place.rglob("*.nbc"))
+    for taken, other in ((one, two), (two, one)):
+        kept = other.read_bytes()
+        other.write_bytes(taken.read_bytes())
+        assert printed(tmp_path, call + "print(total(x), total(x[::2]))") == ["15.0", "6.0"]
+        other.write_bytes(kept)
