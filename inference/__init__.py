@@ -35,11 +35,13 @@ from .decisions.plans import AlphaVectors, History, Plan, load_plan
 from .decisions.trackers import FilterTracker, NoMemory, track
 from .diagnosis.belief_calibration import BeliefCalibration, belief_calibration
 from .diagnosis.calibrate import Calibration, calibrate
+from .diagnosis.cross_validate import CrossValidation, cross_validate
 from .diagnosis.diagnose import diagnose
 from .diagnosis.leave_future_out import LeaveFutureOut, leave_future_out
 from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
 from .diagnosis.record import Check, Diagnosis
 from .diagnosis.report import report
+from .diagnosis.scores import ForecastComparison, Scores, compare_forecasts, scores
 from .exact.potentials import filter_beliefs
 from .export.gates import export_gates, gates
 from .export.to_arviz import to_arviz
@@ -145,6 +147,7 @@ __all__ = [
     "ConstructedGate",
     "Convergence",
     "ConvergenceWarning",
+    "CrossValidation",
     "DeepGuide",
     "Diagnosis",
     "Distance",
@@ -160,6 +163,7 @@ __all__ = [
     "Fit",
     "FitSettings",
     "Forecast",
+    "ForecastComparison",
     "ForwardGuide",
     "GRUFilter",
     "GapParts",
@@ -205,6 +209,7 @@ __all__ = [
     "SampleComparison",
     "SampledBitGuide",
     "ScoredFilter",
+    "Scores",
     "SequenceLaw",
     "SigmoidFilter",
     "SmoothedRegimes",
@@ -227,12 +232,14 @@ __all__ = [
     "calibrate",
     "collapsed",
     "compare",
+    "compare_forecasts",
     "compare_gates",
     "compare_samples",
     "compare_wrapped",
     "components",
     "construct",
     "convergence",
+    "cross_validate",
     "diagnose",
     "evidence_gap",
     "export_gates",
@@ -281,6 +288,7 @@ __all__ = [
     "sample_lstm",
     "sample_states",
     "save_fit",
+    "scores",
     "smooth",
     "smooth_pairs",
     "smooth_regimes",

@@ -143,6 +143,17 @@ def exported() -> Any:
     return arviz_groups.build(groups, dims=dims)  # type: ignore[arg-type]
 
 
+@cache
+def ahead() -> inference.Forecast:
+    """A forecast of the first steps of `DATA`."""
+    return inference.forecast(HMM, DATA.head(1), 2, draws=5, seed=0)
+
+
+def scored() -> inference.Scores:
+    """Scores of two sequences."""
+    return inference.scores(ahead(), DATA.head(2))
+
+
 def job(asked: Any) -> dict[str, float]:
     """A job of a sweep."""
     return {"square": asked["x"] ** 2}
@@ -366,6 +377,7 @@ INFERENCE: dict[str, Arguments] = {
     "belief_readout": {"features": torch.ones(6, 3, 2), "beliefs": BELIEFS},
     "by_step": lambda: {"idata": exported()},
     "compare": lambda: {"models": {"a": exported(), "b": exported()}},
+    "compare_forecasts": lambda: {"first": scored(), "second": scored()},
     "compare_gates": compared,
     "compare_samples": {"a": CODES, "b": CODES, "lags": 1, "longest": 2},
     "NetworkLaw": {"network": NET, "head": HEAD},
@@ -401,6 +413,13 @@ INFERENCE: dict[str, Arguments] = {
     },
     "construct": {"model": RESET},
     "convergence": lambda: {"idata": exported()},
+    "cross_validate": lambda: {
+        "refits": {"fitted": lambda past: fitted()["result"]},
+        "data": DATA,
+        "folds": 2,
+        "draws": 2,
+        "progress": False,
+    },
     "diagnose": lambda: {**fitted(), "draws": 25, "replications": 20},
     "evidence_gap": lambda: {"fitted": GUIDED["guide"], "data": DATA},
     "export_gates": {"network": LSTM, "data": torch.ones(2, 3, 2)},
@@ -491,6 +510,7 @@ INFERENCE: dict[str, Arguments] = {
         "first": 1,
     },
     "pseudo_residuals": {**ASKED, "draws": 2},
+    "scores": lambda: {"forecast": ahead(), "observed": DATA.head(2)},
     "report": lambda: {**fitted(), "path": "page.html", "diagnosis": inference.Diagnosis((), {})},
     "qmdp": {"problem": tiger()},
     "sample_states": ASKED,

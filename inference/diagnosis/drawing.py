@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
 from .record import Diagnosis
+from .scores import Score
+
+if TYPE_CHECKING:
+    from .leave_future_out import LeaveFutureOut
 
 _LAGS = 15
 _KOLMOGOROV = 1.3581
@@ -43,6 +47,35 @@ def draw(diagnosis: Diagnosis) -> Figure:
             xlabel="probability of a state",
             ylabel="how often it is there",
         )
+        axis.legend(frameon=False)
+    return figure
+
+
+def draw_backtest(found: LeaveFutureOut) -> Figure:
+    """Returns the density along the times, and from scores loss and coverage by horizon."""
+    scores = found.scores
+    figure = Figure(figsize=(12 if scores else 4.5, 3.4), layout="constrained")
+    axes = figure.subplots(1, 3 if scores else 1, squeeze=False)[0]
+    axes[0].plot(found.steps, found.elpd_t, ".-", lw=0.8)
+    again = np.isin(found.steps, found.refits)
+    axes[0].plot(found.steps[again], found.elpd_t[again], "o", mfc="none", label="fitted here")
+    axes[0].set(title="The future given the past", xlabel="steps known", ylabel="log density, nats")
+    axes[0].legend(frameon=False)
+    if scores is None:
+        return figure
+    ahead = np.arange(1, found.horizon + 1)
+    loss: Score = "brier" if np.isnan(scores.crps).all() else "crps"
+    for place, name in enumerate(scores.features):
+        mean, error = scores.mean(loss)[:, place], scores.standard_error(loss)[:, place]
+        axes[1].errorbar(ahead, mean, yerr=1.96 * error, fmt="o-", ms=4, label=name)
+        axes[2].plot(ahead, scores.coverage()[:, place], "o-", ms=4, label=name)
+    axes[2].axhline(scores.level, color="grey", lw=0.8)
+    title = "Loss by horizon, 95 % interval"
+    axes[1].set(title=title, xlabel="steps ahead", ylabel=f"{loss}; the lower the better")
+    title = f"How often {100 * scores.level:.0f} % intervals hold"
+    axes[2].set(title=title, xlabel="steps ahead", ylabel="share", ylim=(0, 1.03))
+    for axis in axes[1:]:
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend(frameon=False)
     return figure
 

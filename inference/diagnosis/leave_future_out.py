@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ...models import Sequences
 from ...models.boundary import boundary
 from ...models.checks import require, require_count
-from ..arviz_groups import ConvergenceWarning, group
-from ..export.to_arviz import to_arviz
+from ...models.randomness import seeded
+from ..export.sample import Sample
 from ..fitting.nuts import NutsFit
 from ..fitting.record import Fit
 from ..pareto import LEAST_WEIGHTS, k_threshold, log_sum_exp, smooth
 from ..queries.batches import require_data
+from .held_out import Simulation, rolled, step_table
+from .scores import Scores
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+MOST_PARAMETERS = 100
+"""Draws of the parameters that a forecast is mixed of, at most."""
 
 Refit = Callable[[Sequences], Fit | NutsFit]
 Array = NDArray[np.float64]
@@ -34,6 +44,7 @@ class LeaveFutureOut:
         k_hat: Pareto k̂ of the weights at every t; NaN right after a fit, which needs none.
         refits: the times t at which the model was fitted.
         horizon: h.
+        scores: of the forecasts at every horizon from every time, if they were asked for.
 
     >>> import numpy as np
     >>> from beliefzoo.inference import LeaveFutureOut
@@ -50,6 +61,7 @@ class LeaveFutureOut:
     k_hat: Array = field(repr=False)
     refits: tuple[int, ...]
     horizon: int
+    scores: Scores | None = field(default=None, repr=False)
 
     @property
     def elpd(self) -> float:
@@ -67,10 +79,17 @@ class LeaveFutureOut:
         fits = "1 fit" if len(self.refits) == 1 else f"{len(self.refits)} fits"
         known = self.k_hat[~np.isnan(self.k_hat)]
         largest = f", largest k̂ {known.max():.2f}" if known.size else ""
-        return (
+        text = (
             f"leave-future-out, {ahead} ahead, {self.steps.size} times from {self.steps[0]} "
             f"known steps on\n  elpd  {self.elpd:.4f} ± {self.se:.4f} nats; {fits}{largest}"
         )
+        return text if self.scores is None else f"{text}\n{self.scores}"
+
+    def draw(self) -> Figure:
+        """Returns a figure: the density along the times and, if there are scores, by horizon."""
+        from .drawing import draw_backtest  # which loads matplotlib
+
+        return draw_backtest(self)
 
 
 @boundary
@@ -82,6 +101,8 @@ def leave_future_out(
     horizon: int = 1,
     threshold: float | None = None,
     draws: int = 1000,
+    forecasts: int = 0,
+    level: float = 0.9,
     seed: int = 0,
 ) -> LeaveFutureOut:
     r"""Computes how well fits to the past predict what comes, over all times from ``first`` on.
@@ -95,6 +116,10 @@ def leave_future_out(
     | …, θ_s), smoothed by Pareto, carry them on until their k̂ is above the threshold; then the
     model is fitted again.
 
+    With ``forecasts`` it is a backtest from a rolling origin: at every time the h steps are also
+    forecast and scored one by one, see :func:`scores`; the law of the forecast is the mixture over
+    weighted θ_s. The result of two models is compared by :func:`compare_forecasts`.
+
     Args:
         refit: takes the first steps of the data and returns the result of ``fit`` (of a posterior
             or a point estimate, whose draws are all the same and which is fitted at every time) or
@@ -105,10 +130,12 @@ def leave_future_out(
         threshold: largest k̂ to go on with; None: min(1 − 1 / log10 S, 0.7); −∞
             fits at every time.
         draws: draws S of a guide's parameters; of NUTS all are used.
+        forecasts: simulated continuations per time, of up to 100 of the θ_s; 0: no scores.
+        level: probability of the central intervals that are scored.
         seed: of the draws.
 
     Returns:
-        The density of every time, k̂, and the times of the fits.
+        The density of every time, k̂, the times of the fits, and the scores.
 
     Raises:
         ValueError: a bad argument, or a model without exact inference.
@@ -135,57 +162,66 @@ def leave_future_out(
     longest = data.max_length
     room = first + horizon <= longest
     require(room, "first", f"must leave {horizon} of {longest} steps to predict", first)
+    require_count(forecasts, "forecasts", 0)
+    require(0 < level < 1, "level", "must be in (0, 1)", level)
     times = np.arange(first, longest - horizon + 1)
     elpd, k_hat, refits = np.empty(len(times)), np.full(len(times), np.nan), list[int]()
-    table = np.empty((0, longest))
-    for place, t in enumerate(times):
-        weights = _carried(table, refits, int(t), threshold)
-        if weights is None:
-            table = _by_step(refit(data.head(int(t))), data, draws, seed)
-            refits.append(int(t))
-            log_weights = np.zeros(len(table))
+    fitted: _Fitted | None = None
+    judged = list[Scores]()
+    for place, t in enumerate(times.tolist()):
+        weights = None if fitted is None else _carried(fitted.table, refits[-1], t, threshold)
+        if fitted is None or weights is None:
+            fitted = _fitted(refit(data.head(t)), data, draws, seed)
+            refits.append(t)
+            log_weights = np.zeros(len(fitted.table))
         else:
             log_weights, k_hat[place] = weights
-        future = table[:, t : t + horizon].sum(1)
+        future = fitted.table[:, t : t + horizon].sum(1)
         elpd[place] = _log_sum(log_weights + future) - _log_sum(log_weights)
-    return LeaveFutureOut(elpd, times, k_hat, tuple(refits), horizon)
+        if forecasts:
+            values = fitted.resampled(log_weights, min(forecasts, MOST_PARAMETERS))
+            how = Simulation(forecasts, level, seed + t)
+            judged.append(rolled(fitted.result.model, values, data, (t, horizon), how))
+    found = Scores.joined(judged) if judged else None
+    return LeaveFutureOut(elpd, times, k_hat, tuple(refits), horizon, found)
+
+
+class _Fitted(NamedTuple):
+    """A fit, draws of its parameters, and log p(y_t | y_1 … y_{t-1}, θ_s) of all data, (S, T)."""
+
+    result: Fit | NutsFit
+    sample: Sample
+    table: Array
+
+    def resampled(self, log_weights: Array, count: int) -> list[dict[str, Tensor]]:
+        """Evenly spaced draws in the measure of their weights; only one of equal ones."""
+        if self.sample.constant:
+            return [self.sample.at(torch.tensor(0))]
+        mass = np.exp(log_weights - log_weights.max()).cumsum()
+        order = np.searchsorted(mass / mass[-1], (np.arange(count) + 0.5) / count)
+        return [self.sample.at(torch.tensor(int(row))) for row in order]
 
 
 def _carried(
-    table: Array, refits: list[int], t: int, threshold: float | None
+    table: Array, fitted_at: int, t: int, threshold: float | None
 ) -> tuple[Array, float] | None:
     """Log weights of the draws of the last fit at a later time, and k̂; None if a fit is due."""
-    if not refits or len(table) < LEAST_WEIGHTS:  # a point estimate has no draws to weight
+    if len(table) < LEAST_WEIGHTS:  # a point estimate has no draws to weight
         return None
-    log_weights, k = smooth(table[:, refits[-1] : t].sum(1)[None], 1.0)
+    seen = table[:, fitted_at:t].sum(1)
+    if not np.isfinite(seen).any():  # impossible under every draw
+        return None
+    log_weights, k = smooth(seen[None], 1.0)
     limit = k_threshold(len(table)) if threshold is None else threshold
     return (log_weights[0], float(k[0])) if k[0] <= limit else None
 
 
 def _log_sum(values: Array) -> float:
-    return float(log_sum_exp(values[None])[0])
+    """log Σ exp, also of impossible ones alone."""
+    return float(log_sum_exp(values[None])[0]) if np.isfinite(values).any() else -math.inf
 
 
-def _by_step(result: Fit | NutsFit, data: Sequences, draws: int, seed: int) -> Array:
-    """log p(y_t | y_1 … y_{t-1}, θ_s) of all data, summed over the sequences, (S, T)."""
-    if not isinstance(result, Fit | NutsFit):
-        raise ValueError(f"refit: must return a Fit or a NutsFit, got {type(result).__name__}")
-    if not result.model.exact:
-        raise ValueError(f"refit: needs a model with exact inference, got {result.model}")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        idata = to_arviz(
-            result,
-            data,
-            draws=draws,
-            seed=seed,
-            state_draws=1,
-            predictive_draws=0,
-            prior_draws=0,
-            steps=True,
-            relabel=False,
-        )
-    steps = group(idata, "sample_stats")["step_log_likelihood"]
-    table = np.asarray(steps.transpose("chain", "draw", "sequence", "time"), dtype=np.float64)
-    out: Array = np.nan_to_num(table.reshape(-1, *table.shape[2:]), nan=0.0).sum(1)
-    return out
+def _fitted(result: Fit | NutsFit, data: Sequences, draws: int, seed: int) -> _Fitted:
+    with seeded(seed), torch.no_grad():
+        sample, steps = step_table(result, data, draws)
+    return _Fitted(result, sample, np.nansum(steps, 1))

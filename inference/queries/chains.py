@@ -16,6 +16,7 @@ from ...models.trajectories import sample_chain
 from ..exact import chains as exact
 from . import structures
 from .batches import Future, from_last_step, joined, laws_of, quantile
+from .outlook import Density, MixtureDensity, Outlook
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class Forecast:
         draws: simulated continuations (S, N, H[, F]), for all other questions.
         symbols: of columns of symbols beside others, by name, the probability of each symbol
             (N, H, symbols); exact where the mean is.
+        outlook: the exact law of the observations, for :func:`scores`.
 
     >>> from beliefzoo.inference import forecast
     >>> from beliefzoo.models import HiddenMarkovModel, Sequences
@@ -46,6 +48,7 @@ class Forecast:
     mean: Tensor | None
     draws: Tensor
     symbols: Mapping[str, Tensor] = field(default_factory=dict)
+    outlook: Outlook | None = field(default=None, repr=False)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Returns the quantile q of the draws, (N, H[, F]); of several q, (Q, N, H[, F]).
@@ -125,6 +128,16 @@ class ChainAnswers:
         if mean is None and not kind.codes:
             channels = kind.encode(drawn.flatten(0, 1).double())
             mean = channels.unflatten(0, drawn.shape[:2]).mean(0)
-        if mean is None:
-            return Forecast(chance, None, drawn)
-        return Forecast(chance, mean_of(kind, mean), drawn, symbols_of(kind, mean))
+        symbols = {} if mean is None else symbols_of(kind, mean)
+        mean = None if mean is None else mean_of(kind, mean)
+        density = _density(model, data, driven, chance)
+        outlook = Outlook(model, (len(data), steps), density)
+        return Forecast(chance, mean, drawn, symbols, outlook)
+
+
+def _density(model: Model, data: Sequences, driven: Sequences, chance: Tensor) -> Density | None:
+    """The density of each step ahead; None where steps wait for the observations before them."""
+    lags = getattr(getattr(model, "emission", None), "lags", 0)
+    if lags or model.moved_by_observations or model.scheduled(data) is not data:
+        return None
+    return MixtureDensity(model, driven, chance)

@@ -6,7 +6,7 @@ Everything is computed in float64 on batches of sequences; nothing here is appro
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,7 @@ from ...models.continuous.linear_trajectories import NormalNoise, affine_scan
 from ...models.randomness import seeded
 from ..exact import gaussian as exact_gaussian
 from .batches import Future, joined, laws_of, levels, stacked
+from .outlook import NormalDensity, Outlook
 
 
 class Moments(NamedTuple):
@@ -51,6 +52,7 @@ class LinearForecast:
         mean: of the observations, (N, H, F).
         variance: of the observations, noise included, (N, H, F).
         draws: simulated continuations (S, N, H, F), for questions about several steps at once.
+        outlook: the exact law of the observations, for :func:`scores`.
 
     >>> from beliefzoo.inference import forecast
     >>> from beliefzoo.models import LinearGaussianSSM, LocalLevel, Sequences
@@ -69,6 +71,7 @@ class LinearForecast:
     mean: Tensor
     variance: Tensor
     draws: Tensor
+    outlook: Outlook | None = field(default=None, repr=False)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Returns the quantile q of each observation, (N, H, F); of several q, (Q, N, H, F).
@@ -285,12 +288,14 @@ class LinearAnswers:
             _along(part, ahead) for part in (laws.loading, laws.intercept, laws.observation_noise)
         )
         observed = (loading @ mean.unsqueeze(-1)).squeeze(-1) + intercept
-        spread = (loading @ covariance @ loading.mT + noise).diagonal(dim1=-2, dim2=-1)
+        spread = loading @ covariance @ loading.mT + noise
         last = rows[:, 0], data.lengths - 1
         first = Moments(state.mean[last], state.covariance[last])
         with seeded(future.seed):
             drawn = _simulated(laws, first, ahead, future.draws)
-        return LinearForecast(mean, covariance, observed, spread, drawn)
+        outlook = Outlook(model, (len(data), future.steps), NormalDensity(observed, spread))
+        variance = spread.diagonal(dim1=-2, dim2=-1)
+        return LinearForecast(mean, covariance, observed, variance, drawn, outlook)
 
 
 def _continued(model: Model, data: Sequences, future: Future) -> Sequences:

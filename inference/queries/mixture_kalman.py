@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,6 +20,7 @@ from ...models.checks import Impossible, require_choice, require_count
 from ...models.randomness import seeded
 from ...models.trajectories import one_hot
 from .batches import Future, from_last_step, quantile
+from .outlook import Outlook
 from .possible import seen_at
 
 
@@ -72,6 +73,7 @@ class RegimeForecast:
         mean: expected observation (N, H, F), mean over the draws.
         draws: simulated observations (S, N, H, F).
         states: simulated trajectories (S, N, H, K + D).
+        outlook: how observations are read, for :func:`scores`.
 
     >>> from beliefzoo.inference import forecast
     >>> from beliefzoo.models import Sequences, SwitchingLinearSSM
@@ -91,6 +93,7 @@ class RegimeForecast:
     mean: Tensor
     draws: Tensor
     states: Tensor
+    outlook: Outlook | None = field(default=None, repr=False)
 
     def quantile(self, q: float | Sequence[float]) -> Tensor:
         """Returns the quantile q of the draws, (N, H, F); of several q, (Q, N, H, F).
@@ -196,7 +199,8 @@ def forecast_regimes(
         ahead = torch.stack(states[1:], -2)
         mean, scale = laws.emitted(ahead)
         drawn = mean + scale * torch.randn_like(mean)
-    return RegimeForecast(ahead[..., : model.regimes].mean(0), mean.mean(0), drawn, ahead)
+    outlook = Outlook(model, (len(data), future.steps), None)
+    return RegimeForecast(ahead[..., : model.regimes].mean(0), mean.mean(0), drawn, ahead, outlook)
 
 
 class _Run:

@@ -532,6 +532,23 @@ class Sequences:
         cut = {name: part[:, :steps] for name, part in self._tensors(*_PER_STEP).items()}
         return self._derived(**cut, lengths=self.lengths.clamp_max(steps))
 
+    def after(self, steps: int) -> Sequences:
+        """Return what follows the first steps of every sequence, all of which must go on.
+
+        >>> Sequences.from_arrays([[1.0, 2.0, 3.0], [4.0, 5.0]]).after(1).arrays()[0].tolist()
+        [[2.0], [3.0]]
+        """
+        if not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"steps must be a whole number of at least 1; got {steps!r}")
+        shortest = int(self.lengths.min())
+        if steps >= shortest:
+            raise ValueError(
+                f"steps must be below the length of every sequence; got {steps}, and "
+                f"{self.labels[int(self.lengths.argmin())]!r} has {shortest}"
+            )
+        cut = {name: part[:, steps:] for name, part in self._tensors(*_PER_STEP).items()}
+        return self._derived(**cut, lengths=self.lengths - steps)
+
     def split(self, parts: Sequence[float] | Sequence[int], *, seed: int) -> tuple[Sequences, ...]:
         """Split at random into disjoint parts, each in the order of the data.
 

@@ -11,43 +11,14 @@ from beliefzoo.inference import (
     BeliefGuide,
     ExactFilter,
     FitSettings,
-    NutsFit,
-    NutsSettings,
     fit,
     leave_future_out,
 )
-from beliefzoo.models import HiddenMarkovModel, Sequences
+from beliefzoo.models import Categorical, HiddenMarkovModel, Poisson, Regression, Sequences
+from conjugate_cases import RATE, SHAPE, as_nuts, exact_draws
 
 COUNTS = np.random.default_rng(0).poisson(4.0, 30)
 DATA = Sequences.from_arrays([COUNTS])
-SHAPE, RATE = 2.0, 0.5
-"""Of a gamma prior of the rate."""
-
-
-def exact_draws(past):
-    """Draws of the exact posterior of one Poisson rate, as if NUTS had made them."""
-    y = past.values[past.mask].numpy()
-    model = HiddenMarkovModel(1, "poisson", priors={"rate": gamma()})
-    law = stats.gamma(SHAPE + y.sum(), scale=1 / (RATE + len(y)))
-    drawn = law.rvs((4, 1000, 1), random_state=len(y))
-    rate = torch.from_numpy(drawn)
-    return NutsFit(
-        model,
-        {"rate": rate},
-        torch.zeros(4, 1000),
-        torch.zeros(4, 1000, dtype=torch.bool),
-        torch.ones(4),
-        NutsSettings(4, 1000, 500, "kmeans", 0.9, 8, True),
-        0,
-        0.0,
-        {},
-    )
-
-
-def gamma():
-    import pyro.distributions as dist
-
-    return dist.Gamma(torch.tensor([SHAPE]), torch.tensor([RATE])).to_event(1)
 
 
 def closed_form(t, horizon):
@@ -96,6 +67,59 @@ def test_several_sequences_add_up_and_short_ones_count_nothing_beyond_their_end(
     assert found.elpd_t[0] == pytest.approx(np.log(np.mean(np.exp(2 * there))), abs=1e-9)
     assert both[0] / both[1] == pytest.approx(drawn.mean(), rel=0.05)
     assert found.elpd_t.shape == (11,)
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_a_backtest_scores_every_horizon_from_every_time(horizon):
+    """Against the closed form of the step h ahead: a negative binomial law, whatever h."""
+    found = leave_future_out(exact_draws, DATA, first=20, horizon=horizon, forecasts=400)
+    scores = found.scores
+    assert scores.log.shape == (11 - horizon, 1, horizon)
+    for place, t in enumerate(found.steps):
+        shape, rate = SHAPE + COUNTS[:t].sum(), RATE + t
+        law = stats.nbinom(shape, rate / (rate + 1))
+        for step in range(horizon):
+            y = COUNTS[t + step]
+            assert scores.log[place, 0, step] == pytest.approx(-law.logpmf(y), abs=0.1)
+            at = np.arange(200)
+            crps = ((law.cdf(at) - (at >= y)) ** 2).sum()  # Σ (F − 1)² of whole numbers
+            assert scores.crps[place, 0, step, 0] == pytest.approx(crps, abs=0.35)
+    if horizon == 1:
+        assert -scores.log[:, 0, 0] == pytest.approx(found.elpd_t, abs=0.1)
+    assert "ahead" in str(found)
+    assert len(found.draw().axes) == 3
+
+
+def test_a_backtest_forecasts_from_inputs_and_skips_sequences_that_end():
+    x = np.linspace(-1, 1, 30)
+    y = np.random.default_rng(0).poisson(np.exp(1 + x))
+    data = Sequences.from_arrays([y, y[:26]], inputs=[x, x[:26]])
+
+    def refit(past):
+        model = HiddenMarkovModel(1, Regression(Poisson(), inputs=1))
+        one = torch.ones(2, 20, 1, dtype=torch.float64)
+        return as_nuts(model, rate=math.e * one, input_weight=one[..., None, None])
+
+    found = leave_future_out(refit, data, first=24, horizon=2, forecasts=50)
+    by_hand = -stats.poisson.logpmf(y, np.exp(1 + x))
+    for place, t in enumerate(found.steps):
+        assert found.scores.log[place, 0] == pytest.approx(by_hand[t : t + 2], abs=1e-6)
+        assert np.isnan(found.scores.log[place, 1]).all() == (t + 2 > 26)
+
+
+def test_what_no_draw_allows_is_impossible_and_the_next_time_is_fitted_anew():
+    data = Sequences.from_array([[0, 1, 0, 1, 2, 0, 1, 2]], codes=True)
+
+    def refit(past):
+        shares = np.bincount(past.codes()[past.mask].numpy(), minlength=3) / past.n_observed
+        model = HiddenMarkovModel(1, Categorical(3))
+        return as_nuts(model, probs=torch.from_numpy(shares).expand(2, 20, 1, 3))
+
+    found = leave_future_out(refit, data, first=3)
+    assert found.elpd_t.tolist() == pytest.approx(
+        [math.log(1 / 3), -math.inf, math.log(0.4), math.log(0.4), math.log(0.2)]
+    )
+    assert found.refits == (3, 5)
 
 
 def test_refusals():

@@ -34,6 +34,7 @@ from beliefzoo.inference import (
     step_log_likelihood,
     track,
 )
+from beliefzoo.inference.queries.outlook import Outlook
 from beliefzoo.models import (
     POMDP,
     BandedTransition,
@@ -84,7 +85,7 @@ def flat(found: Any) -> list[torch.Tensor]:
     if isinstance(found, torch.Tensor):
         return [found]
     parts = found if isinstance(found, tuple) else vars(found).values()
-    return [part for part in parts if part is not None]
+    return [part for part in parts if not isinstance(part, Outlook | None)]
 
 
 @pytest.mark.parametrize("query", QUERIES)
