@@ -43,6 +43,11 @@ starts with 20 to 80 starts. Among reals more starts find more states that sit o
 120 random regressions on a lag, starts of the kinds below miss 4 with 40, 2 with 60, .4 with 120.
 """
 
+EFFORT = 4e5
+"""Steps × states² × starts that climbs of mixtures, which are no machine code, may cost at first:
+about 3 s; of 60 random chains of two normals a state 4, .8 and .3 end too low with 20, 60 and 120
+starts of the kinds below."""
+
 KINDS = ("sticky", "frames", "sticky", "frames", "sticky", "prior")
 """Kinds of further starts of a chain, in turn: kinds that differ end in different maxima."""
 
@@ -52,8 +57,9 @@ KINDS_OF_COUNTS = ("sticky", "prior", "frames", "prior")
 KINDS_OF_SYMBOLS = ("sticky", "frames", "prior", "sticky", "prior", "prior")
 """The same for symbols: clusters hold all frames of a symbol, so that their starts are alike."""
 
-KINDS_OF_LINES = ("prior", "sticky", "prior", "prior")
-"""The same for regressions on lags or inputs: clusters of frames tell their states badly."""
+KINDS_OF_PARTS = ("prior", "sticky", "prior", "prior")
+"""The same for regressions on lags or inputs and for mixtures: clusters of frames tell their states
+badly, which lie along lines, or hold components that are far apart."""
 
 _LEAVING = 0.02, 0.5
 """Probabilities of leaving a state of sticky starts."""
@@ -62,20 +68,22 @@ _SHAKEN = 1.0
 """Standard deviation of the noise on further starts of models without clusters, in units."""
 
 
-def number_of_starts(model: Model, cheap: bool = False) -> int:
+def number_of_starts(model: Model, steps: int, cheap: bool = False) -> int:
     """Starts that are tried: one where EM has compared several, few where each costs the same.
 
-    Where climbs are ``cheap``, more are tried.
+    Where climbs are ``cheap``, or over few ``steps``, more are tried.
     """
     if model.m_step is not None:
         return 1
     if not model.draws_together:
         return STARTS // 5
     hard = model.has_paths and (model.states > _FEW or model.observations.codes)
+    few = MORE_STARTS if hard else STARTS
     if not cheap:
-        return MORE_STARTS if hard else STARTS
+        paid = int(EFFORT / (steps * model.states**2)) if _mixed(model) else 0
+        return min(max(few, paid), MANY * few)
     if are_whole(model.observations) or _lines(model):
-        return MANY * (MORE_STARTS if hard else STARTS)
+        return MANY * few
     return 2 * MORE_STARTS if hard else STARTS
 
 
@@ -83,6 +91,11 @@ def _lines(model: Model) -> bool:
     """Whether states are regressions whose residuals are normal."""
     law: object = getattr(model, "emission", None)
     return isinstance(law, Residuals) and bool(law.squares())
+
+
+def _mixed(model: Model) -> bool:
+    """Whether states emit mixtures."""
+    return any(dims[:2] == ("state", "component") for dims in model.parameter_dims().values())
 
 
 def maximise(
@@ -106,7 +119,7 @@ def maximise(
     of them has reached the best height and no slow one rose above it, without end.
     """
     cheap = isinstance(landscape, Machine) and landscape.climbs
-    count = starts or number_of_starts(model, cheap)
+    count = starts or number_of_starts(model, data.n_steps, cheap)
     part = data
     if count > FINISHED and data.n_steps > 2 * SCREENED:
         part = data[: max(1, SCREENED // data.max_length)].head(SCREENED)
@@ -170,7 +183,7 @@ def _starts(
     clusters = type(model).start_from_frames is not Model.start_from_frames and not model.tied
     seen = model.observations
     own_kinds = KINDS_OF_SYMBOLS if seen.codes else KINDS_OF_COUNTS if are_whole(seen) else KINDS
-    own_kinds = KINDS_OF_LINES if _lines(model) else own_kinds
+    own_kinds = KINDS_OF_PARTS if _lines(model) or _mixed(model) else own_kinds
     kinds = own_kinds if start in ("kmeans", "frames") and clusters else [start]
     every = ["" if n == 0 else kinds[(n - 1) % len(kinds)] for n in numbers]
     own = seed + 7919 * (numbers.start + 1)
