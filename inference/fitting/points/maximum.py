@@ -64,19 +64,21 @@ badly, which lie along lines, or hold components that are far apart."""
 _LEAVING = 0.02, 0.5
 """Probabilities of leaving a state of sticky starts."""
 
-_SHAKEN = 1.0
-"""Standard deviation of the noise on further starts of models without clusters, in units."""
+_SHAKEN = 2.0
+"""Standard deviation of the noise on further starts of models without clusters, in units: in 390
+random series with trend and season, of which 30 starts show the maximum, 1.5 are missed by 4 starts
+with noise of 1, .7 by 4 with 2, .13 by 8 with 2; 1.1 by 8 with 1."""
 
 
 def number_of_starts(model: Model, steps: int, cheap: bool = False) -> int:
-    """Starts that are tried: one where EM has compared several, few where each costs the same.
+    """Starts that are tried: one where EM has compared several, few where each costs as much.
 
     Where climbs are ``cheap``, or over few ``steps``, more are tried.
     """
     if model.m_step is not None:
         return 1
     if not model.draws_together:
-        return STARTS // 5
+        return STARTS // 5 * (2 if steps <= SCREENED else 1)
     hard = model.has_paths and (model.states > _FEW or model.observations.codes)
     few = MORE_STARTS if hard else STARTS
     if not cheap:
