@@ -63,11 +63,13 @@ class FitSettings:
         particles: draws of the parameters (elbo) or of the paths (iwae, fivo, rws) per step.
         start: where the parameters start; see ``starting_values``.
         restarts: number of starts. L-BFGS climbs from all of them (on a part of long data, and from
-            the best on all); None: 20, or 40 for symbols and for three states or more (80 where
-            climbs are machine code), or 4 for models whose laws take one point at a time, and up to
-            three times as many while only one reached the best height; or 1 where EM has compared
-            several. Of other fits each is improved with the exact filter, and the one with the best
-            bound is continued; None: 1.
+            the best on all); None: 20, or 40 for symbols and for three states or more, more where
+            climbs are cheap and maxima many (120 or 240 of counts, symbols, regressions and, over
+            few steps, mixtures; up to 120 of labelled chains, beside the best that EM found), or 8
+            for models whose laws take one point at a time (4 over more than 1000 steps), and up to
+            three times as many while only one reached the best height; or 1 for decision
+            processes, where EM has compared several. Of other fits each is improved with the exact
+            filter, and the one with the best bound is continued; None: 1.
         restart_steps: steps of that improvement.
         sleep_steps: steps in which the network alone first learns to filter simulations of the
             start, so that no state dies (not if the first state has a flat prior, which cannot be

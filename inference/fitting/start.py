@@ -75,16 +75,24 @@ def with_settled_names(model: Model, start: Start | Mapping[str, Tensor], caller
 
 
 def checked_starts(
-    model: Model, data: Sequences, start: Start | Mapping[str, Tensor], seed: int, count: int
+    model: Model,
+    data: Sequences,
+    start: Start | Mapping[str, Tensor],
+    seed: int,
+    count: int,
+    em: bool = True,
 ) -> dict[str, Tensor]:
-    """Several starts, (count, …) by name, for data that the model has checked and read."""
+    """Several starts, (count, …) by name, for data that the model has checked and read.
+
+    Those read off the data are improved by ``em`` where the model has an M-step.
+    """
     given: list[dict[str, Tensor]] = []
     if isinstance(start, Mapping):
         given = [_inside(model, start)] * count
     with seeded(seed), torch.no_grad():
         values = {n: prior.sample(torch.Size([count])) for n, prior in model.priors.items()}
         if values and start in ("kmeans", "frames"):
-            given = _read_off(model, data, start, count)
+            given = _read_off(model, data, start, count, em)
     for name, prior in model.priors.items():
         own = [one[name] for one in given if name in one]
         if len(own) < count:
@@ -105,13 +113,16 @@ def require_start(start: object, argument: str = "start") -> None:
     require(named or by_name, argument, requirement, repr(start))
 
 
-def _read_off(model: Model, data: Sequences, start: str, count: int) -> list[dict[str, Tensor]]:
+def _read_off(
+    model: Model, data: Sequences, start: str, count: int, em: bool
+) -> list[dict[str, Tensor]]:
     data = data.to("cpu")
     if start == "kmeans":
         found = [model.start(data) for _ in range(count)]
     else:
         found = model.starts_from_frames(data, count)
-    return found if model.m_step is None else [start_by_em(model, data, one) for one in found]
+    improved = em and model.m_step is not None
+    return [start_by_em(model, data, one) for one in found] if improved else found
 
 
 def _inside(model: Model, start: Mapping[str, Tensor]) -> dict[str, Tensor]:
