@@ -102,6 +102,18 @@ class Fit:
         apart = (self.restart_bounds + self.losses[-1]).abs() * self.extent.steps
         return int((apart < ALIKE).sum())
 
+    @property
+    def restarts_unbounded(self) -> int | None:
+        """Starts that rose above a point estimate by L-BFGS, without end; otherwise None.
+
+        If there are any, what is maximised has no bound, and the estimate is a local maximum: among
+        reals a state that sits on a single value has any likelihood.
+        """
+        if self.converged is None or self.extent is None:
+            return None
+        above = (self.restart_bounds + self.losses[-1]) * self.extent.steps
+        return int((above >= ALIKE).sum())
+
     def standard_errors(
         self, level: float = 0.95, *, data: Sequences | None = None
     ) -> StandardErrors:

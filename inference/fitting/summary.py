@@ -126,6 +126,7 @@ def ending(fit: Fit) -> dict[str, Plain]:
         "converged": fit.converged,
         "gradient_norm": fit.gradient_norm,
         "restarts_agreeing": fit.restarts_agreeing,
+        "restarts_unbounded": fit.restarts_unbounded,
         "k_hat": fit.k_hat,
     }
     told |= {n: x for n, x in numbers.items() if x is not None and math.isfinite(x)}
@@ -254,4 +255,6 @@ def _ending(fit: Fit) -> list[tuple[str, str]]:
         reached = "" if fit.restarts_agreeing is None else f", {fit.restarts_agreeing} of them"
         word = f" within {ALIKE} nats of the best" if reached else ""
         facts.append(("starts", f"{tried}{reached}{word}"))
+    if above := fit.restarts_unbounded:
+        facts.append(("no bound", f"{above} of {tried} starts rose without end: a local maximum"))
     return facts

@@ -22,6 +22,11 @@ _MOVING = 0.5
 """Change of a logarithm or logit per unit of a coordinate from which on it counts as moved."""
 
 
+_BOUND = (
+    "use parameters='map' with a prior that vanishes fast there, fewer states, or fix the parameter"
+)
+
+
 def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
     """Returns what a user must know of the end of a climb, in sentences; none if all is well."""
     said = []
@@ -38,6 +43,11 @@ def doubts(found: Ascent, model: Model, space: Coordinates) -> tuple[str, ...]:
         said.append(
             f"only one of {starts} starts reached the best height, {told}: there may be a higher "
             "one; try more settings.restarts"
+        )
+    if found.above > found.agreeing and found.why != "unbounded":
+        said.append(
+            f"{found.above} of {starts} starts rose above this maximum without end, as where a "
+            f"state sits on a single value, and {found.agreeing} reached it: {_BOUND}"
         )
     return tuple(said)
 
@@ -127,6 +137,5 @@ def _unbounded(found: Ascent, model: Model, space: Coordinates) -> str:
     )
     return (
         f"unbounded: {away + ': ' if away else ''}the likelihood rises without end, as where "
-        f"{spike}; use parameters='map' with a prior that vanishes fast there, fewer states, or "
-        "fix the parameter"
+        f"{spike}; {_BOUND}"
     )

@@ -98,6 +98,17 @@ def _lines(model: Model) -> bool:
     return isinstance(law, Residuals) and bool(law.squares())
 
 
+def _kinds(model: Model) -> tuple[str, ...]:
+    """Kinds of further starts of a chain."""
+    if model.m_step is not None:
+        return KINDS_OF_COUNTED
+    if _lines(model) or _mixed(model):
+        return KINDS_OF_PARTS
+    if model.observations.codes:
+        return KINDS_OF_SYMBOLS
+    return KINDS_OF_COUNTS if are_whole(model.observations) else KINDS
+
+
 def _mixed(model: Model) -> bool:
     """Whether states emit mixtures."""
     return any(dims[:2] == ("state", "component") for dims in model.parameter_dims().values())
@@ -186,11 +197,7 @@ def _starts(
     if isinstance(start, Mapping):
         return points[: int(0 in numbers)]  # the coordinates are centred there
     clusters = type(model).start_from_frames is not Model.start_from_frames and not model.tied
-    seen = model.observations
-    own_kinds = KINDS_OF_SYMBOLS if seen.codes else KINDS_OF_COUNTS if are_whole(seen) else KINDS
-    own_kinds = KINDS_OF_PARTS if _lines(model) or _mixed(model) else own_kinds
-    own_kinds = own_kinds if model.m_step is None else KINDS_OF_COUNTED
-    kinds = own_kinds if start in ("kmeans", "frames") and clusters else [start]
+    kinds = _kinds(model) if start in ("kmeans", "frames") and clusters else [start]
     every = ["" if n == 0 else kinds[(n - 1) % len(kinds)] for n in numbers]
     own = seed + 7919 * (numbers.start + 1)
     if "kmeans" in every:  # no clusters: noise about the first

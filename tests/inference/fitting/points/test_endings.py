@@ -73,6 +73,30 @@ def test_a_state_on_a_single_value_is_named():
     assert "AIC" not in str(result)
 
 
+def test_a_likelihood_without_bound_is_named_beside_its_best_maximum():
+    """A state on the two equal values rises without end, whatever the estimate is."""
+    rng = np.random.default_rng(0)
+    y = [*rng.normal(-3, 1, 30), *rng.normal(3, 1, 15), 9.0, 9.0, *rng.normal(3, 1, 15)]
+    model, data = HiddenMarkovModel(3, "gaussian"), Sequences.from_arrays([y])
+    with pytest.warns(ConvergenceWarning, match="starts rose above this maximum without end"):
+        result = fitted(model, data)
+    assert result.converged
+    assert result.restarts_unbounded
+    best = [float(log_evidence(result.fitted, data).sum())]
+    for scale in (1e-20, 1e-40):
+        spike = {
+            "initial": [0.8, 0.1, 0.1],
+            "transition": [[0.9, 0.05, 0.05], [0.05, 0.9, 0.05], [0.1, 0.4, 0.5]],
+            "mean": [-3.0, 3.0, 9.0],
+            "scale": [1.0, 1.0, scale],
+        }
+        best.append(float(log_evidence(model.with_parameters(**spike), data).sum()))
+    assert best == sorted(best)
+    assert result.ending["restarts_unbounded"] == result.restarts_unbounded
+    assert "rose without end: a local maximum" in str(result)
+    assert fitted(HiddenMarkovModel(1, "gaussian"), data).restarts_unbounded == 0
+
+
 @pytest.mark.filterwarnings("ignore:fit. states")  # one state is enough for one value
 def test_a_scale_that_still_falls_when_steps_are_used_up_is_named():
     """All values are equal: the mean never meets them exactly, and no steps would be enough."""
