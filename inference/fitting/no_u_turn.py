@@ -256,7 +256,7 @@ def side_by_side(
 
 
 def _own_seed(seed: int, number: int) -> int:
-    return int(np.random.SeedSequence([seed, number]).generate_state(1, np.uint32)[0])
+    return int(np.random.SeedSequence([seed % 2**64, number]).generate_state(1, np.uint32)[0])
 
 
 def landscape_of(model: Model, data: Sequences, settings: NutsSettings, seed: int) -> Landscape:

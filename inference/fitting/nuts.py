@@ -20,6 +20,7 @@ from ...models.checks import (
     require_count,
     require_flag,
     require_jobs,
+    require_seed,
     require_share,
 )
 from ...models.emissions.identified import unconstrained_size
@@ -232,6 +233,6 @@ def _check(model: Model, data: Sequences, seed: int, jobs: int) -> None:
         raise ValueError(f"data: must be Sequences, got {type(data).__name__}")
     if not model.priors:
         raise ValueError(f"model: nothing to sample, all parameters are known, got {model}")
-    require_count(seed, "seed", 0)
+    require_seed(seed, optional=False)
     require_jobs(jobs, "jobs")
     model.check(data)

@@ -19,6 +19,7 @@ from checkout import ROOT
 
 READ_SHARED_DATA = {"co2-gaps", "grid-beliefs", "strings", "unemployment"}
 WITHOUT_DRAWS = {
+    "calibrated-posteriors",
     "coupled-nodes",
     "fits-in-any-unit",
     "gate-identity",

@@ -38,6 +38,8 @@ PEERS = (
     "pomegranate",
     "statsmodels",
     "pykalman",
+    "numpyro",
+    "nutpie",
     "filterpy",
     "inferactively-pymdp",
     "pomdp-py",
