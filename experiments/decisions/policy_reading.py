@@ -35,18 +35,8 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor
 
-from ...inference import BeliefGuide, ExactFilter, fit, log_evidence
 from ...inference.arviz_groups import Idata
-from ...models import (
-    HiddenMarkovModel,
-    PolicyReading,
-    Sequences,
-    TemporalSigmoidBeliefNetwork,
-    as_policy,
-    emission_of,
-    policy_gate,
-    read_as_inputs,
-)
+from ...models import as_policy, emission_of, policy_gate
 from ..command.report import Outcome, record
 from ..command.seeds import against, at_least, interval, over_seeds, stream
 from ..parts.gates import (
@@ -58,14 +48,11 @@ from ..parts.gates import (
     two_gates_for_one,
     weights_of,
 )
-from ..parts.training import to_the_end
 from .drawings.policy_reading import draw
-from .parts.two_worlds import CASES, Case, case_of, make, read_alone
+from .parts.two_readings import READINGS, Readings, fitted, true_readings
+from .parts.two_worlds import CASES, Case, case_of, make
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
-
-READINGS = ("emitted", "acting")
-"""What y is to the nodes."""
 
 LEAST_SHARE = 0.95
 """Share of the data sets of either reading in which the evidence picks the true one."""
@@ -116,50 +103,6 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-# Fits
-
-
-def most_likely(
-    settings: Settings, model: HiddenMarkovModel, data: Sequences, seed: int
-) -> HiddenMarkovModel:
-    """The model at the parameters of highest likelihood, from a start read off the data."""
-    guide = BeliefGuide(model.scaled_to(data), ExactFilter(), parameters="ml")
-    how = to_the_end(
-        steps=settings.steps, batch_size=len(data), parameter_learning_rate=settings.learning_rate
-    )
-    found = fit(guide.model, guide, data, settings=how, seed=seed, progress=False).fitted
-    assert isinstance(found, HiddenMarkovModel)
-    return found
-
-
-class Readings(NamedTuple):
-    """Models fitted to one data set."""
-
-    emitted: HiddenMarkovModel
-    acting: HiddenMarkovModel
-    world: HiddenMarkovModel
-    """The law of y beside ``acting``."""
-
-    def evidence(self, data: Sequences, reads: int) -> tuple[float, float]:
-        """log p(x, y) of either reading, nats."""
-        acting = log_evidence(self.acting, read_as_inputs(data, reads))
-        acting = acting + log_evidence(self.world, read_alone(data, reads))
-        return float(log_evidence(self.emitted, data).sum()), float(acting.sum())
-
-
-def fitted(settings: Settings, case: Case, data: Sequences, seed: int) -> Readings:
-    """Both readings, fitted to the same data."""
-    k, family, reads = case.nodes, case.family, case.reads
-    emitted = TemporalSigmoidBeliefNetwork(k, family(case.features))
-    acting = PolicyReading(k, family(case.features - reads), inputs=reads)
-    world = TemporalSigmoidBeliefNetwork(k, family(reads))
-    return Readings(
-        most_likely(settings, emitted, data, seed),
-        most_likely(settings, acting, read_as_inputs(data, reads), seed),
-        most_likely(settings, world, read_alone(data, reads), seed),
-    )
-
-
 # Gates
 
 
@@ -206,15 +149,20 @@ def work(settings: Settings, name: str, switch_rate: float, number: int) -> Foun
     key = (CASES.index(name), round(1e6 * switch_rate), number)
     size = settings.sequences, settings.length
     made = {}
-    true = emission_of(case.emitted, slice(0, case.reads))
-    made_by = Readings(case.emitted, as_policy(case.emitted, case.reads), true)
+    made_by = true_readings(case)
     evidence: dict[str, tuple[float, float]] = {}
     truth: dict[str, tuple[float, float]] = {}
     scores: dict[str, tuple[float, float]] = {}
     for place, reading in enumerate(READINGS):
         made[reading] = make(case, reading, *size, stream(settings, 1, place, *key))
         heldout = make(case, reading, *size, stream(settings, 2, place, *key))
-        found = fitted(settings, case, made[reading].data, stream(settings, 3, place, *key))
+        found = fitted(
+            case,
+            made[reading].data,
+            steps=settings.steps,
+            rate=settings.learning_rate,
+            seed=stream(settings, 3, place, *key),
+        )
         evidence[reading] = found.evidence(heldout.data, case.reads)
         truth[reading] = made_by.evidence(heldout.data, case.reads)
         scores[reading] = gate_scores(found, heldout.pairs(case.reads), case.reads)

@@ -35,9 +35,9 @@ from ...models import LabelledChain, Sequences, mess3
 from ...models.randomness import one_thread, seeded
 from ..command.report import Array, Outcome, record
 from ..command.seeds import Repeated, all_counts, at_least, falls_short, over_seeds, stream, summary
+from ..parts.language_models import LanguageModel, train
 from .drawings.belief_geometry import draw
 from .parts.labelled_processes import PROCESSES
-from .parts.language_models import LanguageModel, train
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 

@@ -42,7 +42,7 @@ from ...models import golden_mean, mess3, random_random_xor, zero_one_random
 from ...models.randomness import seeded
 from ..command.report import Outcome, record
 from ..command.seeds import Figures, Repeated, at_least, falls_short, over_seeds, stream
-from .parts.language_models import LanguageModel, train
+from ..parts.language_models import LanguageModel, train
 from .parts.last_symbols import LastTwoSymbols
 from .parts.random_machines import (
     Counter,

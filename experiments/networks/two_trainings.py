@@ -30,7 +30,7 @@ from ...models.checks import require
 from ...models.randomness import seeded
 from ..command.report import Outcome, record
 from ..command.seeds import Figures, Repeated, against, at_least, over_seeds, stream
-from .parts.language_models import GRULanguageModel, LanguageModel, train
+from ..parts.language_models import GRULanguageModel, LanguageModel, train
 from .parts.random_machines import batches_of, even
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]

@@ -37,9 +37,9 @@ from ...models import Categorical, HiddenMarkovModel, Sequences
 from ...models.randomness import seeded
 from ..command.report import Outcome
 from ..command.seeds import Repeated, over_seeds, stream, summary
+from ..parts.language_models import LanguageModel, train
 from ..parts.text_windows import held_apart
 from .drawings.wrapped_lstm import draw
-from .parts.language_models import LanguageModel, train
 
 
 @dataclass(frozen=True)

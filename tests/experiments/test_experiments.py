@@ -30,6 +30,7 @@ WITHOUT_DRAWS = {
     "own-models",
     "policy-reading",
     "random-chains",
+    "reading-of-an-lstm",
     "relaxed-cell",
     "strings",
     "two-trainings",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ....inference import NetworkLaw, SequenceLaw
 from ....inference.machines.laws import log_conditionals
 from ....models.randomness import generator_from, seeded
-from .language_models import LanguageModel
+from ...parts.language_models import LanguageModel
 from .string_laws import Counted
 
 _BATCH = 128

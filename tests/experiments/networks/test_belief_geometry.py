@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from beliefzoo.experiments.networks.belief_geometry import Settings, _floors, _words
-from beliefzoo.experiments.networks.parts.language_models import LanguageModel, train
+from beliefzoo.experiments.parts.language_models import LanguageModel, train
 from beliefzoo.inference import lstm_log_likelihood
 from beliefzoo.models import Sequences, golden_mean, random_random_xor, zero_one_random
 
