@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import Field, dataclass, fields
+from dataclasses import Field, asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
@@ -12,7 +15,10 @@ from joblib import Parallel, delayed
 from scipy import stats
 
 from ...inference.fitting.progress import progress_of
+from ...inference.fitting.provenance import code_version
+from ...inference.fitting.sweeps import job_key
 from ...models.checks import require
+from ...models.data.storage import read_json, write_json
 from ...models.randomness import one_thread
 
 T = TypeVar("T")
@@ -47,6 +53,18 @@ class Repeated:
         at_least(1, self, "seeds")
 
 
+@dataclass(frozen=True)
+class Resumable:
+    """What settings hold of an experiment whose finished fits outlive an interrupted run."""
+
+    kept: str = ""
+    """Folder that keeps finished fits for a run that is interrupted, or that adds to them; none if
+    empty."""
+
+    # Settings on which no single fit depends: they say how many there are, and where.
+    PLAN: ClassVar[tuple[str, ...]] = ("jobs", "kept", "seeds")
+
+
 def at_least(least: float, settings: Seeded, *names: str) -> None:
     """Raise ``ValueError`` unless these settings are numbers of at least ``least``."""
     for name in names:
@@ -66,15 +84,16 @@ def stream(settings: Seeded, *key: int) -> int:
 
 
 def over_seeds(
-    work: Callable[..., T], plan: Sequence[tuple[object, ...]], *, jobs: int = 1
+    work: Callable[..., T], plan: Sequence[tuple[object, ...]], *, jobs: int = 1, kept: str = ""
 ) -> list[T]:
     """``work(*arguments)`` for every entry of the plan, in its order, on one thread each.
 
     With several ``jobs`` in processes of their own; the results are the same. A bar, or lines,
-    show how many are done.
+    show how many are done. What is found in the folder ``kept`` is read there, whatever is computed
+    is written there; results are then what JSON holds.
     """
     done = Parallel(n_jobs=jobs, return_as="generator")(
-        delayed(_single)(work, entry) for entry in plan
+        delayed(_single)(work, entry, kept) for entry in plan
     )
     found: list[T] = []
     with progress_of(len(plan), "fit", shown=True) as bar:
@@ -86,15 +105,32 @@ def over_seeds(
 
 def each_seed(work: Callable[..., T], settings: Repeated, kinds: Iterable[K]) -> dict[K, list[T]]:
     """``work(settings, *kind, number)`` for every kind and seed: by kind, in the order of seeds."""
+    kept = settings.kept if isinstance(settings, Resumable) else ""
     numbers, kinds = range(settings.seeds), list(kinds)
     plan = [(settings, *kind, number) for kind in kinds for number in numbers]
-    done = iter(over_seeds(work, plan, jobs=settings.jobs))
+    done = iter(over_seeds(work, plan, jobs=settings.jobs, kept=kept))
     return {kind: [next(done) for _ in numbers] for kind in kinds}
 
 
 @one_thread()
-def _single(work: Callable[..., T], entry: tuple[object, ...]) -> T:
-    return work(*entry)
+def _single(work: Callable[..., T], entry: tuple[object, ...], kept: str) -> T:
+    if not kept:
+        return work(*entry)
+    settings, *numbers = entry
+    assert isinstance(settings, Resumable)
+    own = {name: value for name, value in asdict(settings).items() if name not in settings.PLAN}
+    name = f"{work.__module__}.{work.__qualname__}"
+    path = Path(kept) / f"{job_key({'settings': own, 'numbers': numbers}, name, '')}.json"
+    version = code_version(Path(inspect.getfile(work)))
+    if not path.exists():
+        found = work(*entry)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, {"version": version, "found": found})
+    held = read_json(path, {"version": str, "found": object})
+    if held["version"] != version:
+        # Not refused: hours of work, and most changes have no part in them.
+        warnings.warn(f"kept: {path} was computed by other source, {held['version']}", stacklevel=2)
+    return held["found"]  # type: ignore[no-any-return]
 
 
 def interval(values: Sequence[float]) -> list[float]:

@@ -31,7 +31,16 @@ from ...inference.machines.laws import sampled
 from ...models import Sequences
 from ...models.randomness import seeded
 from ..command.report import Outcome, record
-from ..command.seeds import Figures, Repeated, against, at_least, interval, over_seeds, stream
+from ..command.seeds import (
+    Figures,
+    Repeated,
+    Resumable,
+    against,
+    at_least,
+    interval,
+    over_seeds,
+    stream,
+)
 from ..parts.language_models import LanguageModel, train
 from .parts.two_readings import READINGS, Readings, fitted, true_readings
 from .parts.two_worlds import Case, case_of, make
@@ -58,7 +67,7 @@ REACH: Mapping[str, tuple[str, float]] = {
 
 
 @dataclass(frozen=True)
-class Settings(Repeated):
+class Settings(Resumable, Repeated):
     """Settings of the experiment."""
 
     seeds: int = 8
@@ -228,7 +237,7 @@ def work(settings: Settings, number: int) -> dict[str, dict[str, dict[str, float
 def run(settings: Settings) -> Outcome:
     """Train, ask, count."""
     plan = [(settings, number) for number in range(settings.seeds)]
-    found = over_seeds(work, plan, jobs=settings.jobs)
+    found = over_seeds(work, plan, jobs=settings.jobs, kept=settings.kept)
     figures: dict[str, Any] = {
         who: {
             WHERE[reading]: answers([one[who][reading] for one in found], sign)

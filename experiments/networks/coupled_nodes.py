@@ -24,7 +24,7 @@ from ...models.chains.node_laws import Coupling
 from ...models.checks import require
 from ...models.randomness import one_thread, seeded
 from ..command.report import Outcome, record
-from ..command.seeds import against, over_seeds, stream, summary
+from ..command.seeds import Resumable, against, over_seeds, stream, summary
 from ..parts.training import GradientSteps, NodeRange, to_the_end
 from .drawings.coupled_nodes import HEADS, draw
 from .parts.coupled_nodes import Network, information, projected
@@ -45,7 +45,7 @@ the same model; the bound is that of ``projected``.
 
 
 @dataclass(frozen=True)
-class Settings(GradientSteps, NodeRange):
+class Settings(Resumable, GradientSteps, NodeRange):
     """Settings of the experiment."""
 
     seeds: int = 20
@@ -301,7 +301,7 @@ def run(settings: Settings) -> Outcome:
     """Fit both couplings to random models of all sizes, then find the smallest LSTMs."""
     counts = range(settings.smallest_nodes, settings.largest_nodes + 1)
     plan = [(settings, nodes, number) for nodes in counts for number in range(settings.seeds)]
-    done = over_seeds(_coupled, plan, jobs=settings.jobs)
+    done = over_seeds(_coupled, plan, jobs=settings.jobs, kept=settings.kept)
     by_nodes: dict[str, dict[str, Any]] = {}
     for at, nodes in enumerate(counts):
         each = done[at * settings.seeds : (at + 1) * settings.seeds]

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -22,7 +23,16 @@ from ...inference.arviz_groups import Idata, group
 from ...models import HiddenMarkovModel
 from ...models.randomness import one_thread
 from ..command.report import Outcome, record
-from ..command.seeds import Figures, Repeated, against, at_least, each_seed, stream, summary
+from ..command.seeds import (
+    Figures,
+    Repeated,
+    Resumable,
+    against,
+    at_least,
+    each_seed,
+    stream,
+    summary,
+)
 from ..parts.random_models import speaking
 from ..parts.training import GradientSteps, Simulated, Units, positive
 from .parts.last_steps import climb
@@ -42,7 +52,7 @@ GAP = "evidence_gap_per_step"
 
 
 @dataclass(frozen=True)
-class Settings(Units, GradientSteps, Simulated, Repeated):
+class Settings(Resumable, Units, GradientSteps, Simulated, Repeated):
     """Settings of the experiment; those of the fit were chosen on models of other seeds."""
 
     seeds: int = 1
@@ -66,6 +76,8 @@ class Settings(Units, GradientSteps, Simulated, Repeated):
     last_sequences: int = 400
     """Training sequences of these last steps."""
     learning_rate: float = 3e-2
+
+    PLAN: ClassVar[tuple[str, ...]] = ("jobs", "kept", "seeds", "models")
 
     def __post_init__(self) -> None:
         super().__post_init__()

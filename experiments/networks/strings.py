@@ -27,7 +27,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -41,7 +41,7 @@ from ...inference.machines.hankel import ROUNDING
 from ...models import Categorical, HiddenMarkovModel, LabelledHMM, MatrixTransition
 from ...models.checks import require
 from ..command.report import Array, Outcome, record
-from ..command.seeds import Figures, against, at_least, over_seeds, stream
+from ..command.seeds import Figures, Resumable, against, at_least, over_seeds, stream
 from ..data.loaders import load_strings
 from .parts.string_laws import SMALLEST, Counted, Spectral, Trigram, counted, score
 from .parts.string_networks import string_log_prob, string_network
@@ -65,7 +65,7 @@ above the floor; and of the machine read off the LSTM beside the LSTM."""
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Resumable):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -100,6 +100,8 @@ class Settings:
     """Sequences of the LSTM that the machine is fitted to: strings, one after another…"""
     length: int = 24
     """…of so many symbols."""
+
+    PLAN: ClassVar[tuple[str, ...]] = ("jobs", "kept", "problems")
 
     def __post_init__(self) -> None:
         at_least(1, self, "restarts", "steps", "basis", "validation", "epochs")
@@ -364,7 +366,7 @@ def measured(settings: Settings, problem: int) -> dict[str, Any]:
 def run(settings: Settings) -> Outcome:
     """Fit and score everything."""
     plan = [(settings, problem) for problem in settings.problems]
-    done = over_seeds(measured, plan, jobs=settings.jobs)
+    done = over_seeds(measured, plan, jobs=settings.jobs, kept=settings.kept)
     above = np.array([one["ours_above_floor"] for one in done])
     figures: dict[str, Any] = {
         "share_within_1_percent": float((above <= 0.01).mean()),

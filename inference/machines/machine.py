@@ -238,6 +238,10 @@ class Machine:
         1/√N. They say what N sequences tell of the machine, not how far the network's law is from
         one, which ``hmm_divergence`` says.
 
+        What the zeros decide is no unknown: such an entry is exactly 0 or 1 in every draw of
+        posterior and prior, without an r̂. If they leave each state and symbol one move at most,
+        there is no variable ``transition``.
+
         Groups are those of :func:`to_arviz`; ``observed_data`` are the sequences, and
         ``attrs["machine"]`` holds ``figures``, with N and the zeros' tolerance, as JSON. Tables
         without enough zeros have directions that change no law (``LabelledHMM``): the normal

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
+from beliefzoo.experiments.command import seeds
 from beliefzoo.experiments.command.report import record, setting_notes
 from beliefzoo.experiments.command.seeds import (
     Repeated,
+    Resumable,
     above,
     against,
     all_counts,
@@ -117,3 +120,47 @@ def test_what_is_above_its_reach_is_named() -> None:
         "error (there): 2, reach 1",
         "r_hat (all): nan, reach 1.01",
     ]
+
+
+@dataclass(frozen=True)
+class KeptSettings(Resumable, Settings):
+    """Settings of an experiment that keeps what is done."""
+
+
+CALLS: list[tuple[int, int]] = []
+
+
+def seven_times(settings: KeptSettings, number: int) -> dict[str, object]:
+    CALLS.append((settings.steps, number))
+    return {"kl": settings.steps * number / 3, "each": (number, "lstm")}
+
+
+def test_an_interrupted_run_goes_on_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(count: int, **other: int) -> list[dict[str, object]]:
+        CALLS.clear()
+        settings = KeptSettings(kept=str(tmp_path / "kept"), seeds=count, **other)
+        plan = [(settings, number) for number in range(count)]
+        return over_seeds(seven_times, plan, kept=settings.kept)
+
+    first = run(2)
+    assert CALLS == [(7, 0), (7, 1)]
+    assert first[1] == {"kl": 7 / 3, "each": [1, "lstm"]}
+    assert run(3)[:2] == first
+    assert CALLS == [(7, 2)]  # more seeds add to it
+    run(1, steps=8)
+    assert CALLS == [(8, 0)]  # another setting is another fit
+    monkeypatch.setattr(seeds, "code_version", lambda *_: "later")
+    with pytest.warns(UserWarning, match="was computed by other source"):
+        assert run(2) == first
+    assert not CALLS
+
+
+def test_what_is_damaged_is_not_taken(tmp_path: Path) -> None:
+    settings = KeptSettings(kept=str(tmp_path))
+    over_seeds(seven_times, [(settings, 1)], kept=settings.kept)
+    (path,) = tmp_path.glob("*.json")
+    path.write_text(path.read_text().replace("2.3", "9.3"))
+    with pytest.raises(ValueError, match=path.name):
+        over_seeds(seven_times, [(settings, 1)], kept=settings.kept)

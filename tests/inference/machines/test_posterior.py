@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from beliefzoo.inference import FitSettings, load_machine, machine_of
+from beliefzoo.inference import FitSettings, load_machine, machine_of, to_arviz
 from beliefzoo.inference.arviz_groups import Idata, group
 from beliefzoo.inference.machines.machine import Machine
-from beliefzoo.inference.machines.posterior import masked
+from beliefzoo.inference.machines.posterior import masked, posterior
 from beliefzoo.models import LabelledHMM, Sequences, golden_mean
 
 FEW = FitSettings(steps=30, parameter_learning_rate=3e-3)  # it begins at the curvature
@@ -90,6 +90,30 @@ def test_what_a_sequence_needs_is_not_cut() -> None:
     assert kept.tolerance == 0.001
     assert kept.model.allowed is not None
     assert bool(kept.model.allowed[0, 0, 1])
+
+
+def test_what_the_zeros_decide_is_the_same_in_every_draw() -> None:
+    tables = torch.zeros(2, 3, 3, dtype=torch.float64)  # symbol, state, next state
+    tables[0] = torch.tensor([[0.3, 0.3, 0.0], [0.0, 0.0, 0.5], [0.4, 0.0, 0.1]])
+    tables[1] = torch.tensor([[0.1, 0.1, 0.2], [0.5, 0.0, 0.0], [0.0, 0.0, 0.5]])
+    tables[1, 2], tables[0, 2] = 0.0, torch.tensor([0.7, 0.0, 0.3])  # which never says symbol 1
+    law = LabelledHMM.from_tables([0.4, 0.3, 0.3], tables)
+    data = law.sample(20, 10, seed=0).data
+    result = posterior(
+        masked(law, data, 0.01), data, sampler="normal", draws=10, settings=FEW, seed=0
+    )
+    exported = to_arviz(result, data, draws=10, seed=0)
+    moves = tables > 0
+    one, none = moves.sum(-1) == 1, moves.sum(-1) == 0
+    for name in ("posterior", "prior"):
+        draws = group(exported, name)
+        moved = draws["transition"].values[0]
+        assert np.all(moved[:, ~(moves | none.unsqueeze(-1))] == 0)
+        assert np.all(moved[:, one.unsqueeze(-1) & moves] == 1)
+        assert np.all(draws["probs"].values[0, :, 2] == [1, 0])
+        free = (moves & ~one.unsqueeze(-1)).numpy()
+        assert moved[:, free].min() > 0
+        assert moved[:, free].std(0).min() > 0
 
 
 def test_bad_input(found: Machine, tmp_path: Path) -> None:
