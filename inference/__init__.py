@@ -38,6 +38,7 @@ from .diagnosis.calibrate import Calibration, calibrate
 from .diagnosis.cross_validate import CrossValidation, cross_validate
 from .diagnosis.diagnose import diagnose
 from .diagnosis.leave_future_out import LeaveFutureOut, leave_future_out
+from .diagnosis.matched_loo import matched_loo
 from .diagnosis.pseudo_residuals import PseudoResiduals, pseudo_residuals
 from .diagnosis.record import Check, Diagnosis
 from .diagnosis.report import report
@@ -267,6 +268,7 @@ __all__ = [
     "lstm_log_likelihood",
     "lstm_readouts",
     "machine_of",
+    "matched_loo",
     "mdp_values",
     "mean_readout",
     "merge_states",

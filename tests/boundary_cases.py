@@ -130,6 +130,14 @@ def fitted() -> dict[str, Any]:
 
 
 @cache
+def normal() -> dict[str, Any]:
+    """A fit of two steps with a posterior of one parameter, and its data."""
+    model = HiddenMarkovModel(1, "poisson")
+    guide = inference.BeliefGuide(model, inference.ExactFilter(), parameters="normal")
+    return {"result": inference.fit(model, guide, DATA, **QUICK), "data": DATA}  # type: ignore[arg-type]
+
+
+@cache
 def exported() -> Any:
     """An export with all that checks of exports read."""
     groups = {
@@ -500,6 +508,7 @@ INFERENCE: dict[str, Arguments] = {
     "load_fit": lambda: {"path": inference.save_fit(fitted()["result"], "fit.pt")},
     "load_plan": lambda: {"path": inference.value_iteration(tiger(), gap=5.0).save("plan.pt")},
     "log_evidence": ASKED,
+    "matched_loo": lambda: {**normal(), "draws": 25},
     "mdp_values": {"problem": tiger()},
     "most_likely_states": ASKED,
     "posterior_quantities": ASKED,

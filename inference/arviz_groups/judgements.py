@@ -264,8 +264,8 @@ def loo(idata: Idata, unit: str = "sequence") -> LeaveOneOut:
     if (bad := int((k > limit).sum())) > 0:
         warnings.warn(
             f"loo: the values of {bad} of {len(k)} units cannot be relied on: k̂ up to "
-            f"{k.max():.2f}, above {limit:.2f}; leave these units out in fits of their own, or "
-            "take more draws",
+            f"{k.max():.2f}, above {limit:.2f}; matched_loo moves the draws, more draws help, and "
+            "fits without these units are exact",
             ConvergenceWarning,
             stacklevel=2,
         )

@@ -74,9 +74,10 @@ def draw_backtest(found: LeaveFutureOut) -> Figure:
     axes[1].set(title=title, xlabel="steps ahead", ylabel=f"{loss}; the lower the better")
     title = f"How often {100 * scores.level:.0f} % intervals hold"
     axes[2].set(title=title, xlabel="steps ahead", ylabel="share", ylim=(0, 1.03))
-    for axis in axes[1:]:
+    for axis in axes:
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend(frameon=False)
+    if len(scores.features) > 1:
+        axes[1].legend(frameon=False)
     return figure
 
 

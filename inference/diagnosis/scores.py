@@ -426,6 +426,8 @@ def compare_forecasts(
         require(isinstance(given, Scores), name, "must be Scores", type(given).__name__)
     alike = first.log.shape == second.log.shape and first.features == second.features
     require(alike, "second", f"must be of the same data, {first.log.shape}", second.log.shape)
+    same = score != "interval" or first.level == second.level
+    require(same, "second", f"must have intervals of {first.level}, as the first", second.level)
     ours, theirs = (_of_feature(each, score, feature) for each in (first, second))
     same = np.array_equal(np.isnan(ours), np.isnan(theirs))
     require(same, "second", "must be of the same observations", "others missing")

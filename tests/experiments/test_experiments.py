@@ -24,6 +24,7 @@ WITHOUT_DRAWS = {
     "fits-in-any-unit",
     "gate-identity",
     "grid-beliefs",
+    "held-out",
     "learned-too",
     "machine-of-an-lstm",
     "natural-gates",

@@ -317,6 +317,8 @@ def test_refusals():
         compare_forecasts(found, scores(ahead, WALKS.after(7).head(1)))
     with pytest.raises(ValueError, match="feature: must be one of"):
         compare_forecasts(found, found, "crps", feature="nosuch")
+    with pytest.raises(ValueError, match=r"second: must have intervals of 0\.9"):
+        compare_forecasts(found, scores(ahead, WALKS.after(7), level=0.5), "interval")
     alone = scores(forecast(LEVEL, WALKS[:1].head(7), 2, draws=5, seed=0), WALKS[:1].after(7))
     with pytest.raises(ValueError, match="at least 2 sequences"):
         compare_forecasts(alone, alone)
