@@ -19,6 +19,7 @@ THEIRS = {
     ("fit.callback", int): "a function like any other; what it raises is the user's own",
     ("leave_future_out.refit", int): "the same",
     ("nuts.jobs", -1): "all cores: a pool of processes, for seconds",
+    ("calibrate.workers", -1): "the same",
     ("cross_validate.workers", -1): "the same",
 }
 """Values that fit, and why they are not tried."""
