@@ -107,14 +107,14 @@ def run(settings: Settings) -> Outcome:
     """Choose a model, judge its forecasts on the last two years and its filling of gaps."""
     whole = load_co2()
     if settings.last:
-        whole = _slice(whole, whole.max_length - settings.last, whole.max_length)
+        whole = whole.after(whole.max_length - settings.last)
     end = whole.max_length - settings.held_out
     candidates = {
         name: _candidate(settings, dynamics, whole, end - settings.held_out)
         for name, dynamics in _dynamics(settings).items()
     }
     chosen = max(candidates, key=lambda name: candidates[name]["validation_nats_per_week"])
-    train = _slice(whole, 0, end)
+    train = whole.head(end)
     model, log_likelihood = _maximum(settings, _dynamics(settings)[chosen], train)
     posterior, seconds = _posterior(settings, model, train)
     tested = innovation_tests(model, train)
@@ -166,14 +166,6 @@ def _dynamics(settings: Settings) -> dict[str, Dynamics]:
     return out
 
 
-def _slice(data: Sequences, first: int, last: int) -> Sequences:
-    assert data.times is not None
-    part = slice(first, last)
-    return Sequences.from_tensors(
-        data.values[:, part], data.mask[:, part], times=data.times[:, part], features=data.features
-    )
-
-
 # Fits
 
 
@@ -181,8 +173,8 @@ def _candidate(
     settings: Settings, dynamics: Dynamics, whole: Sequences, end: int
 ) -> dict[str, Any]:
     """Fitted to the weeks before ``end``, scored on the ``held_out`` weeks from there on."""
-    model, log_likelihood = _maximum(settings, dynamics, _slice(whole, 0, end))
-    told = _slice(whole, 0, end + settings.held_out)
+    model, log_likelihood = _maximum(settings, dynamics, whole.head(end))
+    told = whole.head(end + settings.held_out)
     steps = step_log_likelihood(model, told)[0, end:]
     return {
         "log_likelihood": log_likelihood,
@@ -298,7 +290,7 @@ def _from_beginning(
 ) -> dict[str, Any]:
     """The last weeks at once, from the last week before them; its errors go together."""
     y = _seen(whole)
-    ahead = forecast(model, _slice(whole, 0, end), settings.held_out, draws=1, seed=settings.seed)
+    ahead = forecast(model, whole.head(end), settings.held_out, draws=1, seed=settings.seed)
     mean, sd = ahead.mean[0, :, 0].numpy(), ahead.variance[0, :, 0].sqrt().numpy()
     guess, width = _naive(y, end, settings.held_out)
     kept = np.where(np.isnan(guess[end:]), np.nan, y[end:])
@@ -363,7 +355,7 @@ def _series(
     settings: Settings, model: LinearGaussianSSM, whole: Sequences, end: int
 ) -> dict[str, Any]:
     """What the figures show: values, components, the forecast and the filled gaps."""
-    train = _slice(whole, 0, end)
+    train = whole.head(end)
     ahead = forecast(model, train, settings.held_out, draws=1, seed=settings.seed)
     found = components(model, train)
     signal = torch.stack([part.mean for part in found.values()]).sum(0)[0]
