@@ -46,6 +46,9 @@ WIDEST = 1.0
 _CHANGE = 1e-4
 """Of a coordinate, over which the slopes are compared that the curvature is read off."""
 
+_TOGETHER = 256
+"""Points whose slopes are asked for at once."""
+
 _FIRST, _WINDOW, _LAST = 75, 25, 50
 """Steps of the warm-up before the first window, of that window, and after the last one (Stan)."""
 
@@ -92,12 +95,18 @@ class Widths(NamedTuple):
     @classmethod
     def at(cls, landscape: Landscape, start: Tensor, dense: bool) -> Widths:
         """Read off the curvature at a start (P,), by one difference of slopes a coordinate."""
-        moves = _CHANGE * torch.eye(len(start), dtype=torch.float64)
-        heights, slopes = landscape(torch.cat([start[None], start + moves]))
-        curvature = (slopes[0] - slopes[1:]) / _CHANGE
-        curvature = torch.where(heights[1:, None].isfinite(), curvature, WIDEST**-2)
+        _, here = landscape(start[None])
+        rows = []
+        for places in torch.arange(len(start)).split(_TOGETHER):
+            moved = start.repeat(len(places), 1)
+            moved[torch.arange(len(places)), places] += _CHANGE
+            heights, slopes = landscape(moved)
+            found = (here - slopes) / _CHANGE
+            found = torch.where(heights[:, None].isfinite(), found, WIDEST**-2)
+            rows.append(found if dense else found.gather(-1, places[:, None]))
+        curvature = torch.cat(rows)
         if not dense:
-            variances = curvature.diagonal().clamp_min(WIDEST**-2).reciprocal()[None]
+            variances = curvature[:, 0].clamp_min(WIDEST**-2).reciprocal()[None]
             return cls(variances, variances.sqrt())
         sizes, vectors = torch.linalg.eigh(0.5 * (curvature + curvature.mT))
         covariance = (vectors / sizes.clamp_min(WIDEST**-2)) @ vectors.mT

@@ -118,6 +118,27 @@ def test_machine_code_and_python_make_the_same_draws():
     np.testing.assert_allclose(found, other, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("dense", [True, False])
+def test_widths_are_read_off_the_curvature(dense):
+    """Of a normal law they are its covariance, but no wider than one; of the diagonal, those given
+    all other coordinates. Also where there are more coordinates than are asked for together."""
+    variances = np.linspace(0.1, 0.9, 300)
+    variances[-1] = 50.0
+    scales = torch.from_numpy(variances)
+    wide = Known(lambda v: -0.5 * (v.square() / scales).sum(-1))
+    found = Widths.at(wide, torch.zeros(300, dtype=torch.float64), dense)  # type: ignore[arg-type]
+    diagonal = found.covariance.diagonal() if dense else found.covariance[0]
+    np.testing.assert_allclose(diagonal.numpy(), np.minimum(variances, 1.0), rtol=1e-6)
+    correlated = Widths.at(Known(normal), torch.zeros(3, dtype=torch.float64), dense)  # type: ignore[arg-type]
+    narrow = 1 / np.diag(np.linalg.inv(COVARIANCE))
+    if not dense:
+        np.testing.assert_allclose(correlated.covariance[0].numpy(), narrow, rtol=1e-6)
+    torch.testing.assert_close(
+        correlated.times(torch.ones(3).double()),
+        correlated.root.sum(-1) if dense else correlated.root[0],
+    )
+
+
 def test_windows_of_the_warm_up():
     """Those of Stan for 1000 steps: 75 | 25, 50, 100, 200, 500 | 50."""
     assert np.flatnonzero(plan_of(1000) == RENEWED).tolist() == [99, 149, 249, 449, 949]
