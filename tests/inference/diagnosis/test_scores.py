@@ -17,12 +17,14 @@ from beliefzoo.inference import (
 )
 from beliefzoo.models import (
     Categorical,
+    ContinuousTimeHMM,
     HiddenMarkovModel,
     Independent,
     LinearDynamics,
     LinearGaussianSSM,
     LocalLevel,
     Poisson,
+    Regression,
     Sequences,
     SwitchingLinearSSM,
     Uniform,
@@ -49,20 +51,17 @@ PLANE = LinearGaussianSSM(LinearDynamics(2), features=2).with_parameters(
 WALKS = Sequences.from_array(np.random.default_rng(0).normal(size=(6, 9)).cumsum(1))
 
 
-def density_by_evidence(model, past, came):
+def density_by_evidence(model, whole, known):
     """log p(y_{T+h} | y_1 … y_T) as a ratio of evidences, the steps between being missing."""
-    out = torch.full((len(past), came.max_length), NAN, dtype=torch.float64)
-    before = log_evidence(model, past)
-    for step in range(came.max_length):
-        values = torch.cat([past.values, came.values[:, : step + 1]], 1)
-        mask = torch.cat([past.mask, torch.zeros_like(came.mask[:, : step + 1])], 1)
-        mask[:, -1] = came.mask[:, step]
-        extra = {}
-        if past.actions is not None:
-            extra["actions"] = torch.cat([past.actions, came.actions[:, : step + 1]], 1)
-        longer = Sequences.from_tensors(values, mask, codes=past.is_codes, **extra)
-        out[:, step] = log_evidence(model, longer) - before
-    return out.numpy()
+    out, before = [], log_evidence(model, whole.head(known))
+    for step in range(known, whole.max_length):
+        cut = whole.head(step + 1)
+        mask = cut.mask.clone()
+        mask[:, known:step] = False
+        along = {"times": cut.times, "actions": cut.actions, "inputs": cut.inputs}
+        longer = Sequences.from_tensors(cut.values, mask, codes=whole.is_codes, **along)
+        out.append(log_evidence(model, longer) - before)
+    return torch.stack(out, 1).numpy()
 
 
 def missing_some(data):
@@ -77,10 +76,42 @@ def test_log_scores_are_ratios_of_evidences(model):
     past, came = whole.head(6), whole.after(6)
     found = scores(forecast(model, past, 3, draws=5, seed=0), came)
     seen = came.observed_steps.numpy()
-    by_hand = density_by_evidence(model, past, came)
+    by_hand = density_by_evidence(model, whole, 6)
     assert found.log[0][seen] == pytest.approx(-by_hand[seen], abs=1e-9)
     assert np.isnan(found.log[0][~seen]).all()
     assert (~seen).any()
+
+
+def test_times_and_inputs_of_the_future_are_those_of_the_forecast():
+    random = np.random.default_rng(0)
+    clock = np.sort(random.uniform(0, 10, 8))
+    jumps = ContinuousTimeHMM(2, "poisson").with_parameters(
+        initial=[0.5, 0.5], jump_rate=[0.3, 0.8], rate=[1.0, 9.0]
+    )
+    timed = jumps.sample(4, 8, seed=0, times=clock).data
+    ahead = forecast(jumps, timed.head(5), 3, draws=5, times=timed.times[:, 5:], seed=0)
+    found = scores(ahead, timed.after(5))
+    assert found.log[0] == pytest.approx(-density_by_evidence(jumps, timed, 5), abs=1e-9)
+    driven = HiddenMarkovModel(2, Regression(Poisson(), inputs=1)).with_parameters(
+        initial=[0.5, 0.5],
+        transition=[[0.9, 0.1], [0.2, 0.8]],
+        rate=[1.0, 5.0],
+        input_weight=[[[0.5]], [[-0.5]]],
+    )
+    data = driven.sample(4, 8, seed=0, inputs=random.normal(size=(4, 8, 1))).data
+    ahead = forecast(driven, data.head(5), 3, draws=5, inputs=data.inputs[:, 5:], seed=0)
+    found = scores(ahead, data.after(5))
+    assert found.log[0] == pytest.approx(-density_by_evidence(driven, data, 5), abs=1e-9)
+
+
+def test_steps_that_wait_for_lags_have_no_log_score():
+    model = HiddenMarkovModel(1, Regression(Poisson(), lags=1)).with_parameters(
+        rate=[2.0], lag_weight=[[[[0.1]]]]
+    )
+    data = Sequences.from_arrays([[1, 2, 1, 3, 2], [0, 2, 2, 4, 1]])
+    found = scores(forecast(model, data.head(3), 2, draws=50, seed=0), data.after(3))
+    assert np.isnan(found.log).all()
+    assert np.isfinite(found.crps).all()
 
 
 def test_actions_of_the_future_drive_the_log_score():
@@ -89,7 +120,7 @@ def test_actions_of_the_future_drive_the_log_score():
     past, came = whole.head(4), whole.after(4)
     ahead = forecast(problem, past, 2, draws=5, actions=came.actions, seed=0)
     found = scores(ahead, came)
-    assert found.log[0] == pytest.approx(-density_by_evidence(problem, past, came), abs=1e-9)
+    assert found.log[0] == pytest.approx(-density_by_evidence(problem, whole, 4), abs=1e-9)
 
 
 def test_normal_crps_is_the_integral_of_its_definition():
