@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -85,6 +85,10 @@ class Settings(Resumable, GradientSteps, NodeRange):
     """Gradient steps of an LSTM."""
     network_batch: int = 100
     """Sequences per step."""
+
+    PLAN: ClassVar[tuple[str, ...]] = (
+        *("jobs", "kept", "seeds", "smallest_nodes", "largest_nodes", "held_nodes"),
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
