@@ -78,7 +78,7 @@ def _reals() -> Sequences:
 
 
 def _counts() -> Sequences:
-    return Sequences.from_arrays([np.random.default_rng(0).poisson(4.0, STEPS).astype(float)])
+    return Sequences.from_arrays([np.random.default_rng(0).poisson(6.0, STEPS).astype(float)])
 
 
 def _bits() -> Sequences:
@@ -122,8 +122,10 @@ class Settings(Units):
     """Truths and data of each member: a coverage of .9 is known to .021."""
     draws: int = 99
     """Of each posterior among which the truth has its rank."""
+    chains: int = 4
+    """Of NUTS: a single one may stay in the mode of the posterior where it starts."""
     chain_draws: int = 300
-    """Of the chain of NUTS, after as many of warm-up; evenly spaced ones are taken."""
+    """Of each of them, after as many of warm-up; evenly spaced ones are taken."""
     jobs: int = 1
     """Replications at the same time. The numbers do not depend on it."""
     kept: str = ""
@@ -131,7 +133,7 @@ class Settings(Units):
 
     def __post_init__(self) -> None:
         at_least(2, self, "replications", "draws")
-        at_least(1, self, "chain_draws")
+        at_least(1, self, "chains", "chain_draws")
         positive(self, "replications")
         for name, known in (("members", tuple(MEMBERS)), ("methods", tuple(METHODS))):
             given = getattr(self, name)
@@ -148,32 +150,39 @@ SMOKE: Mapping[str, object] = {
 }
 
 
-def by_nuts(chain_draws: int, model: Model, data: Sequences, seed: int) -> NutsFit:
-    """One chain."""
-    size = {"draws": chain_draws, "warmup": chain_draws}
-    return nuts(model, data, chains=1, seed=seed, progress=False, **size)  # type: ignore[arg-type]
+def by_nuts(how: Settings, model: Model, data: Sequences, seed: int) -> NutsFit:
+    """All draws of its chains."""
+    return nuts(
+        model,
+        data,
+        chains=how.chains,
+        draws=how.chain_draws,
+        warmup=how.chain_draws,
+        seed=seed,
+        progress=False,
+    )
 
 
-def by_normal(chain_draws: int, model: Model, data: Sequences, seed: int) -> Fit:
+def by_normal(how: Settings, model: Model, data: Sequences, seed: int) -> Fit:
     """A joint normal law of the coordinates, at the defaults of ``fit``."""
-    del chain_draws
+    del how
     guide = BeliefGuide(model, ExactFilter(), parameters="multivariate")
     return fit(model, guide, data, seed=seed, progress=False)
 
 
-def narrowed(chain_draws: int, model: Model, data: Sequences, seed: int) -> NutsFit:
+def narrowed(how: Settings, model: Model, data: Sequences, seed: int) -> NutsFit:
     """Draws of NUTS nearer to their mean."""
-    found = by_nuts(chain_draws, model, data, seed)
+    found = by_nuts(how, model, data, seed)
     means = {name: x.mean((0, 1)) for name, x in found.draws.items()}
     draws = {name: means[name] + NARROWED * (x - means[name]) for name, x in found.draws.items()}
     return replace(found, draws=draws)
 
 
-def under_another_prior(chain_draws: int, model: Model, data: Sequences, seed: int) -> NutsFit:
+def under_another_prior(how: Settings, model: Model, data: Sequences, seed: int) -> NutsFit:
     """NUTS with rates that are thought to be near ten."""
     prior = dist.Gamma(torch.full((2,), 20.0), torch.full((2,), 2.0)).to_event(1)
     other = HiddenMarkovModel(2, "poisson", priors={"rate": Ordered(prior)})
-    return by_nuts(chain_draws, other, data, seed)
+    return by_nuts(how, other, data, seed)
 
 
 METHODS: Mapping[str, Callable[..., Fit | NutsFit]] = {"nuts": by_nuts, "normal": by_normal}
@@ -192,13 +201,13 @@ def calibration(
     model, like = MEMBERS[member]()
     with one_thread():
         return calibrate(
-            partial(how, settings.chain_draws),
+            partial(how, settings),
             model.adapted_to(like),
             like,
             replications=settings.replications,
             draws=settings.draws,
             folder=settings.kept or None,
-            name=f"{member} {method} {settings.chain_draws}",
+            name=f"{member} {method} {settings.chains} {settings.chain_draws}",
             workers=settings.jobs,
             seed=settings.seed,
         )

@@ -24,7 +24,7 @@ def log_gamma_ratio(x: Tensor, more: Tensor | float) -> Tensor:
     Source: Abramowitz & Stegun (1964), 6.1.41.
 
     >>> x = torch.tensor([1.0, 1e12], dtype=torch.float64)
-    >>> log_gamma_ratio(x, 2.0).exp().tolist()  # x (x + 1) / x²
+    >>> [round(y, 13) for y in log_gamma_ratio(x, 2.0).exp().tolist()]  # x (x + 1) / x²
     [2.0, 1.000000000001]
     """
     wide, small = x.clamp_min(LARGE), x.clamp_max(LARGE)
