@@ -9,9 +9,14 @@ from beliefzoo.experiments.benchmarks.parts import samplers
 from beliefzoo.experiments.benchmarks.parts.samplers import SAMPLERS, Task, timed
 
 
-@pytest.mark.parametrize("name", ["pyro", "nutpie", "numpyro"])
-@pytest.mark.parametrize("row", ["earthquakes_2", "nile"])
-def test_samplers_return_the_parameters_by_name(name, row):
+@pytest.mark.parametrize(
+    ("row", "name"),
+    [
+        ("nile", "pyro"),
+        *((row, name) for row in ("earthquakes_2", "nile") for name in ("nutpie", "numpyro")),
+    ],
+)
+def test_samplers_return_the_parameters_by_name(row, name):
     sampler, package = SAMPLERS[name]
     if package:
         pytest.importorskip(package)
