@@ -169,6 +169,9 @@ def draw(figures: Mapping[str, Any]) -> dict[str, Figure]:
         axis.bar(np.arange(len(rows)) + 0.2 * (place - 1.5), heights, 0.2, label=name)
     axis.set_yscale("log")
     axis.set_xticks(range(len(rows)), [name.replace("_", " ") for name in rows])
-    axis.set(ylabel="effective draws a second", title="Draws of a posterior, the states summed out")
+    axis.set(
+        ylabel="effective draws a second of a processor",
+        title="Draws of a posterior, the states summed out",
+    )
     axis.legend(frameon=False)
     return {"effective_draws": figure}

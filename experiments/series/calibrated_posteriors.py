@@ -47,7 +47,7 @@ from ...models import (
 from ...models.randomness import one_thread
 from ..command.report import Outcome, record
 from ..command.seeds import Figures, against, at_least
-from ..parts.training import Units, positive
+from ..parts.training import Units
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
 
@@ -134,7 +134,6 @@ class Settings(Units):
     def __post_init__(self) -> None:
         at_least(2, self, "replications", "draws")
         at_least(1, self, "chains", "chain_draws")
-        positive(self, "replications")
         for name, known in (("members", tuple(MEMBERS)), ("methods", tuple(METHODS))):
             given = getattr(self, name)
             if not given or not set(given) <= set(known):

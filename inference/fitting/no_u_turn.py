@@ -55,7 +55,6 @@ _FIRST, _WINDOW, _LAST = 75, 25, 50
 _SHOWN = 25
 """Steps of all chains between two looks at how far they are."""
 
-
 _NOISE = 4096
 """Numbers of its generator that a chain takes at once."""
 

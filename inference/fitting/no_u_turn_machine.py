@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from ..exact.compiled import compiled
 from ..exact.families_machine import OPTIONS
+from .points.climb_machine import _inner
 from .points.closed_machine import height_of
 
 Array = NDArray[np.float64]
@@ -96,15 +97,17 @@ def _uniform(chain: Any) -> float:
 
 
 @_fast
+def _speed(chain: Any, momentum: Array, i: int) -> float:
+    """One entry of the velocity that a momentum is."""
+    if len(chain.covariance) == 1:
+        return float(chain.covariance[0, i] * momentum[i])
+    return float(_inner(chain.covariance[i], momentum))
+
+
+@_fast
 def _velocity(chain: Any, momentum: Array, found: Array) -> None:
-    rows, size = len(chain.covariance), len(momentum)
-    for i in range(size):
-        if rows == 1:
-            found[i] = chain.covariance[0, i] * momentum[i]
-            continue
-        found[i] = 0.0
-        for k in range(size):
-            found[i] += chain.covariance[i, k] * momentum[k]
+    for i in range(len(momentum)):
+        found[i] = _speed(chain, momentum, i)
 
 
 @_fast
@@ -125,14 +128,6 @@ def _draw_momentum(chain: Any, found: Array) -> None:
 
 
 @_fast
-def _dot(a: Array, b: Array) -> float:
-    total = 0.0
-    for i in range(len(a)):
-        total += a[i] * b[i]
-    return total
-
-
-@_fast
 def _log_add(a: float, b: float) -> float:
     larger = max(a, b)
     if larger == -np.inf:
@@ -147,18 +142,11 @@ def _turns(chain: Any, first: Array, last: Array, total: Array, without: Array) 
     That is the sum of the momenta, half of the ends left out, times metric and step size.
     ``without`` is left out of the total.
     """
-    way, speed = chain.vectors[SPEED], 0.0
-    forth, back = 0.0, 0.0
-    rows, size = len(chain.covariance), len(way)
-    for i in range(size):
+    way, forth, back = chain.vectors[SPEED], 0.0, 0.0
+    for i in range(len(way)):
         way[i] = total[i] - without[i] - 0.5 * (first[i] + last[i])
-    for i in range(size):
-        speed = 0.0
-        if rows == 1:
-            speed = chain.covariance[0, i] * way[i]
-        else:
-            for k in range(size):
-                speed += chain.covariance[i, k] * way[k]
+    for i in range(len(way)):
+        speed = _speed(chain, way, i)
         forth += speed * first[i]
         back += speed * last[i]
     return not (forth > 0.0 and back > 0.0)
@@ -201,7 +189,7 @@ def _begin(chain: Any) -> None:
         _copy(vectors[KEPT_SLOPE], vectors[end + 2])
     _copy(vectors[MOMENTUM], vectors[SUM])
     _velocity(chain, vectors[MOMENTUM], vectors[SPEED])
-    singles[ENERGY] = 0.5 * _dot(vectors[MOMENTUM], vectors[SPEED]) - singles[HEIGHT]
+    singles[ENERGY] = 0.5 * _inner(vectors[MOMENTUM], vectors[SPEED]) - singles[HEIGHT]
     singles[WEIGHT] = singles[DEPTH] = singles[ACCEPTED] = singles[LEAVES] = 0.0
     _double(chain)
 
@@ -377,7 +365,7 @@ def _told(chain: Any, height: float) -> None:
         momentum[i] += 0.5 * singles[STEP] * singles[SIDE] * slope[i]
         vectors[PART, i] += momentum[i]
     _velocity(chain, momentum, vectors[SPEED])
-    weight = singles[ENERGY] - 0.5 * _dot(momentum, vectors[SPEED]) + height
+    weight = singles[ENERGY] - 0.5 * _inner(momentum, vectors[SPEED]) + height
     singles[LEAVES] += 1.0
     if not weight > -DIVERGED:
         _end(chain, True)

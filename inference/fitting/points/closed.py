@@ -53,13 +53,16 @@ class Closed(NamedTuple):
     frames: tuple[Any, ...]
 
     @classmethod
-    def of(cls, products: Products, space: Coordinates, prior: Prior) -> Self | None:
+    def of(
+        cls, products: Products, space: Coordinates, prior: Prior, density: Density | None
+    ) -> Self | None:
         """The numbers of a chain; None if it is another one.
 
         Args:
             products: the chain and its data.
             space: the coordinates.
             prior: whose density counts, see ``Landscape``.
+            density: that density, if it has this form.
         """
         forms, tables = closed_forms(products.family), products.tables
         if not forms or tables is None:
@@ -70,7 +73,6 @@ class Closed(NamedTuple):
         ends = np.cumsum([0, *(x.numel() for x in theta.values())]).tolist()
         places = dict(zip(theta, ends, strict=False))
         blocks = _blocks(space, places, values)
-        density = Density.of(products.model.priors, space, prior)
         if blocks is None or (prior != "none" and density is None):
             return None
         table, constant, volume = np.zeros((0, 5)), 0.0, False

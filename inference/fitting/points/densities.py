@@ -67,15 +67,15 @@ class Density(NamedTuple):
     def at(self, values: Mapping[str, Array]) -> tuple[Array, dict[str, Array]]:
         """Return the log density at values (M, …), (M,), and its derivatives by the values."""
         shapes = {name: values[name].shape for name in self.names}
-        theta = np.concatenate([x.reshape(len(x), -1) for x in map(values.get, self.names)], -1)  # type: ignore[union-attr, arg-type]
+        flat = [values[name].reshape(len(values[name]), -1) for name in self.names]
+        theta = np.concatenate(flat, -1)
         alpha, beta, gamma, delta, centre = self.table.T
-        needed = (alpha != 0) | self.of_logarithm
-        log = np.log(np.where(needed, theta, 1.0))
-        rest = np.where(beta != 0, 1 - theta, 1.0)
-        z = delta * (np.where(self.of_logarithm, log, theta) - centre)
-        terms = alpha * log + beta * np.log(rest) - gamma * theta - 0.5 * z * z
-        by_u = np.where(self.of_logarithm, 1 / np.where(needed, theta, 1.0), 1.0)
-        slopes = alpha / np.where(needed, theta, 1.0) - beta / rest - gamma - delta * z * by_u
+        above = np.where((alpha != 0) | self.of_logarithm, theta, 1.0)  # whose logarithm counts
+        below = np.where(beta != 0, 1 - theta, 1.0)
+        z = delta * (np.where(self.of_logarithm, np.log(above), theta) - centre)
+        terms = alpha * np.log(above) + beta * np.log(below) - gamma * theta - 0.5 * z * z
+        by_u = np.where(self.of_logarithm, 1 / above, 1.0)
+        slopes = alpha / above - beta / below - gamma - delta * z * by_u
         found, begin = {}, 0
         for name, shape in shapes.items():
             end = begin + int(np.prod(shape[1:], dtype=int))

@@ -115,7 +115,7 @@ class Landscape:
         self._density = None if density is not None and density.volume else density
         self._closed: Closed | None = None
         if isinstance(self._short, Products):
-            self._closed = Closed.of(self._short, coordinates, prior)
+            self._closed = Closed.of(self._short, coordinates, prior, density)
         self._together = model.draws_together or self._one_series(own)
         self._per_sequence = own.max_length * max(model.scored_at_once, model.states)
         size = max(1, NUMBERS // self._per_sequence)
