@@ -46,7 +46,7 @@ from ...models import (
 )
 from ...models.randomness import one_thread
 from ..command.report import Outcome, record
-from ..command.seeds import Figures, against, at_least
+from ..command.seeds import Figures, Resumable, against, at_least
 from ..parts.training import Units
 
 __all__ = ["SMOKE", "Settings", "draw", "run"]
@@ -109,7 +109,7 @@ MEMBERS: Mapping[str, Callable[[], tuple[Model, Sequences]]] = {
 
 
 @dataclass(frozen=True)
-class Settings(Units):
+class Settings(Resumable, Units):
     """Settings of the experiment."""
 
     seed: int = 0
@@ -128,8 +128,6 @@ class Settings(Units):
     """Of each of them, after as many of warm-up; evenly spaced ones are taken."""
     jobs: int = 1
     """Replications at the same time. The numbers do not depend on it."""
-    kept: str = ""
-    """Folder that keeps finished replications for a run that is interrupted; none if empty."""
 
     def __post_init__(self) -> None:
         at_least(2, self, "replications", "draws")

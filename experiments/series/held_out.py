@@ -318,9 +318,11 @@ def draw(posterior: Idata, figures: Mapping[str, Any]) -> dict[str, Figure]:
     found = group(posterior, "runs")
     figure, axes = plt.subplots(1, len(found.data_vars), figsize=(12, 3.4), squeeze=False)
     for axis, (name, errors) in zip(axes[0], found.data_vars.items(), strict=True):
-        axis.plot(errors.values.T, lw=0.8)
+        for seed, row in enumerate(errors.values):
+            axis.plot(row, lw=0.8, label=f"seed {seed}")
+        axis.legend(frameon=False, ncols=3, fontsize=8)
         axis.axhline(0, color="black", lw=0.8)
         exact = figures[str(name)]["leave_future_out"]["exact"]
-        axis.set(title=f"{name}: {exact:.1f} nats in all", xlabel="times from the first on")
-    axes[0, 0].set(ylabel="weighted draws less exact, nats")
+        axis.set(title=f"{name}, exact sum {exact:.1f} nats", xlabel="steps predicted")
+    axes[0, 0].set(ylabel="log density of a step, run − exact (nats)")
     return {"leave_future_out": figure}

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ...models import Sequences
 from ...models.boundary import boundary
-from ...models.checks import require, require_count
+from ...models.checks import require, require_count, require_seed
 from ..fitting.sweeps import sweep
 from ..pareto import log_sum_exp
 from ..queries.batches import require_data
@@ -152,8 +152,8 @@ def cross_validate(
     require_count(folds, "folds", 2)
     require(folds <= len(data), "folds", f"must be at most the {len(data)} sequences", folds)
     require_count(draws, "draws")
-    require_count(seed, "seed", 0)
-    order = np.random.default_rng(seed).permutation(len(data))
+    require_seed(seed, optional=False)
+    order = np.random.default_rng(seed % 2**64).permutation(len(data))
     fold_of = np.empty(len(data), dtype=np.int64)
     fold_of[order] = np.arange(len(data)) % folds
     jobs = [{"model": name, "fold": k, "seed": seed} for name in refits for k in range(folds)]

@@ -98,3 +98,9 @@ def test_refusals():
         cross_validate(most_likely, DATA, folds=3, **QUIET)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"refits\['ml'\]: failed by ValueError: refit: must ret"):
         cross_validate({"ml": lambda past: past}, DATA, folds=3, **QUIET)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**64 - 1])
+def test_seeds_are_those_of_fits(seed):
+    found = cross_validate({"ml": most_likely}, DATA, folds=2, seed=seed, **QUIET)
+    assert np.isfinite(found.elpd_i["ml"]).all()
